@@ -1,0 +1,29 @@
+"""Errors that a user can act on, and the exit code that each gives on the command line.
+
+An error's text is one paragraph: where (file and line, or the field), what was found, what was expected,
+and what to do. Anything that is not one of these is our own mistake and keeps its traceback.
+"""
+
+
+class LLMJEPAError(Exception):
+    """The work failed; the text says what to do. Exit code 1."""
+
+    exit_code = 1
+
+
+class ConfigError(LLMJEPAError, ValueError):
+    """The call or its configuration is wrong: nothing was started. Exit code 2."""
+
+    exit_code = 2
+
+
+class DataError(LLMJEPAError, ValueError):
+    """A data file is missing, broken, or does not hold what the configuration says. Exit code 2."""
+
+    exit_code = 2
+
+
+class CheckFailed(LLMJEPAError):
+    """A check that the user asked for did not hold. Exit code 3."""
+
+    exit_code = 3

@@ -1,0 +1,18 @@
+"""What LLM-JEPA adds to a language model. Imports torch and nothing of ours; start at `llm_jepa.py`."""
+
+from .backbone import UnsupportedModelError
+from .config import JEPAConfig
+from .layout import FusedBatch, FusedCollator, Pair
+from .llm_jepa import LLMJEPA, JEPAOutput
+from .reference import reference_loss
+
+__all__ = [
+    "LLMJEPA",
+    "FusedBatch",
+    "FusedCollator",
+    "JEPAConfig",
+    "JEPAOutput",
+    "Pair",
+    "UnsupportedModelError",
+    "reference_loss",
+]

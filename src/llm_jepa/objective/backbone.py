@@ -1,0 +1,182 @@
+"""What the objective needs of a transformers model, in one place: states, logits, and the form of its mask.
+
+Everything that depends on how transformers models are written is in this file.
+Letters: B rows, T tokens in a row, C hidden size, V vocabulary, N labelled tokens.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .layout import Rows, additive_mask, boolean_mask
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+class UnsupportedModelError(ValueError):
+    """The model cannot be served right; the text says why."""
+
+
+class Backbone:
+    """A decoder-only transformers model, seen as layers (tokens to states) and a head (states to logits).
+
+    It holds no parameters of its own.
+
+    Args:
+        model: A `PreTrainedModel` with a language-modelling head, or such a model inside a PEFT adapter.
+
+    Raises:
+        UnsupportedModelError: If the model has no head or no decoder of its own, an attention implementation
+            that takes no mask, or layers that are not attention over the whole row or a sliding window.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        through_peft: Any = getattr(model, "get_base_model", None)
+        self.inner: Any = through_peft() if through_peft else model
+        self.name = type(self.inner).__name__
+        self.text_config = self._text_config()
+        self.attention = getattr(self.text_config, "_attn_implementation", None) or "eager"
+        self.windows = self._windows()
+        self._check()
+
+    @property
+    def layers(self) -> nn.Module:
+        """The model without its head: tokens to final states."""
+        return self.inner.base_model
+
+    @property
+    def embeddings(self) -> nn.Module:
+        """The table of input embeddings."""
+        return self.inner.get_input_embeddings()
+
+    @property
+    def head(self) -> nn.Module:
+        """The module that turns final states into logits."""
+        return self.inner.get_output_embeddings()
+
+    def _text_config(self) -> Any:
+        config = getattr(self.inner, "config", None)
+        if config is None:
+            raise UnsupportedModelError(f"{self.name} is not a transformers model: it has no config.")
+        return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+
+    def _windows(self) -> dict[str, int | None] | int | None:
+        """Return the model's attention windows: None for none, a number for one, a dict where layers differ."""
+        window = getattr(self.text_config, "sliding_window", None)
+        kinds = set(getattr(self.text_config, "layer_types", None) or ())
+        if unknown := kinds - {FULL, SLIDING}:
+            raise UnsupportedModelError(
+                f"{self.name} has layers of type {', '.join(sorted(unknown))}. The view mask needs attention over "
+                "the whole row or over a sliding window: other layers would mix the views unseen."
+            )
+        if kinds == {FULL, SLIDING}:
+            return {FULL: None, SLIDING: window}
+        return None if kinds == {FULL} else window
+
+    def _check(self) -> None:
+        if self.attention not in ("sdpa", "eager"):
+            raise UnsupportedModelError(
+                f"{self.name} runs attention {self.attention!r}, which takes no mask of this shape. "
+                'Load it with attn_implementation="sdpa" (or "eager").'
+            )
+        if getattr(self.inner.config, "is_encoder_decoder", False):
+            raise UnsupportedModelError(f"{self.name} has an encoder; LLM-JEPA needs a decoder-only model.")
+        if self.layers is self.inner or self.head is None:
+            raise UnsupportedModelError(
+                f"{self.name} has no language-modelling head. Load it with AutoModelForCausalLM."
+            )
+        parameters = inspect.signature(self.layers.forward).parameters
+        takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+        for needed in ("inputs_embeds", "position_ids", "attention_mask"):
+            if needed not in parameters and not (takes_any and needed == "position_ids"):
+                raise UnsupportedModelError(
+                    f"{self.name} takes no {needed}, without which [PRED] cannot stand right after the text view."
+                )
+
+    def _inputs(self, rows: Rows, preds: Tensor | None) -> dict[str, Any]:
+        """Return the arguments of one forward over `rows`; `preds` are the k [PRED] embeddings, (k, C)."""
+        if rows.is_plain:
+            return {"input_ids": rows.input_ids, "attention_mask": rows.real.long(), "use_cache": False}
+        inputs: dict[str, Any] = {"position_ids": rows.position_ids, "use_cache": False}
+        inputs["attention_mask"] = self._mask(rows)
+        if preds is None or len(preds) == 0:
+            return inputs | {"input_ids": rows.input_ids}
+        embeds = self.embeddings(rows.input_ids)  # (B, T, C)
+        is_pred = rows.is_pred
+        num_views = int(is_pred.sum()) // len(preds)  # each view has its k tokens, in order
+        embeds = embeds.masked_scatter(is_pred[:, :, None], preds.to(embeds.dtype).repeat(num_views, 1))
+        return inputs | {"inputs_embeds": embeds}
+
+    def _mask(self, rows: Rows) -> Tensor | dict[str, Tensor]:
+        """Render the view mask in the form that the model's layers take."""
+
+        def render(window: int | None) -> Tensor:
+            if self.attention == "sdpa":
+                return boolean_mask(rows, window)
+            return additive_mask(rows, self.embeddings.weight.dtype, window)  # type: ignore[arg-type]
+
+        if isinstance(self.windows, dict):
+            return {kind: render(window) for kind, window in self.windows.items()}
+        return render(self.windows)
+
+    def states(self, rows: Rows, preds: Tensor | None = None, layers: nn.Module | None = None) -> Tensor:
+        """Return the final states of `rows`, flattened, (B * T, C), without running the head.
+
+        Args:
+            rows: The rows.
+            preds: The [PRED] embeddings, (k, C), where the rows hold any.
+            layers: Layers to use in the place of the model's own (a slow copy of them).
+        """
+        output = (layers or self.layers)(**self._inputs(rows, preds))
+        return output.last_hidden_state.flatten(0, 1)
+
+    def states_and_logits(self, rows: Rows, preds: Tensor | None, at: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the final states, (B * T, C), and the logits at the states `at` alone, (N, V).
+
+        The whole model runs in one call, as a wrapper for several processes wants it, and whatever it does to
+        its logits (soft caps, scales) is done; only what the head reads is narrowed on the way.
+
+        Args:
+            rows: The rows.
+            preds: The [PRED] embeddings, (k, C), where the rows hold any.
+            at: Indices of the wanted states among the B * T, (N,); None for all of them, N = B * T.
+        """
+        with _head_narrowed_to(self.head, at) as seen:
+            logits = self.model(**self._inputs(rows, preds)).logits  # (1, N, V), or (B, T, V)
+        return seen[0].flatten(0, 1), logits.flatten(0, 1)
+
+
+@contextmanager
+def _head_narrowed_to(head: nn.Module, at: Tensor | None) -> Iterator[list[Tensor]]:
+    """Within the context, `head` sees the flattened states `at` alone; yield a list that gets all states."""
+    seen: list[Tensor] = []
+
+    def narrow(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        seen.append(arguments[0])  # (B, T, C)
+        return None if at is None else (arguments[0].flatten(0, 1)[at].unsqueeze(0),)  # (1, N, C)
+
+    handle = head.register_forward_pre_hook(narrow)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Within the context, `module` is in evaluation mode and no gradient is kept; then it is as it was."""
+    training = {each: each.training for each in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for each, was_training in training.items():
+            each.training = was_training

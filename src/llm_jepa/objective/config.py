@@ -1,0 +1,122 @@
+"""The settings of the objective: one dataclass, read by everything that builds or trains it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_PRED_TOKENS = 8
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "jepa_distance": ("cosine", "l2", "mse", "smooth_l1", "infonce"),
+    "jepa_target": ("stop_grad", "shared", "ema"),
+    "jepa_direction": ("text_to_code", "code_to_text", "both"),
+    "jepa_pred_position": ("append",),
+    "jepa_pred_tokens": ("shared", "distinct"),
+    "jepa_views": ("prefix",),
+    "loss_on": ("all", "code"),
+}
+
+
+@dataclass
+class JEPAConfig:
+    """Settings of LLM-JEPA's objective, `gamma * CE + lambda * d(Pred(Enc(Text)), Enc(Code))`.
+
+    Source: arXiv 2509.14252, Eq. 2 (lambda, d, Pred) and Eq. 3 (gamma). `docs/deviations.md` lists where
+    the defaults differ from the paper's and from the published code's.
+
+    Raises:
+        ValueError: If a value is out of its range, or two settings contradict each other.
+    """
+
+    jepa_lambda: float = field(
+        default=1.0,
+        metadata={"help": "Weight of the JEPA term. 0 encodes no view: plain next-token training, bit for bit."},
+    )
+    jepa_gamma: float = field(default=1.0, metadata={"help": "Weight of the next-token cross-entropy (Eq. 3)."})
+    jepa_k: int = field(
+        default=1,
+        metadata={"help": "Number of [PRED] tokens after the source view, 0 to 8. 0: Pred(x) = Enc(x)."},
+    )
+    jepa_distance: str = field(
+        default="cosine",
+        metadata={
+            "help": "Distance d between prediction and target: cosine, l2, mse, smooth_l1, or infonce "
+            "(cross-entropy of the matching pair among the batch's targets)."
+        },
+    )
+    jepa_temperature: float = field(
+        default=0.1, metadata={"help": "Temperature of the cosine similarities in infonce; unused elsewhere."}
+    )
+    jepa_target: str = field(
+        default="stop_grad",
+        metadata={
+            "help": "How the target is made: stop_grad (a forward without gradient), shared (gradients "
+            "through both views, as in the published code), ema (a slow copy of the model)."
+        },
+    )
+    jepa_ema_decay: float = field(
+        default=0.99, metadata={"help": "Decay of the slow copy per optimizer step; used by target ema only."}
+    )
+    jepa_direction: str = field(
+        default="text_to_code",
+        metadata={"help": "What predicts what: text_to_code, code_to_text, or both (their mean)."},
+    )
+    jepa_pred_position: str = field(
+        default="append", metadata={"help": "Where [PRED] stands: append (after the source view)."}
+    )
+    jepa_pred_tokens: str = field(
+        default="shared",
+        metadata={"help": "shared: one learned vector, repeated k times; distinct: k learned vectors."},
+    )
+    jepa_loss_dropout: float = field(
+        default=0.0,
+        metadata={"help": "Share of optimizer steps that leave the JEPA term out, from 0 up to, not including, 1."},
+    )
+    jepa_split: float = field(
+        default=0.5,
+        metadata={"help": "For rows of one text: the share of its tokens that is the text view; the rest is code."},
+    )
+    jepa_views: str = field(
+        default="prefix",
+        metadata={"help": "prefix: the text view is what stands before the answer in the row."},
+    )
+    loss_on: str = field(
+        default="all",
+        metadata={"help": "Tokens under cross-entropy: all (whole row) or code (code and end token only)."},
+    )
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not one of: {', '.join(allowed)}.")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        for name in ("jepa_lambda", "jepa_gamma"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}={getattr(self, name)} must be a finite number, 0 or more.")
+        if self.jepa_lambda == 0 and self.jepa_gamma == 0:
+            raise ValueError("jepa_lambda=0 and jepa_gamma=0 leave no loss at all. Set one of them above 0.")
+        if not isinstance(self.jepa_k, int) or not 0 <= self.jepa_k <= MAX_PRED_TOKENS:
+            raise ValueError(f"jepa_k={self.jepa_k!r} must be a whole number from 0 to {MAX_PRED_TOKENS}.")
+        if self.jepa_temperature <= 0:
+            raise ValueError(f"jepa_temperature={self.jepa_temperature} must be above 0.")
+        if not 0 <= self.jepa_ema_decay < 1:
+            raise ValueError(f"jepa_ema_decay={self.jepa_ema_decay} must be in [0, 1).")
+        if not 0 <= self.jepa_loss_dropout < 1:
+            raise ValueError(
+                f"jepa_loss_dropout={self.jepa_loss_dropout} must be in [0, 1). "
+                "To train without the JEPA term, set jepa_lambda=0."
+            )
+        if not 0 < self.jepa_split < 1:
+            raise ValueError(f"jepa_split={self.jepa_split} must be strictly between 0 and 1.")
+
+    @property
+    def uses_views(self) -> bool:
+        """Whether training encodes any view at all."""
+        return self.jepa_lambda > 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values, for JSON."""
+        return dict(self.__dict__)

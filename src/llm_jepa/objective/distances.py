@@ -1,0 +1,81 @@
+"""The distance d of Eq. 2 between predictions and targets.
+
+Letters: B pairs, C hidden size. Every function takes predictions and targets of shape (B, C), works in
+float32 (float64 stays), and returns one value a pair, (B,), with a finite gradient everywhere, zero
+vectors and equal vectors included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# States leave the final norm with a length near sqrt(C), so this floor acts on degenerate vectors alone. It
+# bounds the gradient of a cosine by 1/MIN_NORM = 1e3, where `F.cosine_similarity` at zero reaches 1e8.
+MIN_NORM = 1e-3
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+def full_precision(values: Tensor) -> Tensor:
+    """Return the values in float32 at least: losses are never computed in half precision."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Return the vectors (..., C) scaled to length 1; those shorter than MIN_NORM are divided by MIN_NORM."""
+    norms = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / norms.clamp(min=MIN_NORM)
+
+
+def cosine_distance(pred: Tensor, target: Tensor) -> Tensor:
+    """1 - cos(pred, target), in [0, 2]. The paper's choice (section 2.2)."""
+    return 1 - (unit(pred) * unit(target)).sum(-1)
+
+
+def l2_distance(pred: Tensor, target: Tensor) -> Tensor:
+    """||pred - target||_2. Its gradient at equal vectors is 0."""
+    return torch.linalg.vector_norm(pred - target, dim=-1)
+
+
+def mse_distance(pred: Tensor, target: Tensor) -> Tensor:
+    """Mean over the C features of (pred - target)^2."""
+    return (pred - target).square().mean(-1)
+
+
+def smooth_l1_distance(pred: Tensor, target: Tensor) -> Tensor:
+    """Mean over the C features of the Huber loss with beta = 1: x^2 / 2 below 1, |x| - 1/2 above."""
+    return F.smooth_l1_loss(pred, target, reduction="none").mean(-1)
+
+
+def infonce_distance(pred: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """-log softmax of the matching target among the batch's B targets, by cosine over `temperature`; nats.
+
+    Each pair's negatives are the other targets of the same call, so the value depends on how rows are
+    grouped into batches, unlike all other distances here. With B = 1 there is no negative and it is 0.
+    """
+    similarity = unit(pred) @ unit(target).T / temperature  # (B, B)
+    matching = torch.arange(len(pred), device=pred.device)
+    return F.cross_entropy(similarity, matching, reduction="none")
+
+
+def get_distance(name: str, temperature: float = 0.1) -> Distance:
+    """Return the distance of that name as a function of predictions and targets, (B, C) each, to (B,).
+
+    Raises:
+        ValueError: If no distance has that name.
+    """
+    distances: dict[str, Distance] = {
+        "cosine": cosine_distance,
+        "l2": l2_distance,
+        "mse": mse_distance,
+        "smooth_l1": smooth_l1_distance,
+        "infonce": lambda pred, target: infonce_distance(pred, target, temperature),
+    }
+    if name not in distances:
+        raise ValueError(f"jepa_distance={name!r} is not one of: {', '.join(distances)}.")
+
+    return lambda pred, target: distances[name](full_precision(pred), full_precision(target))

@@ -1,0 +1,170 @@
+"""LLM-JEPA: next-token prediction plus the distance between two views' embeddings, in one fused pass.
+
+    loss = gamma * CE(next token) + lambda * d( Pred(Enc(Text)), Enc(Code) )     (arXiv 2509.14252, Eq. 2, 3)
+
+Enc(x) is the final state at the last token of x; Pred(x) is the final state at the last of k [PRED] tokens
+after x. By causality Enc(Text) and Pred(Enc(Text)) are already in the next-token forward, once k tokens are
+added to the row and hidden from the rest of it; Enc(Code) is one short forward more. `reference.py` says
+the same with a forward for each part, and the tests hold this file to it.
+
+Letters: B pairs, T tokens in a row, C hidden size, N labelled tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .backbone import Backbone
+from .config import JEPAConfig
+from .distances import full_precision, get_distance
+from .layout import IGNORED, FusedBatch, Rows, Views
+from .loss_dropout import LossDropout
+from .predictor import PredTokens
+from .self_check import check_model
+from .target import EMATarget
+
+
+@dataclass
+class JEPAOutput:
+    """The terms of one batch.
+
+    Attributes:
+        loss: gamma * ce_loss + lambda_eff * jepa_loss, a scalar with gradient.
+        ce_loss: Nats per labelled token, scalar.
+        jepa_loss: Distance per pair, scalar; nan where no view was encoded.
+        text_pred: The text's side of the distance, (B, C): Pred(Enc(Text)), or, where only code predicts
+            text, Enc(Text). None where no view was encoded.
+        code_emb: The code's side, (B, C): Enc(Code), or, where only code predicts text, Pred(Enc(Code)).
+        lambda_eff: The weight that jepa_loss had in `loss`.
+    """
+
+    loss: Tensor
+    ce_loss: Tensor
+    jepa_loss: Tensor
+    text_pred: Tensor | None = None
+    code_emb: Tensor | None = None
+    lambda_eff: float = 0.0
+
+
+class LLMJEPA(nn.Module):
+    """A causal language model under the LLM-JEPA objective.
+
+    Args:
+        model: Any decoder-only transformers model with its head. It is used as it is, never copied or changed.
+        config: The objective.
+        check: Run the fused pass against separate forwards on two tiny pairs first (a fraction of a step).
+
+    Attributes:
+        model: The model.
+        predictor: The [PRED] tokens; trained where `jepa_lambda` and `jepa_k` are above 0.
+        target: The slow copy, with `jepa_target="ema"`; else None.
+
+    Raises:
+        UnsupportedModelError: If the model cannot be served right; it is never served wrong.
+    """
+
+    def __init__(self, model: nn.Module, config: JEPAConfig, *, check: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.model = model
+        self.backbone = Backbone(model)
+        self.predictor = PredTokens(
+            config.jepa_k,
+            like=self.backbone.embeddings.weight,  # type: ignore[arg-type]
+            distinct=config.jepa_pred_tokens == "distinct",
+        ).requires_grad_(config.uses_views and config.jepa_k > 0)
+        needs_copy = config.jepa_target == "ema" and config.uses_views
+        self.target = EMATarget(self.backbone, config.jepa_ema_decay) if needs_copy else None
+        self.distance = get_distance(config.jepa_distance, config.jepa_temperature)
+        self.loss_dropout = LossDropout(config.jepa_loss_dropout, seed=torch.initial_seed())
+        if check and config.uses_views:
+            check_model(self)
+
+    def forward(
+        self,
+        batch: FusedBatch,
+        *,
+        step: int | None = None,
+        num_labels: int | Tensor | None = None,
+        num_pairs: int | Tensor | None = None,
+        monitor: bool = False,
+    ) -> JEPAOutput:
+        """Compute the loss of a batch.
+
+        Args:
+            batch: The batch, on the model's device.
+            step: Number of the optimizer step, from which loss dropout draws; needed where it is on.
+            num_labels: Labelled tokens that `ce_loss` is a mean over, where the step has more than this batch
+                (accumulation, several processes). Default: this batch's.
+            num_pairs: The same for `jepa_loss`.
+            monitor: Report `jepa_loss` and the embeddings even where they carry no weight (`jepa_lambda` 0,
+                or a dropped step), without gradient. The batch must have been laid out with `monitor`.
+
+        Raises:
+            ValueError: If loss dropout needs `step`, or the batch holds no views where they are needed.
+        """
+        trains_views = self.config.uses_views and not self._is_dropped(step)
+        if (trains_views or monitor) and not batch.views:
+            raise ValueError(
+                "This batch was laid out without views. Build it with FusedCollator(config) and a jepa_lambda "
+                "above 0, or with FusedCollator(config, monitor=True)."
+            )
+        labels = _next_labels(batch.labels)
+        if batch.rows.is_plain and self.config.loss_on == "all":
+            at = None  # every token is labelled: nothing to save, and to the bit what transformers computes
+        else:
+            at = (labels != IGNORED).nonzero().squeeze(1)  # (N,)
+            labels = labels[at]
+        states, logits = self.backbone.states_and_logits(batch.rows, self.predictor(), at)
+        ce_sum = F.cross_entropy(full_precision(logits), labels, ignore_index=IGNORED, reduction="sum")
+        ce_loss = ce_sum / _at_least_one(batch.num_labels if num_labels is None else num_labels)
+        if not trains_views and not monitor:
+            return JEPAOutput(self.config.jepa_gamma * ce_loss, ce_loss.detach(), torch.full_like(ce_sum, torch.nan))
+
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trains_views):
+            sides = [self._sides(views, states, batch.target_rows) for views in batch.views]
+            distances = torch.stack([self.distance(pred, target) for pred, target in sides])  # (directions, B)
+            pairs = _at_least_one(batch.num_pairs if num_pairs is None else num_pairs)
+            jepa_loss = distances.mean(0).sum() / pairs
+        lambda_eff = self.config.jepa_lambda if trains_views else 0.0
+        loss = self.config.jepa_gamma * ce_loss
+        if trains_views:
+            loss = loss + lambda_eff * jepa_loss
+        text_pred, code_emb = sides[0] if batch.views[0].from_text else sides[0][::-1]
+        return JEPAOutput(loss, ce_loss.detach(), jepa_loss.detach(), text_pred, code_emb, lambda_eff)
+
+    def update_target(self) -> None:
+        """Move the slow copy of the model, if there is one; call it after each optimizer step."""
+        if self.target is not None:
+            self.target.update(self.backbone)
+
+    def _is_dropped(self, step: int | None) -> bool:
+        if not self.training or not self.config.jepa_loss_dropout:
+            return False
+        if step is None:
+            raise ValueError("jepa_loss_dropout draws once an optimizer step: pass step=, the step's number.")
+        return self.loss_dropout.drops(step)
+
+    def _sides(self, views: Views, states: Tensor, target_rows: Rows | None) -> tuple[Tensor, Tensor]:
+        """Return predictions and targets of one direction, (B, C) each; `states` are the main forward's."""
+        pred = states[views.pred_at]
+        if views.target_in_rows:
+            target = states[views.target_at]
+            return pred, target if self.config.jepa_target == "shared" else target.detach()
+        assert target_rows is not None
+        with torch.no_grad():
+            layers = self.target.layers if self.target is not None else None
+            return pred, self.backbone.states(target_rows, layers=layers)[views.target_at]
+
+
+def _next_labels(labels: Tensor) -> Tensor:
+    """Return the label that each flattened state predicts, that of the next token, (B * T,)."""
+    return F.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
+
+
+def _at_least_one(count: int | Tensor) -> int | Tensor:
+    return count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)

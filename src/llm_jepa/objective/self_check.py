@@ -1,0 +1,75 @@
+"""Before training: does the fused pass say what separate forwards say, for this very model?
+
+Transformers has hundreds of architectures, and a mask or a position that one of them ignores would mix the
+views in silence. Two tiny pairs tell.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .backbone import UnsupportedModelError, evaluating
+from .layout import FusedCollator, Pair
+from .reference import reference_loss
+
+if TYPE_CHECKING:
+    from .llm_jepa import LLMJEPA
+
+# Relative error of states: float32 runs agree to about 1e-6, bfloat16 to about 1e-2; a mixed view is off by
+# 1e-1 and more. float16 lies between.
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}
+
+
+def check_model(jepa: LLMJEPA) -> None:
+    """Hold the fused pass to the separate forwards on two pairs of different lengths, without gradient.
+
+    Costs two forwards of about 20 tokens, draws no random number, and leaves the model as it was. A model
+    on the meta device has no values yet and is not checked.
+
+    Raises:
+        UnsupportedModelError: If the model refuses the fused rows, or answers otherwise than it does alone.
+    """
+    device = jepa.predictor.embedding.device
+    if device.type == "meta":
+        return
+    pairs = _pairs(jepa.backbone.embeddings.num_embeddings)  # type: ignore[arg-type]
+    batch = FusedCollator(jepa.config, pad_token_id=0)(pairs).to(device)
+    with evaluating(jepa):
+        slow = reference_loss(jepa, pairs)
+        try:
+            fused = jepa(batch)
+        except Exception as error:  # whatever a foreign model raises is the reason to show
+            raise UnsupportedModelError(
+                f"{jepa.backbone.name} does not take the fused rows of LLM-JEPA: {type(error).__name__}: {error}"
+            ) from error
+    assert slow.text_pred is not None and slow.code_emb is not None
+    errors = {
+        "text_pred": _relative_error(fused.text_pred, slow.text_pred),
+        "code_emb": _relative_error(fused.code_emb, slow.code_emb),
+        "ce_loss": _relative_error(fused.ce_loss, slow.ce_loss),
+    }
+    worst = max(errors, key=lambda name: errors[name])
+    if not errors[worst] <= TOLERANCE.get(slow.text_pred.dtype, 1e-3):  # nan fails, too
+        raise UnsupportedModelError(
+            f"{jepa.backbone.name} gives another {worst} in the fused pass than in separate forwards (relative "
+            f"error {errors[worst]:.1e}): it does not follow the mask or the positions it is given, so the views "
+            "would see each other. This model is not supported."
+        )
+
+
+def _pairs(vocab_size: int) -> list[Pair]:
+    """Two pairs of different lengths over ids that any vocabulary has."""
+
+    def ids(start: int, count: int) -> list[int]:
+        return [(start + 7 * number) % vocab_size for number in range(count)]
+
+    return [Pair(ids(3, 5), ids(5, 4), ids(2, 1)), Pair(ids(11, 3), ids(6, 6), ids(1, 2))]
+
+
+def _relative_error(value: Tensor | None, expected: Tensor) -> float:
+    assert value is not None
+    difference = (value.float() - expected.float()).norm()
+    return (difference / expected.float().norm().clamp(min=1e-6)).item()

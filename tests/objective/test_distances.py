@@ -1,0 +1,84 @@
+"""Each distance against its formula by hand or by PyTorch's own, with its gradient."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from llm_jepa.objective.config import CHOICES
+from llm_jepa.objective.distances import get_distance
+
+B, C = 6, 16
+PLAIN = {
+    "cosine": lambda a, b: 1 - F.cosine_similarity(a, b, dim=-1),
+    "l2": lambda a, b: ((a - b) ** 2).sum(-1) ** 0.5,
+    "mse": lambda a, b: ((a - b) ** 2).sum(-1) / C,
+    "smooth_l1": lambda a, b: torch.where((a - b).abs() < 1, 0.5 * (a - b) ** 2, (a - b).abs() - 0.5).mean(-1),
+    "infonce": lambda a, b: torch.stack(
+        [
+            -(F.cosine_similarity(a[i], b[i], dim=0) / 0.2)
+            + torch.logsumexp(torch.stack([F.cosine_similarity(a[i], b[j], dim=0) / 0.2 for j in range(B)]), 0)
+            for i in range(B)
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES["jepa_distance"])
+def test_each_distance_matches_its_formula_and_its_gradient(name):
+    """One value a pair, equal to the formula written out; so are the gradients of both sides."""
+    torch.manual_seed(0)
+    a, b = torch.randn(B, C, requires_grad=True), torch.randn(B, C, requires_grad=True)
+    ours = get_distance(name, temperature=0.2)(a, b)
+    assert ours.shape == (B,)
+    torch.testing.assert_close(ours, PLAIN[name](a, b), rtol=1e-5, atol=1e-6)
+    for mine, plain in zip(
+        torch.autograd.grad(ours.sum(), (a, b)),
+        torch.autograd.grad(PLAIN[name](a, b).sum(), (a, b)),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-6)
+
+
+def test_distances_by_hand():
+    """Numbers small enough to check on paper."""
+    a, b = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 4.0]])
+    expected = {"cosine": 1.0, "l2": 5.0, "mse": 12.5, "smooth_l1": 3.0, "infonce": 0.0}
+    for name, value in expected.items():
+        assert get_distance(name)(a, b).item() == pytest.approx(value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", CHOICES["jepa_distance"])
+def test_degenerate_vectors_keep_loss_and_gradient_finite(name, dtype):
+    """Zero, tiny and equal vectors: finite, and no gradient above 1e3 (reliability row B2)."""
+    torch.manual_seed(0)
+    normal = torch.randn(2, C)
+    cases = [(torch.zeros(2, C), normal), (normal, torch.zeros(2, C)), (normal, normal.clone())]
+    cases += [(torch.zeros(2, C), torch.zeros(2, C)), (torch.full((2, C), 1e-20), normal)]
+    for pred, target in cases:
+        pred = pred.to(dtype).requires_grad_()
+        target = target.to(dtype).requires_grad_()
+        loss = get_distance(name, temperature=1.0)(pred, target).sum()
+        loss.backward()
+        assert math.isfinite(loss.item())
+        for side in (pred, target):
+            assert side.grad.isfinite().all()
+            assert side.grad.abs().max() <= 1.01e3
+
+
+def test_infonce_tells_the_matching_pair_from_the_others():
+    """Aligned targets give a loss near 0, permuted targets a large one, equal targets log B."""
+    vectors = torch.eye(4)
+    infonce = get_distance("infonce", temperature=0.05)
+    assert infonce(vectors, vectors).max() < 1e-6
+    assert infonce(vectors, vectors.roll(1, 0)).min() > 10
+    torch.testing.assert_close(infonce(vectors, torch.ones(4, 4)), torch.full((4,), math.log(4)))
+
+
+def test_an_unknown_distance_is_refused_by_name():
+    with pytest.raises(ValueError, match="jepa_distance='euclid'.*cosine"):
+        get_distance("euclid")
