@@ -23,7 +23,7 @@ class DataError(LLMJEPAError, ValueError):
     exit_code = 2
 
 
-class CheckFailed(LLMJEPAError):
+class CheckFailedError(LLMJEPAError):
     """A check that the user asked for did not hold. Exit code 3."""
 
     exit_code = 3

@@ -53,11 +53,20 @@ class Pair:
         text_ids: Tokens of the text view; at least one.
         code_ids: Tokens of the code view; at least one, then the end token, which is always the last.
         bridge_ids: Tokens between the views (separator, chat header); part of neither view; may be empty.
+        source: Where the pair came from ("train.jsonl:17"), for messages.
+        other_code_ids: Code view of the JEPA term where it is not the row's own code: the shuffled control.
     """
 
     text_ids: list[int]
     code_ids: list[int]
     bridge_ids: list[int] = field(default_factory=list)
+    source: str = ""
+    other_code_ids: list[int] | None = None
+
+    @property
+    def code_view(self) -> list[int]:
+        """Tokens that Enc(Code) encodes: the code without its end token."""
+        return (self.code_ids if self.other_code_ids is None else self.other_code_ids)[:-1]
 
     def __len__(self) -> int:
         """Tokens of the pair in a row, [PRED] not counted."""
@@ -147,6 +156,7 @@ class FusedBatch(TensorGroup):
         code_to_text: Read-outs of that direction, or None.
         num_pairs: B.
         num_labels: Number of tokens under cross-entropy.
+        sources: Where each pair came from, for messages.
     """
 
     rows: Rows
@@ -156,6 +166,7 @@ class FusedBatch(TensorGroup):
     code_to_text: Views | None
     num_pairs: int
     num_labels: int
+    sources: list[str] = field(default_factory=list)
 
     @property
     def views(self) -> list[Views]:
@@ -285,6 +296,7 @@ class FusedCollator:
             code_to_text=code_to_text,
             num_pairs=len(pairs),
             num_labels=int((labels != IGNORED).sum()),
+            sources=[pair.source for pair in pairs if pair.source],
         )
 
     @property
@@ -319,7 +331,7 @@ class FusedCollator:
         if self._from_text and preds:
             read["text_pred"] = row.add(preds, Role.TEXT_PRED, 1, len(pair.text_ids))
         if self._code_in_row:
-            code = pair.code_ids[:-1]
+            code = pair.code_view
             read["code"] = read["code_pred"] = row.add(code, Role.CODE, 2, 0)
             if self._from_code and preds:
                 read["code_pred"] = row.add(preds, Role.CODE_PRED, 2, len(code))
@@ -374,7 +386,7 @@ class FusedCollator:
         """Lay each target view out alone; return the rows and the flat index of each code's and text's end."""
         views: list[tuple[list[int], Role]] = []
         if self._from_text:
-            views += [(pair.code_ids[:-1], Role.CODE) for pair in pairs]
+            views += [(pair.code_view, Role.CODE) for pair in pairs]
         if self._from_code:
             views += [(pair.text_ids, Role.TEXT) for pair in pairs]
         alone = [_Row() for _ in views]

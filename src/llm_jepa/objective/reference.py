@@ -39,11 +39,11 @@ def reference_loss(jepa: LLMJEPA, pairs: Sequence[Pair]) -> JEPAOutput:
     terms, sides = [], []
     if config.jepa_direction in ("text_to_code", "both"):
         preds = torch.stack([pred(jepa, pair.text_ids) for pair in pairs])  # (B, C)
-        targets = torch.stack([target(jepa, pair.code_ids[:-1]) for pair in pairs])  # (B, C)
+        targets = torch.stack([target(jepa, pair.code_view) for pair in pairs])  # (B, C)
         terms.append(jepa.distance(preds, targets).mean())
         sides.append((preds, targets))
     if config.jepa_direction in ("code_to_text", "both"):
-        preds = torch.stack([pred(jepa, pair.code_ids[:-1]) for pair in pairs])  # (B, C)
+        preds = torch.stack([pred(jepa, pair.code_view) for pair in pairs])  # (B, C)
         targets = torch.stack([target(jepa, pair.text_ids) for pair in pairs])  # (B, C)
         terms.append(jepa.distance(preds, targets).mean())
         sides.append((targets, preds))

@@ -1,0 +1,367 @@
+"""The command line: parsing and printing, nothing else.
+
+Results go to standard output, whose last line is one JSON object; progress and log go to standard error.
+Exit codes: 0 done, 1 the work failed, 2 the call, the configuration or the data was wrong, 3 a requested check
+failed, 130 interrupted, 143 stopped by SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from llm_jepa import __version__
+from llm_jepa.errors import CheckFailedError, ConfigError, LLMJEPAError
+
+WIDTH = 80
+RETRIEVED = 5
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    arguments = _parser().parse_args(argv)
+    _be_quiet(arguments.debug)
+    try:
+        result = arguments.command(arguments)
+    except KeyboardInterrupt:
+        print("\nInterrupted. What was written is kept; the same command goes on from there.", file=sys.stderr)
+        return 130
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except LLMJEPAError as error:
+        if arguments.debug:
+            raise
+        _print_error(str(error))
+        return error.exit_code
+    print(json.dumps(result, ensure_ascii=False))
+    return 0
+
+
+# ---- commands: each returns what its last line holds ----
+
+
+def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.experiments.compare import open_experiment, run_experiment
+    from llm_jepa.experiments.results import format_table
+
+    settings = _settings(arguments)
+    if arguments.seeds:
+        settings["seeds"] = _numbers("--seeds", arguments.seeds)
+    if arguments.workers is not None:
+        settings["workers"] = arguments.workers
+    folder = arguments.out or Path("runs") / Path(arguments.config).stem
+    experiment = open_experiment(settings, folder, dry_run=arguments.dry_run)
+    if arguments.dry_run:
+        for note in experiment.notes:
+            print(note)
+        return {"dry_run": True, "runs": [job.name for job in experiment.jobs]}
+    results = run_experiment(experiment, progress=sys.stderr.isatty())
+    print(format_table(results))
+    print(f"\nFigures and files: {folder}")
+    return {
+        "out": str(folder),
+        "metric": results["metric"],
+        "arms": {arm: {"mean": values["mean"], "n": values["n"]} for arm, values in results["arms"].items()},
+        "verdicts": {each["arm"]: each["verdict"] for each in results["comparisons"]},
+    }
+
+
+def _report(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.experiments.compare import summarise
+    from llm_jepa.experiments.results import format_markdown, format_table
+
+    results = summarise(arguments.folder)
+    print(format_markdown(results) if arguments.markdown else format_table(results))
+    return {"out": str(arguments.folder), "verdicts": {each["arm"]: each["verdict"] for each in results["comparisons"]}}
+
+
+def _train(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.experiments.run import train_run
+    from llm_jepa.experiments.settings import read_run
+
+    settings = _settings(arguments)
+    given = settings.pop("seed", None)
+    seed = arguments.seed if arguments.seed is not None else 82 if given is None else given
+    run = read_run(settings)
+    folder = arguments.out or Path("runs") / f"{Path(arguments.config).stem}-s{seed}"
+    report = train_run(run, seed, folder, progress=sys.stderr.isatty())
+    shown: dict[str, Any] = {
+        key: report[key] for key in ("exact_match", "starts_with", "num_rows", "num_steps") if key in report
+    }
+    return {"run_dir": str(folder), "seed": seed, **shown, "alarm": report["alarm"]}
+
+
+def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.evaluation.evaluate import evaluate, write_predictions
+    from llm_jepa.evaluation.loading import load_run
+
+    run = load_run(arguments.run)
+    metrics, records = evaluate(
+        run.jepa, run.encoder, run.rows(arguments.data), run.evaluation, progress=sys.stderr.isatty()
+    )
+    if arguments.predictions:
+        write_predictions(records, arguments.predictions)
+    retrieval = metrics["retrieval"]
+    print(f"{metrics['num_rows']:,} rows of {arguments.data}")
+    print(f"exact match {metrics['exact_match']:.1%} | starts with {metrics['starts_with']:.1%}")
+    print(f"retrieval among {retrieval['num_candidates']:,.0f} codes: recall@1 {retrieval['recall@1']:.1%} | ", end="")
+    print(f"recall@10 {retrieval['recall@10']:.1%} | mrr {retrieval['mrr']:.3f}")
+    return {"run_dir": str(arguments.run), "data": arguments.data, **metrics}
+
+
+def _generate(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.evaluation.loading import load_run
+
+    output = load_run(arguments.run).generate(arguments.text)
+    print(output)
+    return {"text": arguments.text, "output": output}
+
+
+def _retrieve(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.evaluation.loading import load_run
+
+    run = load_run(arguments.run)
+    file = arguments.data or run.data.test_file
+    if file is None:
+        raise ConfigError("This run has no test_file to take candidates from. Name a file with --data.")
+    found = run.retrieve(arguments.text, run.rows(file), arguments.num)
+    for cosine, code in found:
+        print(f"{cosine:7.4f}  {code}")
+    return {"text": arguments.text, "candidates": file, "found": [{"cosine": c, "code": code} for c, code in found]}
+
+
+def _data_make(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.data.nlrx import generate_pairs, generate_splits, write_jsonl
+
+    files = {arguments.out: arguments.num}
+    if (arguments.test_out is None) != (arguments.num_test is None):
+        raise ConfigError("--test-out and --num-test belong together: where the test rows go, and how many.")
+    if arguments.test_out:
+        train, test = generate_splits(arguments.num, arguments.num_test, arguments.seed)
+        made = {arguments.out: train, arguments.test_out: test}
+        files[arguments.test_out] = arguments.num_test
+    else:
+        made = {arguments.out: generate_pairs(arguments.num, arguments.seed)}
+    for path in made:
+        if path.exists() and not arguments.force:
+            raise ConfigError(f"{path} is there already. Choose another name, or write over it with --force.")
+    for path, pairs in made.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(pairs, path)
+    return {"files": {str(path): count for path, count in files.items()}, "seed": arguments.seed}
+
+
+def _data_inspect(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.data.inspect import inspect_rows
+    from llm_jepa.data.loading import load_data
+    from llm_jepa.experiments.settings import read_run
+
+    settings = dict(_overrides(arguments)) | {"train_file": arguments.file, "validation_size": 0}
+    if arguments.config:
+        settings = _without_experiment(_read_settings(arguments.config)) | settings
+        settings |= {"test_file": None, "validation_file": None}
+    run = read_run(settings)
+    data = load_data(run.data, run.jepa)
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    print(inspect_rows(data.train, data.tokenizer, run.jepa, num_rows=arguments.rows, colour=colour))
+    for note in data.notes:
+        print(textwrap.fill(note, WIDTH))
+    return {"file": arguments.file, **data.summary["train"], "vocab_size": data.summary["vocab_size"]}
+
+
+def _data_check(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.data.checks import check_files
+    from llm_jepa.experiments.settings import read_run
+
+    found = check_files(arguments.train, arguments.test, read_run(dict(_overrides(arguments))).data)
+    print(f"train {found['train_rows']:,} rows | test {found['test_rows']:,} rows")
+    print(f"{found['leaked_pairs']:,} test pairs stand in train too; {found['leaked_codes']:,} test codes do")
+    print(f"{found['duplicate_rows']:,} training rows repeat an earlier one")
+    for leak in found["first_leaks"]:
+        print(f"  leak       {leak['test']} = {leak['train']}")
+    for repeat in found["first_duplicates"]:
+        print(f"  duplicate  {repeat['row']} = {repeat['repeats']}")
+    if arguments.max_leak is not None and found["leaked_pairs"] > arguments.max_leak:
+        print(json.dumps(found, ensure_ascii=False))
+        raise SystemExit(CheckFailedError.exit_code)
+    return found
+
+
+def _env(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.experiments.environment import describe_environment
+
+    environment = describe_environment()
+    for name, value in environment.items():
+        shown = ", ".join(f"{key} {each}" for key, each in value.items()) if isinstance(value, dict) else value
+        print(textwrap.fill(f"{name:12} {shown}", WIDTH, subsequent_indent=" " * 13))
+    return environment
+
+
+def _config(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.experiments.settings import PARTS, ExperimentConfig, describe_fields
+
+    rows = describe_fields([ExperimentConfig, *PARTS.values()])
+    for name, default, text in rows:
+        print(f"{name}: {default}")
+        print(textwrap.fill(text, WIDTH, initial_indent="    ", subsequent_indent="    "))
+    return {"keys": len(rows), "also": "every other field of transformers.TrainingArguments by its own name"}
+
+
+# ---- parsing ----
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="llm-jepa",
+        description="Train language models with LLM-JEPA, and learn honestly whether it helped.",
+        epilog="`llm-jepa config` lists the keys of a CONFIG.yaml. Exit codes: 0 done, 1 the work failed, 2 the call, "
+        "the config or the data was wrong, 3 a requested check failed, 130 interrupted, 143 stopped.",
+    )
+    parser.add_argument("--version", action="version", version=f"llm-jepa {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and the log of transformers")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    compare = _add(commands, "compare", _compare, "train several arms with several seeds and compare them")
+    _add_config(compare)
+    compare.add_argument("--out", type=Path, metavar="DIR", help="folder of the experiment (runs/<config>)")
+    compare.add_argument("--seeds", metavar="82,23,37", help="seeds, paired over the arms")
+    compare.add_argument("--workers", type=int, metavar="N", help="runs at the same time")
+    compare.add_argument("--dry-run", action="store_true", help="check settings and data, run nothing")
+
+    train = _add(commands, "train", _train, "train one arm with one seed")
+    _add_config(train)
+    train.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (runs/<config>-s<seed>)")
+    train.add_argument("--seed", type=int, metavar="N", help="seed of weights, order and dropout (82)")
+
+    report = _add(commands, "report", _report, "rebuild an experiment's tables and figures from its run folders")
+    report.add_argument("folder", type=Path, metavar="DIR", help="folder of the experiment")
+    report.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+
+    evaluate = _add(commands, "evaluate", _evaluate, "score a finished run on a file")
+    evaluate.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    evaluate.add_argument("--data", required=True, metavar="FILE", help="rows to score on")
+    evaluate.add_argument("--predictions", type=Path, metavar="FILE", help="write every answer there")
+
+    generate = _add(commands, "generate", _generate, "answer one text")
+    generate.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    generate.add_argument("text", help="the text view")
+
+    retrieve = _add(commands, "retrieve", _retrieve, "find the codes nearest to one text")
+    retrieve.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    retrieve.add_argument("text", help="the text view")
+    retrieve.add_argument("--data", metavar="FILE", help="rows whose codes are searched (the run's test rows)")
+    retrieve.add_argument("--num", type=int, default=RETRIEVED, metavar="N", help="codes to show")
+
+    _add_data(commands)
+    _add(commands, "env", _env, "show versions and hardware")
+    _add(commands, "config", _config, "list the keys of a CONFIG.yaml")
+    return parser
+
+
+def _add_data(commands: Any) -> None:
+    data = commands.add_parser("data", help="make, inspect and check data").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    make = _add(data, "make", _data_make, "generate pairs")
+    make.add_argument("kind", choices=["nlrx"], help="nlrx: descriptions and regular expressions")
+    make.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write")
+    make.add_argument("--num", type=int, required=True, metavar="N", help="number of pairs")
+    make.add_argument("--seed", type=int, default=0, metavar="S", help="seed; the same gives the same file")
+    make.add_argument("--test-out", type=Path, metavar="FILE", help="also test pairs, whose codes are not in FILE")
+    make.add_argument("--num-test", type=int, metavar="N", help="number of test pairs")
+    make.add_argument("--force", action="store_true", help="write over a file that is there")
+
+    inspect = _add(data, "inspect", _data_inspect, "show rows as the model sees them")
+    inspect.add_argument("file", metavar="FILE", help="a file of rows")
+    inspect.add_argument("--config", metavar="CONFIG.yaml", help="settings to read it with")
+    inspect.add_argument("--rows", type=int, default=3, metavar="N", help="rows to show")
+    _add_set(inspect)
+
+    check = _add(data, "check", _data_check, "find duplicates, and test pairs that leaked into train")
+    check.add_argument("train", metavar="TRAIN", help="a file of rows")
+    check.add_argument("test", metavar="TEST", help="a file of rows")
+    check.add_argument("--max-leak", type=int, metavar="N", help="exit with 3 if more test pairs than this leaked")
+    _add_set(check)
+
+
+def _add(commands: Any, name: str, command: Callable[[argparse.Namespace], Any], text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG.yaml", help="settings; `llm-jepa config` lists the keys")
+    _add_set(parser)
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="key=value", help="override one key; may be repeated"
+    )
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    return _read_settings(arguments.config) | dict(_overrides(arguments))
+
+
+def _read_settings(path: str) -> dict[str, Any]:
+    from llm_jepa.experiments.settings import read_yaml
+
+    return read_yaml(path)
+
+
+def _without_experiment(settings: dict[str, Any]) -> dict[str, Any]:
+    from llm_jepa.experiments.settings import ExperimentConfig
+
+    return {key: value for key, value in settings.items() if key not in ExperimentConfig.__dataclass_fields__}
+
+
+def _overrides(arguments: argparse.Namespace) -> list[tuple[str, Any]]:
+    from llm_jepa.experiments.settings import parse_override
+
+    return [parse_override(text) for text in arguments.set]
+
+
+def _numbers(flag: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{flag} {text!r}: expected whole numbers, such as {flag} 82,23,37.") from None
+
+
+# ---- printing ----
+
+
+def _print_error(message: str) -> None:
+    first, *rest = message.split("\n")
+    print(textwrap.fill(f"llm-jepa: {first}", WIDTH, break_long_words=False, break_on_hyphens=False), file=sys.stderr)
+    for line in rest:
+        print(line, file=sys.stderr)
+
+
+def _be_quiet(debug: bool) -> None:
+    """Log our own lines to standard error, and leave the libraries' chatter and telemetry out."""
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    logging.getLogger("llm_jepa").setLevel(logging.DEBUG if debug else logging.INFO)
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+        os.environ.setdefault(name, "1")
+    if debug:
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    import warnings
+
+    warnings.filterwarnings("ignore", module="torch|transformers|accelerate")

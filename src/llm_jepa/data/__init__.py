@@ -1,0 +1,1 @@
+"""Files of rows become encoded pairs: formats, tokenizer, chat templates, checks and splits."""

@@ -1,0 +1,123 @@
+"""The settings of the data: where rows come from and what happens to those that do not fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+POLICIES = ("error", "drop", "truncate")
+
+
+@dataclass
+class DataConfig:
+    """Where the pairs come from, how a row becomes a pair, and what happens to rows that do not fit.
+
+    Raises:
+        ValueError: If a policy is unknown, or two settings contradict each other.
+    """
+
+    train_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Training rows: a .jsonl or .parquet file, a folder of the datasets library, or "
+            "owner/name on the hub (owner/name:split for another split than train)."
+        },
+    )
+    test_file: str | None = field(default=None, metadata={"help": "Test rows, read once, after training."})
+    validation_file: str | None = field(
+        default=None,
+        metadata={"help": "Validation rows. Without it, validation_size rows of the training file are set aside."},
+    )
+    validation_size: int = field(
+        default=200,
+        metadata={"help": "Rows set aside from the training file for validation, the same for every seed."},
+    )
+    max_train_rows: int | None = field(default=None, metadata={"help": "Use the first rows of the training file only."})
+    max_test_rows: int | None = field(default=None, metadata={"help": "Use the first rows of the test file only."})
+    text_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of the text view, where it is not called prompt, text or messages."},
+    )
+    code_column: str | None = field(
+        default=None, metadata={"help": "Column of the code view, where it is not called completion or code."}
+    )
+    generate_train: int | None = field(
+        default=None,
+        metadata={"help": "Generate this many NL-RX pairs to train on. Used only where train_file is not set."},
+    )
+    generate_test: int = field(default=500, metadata={"help": "Generated test pairs, with generate_train."})
+    generate_seed: int = field(default=0, metadata={"help": "Seed of the generated pairs, the same for every run."})
+    shuffle_views: bool = field(
+        default=False,
+        metadata={"help": "Control: the code view of the JEPA term comes from another pair; the rows stay."},
+    )
+    messages_column: str = field(default="messages", metadata={"help": "Column of a chat: a list of role and content."})
+    include_system: bool = field(
+        default=False,
+        metadata={
+            "help": "Without a chat template: put the system message before the text view. "
+            "Off, it is left out, which is refused where it differs from row to row."
+        },
+    )
+    chat_template_kwargs: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "help": "Values handed to the tokenizer's chat template, the same for every row and every day, "
+            "such as enable_thinking: false or date_string: 01 Jan 2025."
+        },
+    )
+    tokenizer_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "A tokenizer of yours. Without it (and without a model of yours) a byte-level BPE is "
+            "trained on the training rows alone."
+        },
+    )
+    vocab_size: int = field(default=512, metadata={"help": "Size of the byte-level BPE, special tokens included."})
+    max_length: int = field(
+        default=512,
+        metadata={"help": "Longest row in tokens (text, bridge, code, end token; [PRED] not counted)."},
+    )
+    on_overflow: str = field(
+        default="error",
+        metadata={
+            "help": "Rows longer than max_length: error, drop, or truncate (the longer view is cut; "
+            "the end token stays)."
+        },
+    )
+    on_empty: str = field(default="error", metadata={"help": "Rows with an empty or blank view: error or drop."})
+    on_broken: str = field(
+        default="error",
+        metadata={"help": "Rows that are not valid JSON, or lack a field or hold no string in it: error or drop."},
+    )
+    on_duplicate: str = field(
+        default="keep", metadata={"help": "Training rows that repeat an earlier row: keep, drop or error."}
+    )
+    on_leak: str = field(
+        default="drop",
+        metadata={"help": "Training rows whose pair stands in the test or validation file too: drop, keep or error."},
+    )
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "on_overflow": POLICIES,
+            "on_empty": ("error", "drop"),
+            "on_broken": ("error", "drop"),
+            "on_duplicate": ("keep", "drop", "error"),
+            "on_leak": ("drop", "keep", "error"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not one of: {', '.join(values)}.")
+        for name, least in {"vocab_size": 259, "max_length": 4, "validation_size": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
+        for name in ("max_train_rows", "max_test_rows"):
+            rows = getattr(self, name)
+            if rows is not None and rows < 1:
+                raise ValueError(f"{name}={rows} must be at least 1, or left out for all rows.")
+        if self.messages_column != "messages" and (self.text_column or self.code_column):
+            raise ValueError(
+                f"messages_column={self.messages_column!r} contradicts text_column and code_column: "
+                "a row is a chat or has two columns. Remove one of them."
+            )

@@ -1,0 +1,193 @@
+"""Rows as the model will see them, drawn as text: which token belongs to what, and which are trained on.
+
+Pure functions that return strings of at most `WIDTH` columns; printing is the command line's. Each token is
+shown with its spaces as `·`. Whatever could move the cursor or turn the direction of writing is escaped.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from llm_jepa.data.pairs import EncodedPairs
+from llm_jepa.objective.config import JEPAConfig
+from llm_jepa.objective.layout import Pair
+
+WIDTH = 80
+
+_LABEL_WIDTH = 9
+_RESET = "\033[0m"
+_COLOURS = {
+    "text": "\033[36m",
+    "bridge": "\033[90m",
+    "code": "\033[32m",
+    "end": "\033[1;33m",
+    "[PRED]": "\033[35m",
+}
+
+
+def inspect_rows(
+    encoded: EncodedPairs,
+    tokenizer: PreTrainedTokenizerBase,
+    jepa: JEPAConfig,
+    *,
+    num_rows: int = 3,
+    colour: bool = False,
+) -> str:
+    """Draw the first rows of a split, with a line on the lengths of all of them.
+
+    Args:
+        encoded: The rows.
+        tokenizer: Names the tokens.
+        jepa: Says which tokens are labelled, and where [PRED] stands.
+        num_rows: How many rows to draw.
+        colour: Whether to colour the roles with ANSI codes. The labels say the same without.
+    """
+    drawn = [inspect_pair(pair, tokenizer, jepa, colour=colour) for pair in encoded.pairs[:num_rows]]
+    return "\n\n".join([*drawn, describe_lengths(encoded.pairs)])
+
+
+def inspect_pair(
+    pair: Pair,
+    tokenizer: PreTrainedTokenizerBase,
+    jepa: JEPAConfig,
+    *,
+    colour: bool = False,
+) -> str:
+    """Draw one row: its tokens by role, what is labelled, and where each view is read.
+
+    Without colour it looks like this, positions from 0:
+
+        train.jsonl:17  8 tokens: text 4, bridge 1, code 2, end 1
+        text     lines ·with ·a ·dog
+        bridge   <|sep|>
+        code     .*dog .*
+        end      <|end|>
+        [PRED]   x1 at position 4, after the text, which is all it reads
+        labels   3 of 8 tokens (loss_on=code): code and end
+        views    Enc(Text) at position 3, '·dog'; Enc(Code) at code token 1, '.*'
+    """
+    spans = {
+        "text": pair.text_ids,
+        "bridge": pair.bridge_ids,
+        "code": pair.code_ids[:-1],
+        "end": pair.code_ids[-1:],
+    }
+    counts = ", ".join(f"{role} {len(ids)}" for role, ids in spans.items())
+    lines = wrap_words([*escape(pair.source or "row").split(" "), "", f"{len(pair)} tokens: {counts}"], indent=0)
+    for role, ids in spans.items():
+        tokens = [show_token(tokenizer, token) for token in ids] or ["(none)"]
+        lines += _labelled(role, tokens, colour=colour)
+    lines += _labelled("[PRED]", _pred_sentence(pair, jepa).split(" "), colour=colour)
+    lines += _labelled("labels", _label_sentence(pair, jepa).split(" "))
+    lines += _labelled("views", _view_sentence(pair, tokenizer).split(" "))
+    return "\n".join(lines)
+
+
+def describe_lengths(pairs: Sequence[Pair]) -> str:
+    """Return one line on the lengths of all rows, in tokens."""
+    if not pairs:
+        return "0 rows"
+    lengths = sorted(len(pair) for pair in pairs)
+    rows = "1 row" if len(pairs) == 1 else f"{len(pairs):,} rows"
+    shortest, middle, longest = lengths[0], lengths[len(lengths) // 2], lengths[-1]
+    return f"{rows}, tokens per row: shortest {shortest}, middle {middle}, longest {longest}"
+
+
+def show_token(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """Return one token as visible text; part of a character shows as the vocabulary writes it."""
+    text = str(tokenizer.decode([token], clean_up_tokenization_spaces=False))
+    if not text or "\ufffd" in text:
+        text = str(tokenizer.convert_ids_to_tokens(token))
+    return escape(text).replace(" ", "·")
+
+
+def escape(text: str) -> str:
+    """Write every character that is not plainly visible by its number: controls, bidi marks, odd spaces.
+
+    Backslashes stay as they are, since regexes are full of them; a line end is `⏎`.
+
+    >>> print(escape("a\\n\\tb\\u202ec"))
+    a⏎<U+0009>b<U+202E>c
+    """
+    return "".join(_visible(char) for char in text)
+
+
+def wrap_words(words: Sequence[str], indent: int) -> list[str]:
+    """Join words with spaces into lines of at most `WIDTH - indent` columns; too long a word is broken."""
+    room = WIDTH - indent
+    lines: list[str] = []
+    line: str | None = None
+    for word in words:
+        if line is not None and display_width(line) + 1 + display_width(word) <= room:
+            line += " " + word
+            continue
+        if line is not None:
+            lines.append(line)
+        *full, line = _break(word, room)
+        lines += full
+    return lines if line is None else [*lines, line]
+
+
+def display_width(text: str) -> int:
+    """Return the columns that a text takes in a terminal."""
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
+    )
+
+
+def _visible(char: str) -> str:
+    if char == "\n":
+        return "⏎"
+    # The two marks of our own are escaped too where they stand in the data: nothing shown has two meanings.
+    return char if char.isprintable() and char not in "·⏎" else f"<U+{ord(char):04X}>"
+
+
+def _break(word: str, room: int) -> list[str]:
+    pieces = [""]
+    for char in word:
+        if display_width(pieces[-1] + char) > room:
+            pieces.append("")
+        pieces[-1] += char
+    return pieces
+
+
+def _labelled(label: str, words: list[str], *, colour: bool = False) -> list[str]:
+    """Put a label before the first line and align the others under it; colour comes last, it has no width."""
+    lines = wrap_words(words, indent=_LABEL_WIDTH)
+    heads = [label.ljust(_LABEL_WIDTH)] + [" " * _LABEL_WIDTH] * (len(lines) - 1)
+    if colour and label in _COLOURS:
+        lines = [f"{_COLOURS[label]}{line}{_RESET}" for line in lines]
+    return [head + line for head, line in zip(heads, lines, strict=True)]
+
+
+def _pred_sentence(pair: Pair, jepa: JEPAConfig) -> str:
+    if not jepa.uses_views:
+        return "none: jepa_lambda=0 encodes no view"
+    if jepa.jepa_k == 0:
+        return "none (jepa_k=0): Pred(x) = Enc(x)"
+    places = {
+        "text_to_code": (len(pair.text_ids), "the text"),
+        "code_to_text": (len(pair.code_ids) - 1, "the code alone"),
+    }
+    wanted = list(places) if jepa.jepa_direction == "both" else [jepa.jepa_direction]
+    return "; ".join(
+        f"x{jepa.jepa_k} at position {places[way][0]}, after {places[way][1]}, which is all it reads" for way in wanted
+    )
+
+
+def _label_sentence(pair: Pair, jepa: JEPAConfig) -> str:
+    total = len(pair)
+    if jepa.loss_on == "code":
+        return f"{len(pair.code_ids)} of {total} tokens (loss_on=code): code and end"
+    return f"{total - 1} of {total} tokens (loss_on=all): all but the first, which nothing predicts"
+
+
+def _view_sentence(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> str:
+    text_end, code_end = (show_token(tokenizer, ids) for ids in (pair.text_ids[-1], pair.code_ids[-2]))
+    return (
+        f"Enc(Text) at position {len(pair.text_ids) - 1}, '{text_end}'; "
+        f"Enc(Code) at code token {len(pair.code_ids) - 2}, '{code_end}'"
+    )

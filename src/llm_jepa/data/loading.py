@@ -1,0 +1,274 @@
+"""From the configured files to encoded splits: the one path by which data enters a run.
+
+    read -> leave out leaked rows -> duplicates -> set validation aside -> tokenizer -> encode
+
+The order matters. Leaks go first, so that validation has none either; the tokenizer comes after the split, so
+that it has seen training rows alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from llm_jepa.data.checks import apply_duplicate_policy, apply_leak_policy, find_leaks
+from llm_jepa.data.config import DataConfig
+from llm_jepa.data.formats import Example, ReadResult, read_examples
+from llm_jepa.data.pairs import EncodedPairs, PairEncoder, check_system_messages, encode_examples
+from llm_jepa.data.splits import split_validation
+from llm_jepa.data.tokenizer import decode_ids, load_tokenizer, train_tokenizer
+from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.objective.config import JEPAConfig
+
+logger = logging.getLogger(__name__)
+
+_NUM_ROUND_TRIPS = 100  # answers that are encoded and decoded again at the start; costs milliseconds
+
+
+@dataclass
+class LoadedData:
+    """Everything that training and evaluation need from the data.
+
+    Attributes:
+        tokenizer: The tokenizer of the run.
+        encoder: The encoder of the run; generation starts at `encoder.encode_prompt(example)`.
+        train: Training pairs.
+        validation: Validation pairs; empty where none were asked for.
+        test: Test pairs; empty without a test file.
+        summary: Counts of rows, plain values for JSON. For each split `rows_in == kept + sum(dropped)`, where
+            the rows set aside for validation count as `dropped` from training under `to_validation`.
+            `chat_template` says whether training rows are rendered with the tokenizer's chat template.
+        notes: Sentences for the user about every choice that was made for them, and every row left out.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    encoder: PairEncoder
+    train: EncodedPairs
+    validation: EncodedPairs
+    test: EncodedPairs
+    summary: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Split:
+    """The rows of one split on their way, and the account of those that left."""
+
+    name: str
+    examples: list[Example] = field(default_factory=list)
+    rows_in: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, name: str, file: str | None, config: DataConfig, limit: int | None = None) -> _Split:
+        if file is None:
+            return cls(name)
+        result: ReadResult = read_examples(file, config, limit=limit)
+        return cls(name, result.examples, result.rows_in, dict(result.dropped))
+
+    def keep(self, examples: list[Example], reason: str) -> None:
+        """Go on with these examples only, and count the others under `reason`."""
+        if len(examples) < len(self.examples):
+            self.dropped[reason] = self.dropped.get(reason, 0) + len(self.examples) - len(examples)
+        self.examples = examples
+
+    def encode(self, encoder: PairEncoder, config: DataConfig) -> EncodedPairs:
+        encoded = encode_examples(self.examples, encoder, config)
+        for reason, count in encoded.dropped.items():
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
+        if self.rows_in and not encoded.pairs:
+            raise DataError(f"The {self.name} rows are all left out ({self.dropped}); expected at least one.")
+        return encoded
+
+
+def load_data(config: DataConfig, jepa: JEPAConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> LoadedData:
+    """Read, clean, split and encode the configured files.
+
+    Args:
+        config: Files, columns, sizes and policies.
+        jepa: Its `jepa_split` says where rows of one text are split.
+        tokenizer: The tokenizer of a model that is already there. It comes before
+            `tokenizer_name_or_path`; with neither, one is trained on the training rows.
+
+    Raises:
+        ConfigError: If no training file is named, or the tokenizer cannot be used.
+        DataError: If a file or a row is wrong and its policy is `error`, or if a split has no row left.
+    """
+    if config.train_file is None:
+        raise ConfigError("train_file is not set. Set it to a .jsonl or .parquet file of training rows.")
+    notes: list[str] = []
+    train = _Split.read("training", config.train_file, config, config.max_train_rows)
+    validation = _Split.read("validation", config.validation_file, config)
+    test = _Split.read("test", config.test_file, config, config.max_test_rows)
+    leaks = _handle_leaks(train, validation, test, config.on_leak, notes)
+    duplicates = _handle_duplicates(train, config.on_duplicate, notes)
+    if config.validation_file is None:
+        _set_validation_aside(train, validation, config.validation_size)
+
+    if tokenizer is None:
+        tokenizer = _make_tokenizer(config, train.examples)
+    encoder = PairEncoder(tokenizer, config, jepa.jepa_split)
+    system_note = check_system_messages(train.examples + validation.examples + test.examples, encoder)
+    if system_note:
+        notes.append(system_note)
+    splits = {"train": train, "validation": validation, "test": test}
+    encoded = {name: split.encode(encoder, config) for name, split in splits.items()}
+    for name, split in splits.items():
+        _note_losses(split, encoded[name], config, notes)
+    _note_forms(train, encoder, jepa, notes)
+    _note_round_trips(encoded["train"], encoder, notes)
+
+    summary: dict[str, Any] = {name: _account(split, encoded[name]) for name, split in splits.items()}
+    uses_template = encoder.chat is not None and _is_chat(train)
+    summary |= {**leaks, "duplicate_rows": duplicates, "vocab_size": len(tokenizer), "chat_template": uses_template}
+    for note in notes:
+        logger.info(note)
+    return LoadedData(
+        tokenizer=tokenizer,
+        encoder=encoder,
+        train=encoded["train"],
+        validation=encoded["validation"],
+        test=encoded["test"],
+        summary=summary,
+        notes=notes,
+    )
+
+
+def load_rows(file: str, config: DataConfig, encoder: PairEncoder, *, limit: int | None = None) -> EncodedPairs:
+    """Read and encode one more file for a run that exists, such as a test file of `evaluate`.
+
+    Rows that `on_broken` leaves out are counted in `rows_in` and `dropped` of what comes back.
+    """
+    result = read_examples(file, config, limit=limit)
+    encoded = encode_examples(result.examples, encoder, config)
+    encoded.rows_in = result.rows_in
+    encoded.dropped = {**result.dropped, **encoded.dropped}
+    return encoded
+
+
+def data_fingerprint(files: Iterable[str | None]) -> dict[str, str]:
+    """Return the sha256 of each local file, to tell later whether the data changed.
+
+    A folder's hash covers the names and contents of all files in it. None, and names that are not on this
+    disk (data sets of the hub), are left out.
+    """
+    fingerprint = {}
+    for name in files:
+        path = None if name is None else Path(name).expanduser()
+        if name is not None and path is not None and path.exists():
+            fingerprint[name] = _hash_path(path)
+    return fingerprint
+
+
+def _handle_leaks(train: _Split, validation: _Split, test: _Split, policy: str, notes: list[str]) -> dict[str, int]:
+    """Apply `on_leak` to training (against validation and test) and to a validation file (against test)."""
+    found = find_leaks(train.examples, test.examples)
+    kept, num_train = apply_leak_policy(train.examples, validation.examples + test.examples, policy)
+    train.keep(kept, "leak")
+    kept, num_validation = apply_leak_policy(validation.examples, test.examples, policy)
+    validation.keep(kept, "leak")
+    for split, count, others in ((train, num_train, "validation or test"), (validation, num_validation, "test")):
+        if count:
+            fate = "left out" if policy == "drop" else "kept: scores on them are not to be trusted"
+            notes.append(f"{count} {split.name} rows have a pair that stands in the {others} rows too; {fate}.")
+    return {
+        "leaked_pairs": len(found.held_out_rows),
+        "leaked_codes": found.num_codes,
+        "leaked_train_rows": num_train,
+        "leaked_validation_rows": num_validation,
+    }
+
+
+def _handle_duplicates(train: _Split, policy: str, notes: list[str]) -> int:
+    kept, num_found = apply_duplicate_policy(train.examples, policy)
+    train.keep(kept, "duplicate")
+    if num_found:
+        notes.append(f"{num_found} training rows repeat an earlier one; {'left out' if policy == 'drop' else 'kept'}.")
+    return num_found
+
+
+def _set_validation_aside(train: _Split, validation: _Split, size: int) -> None:
+    kept, validation.examples = split_validation(train.examples, size)
+    validation.rows_in = len(validation.examples)
+    train.keep(kept, "to_validation")
+
+
+def _make_tokenizer(config: DataConfig, train: list[Example]) -> PreTrainedTokenizerBase:
+    if config.tokenizer_name_or_path:
+        return load_tokenizer(config.tokenizer_name_or_path)
+    return train_tokenizer(_views(train, config.include_system), config.vocab_size)
+
+
+def _views(examples: list[Example], include_system: bool) -> Iterator[str]:
+    for example in examples:
+        if include_system and example.system:
+            yield example.system
+        yield example.text
+        if example.code is not None:
+            yield example.code
+
+
+def _note_losses(split: _Split, encoded: EncodedPairs, config: DataConfig, notes: list[str]) -> None:
+    told = {"leak", "duplicate", "to_validation"}  # have sentences of their own
+    lost = {reason: count for reason, count in split.dropped.items() if reason not in told}
+    if lost:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in lost.items())
+        notes.append(f"{sum(lost.values())} of {split.rows_in} {split.name} rows are left out: {reasons}.")
+    if encoded.truncated:
+        notes.append(f"{encoded.truncated} {split.name} rows are cut to max_length={config.max_length} tokens.")
+
+
+def _note_forms(train: _Split, encoder: PairEncoder, jepa: JEPAConfig, notes: list[str]) -> None:
+    """Say what the form of the rows leads to, where a user may have meant another."""
+    if encoder.chat is not None and not _is_chat(train):
+        notes.append("The tokenizer has a chat template; it is not used, for the rows are no chats (messages).")
+    if train.examples and train.examples[0].code is None:
+        notes.append(
+            f"Rows hold one text; its first {jepa.jepa_split:.0%} of tokens is the text view, the rest the "
+            "code view. For rows of two columns, set text_column and code_column."
+        )
+
+
+def _is_chat(train: _Split) -> bool:
+    return bool(train.examples) and train.examples[0].messages is not None
+
+
+def _note_round_trips(train: EncodedPairs, encoder: PairEncoder, notes: list[str]) -> None:
+    """Say where the tokenizer does not give an answer back as it was: no model could get it exactly right."""
+    sample = [
+        (pair, example) for pair, example in zip(train.pairs, train.examples, strict=True) if example.code is not None
+    ][:_NUM_ROUND_TRIPS]
+    changed = sum(
+        decode_ids(encoder.tokenizer, pair.code_ids[:-1]).strip() != (example.code or "").strip()
+        for pair, example in sample
+    )
+    if changed:
+        notes.append(
+            f"The tokenizer does not give back {changed} of the first {len(sample)} answers as they were "
+            "(or max_length cut them): an exact match is out of reach for such rows."
+        )
+
+
+def _account(split: _Split, encoded: EncodedPairs) -> dict[str, Any]:
+    return {
+        "rows_in": split.rows_in,
+        "kept": len(encoded),
+        "dropped": dict(split.dropped),
+        "truncated": encoded.truncated,
+    }
+
+
+def _hash_path(path: Path) -> str:
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    whole = hashlib.sha256()
+    for entry in sorted(p for p in path.rglob("*") if p.is_file()):
+        whole.update(f"{entry.relative_to(path).as_posix()}\0{_hash_path(entry)}\n".encode())
+    return whole.hexdigest()

@@ -1,0 +1,340 @@
+r"""Made-up pairs of a description and its regex, in the manner of NL-RX.
+
+A synchronous grammar writes both views at once: each rule has an English side and a regex side over the same
+parts, so one tree reads as a description and as the regex that it describes. The idea, the operators and the
+phrasing follow NL-RX-SYNTH (Locascio et al., 2016, "Neural Generation of Regular Expressions from Natural
+Language with Minimal Domain Knowledge", arXiv 1608.03000); the grammar is our own. It serves demos and tests,
+which then need no download.
+
+The regexes are written in NL-RX's notation: that of Python's `re`, plus `a&b` (both match) and `~a` (a does not
+match).
+
+A description determines its regex. English alone would not: "a vowel or a letter before a number" can be
+grouped in two ways. The grammar allows one, by what binds tighter, tightest first:
+
+    followed by                      two terms
+    or, and, either                  a list of two or three of the above
+    at least once, 2 or more times   the whole list before it
+    containing, starting, ending     the list after it, with its count
+    words                            the same, or what "containing", "starting" or "ending" says
+    not                              all of the above that comes after it
+    before                           splits the line into two of the above; at most once
+    and, or                          joins two statements about the line; at most once, never with "before"
+
+"and" and "or" join statements where "containing", "starting", "ending" or "not" comes next, and make a list
+otherwise. A reader may well group a line differently ("words with a vowel and ending with a letter": here the line
+ends with a letter, not the word); the rows themselves are consistent. The other way round there is a choice:
+a regex can have several descriptions ("lines with", "lines having").
+
+What differs from SYNTH: operands of "|", "&" and other loose operators always stand in parentheses, where SYNTH
+now and then leaves a pair out and the regex says something else; a string is drawn at random, where in SYNTH the
+first one of a row is always 'dog'; and no row occurs twice. As in SYNTH, no term occurs twice in one row, and a
+regex may match nothing at all ("a vowel and a number").
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from bisect import bisect
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate, islice
+from pathlib import Path
+
+from ..errors import ConfigError
+
+# All but 15 of the 8,000 training rows of NL-RX-SYNTH have four terms or less.
+MAX_TERMS = 4
+
+# Three deep by default, as SYNTH goes: a "before" of a counted list, or of a list with a "followed by" in it.
+MAX_DEPTH = 3
+
+# So many draws in a row without a new pair mean that the language has none left, or so few that we give up.
+MAX_MISSES = 10_000
+
+
+@dataclass(frozen=True)
+class GeneratedPair:
+    """One generated row.
+
+    Attributes:
+        text: The description, such as "lines ending with a vowel".
+        code: Its regex, such as "(.*)([AEIOUaeiou])".
+    """
+
+    text: str
+    code: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One way to write a symbol of the grammar, in both languages.
+
+    `%s` marks a part. The parts stand in the same order on both sides.
+
+    Attributes:
+        english: Phrasings that mean the same, equally likely.
+        regex: The regex side; "%s" alone adds nothing to its part.
+        parts: The symbol of each part; none for a word of the language.
+        weight: How often the rule is drawn, against the other rules of its symbol.
+    """
+
+    english: tuple[str, ...]
+    regex: str
+    parts: tuple[str, ...] = ()
+    weight: float = 1.0
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether the rule adds something to its parts, and so counts for the depth of a tree."""
+        return bool(self.parts) and self.regex != "%s"
+
+
+def _rule(english: str, regex: str, *parts: str, weight: float = 1.0) -> Rule:
+    """Return a `Rule`; its phrasings are separated by " / ", so that the grammar reads as a table."""
+    return Rule(tuple(english.split(" / ")), regex, parts, weight)
+
+
+# The weights are our choice: with them the lengths, the number of terms and the share of each operator come near
+# those of the 8,000 training rows of NL-RX-SYNTH (compared in tests/data/test_nlrx.py): the median description has
+# 69 characters against 66, the median regex 28 against 25.
+GRAMMAR: dict[str, tuple[Rule, ...]] = {
+    "line": (
+        _rule("lines %s", "%s", "statement", weight=8),
+        _rule("lines containing only %s", "%s", "phrase", weight=0.5),
+        _rule("lines %s before %s", "(%s).*(%s).*", "statement", "object", weight=9),
+        _rule("lines %s and %s", "(%s)&(%s)", "statement", "claim", weight=0.5),
+        _rule("lines %s or %s", "(%s)|(%s)", "statement", "claim", weight=0.5),
+    ),
+    "statement": (
+        _rule("with %s / having %s", "%s", "phrase", weight=6),
+        _rule("%s", "%s", "claim", weight=4),
+    ),
+    "object": (
+        _rule("%s", "%s", "phrase", weight=8),
+        _rule("%s", "%s", "claim", weight=1),
+    ),
+    "claim": (
+        _rule("%s", "%s", "place", weight=7),
+        _rule("not having %s", "~(%s)", "phrase", weight=3),
+        _rule("not %s", "~(%s)", "place"),
+    ),
+    "place": (
+        _rule("containing %s", ".*(%s).*", "counted"),
+        _rule("starting with %s", "(%s)(.*)", "counted"),
+        _rule("ending with %s", "(.*)(%s)", "counted"),
+    ),
+    "phrase": (
+        _rule("%s", "%s", "counted", weight=8),
+        _rule("words with %s", r"\b(%s)\b", "counted", weight=1.5),
+        _rule("words %s", r"\b(%s)\b", "place", weight=0.5),
+    ),
+    "counted": (
+        _rule("%s", "%s", "list", weight=13),
+        _rule("%s at least once", "(%s)+", "list"),
+        _rule("%s, zero or more times", "(%s)*", "list"),
+        _rule("%s, %s or more times", "(%s){%s,}", "list", "number", weight=2),
+    ),
+    "list": (
+        _rule("%s", "%s", "item", weight=7),
+        _rule("%s or %s", "(%s)|(%s)", "item", "item", weight=2),
+        _rule("%s and %s", "(%s)&(%s)", "item", "item", weight=1.5),
+        _rule("either %s, %s, or %s", "(%s)|(%s)|(%s)", "item", "item", "item"),
+        _rule("%s, %s, and %s", "(%s)&(%s)&(%s)", "item", "item", "item"),
+    ),
+    "item": (
+        _rule("%s", "%s", "term", weight=8),
+        _rule("%s followed by %s", "%s.*%s.*", "term", "term", weight=1.2),
+    ),
+    "term": (
+        _rule("a number", "[0-9]"),
+        _rule("a letter", "[A-Za-z]"),
+        _rule("a capital letter", "[A-Z]"),
+        _rule("a lower-case letter", "[a-z]"),
+        _rule("a vowel", "[AEIOUaeiou]"),
+        _rule("a character", "."),
+        # Together about a third of the terms, as in SYNTH.
+        _rule("the string 'dog'", "dog", weight=0.7),
+        _rule("the string 'truck'", "truck", weight=0.7),
+        _rule("the string 'ring'", "ring", weight=0.7),
+        _rule("the string 'lake'", "lake", weight=0.7),
+    ),
+    "number": tuple(_rule(str(n), str(n)) for n in range(2, 8)),
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """A tree of the grammar: it reads as English and as a regex.
+
+    Attributes:
+        symbol: The symbol that the tree writes, a key of `GRAMMAR`.
+        rule: The rule that it is written by.
+        phrasing: Which of the rule's phrasings.
+        parts: A tree for each part of the rule.
+    """
+
+    symbol: str
+    rule: Rule
+    phrasing: int = 0
+    parts: tuple[Node, ...] = ()
+
+    @property
+    def english(self) -> str:
+        """The description."""
+        return self.rule.english[self.phrasing] % tuple(part.english for part in self.parts)
+
+    @property
+    def regex(self) -> str:
+        """The regex that the description describes."""
+        return self.rule.regex % tuple(part.regex for part in self.parts)
+
+    @property
+    def depth(self) -> int:
+        """Operators on the longest way down; a lone term has 0."""
+        return self.rule.is_operator + max((part.depth for part in self.parts), default=0)
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The regexes of the terms, from left to right, which is the same in both views."""
+        if self.symbol == "term":
+            return (self.regex,)
+        return tuple(term for part in self.parts for term in part.terms)
+
+
+def _grow(symbol: str, rng: random.Random) -> Node:
+    """Draw a tree for `symbol`, top down.
+
+    The only thing asked of `rng` is `random()`: Python promises the same numbers for the same seed in every
+    version for it, and not for `choice` and its like.
+    """
+    rules = GRAMMAR[symbol]
+    totals = list(accumulate(rule.weight for rule in rules))
+    rule = rules[bisect(totals, rng.random() * totals[-1])]
+    phrasing = int(rng.random() * len(rule.english))
+    return Node(symbol, rule, phrasing, tuple(_grow(part, rng) for part in rule.parts))
+
+
+def _draw(rng: random.Random, max_depth: int, excluded: frozenset[str]) -> Iterator[GeneratedPair]:
+    """Yield pairs with no regex of `excluded`, until `MAX_MISSES` draws in a row bring no new one.
+
+    No description comes twice, which keeps the rows apart and each description to one regex.
+    """
+    texts: set[str] = set()
+    misses = 0
+    while misses < MAX_MISSES:
+        misses += 1
+        tree = _grow("line", rng)
+        terms = tree.terms
+        if tree.depth > max_depth or len(terms) > MAX_TERMS or len(set(terms)) < len(terms):
+            continue
+        pair = GeneratedPair(tree.english, tree.regex)
+        if pair.text in texts or pair.code in excluded:
+            continue
+        texts.add(pair.text)
+        misses = 0
+        yield pair
+
+
+def generate_pairs(
+    num_pairs: int, seed: int, *, max_depth: int = MAX_DEPTH, exclude_codes: Collection[str] = ()
+) -> list[GeneratedPair]:
+    """Return pairs of a description and its regex, no two of them with the same description.
+
+    The same arguments give the same pairs on every machine. More pairs from the same seed begin with the same
+    rows.
+
+    Args:
+        num_pairs: How many.
+        seed: Seed of the random numbers, 0 or more.
+        max_depth: Most operators on any way from the line down to a term; 0 gives lines with a single term.
+        exclude_codes: Regexes that must not occur, such as those of a test file.
+
+    Returns:
+        `num_pairs` pairs, in the order in which they were drawn. A regex may occur under several descriptions,
+        a description has one regex.
+
+    Raises:
+        ConfigError: If `num_pairs`, `seed` or `max_depth` is negative, or so many different pairs cannot be
+            found. It is a `ValueError`.
+
+    Example:
+        >>> for pair in generate_pairs(2, seed=4):
+        ...     print(f"{pair.text}  ->  {pair.code}")
+        lines with a letter and the string 'truck', 6 or more times  ->  (([A-Za-z])&(truck)){6,}
+        lines not having a vowel followed by the string 'ring'  ->  ~([AEIOUaeiou].*ring.*)
+    """
+    _check_not_negative(num_pairs=num_pairs, seed=seed, max_depth=max_depth)
+    excluded = frozenset(exclude_codes)
+    pairs = list(islice(_draw(random.Random(seed), max_depth, excluded), num_pairs))
+    _check_enough(pairs, num_pairs, "num_pairs", f"max_depth={max_depth} and {len(excluded):,} excluded regexes")
+    return pairs
+
+
+def generate_splits(num_train: int, num_test: int, seed: int) -> tuple[list[GeneratedPair], list[GeneratedPair]]:
+    """Return train pairs and test pairs that share no regex.
+
+    The test pairs are drawn first and are `generate_pairs(num_test, seed)`: a fair sample of the language, which
+    stays the same when `num_train` grows. Drawn second, they would lack the short regexes, most of which a large
+    training set holds.
+
+    Different strings count as different regexes: "a or b" can be in train and "b or a" in test.
+
+    Args:
+        num_train: How many training pairs.
+        num_test: How many test pairs.
+        seed: Seed of the random numbers, 0 or more.
+
+    Returns:
+        The training pairs and the test pairs.
+
+    Raises:
+        ConfigError: If a number is negative, or so many different pairs cannot be found. It is a `ValueError`.
+    """
+    _check_not_negative(num_train=num_train, num_test=num_test, seed=seed)
+    rng = random.Random(seed)
+    test = list(islice(_draw(rng, MAX_DEPTH, frozenset()), num_test))
+    _check_enough(test, num_test, "num_test", f"max_depth={MAX_DEPTH}")
+    test_codes = frozenset(pair.code for pair in test)
+    train = list(islice(_draw(rng, MAX_DEPTH, test_codes), num_train))
+    _check_enough(train, num_train, "num_train", f"max_depth={MAX_DEPTH} and {num_test:,} test pairs")
+    return train, test
+
+
+def write_jsonl(pairs: Iterable[GeneratedPair], path: Path) -> None:
+    """Write one `{"text": ..., "code": ...}` object per line, UTF-8.
+
+    The file is written beside its name and renamed into place, so that nobody ever reads half of it, and an
+    older file stays as it was if the writing fails.
+
+    Args:
+        pairs: The rows, in order.
+        path: The file. Its folder must exist.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            for pair in pairs:
+                file.write(json.dumps({"text": pair.text, "code": pair.code}) + "\n")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _check_not_negative(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 0:
+            raise ConfigError(f"{name} is {number}, expected 0 or more.")
+
+
+def _check_enough(pairs: list[GeneratedPair], wanted: int, name: str, limits: str) -> None:
+    if len(pairs) < wanted:
+        raise ConfigError(
+            f"{name} is {wanted:,}, but with {limits} only {len(pairs):,} different pairs were found. "
+            f"Ask for fewer, or loosen these limits."
+        )

@@ -1,0 +1,73 @@
+"""Greedy answers to many prompts, in batches, with a key-value cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import GenerationConfig
+
+from llm_jepa.objective.backbone import evaluating
+
+
+def generate_greedy(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    end_ids: Sequence[int],
+    pad_id: int,
+    max_new_tokens: int,
+    batch_size: int = 256,
+    progress: bool = False,
+) -> list[list[int]]:
+    """Return the most likely continuation of each prompt, token by token, without the end token.
+
+    Prompts of like length share a batch, padded on the left; the answers come back in the order asked. What
+    the model's own generation settings say of sampling is not used.
+
+    Args:
+        model: A transformers causal language model.
+        prompts: Token ids of each prompt; none may be empty.
+        end_ids: Tokens that end an answer.
+        pad_id: Id that fills padding.
+        max_new_tokens: Longest answer, in tokens; longer ones are cut there.
+        batch_size: Prompts in a batch.
+        progress: Show a progress bar on standard error.
+    """
+    settings = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=list(end_ids),
+        pad_token_id=pad_id,
+        use_cache=True,
+    )
+    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+    answers: list[list[int]] = [[] for _ in prompts]
+    with evaluating(model), tqdm(total=len(prompts), desc="generate", unit="row", disable=not progress) as bar:
+        for start in range(0, len(order), batch_size):
+            numbers = order[start : start + batch_size]
+            rows = _generate_batch(model, [prompts[number] for number in numbers], settings)
+            for number, row in zip(numbers, rows, strict=True):
+                answers[number] = _until_end(row, set(end_ids))
+            bar.update(len(numbers))
+    return answers
+
+
+def _generate_batch(model: Any, prompts: list[Sequence[int]], settings: GenerationConfig) -> list[list[int]]:
+    width = max(len(prompt) for prompt in prompts)
+    pad_id = settings.pad_token_id
+    ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])  # (B, T)
+    real = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])  # (B, T)
+    device = next(model.parameters()).device
+    output = model.generate(input_ids=ids.to(device), attention_mask=real.to(device), generation_config=settings)
+    return output[:, width:].tolist()
+
+
+def _until_end(ids: list[int], end_ids: set[int]) -> list[int]:
+    for number, token in enumerate(ids):
+        if token in end_ids:
+            return ids[:number]
+    return ids

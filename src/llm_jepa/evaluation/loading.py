@@ -1,0 +1,103 @@
+"""A finished run, ready to be asked: its model, its tokenizer, its settings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from llm_jepa.data.config import DataConfig
+from llm_jepa.data.formats import prompt_example
+from llm_jepa.data.loading import load_rows
+from llm_jepa.data.pairs import EncodedPairs, PairEncoder
+from llm_jepa.data.tokenizer import load_tokenizer
+from llm_jepa.errors import ConfigError
+from llm_jepa.objective import LLMJEPA, Pair
+from llm_jepa.objective.distances import unit
+from llm_jepa.training.embedding import code_groups, view_embeddings
+from llm_jepa.training.saving import load_jepa
+
+from .evaluate import EvaluationConfig, answer
+
+
+@dataclass
+class TrainedRun:
+    """A finished run.
+
+    Attributes:
+        jepa: Its model, in evaluation mode.
+        encoder: Its encoder.
+        data: Its data settings.
+        evaluation: Its evaluation settings, with the longest answer filled in.
+        folder: Its folder.
+    """
+
+    jepa: LLMJEPA
+    encoder: PairEncoder
+    data: DataConfig
+    evaluation: EvaluationConfig
+    folder: Path
+
+    def rows(self, file: str) -> EncodedPairs:
+        """Read and encode the rows of a file as this run would."""
+        return load_rows(file, self.data, self.encoder)
+
+    def generate(self, text: str) -> str:
+        """Return the greedy answer to one text."""
+        example = prompt_example(text, chat=self._asks_by_chat)
+        return answer(self.jepa, self.encoder, [example], self.evaluation)[0]
+
+    def retrieve(self, text: str, candidates: EncodedPairs, num: int) -> list[tuple[float, str]]:
+        """Return the `num` distinct codes nearest to Pred(Enc(text)), each with its cosine, nearest first."""
+        codes = view_embeddings(self.jepa, candidates.pairs, self.encoder.pad_id).code_emb
+        groups = code_groups(candidates.pairs).tolist()
+        first = [groups.index(group) for group in range(max(groups) + 1)]
+        prompt = self.encoder.encode_prompt(prompt_example(text, chat=self._asks_by_chat))
+        bridge = len(self.encoder.bridge_ids)
+        query = Pair(prompt[: len(prompt) - bridge], candidates.pairs[0].code_ids)
+        text_pred = view_embeddings(self.jepa, [query], self.encoder.pad_id).text_pred
+        cosines: Tensor = unit(codes[first]) @ unit(text_pred)[0]
+        nearest = torch.topk(cosines, min(num, len(first)))
+        return [
+            (value, self.encoder.decode_code(candidates.pairs[first[place]].code_ids))
+            for value, place in zip(nearest.values.tolist(), nearest.indices.tolist(), strict=True)
+        ]
+
+    @property
+    def _asks_by_chat(self) -> bool:
+        file = self.folder / "data.json"
+        summary: dict[str, Any] = json.loads(file.read_text())["summary"] if file.is_file() else {}
+        return bool(summary.get("chat_template"))
+
+
+def load_run(folder: Path) -> TrainedRun:
+    """Load a finished run.
+
+    Raises:
+        ConfigError: If the folder is no finished run.
+    """
+    config, model = folder / "config.yaml", folder / "model"
+    if not config.is_file() or not model.is_dir():
+        missing = config.name if not config.is_file() else "model/"
+        raise ConfigError(f"{folder} holds no {missing}. Expected the folder of a finished run, such as OUT/jepa-s82.")
+    settings = yaml.safe_load(config.read_text())
+    data = DataConfig(**{key: value for key, value in settings.items() if key in DataConfig.__dataclass_fields__})
+    own = {key: value for key, value in settings.items() if key in EvaluationConfig.__dataclass_fields__}
+    evaluation = EvaluationConfig(**own)
+    jepa = load_jepa(model)
+    if torch.cuda.is_available():
+        jepa.to("cuda")
+    encoder = PairEncoder(load_tokenizer(str(model)), data, jepa.config.jepa_split)
+    if evaluation.max_new_tokens is None:
+        evaluation = replace(evaluation, max_new_tokens=_longest_answer(folder))
+    return TrainedRun(jepa.eval(), encoder, data, evaluation, folder)
+
+
+def _longest_answer(folder: Path) -> int:
+    """Return the longest answer that the run allowed, as its data.json says."""
+    return int(json.loads((folder / "data.json").read_text())["max_new_tokens"])

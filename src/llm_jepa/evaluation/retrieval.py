@@ -1,0 +1,88 @@
+"""Text-to-code retrieval: does Pred(Enc(Text)) lie nearer to its own Enc(Code) than to the others?
+
+This is the first place where a JEPA term shows an effect, and where a collapse cannot hide.
+Letters: N queries, M candidates, C hidden size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from llm_jepa.objective.distances import unit
+from llm_jepa.training.monitors import TIE
+
+# 1024 queries against 100,000 candidates take 0.4 GB a block; 10,000 against 10,000 take 40 MB.
+QUERIES_PER_BLOCK = 1024
+
+
+def gold_ranks(predictions: Tensor, targets: Tensor, gold: Tensor) -> Tensor:
+    """Return the rank of each query's own candidate by cosine, 1 the best; ties count against the query.
+
+    Every candidate whose cosine is not lower than the gold's by more than `TIE` stands before it. So if all
+    candidates are equal (a full collapse) each rank is M: no order of the rows makes that look like success.
+
+    Args:
+        predictions: Queries, (N, C), any float type; compared in float32.
+        targets: Candidates, (M, C). They should be distinct codes: a repeated code ties with itself.
+        gold: Index of each query's own candidate, integers in [0, M), (N,).
+
+    Returns:
+        Ranks in [1, M], int64, (N,).
+    """
+    queries, candidates = unit(predictions.detach().float()), unit(targets.detach().float())
+    gold, ranks = gold.to(queries.device, torch.int64), []
+    for block, own in zip(queries.split(QUERIES_PER_BLOCK), gold.split(QUERIES_PER_BLOCK), strict=True):
+        cosines = block @ candidates.T  # (block, M)
+        own_cosine = cosines.gather(1, own[:, None])  # (block, 1)
+        ranks.append((cosines >= own_cosine - TIE).sum(1))  # counts the gold itself, so the best is 1
+    return torch.cat(ranks)  # (N,)
+
+
+def retrieval_metrics(predictions: Tensor, targets: Tensor, gold: Tensor) -> dict[str, float]:
+    """Measure how well queries find their own candidate among all, by cosine.
+
+    `recall@1` and `recall@10` are the shares of queries whose candidate ranks first, or among the first ten;
+    `mrr` is the mean of 1/rank. All lie in [0, 1]. Chance is 1/M, 10/M and about ln(M)/M, and a full collapse
+    gives 0, 0 and 1/M, since ties count against the query (see `gold_ranks`). With ten candidates or fewer
+    `recall@10` is 1 whatever the model does: read `num_candidates` beside it.
+
+    Args:
+        predictions: Queries, (N, C), on the device of the targets.
+        targets: Distinct candidates, (M, C). Where pairs share a code, pass it once and let `gold` repeat.
+        gold: Index of each query's own candidate, integers in [0, M), (N,), on any device.
+
+    Returns:
+        `recall@1`, `recall@10`, `mrr`, and the counts `num_queries` and `num_candidates`.
+
+    Raises:
+        ValueError: If the shapes do not fit, there is no query, an index is out of range, or a value is not
+            finite.
+    """
+    _check_shapes(predictions, targets, gold)
+    for name, states in {"predictions": predictions, "targets": targets}.items():
+        if not torch.isfinite(states).all():
+            raise ValueError(f"The {name} hold values that are not finite: the model that made them has diverged.")
+    ranks = gold_ranks(predictions, targets, gold).double()
+    return {
+        "recall@1": (ranks <= 1).double().mean().item(),
+        "recall@10": (ranks <= 10).double().mean().item(),
+        "mrr": (1 / ranks).mean().item(),
+        "num_queries": len(predictions),
+        "num_candidates": len(targets),
+    }
+
+
+def _check_shapes(predictions: Tensor, targets: Tensor, gold: Tensor) -> None:
+    if predictions.dim() != 2 or targets.dim() != 2 or predictions.shape[1] != targets.shape[1]:
+        raise ValueError(
+            f"predictions {tuple(predictions.shape)} and targets {tuple(targets.shape)} must be (N, C) and (M, C)."
+        )
+    if gold.shape != predictions.shape[:1] or gold.is_floating_point():
+        raise ValueError(
+            f"gold must hold {len(predictions)} integers, one a query; it is {tuple(gold.shape)}, {gold.dtype}."
+        )
+    if len(predictions) == 0:
+        raise ValueError("There is no query to measure retrieval on.")
+    if gold.min() < 0 or gold.max() >= len(targets):
+        raise ValueError(f"gold points outside the {len(targets)} targets: {gold.min().item()} to {gold.max().item()}.")

@@ -1,0 +1,255 @@
+"""One run: one arm with one seed, from settings to a folder that tells all of it.
+
+config.yaml        the settings, with the seed          environment.json   versions, machine, commit
+metrics.jsonl      every line of the training log       eval.json          scores on the test rows, cost, alarm
+predictions.jsonl  every answer, with its verdict       model/             a plain transformers folder
+checkpoint-N/      with save_steps                      DONE               last of all: the run is whole
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from llm_jepa.data.generated import with_files
+from llm_jepa.data.loading import LoadedData, data_fingerprint, load_data
+from llm_jepa.data.pairs import EncodedPairs
+from llm_jepa.data.tokenizer import load_tokenizer
+from llm_jepa.errors import ConfigError
+from llm_jepa.evaluation.evaluate import EvaluationConfig, evaluate, score_generations, write_predictions
+from llm_jepa.files import write_json, write_whole
+from llm_jepa.objective import LLMJEPA, FusedCollator, UnsupportedModelError
+from llm_jepa.training.console import StepLog
+from llm_jepa.training.models import build_model, num_parameters
+from llm_jepa.training.saving import save_jepa
+from llm_jepa.training.trainer import JEPATrainer
+
+from .controls import shuffle_code_views
+from .environment import describe_environment
+from .settings import RunConfig, Settings
+
+logger = logging.getLogger(__name__)
+
+FLOP_BATCHES = 4  # batches whose FLOPs are counted; the count differs between batches by their lengths only
+
+
+def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False) -> dict[str, Any]:
+    """Train, evaluate and save one run in `folder`; return what its eval.json holds.
+
+    A folder that is whole already is read, not run again. One that was cut short goes on from its last
+    checkpoint if it has one (`save_steps`), and starts again if not.
+
+    Args:
+        run: The settings.
+        seed: Seed of the weights, of the order of rows and of dropout.
+        folder: The run's folder.
+        progress: Show progress bars on standard error.
+
+    Raises:
+        ConfigError: If the folder holds a run of other settings, or the settings do not work together.
+        DataError: If the data is not as the settings say.
+    """
+    claim_folder(folder, run.settings | {"seed": seed})
+    if (folder / "DONE").is_file():
+        return json.loads((folder / "eval.json").read_text())
+    write_json(folder / "environment.json", describe_environment())
+
+    run = replace(run, data=with_files(run.data, folder / "data"))
+    trainer, data = build_trainer(run, seed, folder, progress=progress)
+    settings = _evaluation_settings(run, data)
+    seen = {"summary": data.summary, "notes": data.notes, "sha256": _fingerprint(run)}
+    write_json(folder / "data.json", seen | {"max_new_tokens": settings.max_new_tokens})
+    started = time.perf_counter()
+    checkpoint = get_last_checkpoint(str(folder))
+    trainer.train(resume_from_checkpoint=checkpoint)
+    training_time_s = time.perf_counter() - started
+
+    trainer.jepa.eval()
+    report: dict[str, Any] = {"seed": seed, "num_steps": trainer.state.global_step, "training_time_s": training_time_s}
+    report |= _validation_scores(trainer)
+    if len(data.test):
+        metrics, records = evaluate(trainer.jepa, data.encoder, data.test, settings, progress=progress)
+        report |= metrics
+        write_predictions(records, folder / "predictions.jsonl")
+    report["cost"] = trainer.step_timer.summary() | {"flops_per_step": count_step_flops(trainer)}
+    report["alarm"] = trainer.alarm.summary() if run.jepa.uses_views else None
+    report["num_parameters"] = num_parameters(trainer.jepa.model)
+    save_jepa(trainer.jepa, folder / "model", data.tokenizer)
+    write_json(folder / "eval.json", _json_safe(report))
+    write_whole(folder / "DONE", "")
+    return json.loads((folder / "eval.json").read_text())
+
+
+def claim_folder(folder: Path, settings: Settings) -> None:
+    """Write `config.yaml` into a new run folder, or make sure that the one there says the same.
+
+    Raises:
+        ConfigError: If the folder holds a run of other settings; the text names what differs.
+    """
+    config = folder / "config.yaml"
+    if config.is_file():
+        differing = differences(yaml.safe_load(config.read_text()), settings)
+        if differing:
+            raise ConfigError(
+                f"{folder} holds another run: {'; '.join(differing)}. Choose another --out, or remove that folder."
+            )
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty and holds no run of llm-jepa. Choose another --out.")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(config, yaml.safe_dump(settings, sort_keys=True, allow_unicode=True))
+
+
+def differences(old: Settings, new: Settings) -> list[str]:
+    """Return a sentence part for each key in which two settings differ."""
+    return [
+        f"{key} was {old.get(key, 'not set')!r} and is {new.get(key, 'not set')!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, "not set") != new.get(key, "not set")
+    ]
+
+
+def build_trainer(run: RunConfig, seed: int, folder: Path, *, progress: bool = False) -> tuple[JEPATrainer, LoadedData]:
+    """Load the data, build the model and the trainer of a run; the seed is set before the weights are drawn."""
+    own_tokenizer = run.model.model_name_or_path and not run.data.tokenizer_name_or_path
+    tokenizer = load_tokenizer(str(run.model.model_name_or_path)) if own_tokenizer else None
+    data = load_data(run.data, run.jepa, tokenizer)
+    train_pairs = shuffle_code_views(data.train.pairs, seed) if run.data.shuffle_views else data.train.pairs
+    arguments = run.training_arguments(folder, seed=seed, disable_tqdm=not progress)
+    set_seed(seed)
+    jepa = _build_jepa(run, data)
+    looks = _validation_generations(run, data, jepa)
+    trainer = JEPATrainer(
+        jepa,
+        arguments,
+        train_pairs,
+        data.validation.pairs,
+        pad_token_id=data.encoder.pad_id,
+        processing_class=data.tokenizer,
+        extra_metrics=looks,
+        callbacks=[MetricsFile(folder / "metrics.jsonl"), StepLog(progress)],
+    )
+    trainer.remove_callback(PrinterCallback)  # prints raw dicts to standard output
+    trainer.remove_callback(ProgressCallback)
+    return trainer, data
+
+
+def _build_jepa(run: RunConfig, data: LoadedData) -> LLMJEPA:
+    rows = [data.train, data.validation, data.test]
+    longest = max((len(pair) for split in rows for pair in split.pairs), default=0)
+    model: nn.Module = build_model(
+        run.model,
+        data.tokenizer,
+        end_id=data.encoder.end_ids[0],
+        pad_id=data.encoder.pad_id,
+        max_length=longest + run.jepa.jepa_k,
+    )
+    try:
+        return LLMJEPA(model, run.jepa)
+    except UnsupportedModelError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _evaluation_settings(run: RunConfig, data: LoadedData) -> EvaluationConfig:
+    """Fill in the longest answer: that of the training rows plus 16, so that a model that does not stop is seen."""
+    if run.evaluation.max_new_tokens is not None:
+        return run.evaluation
+    longest = max(len(pair.code_ids) for pair in data.train.pairs)
+    return replace(run.evaluation, max_new_tokens=longest + 16)
+
+
+def _validation_generations(run: RunConfig, data: LoadedData, jepa: LLMJEPA) -> Callable[[], dict[str, float]] | None:
+    """Return what scores answers to the first validation rows, at each look during training."""
+    count = min(run.evaluation.validation_generations, len(data.validation))
+    if not count:
+        return None
+    rows = EncodedPairs(data.validation.pairs[:count], data.validation.examples[:count])
+    settings = _evaluation_settings(run, data)
+
+    def score() -> dict[str, float]:
+        metrics, _ = score_generations(jepa, data.encoder, rows, settings)
+        return {settings.metric: metrics[settings.metric]}
+
+    return score
+
+
+def _validation_scores(trainer: JEPATrainer) -> dict[str, Any]:
+    """Return the last look at the validation rows, on which every choice is to be made."""
+    looks = [line for line in trainer.state.log_history if "eval_ce_loss" in line]
+    if not looks:
+        return {}
+    return {"validation": {key.removeprefix("eval_"): value for key, value in looks[-1].items() if key != "epoch"}}
+
+
+def _fingerprint(run: RunConfig) -> dict[str, str]:
+    return data_fingerprint([run.data.train_file, run.data.validation_file, run.data.test_file])
+
+
+def count_step_flops(trainer: JEPATrainer, num_batches: int = FLOP_BATCHES) -> float:
+    """Return the counted FLOPs of forward and backward of a batch, the mean over the first batches of epoch 0.
+
+    Every arm counts the same rows. Matrix products and attention are counted, as PyTorch's counter does.
+    """
+    pairs = list(trainer.train_dataset)  # type: ignore[arg-type]
+    size = trainer.args.train_batch_size
+    collate = FusedCollator(trainer.jepa.config, trainer.pad_token_id)
+    batches = [pairs[start : start + size] for start in range(0, min(len(pairs), num_batches * size), size)]
+    model = trainer.jepa.train()
+    counter = FlopCounterMode(display=False)
+    with counter:
+        for rows in batches:
+            model(collate(rows).to(trainer.args.device), step=_step_with_views(model)).loss.backward()
+            model.zero_grad()
+    model.eval()
+    return counter.get_total_flops() / len(batches)
+
+
+def _step_with_views(jepa: LLMJEPA) -> int:
+    """Return a step that loss dropout keeps, so that the cost counted is that of a step with its views."""
+    return next(step for step in range(10**6) if not jepa.loss_dropout.drops(step))
+
+
+class MetricsFile(TrainerCallback):
+    """Appends every line of the training log to metrics.jsonl; nan is written as null.
+
+    A run that resumes begins with the lines its checkpoint remembers, so that no step stands twice.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            write_whole(self.path, "".join(_json_line(line) for line in state.log_history))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_json_line({"step": state.global_step, **(logs or {})}))
+
+
+def _json_line(values: dict[str, Any]) -> str:
+    return json.dumps(_json_safe(values), ensure_ascii=False) + "\n"
+
+
+def _json_safe(value: Any) -> Any:
+    """Return plain JSON values: tensors and numpy numbers as numbers, nan and infinity as None."""
+    if isinstance(value, dict):
+        return {key: _json_safe(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_safe(each) for each in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

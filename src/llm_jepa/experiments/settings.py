@@ -1,0 +1,294 @@
+"""From a flat YAML file to checked settings: of one run, and of an experiment of many.
+
+A run's settings are the fields of five dataclasses under their own names, side by side: data (`DataConfig`),
+model (`ModelConfig`), objective (`JEPAConfig`), training (`JEPATrainingArguments`, that is every field of
+transformers' TrainingArguments) and evaluation (`EvaluationConfig`). An experiment adds its own
+(`ExperimentConfig`). Each fact has one place: the field's help text is the command line's and the docs'.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Union
+
+import yaml
+
+from llm_jepa.data.config import DataConfig
+from llm_jepa.errors import ConfigError
+from llm_jepa.evaluation.evaluate import EvaluationConfig
+from llm_jepa.objective import JEPAConfig
+from llm_jepa.training.arguments import JEPATrainingArguments
+from llm_jepa.training.models import ModelConfig
+
+Settings = dict[str, Any]
+
+# Fields of TrainingArguments that the experiment decides: a YAML file that set them would be ignored.
+MANAGED = frozenset(
+    {
+        *("output_dir", "resume_from_checkpoint", "seed", "disable_tqdm", "label_names"),
+        *("do_train", "do_eval", "do_predict", "include_num_input_tokens_seen"),
+    }
+)
+
+BUILT_IN_ARMS: dict[str, Settings] = {
+    "ntp": {"jepa_lambda": 0.0},
+    "jepa": {},
+    "jepa_shuffled": {"shuffle_views": True},
+    "jepa_lambda0": {"jepa_lambda": 0.0},
+}
+DEFAULT_SEEDS = (82, 23, 37)  # the first three of the paper's five
+
+
+@dataclass
+class ExperimentConfig:
+    """What is compared. Fields of a run stand beside these in the same file, and hold for every arm.
+
+    Raises:
+        ValueError: If there is no arm or no seed, or a name or number cannot be used.
+    """
+
+    arms: dict[str, Settings] = field(
+        default_factory=lambda: {"ntp": {}, "jepa": {}, "jepa_shuffled": {}},
+        metadata={
+            "help": "Arms by name, each with the fields that it changes. Built in: ntp (jepa_lambda 0), jepa, "
+            "jepa_shuffled (code views of other pairs), jepa_lambda0 (the JEPA path with jepa_lambda 0)."
+        },
+    )
+    baseline: str = field(default="ntp", metadata={"help": "The arm that all others are compared with."})
+    seeds: list[int] = field(
+        default_factory=lambda: list(DEFAULT_SEEDS),
+        metadata={"help": "Seeds, each run in every arm with the same weights and rows. Six or more are advised."},
+    )
+    workers: int = field(default=2, metadata={"help": "Runs at the same time."})
+
+    def __post_init__(self) -> None:
+        if not self.arms:
+            raise ValueError("arms is empty. Name at least two, ntp and jepa say.")
+        for arm in self.arms:
+            if not arm or not all(char.isalnum() or char in "_-." for char in arm) or arm.startswith("."):
+                raise ValueError(f"The arm {arm!r} names a folder: use letters, digits, '_', '-' and '.' only.")
+        if self.baseline not in self.arms:
+            raise ValueError(f"baseline={self.baseline!r} is not one of the arms: {', '.join(self.arms)}.")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds={self.seeds} must be at least one number, none of them twice.")
+        if not all(0 <= seed < 2**32 for seed in self.seeds):
+            raise ValueError(f"seeds={self.seeds} must lie between 0 and 2**32 - 1.")
+        if self.workers < 1:
+            raise ValueError(f"workers={self.workers} must be at least 1.")
+
+
+@dataclass
+class RunConfig:
+    """The checked settings of one run.
+
+    Attributes:
+        settings: The flat settings as given, without defaults: what `config.yaml` of the run holds.
+    """
+
+    data: DataConfig
+    model: ModelConfig
+    jepa: JEPAConfig
+    evaluation: EvaluationConfig
+    training: Settings
+    settings: Settings
+
+    def training_arguments(self, output_dir: str | Path, **changes: Any) -> JEPATrainingArguments:
+        """Return transformers' arguments for a run in `output_dir`."""
+        return _build(JEPATrainingArguments, self.training | {"output_dir": str(output_dir)} | changes)
+
+
+PARTS: dict[str, type] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "jepa": JEPAConfig,
+    "evaluation": EvaluationConfig,
+    "training": JEPATrainingArguments,
+}
+
+
+def read_yaml(path: str | Path) -> Settings:
+    """Return the mapping that a YAML file holds.
+
+    Raises:
+        ConfigError: If the file is missing or is no YAML mapping; the text names file and line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path} is not there. Expected a YAML file of settings, such as configs/demo.yaml.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or "it is not UTF-8 text"
+        raise ConfigError(f"{where}: not valid YAML: {problem}. Expected lines of `key: value`.") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"{path}: expected lines of `key: value`, found {type(content).__name__}.")
+    return content
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Return key and value of a `--set key=value`; the value is read as YAML.
+
+    Raises:
+        ConfigError: If there is no `=`, or the value is no YAML.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {text!r}: expected key=value, such as --set max_steps=100.")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text!r}: the value is not valid YAML.") from error
+
+
+def read_experiment(settings: Settings) -> tuple[ExperimentConfig, dict[str, RunConfig]]:
+    """Check flat settings as an experiment; return it and the run settings of each arm (without seed).
+
+    Raises:
+        ConfigError: If a key is unknown, a value wrong, or an arm changes what belongs to the experiment.
+    """
+    own = {each.name for each in dataclasses.fields(ExperimentConfig)}
+    experiment = _build(ExperimentConfig, _with_arms({key: settings[key] for key in settings if key in own}))
+    shared = {key: value for key, value in settings.items() if key not in own}
+    check_keys(shared, extra=own)
+    runs = {}
+    for arm, changes in experiment.arms.items():
+        for key in changes:
+            if key in own:
+                raise ConfigError(f"arms.{arm}.{key} belongs to the experiment. Set {key} outside of arms.")
+        base = BUILT_IN_ARMS.get(arm, {})
+        try:
+            runs[arm] = read_run({**shared, **base, **changes})
+        except ConfigError as error:
+            raise ConfigError(f"In arm {arm}: {error}") from error
+    return experiment, runs
+
+
+def read_run(settings: Settings) -> RunConfig:
+    """Check flat settings as those of one run.
+
+    Raises:
+        ConfigError: If a key is unknown or a value wrong; the text names the key.
+    """
+    check_keys(settings)
+    parts: dict[str, Any] = {}
+    for name, part in PARTS.items():
+        mine = {key: settings[key] for key in _field_names(part) if key in settings}
+        parts[name] = _coerced(part, mine) if part is JEPATrainingArguments else _build(part, mine)
+    run = RunConfig(**parts, settings=settings)
+    run.training_arguments("unused")  # transformers checks its own values
+    return run
+
+
+def check_keys(settings: Mapping[str, Any], extra: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    """Raise ConfigError for the first key that is not a field, with the nearest that is."""
+    known = {name for part in PARTS.values() for name in _field_names(part)} | set(extra)
+    for key in settings:
+        if key in MANAGED:
+            raise ConfigError(f"{key} is set by llm-jepa itself. Remove it; use --out for the output folder.")
+        if key not in known:
+            raise ConfigError(f"Unknown key {key!r}.{nearest(key, known)}")
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """Return " Did you mean ...?" with the nearest known name, or nothing."""
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _with_arms(settings: Settings) -> Settings:
+    """Read `arms: [ntp, jepa]` as well as `arms: {ntp: {}, jepa: {jepa_k: 2}}`."""
+    arms = settings.get("arms")
+    if isinstance(arms, list):
+        arms = dict.fromkeys(map(str, arms))
+    if isinstance(arms, dict):
+        arms = {str(arm): changes or {} for arm, changes in arms.items()}
+        for arm, changes in arms.items():
+            if not isinstance(changes, dict):
+                raise ConfigError(f"arms.{arm} is {changes!r}; expected the fields that it changes, as key: value.")
+            if not changes and arm not in BUILT_IN_ARMS:
+                raise ConfigError(
+                    f"Unknown arm {arm!r}: not built in, and it changes no field.{nearest(arm, BUILT_IN_ARMS)} "
+                    f"Built in: {', '.join(BUILT_IN_ARMS)}. Give any other as `{arm}: {{jepa_k: 2}}`, say."
+                )
+    elif arms is not None:
+        raise ConfigError(f"arms={arms!r}; expected names, or names with the fields that they change.")
+    return settings if arms is None else {**settings, "arms": arms}
+
+
+def _field_names(part: type) -> list[str]:
+    names = [each.name for each in dataclasses.fields(part) if each.init]
+    return [name for name in names if part is not JEPATrainingArguments or name not in MANAGED]
+
+
+def _build(part: type, settings: Settings) -> Any:
+    try:
+        return part(**_coerced(part, settings))
+    except (ValueError, TypeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(str(error)) from error
+
+
+def _coerced(part: type, settings: Settings) -> Settings:
+    """Return the settings with numbers that YAML took for text ("1e-5") as numbers, and types checked."""
+    hints = typing.get_type_hints(part)
+    return {key: _coerce(key, value, hints[key]) for key, value in settings.items()}
+
+
+def _coerce(key: str, value: Any, hint: Any) -> Any:
+    allowed = _plain_types(hint)
+    if value is None and type(None) in allowed:
+        return None
+    if isinstance(value, str) and str not in allowed and {int, float} & allowed:
+        value = _number(value)
+    if isinstance(value, float) and value.is_integer() and float not in allowed and int in allowed:
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and float in allowed and int not in allowed:
+        value = float(value)
+    simple = allowed & {int, float, str, bool, list, dict}
+    fits = isinstance(value, tuple(simple)) and not (isinstance(value, bool) and bool not in allowed)
+    if simple == allowed - {type(None)} and not fits:
+        names = " or ".join(sorted(each.__name__ for each in simple))
+        raise ConfigError(f"{key}={value!r} is of type {type(value).__name__}; expected {names}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key}={value} must be a finite number.")
+    return value
+
+
+def _number(text: str) -> Any:
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return int(number) if number.is_integer() and not set(text) & set(".eE") else number
+
+
+def _plain_types(hint: Any) -> set[type]:
+    """Return the types that an annotation allows: `int | None` gives {int, NoneType}."""
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return {each for part in typing.get_args(hint) for each in _plain_types(part)}
+    return {typing.get_origin(hint) or hint}
+
+
+def describe_fields(parts: Sequence[type]) -> list[tuple[str, str, str]]:
+    """Return (name, default, help) of every field of ours, for `--help` and the docs.
+
+    Of TrainingArguments only the fields that `JEPATrainingArguments` declares itself are ours.
+    """
+    rows = []
+    for part in parts:
+        for each in dataclasses.fields(part):
+            if each.name in MANAGED or (part is JEPATrainingArguments and each.name not in part.__annotations__):
+                continue
+            default = each.default_factory() if callable(each.default_factory) else each.default
+            rows.append((each.name, str(default), each.metadata["help"]))
+    return rows

@@ -1,0 +1,352 @@
+"""Is an arm better than its baseline? Paired comparisons over seeds, and words for the answer.
+
+Two arms with the same seed see the same rows in the same order from the same start, so their values are
+compared seed by seed: what a seed does to both cancels. Values are shares in [0, 1], higher is better;
+"points" in a sentence are hundredths of them. Nothing here reads a file.
+
+Letters: S seeds, N examples, R resamples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, stats
+
+Verdict = Literal["better", "worse", "no difference shown"]
+
+ALPHA = 0.05
+POWER = 0.8
+"""Chance of being shown that `smallest_detectable` is about; the custom of the field."""
+
+MAX_EXACT_SEEDS = 20
+"""Up to here all 2^n sign flips are counted (a million); above, NUM_FLIPS random ones."""
+NUM_FLIPS = 100_000
+
+# Differences of decimal fractions that are equal on paper differ by about 1e-17 in binary. Two shares of the
+# same test file differ by 1/N or not at all, so nothing real is this small.
+SAME = 1e-12
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """One arm against its baseline, over the seeds that both have.
+
+    Attributes:
+        arm, baseline: Names, for sentences.
+        n: Number of seeds that both have.
+        mean, baseline_mean: Means over those seeds; None if there is none.
+        delta: Mean difference, arm minus baseline; None if there is no seed.
+        std: Standard deviation of the differences (n - 1); None with n < 2.
+        ci: Paired t interval of the difference at `confidence`; None where `reason` says why.
+        p_value: Two-sided p of the paired t-test; with equal differences the sign-flip p; None with n < 2.
+        p_holm: `p_value` corrected for the number of comparisons (`correct_for_many`); alone, equal to it.
+        sign_flip_p: Two-sided p of the sign-flip test, which assumes no normal distribution. At least
+            2 / 2^n, so five seeds cannot go below 0.0625. None with n < 2.
+        smallest_detectable: Smallest true difference that a t-test at 0.05 with this n and std shows with a
+            chance of 80%; None where std is unknown or 0.
+        differences: Arm minus baseline by seed, in order of seed.
+        missing: Seeds that the arm lacks, and that the baseline lacks.
+        reason: Why something above is None, or what is unusual; empty if nothing is.
+    """
+
+    arm: str
+    baseline: str
+    n: int
+    mean: float | None = None
+    baseline_mean: float | None = None
+    delta: float | None = None
+    std: float | None = None
+    ci: tuple[float, float] | None = None
+    confidence: float = 0.95
+    p_value: float | None = None
+    p_holm: float | None = None
+    sign_flip_p: float | None = None
+    smallest_detectable: float | None = None
+    differences: dict[int, float] = field(default_factory=dict)
+    missing: dict[str, list[int]] = field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the numbers show (see `verdict`)."""
+        return verdict(self.delta, self.p_holm, self.ci)
+
+
+def compare_paired(
+    values: Mapping[int, float],
+    baseline: Mapping[int, float],
+    *,
+    confidence: float = 0.95,
+    arm: str = "arm",
+    baseline_arm: str = "baseline",
+) -> PairedComparison:
+    """Compare an arm with its baseline over the seeds that both have.
+
+    With n < 2 nothing is known of the spread: interval and p are None. If all differences are equal, the
+    t-test divides by zero; it would call two seeds that happen to agree a certainty. There the sign-flip p,
+    which needs no spread, stands in for it, and the interval is None: six seeds or more that differ equally
+    still show a difference; if nothing differs p is 1.
+
+    Args:
+        values: Seed to value of the arm.
+        baseline: Seed to value of the baseline.
+        confidence: Of the interval, in (0, 1).
+        arm, baseline_arm: Names for sentences and errors.
+
+    Raises:
+        ValueError: If a value is not finite (the text names arm and seed), or `confidence` is out of range.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence} must lie between 0 and 1, such as 0.95.")
+    check_finite(values, arm)
+    check_finite(baseline, baseline_arm)
+    seeds = sorted(set(values) & set(baseline))
+    missing = {arm: sorted(set(baseline) - set(values)), baseline_arm: sorted(set(values) - set(baseline))}
+    known = PairedComparison(
+        arm,
+        baseline_arm,
+        n=len(seeds),
+        confidence=confidence,
+        differences={seed: float(values[seed] - baseline[seed]) for seed in seeds},
+        missing={name: lacking for name, lacking in missing.items() if lacking},
+    )
+    if not seeds:
+        return replace(known, reason="no seed has both arms")
+    known = replace(
+        known,
+        mean=_mean([values[seed] for seed in seeds]),
+        baseline_mean=_mean([baseline[seed] for seed in seeds]),
+        delta=_mean(list(known.differences.values())),
+    )
+    if known.n < 2:
+        return replace(known, reason="one seed says nothing of the spread between seeds")
+    return _with_tests(known, scale=max(abs(float(v)) for s in seeds for v in (values[s], baseline[s])))
+
+
+def _with_tests(known: PairedComparison, scale: float) -> PairedComparison:
+    """Add spread, interval and p-values to a comparison of at least two seeds; values are about `scale` large."""
+    differences = np.array(list(known.differences.values()))
+    flip_p = sign_flip_p(differences, tolerance=SAME * scale)
+    if np.ptp(differences) <= SAME * scale:
+        reason = "the difference is the same in every seed, so p is that of the sign-flip test and there is no interval"
+        return replace(known, std=0.0, p_value=flip_p, p_holm=flip_p, sign_flip_p=flip_p, reason=reason)
+    test = stats.ttest_1samp(differences, 0.0)
+    low, high = test.confidence_interval(known.confidence)
+    std = float(differences.std(ddof=1))
+    return replace(
+        known,
+        std=std,
+        ci=(float(low), float(high)),
+        p_value=float(test.pvalue),
+        p_holm=float(test.pvalue),
+        sign_flip_p=flip_p,
+        smallest_detectable=smallest_detectable(known.n, std),
+    )
+
+
+def sign_flip_p(differences: ArrayLike, tolerance: float = SAME) -> float:
+    """Return the two-sided p of the sign-flip test on paired differences, (n,).
+
+    If the arms were the same, each difference could as well have had the other sign. p is the share of all
+    2^n sign choices whose sum is at least as far from 0 as the one seen; above 20 seeds, of 100,000 random
+    choices and the one seen (fixed seed).
+
+    Args:
+        differences: At least one number.
+        tolerance: Sums nearer than n times this count as equal.
+    """
+    diffs = np.asarray(differences, dtype=float)
+    n = len(diffs)
+    if n <= MAX_EXACT_SEEDS:
+        sums = np.zeros(1)
+        for diff in diffs:
+            sums = np.concatenate([sums + diff, sums - diff])
+    else:
+        signs = np.random.default_rng(0).choice([-1, 1], size=(NUM_FLIPS, n)).astype(np.int8)
+        sums = np.append(signs @ diffs, diffs.sum())
+    return float(np.mean(np.abs(sums) >= abs(diffs.sum()) - n * tolerance))
+
+
+def smallest_detectable(n: int, std: float) -> float | None:
+    """Return the smallest true difference that a two-sided paired t-test at 0.05 shows with a chance of 80%.
+
+    Under a true difference D the statistic follows a noncentral t distribution with n - 1 degrees of freedom
+    and noncentrality D * sqrt(n) / std, so this is the D where P(t > critical) reaches 0.8. A difference shown
+    with the wrong sign does not count, and hardly ever happens. `std` is the observed one, itself uncertain:
+    with few seeds read the result as an order of magnitude.
+
+    Returns:
+        The difference, in the unit of `std`; None with n < 2 or std 0.
+    """
+    if n < 2 or std <= 0:
+        return None
+    df = n - 1
+    critical = stats.t.ppf(1 - ALPHA / 2, df)
+
+    def lacking_power(noncentrality: float) -> float:
+        return float(stats.nct.sf(critical, df, noncentrality)) - POWER
+
+    # With one degree of freedom the root is near 1.3 times the critical value, with many below critical + 1.
+    root = optimize.brentq(lacking_power, 0.0, 2 * critical + 2)
+    return float(root * std / math.sqrt(n))
+
+
+def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Correct p-values for their number by Holm's step-down method; None stays None and is not counted.
+
+    The chance that any true null is called a difference at 0.05 is then at most 0.05, however the tests
+    depend on each other.
+
+    Raises:
+        ValueError: If a p-value lies outside [0, 1].
+    """
+    known = {name: p for name, p in p_values.items() if p is not None}
+    for name, p in known.items():
+        if not 0 <= p <= 1:
+            raise ValueError(f"The p-value of {name!r} is {p}; it must lie in [0, 1].")
+    corrected: dict[str, float | None] = dict.fromkeys(p_values)
+    largest = 0.0
+    for rank, (name, p) in enumerate(sorted(known.items(), key=lambda item: item[1])):
+        largest = max(largest, min(1.0, (len(known) - rank) * p))
+        corrected[name] = largest
+    return corrected
+
+
+def correct_for_many(comparisons: Sequence[PairedComparison]) -> list[PairedComparison]:
+    """Return the comparisons with `p_holm` corrected for their number; each is of another arm.
+
+    Raises:
+        ValueError: If an arm occurs twice.
+    """
+    corrected = holm({comparison.arm: comparison.p_value for comparison in comparisons})
+    if len(corrected) < len(comparisons):
+        raise ValueError("An arm is compared twice; Holm's correction needs each comparison once.")
+    return [replace(comparison, p_holm=corrected[comparison.arm]) for comparison in comparisons]
+
+
+def verdict(delta: float | None, p_holm: float | None, ci: tuple[float, float] | None) -> Verdict:
+    """Say what was shown: a direction only if the Holm p is below 0.05 and the interval, if any, leaves out 0."""
+    if delta is None or p_holm is None or p_holm >= ALPHA or delta == 0:
+        return "no difference shown"
+    if ci is not None and ci[0] <= 0 <= ci[1]:
+        return "no difference shown"
+    return "better" if delta > 0 else "worse"
+
+
+def bootstrap_over_examples(
+    correct: ArrayLike,
+    baseline_correct: ArrayLike,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Return a bootstrap interval of the mean difference that resamples seeds and examples.
+
+    The t interval over seeds takes the test file as given; this one also asks what another file of the same
+    kind would have shown. Both levels are drawn with replacement: S seeds, and N examples, the same examples
+    for all drawn seeds (every seed was scored on the same file) and for both arms. The interval runs between
+    percentiles of the R means. With few seeds percentile intervals are too short, so it stands beside the t
+    interval and decides nothing. With S = 1 only examples vary.
+
+    Args:
+        correct: 1 for right and 0 for wrong (or a score), (S, N), rows in the same order of seeds ...
+        baseline_correct: ... as here, columns the same examples, (S, N).
+        num_resamples: R.
+        seed: Of the drawing; the same seed gives the same interval.
+        confidence: Of the interval.
+
+    Raises:
+        ValueError: If the shapes differ or are empty, or a value is not finite.
+    """
+    scores, baseline = np.asarray(correct, dtype=float), np.asarray(baseline_correct, dtype=float)
+    if scores.ndim != 2 or scores.shape != baseline.shape or scores.size == 0:
+        raise ValueError(f"Scores must be two arrays (seeds, examples), not {scores.shape} and {baseline.shape}.")
+    differences = scores - baseline  # (S, N)
+    if not np.isfinite(differences).all():
+        raise ValueError("A score is not finite.")
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(_resampled_means(differences, num_resamples, seed), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _resampled_means(differences: NDArray[np.float64], num_resamples: int, seed: int) -> NDArray[np.float64]:
+    """Return the means of `differences` (S, N) over drawn rows and columns, (R,)."""
+    rng = np.random.default_rng(seed)
+    S, N = differences.shape
+    means = []
+    block = max(1, 2_000_000 // N)  # draws held at a time: 16 MB
+    for start in range(0, num_resamples, block):
+        count = min(block, num_resamples - start)
+        # A mean over drawn rows and columns is a weighted mean, the weights being how often each was drawn.
+        rows = rng.multinomial(S, np.full(S, 1 / S), size=count)  # (count, S)
+        drawn = rng.integers(N, size=(count, N)) + N * np.arange(count)[:, None]
+        columns = np.bincount(drawn.ravel(), minlength=count * N).reshape(count, N)
+        means.append((rows * (columns @ differences.T)).sum(1) / (S * N))
+    return np.concatenate(means)
+
+
+def sentence(comparison: PairedComparison) -> str:
+    """Say the result of one comparison in plain English, in points.
+
+    A null result comes with the smallest difference that this many seeds could have shown, since "no
+    difference shown" is no proof of equality.
+    """
+    c = comparison
+    if c.mean is None or c.baseline_mean is None or c.delta is None:
+        return f"{c.arm} against {c.baseline}: {c.verdict}, since {c.reason}.{_missing(c)}"
+    text = f"{c.arm}: {c.mean:.1%} against {c.baseline_mean:.1%} ({c.baseline}), {_points(c.delta, sign=True)} points"
+    if c.ci is not None:
+        text += f", {100 * c.confidence:g}% interval {_points(c.ci[0], sign=True)} to {_points(c.ci[1], sign=True)}"
+    if c.p_holm is not None:
+        text += f", Holm p {format_p(c.p_holm)}"
+    text += f": {c.verdict}."
+    if c.reason:
+        text += f" {c.reason[0].upper()}{c.reason[1:]}."
+    if c.verdict == "no difference shown" and c.smallest_detectable is not None:
+        corrected = "" if c.p_holm == c.p_value else ", before Holm's correction"
+        text += (
+            f" With {c.n} seeds and this spread, a true difference of about {_points(c.smallest_detectable)} points"
+            f" would be shown four times in five{corrected}; a smaller one less often."
+        )
+    if c.n < 6 and c.verdict != "no difference shown":
+        text += f" {c.n} seeds are few: the sign-flip test cannot go below p {format_p(2 / 2**c.n)} with them."
+    return text + _missing(c)
+
+
+def format_p(p: float | None) -> str:
+    """Return a p-value with two significant digits, `<0.001` below that, `-` for None."""
+    if p is None:
+        return "-"
+    return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def check_finite(values: Mapping[int, float], arm: str) -> None:
+    """Raise ValueError, naming arm and seed, if a value is not finite."""
+    for seed, value in values.items():
+        if not math.isfinite(value):
+            raise ValueError(
+                f"Arm {arm!r}, seed {seed}: the value is {value}. A run that failed must be left out, not averaged."
+            )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _points(share: float, sign: bool = False) -> str:
+    """Return a share in points: 0.018 is `1.8`; two decimals where one would show 0."""
+    points = 100 * share
+    digits = 1 if abs(points) >= 0.05 else 2
+    return f"{points:+.{digits}f}" if sign else f"{points:.{digits}f}"
+
+
+def _missing(comparison: PairedComparison) -> str:
+    return "".join(
+        f" Seeds without {name}, left out: {', '.join(map(str, seeds))}." for name, seeds in comparison.missing.items()
+    )

@@ -1,0 +1,33 @@
+"""Files that a reader, or a crash, finds whole: the old one or the new one, never a part."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_whole(path: str | Path, text: str) -> None:
+    """Write `text` beside `path`, flush it to disk, and rename it into place."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, as `write_whole` does; nan and infinity are refused."""
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
+    """Return the whole lines of a JSONL file; a last line that a crash cut short is left out."""
+    lines = Path(path).read_bytes().split(b"\n")[:-1]  # what follows the last line break is not a whole line
+    return [json.loads(line) for line in lines if line.strip()]

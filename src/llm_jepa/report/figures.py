@@ -1,0 +1,328 @@
+"""Figures of an experiment: how its arms trained, and how they compare with the baseline.
+
+Every figure is drawn on a `Figure` of its own: no pyplot, no global state, no display. Each is written as SVG, for
+reports, and PNG, for everything else. An arm has the same colour and marker in all figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from numpy.typing import NDArray
+
+Row = Mapping[str, Any]
+Runs = Mapping[str, Mapping[int, Sequence[Row]]]
+
+# Okabe and Ito (2008), told apart with every common colour blindness; yellow is left out, too faint on white.
+PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Colours come round after seven arms; markers and dashes then still tell arms apart.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+DASHES = ("-", "--", ":", "-.")
+
+INK, FAINT = "#222222", "#8A8A8A"
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text: small, searchable, crisp
+    "svg.hashsalt": "llm-jepa",  # the same figure gives the same file
+}
+ROUND_STEPS = (1, 2, 2.5, 5, 10)
+"""Distances of ticks, up to a power of ten."""
+
+PNG_DPI = 160
+"""Dots an inch of the PNG: 7 inches are 1120 dots, sharp at the width of a page."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One small chart: which key of metrics.jsonl it shows, under which title and unit.
+
+    Attributes:
+        keys: Names of the key; the first that a row has is taken.
+        title: What is shown.
+        unit: Label of the vertical axis.
+        percent: Show a share in percent.
+        reference: Height of a dashed line that the unit explains; None for no line.
+    """
+
+    keys: tuple[str, ...]
+    title: str
+    unit: str
+    percent: bool = False
+    reference: float | None = None
+
+
+FIGURES: dict[str, tuple[Panel, ...]] = {
+    "loss": (
+        Panel(("ce_loss",), "Cross-entropy, training", "nats per token"),
+        Panel(("eval_ce_loss",), "Cross-entropy, held out", "nats per token"),
+    ),
+    "accuracy": (
+        Panel(("eval_exact_match", "exact_match", "eval/exact_match"), "Exact match, held out", "%", percent=True),
+        Panel(("eval_startswith", "startswith", "eval/startswith"), "Starts with gold, held out", "%", percent=True),
+        Panel(("eval_token_accuracy", "token_accuracy"), "Next-token accuracy, held out", "%", percent=True),
+    ),
+    "jepa_loss": (
+        Panel(("jepa_loss",), "JEPA distance, training", "distance per pair"),
+        Panel(("eval_jepa_loss",), "JEPA distance, held out", "distance per pair"),
+    ),
+    "monitors": (
+        Panel(("gap",), "Gap, matched minus shuffled", "cosine (0: no match)", reference=0.0),
+        Panel(("retrieval@1",), "Retrieval@1, text to code", "%", percent=True),
+        Panel(("mean_pairwise_cosine",), "Mean pairwise cosine of targets", "cosine (1: all alike)", reference=1.0),
+        Panel(("feature_std",), "Feature spread of targets", "0: all alike, 1: isotropic", reference=0.0),
+        Panel(("effective_rank",), "Effective rank of targets", "directions"),
+    ),
+}
+"""The figures by name. A key is also looked up as `monitor/KEY`."""
+
+
+def plot_curves(runs: Runs, keys: Sequence[str] | None, out_dir: str | Path) -> list[Path]:
+    """Draw how the arms trained, one small chart a quantity: mean line over seeds, band from lowest to highest.
+
+    What no row holds is left out: a chart without values, a figure without charts. Values that are not finite
+    (such as the JEPA distance of a run without JEPA) are gaps. A mean is drawn where at least one seed has a
+    value, at the steps that any seed logged.
+
+    Args:
+        runs: Arm to seed to the rows of metrics.jsonl, dicts with `step` and any of the keys.
+        keys: Names of the figures to draw, or keys of rows (each gets a figure); None draws all of `FIGURES`.
+        out_dir: Folder, made if it is missing.
+
+    Returns:
+        The files written, `curves_NAME.svg` and `curves_NAME.png` for each figure.
+    """
+    written: list[Path] = []
+    for name in FIGURES if keys is None else keys:
+        panels = FIGURES.get(name, (Panel((name,), name, ""),))
+        drawable = [(panel, curves) for panel in panels if (curves := _curves_of(runs, panel))]
+        if drawable:
+            with mpl.rc_context(STYLE):
+                figure = _curves_figure(drawable, list(runs))
+            written += _save(figure, Path(out_dir), f"curves_{name.replace('/', '_').replace('@', '_at_')}")
+    return written
+
+
+def plot_comparison(results: Mapping[str, Any], out_dir: str | Path) -> list[Path]:
+    """Draw a results.json: each seed's value and the mean by arm, beside the differences to the baseline.
+
+    Left: a dot a seed, a bar at the mean, in percent. Right: a dot a seed's difference, the mean and its 95%
+    interval, in points; in the margin the verdict. An interval that crosses the line at 0 shows no difference.
+
+    Returns:
+        The files written, `comparison.svg` and `comparison.png`.
+    """
+    with mpl.rc_context(STYLE):
+        figure = _comparison_figure(results)
+    return _save(figure, Path(out_dir), "comparison")
+
+
+# ---- curves ----
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Mean, lowest and highest value over the seeds of an arm at each step, all (steps,)."""
+
+    steps: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+def summarize_seeds(by_seed: Mapping[int, Sequence[Row]], keys: Sequence[str]) -> Curve | None:
+    """Return the curve of one arm for the first of `keys` that a row holds; None if no row holds a finite value."""
+    at_step: dict[float, dict[int, float]] = {}
+    for seed, rows in by_seed.items():
+        for row in rows:
+            value = next((row[name] for key in keys for name in (key, f"monitor/{key}") if name in row), None)
+            if _is_number(value) and _is_number(row.get("step")):
+                at_step.setdefault(float(row["step"]), {})[seed] = float(value)  # a resumed step counts once
+    if not at_step:
+        return None
+    steps = sorted(at_step)
+    values = [list(at_step[step].values()) for step in steps]
+    return Curve(
+        np.array(steps),
+        np.array([sum(v) / len(v) for v in values]),
+        np.array([min(v) for v in values]),
+        np.array([max(v) for v in values]),
+    )
+
+
+def _curves_of(runs: Runs, panel: Panel) -> dict[str, Curve]:
+    curves = {arm: summarize_seeds(by_seed, panel.keys) for arm, by_seed in runs.items()}
+    return {arm: curve for arm, curve in curves.items() if curve is not None}
+
+
+def _curves_figure(drawable: Sequence[tuple[Panel, dict[str, Curve]]], arms: Sequence[str]) -> Figure:
+    columns = min(len(drawable), 3 if len(drawable) > 4 else 2)
+    rows = math.ceil(len(drawable) / columns)
+    width = 3.5 * columns + (1.2 if columns == 1 else 0.2)  # inches
+    shown = [arm for arm in arms if any(arm in curves for _, curves in drawable)]
+    per_line = max(1, int(width * 12 / (max(len(arm) for arm in shown) + 6)))  # names to a legend line
+    legend_lines = math.ceil(len(shown) / per_line)
+    figure = Figure(figsize=(width, 2.6 * rows + 0.25 * legend_lines + 0.3), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, (panel, curves) in zip(axes, drawable, strict=False):
+        _draw_panel(axis, panel, curves, arms)
+    for axis in axes[len(drawable) :]:
+        axis.set_visible(False)
+    handles = [_key_of(arm, arms) for arm in shown]
+    figure.legend(handles=handles, loc="outside upper left", ncols=min(per_line, len(shown)), handlelength=2.4)
+    return figure
+
+
+def _draw_panel(axis: Axes, panel: Panel, curves: Mapping[str, Curve], arms: Sequence[str]) -> None:
+    scale = 100 if panel.percent else 1
+    for arm, curve in curves.items():
+        look = _look(arm, arms)
+        axis.fill_between(
+            curve.steps, scale * curve.low, scale * curve.high, color=look["color"], alpha=0.16, linewidth=0
+        )
+        marker = look["marker"] if len(curve.steps) == 1 else ""  # one check is a point, not an invisible line
+        axis.plot(
+            curve.steps,
+            scale * curve.mean,
+            color=look["color"],
+            linestyle=look["linestyle"],
+            linewidth=look["linewidth"],
+            marker=marker,
+        )
+    if panel.reference is not None:
+        axis.axhline(panel.reference, color=FAINT, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    axis.set_title(panel.title)
+    axis.set_xlabel("optimizer step")
+    axis.set_ylabel(panel.unit)
+    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=ROUND_STEPS))
+    axis.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND_STEPS))
+    axis.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
+    axis.margins(x=0.02)
+
+
+# ---- comparison ----
+
+
+def _comparison_figure(results: Mapping[str, Any]) -> Figure:
+    arms = list(results["arms"])
+    comparisons = {comparison["arm"]: comparison for comparison in results["comparisons"]}
+    figure = Figure(figsize=(9.0, 1.5 + 0.62 * len(arms)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.25))
+    for height, arm in enumerate(arms):
+        look = _look(arm, arms)
+        _draw_values(left, height, results["arms"][arm], look)
+        if arm in comparisons:
+            _draw_difference(right, height, comparisons[arm], look)
+            _write_verdict(right, height, comparisons[arm])
+    right.axvline(0, color=INK, linewidth=1, zorder=1)
+    baseline = next(iter(comparisons.values()))["baseline"] if comparisons else arms[0]
+    left.set_yticks(range(len(arms)), [_shortened(arm) for arm in arms])
+    left.set_ylim(len(arms) - 0.4, -0.6)  # the first arm on top
+    left.set_title(f"{str(results['metric']).replace('_', ' ').capitalize()}, by seed")
+    left.set_xlabel("% (bar: mean over seeds)")
+    right.set_title(f"Difference to {_shortened(baseline)}")
+    right.set_xlabel("points (line: 95% interval; dots: seeds)")
+    for axis in (left, right):
+        axis.grid(axis="y", visible=False)
+        axis.tick_params(axis="y", length=0)
+        axis.xaxis.set_major_locator(MaxNLocator(6, steps=ROUND_STEPS))
+    return figure
+
+
+def _draw_values(axis: Axes, height: float, summary: Mapping[str, Any], look: Mapping[str, Any]) -> None:
+    values = [100 * value for value in summary["seeds"].values()]
+    spread = _side_by_side(len(values))
+    axis.scatter(values, height + spread, s=20, color=look["color"], marker=look["marker"], alpha=0.55, linewidth=0)
+    if summary["mean"] is not None:
+        mean = 100 * summary["mean"]
+        axis.plot([mean, mean], [height - 0.27, height + 0.27], color=look["color"], linewidth=2.4)
+
+
+def _draw_difference(axis: Axes, height: float, comparison: Mapping[str, Any], look: Mapping[str, Any]) -> None:
+    if comparison["delta"] is None:
+        return
+    differences = [100 * value for value in (comparison.get("differences") or {}).values()]
+    delta = 100 * comparison["delta"]
+    dots = height + 0.14 + _side_by_side(len(differences), width=0.06)
+    axis.scatter(differences, dots, s=14, color=look["color"], marker=look["marker"], alpha=0.4, linewidth=0)
+    if comparison["ci95"] is not None:
+        low, high = (100 * bound for bound in comparison["ci95"])
+        axis.plot([low, high], [height, height], color=look["color"], linewidth=2.2, solid_capstyle="butt")
+    axis.plot([delta], [height], marker=look["marker"], color=look["color"], markersize=6.5, markeredgecolor="white")
+
+
+def _write_verdict(axis: Axes, height: float, comparison: Mapping[str, Any]) -> None:
+    """Write the difference and the verdict in the margin, where nothing is drawn."""
+    delta = "" if comparison["delta"] is None else f"{100 * comparison['delta']:+.1f}  ".replace("-", "\N{MINUS SIGN}")
+    at = (1.02, height)
+    axis.annotate(f"{delta}{comparison['verdict']}", at, xycoords=("axes fraction", "data"), va="center", color=INK)
+
+
+# ---- shared ----
+
+
+def _look(arm: str, arms: Sequence[str]) -> dict[str, Any]:
+    """Return colour, marker and dash of an arm, which depend on its place among the arms only."""
+    place = list(arms).index(arm)
+    return {
+        "color": PALETTE[place % len(PALETTE)],
+        "marker": MARKERS[place % len(MARKERS)],
+        "linestyle": DASHES[place // len(PALETTE) % len(DASHES)],
+        "linewidth": max(1.2, 2.6 - 0.35 * place),  # thinner on top of thicker: equal curves all stay visible
+    }
+
+
+def _key_of(arm: str, arms: Sequence[str]) -> Line2D:
+    look = _look(arm, arms)
+    return Line2D([], [], color=look["color"], linestyle=look["linestyle"], linewidth=2, label=_shortened(arm))
+
+
+def _shortened(name: str, room: int = 28) -> str:
+    # A $ would start mathematics, and an underscore in front would hide a legend entry.
+    name = name if len(name) <= room else f"{name[: room // 2 - 1]}..{name[-(room // 2 - 1) :]}"
+    return name.replace("$", r"\$")
+
+
+def _side_by_side(count: int, width: float = 0.16) -> NDArray[np.float64]:
+    """Return small offsets that keep dots of equal value apart; the same every time."""
+    return np.linspace(-width, width, count) if count > 1 else np.zeros(count)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _save(figure: Figure, out_dir: Path, name: str) -> list[Path]:
+    out_dir.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure)
+    paths = [out_dir / f"{name}.svg", out_dir / f"{name}.png"]
+    with mpl.rc_context(STYLE):
+        figure.savefig(paths[0], metadata={"Date": None})  # no date: the same figure gives the same bytes
+        figure.savefig(paths[1], dpi=PNG_DPI, facecolor="white")
+    return paths

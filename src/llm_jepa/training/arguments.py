@@ -1,0 +1,68 @@
+"""The settings of training: transformers' own, with the defaults that this method needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from transformers import TrainingArguments
+
+PRECISIONS = ("auto", "float32", "bf16")
+
+
+@dataclass
+class JEPATrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments`, every field by its own name; what differs is listed here.
+
+    Defaults that differ on purpose: columns are kept, a non-finite loss is never smoothed over, rows are
+    grouped by length, nothing is reported to a tracker, checkpoints are off unless `save_steps` is set, and
+    gradient checkpointing is the non-reentrant one.
+    """
+
+    output_dir: str | None = field(default=None, metadata={"help": "Folder of checkpoints and of the model."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate (our choice, for `nano`)."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Pairs in a batch, on each device."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Shape of the learning rate over the steps."})
+    warmup_steps: float = field(
+        default=0.05, metadata={"help": "Steps of linear warm-up; below 1, a share of all steps."}
+    )
+    logging_steps: float = field(default=20, metadata={"help": "Steps between two lines of the training log."})
+    save_strategy: str = field(default="no", metadata={"help": "When checkpoints are written: no, steps or epoch."})
+    eval_strategy: str = field(
+        default="steps", metadata={"help": "When held-out rows are looked at: no, steps, epoch."}
+    )
+    eval_steps: float | None = field(
+        default=0.1, metadata={"help": "Steps between two looks at held-out rows; below 1, a share of all steps."}
+    )
+    report_to: str = field(default="none", metadata={"help": "Trackers to report to; none by default."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off: rows are pairs."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must stay off: it would hide a nan loss."})
+    train_sampling_strategy: str = field(
+        default="group_by_length",
+        metadata={"help": "Order of training rows: group_by_length (least padding), random or sequential."},
+    )
+    precision: str = field(
+        default="auto", metadata={"help": "auto (bf16 on a GPU that has it, else float32), float32 or bf16."}
+    )
+    monitor_pairs: int = field(
+        default=128, metadata={"help": "Held-out pairs whose embeddings are looked at, in one batch."}
+    )
+    stop_on_collapse: bool = field(
+        default=False, metadata={"help": "End the run when the collapse alarm goes off, instead of going on."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision!r} is not one of: {', '.join(PRECISIONS)}.")
+        for name in ("remove_unused_columns", "logging_nan_inf_filter"):
+            if getattr(self, name):
+                raise ValueError(f"{name}=True is not possible here: {type(self).__name__} needs it off.")
+        if self.monitor_pairs < 2:
+            raise ValueError(f"monitor_pairs={self.monitor_pairs} must be at least 2: one pair has no gap.")
+        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        if self.precision == "bf16" or (self.precision == "auto" and has_bf16 and not self.fp16):
+            self.bf16 = True
+        if self.gradient_checkpointing and self.gradient_checkpointing_kwargs is None:
+            self.gradient_checkpointing_kwargs = {"use_reentrant": False}
+        self.dataloader_pin_memory &= torch.cuda.is_available()
+        super().__post_init__()

@@ -1,0 +1,71 @@
+"""Both views of many pairs as vectors, without training anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from llm_jepa.objective import LLMJEPA, FusedCollator, Pair
+from llm_jepa.objective.backbone import evaluating
+
+
+@dataclass
+class ViewEmbeddings:
+    """Embeddings of N pairs.
+
+    Attributes:
+        text_pred: The text's side, (N, C), float32 on the CPU.
+        code_emb: The code's side, (N, C), float32 on the CPU.
+        code_groups: A number for each distinct code, (N,).
+        jepa_loss: Mean distance a pair.
+    """
+
+    text_pred: Tensor
+    code_emb: Tensor
+    code_groups: Tensor
+    jepa_loss: float
+
+
+def view_embeddings(
+    jepa: LLMJEPA,
+    pairs: Sequence[Pair],
+    pad_token_id: int,
+    *,
+    batch_size: int = 128,
+    context: Callable[[], AbstractContextManager] = nullcontext,
+) -> ViewEmbeddings:
+    """Encode both views of `pairs`, in evaluation mode and without gradient.
+
+    A model trained with `jepa_lambda` 0 never learned [PRED], so its text side is Enc(Text): k = 0.
+
+    Args:
+        jepa: The model under its objective.
+        pairs: The pairs, N of them.
+        pad_token_id: Id that fills padding.
+        batch_size: Pairs in one forward.
+        context: Entered around each forward (mixed precision).
+    """
+    config = jepa.config if jepa.config.uses_views else replace(jepa.config, jepa_k=0)
+    collate = FusedCollator(config, pad_token_id, monitor=True)
+    device = jepa.predictor.embedding.device
+    texts, codes, distance = [], [], 0.0
+    with evaluating(jepa):
+        for start in range(0, len(pairs), batch_size):
+            batch = collate(pairs[start : start + batch_size])
+            with context():
+                output = jepa(batch.to(device), monitor=True)
+            assert output.text_pred is not None and output.code_emb is not None
+            texts.append(output.text_pred.float().cpu())
+            codes.append(output.code_emb.float().cpu())
+            distance += output.jepa_loss.item() * batch.num_pairs
+    return ViewEmbeddings(torch.cat(texts), torch.cat(codes), code_groups(pairs), distance / len(pairs))
+
+
+def code_groups(pairs: Sequence[Pair]) -> Tensor:
+    """Number the distinct codes in order of appearance, (N,): pairs of equal number have equal code."""
+    numbers: dict[tuple[int, ...], int] = {}
+    return torch.tensor([numbers.setdefault(tuple(pair.code_ids), len(numbers)) for pair in pairs])

@@ -1,0 +1,102 @@
+"""What a trained model looks like on disk: a plain transformers folder, with [PRED] in a file beside it.
+
+    config.json, model.safetensors, tokenizer files      any transformers program loads these
+    jepa.safetensors                                     [PRED], (number of vectors, C)
+    jepa_config.json                                     the objective
+    jepa_target.safetensors                              the slow copy, with jepa_target ema, in checkpoints
+
+Only safetensors and JSON are written and read.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+
+from llm_jepa.errors import DataError
+from llm_jepa.objective import LLMJEPA, JEPAConfig
+
+WEIGHTS, PREDICTOR, TARGET, CONFIG = (
+    "model.safetensors",
+    "jepa.safetensors",
+    "jepa_target.safetensors",
+    "jepa_config.json",
+)
+
+
+def save_jepa(
+    jepa: LLMJEPA, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None = None, *, with_target: bool = False
+) -> None:
+    """Write the model, [PRED] and the objective to `folder`.
+
+    Args:
+        jepa: What to save.
+        folder: Where; it is made if need be.
+        tokenizer: Saved beside the model, so that the folder loads on its own.
+        with_target: Save the slow copy too: a checkpoint needs it, a finished model does not.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    jepa.model.save_pretrained(folder)  # type: ignore[operator]
+    save_file({"embedding": jepa.predictor.embedding.detach().contiguous()}, folder / PREDICTOR)
+    (folder / CONFIG).write_text(json.dumps(jepa.config.to_dict(), indent=2) + "\n")
+    if with_target and jepa.target is not None:
+        save_file(_plain(jepa.target), folder / TARGET)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+
+
+def load_jepa(folder: str | Path, *, check: bool = True) -> LLMJEPA:
+    """Load what `save_jepa` wrote.
+
+    Raises:
+        DataError: If the folder lacks one of its files.
+    """
+    folder = Path(folder)
+    for name in (CONFIG, PREDICTOR):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder} holds no {name}, so it is not a model saved by llm-jepa. Point to RUN/model.")
+    config = JEPAConfig(**json.loads((folder / CONFIG).read_text()))
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    jepa = LLMJEPA(model, config, check=check)
+    _load_predictor(jepa, folder)
+    return jepa
+
+
+def restore_weights(jepa: LLMJEPA, folder: str | Path) -> None:
+    """Put the weights of a checkpoint folder into `jepa`, in place.
+
+    Raises:
+        DataError: If the folder's weights are not those of this model.
+    """
+    folder = Path(folder)
+    result = jepa.model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+    tied = set(getattr(jepa.model, "all_tied_weights_keys", None) or ())
+    missing = [name for name in result.missing_keys if name not in tied]
+    if missing or result.unexpected_keys:
+        raise DataError(
+            f"{folder / WEIGHTS} is not of this model: it lacks {missing[:3]} and has {result.unexpected_keys[:3]}. "
+            "Resume with the model's own settings, or start a new output folder."
+        )
+    _load_predictor(jepa, folder)
+    if jepa.target is not None:
+        jepa.target.load_state_dict(load_file(folder / TARGET))
+
+
+def _load_predictor(jepa: LLMJEPA, folder: Path) -> None:
+    saved = load_file(folder / PREDICTOR)["embedding"]
+    if saved.shape != jepa.predictor.embedding.shape:
+        raise DataError(
+            f"{folder / PREDICTOR} holds [PRED] of shape {tuple(saved.shape)}; jepa_k and jepa_pred_tokens ask for "
+            f"{tuple(jepa.predictor.embedding.shape)}."
+        )
+    jepa.predictor.load_state_dict({"embedding": saved})
+
+
+def _plain(module: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict with each tensor in memory of its own, as safetensors wants it."""
+    return {name: each.detach().clone().contiguous() for name, each in module.state_dict().items()}

@@ -1,0 +1,372 @@
+"""`transformers.Trainer` with the LLM-JEPA objective: named terms, held-out monitors, and no wrong scale.
+
+Third station on a batch's way (docs/method.md). The stock Trainer keeps the loop, the optimizer, the schedule,
+mixed precision, checkpoints and processes; what is here is the loss of a step, what is logged of it, and the
+look at held-out pairs. Letters: B pairs, T tokens.
+"""
+
+from __future__ import annotations
+
+# The Trainer's batches are dicts of tensors; ours are FusedBatch, which no annotation of its can say.
+# mypy: disable-error-code="override, misc, attr-defined, arg-type"
+import logging
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+
+from llm_jepa.errors import LLMJEPAError
+from llm_jepa.objective import LLMJEPA, FusedBatch, FusedCollator, JEPAOutput, Pair
+
+from .arguments import JEPATrainingArguments
+from .embedding import view_embeddings
+from .monitors import CollapseAlarm, embedding_monitors
+from .sampler import LengthGroupedSampler
+from .saving import restore_weights, save_jepa
+
+logger = logging.getLogger(__name__)
+
+MAX_ROWS_NAMED = 8
+
+
+class NonFiniteLossError(LLMJEPAError):
+    """The loss or its gradient is nan or infinite; the run stopped before the optimizer step."""
+
+
+@dataclass(frozen=True)
+class StepCounts:
+    """What the means of one optimizer step are over, in all its micro-batches and processes."""
+
+    labels: int
+    pairs: int
+
+
+class JEPATrainer(Trainer):
+    """Train a model under the LLM-JEPA objective.
+
+    Args:
+        model: The model under its objective.
+        args: Settings of training.
+        train_dataset: Training rows, a sequence of pairs.
+        eval_dataset: Held-out rows, for the loss and the monitors; may be empty.
+        pad_token_id: Id that fills padding. Default: the tokenizer's.
+        processing_class: The tokenizer; saved beside the model.
+        extra_metrics: Called at each look at held-out rows; its values join the log (an accuracy, say).
+        callbacks: As in transformers.
+
+    Attributes:
+        step_timer: Times of the optimizer steps.
+        alarm: The collapse alarm, fed at each look at held-out rows where the run trains a JEPA term.
+    """
+
+    def __init__(
+        self,
+        model: LLMJEPA,
+        args: JEPATrainingArguments,
+        train_dataset: Sequence[Pair],
+        eval_dataset: Sequence[Pair] = (),
+        *,
+        pad_token_id: int | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        extra_metrics: Callable[[], dict[str, float]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        self.jepa = model
+        if pad_token_id is None:
+            pad_token_id = getattr(processing_class, "pad_token_id", None)
+        if pad_token_id is None:
+            raise ValueError(
+                "pad_token_id is not given, and the tokenizer has none. Any id will do: rows go by length."
+            )
+        self.eval_pairs = list(eval_dataset)
+        self.pad_token_id = pad_token_id
+        self.tokenizer = processing_class  # not the Trainer's, which would change token ids of the model's config
+        self.extra_metrics = extra_metrics
+        self.alarm = CollapseAlarm()
+        self.step_timer = StepTimer()
+        self._terms = TermMeter()
+        self._sampler: LengthGroupedSampler | None = None
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=FusedCollator(model.config, pad_token_id),
+            train_dataset=list(train_dataset),
+            eval_dataset=self.eval_pairs or None,
+            callbacks=[*(callbacks or []), _Follow(self)],
+        )
+        self.loss_is_scaled_for_ga = True  # our terms are means over the whole step already
+
+    # ---- one step ----
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list[FusedBatch], Any]:
+        """Collect the micro-batches of one optimizer step, and count what its means are over."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        counts = torch.tensor(
+            [sum(batch.num_labels for batch in batches), sum(batch.num_pairs for batch in batches)], device=device
+        )
+        if self.args.world_size > 1:
+            counts = self.accelerator.reduce(counts, reduction="sum")
+        labels, pairs = counts.tolist()
+        return batches, StepCounts(labels, pairs)
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> None:
+        return None  # `get_batch_samples` counts both terms
+
+    def _prepare_inputs(self, inputs: FusedBatch) -> FusedBatch:
+        return inputs.to(self.args.device)
+
+    def _prepare_context_parallel_inputs(self, model: nn.Module, inputs: Any) -> Any:
+        return nullcontext, inputs  # rows are never split along their length
+
+    def floating_point_ops(self, inputs: FusedBatch) -> int:
+        """Return 0: the Trainer's formula does not know the views. `experiments/run.py` counts operations."""
+        return 0
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: FusedBatch,
+        return_outputs: bool = False,
+        num_items_in_batch: StepCounts | None = None,
+    ) -> Any:
+        """Return the loss of a micro-batch, scaled so that those of a step add up to the step's loss."""
+        batch, counts = inputs, num_items_in_batch
+        output: JEPAOutput = model(
+            batch,
+            step=self.state.global_step,
+            num_labels=None if counts is None else counts.labels,
+            num_pairs=None if counts is None else counts.pairs,
+        )
+        if not torch.isfinite(output.loss):
+            raise NonFiniteLossError(_non_finite("loss", self.state.global_step, output, batch))
+        if model.training:
+            self._terms.add(output, batch)
+        # Data-parallel training averages gradients over processes; the counts above are sums over them.
+        loss = output.loss * self.accelerator.num_processes
+        return (loss, output) if return_outputs else loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        if not math.isfinite(norm):
+            raise NonFiniteLossError(
+                f"The gradient of step {self.state.global_step + 1} has norm {float(norm)}; the step was not taken. "
+                "Lower learning_rate or jepa_lambda, or train in float32."
+            )
+        self._terms.end_step()
+        return norm
+
+    # ---- order of rows ----
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.args.train_sampling_strategy == "sequential":
+            return super()._get_train_sampler(train_dataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self._sampler = LengthGroupedSampler(
+            [len(pair) for pair in cast(Sequence[Pair], self.train_dataset)],
+            self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+            seed,
+            group=self.args.train_sampling_strategy == "group_by_length",
+        )
+        return self._sampler
+
+    def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> Any:
+        # A resumed run skips rows through a wrapper that does not pass the epoch on to the sampler.
+        if self._sampler is not None:
+            self._sampler.set_epoch(epoch)
+        return super()._run_epoch(*args, epoch=epoch, **kwargs)
+
+    # ---- what is logged ----
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the named terms to a line of the training log."""
+        if "loss" in logs:
+            logs |= self._terms.pop()
+        super().log(logs, start_time)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Look at held-out pairs: loss, distance, and what the embeddings of the views look like.
+
+        Returns:
+            `eval_ce_loss` in nats a token; `eval_jepa_loss`, `monitor/*` (see `embedding_monitors`) over the
+            first `monitor_pairs` pairs; and what `extra_metrics` adds. It draws no random number.
+        """
+        self._terms.pause()  # time spent here is not training time
+        pairs = self.eval_pairs
+        metrics: dict[str, float] = {}
+        if pairs:
+            metrics[f"{metric_key_prefix}_ce_loss"] = self._held_out_ce(pairs)
+            metrics |= self._look_at_views(pairs[: self.args.monitor_pairs], metric_key_prefix)
+        if self.extra_metrics is not None:
+            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in self.extra_metrics().items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._terms.resume()
+        return metrics
+
+    @torch.no_grad()
+    def _held_out_ce(self, pairs: Sequence[Pair]) -> float:
+        """Cross-entropy over the labelled tokens of `pairs`, nats a token."""
+        training = self.jepa.training
+        self.jepa.eval()
+        collate = FusedCollator(self.jepa.config, self.pad_token_id)
+        total, count = 0.0, 0
+        for start in range(0, len(pairs), self.args.per_device_eval_batch_size):
+            batch = collate(pairs[start : start + self.args.per_device_eval_batch_size])
+            with self.compute_loss_context_manager():
+                output = self.jepa(batch.to(self.args.device))
+            total += output.ce_loss.item() * batch.num_labels
+            count += batch.num_labels
+        self.jepa.train(training)
+        return total / max(count, 1)
+
+    def _look_at_views(self, pairs: Sequence[Pair], prefix: str) -> dict[str, float]:
+        views = view_embeddings(self.jepa, pairs, self.pad_token_id, context=self.compute_loss_context_manager)
+        monitors = embedding_monitors(views.text_pred, views.code_emb, views.code_groups)
+        trains_views = self.jepa.config.uses_views
+        if trains_views and (reason := self.alarm.update(self.state.global_step, monitors)):
+            logger.warning("Collapse alarm. %s", reason)
+            self.control.should_training_stop |= self.args.stop_on_collapse
+        metrics = {f"monitor/{name}": value for name, value in monitors.items()}
+        return metrics | ({f"{prefix}_jepa_loss": views.jepa_loss} if trains_views else {})
+
+    def replay_alarm(self) -> None:
+        """Bring the alarm of a resumed run to where the log says it was."""
+        self.alarm = CollapseAlarm()
+        for line in self.state.log_history if self.jepa.config.uses_views else []:
+            looks = {key.removeprefix("monitor/"): value for key, value in line.items() if key.startswith("monitor/")}
+            if looks:
+                self.alarm.update(line["step"], looks)
+
+    # ---- what is saved ----
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            save_jepa(self.jepa, folder, self.tokenizer, with_target=True)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        restore_weights(self.jepa, resume_from_checkpoint)
+
+
+class _Follow(TrainerCallback):
+    """Keeps what stands beside the model in step with it: slow copy, step times, the alarm of a resumed run."""
+
+    def __init__(self, trainer: JEPATrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.replay_alarm()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.step_timer.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.step_timer.stop()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.jepa.update_target()
+
+
+class StepTimer:
+    """Times optimizer steps from the first micro-batch to the end of the step, everything else left out.
+
+    The first steps allocate and warm caches, and are not counted.
+    """
+
+    def __init__(self, warm_up: int = 3) -> None:
+        self.warm_up = warm_up
+        self.times_s: list[float] = []
+        self._start = math.nan
+
+    def start(self) -> None:
+        """Begin a step."""
+        _wait_for_device()
+        self._start = time.perf_counter()
+
+    def stop(self) -> None:
+        """End the step."""
+        _wait_for_device()
+        self.times_s.append(time.perf_counter() - self._start)
+
+    def summary(self) -> dict[str, float]:
+        """Return the median time of a step in seconds, and the number of steps it is over."""
+        times = self.times_s[self.warm_up :] or self.times_s
+        return {"step_time_s": statistics.median(times) if times else math.nan, "num_steps_timed": len(times)}
+
+
+def _wait_for_device() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+class TermMeter:
+    """Means of the named terms over the optimizer steps since the last line of the log.
+
+    Each micro-batch's terms are its share of the step's means, so they add up within a step; the JEPA term
+    is averaged over the steps that had one.
+    """
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._sums: dict[str, Tensor | float] = {"ce_loss": 0.0, "jepa_loss": 0.0, "lambda_eff": 0.0}
+        self._steps, self._jepa_steps, self._tokens = 0, 0, 0
+        self._lambda_eff, self._time_s, self._since = 0.0, 0.0, time.perf_counter()
+
+    def add(self, output: JEPAOutput, batch: FusedBatch) -> None:
+        """Take in one micro-batch."""
+        self._sums["ce_loss"] += output.ce_loss
+        if output.lambda_eff:
+            self._sums["jepa_loss"] += output.jepa_loss
+        self._lambda_eff = output.lambda_eff
+        self._tokens += int(batch.rows.real.sum())
+
+    def end_step(self) -> None:
+        """Close an optimizer step."""
+        self._steps += 1
+        self._jepa_steps += self._lambda_eff > 0
+        self._sums["lambda_eff"] += self._lambda_eff
+
+    def pause(self) -> None:
+        """Stop the clock of the token rate."""
+        self._time_s += time.perf_counter() - self._since
+
+    def resume(self) -> None:
+        """Start the clock again."""
+        self._since = time.perf_counter()
+
+    def pop(self) -> dict[str, float]:
+        """Return the means (nats a token, distance a pair, weight, tokens a second) and start anew."""
+        self.pause()
+        steps = max(self._steps, 1)
+        terms = {
+            "ce_loss": float(self._sums["ce_loss"]) / steps,
+            "jepa_loss": float(self._sums["jepa_loss"]) / self._jepa_steps if self._jepa_steps else math.nan,
+            "lambda_eff": float(self._sums["lambda_eff"]) / steps,
+            "tokens_per_s": self._tokens / max(self._time_s, 1e-9),
+        }
+        self._start()
+        return terms
+
+
+def _non_finite(what: str, step: int, output: JEPAOutput, batch: FusedBatch) -> str:
+    rows = ", ".join(batch.sources[:MAX_ROWS_NAMED]) or "of unknown origin"
+    more = f" and {len(batch.sources) - MAX_ROWS_NAMED} more" if len(batch.sources) > MAX_ROWS_NAMED else ""
+    return (
+        f"The {what} of step {step + 1} is {output.loss.item()} (ce_loss {output.ce_loss.item():.4g}, jepa_loss "
+        f"{output.jepa_loss.item():.4g}); the step was not taken. Rows of the batch: {rows}{more}. Lower learning_rate "
+        "or jepa_lambda, or look at these rows with `llm-jepa data inspect`."
+    )

@@ -1,0 +1,99 @@
+"""Duplicates and leaks: exactly which rows are counted."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from llm_jepa.data.checks import (
+    apply_duplicate_policy,
+    apply_leak_policy,
+    check_files,
+    find_duplicates,
+    find_leaks,
+)
+from llm_jepa.data.config import DataConfig
+from llm_jepa.data.formats import Example
+from llm_jepa.errors import DataError
+
+
+def rows(*views: tuple[str, str | None], name: str = "train.jsonl") -> list[Example]:
+    return [Example(text, code, source=f"{name}:{line}") for line, (text, code) in enumerate(views, start=1)]
+
+
+TRAIN = rows(("a", "1"), ("b", "2"), (" a\n", "1 "), ("A", "1"), ("a", "2"), ("a", "1"))
+TEST = rows(("a", "1"), ("c", "2"), ("B", " 2"), ("d", "4"), name="test.jsonl")
+
+
+def test_a_duplicate_repeats_text_and_code_up_to_outer_white_space():
+    """Rows 3 and 6 repeat row 1. Row 4 does so when case-folded, row 5 shares its text only."""
+    found = find_duplicates(TRAIN)
+    assert (found.rows, found.firsts, found.num_normalised) == ([2, 5], [0, 0], 3)
+
+
+def test_a_leak_is_a_held_out_row_whose_pair_was_trained_on():
+    """Test row 1 leaks, in training rows 1, 3 and 6; row 3 only when case-folded; rows 1, 2, 3 by their code."""
+    found = find_leaks(TRAIN, TEST)
+    assert (found.held_out_rows, found.first_train_rows, found.train_rows) == ([0], [0], [0, 2, 5])
+    assert (found.num_normalised, found.num_codes) == (2, 3)
+
+
+def test_two_views_never_equal_one_text():
+    """("a", no code) is one sequence, ("a", "") is a pair."""
+    assert find_duplicates(rows(("a", None), ("a", ""), ("a", None))).rows == [2]
+    assert find_leaks(rows(("a", None)), rows(("a", ""))).held_out_rows == []
+
+
+def test_the_published_files_have_their_known_faults(synth_files):
+    """39 of 2,000 test pairs are trained on; 89 of 8,000 training rows repeat an earlier one."""
+    found = check_files(*synth_files, DataConfig())
+    assert (found["train_rows"], found["test_rows"]) == (8000, 2000)
+    assert (found["leaked_pairs"], found["duplicate_rows"]) == (39, 89)
+    assert found["leaked_codes"] == 111
+    assert all("_test.jsonl:" in leak["test"] and "_train.jsonl:" in leak["train"] for leak in found["first_leaks"])
+
+
+def test_check_names_the_lines_of_the_first_faults(write_lines):
+    """So that a user can look at them; blank lines are counted as an editor counts them."""
+    train = write_lines({"text": "a", "code": "1"}, "", {"text": "a", "code": "1"}, name="train.jsonl")
+    test = write_lines({"prompt": "b", "completion": "2"}, {"prompt": "a", "completion": "1"}, name="test.jsonl")
+    found = check_files(train, test, DataConfig())
+    assert found["first_duplicates"] == [{"row": f"{train}:3", "repeats": f"{train}:1"}]
+    assert found["first_leaks"] == [{"test": f"{test}:2", "train": f"{train}:1"}]
+
+
+@pytest.mark.parametrize("policy, kept", [("keep", [0, 1, 2, 3, 4, 5]), ("drop", [0, 1, 3, 4])])
+def test_duplicates_are_kept_or_all_but_the_first_dropped(policy, kept):
+    """The count is the same either way."""
+    assert apply_duplicate_policy(TRAIN, policy) == ([TRAIN[place] for place in kept], 2)
+
+
+@pytest.mark.parametrize("policy, kept", [("keep", [0, 1, 2, 3, 4, 5]), ("drop", [1, 3, 4])])
+def test_leaked_training_rows_are_kept_or_all_dropped(policy, kept):
+    """Every copy goes: one would be enough to know the answer."""
+    assert apply_leak_policy(TRAIN, TEST, policy) == ([TRAIN[place] for place in kept], 3)
+
+
+def test_policy_error_names_both_rows():
+    """Where the two equal rows stand, how many more there are, and what to do."""
+    with pytest.raises(DataError, match=r"train.jsonl:3: repeats the pair of train.jsonl:1; 2 of 6 .*on_duplicate"):
+        apply_duplicate_policy(TRAIN, "error")
+    with pytest.raises(DataError, match=r"train.jsonl:1: .*test.jsonl:1; 3 training rows .*on_leak=drop"):
+        apply_leak_policy(TRAIN, TEST, "error")
+
+
+def test_clean_files_pass_policy_error():
+    """Nothing found, nothing raised, nothing lost."""
+    clean = rows(("x", "1"), ("y", "1"))
+    assert apply_duplicate_policy(clean, "error") == (clean, 0)
+    assert apply_leak_policy(clean, TEST, "error") == (clean, 0)
+
+
+def test_a_hundred_thousand_rows_take_seconds():
+    """Both checks together, under five seconds on one core."""
+    many = [Example(f"lines with {i % 90_000} dogs", f".*{i % 90_000}.*") for i in range(100_000)]
+    start = time.perf_counter()
+    assert len(find_duplicates(many).rows) == 10_000
+    assert len(find_leaks(many, many[:1000]).held_out_rows) == 1000
+    assert time.perf_counter() - start < 5

@@ -1,0 +1,252 @@
+"""What the generated description/regex pairs promise."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from llm_jepa.data.nlrx import (
+    GRAMMAR,
+    MAX_TERMS,
+    GeneratedPair,
+    generate_pairs,
+    generate_splits,
+    write_jsonl,
+)
+
+SYNTH_FILE = Path(__file__).parents[2].parent / "shared" / "data" / "nlrx_synth_train.jsonl"
+TERM = re.compile("|".join(re.escape(rule.english[0]) for rule in GRAMMAR["term"]))
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[GeneratedPair]:
+    return generate_pairs(10_000, seed=0)
+
+
+@pytest.fixture(scope="module")
+def skeletons() -> dict[str, set[str]]:
+    """Every description over the one term X and the one number 2, and the regexes that the grammar gives it.
+
+    Terms stand in the same order in both views, so what holds for X holds for any terms. "followed by" is in no
+    list here, to keep the enumeration to a second.
+    """
+    small = dict(GRAMMAR, item=GRAMMAR["item"][:1])
+    found: dict[str, set[str]] = {}
+    for text, code in _language("line", small, {"term": [("X", "X")], "number": [("2", "2")]}):
+        found.setdefault(text, set()).add(code)
+    return found
+
+
+def _language(symbol, grammar, known) -> list[tuple[str, str]]:
+    if symbol not in known:
+        known[symbol] = [
+            (english % texts, rule.regex % codes)
+            for rule in grammar[symbol]
+            for parts in product(*(_language(part, grammar, known) for part in rule.parts))
+            for texts, codes in [tuple(zip(*parts, strict=True))]
+            for english in rule.english
+        ]
+    return known[symbol]
+
+
+def test_the_same_seed_gives_the_same_rows_on_every_machine():
+    """The rows are written here, so another process, Python or machine that disagrees is found out."""
+    assert generate_pairs(2, seed=1) == [
+        GeneratedPair(
+            text="lines starting with a lower-case letter and the string 'ring'", code="(([a-z])&(ring))(.*)"
+        ),
+        GeneratedPair(text="lines containing a capital letter", code=".*([A-Z]).*"),
+    ]
+    assert generate_pairs(50, seed=1) != generate_pairs(50, seed=2)
+
+
+def test_more_pairs_from_one_seed_begin_with_the_same_rows(pairs):
+    assert generate_pairs(100, seed=0) == pairs[:100]
+
+
+def test_no_row_and_no_description_occurs_twice(pairs):
+    """So no description has two regexes either."""
+    assert len(pairs) == 10_000
+    assert len({pair.text for pair in pairs}) == 10_000
+
+
+def test_every_description_has_one_reading(skeletons):
+    """By the grammar itself, not by luck of the draw: all 200,000 and more sentence forms are looked at."""
+    assert len(skeletons) > 200_000
+    assert [text for text, codes in skeletons.items() if len(codes) > 1] == []
+
+
+def test_every_list_has_one_reading_where_its_items_hold_a_followed_by():
+    """The forms that the enumeration of whole lines leaves out."""
+    lists = _language("list", GRAMMAR, {"term": [("X", "X")]})
+    assert len(lists) == 2 + 2 * 2**2 + 2 * 2**3
+    assert len(dict(lists)) == len(lists)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("lines with X", "X"),
+        ("lines having X", "X"),
+        ("lines containing only X", "X"),
+        ("lines containing X", ".*(X).*"),
+        ("lines starting with X", "(X)(.*)"),
+        ("lines ending with X", "(.*)(X)"),
+        ("lines not having X", "~(X)"),
+        ("lines with words with X", r"\b(X)\b"),
+        ("lines with words ending with X", r"\b((.*)(X))\b"),
+        # A list is one thing to what stands around it ...
+        ("lines with X or X before X", "((X)|(X)).*(X).*"),
+        ("lines with X before either X, X, or X", "(X).*((X)|(X)|(X)).*"),
+        ("lines containing X, X, and X", ".*((X)&(X)&(X)).*"),
+        # ... a count takes the whole list, and no more ...
+        ("lines with X and X at least once", "((X)&(X))+"),
+        ("lines starting with X or X, zero or more times", "(((X)|(X))*)(.*)"),
+        ("lines with X before X, 2 or more times", "(X).*((X){2,}).*"),
+        # ... "not" ends at "before" and at a second statement ...
+        ("lines not having X and X before X", "(~((X)&(X))).*(X).*"),
+        ("lines not starting with X and ending with X", "(~((X)(.*)))&((.*)(X))"),
+        # ... and a second statement is about the line.
+        ("lines with words with X or ending with X", r"(\b(X)\b)|((.*)(X))"),
+    ],
+)
+def test_a_description_is_read_as_the_docstring_says(skeletons, text, code):
+    assert skeletons[text] == {code}
+
+
+def test_followed_by_binds_tighter_than_or():
+    """The one precedence that the enumerated lines above do not show."""
+    lists = dict(_language("list", GRAMMAR, {"term": [("X", "X")]}))
+    assert lists["X or X followed by X"] == "(X)|(X.*X.*)"
+    assert lists["X followed by X or X"] == "(X.*X.*)|(X)"
+
+
+def test_python_compiles_every_regex_without_and_and_not(pairs):
+    """With "&" and "~" taken away, so that only NL-RX has them, the others compile too: each is balanced."""
+    plain = [pair.code for pair in pairs if not set("&~") & set(pair.code)]
+    assert len(plain) > 4_000
+    for code in plain:
+        re.compile(code)
+    for pair in pairs:
+        re.compile(pair.code.replace("&", "").replace("~", ""))
+        assert not re.search(r"&[&|)]|[&|(]&|~[^(]|&$|^&", pair.code), "an operator lacks an operand"
+
+
+@pytest.mark.parametrize(
+    ("text", "matching", "other"),
+    [
+        ("lines ending with X", "hot dog", "dogs"),
+        ("lines starting with X", "dogs", "hot dog"),
+        ("lines containing X", "hot dogs", "hot do"),
+        ("lines with X, 2 or more times", "dogdogdog", "dog"),
+        ("lines with X at least once", "dog", ""),
+        ("lines with X before X", "dog or dog?", "dog or"),
+        ("lines with words with X or X", "dog", "do"),
+        ("lines starting with X or ending with X", "hot dog", "hot dogs"),
+    ],
+)
+def test_a_regex_matches_what_its_description_says(skeletons, text, matching, other):
+    """With 'dog' for X, run over the whole line by Python's own matcher."""
+    [code] = skeletons[text]
+    assert re.fullmatch(code.replace("X", "dog"), matching)
+    assert not re.fullmatch(code.replace("X", "dog"), other)
+
+
+def test_rows_name_at_most_four_terms_and_none_twice(pairs):
+    for pair in pairs:
+        terms = TERM.findall(pair.text)
+        assert 1 <= len(set(terms)) == len(terms) <= MAX_TERMS
+
+
+def test_max_depth_bounds_the_operators_above_a_term():
+    """Without operators there are ten terms under three openings, and nothing else; deeper is longer."""
+    flat = generate_pairs(30, seed=0, max_depth=0)
+    assert {pair.code for pair in flat} == {rule.regex for rule in GRAMMAR["term"]}
+    lengths = [median(len(pair.code) for pair in generate_pairs(30, 0, max_depth=d)) for d in (0, 1, 2, 3)]
+    assert lengths == sorted(set(lengths))
+
+
+def test_an_excluded_regex_does_not_occur():
+    excluded = {pair.code for pair in generate_pairs(500, seed=0)}
+    again = generate_pairs(500, seed=0, exclude_codes=sorted(excluded))
+    assert not excluded & {pair.code for pair in again}
+
+
+def test_train_and_test_share_no_regex():
+    train, test = generate_splits(3_000, 500, seed=3)
+    assert (len(train), len(test)) == (3_000, 500)
+    assert not {pair.code for pair in train} & {pair.code for pair in test}
+
+
+def test_the_test_split_stays_when_the_train_split_grows():
+    """So that a learning curve is drawn on one test set, and larger training sets hold the smaller ones."""
+    few, test = generate_splits(100, 50, seed=3)
+    many, same_test = generate_splits(400, 50, seed=3)
+    assert test == same_test == generate_pairs(50, seed=3)
+    assert many[:100] == few
+
+
+def test_more_pairs_than_the_language_has_is_an_error_that_says_so():
+    with pytest.raises(ValueError, match="num_pairs is 31, but with max_depth=0 .* only 30 different pairs"):
+        generate_pairs(31, seed=0, max_depth=0)
+
+
+@pytest.mark.parametrize("wrong", ["num_pairs", "seed", "max_depth"])
+def test_a_negative_number_is_an_error_that_names_it(wrong):
+    """A negative seed too: `random.Random` takes -1 for 1, and two seeds would silently be one."""
+    with pytest.raises(ValueError, match=f"{wrong} is -1, expected 0 or more"):
+        generate_pairs(**{"num_pairs": 1, "seed": 0, "max_depth": 1, wrong: -1})
+
+
+def test_no_pairs_asked_for_are_no_pairs():
+    assert generate_pairs(0, seed=0) == []
+    assert generate_splits(0, 0, seed=0) == ([], [])
+
+
+def test_a_written_file_holds_text_and_code_of_each_row_in_order(tmp_path, pairs):
+    path = tmp_path / "pairs.jsonl"
+    write_jsonl(pairs[:20], path)
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert rows == [{"text": pair.text, "code": pair.code} for pair in pairs[:20]]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    def broken() -> Iterator[GeneratedPair]:
+        yield GeneratedPair("new", "new")
+        raise OSError("disk full")
+
+    path = tmp_path / "pairs.jsonl"
+    write_jsonl([GeneratedPair("old", "old")], path)
+    with pytest.raises(OSError, match="disk full"):
+        write_jsonl(broken(), path)
+    assert [file.name for file in tmp_path.iterdir()] == ["pairs.jsonl"]
+    assert json.loads(path.read_text(encoding="utf-8")) == {"text": "old", "code": "old"}
+
+
+def test_rows_look_like_those_of_nl_rx_synth(pairs):
+    """Median lengths within 15 percent, terms and share of each operator within ten points."""
+    if not SYNTH_FILE.exists():
+        pytest.skip("NL-RX-SYNTH is not here: ../shared/data/nlrx_synth_train.jsonl")
+    with SYNTH_FILE.open(encoding="utf-8") as file:
+        turns = [json.loads(line)["messages"] for line in file]
+    synth = [GeneratedPair(user["content"], assistant["content"]) for _, user, assistant in turns]
+
+    for view in ("text", "code"):
+        theirs, ours = (median(len(getattr(pair, view)) for pair in rows) for rows in (synth, pairs))
+        assert ours == pytest.approx(theirs, rel=0.15)
+
+    def shares(rows: list[GeneratedPair]) -> dict[str, float]:
+        counts = {f"{n} terms": sum(len(TERM.findall(pair.text)) == n for pair in rows) for n in (1, 2, 3, 4)}
+        for operator in ("&", "|", "~", r"\b", "{", ")+", ")*"):
+            counts[operator] = sum(operator in pair.code for pair in rows)
+        for word in ("before", "followed by", "containing", "starting with", "ending with", "either", "words"):
+            counts[word] = sum(word in pair.text for pair in rows)
+        return {name: count / len(rows) for name, count in counts.items()}
+
+    assert shares(pairs) == pytest.approx(shares(synth), abs=0.1)

@@ -1,0 +1,57 @@
+"""Validation rows: set aside the same way every time, and never trained on."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from llm_jepa.data.checks import find_leaks, pair_key
+from llm_jepa.data.formats import Example
+from llm_jepa.data.splits import split_validation
+from llm_jepa.errors import DataError
+
+# 100 rows, 80 pairs: the last 20 rows repeat the first 20.
+ROWS = [Example(f"text {i % 80}", f"code {i % 7}", source=f"train.jsonl:{i + 1}") for i in range(100)]
+
+
+def test_no_validation_pair_is_trained_on():
+    """Equal pairs stay together; every row is on one side, in the order of the file."""
+    for size in (1, 10, 50, 99):
+        train, validation = split_validation(ROWS, size)
+        assert not find_leaks(train, validation).held_out_rows
+        assert len(train) + len(validation) == 100
+        lines = [int(row.source.split(":")[1]) for row in validation]
+        assert lines == sorted(lines)
+
+
+def test_the_size_is_exact_where_pairs_allow_it():
+    """Two rows of one pair cannot fill a place for one."""
+    assert len(split_validation(ROWS, 30)[1]) == 30
+    assert split_validation(ROWS, 0) == (ROWS, [])
+    twins = [ROWS[0]] * 2 + [ROWS[1]] * 2
+    assert len(split_validation(twins, 3)[1]) == 2
+
+
+def test_the_choice_depends_on_the_pairs_and_the_split_seed_alone():
+    """Shuffled rows give the same validation pairs; a global seed changes nothing; another split seed does."""
+    random.seed(1)
+    first = {pair_key(row) for row in split_validation(ROWS, 30)[1]}
+    random.seed(2)
+    shuffled = random.sample(ROWS, len(ROWS))
+    assert {pair_key(row) for row in split_validation(shuffled, 30)[1]} == first
+    assert {pair_key(row) for row in split_validation(ROWS, 30, seed=1)[1]} != first
+
+
+def test_new_rows_move_few_old_ones():
+    """A file that grows keeps its validation rows, but for those that new ones push out."""
+    before = {pair_key(row) for row in split_validation(ROWS[:80], 20)[1]}
+    grown = [*ROWS[:80], Example("new", "row")]
+    after = {pair_key(row) for row in split_validation(grown, 20)[1]}
+    assert len(before - after) <= 1
+
+
+def test_a_split_that_leaves_nothing_to_train_on_is_refused():
+    """The message has both numbers and the ways out."""
+    with pytest.raises(DataError, match=r"validation_size=100 leaves no training row: 100 rows.*validation_file"):
+        split_validation(ROWS, 100)

@@ -1,0 +1,230 @@
+"""Results: the file contract, and tables that a person can read."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+
+from llm_jepa.errors import ConfigError
+from llm_jepa.experiments.results import RunResult, build_results, format_markdown, format_table, write_results
+from llm_jepa.experiments.statistics import holm
+
+SEEDS = (82, 23, 37, 84, 4, 7)
+QUIET = {"alarmed": False, "first_step": None, "reason": None}
+ALARM = {"alarmed": True, "first_step": 40, "reason": "From step 40 to step 80 the views have collapsed."}
+VALUES = {
+    "ntp": (0.73, 0.75, 0.73, 0.74, 0.74, 0.76),
+    "jepa": (0.71, 0.74, 0.70, 0.73, 0.72, 0.75),
+    "control": (0.74, 0.74, 0.75, 0.73, 0.75, 0.75),
+}
+
+
+def runs_of(values=VALUES, **alarms) -> list[RunResult]:
+    return [
+        RunResult(arm, seed, {"exact_match": value, "retrieval/recall@1": 0.1, "eval_ce_loss": 0.5}, alarms.get(arm))
+        for arm, by_seed in values.items()
+        for seed, value in zip(SEEDS, by_seed, strict=False)
+    ]
+
+
+COST = {"ntp": {"step_time_ratio": 1.0, "flops_ratio": 1.0}, "jepa": {"step_time_ratio": 1.18, "flops_ratio": 1.171}}
+
+
+# ---- build_results ----
+
+
+def test_the_schema_is_that_of_the_design():
+    """Outside checks read these keys by these names."""
+    results = build_results(runs_of(), cost=COST)
+    assert results["metric"] == "exact_match"
+    assert results["arms"]["jepa"] == {
+        "seeds": {"4": 0.72, "7": 0.75, "23": 0.74, "37": 0.70, "82": 0.71, "84": 0.73},
+        "mean": pytest.approx(0.725),
+        "std": pytest.approx(np.std(VALUES["jepa"], ddof=1)),
+        "n": 6,
+    }
+    first = results["comparisons"][0]
+    assert {"arm", "baseline", "delta", "ci95", "p_value", "p_holm", "verdict"} <= first.keys()
+    assert (first["arm"], first["baseline"], first["verdict"]) == ("jepa", "ntp", "worse")
+    assert first["ci95"][0] < first["delta"] < first["ci95"][1] < 0
+    assert results["cost"]["jepa"] == {"step_time_ratio": 1.18, "flops_ratio": 1.171}
+    assert results["cost"]["control"] == {"step_time_ratio": None, "flops_ratio": None}
+
+
+def test_p_values_are_corrected_over_all_comparisons():
+    """Holm over the arms of the experiment, not arm by arm."""
+    comparisons = build_results(runs_of())["comparisons"]
+    assert {c["arm"]: c["p_holm"] for c in comparisons} == holm({c["arm"]: c["p_value"] for c in comparisons})
+
+
+def test_results_go_through_json_unchanged():
+    """Everything is a plain JSON value; keys are strings already."""
+    results = build_results(runs_of(jepa=ALARM), cost=COST, settings={"max_steps": 10})
+    assert json.loads(json.dumps(results, allow_nan=False)) == results
+
+
+def test_arms_keep_their_order_and_the_baseline_leads():
+    """A table reads the same however the runs came in."""
+    shuffled = sorted(runs_of(), key=lambda run: (run.arm != "jepa", run.seed))
+    assert list(build_results(shuffled)["arms"]) == ["ntp", "jepa", "control"]
+    assert build_results(shuffled)["comparisons"][0] == build_results(runs_of())["comparisons"][0]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_failed_value_is_refused_by_arm_and_seed(bad: float):
+    """A nan in one run must not turn the whole table into nan."""
+    with pytest.raises(ValueError, match="'jepa', seed 37"):
+        build_results([*runs_of({"ntp": VALUES["ntp"]}), RunResult("jepa", 37, {"exact_match": bad})])
+
+
+def test_percent_in_place_of_shares_is_refused():
+    """71.2 would be printed as 7120%."""
+    with pytest.raises(ValueError, match=r"'ntp', seed 82: exact_match is 71\.2; expected a share"):
+        build_results([RunResult("ntp", 82, {"exact_match": 71.2})])
+
+
+def test_a_run_without_the_metric_or_given_twice_is_named():
+    """The text says which arm and seed, and what there is."""
+    with pytest.raises(ValueError, match=r"'ntp', seed 4: no 'exact_match' among its values \(f1\)"):
+        build_results([RunResult("ntp", 4, {"f1": 0.5})])
+    with pytest.raises(ValueError, match="'ntp', seed 4: two runs"):
+        build_results([RunResult("ntp", 4, {"exact_match": 0.5})] * 2)
+
+
+def test_a_missing_baseline_is_a_configuration_error():
+    """With the arms that there are."""
+    with pytest.raises(ConfigError, match="'plain' has no runs; found 'ntp', 'jepa', 'control'"):
+        build_results(runs_of(), baseline="plain")
+    with pytest.raises(ConfigError, match="found no arm"):
+        build_results([])
+
+
+def test_an_experiment_with_gaps_still_has_results():
+    """Failed runs are left out and named; one seed gives None in place of deviation, interval and p."""
+    values = {"ntp": VALUES["ntp"], "jepa": VALUES["jepa"][:1]}
+    results = build_results(runs_of(values))
+    comparison = results["comparisons"][0]
+    assert results["arms"]["jepa"]["std"] is None
+    assert (comparison["ci95"], comparison["p_value"], comparison["p_holm"]) == (None, None, None)
+    assert comparison["missing_seeds"] == {"jepa": [4, 7, 23, 37, 84]}
+    assert comparison["verdict"] == "no difference shown"
+    assert "-" in format_table(results)
+
+
+def test_the_baseline_alone_is_an_experiment_without_comparisons():
+    """`train` with one arm writes the same files."""
+    results = build_results(runs_of({"ntp": VALUES["ntp"]}))
+    assert results["comparisons"] == []
+    assert "baseline" in format_table(results)
+    assert "baseline" in format_markdown(results)
+
+
+def test_values_that_were_not_measured_are_null():
+    """The JEPA distance of a run without JEPA is nan in training logs, and null here."""
+    results = build_results([RunResult("ntp", 4, {"exact_match": 0.5, "eval_jepa_loss": math.nan})])
+    assert results["runs"] == [{"arm": "ntp", "seed": 4, "metrics": {"exact_match": 0.5, "eval_jepa_loss": None}}]
+
+
+def test_eval_records_become_runs():
+    """Nested numbers get a path, retrieval is found under it, text and truth values are no metrics."""
+    record = {"exact_match": 0.5, "retrieval": {"recall@1": 0.25, "mrr": 0.5}, "scorer": "exact", "ok": True}
+    run = RunResult.from_eval("ntp", 4, {**record, "alarm": QUIET})
+    assert run.metrics == {"exact_match": 0.5, "retrieval/recall@1": 0.25, "retrieval/mrr": 0.5}
+    assert run.alarm == QUIET
+    retrieval = build_results([run])["retrieval"]
+    assert retrieval["ntp"]["recall@1"] == {"seeds": {"4": 0.25}, "mean": 0.25, "std": None, "n": 1}
+    assert "recall@10" not in retrieval["ntp"]
+
+
+def test_the_bootstrap_runs_where_every_seed_has_its_scores():
+    """And not where one is missing; lists of different length are refused."""
+    rng = np.random.default_rng(0)
+    correct = {arm: {seed: rng.random(100) < 0.7 for seed in SEEDS} for arm in ("ntp", "jepa")}
+    by_arm = {c["arm"]: c["bootstrap_ci95"] for c in build_results(runs_of(), correct=correct)["comparisons"]}
+    assert by_arm["jepa"][0] < 0 < by_arm["jepa"][1]
+    assert by_arm["control"] is None
+    del correct["jepa"][4]
+    assert build_results(runs_of(), correct=correct)["comparisons"][0]["bootstrap_ci95"] is None
+    correct["jepa"][4] = rng.random(99) < 0.7
+    with pytest.raises(ValueError, match="not scored on the same examples"):
+        build_results(runs_of(), correct=correct)
+
+
+# ---- write_results ----
+
+
+def test_files_hold_every_run_and_every_scalar(tmp_path):
+    """results.json is the dict; results.csv has a row an arm and seed, and blanks for what was not measured."""
+    runs = [*runs_of(jepa=ALARM), RunResult("extra", 82, {"exact_match": 0.5, "f1": math.nan}, QUIET)]
+    results = build_results(runs, cost=COST)
+    json_path, csv_path = write_results(results, tmp_path / "out")
+    assert json.loads(json_path.read_text()) == results
+    rows = list(csv.DictReader(csv_path.read_text().splitlines()))
+    assert len(rows) == 19
+    assert list(rows[0]) == ["arm", "seed", "exact_match", "eval_ce_loss", "f1", "retrieval/recall@1", "collapse_alarm"]
+    assert rows[0] == {
+        "arm": "ntp",
+        "seed": "4",
+        "exact_match": "0.74",
+        "eval_ce_loss": "0.5",
+        "f1": "",
+        "retrieval/recall@1": "0.1",
+        "collapse_alarm": "",
+    }
+    assert {row["collapse_alarm"] for row in rows if row["arm"] == "jepa"} == {"1"}
+    assert rows[-1]["collapse_alarm"] == "0"
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_scrap(tmp_path):
+    """Files are renamed into place whole; a value that JSON cannot hold is refused before that."""
+    results = build_results(runs_of())
+    write_results(results, tmp_path)
+    before = (tmp_path / "results.json").read_bytes()
+    with pytest.raises(ValueError):
+        write_results({**results, "settings": {"bad": math.nan}}, tmp_path)
+    assert (tmp_path / "results.json").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.csv", "results.json"]
+
+
+# ---- tables ----
+
+
+def test_the_table_says_what_was_found():
+    """Percent and points, the verdict, the cost, the alarm, and the sentences."""
+    table = format_table(build_results(runs_of(jepa=ALARM, ntp=QUIET), cost=COST))
+    line = next(line for line in table.splitlines() if line.startswith("jepa"))
+    assert " ".join(line.split()) == "jepa 6 72.5 ± 1.9 -1.7 [-2.5, -0.8] 0.008 worse"
+    assert "jepa 10.0 ± 0.0 1.18x 1.17x 6 of 6 runs" in " ".join(table.split())
+    assert "0 of 6 runs" in table and "not watched" in table
+    assert "Collapse alarm in jepa, seeds 4, 7, 23, 37, 82, 84 (6 of 6 runs). From" in table
+    assert "jepa: 72.5% against 74.2% (ntp), -1.7 points" in table
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_table_fits_its_width_whatever_the_names_and_numbers(width: int):
+    """Long names are cut in the middle; no line is longer than asked for."""
+    long = {
+        "ntp": (0.0, 1.0, 0.0, 1.0, 0.0, 1.0),
+        "jepa-infonce-shared-lambda-0.1-k-4-layer-12-temperature-0.05": (1.0, 0.0, 1.0, 0.0, 1.0, 0.0),
+        "jepa-infonce-shared-lambda-0.1-k-4-layer-12-temperature-0.10": (0.5, 0.5, 0.5, 0.5, 0.5, 0.5),
+    }
+    reason = {**ALARM, "reason": "A long reason. " * 30}
+    runs = [RunResult(run.arm, run.seed, run.metrics, reason) for run in runs_of(long)]
+    lines = format_table(build_results(runs, cost=COST), width=width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert sum(line.startswith("jep") and ".05 " in line for line in lines) == 2  # the ends of names stay
+
+
+def test_markdown_is_one_table_with_as_many_cells_in_each_row():
+    """For docs: a bar in a name does not break the table."""
+    values = {"ntp": VALUES["ntp"], "a|b": VALUES["jepa"]}
+    lines = format_markdown(build_results(runs_of(values))).splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) == 4
+    assert {line.replace(r"\|", "").count("|") for line in table} == {11}
+    assert r"| a\|b |" in table[3]
+    assert lines[-1].startswith("- a|b: 72.5% against 74.2% (ntp)")

@@ -1,0 +1,332 @@
+"""Statistics: right against scipy, hand and simulation, and honest where there is little to say."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from llm_jepa.experiments.statistics import (
+    bootstrap_over_examples,
+    compare_paired,
+    correct_for_many,
+    format_p,
+    holm,
+    sentence,
+    sign_flip_p,
+    smallest_detectable,
+    verdict,
+)
+
+SEEDS = (82, 23, 37, 84, 4, 7)
+ARM = dict(zip(SEEDS, (0.71, 0.74, 0.70, 0.73, 0.72, 0.75), strict=True))
+BASE = dict(zip(SEEDS, (0.73, 0.75, 0.73, 0.74, 0.74, 0.76), strict=True))
+
+
+# ---- compare_paired ----
+
+
+def test_paired_t_equals_scipy():
+    """Delta, interval and p are scipy's paired t-test on the same numbers."""
+    comparison = compare_paired(ARM, BASE)
+    reference = stats.ttest_rel(list(ARM.values()), list(BASE.values()))
+    assert comparison.n == 6
+    assert comparison.delta == pytest.approx(-0.01 * 10 / 6)
+    assert comparison.p_value == pytest.approx(reference.pvalue)
+    assert comparison.ci == pytest.approx(tuple(reference.confidence_interval(0.95)))
+    assert comparison.std == pytest.approx(np.std([-2, -1, -3, -1, -2, -1], ddof=1) / 100)
+    assert comparison.p_holm == comparison.p_value  # alone, there is nothing to correct
+
+
+def test_seeds_are_paired_by_number_not_by_order():
+    """A mapping read in another order gives the same comparison."""
+    assert compare_paired(dict(reversed(ARM.items())), BASE) == compare_paired(ARM, BASE)
+
+
+def test_only_seeds_of_both_arms_count_and_the_others_are_named():
+    """A failed run takes its partner out of the comparison, and the sentence says so."""
+    arm, base = dict(ARM), dict(BASE)
+    del arm[84], base[7]
+    comparison = compare_paired(arm, base, arm="jepa", baseline_arm="ntp")
+    assert list(comparison.differences) == [4, 23, 37, 82]
+    assert comparison.missing == {"jepa": [84], "ntp": [7]}
+    assert comparison.baseline_mean == pytest.approx((0.73 + 0.75 + 0.73 + 0.74) / 4)
+    assert "Seeds without jepa, left out: 84." in sentence(comparison)
+
+
+def test_one_seed_shows_nothing():
+    """No spread, no test: interval and p are None, and the reason says why."""
+    comparison = compare_paired({1: 0.9}, {1: 0.1})
+    assert comparison.delta == pytest.approx(0.8)
+    assert comparison.ci is comparison.p_value is comparison.sign_flip_p is comparison.smallest_detectable is None
+    assert comparison.verdict == "no difference shown"
+    assert "one seed" in comparison.reason
+
+
+@pytest.mark.parametrize(("values", "baseline"), [({}, {}), ({1: 0.5}, {2: 0.5}), ({1: 0.5}, {})])
+def test_no_common_seed_is_said_not_raised(values, baseline):
+    """An experiment in which every run of an arm failed still gets its table."""
+    comparison = compare_paired(values, baseline, arm="jepa", baseline_arm="ntp")
+    assert (comparison.n, comparison.delta, comparison.verdict) == (0, None, "no difference shown")
+    assert "no seed has both arms" in sentence(comparison)
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_equal_differences_of_few_seeds_are_no_certainty(n: int):
+    """The t-test would divide by zero and say p = 0; with five seeds chance alone agrees once in sixteen."""
+    comparison = compare_paired({s: 0.7 + s / 100 for s in range(n)}, {s: 0.6 + s / 100 for s in range(n)})
+    assert comparison.p_value == pytest.approx(2 / 2**n)
+    assert comparison.ci is comparison.smallest_detectable is None
+    assert comparison.verdict == "no difference shown"
+    assert "same in every seed" in comparison.reason
+
+
+def test_equal_differences_of_six_seeds_are_shown():
+    """Six signs that agree by chance: p = 1/32."""
+    comparison = compare_paired({s: 0.7 + s / 100 for s in range(6)}, {s: 0.6 + s / 100 for s in range(6)})
+    assert comparison.p_value == pytest.approx(1 / 32)
+    assert comparison.verdict == "better"
+
+
+def test_an_arm_that_equals_its_baseline_has_p_one():
+    """As lambda = 0 must: the same values, bit for bit."""
+    comparison = compare_paired(BASE, BASE)
+    assert (comparison.delta, comparison.p_value, comparison.verdict) == (0, 1, "no difference shown")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("side", ["jepa", "ntp"])
+def test_a_value_that_is_not_finite_is_refused_by_arm_and_seed(bad: float, side: str):
+    """A nan would make every number nan and no one would know why."""
+    arm, base = dict(ARM), dict(BASE)
+    (arm if side == "jepa" else base)[37] = bad
+    with pytest.raises(ValueError, match=f"'{side}', seed 37"):
+        compare_paired(arm, base, arm="jepa", baseline_arm="ntp")
+
+
+def test_no_number_is_ever_nan():
+    """Over many odd inputs, every number is finite or None."""
+    rng = np.random.default_rng(0)
+    for n, scale in itertools.product(range(7), (0, 1e-17, 1e-9, 1e-3, 1)):
+        arm = {s: 0.5 + scale * rng.normal() for s in range(n)}
+        c = compare_paired(arm, dict.fromkeys(range(n), 0.5))
+        numbers = [c.delta, c.std, c.p_value, c.p_holm, c.sign_flip_p, c.smallest_detectable, *(c.ci or ())]
+        assert all(number is None or math.isfinite(number) for number in numbers)
+        assert c.p_value is None or 0 < c.p_value <= 1
+        assert "nan" not in sentence(c)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    """Six seeds, true difference 1 point, 600 experiments: about 95% of intervals hold it (3.4 sigma allowed)."""
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(600):
+        shared = rng.normal(0.7, 0.05, 6)  # what a seed does to both arms cancels
+        arm = dict(enumerate(shared + 0.01 + rng.normal(0, 0.01, 6)))
+        low, high = compare_paired(arm, dict(enumerate(shared + rng.normal(0, 0.01, 6)))).ci
+        covered += low <= 0.01 <= high
+    assert covered / 600 == pytest.approx(0.95, abs=0.03)
+
+
+# ---- sign flips ----
+
+
+def test_sign_flip_p_counts_all_flips():
+    """Independent reference: every sign choice of four differences, one by one."""
+    differences = [0.3, -0.1, 0.4, 0.2]
+    sums = [abs(sum(s * d for s, d in zip(signs, differences, strict=True))) for signs in flips(4)]
+    assert sign_flip_p(differences) == sum(s >= 0.8 - 1e-12 for s in sums) / 16
+
+
+def test_five_seeds_cannot_go_below_one_sixteenth():
+    """The reason for six seeds or more."""
+    assert sign_flip_p([5, 4, 6, 5, 7]) == 2 / 32
+    assert sign_flip_p([5, 4, 6, 5, 7, 6]) == 2 / 64
+
+
+def test_many_seeds_are_drawn_and_agree_with_scipy():
+    """Above 20 seeds flips are drawn; the p agrees with scipy's own permutation test."""
+    differences = np.random.default_rng(2).normal(0.4, 1, 24)
+    reference = stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=50_000, rng=np.random.default_rng(3)
+    )
+    assert sign_flip_p(differences) == pytest.approx(reference.pvalue, abs=0.01)
+    assert sign_flip_p(np.ones(24)) > 0  # the choice that was seen is always one of them
+
+
+def flips(n: int):
+    return itertools.product((1, -1), repeat=n)
+
+
+# ---- smallest detectable difference ----
+
+
+@pytest.mark.parametrize("n", [3, 5, 6, 10])
+def test_the_smallest_detectable_difference_is_detected_four_times_in_five(n: int):
+    """Simulation: with that true difference, scipy's t-test rejects in 80% of 4,000 experiments."""
+    true = smallest_detectable(n, std=0.02)
+    draws = np.random.default_rng(n).normal(true, 0.02, (4000, n))
+    assert np.mean(stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05) == pytest.approx(0.8, abs=0.02)
+
+
+def test_more_seeds_and_less_spread_detect_less():
+    """It falls with n, is proportional to the spread, and has no meaning without either."""
+    values = [smallest_detectable(n, 0.02) for n in range(2, 60)]
+    assert all(a > b for a, b in itertools.pairwise(values))
+    assert smallest_detectable(6, 0.04) == pytest.approx(2 * smallest_detectable(6, 0.02))
+    assert smallest_detectable(1, 0.02) is None
+    assert smallest_detectable(6, 0.0) is None
+    # For large n: (1.960 + 0.842) standard errors.
+    assert smallest_detectable(10_000, 1.0) == pytest.approx((1.95996 + 0.84162) / 100, rel=1e-3)
+
+
+# ---- holm and verdict ----
+
+
+def test_holm_by_hand():
+    """0.01, 0.04, 0.03 become 0.03, 0.06 and 0.06: times 3, times 2, times 1, and never falling."""
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
+
+
+def test_holm_leaves_out_what_was_not_tested_and_stays_below_one():
+    """None is not counted; order of names is kept."""
+    corrected = holm({"x": None, "a": 0.9, "b": 0.8})
+    assert corrected == {"x": None, "a": 1.0, "b": 1.0}
+    assert list(corrected) == ["x", "a", "b"]
+    assert holm({"only": 0.03}) == {"only": 0.03}
+    assert holm({}) == {}
+
+
+@pytest.mark.parametrize("p", [math.nan, -0.1, 1.1])
+def test_holm_refuses_what_is_no_p_value(p: float):
+    """nan sorts anywhere, so it would corrupt the others in silence."""
+    with pytest.raises(ValueError, match="'bad'"):
+        holm({"good": 0.01, "bad": p})
+
+
+def test_many_comparisons_need_stronger_evidence():
+    """A p of 0.03 alone is shown; among five like it, none is."""
+    one = compare_paired({s: v + 0.02 * (s == 4) for s, v in ARM.items()}, BASE, arm="a0")
+    assert 0.01 < one.p_value < 0.05
+    assert one.verdict == "worse"
+    many = correct_for_many(
+        [compare_paired({s: v + 0.02 * (s == 4) for s, v in ARM.items()}, BASE, arm=f"a{i}") for i in range(5)]
+    )
+    assert {c.verdict for c in many} == {"no difference shown"}
+    with pytest.raises(ValueError, match="compared twice"):
+        correct_for_many([one, one])
+
+
+def test_no_effect_is_called_an_effect_in_one_experiment_of_twenty():
+    """400 experiments of four arms that equal the baseline: any false verdict in at most 5% (3 sigma allowed)."""
+    rng = np.random.default_rng(4)
+    false = 0
+    for _ in range(400):
+        base = dict(enumerate(rng.normal(0.7, 0.01, 6)))
+        arms = [compare_paired(dict(enumerate(rng.normal(0.7, 0.01, 6))), base, arm=f"a{i}") for i in range(4)]
+        false += any(c.verdict != "no difference shown" for c in correct_for_many(arms))
+    assert false / 400 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
+
+
+@pytest.mark.parametrize(
+    ("delta", "p_holm", "ci", "expected"),
+    [
+        (0.02, 0.01, (0.01, 0.03), "better"),
+        (-0.02, 0.01, (-0.03, -0.01), "worse"),
+        (0.02, 0.05, (0.001, 0.03), "no difference shown"),
+        (0.02, 0.01, (-0.01, 0.05), "no difference shown"),
+        (0.02, 0.01, None, "better"),
+        (0.02, None, None, "no difference shown"),
+        (None, None, None, "no difference shown"),
+        (0.0, 0.01, None, "no difference shown"),
+    ],
+)
+def test_a_verdict_needs_a_holm_p_below_five_percent(delta, p_holm, ci, expected):
+    """And an interval, where there is one, that leaves out 0."""
+    assert verdict(delta, p_holm, ci) == expected
+
+
+# ---- bootstrap ----
+
+
+def test_the_bootstrap_of_one_seed_is_that_of_the_mean():
+    """With S = 1 only examples are drawn: the interval agrees with scipy's."""
+    rng = np.random.default_rng(5)
+    ours, theirs = rng.random((1, 400)) < 0.75, rng.random((1, 400)) < 0.65
+    differences = (ours.astype(float) - theirs)[0]
+    reference = stats.bootstrap((differences,), np.mean, method="percentile", rng=np.random.default_rng(6))
+    low, high = bootstrap_over_examples(ours, theirs)
+    assert (low, high) == pytest.approx(tuple(reference.confidence_interval), abs=0.008)
+
+
+def test_the_bootstrap_feels_seeds_and_examples():
+    """Variance of either kind alone widens the interval; with neither it is a point."""
+    rng = np.random.default_rng(7)
+    zero = np.zeros((6, 300))
+    by_seed = np.repeat(rng.normal(0.05, 0.02, (6, 1)), 300, axis=1)
+    by_example = np.repeat((rng.random((1, 300)) < 0.05).astype(float), 6, axis=0)
+    for correct in (by_seed, by_example):
+        low, high = bootstrap_over_examples(correct, zero)
+        assert low < correct.mean() < high
+    assert bootstrap_over_examples(zero + 0.05, zero) == pytest.approx((0.05, 0.05))
+
+
+def test_the_bootstrap_of_both_levels_has_the_variance_of_both():
+    """Crossed design: the spread of the means is that of drawing rows plus that of drawing columns."""
+    rng = np.random.default_rng(8)
+    rows, columns = rng.normal(0, 1, (6, 1)), rng.normal(0, 3, (1, 200))
+    low, high = bootstrap_over_examples(rows + columns, np.zeros((6, 200)))
+    expected = math.sqrt(rows.var() / 6 + columns.var() / 200)
+    assert high - low == pytest.approx(2 * 1.96 * expected, rel=0.08)
+
+
+def test_the_bootstrap_repeats_and_depends_on_its_seed():
+    """The same seed gives the same interval, another another."""
+    correct = np.random.default_rng(9).random((3, 50)) < 0.5
+    first = bootstrap_over_examples(correct, ~correct, num_resamples=500)
+    assert first == bootstrap_over_examples(correct, ~correct, num_resamples=500)
+    assert first != bootstrap_over_examples(correct, ~correct, num_resamples=500, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(np.ones((2, 3)), np.ones((2, 4))), (np.ones(3), np.ones(3)), (np.ones((2, 0)), np.ones((2, 0)))],
+)
+def test_scores_of_different_examples_are_refused(ours, theirs):
+    """Pairs that do not belong together would give a number all the same."""
+    with pytest.raises(ValueError, match="seeds, examples"):
+        bootstrap_over_examples(ours, theirs)
+    with pytest.raises(ValueError, match="not finite"):
+        bootstrap_over_examples([[math.nan]], [[1.0]])
+
+
+# ---- words ----
+
+
+def test_a_clear_result_is_said_in_one_sentence():
+    """Means in percent, difference and interval in points, p, verdict."""
+    text = sentence(compare_paired(ARM, BASE, arm="jepa", baseline_arm="ntp"))
+    assert text == "jepa: 72.5% against 74.2% (ntp), -1.7 points, 95% interval -2.5 to -0.8, Holm p 0.004: worse."
+
+
+def test_a_null_result_says_what_could_have_been_shown():
+    """No difference shown is no proof of equality: the sentence gives the power of the experiment."""
+    noisy = {s: v + d for (s, v), d in zip(BASE.items(), (0.02, -0.02, 0.01, -0.01, 0.02, -0.01), strict=True)}
+    comparison = compare_paired(noisy, BASE, arm="jepa", baseline_arm="ntp")
+    text = sentence(comparison)
+    assert "no difference shown. With 6 seeds" in text
+    assert f"about {100 * comparison.smallest_detectable:.1f} points would be shown four times in five" in text
+
+
+def test_a_result_of_few_seeds_carries_its_warning():
+    """Three seeds that agree closely give a small t-test p; the sentence says how little three seeds can say."""
+    text = sentence(compare_paired({1: 0.80, 2: 0.81, 3: 0.82}, {1: 0.70, 2: 0.712, 3: 0.721}))
+    assert "better. 3 seeds are few: the sign-flip test cannot go below p 0.25 with them." in text
+
+
+def test_p_values_are_short():
+    """Two significant digits are all that is read."""
+    assert [format_p(p) for p in (None, 0.0004, 0.0213, 0.28, 1.0)] == ["-", "<0.001", "0.021", "0.28", "1.00"]

@@ -1,0 +1,197 @@
+"""Figures: the right numbers in the right place, legible, and no trace left in the process."""
+
+from __future__ import annotations
+
+import math
+import sys
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from llm_jepa.experiments.results import RunResult, build_results
+from llm_jepa.report import figures
+from llm_jepa.report.figures import plot_comparison, plot_curves, summarize_seeds
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def rows(level: float, steps=(0, 10, 20)) -> list[dict]:
+    """Rows as metrics.jsonl holds them: training rows and held-out checks mixed."""
+    out: list[dict] = []
+    for step in steps:
+        out.append({"step": step, "ce_loss": level, "jepa_loss": level / 2, "loss": 1.5 * level, "tokens_per_s": 9})
+        out.append({"step": step, "monitor/gap": level, "monitor/retrieval@1": level, "eval_exact_match": level})
+    return out
+
+
+def results_of(num_arms: int = 3) -> dict:
+    names = ["ntp", *(f"arm-{i}" for i in range(1, num_arms))]
+    return build_results(
+        [
+            RunResult(arm, seed, {"exact_match": 0.7 + 0.01 * i + 0.002 * ((seed * (i + 3)) % 5)})
+            for i, arm in enumerate(names)
+            for seed in range(6)
+        ]
+    )
+
+
+def texts(path) -> list[str]:
+    return ["".join(element.itertext()) for element in ElementTree.parse(path).iter(f"{SVG}text")]
+
+
+# ---- numbers ----
+
+
+def test_a_curve_is_mean_lowest_and_highest_over_seeds():
+    """Three seeds by hand, one of which stopped early."""
+    curve = summarize_seeds({1: rows(1.0), 2: rows(2.0), 3: rows(6.0, steps=(0, 10))}, ["ce_loss"])
+    assert curve.steps.tolist() == [0, 10, 20]
+    assert curve.mean.tolist() == [3, 3, 1.5]
+    assert curve.low.tolist() == [1, 1, 1]
+    assert curve.high.tolist() == [6, 6, 2]
+
+
+def test_monitors_are_found_with_and_without_their_prefix():
+    """metrics.jsonl says `monitor/gap`; a figure asks for `gap`."""
+    assert summarize_seeds({1: [{"step": 5, "monitor/gap": 0.3}]}, ["gap"]).mean.tolist() == [0.3]
+    assert summarize_seeds({1: [{"step": 5, "gap": 0.3}]}, ["gap"]).mean.tolist() == [0.3]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, None, "0.3", True])
+def test_what_is_no_number_is_a_gap(value):
+    """nan, null and text are skipped; a curve of nothing else is None."""
+    assert summarize_seeds({1: [{"step": 5, "gap": value}]}, ["gap"]) is None
+    curve = summarize_seeds({1: [{"step": 5, "gap": value}, {"step": 6, "gap": 0.5}]}, ["gap"])
+    assert curve.steps.tolist() == [6]
+
+
+def test_a_step_logged_twice_after_a_resume_counts_once():
+    """The later row is the run that went on."""
+    curve = summarize_seeds(
+        {1: [{"step": 5, "gap": 0.1}, {"step": 5, "gap": 0.4}], 2: [{"step": 5, "gap": 0.6}]}, ["gap"]
+    )
+    assert curve.mean.tolist() == [0.5]
+
+
+# ---- files ----
+
+
+def test_each_figure_is_written_as_svg_and_png(tmp_path):
+    """The four figures, named for what they show."""
+    written = plot_curves({"ntp": {1: rows(1.0)}, "jepa": {1: rows(0.5), 2: rows(0.6)}}, None, tmp_path / "new")
+    names = ["curves_loss", "curves_accuracy", "curves_jepa_loss", "curves_monitors"]
+    assert [path.name for path in written] == [f"{name}.{kind}" for name in names for kind in ("svg", "png")]
+    for path in written:
+        assert path.stat().st_size > 2000
+        assert path.read_bytes().startswith(b"\x89PNG" if path.suffix == ".png" else b"<?xml")
+
+
+def test_charts_without_values_are_left_out(tmp_path):
+    """Plain training has no monitors and a JEPA distance of nan: no empty frames."""
+    plain = {"ntp": {1: [{"step": s, "ce_loss": 1.0, "jepa_loss": math.nan} for s in range(3)]}}
+    assert [path.name for path in plot_curves(plain, None, tmp_path)] == ["curves_loss.svg", "curves_loss.png"]
+    assert plot_curves({}, None, tmp_path) == []
+    assert plot_curves({"ntp": {1: []}}, None, tmp_path) == []
+
+
+def test_any_key_of_the_rows_can_be_drawn(tmp_path):
+    """A key that no figure knows gets a figure of its own."""
+    written = plot_curves({"ntp": {1: rows(1.0)}}, ["tokens_per_s", "retrieval@1"], tmp_path)
+    assert [path.name for path in written if path.suffix == ".svg"] == [
+        "curves_tokens_per_s.svg",
+        "curves_retrieval_at_1.svg",
+    ]
+
+
+def test_curves_are_labelled_with_arms_and_units(tmp_path):
+    """Text stays text in the SVG: titles, units and arms can be read and searched."""
+    written = plot_curves({"ntp": {1: rows(0.2)}, "_jepa$k$": {1: rows(0.5)}}, ["loss", "accuracy"], tmp_path)
+    loss, accuracy = texts(written[0]), texts(written[2])
+    assert {"ntp", "_jepa$k$", "Cross-entropy, training", "nats per token", "optimizer step"} <= set(loss)
+    assert {"Exact match, held out", "%"} <= set(accuracy)
+
+
+def test_the_comparison_shows_values_differences_and_verdicts(tmp_path):
+    """Each arm with its verdict in words; the axes with their units."""
+    results = results_of()
+    svg, png = plot_comparison(results, tmp_path)
+    shown = texts(svg)
+    assert {"ntp", "arm-1", "arm-2", "Exact match, by seed", "Difference to ntp"} <= set(shown)
+    assert any(text.startswith("points") for text in shown) and any(text.startswith("%") for text in shown)
+    for comparison in results["comparisons"]:
+        assert any(text == f"{100 * comparison['delta']:+.1f}  {comparison['verdict']}" for text in shown)
+    assert png.exists()
+
+
+def test_a_comparison_with_gaps_is_drawn(tmp_path):
+    """One seed, no interval, or no baseline partner at all."""
+    runs = [RunResult("ntp", 1, {"exact_match": 0.5}), RunResult("a", 1, {"exact_match": 0.6})]
+    svg, _ = plot_comparison(build_results([*runs, RunResult("b", 2, {"exact_match": 0.6})]), tmp_path)
+    assert sum("no difference shown" in text for text in texts(svg)) == 2
+    plot_comparison(build_results(runs[:1]), tmp_path)
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path):
+    """No dates and no random ids in the SVG, so that reports can be compared."""
+    runs, results = {"ntp": {1: rows(1.0)}}, results_of()
+    for folder in ("a", "b"):
+        plot_curves(runs, ["loss"], tmp_path / folder)
+        plot_comparison(results, tmp_path / folder)
+    for name in ("curves_loss.svg", "comparison.svg"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+# ---- manners ----
+
+
+def test_no_global_state_is_left_behind(tmp_path):
+    """No pyplot, and the settings of matplotlib as they were."""
+    before, had_pyplot = dict(mpl.rcParams), "matplotlib.pyplot" in sys.modules
+    plot_curves({"ntp": {1: rows(1.0)}}, None, tmp_path)
+    plot_comparison(results_of(), tmp_path)
+    assert dict(mpl.rcParams) == before
+    assert ("matplotlib.pyplot" in sys.modules) == had_pyplot
+
+
+@pytest.mark.parametrize("num_arms", [1, 4, 9])
+def test_no_two_texts_overlap(tmp_path, monkeypatch, num_arms: int):
+    """Titles, labels, ticks, legends and verdicts keep apart, for one arm and for nine with long names."""
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda figure, folder, name: drawn.append(figure) or [])
+    arms = [f"jepa-infonce-lambda-0.{i}" for i in range(num_arms)]
+    plot_curves({arm: {1: rows(0.1 * i), 2: rows(0.2 * i)} for i, arm in enumerate(arms)}, None, tmp_path)
+    plot_comparison(results_of(num_arms), tmp_path)
+    assert len(drawn) == 5
+    for figure in drawn:
+        boxes = text_boxes(figure)
+        for i, (words, box) in enumerate(boxes):
+            assert figure.bbox.padded(1).fully_contains(box.x0, box.y0), words
+            assert figure.bbox.padded(1).fully_contains(box.x1, box.y1), words
+            for others, other in boxes[i + 1 :]:
+                assert not box.padded(-1).overlaps(other.padded(-1)), (words, others)
+
+
+def text_boxes(figure):
+    """Return (words, box in pixels) of every text of a figure that is really drawn."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    hidden = set()
+    for axes in figure.axes:
+        if not axes.get_visible():
+            hidden |= set(axes.findobj(mpl.text.Text))
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            hidden |= {tick.label1 for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high}
+    texts = [text for text in figure.findobj(mpl.text.Text) if text.get_visible() and text.get_text()]
+    return [(text.get_text(), text.get_window_extent(renderer)) for text in texts if text not in hidden]
+
+
+def test_neighbouring_arms_differ_in_colour_and_an_arm_keeps_its_look():
+    """Seven colours, then dashes and markers: sixteen arms look different from each other."""
+    arms = [f"arm-{i}" for i in range(16)]
+    looks = [figures._look(arm, arms) for arm in arms]
+    assert len({(look["color"], look["linestyle"]) for look in looks}) == 16
+    assert len({look["color"] for look in looks[:7]}) == 7
+    assert figures._look("arm-2", arms) == figures._look("arm-2", arms[:3])
