@@ -180,14 +180,19 @@ def test_loss_dropout_drops_its_share_and_the_same_steps_every_time():
     assert not any(LossDropout(0.0, seed=3).drops(step) for step in steps)
 
 
-def test_a_dropped_step_is_a_plain_step(tiny_model, make_pairs):
-    """On a dropped step the loss is the cross-entropy, and nan is reported for the term; evaluation never drops."""
+@pytest.mark.parametrize("target", ["stop_grad", "shared"])
+def test_a_dropped_step_is_a_plain_step(target, tiny_model, make_pairs):
+    """A dropped step gives the bits of plain training and nan for the term; evaluation never drops."""
     torch.manual_seed(0)
-    jepa = LLMJEPA(tiny_model("llama"), JEPAConfig(jepa_loss_dropout=0.5))
-    batch = FusedCollator(jepa.config, pad_token_id=0)(make_pairs(2))
+    jepa = LLMJEPA(tiny_model("llama"), JEPAConfig(jepa_loss_dropout=0.5, jepa_target=target))
+    pairs = make_pairs(5)
+    batch = FusedCollator(jepa.config, pad_token_id=0)(pairs)
+    plain = FusedCollator(JEPAConfig(jepa_lambda=0), pad_token_id=0)(pairs)
+    assert torch.equal(batch.without_views().rows.documents, plain.rows.documents)
     dropped = next(step for step in range(50) if jepa.loss_dropout.drops(step))
     kept = next(step for step in range(50) if not jepa.loss_dropout.drops(step))
-    assert torch.equal(jepa(batch, step=dropped).loss.detach(), jepa(batch, step=dropped).ce_loss)
+    bare = LLMJEPA(jepa.model, JEPAConfig(jepa_lambda=0))
+    assert torch.equal(jepa(batch, step=dropped).loss, bare(plain).loss)
     assert jepa(batch, step=dropped).lambda_eff == 0.0 and jepa(batch, step=dropped).jepa_loss.isnan()
     assert jepa(batch, step=kept).lambda_eff == 1.0
     with pytest.raises(ValueError, match="pass step="):

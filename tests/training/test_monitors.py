@@ -209,13 +209,13 @@ def test_the_alarm_stays_and_speaks_once():
     alarm = fed(collapsed, range(20, 120, 20))
     assert alarm.update(200, contrastive()) is None
     assert alarm.level == "alarm"
-    assert alarm.summary() == {"alarmed": True, "first_step": 20, "reason": alarm.reason}
+    assert alarm.summary() == {"alarmed": True, "first_step": 20, "reason": alarm.reason, "recovered": True}
 
 
 def test_checks_before_the_first_step_do_not_count():
     """At step 0 nothing has been trained: whatever the model looks like, the objective has not done it."""
     alarm = fed(collapsed, [0, 0, 0, 0])
-    assert alarm.summary() == {"alarmed": False, "first_step": None, "reason": None}
+    assert alarm.summary() == {"alarmed": False, "first_step": None, "reason": None, "recovered": False}
 
 
 def test_checks_that_cannot_decide_are_passed_over():

@@ -352,7 +352,9 @@ def _alarm_lines(results: Results) -> list[str]:
         if raised:
             reason = next(iter(raised.values()))["reason"]
             seeds = f"seed{'s' if len(raised) > 1 else ''} {', '.join(raised)}"
-            lines.append(f"Collapse alarm in {arm}, {seeds} ({_alarm_cell(results, arm)}). {reason}")
+            recovered = sum(bool(alarm.get("recovered")) for alarm in raised.values())
+            end = f" At the last look {recovered} of {len(raised)} had recovered." if recovered else ""
+            lines.append(f"Collapse alarm in {arm}, {seeds} ({_alarm_cell(results, arm)}). {reason}{end}")
     return lines
 
 

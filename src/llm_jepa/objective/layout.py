@@ -173,6 +173,19 @@ class FusedBatch(TensorGroup):
         """The directions of the batch; empty where it was laid out without views."""
         return [views for views in (self.text_to_code, self.code_to_text) if views is not None]
 
+    def without_views(self) -> FusedBatch:
+        """Return the same pairs as plain rows: what a step without a JEPA term reads, and all that it pays for."""
+        if not self.views:
+            return self
+        own = (self.rows.documents == 1) & ~self.rows.is_pred  # (B, T): text, bridge and code, at the row's start
+        width = int(own.sum(1).max())
+        rows = self.rows.map(lambda tensor: tensor[:, :width])
+        rows.documents = rows.documents.where(own[:, :width], PADDING)
+        rows.is_plain = True
+        return replace(
+            self, rows=rows, labels=self.labels[:, :width], target_rows=None, text_to_code=None, code_to_text=None
+        )
+
     def __len__(self) -> int:
         return self.num_pairs
 

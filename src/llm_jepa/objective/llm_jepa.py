@@ -113,27 +113,17 @@ class LLMJEPA(nn.Module):
                 "This batch was laid out without views. Build it with FusedCollator(config) and a jepa_lambda "
                 "above 0, or with FusedCollator(config, monitor=True)."
             )
-        labels = _next_labels(batch.labels)
-        if batch.rows.is_plain and self.config.loss_on == "all":
-            at = None  # every token is labelled: nothing to save, and to the bit what transformers computes
-        else:
-            at = (labels != IGNORED).nonzero().squeeze(1)  # (N,)
-            labels = labels[at]
-        states, logits = self.backbone.states_and_logits(batch.rows, self.predictor(), at)
-        ce_sum = F.cross_entropy(full_precision(logits), labels, ignore_index=IGNORED, reduction="sum")
-        ce_loss = ce_sum / _at_least_one(batch.num_labels if num_labels is None else num_labels)
         if not trains_views and not monitor:
-            return JEPAOutput(self.config.jepa_gamma * ce_loss, ce_loss.detach(), torch.full_like(ce_sum, torch.nan))
+            ce_loss, _ = self._cross_entropy(batch.without_views(), num_labels)
+            return JEPAOutput(self.config.jepa_gamma * ce_loss, ce_loss.detach(), torch.full_like(ce_loss, torch.nan))
 
+        ce_loss, states = self._cross_entropy(batch, num_labels)
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains_views):
             sides = [self._sides(views, states, batch.target_rows) for views in batch.views]
             distances = torch.stack([self.distance(pred, target) for pred, target in sides])  # (directions, B)
-            pairs = _at_least_one(batch.num_pairs if num_pairs is None else num_pairs)
-            jepa_loss = distances.mean(0).sum() / pairs
+            jepa_loss = distances.mean(0).sum() / _at_least_one(batch.num_pairs if num_pairs is None else num_pairs)
         lambda_eff = self.config.jepa_lambda if trains_views else 0.0
-        loss = self.config.jepa_gamma * ce_loss
-        if trains_views:
-            loss = loss + lambda_eff * jepa_loss
+        loss = self.config.jepa_gamma * ce_loss + (lambda_eff * jepa_loss if trains_views else 0.0)
         text_pred, code_emb = sides[0] if batch.views[0].from_text else sides[0][::-1]
         return JEPAOutput(loss, ce_loss.detach(), jepa_loss.detach(), text_pred, code_emb, lambda_eff)
 
@@ -149,6 +139,18 @@ class LLMJEPA(nn.Module):
             raise ValueError("jepa_loss_dropout draws once an optimizer step: pass step=, the step's number.")
         return self.loss_dropout.drops(step)
 
+    def _cross_entropy(self, batch: FusedBatch, num_labels: int | Tensor | None) -> tuple[Tensor, Tensor]:
+        """Run the model on the main rows; return nats per labelled token, and all final states, (B * T, C)."""
+        labels = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORED).flatten()  # what each state predicts, (B * T,)
+        if batch.rows.is_plain and self.config.loss_on == "all":
+            at = None  # every token is labelled: nothing to save, and to the bit what transformers computes
+        else:
+            at = (labels != IGNORED).nonzero().squeeze(1)  # (N,)
+            labels = labels[at]
+        states, logits = self.backbone.states_and_logits(batch.rows, self.predictor(), at)
+        ce_sum = F.cross_entropy(full_precision(logits), labels, ignore_index=IGNORED, reduction="sum")
+        return ce_sum / _at_least_one(batch.num_labels if num_labels is None else num_labels), states
+
     def _sides(self, views: Views, states: Tensor, target_rows: Rows | None) -> tuple[Tensor, Tensor]:
         """Return predictions and targets of one direction, (B, C) each; `states` are the main forward's."""
         pred = states[views.pred_at]
@@ -159,11 +161,6 @@ class LLMJEPA(nn.Module):
         with torch.no_grad():
             layers = self.target.layers if self.target is not None else None
             return pred, self.backbone.states(target_rows, layers=layers)[views.target_at]
-
-
-def _next_labels(labels: Tensor) -> Tensor:
-    """Return the label that each flattened state predicts, that of the next token, (B * T,)."""
-    return F.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
 
 
 def _at_least_one(count: int | Tensor) -> int | Tensor:

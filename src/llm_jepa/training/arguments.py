@@ -28,6 +28,10 @@ class JEPATrainingArguments(TrainingArguments):
     )
     logging_steps: float = field(default=20, metadata={"help": "Steps between two lines of the training log."})
     save_strategy: str = field(default="no", metadata={"help": "When checkpoints are written: no, steps or epoch."})
+    save_steps: float | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={"help": "Steps between two checkpoints; below 1, a share of all steps. None are written by default."},
+    )
     eval_strategy: str = field(
         default="steps", metadata={"help": "When held-out rows are looked at: no, steps, epoch."}
     )
@@ -59,6 +63,9 @@ class JEPATrainingArguments(TrainingArguments):
                 raise ValueError(f"{name}=True is not possible here: {type(self).__name__} needs it off.")
         if self.monitor_pairs < 2:
             raise ValueError(f"monitor_pairs={self.monitor_pairs} must be at least 2: one pair has no gap.")
+        if self.save_steps is not None and self.save_strategy == "no":
+            self.save_strategy = "steps"
+        self.save_steps = 500 if self.save_steps is None else self.save_steps  # transformers wants a number
         has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         if self.precision == "bf16" or (self.precision == "auto" and has_bf16 and not self.fp16):
             self.bf16 = True

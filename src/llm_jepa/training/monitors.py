@@ -175,8 +175,18 @@ class CollapseAlarm:
         return self.reason
 
     def summary(self) -> dict[str, Any]:
-        """Return what the results keep: `alarmed`, `first_step` (None without alarm) and `reason` (the same)."""
-        return {"alarmed": self.alarmed, "first_step": self.first_step, "reason": self.reason}
+        """Return what the results keep.
+
+        `alarmed`; `first_step` and `reason`, None without alarm; and `recovered`: whether there was an alarm,
+        and the last check did not look collapsed any more.
+        """
+        recovered = self.alarmed and self.streak == 0
+        return {
+            "alarmed": self.alarmed,
+            "first_step": self.first_step,
+            "reason": self.reason,
+            "recovered": recovered,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return the whole state as plain JSON values, to be saved with a checkpoint."""

@@ -1,0 +1,58 @@
+# `make demo` and `make test` do all the set-up they need. Everything is installed into .venv.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/installed
+# The tests run small models: one thread each, and one process for each core.
+TEST   := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: help demo test lint types doctest unit test-slow test-gpu bench install clean
+
+help:
+	@echo "make demo      compare LLM-JEPA with next-token prediction on generated pairs (minutes on two cores)"
+	@echo "make test      lint, types, doctests and tests"
+	@echo "make test-slow the tests marked slow"
+	@echo "make test-gpu  the tests marked gpu, on a CUDA device"
+	@echo "make bench     the cost of a step (docs/results.md)"
+
+demo: $(STAMP)
+	$(BIN)/llm-jepa compare configs/demo.yaml --out runs/demo
+
+test: lint types doctest unit
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+doctest: $(STAMP)
+	$(TEST) -q --doctest-modules src
+
+unit: $(STAMP)
+	$(TEST) -q -n auto -m "not slow and not gpu"
+
+test-slow: $(STAMP)
+	$(TEST) -q -m slow
+
+test-gpu: $(STAMP)
+	$(TEST) -q -m gpu
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/step_cost.py
+
+install: $(STAMP)
+
+# torch first and pinned: left to the others' ranges, pip would fetch a CUDA build of several gigabytes.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "llm-jepa needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache

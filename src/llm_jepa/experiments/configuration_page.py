@@ -1,0 +1,50 @@
+"""The page docs/configuration.md, made from the settings' own help texts."""
+
+from __future__ import annotations
+
+import sys
+
+from llm_jepa.data.config import DataConfig
+from llm_jepa.evaluation.evaluate import EvaluationConfig
+from llm_jepa.objective import JEPAConfig
+from llm_jepa.training.arguments import JEPATrainingArguments
+from llm_jepa.training.models import ModelConfig
+
+from .settings import BUILT_IN_ARMS, ExperimentConfig, describe_fields
+
+SECTIONS: dict[str, type] = {
+    "Experiment": ExperimentConfig,
+    "Data": DataConfig,
+    "Model": ModelConfig,
+    "Objective": JEPAConfig,
+    "Training": JEPATrainingArguments,
+    "Evaluation": EvaluationConfig,
+}
+
+HEAD = """# Configuration
+
+Made from the help texts of the settings; do not edit by hand (see CONTRIBUTING.md).
+
+A `CONFIG.yaml` is flat: these keys side by side. `--set key=value` overrides one. Under Training stand the keys whose
+default differs from that of `transformers.TrainingArguments`, and ours; every other field of it (`max_steps`,
+`num_train_epochs`, `save_steps`, `gradient_accumulation_steps`, ...) is a key by its own name. Unknown keys are errors.
+"""
+
+
+def configuration_page() -> str:
+    """Return the page as Markdown."""
+    parts = [HEAD]
+    for title, part in SECTIONS.items():
+        parts += [f"\n## {title}\n", "| key | default | meaning |", "|---|---|---|"]
+        for name, default, text in describe_fields([part]):
+            shown = "the built-in arms below" if name == "arms" else f"`{default}`"
+            parts.append(f"| `{name}` | {shown} | {text.replace('|', chr(92) + '|')} |")
+    parts += ["\n## Built-in arms\n", "| arm | fields that it changes |", "|---|---|"]
+    for arm, changes in BUILT_IN_ARMS.items():
+        fields = ", ".join(f"`{key}: {value}`" for key, value in changes.items())
+        parts.append(f"| `{arm}` | {fields or 'none'} |")
+    return "\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(configuration_page())

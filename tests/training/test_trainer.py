@@ -1,0 +1,463 @@
+"""The training loop keeps the objective's promises: scale, baseline, resume, and no step on a loss that is not finite."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainerCallback
+
+from llm_jepa.objective import FusedCollator
+from llm_jepa.objective.layout import IGNORED
+from llm_jepa.objective.loss_dropout import LossDropout
+from llm_jepa.training.arguments import JEPATrainingArguments
+from llm_jepa.training.trainer import JEPATrainer, NonFiniteLossError
+
+
+class Gradients(TrainerCallback):
+    """Keeps the gradients of each optimizer step, as the optimizer gets them."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.steps.append(gradients(model))
+
+
+def gradients(module):
+    return [each.grad.clone() for each in module.parameters() if each.grad is not None]
+
+
+def weights(module):
+    return [each.detach().clone() for each in module.parameters()]
+
+
+def assert_equal(first, second):
+    assert len(first) == len(second)
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+def assert_near(first, second, tolerance):
+    for one, other in zip(first, second, strict=True):
+        assert (one - other).norm() <= tolerance * other.norm().clamp(min=1e-3)
+
+
+def logged(trainer, key):
+    return [line[key] for line in trainer.state.log_history if key in line]
+
+
+def record_batches(trainer):
+    """Return a list that gets each batch that the model is trained on."""
+    seen = []
+    trainer.jepa.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]) if module.training else None)
+    return seen
+
+
+def named(pairs):
+    for number, pair in enumerate(pairs):
+        pair.source = f"train.jsonl:{number + 1}"
+    return pairs
+
+
+# ---- the scale of a step ----
+
+OBJECTIVE = {"jepa_lambda": 2.0, "jepa_gamma": 0.5, "jepa_k": 2}
+
+
+@pytest.mark.parametrize("objective", [{}, {"jepa_target": "shared", "jepa_distance": "mse"}])
+@pytest.mark.parametrize(("micro", "accumulation"), [(8, 1), (4, 2), (2, 4), (1, 8)])
+def test_any_split_of_a_step_equals_a_plain_loop_over_whole_batches(
+    micro, accumulation, objective, make_jepa, make_trainer, make_pairs
+):
+    """Promise 2: losses, gradients and weights of five steps are those of LLMJEPA, backward, AdamW on 8 rows each."""
+    pairs, objective = make_pairs(40, seed=3), OBJECTIVE | objective
+    plain = make_jepa(**objective)
+    optimizer = torch.optim.AdamW([each for each in plain.parameters() if each.requires_grad], lr=1e-3, weight_decay=0)
+    collate, losses, expected = FusedCollator(plain.config, pad_token_id=0), [], []
+    for start in range(0, 40, 8):
+        loss = plain(collate(pairs[start : start + 8])).loss
+        loss.backward()
+        clip_grad_norm_(plain.parameters(), 1.0)
+        losses.append(loss.item())
+        expected.append(gradients(plain))
+        optimizer.step()
+        optimizer.zero_grad()
+
+    seen = Gradients()
+    trainer = make_trainer(
+        make_jepa(**objective),
+        pairs,
+        callbacks=[seen],
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=accumulation,
+        train_sampling_strategy="sequential",
+        learning_rate=1e-3,
+        lr_scheduler_type="constant",
+        warmup_steps=0,
+        num_train_epochs=1,
+    )
+    trainer.train()
+    assert logged(trainer, "loss") == pytest.approx(losses, abs=2e-6)
+    assert len(seen.steps) == 5
+    assert_near(seen.steps[0], expected[0], 5e-6)
+    for step, each in zip(seen.steps, expected, strict=True):
+        assert_near(step, each, 1e-4)  # five steps of AdamW carry rounding on
+    assert_near(weights(trainer.jepa), weights(plain), 1e-5)
+
+
+def test_without_the_counts_of_a_step_the_loss_would_be_wrong(make_jepa, make_trainer, make_pairs):
+    """The control of the test above: micro-batches that each take their own mean add up to several times the loss."""
+
+    class Forgetful(JEPATrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            return super().compute_loss(model, inputs, return_outputs, None)
+
+    first = {}
+    for kind in (JEPATrainer, Forgetful):
+        trainer = make_trainer(
+            make_jepa(), make_pairs(8), kind=kind, per_device_train_batch_size=2, gradient_accumulation_steps=4
+        )
+        trainer.args.max_steps = 1
+        trainer.train()
+        first[kind] = logged(trainer, "loss")[0]
+    assert first[Forgetful] == pytest.approx(4 * first[JEPATrainer], rel=0.1)
+
+
+def test_a_last_step_with_fewer_rows_is_a_mean_over_its_own_rows(make_jepa, make_trainer, make_pairs):
+    """Seven rows, four a step in micro-batches of two: the second step's terms are means over its three rows."""
+    pairs = make_pairs(7, seed=5)
+    trainer = make_trainer(
+        make_jepa(),
+        pairs,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        train_sampling_strategy="sequential",
+        num_train_epochs=1,
+        learning_rate=0.0,
+        weight_decay=0.0,
+    )
+    trainer.train()
+    collate = FusedCollator(trainer.jepa.config, pad_token_id=0)
+    parts = [trainer.jepa(collate(pairs[:4])), trainer.jepa(collate(pairs[4:]))]
+    for name in ("loss", "ce_loss", "jepa_loss"):
+        assert logged(trainer, name) == pytest.approx([getattr(each, name).item() for each in parts], abs=1e-5)
+
+
+# ---- the baseline ----
+
+
+@pytest.mark.parametrize("model", ["llama", "gpt2"])
+def test_lambda_zero_equals_a_bare_loop_with_the_models_own_loss(model, tiny_model, make_jepa, make_trainer, make_pairs):
+    """Promise 3: after 20 steps with warm-up, cosine schedule and clipping, all weights have the same bits."""
+    steps, warmup, rate = 20, 4, 1e-2
+    trainer = make_trainer(
+        make_jepa(model, jepa_lambda=0.0),
+        make_pairs(24),
+        max_steps=steps,
+        warmup_steps=warmup,
+        learning_rate=rate,
+        max_grad_norm=0.5,
+    )
+    batches = record_batches(trainer)
+    trainer.train()
+    assert len(batches) == steps and min(logged(trainer, "grad_norm")) > 0.5
+
+    bare = tiny_model(model)
+
+    def schedule(step):
+        progress = (step - warmup) / (steps - warmup)
+        return step / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * progress))
+
+    optimizer = torch.optim.AdamW(bare.parameters(), lr=rate, weight_decay=0.0, fused=True)
+    scheduler = LambdaLR(optimizer, schedule)
+    for batch, loss in zip(batches, logged(trainer, "loss"), strict=True):
+        rows = batch.rows
+        labels = rows.input_ids.masked_fill(~rows.real, IGNORED)
+        expected = bare(input_ids=rows.input_ids, attention_mask=rows.real.long(), labels=labels).loss
+        assert expected.item() == loss
+        expected.backward()
+        clip_grad_norm_(bare.parameters(), 0.5)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+    assert_equal(weights(trainer.jepa.model), weights(bare))
+
+
+def test_looking_at_held_out_rows_draws_no_random_number(make_jepa, make_trainer, make_pairs):
+    """With dropout on, a run that is watched at every step ends in the bits of one that is not."""
+    final = {}
+    for held_out in ((), make_pairs(6, seed=8)):
+        jepa = make_jepa("gpt2", changes={"resid_pdrop": 0.2}, jepa_target="ema")
+        trainer = make_trainer(jepa, make_pairs(12), held_out, max_steps=5, seed=4, extra_metrics=lambda: {"score": 0.5})
+        trainer.train()
+        final[bool(held_out)] = weights(trainer.jepa)
+        assert bool(logged(trainer, "eval_ce_loss")) == bool(held_out)
+    assert_equal(final[True], final[False])
+
+
+def test_a_run_without_held_out_rows_needs_no_other_setting(make_jepa, make_pairs, tmp_path):
+    """The defaults ask for looks at held-out rows; where there are none, training goes its way."""
+    args = JEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True, max_steps=2)
+    trainer = JEPATrainer(make_jepa(), args, make_pairs(4), pad_token_id=0)
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+# ---- resume ----
+
+
+class Stop(Exception):
+    pass
+
+
+RESUMED = {
+    "jepa_target": "ema",
+    "jepa_ema_decay": 0.8,
+    "jepa_loss_dropout": 0.5,
+    "jepa_pred_tokens": "distinct",
+    "jepa_k": 2,
+}
+DROPOUT = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
+TERMS = ("step", "loss", "ce_loss", "jepa_loss", "lambda_eff", "grad_norm", "learning_rate", "eval_ce_loss")
+
+
+def terms(trainer):
+    """What the log says of each step, times left out; nan as text, so that equal lines compare equal."""
+    lines = [{key: line[key] for key in TERMS if key in line} for line in trainer.state.log_history]
+    return [str(line) for line in lines if len(line) > 1]
+
+
+@pytest.mark.parametrize(("accumulation", "steps"), [(1, 13), (3, 5)])
+def test_resuming_from_any_checkpoint_equals_never_stopping(accumulation, steps, make_jepa, make_trainer, make_pairs):
+    """Promise 5: with dropout, loss dropout, a slow copy and two epochs, weights and log have the same bits.
+
+    13 rows in batches of two are seven micro-batches an epoch, the last of one row. The last step lies in the
+    midst of the second epoch, and its own checkpoint (a kill during the final evaluation) trains nothing more.
+    """
+
+    def build(out, scrambled=False):
+        jepa = make_jepa("gpt2", seed=11, changes=DROPOUT, **RESUMED)
+        if scrambled:  # what a new process starts from does not matter
+            for each in jepa.parameters():
+                each.data.fill_(0.01)
+        return make_trainer(
+            jepa,
+            make_pairs(13, seed=2),
+            make_pairs(4, seed=8),
+            out=out,
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=accumulation,
+            max_steps=steps,
+            save_strategy="steps",
+            save_steps=1,
+            seed=11,
+        )
+
+    whole = build("whole")
+    whole.train()
+    lambdas = logged(whole, "lambda_eff")
+    assert 0.0 in lambdas and 1.0 in lambdas  # loss dropout dropped some steps and kept some
+    folders = [f"{whole.args.output_dir}/checkpoint-{step}" for step in range(1, steps + 1)]
+    for folder in folders:
+        resumed = build("resumed", scrambled=True)
+        resumed.train(resume_from_checkpoint=folder)
+        assert resumed.state.global_step == steps
+        assert_equal(weights(resumed.jepa), weights(whole.jepa))
+        assert terms(resumed) == terms(whole)
+    fresh = build("fresh", scrambled=True)
+    fresh.train()
+    assert terms(fresh) != terms(whole)  # the comparison can fail
+
+
+def test_a_checkpoint_between_two_log_lines_loses_no_step_of_the_log(make_jepa, make_trainer, make_pairs):
+    """Lines every four steps, checkpoints every three: the resumed log is the log of the whole run."""
+
+    def build(out):
+        return make_trainer(
+            make_jepa(seed=5, jepa_loss_dropout=0.4),
+            make_pairs(8),
+            out=out,
+            max_steps=10,
+            logging_steps=4,
+            save_strategy="steps",
+            save_steps=3,
+        )
+
+    whole = build("whole")
+    whole.train()
+    for step in (3, 6, 9):
+        resumed = build("resumed")
+        resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-{step}")
+        assert terms(resumed) == terms(whole)
+
+
+# ---- loss dropout ----
+
+
+def test_loss_dropout_draws_once_an_optimizer_step(make_jepa, make_trainer, make_pairs):
+    """All micro-batches of a step drop the JEPA term or none does, as (seed, step) says."""
+    steps = 8
+    jepa = make_jepa(seed=3, jepa_loss_dropout=0.5)
+    weighed = []
+    jepa.register_forward_hook(lambda module, inputs, output: weighed.append(output.lambda_eff))
+    trainer = make_trainer(
+        jepa, make_pairs(12), per_device_train_batch_size=1, gradient_accumulation_steps=4, max_steps=steps
+    )
+    trainer.train()
+    expected = [0.0 if LossDropout(0.5, seed=3).drops(step) else 1.0 for step in range(steps)]
+    assert weighed == [each for each in expected for _ in range(4)]
+    assert logged(trainer, "lambda_eff") == expected and 0.0 < sum(expected) < steps
+
+
+# ---- what is not finite ----
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_rows(make_jepa, make_trainer, make_pairs):
+    """B1: one poisoned row in the second step; its rows are named, and no weight moves."""
+    trainer = make_trainer(
+        make_jepa(),
+        named(make_pairs(8)),
+        train_sampling_strategy="sequential",
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        max_steps=4,
+    )
+    after_first = []
+
+    class Poison(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            after_first.append(weights(trainer.jepa))
+            trainer.jepa.register_forward_hook(
+                lambda module, inputs, output: output.loss.mul_(torch.nan) if "train.jsonl:7" in inputs[0].sources else None
+            )
+
+    trainer.add_callback(Poison())
+    with pytest.raises(NonFiniteLossError, match=r"loss of step 2 is nan .*train\.jsonl:7, train\.jsonl:8"):
+        trainer.train()
+    assert len(after_first) == 1
+    assert_equal(weights(trainer.jepa), after_first[0])
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step(make_jepa, make_trainer, make_pairs):
+    """B1: the loss is finite, its gradient is not; the run stops with the weights of the step before."""
+    jepa = make_jepa()
+    before = weights(jepa)
+    jepa.predictor.embedding.register_hook(lambda gradient: gradient * torch.inf)
+    trainer = make_trainer(jepa, make_pairs(8), max_steps=4)
+    with pytest.raises(NonFiniteLossError, match="gradient of step 1 has norm (nan|inf)"):
+        trainer.train()
+    assert_equal(weights(jepa), before)
+
+
+# ---- what is logged ----
+
+
+def test_the_named_terms_add_up_to_the_loss(make_jepa, make_trainer, make_pairs):
+    """gamma * ce_loss + lambda_eff * jepa_loss = loss in each line, over several steps and with dropped ones."""
+    jepa = make_jepa(jepa_lambda=3.0, jepa_gamma=0.7, jepa_loss_dropout=0.3)
+    trainer = make_trainer(jepa, make_pairs(16), max_steps=12, logging_steps=4, gradient_accumulation_steps=2)
+    trainer.train()
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+    assert len(lines) == 3
+    for line in lines:
+        assert line["loss"] == pytest.approx(0.7 * line["ce_loss"] + line["lambda_eff"] * line["jepa_loss"], abs=1e-5)
+        assert 0 < line["lambda_eff"] <= 3.0 and line["tokens_per_s"] > 0
+
+
+def test_the_last_steps_are_logged_too(make_jepa, make_trainer, make_pairs):
+    """A run of five steps with a line every three has a line for the last two."""
+    trainer = make_trainer(make_jepa(), make_pairs(8), max_steps=5, logging_steps=3)
+    trainer.train()
+    assert [line["step"] for line in trainer.state.log_history if "ce_loss" in line] == [3, 5]
+
+
+def test_plain_training_reports_no_jepa_loss(make_jepa, make_trainer, make_pairs):
+    """At jepa_lambda 0 nothing was encoded, so nothing is made up: jepa_loss is nan, and loss is ce_loss."""
+    trainer = make_trainer(make_jepa(jepa_lambda=0.0), make_pairs(8), make_pairs(4, seed=8), max_steps=2)
+    trainer.train()
+    assert all(math.isnan(value) for value in logged(trainer, "jepa_loss"))
+    assert logged(trainer, "loss") == pytest.approx(logged(trainer, "ce_loss"))
+    assert not logged(trainer, "eval_jepa_loss")
+
+
+@pytest.mark.parametrize("jepa_lambda", [0.0, 1.0])
+def test_held_out_rows_are_looked_at_in_every_arm(jepa_lambda, make_jepa, make_trainer, make_pairs):
+    """Monitors appear with and without a JEPA term; eval_ce_loss is the mean over all labelled tokens."""
+    held_out = make_pairs(7, seed=8)
+    trainer = make_trainer(
+        make_jepa(jepa_lambda=jepa_lambda, jepa_k=2),
+        make_pairs(8),
+        held_out,
+        max_steps=2,
+        per_device_eval_batch_size=3,
+        extra_metrics=lambda: {"exact_match": 0.25},
+    )
+    trainer.train()
+    look = [line for line in trainer.state.log_history if "eval_ce_loss" in line][-1]
+    monitors = {"matched_cosine", "shuffled_cosine", "gap", "retrieval@1", "feature_std", "effective_rank"}
+    assert {f"monitor/{name}" for name in monitors} <= look.keys()
+    assert look["eval_exact_match"] == 0.25 and ("eval_jepa_loss" in look) == (jepa_lambda > 0)
+    batch = FusedCollator(trainer.jepa.config, pad_token_id=0)(held_out)
+    assert look["eval_ce_loss"] == pytest.approx(trainer.jepa.eval()(batch).ce_loss.item(), abs=1e-5)
+
+
+def test_steps_are_timed_and_looks_are_not(make_jepa, make_trainer, make_pairs):
+    """The timer has one time a step, whatever the accumulation; its summary leaves the first three out."""
+    trainer = make_trainer(
+        make_jepa(), make_pairs(8), make_pairs(4, seed=8), max_steps=5, gradient_accumulation_steps=2
+    )
+    trainer.train()
+    assert len(trainer.step_timer.times_s) == 5
+    assert trainer.step_timer.summary()["num_steps_timed"] == 2
+
+
+# ---- collapse ----
+
+COLLAPSING = {"jepa_gamma": 0.0, "jepa_target": "shared"}  # nothing but the distance: every view becomes the same
+
+
+def collapsing(make_jepa, make_trainer, make_pairs, **arguments):
+    settings = {"learning_rate": 3e-2, "max_steps": 16, "save_strategy": "steps", "save_steps": 1, **arguments}
+    return make_trainer(make_jepa(**COLLAPSING), make_pairs(32), make_pairs(32, seed=8), **settings)
+
+
+def test_a_collapse_raises_the_alarm_and_the_run_goes_on(make_jepa, make_trainer, make_pairs, caplog):
+    """B5: the alarm says from which step on; the baseline, which trains no view, is never watched."""
+    trainer = collapsing(make_jepa, make_trainer, make_pairs, save_strategy="no")
+    trainer.train()
+    assert trainer.alarm.alarmed and trainer.state.global_step == 16
+    assert "Collapse alarm." in caplog.text and "collapsed" in trainer.alarm.reason
+    baseline = make_trainer(make_jepa(jepa_lambda=0.0), make_pairs(32), make_pairs(32, seed=8), max_steps=6)
+    baseline.train()
+    assert not baseline.alarm.alarmed and baseline.alarm.streak == 0
+
+
+def test_stop_on_collapse_ends_the_run_and_a_resumed_run_stays_ended(make_jepa, make_trainer, make_pairs):
+    """The run ends at the look that raised the alarm; asked to go on from there, it trains no further."""
+    trainer = collapsing(make_jepa, make_trainer, make_pairs, stop_on_collapse=True)
+    trainer.train()
+    stopped_at = trainer.state.global_step
+    assert trainer.alarm.alarmed and 3 <= stopped_at < 16
+    again = collapsing(make_jepa, make_trainer, make_pairs, stop_on_collapse=True, out="again")
+    again.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-{stopped_at}")
+    assert again.state.global_step == stopped_at
+    assert_equal(weights(again.jepa), weights(trainer.jepa))
+
+
+def test_the_alarm_of_a_resumed_run_is_that_of_the_whole_run(make_jepa, make_trainer, make_pairs):
+    """Resumed before, amid and after the looks that raise it, the alarm names the same first step and reason."""
+    whole = collapsing(make_jepa, make_trainer, make_pairs)
+    whole.train()
+    first = whole.alarm.first_step
+    for step in (first - 1, first + 1, first + 3):
+        resumed = collapsing(make_jepa, make_trainer, make_pairs, out="resumed")
+        resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-{step}")
+        assert resumed.alarm.to_dict() == whole.alarm.to_dict()
+
+
+def test_a_trainer_without_a_pad_id_says_so(make_jepa, make_pairs, tmp_path):
+    with pytest.raises(ValueError, match="pad_token_id is not given"):
+        JEPATrainer(make_jepa(), JEPATrainingArguments(output_dir=str(tmp_path)), make_pairs(2))
