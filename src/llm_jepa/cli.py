@@ -8,20 +8,32 @@ failed, 130 interrupted, 143 stopped by SIGTERM.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import os
+import signal
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from llm_jepa import __version__
 from llm_jepa.errors import CheckFailedError, ConfigError, LLMJEPAError
 
+if TYPE_CHECKING:
+    from llm_jepa.experiments.settings import RunConfig
+
 WIDTH = 80
 RETRIEVED = 5
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+
+# An OSError of one of these kinds is a wrong path in the call; any other (a full disk, say) is work that failed.
+_WRONG_PATH = ("ENOENT", "EACCES", "EPERM", "ENOTDIR", "EISDIR", "EEXIST", "EROFS", "ENAMETOOLONG")
+WRONG_PATH = frozenset(getattr(errno, name) for name in _WRONG_PATH)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,22 +41,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     _be_quiet(arguments.debug)
     try:
-        result = arguments.command(arguments)
+        with _sigterm_as_exit():
+            _print_json(arguments.command(arguments))
     except KeyboardInterrupt:
         print("\nInterrupted. What was written is kept; the same command goes on from there.", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except SystemExit as stop:
+        if stop.code == TERMINATED:
+            print("Stopped. What was written is kept; the same command goes on from there.", file=sys.stderr)
         return int(stop.code or 0)
     except BrokenPipeError:
-        sys.stderr.close()
-        return 1
-    except LLMJEPAError as error:
+        # The reader of a pipe has gone (`| head`). Python's flush at exit must not meet the broken pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return LLMJEPAError.exit_code
+    except (LLMJEPAError, OSError) as error:
         if arguments.debug:
             raise
-        _print_error(str(error))
-        return error.exit_code
-    print(json.dumps(result, ensure_ascii=False))
+        message, exit_code = _describe(error)
+        _print_error(message)
+        return exit_code
     return 0
+
+
+@contextmanager
+def _sigterm_as_exit() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit(143), which runs every `finally` on its way: no file stays half written."""
+
+    def stop(*_: object) -> NoReturn:
+        raise SystemExit(TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():  # Python sets handlers in the main thread only
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _describe(error: LLMJEPAError | OSError) -> tuple[str, int]:
+    """Return what to print of an error, and the exit code."""
+    if isinstance(error, LLMJEPAError):
+        return str(error), error.exit_code
+    name = error.filename2 or error.filename  # of a renaming, the target: the other name is ours
+    where = f"{name}: " if name else ""
+    problem = (error.strerror or str(error)).rstrip(".")
+    exit_code = ConfigError.exit_code if error.errno in WRONG_PATH else LLMJEPAError.exit_code
+    return f"{where}{problem}. What was written before is kept; --debug shows where this happened.", exit_code
 
 
 # ---- commands: each returns what its last line holds ----
@@ -55,7 +99,7 @@ def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.experiments.results import format_table
 
     settings = _settings(arguments)
-    if arguments.seeds:
+    if arguments.seeds is not None:
         settings["seeds"] = _numbers("--seeds", arguments.seeds)
     if arguments.workers is not None:
         settings["workers"] = arguments.workers
@@ -87,13 +131,10 @@ def _report(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _train(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.experiments.run import train_run
-    from llm_jepa.experiments.settings import read_run
 
-    settings = _settings(arguments)
-    given = settings.pop("seed", None)
-    seed = arguments.seed if arguments.seed is not None else 82 if given is None else given
-    run = read_run(settings)
-    folder = arguments.out or Path("runs") / f"{Path(arguments.config).stem}-s{seed}"
+    run, arm, seed = _one_run(arguments)
+    name = Path(arguments.config).stem + (f"-{arm}" if arm else "")
+    folder = arguments.out or Path("runs") / f"{name}-s{seed}"
     report = train_run(run, seed, folder, progress=sys.stderr.isatty())
     shown: dict[str, Any] = {
         key: report[key] for key in ("exact_match", "starts_with", "num_rows", "num_steps") if key in report
@@ -101,16 +142,45 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"run_dir": str(folder), "seed": seed, **shown, "alarm": report["alarm"]}
 
 
+def _one_run(arguments: argparse.Namespace) -> tuple[RunConfig, str | None, int]:
+    """Return settings, arm and seed of the run that `train` does; the arm is None where the file has no arms.
+
+    The file may be one for `compare`: of its arms and seeds, those that are not chosen are chosen here, and said.
+    """
+    from llm_jepa.experiments.settings import ExperimentConfig, nearest, read_experiment, read_run
+
+    settings = _settings(arguments)
+    seed = settings.pop("seed", None)  # the config.yaml of a run has one
+    own = {key: value for key, value in settings.items() if key in ExperimentConfig.__dataclass_fields__}
+    arm = arguments.arm
+    if arm is None and "arms" not in own:
+        experiment = read_experiment(own)[0]
+        run = read_run(_without_experiment(settings))
+    else:
+        experiment, runs = read_experiment(settings)
+        if (arm := arm or "jepa") not in runs:
+            raise ConfigError(f"--arm {arm}: the arms are {', '.join(runs)}.{nearest(arm, runs)} Name one of them.")
+        run = runs[arm]
+    if arguments.seed is not None or seed is None:
+        seed = experiment.seeds[0] if arguments.seed is None else arguments.seed
+    if arguments.arm is None and arm:
+        print(f"train  arm {arm} of {', '.join(experiment.arms)}; --arm names another", file=sys.stderr)
+    return run, arm, _checked_seed(seed)
+
+
 def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
-    from llm_jepa.evaluation.evaluate import evaluate, write_predictions
+    from llm_jepa.evaluation.evaluate import evaluate
     from llm_jepa.evaluation.loading import load_run
+    from llm_jepa.files import write_json_lines
 
     run = load_run(arguments.run)
+    if arguments.predictions:  # before the work, so that a wrong path costs nothing
+        arguments.predictions.parent.mkdir(parents=True, exist_ok=True)
     metrics, records = evaluate(
         run.jepa, run.encoder, run.rows(arguments.data), run.evaluation, progress=sys.stderr.isatty()
     )
     if arguments.predictions:
-        write_predictions(records, arguments.predictions)
+        write_json_lines(arguments.predictions, records)
     retrieval = metrics["retrieval"]
     print(f"{metrics['num_rows']:,} rows of {arguments.data}")
     print(f"exact match {metrics['exact_match']:.1%} | starts with {metrics['starts_with']:.1%}")
@@ -128,15 +198,17 @@ def _generate(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _retrieve(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.data.generated import with_files
+    from llm_jepa.data.inspect import escape
     from llm_jepa.evaluation.loading import load_run
 
     run = load_run(arguments.run)
-    file = arguments.data or run.data.test_file
+    file = arguments.data or with_files(run.data, arguments.run / "data").test_file
     if file is None:
         raise ConfigError("This run has no test_file to take candidates from. Name a file with --data.")
     found = run.retrieve(arguments.text, run.rows(file), arguments.num)
     for cosine, code in found:
-        print(f"{cosine:7.4f}  {code}")
+        print(f"{cosine:7.4f}  {escape(code)}")  # one line a code, whatever is in it
     return {"text": arguments.text, "candidates": file, "found": [{"cosine": c, "code": code} for c, code in found]}
 
 
@@ -144,6 +216,8 @@ def _data_make(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.data.nlrx import generate_pairs, generate_splits, write_jsonl
 
     files = {arguments.out: arguments.num}
+    if arguments.out == arguments.test_out:
+        raise ConfigError(f"--out and --test-out are both {arguments.out}. Name two files.")
     if (arguments.test_out is None) != (arguments.num_test is None):
         raise ConfigError("--test-out and --num-test belong together: where the test rows go, and how many.")
     if arguments.test_out:
@@ -188,11 +262,11 @@ def _data_check(arguments: argparse.Namespace) -> dict[str, Any]:
     print(f"{found['leaked_pairs']:,} test pairs stand in train too; {found['leaked_codes']:,} test codes do")
     print(f"{found['duplicate_rows']:,} training rows repeat an earlier one")
     for leak in found["first_leaks"]:
-        print(f"  leak       {leak['test']} = {leak['train']}")
+        _print_hanging("  leak       ", f"{leak['test']} = {leak['train']}")
     for repeat in found["first_duplicates"]:
-        print(f"  duplicate  {repeat['row']} = {repeat['repeats']}")
+        _print_hanging("  duplicate  ", f"{repeat['row']} = {repeat['repeats']}")
     if arguments.max_leak is not None and found["leaked_pairs"] > arguments.max_leak:
-        print(json.dumps(found, ensure_ascii=False))
+        _print_json(found)
         raise SystemExit(CheckFailedError.exit_code)
     return found
 
@@ -202,8 +276,9 @@ def _env(arguments: argparse.Namespace) -> dict[str, Any]:
 
     environment = describe_environment()
     for name, value in environment.items():
-        shown = ", ".join(f"{key} {each}" for key, each in value.items()) if isinstance(value, dict) else value
-        print(textwrap.fill(f"{name:12} {shown}", WIDTH, subsequent_indent=" " * 13))
+        pairs = [f"{key} {each}" for key, each in value.items()] if isinstance(value, dict) else []
+        shown = ", ".join(pairs) if pairs else " ".join(value) if isinstance(value, list) else str(value)
+        _print_hanging(f"{name:13}", shown)
     return environment
 
 
@@ -220,8 +295,37 @@ def _config(arguments: argparse.Namespace) -> dict[str, Any]:
 # ---- parsing ----
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse with our error messages, and no abbreviated flags: `--seed` is not `--seeds`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        _print_error(f"{message}. `{self.prog} --help` says more.")
+        raise SystemExit(ConfigError.exit_code)
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def _text(text: str) -> str:
+    """Return a text view of the command line; one without a token, or that is not UTF-8, has no embedding."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; expected a text such as 'lines with a number'")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("it is not valid UTF-8") from None
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="llm-jepa",
         description="Train language models with LLM-JEPA, and learn honestly whether it helped.",
         epilog="`llm-jepa config` lists the keys of a CONFIG.yaml. Exit codes: 0 done, 1 the work failed, 2 the call, "
@@ -240,8 +344,9 @@ def _parser() -> argparse.ArgumentParser:
 
     train = _add(commands, "train", _train, "train one arm with one seed")
     _add_config(train)
+    train.add_argument("--arm", metavar="NAME", help="arm of the config, or a built-in one (jepa)")
     train.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (runs/<config>-s<seed>)")
-    train.add_argument("--seed", type=int, metavar="N", help="seed of weights, order and dropout (82)")
+    train.add_argument("--seed", type=int, metavar="N", help="seed of weights, order and dropout (the config's first)")
 
     report = _add(commands, "report", _report, "rebuild an experiment's tables and figures from its run folders")
     report.add_argument("folder", type=Path, metavar="DIR", help="folder of the experiment")
@@ -254,13 +359,13 @@ def _parser() -> argparse.ArgumentParser:
 
     generate = _add(commands, "generate", _generate, "answer one text")
     generate.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
-    generate.add_argument("text", help="the text view")
+    generate.add_argument("text", type=_text, help="the text view")
 
     retrieve = _add(commands, "retrieve", _retrieve, "find the codes nearest to one text")
     retrieve.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
-    retrieve.add_argument("text", help="the text view")
+    retrieve.add_argument("text", type=_text, help="the text view")
     retrieve.add_argument("--data", metavar="FILE", help="rows whose codes are searched (the run's test rows)")
-    retrieve.add_argument("--num", type=int, default=RETRIEVED, metavar="N", help="codes to show")
+    retrieve.add_argument("--num", type=_positive, default=RETRIEVED, metavar="N", help="codes to show")
 
     _add_data(commands)
     _add(commands, "env", _env, "show versions and hardware")
@@ -284,7 +389,7 @@ def _add_data(commands: Any) -> None:
     inspect = _add(data, "inspect", _data_inspect, "show rows as the model sees them")
     inspect.add_argument("file", metavar="FILE", help="a file of rows")
     inspect.add_argument("--config", metavar="CONFIG.yaml", help="settings to read it with")
-    inspect.add_argument("--rows", type=int, default=3, metavar="N", help="rows to show")
+    inspect.add_argument("--rows", type=_positive, default=3, metavar="N", help="rows to show")
     _add_set(inspect)
 
     check = _add(data, "check", _data_check, "find duplicates, and test pairs that leaked into train")
@@ -297,6 +402,8 @@ def _add_data(commands: Any) -> None:
 def _add(commands: Any, name: str, command: Callable[[argparse.Namespace], Any], text: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(command=command)
+    # Also behind the command, where people write it. The default is left to the one before the command.
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
     return parser
 
 
@@ -340,12 +447,31 @@ def _numbers(flag: str, text: str) -> list[int]:
         raise ConfigError(f"{flag} {text!r}: expected whole numbers, such as {flag} 82,23,37.") from None
 
 
+def _checked_seed(seed: Any) -> int:
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ConfigError(f"seed={seed!r}: expected a whole number from 0 to 2**32 - 1.")
+    return seed
+
+
 # ---- printing ----
+
+
+def _print_json(result: dict[str, Any]) -> None:
+    """Print the last line; what is nan or infinite, which JSON does not have, is null."""
+    result = json.loads(json.dumps(result), parse_constant=lambda _: None)
+    print(json.dumps(result, ensure_ascii=False), flush=True)
+
+
+def _print_hanging(label: str, text: str) -> None:
+    """Print a label with its text beside it, at most `WIDTH` columns wide where the words allow it."""
+    indent = " " * len(label)
+    print(textwrap.fill(text, WIDTH, initial_indent=label, subsequent_indent=indent, break_on_hyphens=False))
 
 
 def _print_error(message: str) -> None:
     first, *rest = message.split("\n")
-    print(textwrap.fill(f"llm-jepa: {first}", WIDTH, break_long_words=False, break_on_hyphens=False), file=sys.stderr)
+    wrap = textwrap.TextWrapper(WIDTH, initial_indent="llm-jepa: ", break_long_words=False, break_on_hyphens=False)
+    print(wrap.fill(first), file=sys.stderr)
     for line in rest:
         print(line, file=sys.stderr)
 
@@ -362,6 +488,8 @@ def _be_quiet(debug: bool) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    for name in ("huggingface_hub", "datasets", "httpx"):  # a hub that is not there would tell of every retry
+        logging.getLogger(name).setLevel(logging.ERROR)
     import warnings
 
     warnings.filterwarnings("ignore", module="torch|transformers|accelerate")

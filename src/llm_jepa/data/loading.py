@@ -83,7 +83,8 @@ class _Split:
         for reason, count in encoded.dropped.items():
             self.dropped[reason] = self.dropped.get(reason, 0) + count
         if self.rows_in and not encoded.pairs:
-            raise DataError(f"The {self.name} rows are all left out ({self.dropped}); expected at least one.")
+            reasons = ", ".join(f"{reason} {count}" for reason, count in self.dropped.items())
+            raise DataError(f"The {self.name} rows are all left out ({reasons}); expected at least one.")
         return encoded
 
 

@@ -34,16 +34,15 @@ regex may match nothing at all ("a vowel and a number").
 
 from __future__ import annotations
 
-import json
-import os
 import random
 from bisect import bisect
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import accumulate, islice
 from pathlib import Path
 
-from ..errors import ConfigError
+from llm_jepa.errors import ConfigError
+from llm_jepa.files import write_json_lines
 
 # All but 15 of the 8,000 training rows of NL-RX-SYNTH have four terms or less.
 MAX_TERMS = 4
@@ -316,14 +315,7 @@ def write_jsonl(pairs: Iterable[GeneratedPair], path: Path) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            for pair in pairs:
-                file.write(json.dumps({"text": pair.text, "code": pair.code}) + "\n")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_json_lines(path, (asdict(pair) for pair in pairs))
 
 
 def _check_not_negative(**numbers: int) -> None:

@@ -75,7 +75,7 @@ class PairEncoder:
         """
         if example.code is None:
             return self._encode_one_text(example)
-        text_ids, bridge_ids = self._encode_text_view(example)
+        text_ids, bridge_ids = self.encode_text_view(example)
         if not example.code.strip():
             raise _empty(example, "code")
         code_ids = encode_text(self.tokenizer, example.code)
@@ -92,7 +92,7 @@ class PairEncoder:
         """Return the ids that an answer follows: exactly the text view and the bridge of the training row."""
         if example.code is None:
             return self._encode_one_text(example).text_ids
-        text_ids, bridge_ids = self._encode_text_view(example)
+        text_ids, bridge_ids = self.encode_text_view(example)
         return text_ids + bridge_ids
 
     def decode_code(self, ids: Sequence[int]) -> str:
@@ -135,7 +135,13 @@ class PairEncoder:
         text_ids = pair.text_ids[: head + num_text]
         return replace(pair, text_ids=text_ids, code_ids=[*pair.code_ids[:num_code], pair.code_ids[-1]])
 
-    def _encode_text_view(self, example: Example) -> tuple[list[int], list[int]]:
+    def encode_text_view(self, example: Example) -> tuple[list[int], list[int]]:
+        """Return the ids of the text view, and of the bridge after it; the example's code is not looked at.
+
+        Raises:
+            EmptyViewError: If the text is empty or blank.
+            DataError: If the row is a chat that cannot be rendered.
+        """
         if not example.text.strip():
             raise _empty(example, "text")
         if self.chat is not None and example.messages is not None:

@@ -72,7 +72,10 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     """
     folder = Path(name_or_path).expanduser()
     if not folder.exists() and name_or_path.startswith((".", "/", "~")):
-        raise ConfigError(f"tokenizer_name_or_path={name_or_path}: no such folder. Check the path.")
+        raise ConfigError(
+            f"{name_or_path}: no such folder, to load a tokenizer from. Check model_name_or_path, and "
+            "tokenizer_name_or_path if it is set."
+        )
     try:
         if _is_generic(folder):
             # For some model types AutoTokenizer puts the model's own class in place of a generic one, with
@@ -82,7 +85,7 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     except Exception as err:  # missing files, bad JSON, no network: each has its own kind, one remedy
         reason = (str(err).strip().splitlines() or [type(err).__name__])[0]
         raise ConfigError(
-            f"tokenizer_name_or_path={name_or_path}: cannot be loaded: {reason} Expected a folder that "
+            f"{name_or_path}: its tokenizer cannot be loaded: {reason} Expected a folder that "
             "save_pretrained wrote (tokenizer.json, tokenizer_config.json), or a hub name and a network."
         ) from err
 

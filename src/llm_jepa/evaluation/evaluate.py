@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from llm_jepa.data.formats import Example
 from llm_jepa.data.pairs import EncodedPairs, PairEncoder
 from llm_jepa.objective import LLMJEPA
-from llm_jepa.training.embedding import view_embeddings
+from llm_jepa.training.embedding import first_of_each, view_embeddings
 
 from .generation import generate_greedy
 from .retrieval import retrieval_metrics
@@ -109,9 +105,8 @@ def score_generations(
 def score_retrieval(jepa: LLMJEPA, rows: EncodedPairs, pad_id: int) -> dict[str, float]:
     """Find each row's code among all distinct codes of the rows: Pred(Enc(Text)) against Enc(Code), by cosine."""
     views = view_embeddings(jepa, rows.pairs, pad_id)
-    gold = views.code_groups
-    first = torch.tensor([gold.tolist().index(group) for group in range(int(gold.max()) + 1)])
-    return retrieval_metrics(views.text_pred, views.code_emb[first], gold)
+    candidates = views.code_emb[first_of_each(views.code_groups)]  # (number of distinct codes, C)
+    return retrieval_metrics(views.text_pred, candidates, views.code_groups)
 
 
 def evaluate(
@@ -120,12 +115,3 @@ def evaluate(
     """Score generated answers and retrieval; return the metrics and one record a row."""
     metrics, records = score_generations(jepa, encoder, rows, config, **options)
     return metrics | {"retrieval": score_retrieval(jepa, rows, encoder.pad_id)}, records
-
-
-def write_predictions(records: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write one JSON object a line, beside the name and renamed into place."""
-    staged = path.with_name(path.name + ".tmp")
-    with staged.open("w", encoding="utf-8") as file:
-        for record in records:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    staged.replace(path)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,8 +25,8 @@ def generate_greedy(
 ) -> list[list[int]]:
     """Return the most likely continuation of each prompt, token by token, without the end token.
 
-    Prompts of like length share a batch, padded on the left; the answers come back in the order asked. What
-    the model's own generation settings say of sampling is not used.
+    Prompts of like length share a batch, padded on the left; the answers come back in the order asked. The
+    model's own generation settings (sampling, penalties, limits) are not used.
 
     Args:
         model: A transformers causal language model.
@@ -62,8 +63,25 @@ def _generate_batch(model: Any, prompts: list[Sequence[int]], settings: Generati
     ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])  # (B, T)
     real = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])  # (B, T)
     device = next(model.parameters()).device
-    output = model.generate(input_ids=ids.to(device), attention_mask=real.to(device), generation_config=settings)
+    with _settings_put_aside(model):
+        output = model.generate(input_ids=ids.to(device), attention_mask=real.to(device), generation_config=settings)
     return output[:, width:].tolist()
+
+
+@contextmanager
+def _settings_put_aside(model: Any) -> Iterator[None]:
+    """Within the context the model has no generation settings of its own.
+
+    transformers fills in from them whatever the settings of a call leave open: many models of the hub would
+    bring a repetition penalty into what is said to be greedy.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own = inner.generation_config
+    inner.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        inner.generation_config = own
 
 
 def _until_end(ids: list[int], end_ids: set[int]) -> list[int]:

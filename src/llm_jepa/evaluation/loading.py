@@ -19,7 +19,7 @@ from llm_jepa.data.tokenizer import load_tokenizer
 from llm_jepa.errors import ConfigError
 from llm_jepa.objective import LLMJEPA, Pair
 from llm_jepa.objective.distances import unit
-from llm_jepa.training.embedding import code_groups, view_embeddings
+from llm_jepa.training.embedding import first_of_each, view_embeddings
 from llm_jepa.training.saving import load_jepa
 
 from .evaluate import EvaluationConfig, answer
@@ -54,17 +54,15 @@ class TrainedRun:
 
     def retrieve(self, text: str, candidates: EncodedPairs, num: int) -> list[tuple[float, str]]:
         """Return the `num` distinct codes nearest to Pred(Enc(text)), each with its cosine, nearest first."""
-        codes = view_embeddings(self.jepa, candidates.pairs, self.encoder.pad_id).code_emb
-        groups = code_groups(candidates.pairs).tolist()
-        first = [groups.index(group) for group in range(max(groups) + 1)]
-        prompt = self.encoder.encode_prompt(prompt_example(text, chat=self._asks_by_chat))
-        bridge = len(self.encoder.bridge_ids)
-        query = Pair(prompt[: len(prompt) - bridge], candidates.pairs[0].code_ids)
+        views = view_embeddings(self.jepa, candidates.pairs, self.encoder.pad_id)
+        first = first_of_each(views.code_groups)
+        text_ids, _ = self.encoder.encode_text_view(prompt_example(text, chat=self._asks_by_chat))
+        query = Pair(text_ids, candidates.pairs[0].code_ids)  # a row needs some code; the text does not see it
         text_pred = view_embeddings(self.jepa, [query], self.encoder.pad_id).text_pred
-        cosines: Tensor = unit(codes[first]) @ unit(text_pred)[0]
-        nearest = torch.topk(cosines, min(num, len(first)))
+        cosines: Tensor = unit(views.code_emb[first]) @ unit(text_pred)[0]
+        nearest = torch.topk(cosines, min(num, len(cosines)))
         return [
-            (value, self.encoder.decode_code(candidates.pairs[first[place]].code_ids))
+            (value, self.encoder.decode_code(candidates.pairs[int(first[place])].code_ids))
             for value, place in zip(nearest.values.tolist(), nearest.indices.tolist(), strict=True)
         ]
 

@@ -44,7 +44,7 @@ class Experiment:
         config: Arms, seeds, baseline.
         runs: Checked settings of each arm, with the data files named.
         folder: Where everything goes.
-        notes: What was found in the data, as sentences.
+        notes: What was found in the data: a line of counts, then sentences.
     """
 
     config: ExperimentConfig
@@ -91,8 +91,7 @@ def run_experiment(experiment: Experiment, *, progress: bool = False) -> Results
     Raises:
         LLMJEPAError: If a run failed; those that are done stay, and the next call goes on with the rest.
     """
-    for note in experiment.notes:
-        logger.info("data   %s", note)
+    logger.info("data   %s", experiment.notes[0])
     failures = run_jobs(experiment.jobs, experiment.config.workers, progress=progress)
     if failures:
         raise _failed(failures, len(experiment.jobs))

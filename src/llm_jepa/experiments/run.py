@@ -28,8 +28,8 @@ from llm_jepa.data.loading import LoadedData, data_fingerprint, load_data
 from llm_jepa.data.pairs import EncodedPairs
 from llm_jepa.data.tokenizer import load_tokenizer
 from llm_jepa.errors import ConfigError
-from llm_jepa.evaluation.evaluate import EvaluationConfig, evaluate, score_generations, write_predictions
-from llm_jepa.files import write_json, write_whole
+from llm_jepa.evaluation.evaluate import EvaluationConfig, evaluate, score_generations
+from llm_jepa.files import write_json, write_json_lines, write_whole
 from llm_jepa.objective import LLMJEPA, FusedCollator, UnsupportedModelError
 from llm_jepa.training.console import StepLog
 from llm_jepa.training.models import build_model, num_parameters
@@ -82,7 +82,7 @@ def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False
     if len(data.test):
         metrics, records = evaluate(trainer.jepa, data.encoder, data.test, settings, progress=progress)
         report |= metrics
-        write_predictions(records, folder / "predictions.jsonl")
+        write_json_lines(folder / "predictions.jsonl", records)
     report["cost"] = trainer.step_timer.summary() | {"flops_per_step": count_step_flops(trainer)}
     report["alarm"] = trainer.alarm.summary() if run.jepa.uses_views else None
     report["num_parameters"] = num_parameters(trainer.jepa.model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 MAX_PRED_TOKENS = 8
@@ -119,4 +119,4 @@ class JEPAConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, for JSON."""
-        return dict(self.__dict__)
+        return {each.name: getattr(self, each.name) for each in fields(self)}

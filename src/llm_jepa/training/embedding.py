@@ -69,3 +69,11 @@ def code_groups(pairs: Sequence[Pair]) -> Tensor:
     """Number the distinct codes in order of appearance, (N,): pairs of equal number have equal code."""
     numbers: dict[tuple[int, ...], int] = {}
     return torch.tensor([numbers.setdefault(tuple(pair.code_ids), len(numbers)) for pair in pairs])
+
+
+def first_of_each(groups: Tensor) -> Tensor:
+    """Return the row at which each number of `groups`, (N,), appears first, in order of appearance."""
+    first: dict[int, int] = {}
+    for row, group in enumerate(groups.tolist()):
+        first.setdefault(group, row)
+    return torch.tensor(list(first.values()))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
@@ -26,6 +27,8 @@ WEIGHTS, PREDICTOR, TARGET, CONFIG = (
     "jepa_target.safetensors",
     "jepa_config.json",
 )
+
+_OWN_SETTINGS = "Resume with the model's own settings, or start a new output folder."
 
 
 def save_jepa(
@@ -54,14 +57,20 @@ def load_jepa(folder: str | Path, *, check: bool = True) -> LLMJEPA:
     """Load what `save_jepa` wrote.
 
     Raises:
-        DataError: If the folder lacks one of its files.
+        DataError: If the folder lacks one of its files, or one of them is damaged.
     """
     folder = Path(folder)
     for name in (CONFIG, PREDICTOR):
         if not (folder / name).is_file():
             raise DataError(f"{folder} holds no {name}, so it is not a model saved by llm-jepa. Point to RUN/model.")
-    config = JEPAConfig(**json.loads((folder / CONFIG).read_text()))
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    try:
+        config = JEPAConfig(**json.loads((folder / CONFIG).read_text()))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{folder / CONFIG} is damaged or of another version of llm-jepa: {error}") from error
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise DataError(f"The model in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
     jepa = LLMJEPA(model, config, check=check)
     _load_predictor(jepa, folder)
     return jepa
@@ -74,27 +83,40 @@ def restore_weights(jepa: LLMJEPA, folder: str | Path) -> None:
         DataError: If the folder's weights are not those of this model.
     """
     folder = Path(folder)
-    result = jepa.model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+    try:
+        result = jepa.model.load_state_dict(_read(folder / WEIGHTS), strict=False)
+    except RuntimeError as error:  # a tensor of another shape
+        reason = " ".join(str(error).split()[:40])
+        raise DataError(f"{folder / WEIGHTS} is not of this model: {reason}. {_OWN_SETTINGS}") from error
     tied = set(getattr(jepa.model, "all_tied_weights_keys", None) or ())
     missing = [name for name in result.missing_keys if name not in tied]
     if missing or result.unexpected_keys:
         raise DataError(
             f"{folder / WEIGHTS} is not of this model: it lacks {missing[:3]} and has {result.unexpected_keys[:3]}. "
-            "Resume with the model's own settings, or start a new output folder."
+            f"{_OWN_SETTINGS}"
         )
     _load_predictor(jepa, folder)
     if jepa.target is not None:
-        jepa.target.load_state_dict(load_file(folder / TARGET))
+        jepa.target.load_state_dict(_read(folder / TARGET))
 
 
 def _load_predictor(jepa: LLMJEPA, folder: Path) -> None:
-    saved = load_file(folder / PREDICTOR)["embedding"]
+    saved = _read(folder / PREDICTOR).get("embedding")
+    if saved is None:
+        raise DataError(f"{folder / PREDICTOR} holds no [PRED] embedding: it was not written by llm-jepa.")
     if saved.shape != jepa.predictor.embedding.shape:
         raise DataError(
             f"{folder / PREDICTOR} holds [PRED] of shape {tuple(saved.shape)}; jepa_k and jepa_pred_tokens ask for "
             f"{tuple(jepa.predictor.embedding.shape)}."
         )
     jepa.predictor.load_state_dict({"embedding": saved})
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} is missing or damaged: {error}. Use another checkpoint, or train again.") from error
 
 
 def _plain(module: nn.Module) -> dict[str, Tensor]:

@@ -80,6 +80,9 @@ class JEPATrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         self.jepa = model
+        for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable"):  # the new name and the old
+            if hasattr(model.model, name):
+                setattr(model, name, getattr(model.model, name))  # the Trainer asks the model that it was given
         if pad_token_id is None:
             pad_token_id = getattr(processing_class, "pad_token_id", None)
         if pad_token_id is None:
@@ -99,7 +102,7 @@ class JEPATrainer(Trainer):
             args=args,
             data_collator=FusedCollator(model.config, pad_token_id),
             train_dataset=list(train_dataset),
-            eval_dataset=self.eval_pairs or None,
+            eval_dataset=self.eval_pairs,
             callbacks=[*(callbacks or []), _Follow(self)],
         )
         self.loss_is_scaled_for_ga = True  # our terms are means over the whole step already
@@ -180,6 +183,10 @@ class JEPATrainer(Trainer):
         return self._sampler
 
     def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> Any:
+        # A run that was killed after its last step resumes from there, and the stock loop would take one step more.
+        if self.state.global_step >= self.state.max_steps or (self.args.stop_on_collapse and self.alarm.alarmed):
+            self.control.should_training_stop = True
+            return None
         # A resumed run skips rows through a wrapper that does not pass the epoch on to the sampler.
         if self._sampler is not None:
             self._sampler.set_epoch(epoch)
@@ -261,7 +268,7 @@ class JEPATrainer(Trainer):
 
 
 class _Follow(TrainerCallback):
-    """Keeps what stands beside the model in step with it: slow copy, step times, the alarm of a resumed run."""
+    """Keeps what stands beside the model in step with it: slow copy, step times, log, the alarm of a resumed run."""
 
     def __init__(self, trainer: JEPATrainer) -> None:
         self.trainer = trainer
@@ -274,9 +281,19 @@ class _Follow(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.step_timer.stop()
+        self._log_before_saving(args, control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._log_before_saving(args, control)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.jepa.update_target()
+
+    @staticmethod
+    def _log_before_saving(args: Any, control: Any) -> None:
+        # The means of a line begin anew after it: a checkpoint in their midst, or the end, would lose steps.
+        if args.logging_strategy != "no":
+            control.should_log |= control.should_save or control.should_training_stop
 
 
 class StepTimer:

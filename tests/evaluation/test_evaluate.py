@@ -1,0 +1,136 @@
+"""A model that knows its rows scores all of them; one that does not, scores what it got right."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from llm_jepa.data.formats import Example
+from llm_jepa.errors import ConfigError
+from llm_jepa.evaluation.evaluate import EvaluationConfig, answer, evaluate, score_retrieval
+from llm_jepa.files import write_json_lines
+from llm_jepa.objective import LLMJEPA
+from llm_jepa.objective.reference import enc, pred
+
+CONFIG = EvaluationConfig(max_new_tokens=24)
+
+
+def test_a_model_that_knows_its_rows_by_heart_scores_all_of_them(learned):
+    """Every answer equals its gold text and every text finds its code."""
+    metrics, records = evaluate(learned.jepa, learned.encoder, learned.rows, CONFIG)
+    assert (metrics["exact_match"], metrics["starts_with"]) == (1.0, 1.0)
+    assert (metrics["num_rows"], metrics["num_empty"]) == (4, 0)
+    assert metrics["retrieval"]["recall@1"] == 1.0 and metrics["retrieval"]["num_candidates"] == 4
+    assert [record["output"] for record in records] == [".*dog.*", ".*[0-9].*", ".*x", "(){1}"]
+
+
+def test_each_record_tells_the_row_the_answer_and_why(learned, some_rows):
+    """One row right, one begun right, one wrong; the shares count them, the records say why."""
+    rows = some_rows(
+        {"text": "lines with a dog", "code": ".*dog.*"},
+        {"text": "lines with a number", "code": ".*[0-9]"},
+        {"text": "empty lines", "code": "(){2}"},
+    )
+    metrics, records = evaluate(learned.jepa, learned.encoder, rows, CONFIG)
+    assert metrics["exact_match"] == pytest.approx(1 / 3) and metrics["starts_with"] == pytest.approx(2 / 3)
+    assert [(record["exact_match"], record["starts_with"]) for record in records] == [
+        (True, True),
+        (False, True),
+        (False, False),
+    ]
+    assert records[1]["source"].endswith("other.jsonl:2")
+    assert (records[1]["text"], records[1]["gold"]) == ("lines with a number", ".*[0-9]")
+    assert records[1]["output"] == ".*[0-9].*" and records[1]["reason"].startswith("equal for 7 characters, then")
+
+
+def test_the_metric_of_the_comparison_gives_the_reason(learned, some_rows):
+    """`metric: starts_with` changes which verdict is explained, not the scores."""
+    rows = some_rows({"text": "lines with a number", "code": ".*[0-9]"})
+    exact, _ = evaluate(learned.jepa, learned.encoder, rows, CONFIG)
+    starts, records = evaluate(
+        learned.jepa, learned.encoder, rows, EvaluationConfig(metric="starts_with", max_new_tokens=24)
+    )
+    assert exact == starts
+    assert records[0]["reason"] == "begins with the gold text, 2 characters follow"
+
+
+def test_an_answer_that_does_not_end_is_cut_and_wrong(learned):
+    """One token is too few for any of the answers: nothing is right, and nothing is hidden."""
+    metrics, records = evaluate(learned.jepa, learned.encoder, learned.rows, EvaluationConfig(max_new_tokens=1))
+    assert metrics["exact_match"] == 0.0
+    assert all(record["reason"].startswith("ends after") for record in records)
+
+
+def test_answers_do_not_depend_on_how_many_are_made_at_once(learned):
+    outputs = [
+        answer(learned.jepa, learned.encoder, learned.rows.examples, EvaluationConfig("exact_match", 24, size))
+        for size in (1, 3, 256)
+    ]
+    assert outputs[0] == outputs[1] == outputs[2]
+
+
+def test_a_model_that_was_never_trained_is_not_right(learned, some_rows, tiny_model):
+    """The control of the first test: the same rows, random weights."""
+    vocab = len(learned.encoder.tokenizer)
+    untrained = LLMJEPA(tiny_model("llama", vocab_size=vocab), learned.jepa.config)
+    metrics, _ = evaluate(untrained, learned.encoder, learned.rows, CONFIG)
+    assert metrics["exact_match"] == 0.0
+
+
+def test_retrieval_ranks_each_text_among_the_distinct_codes(learned, some_rows):
+    """Two of four rows share a code: three candidates, and the recall of a plain loop over separate forwards."""
+    rows = some_rows(
+        {"text": "lines with a dog", "code": ".*dog.*"},
+        {"text": "a dog", "code": ".*dog.*"},
+        {"text": "lines with a number", "code": ".*[0-9].*"},
+        {"text": "empty lines", "code": ".*y"},
+    )
+    found = score_retrieval(learned.jepa, rows, learned.encoder.pad_id)
+    assert (found["num_queries"], found["num_candidates"]) == (4, 3)
+    with torch.no_grad():
+        layers = learned.jepa.backbone.layers
+        codes = [enc(layers, rows.pairs[place].code_view, torch.device("cpu")) for place in (0, 2, 3)]
+        hits = []
+        for pair, gold in zip(rows.pairs, (0, 0, 1, 2), strict=True):
+            text = pred(learned.jepa, pair.text_ids)
+            hits.append(int(torch.stack([torch.cosine_similarity(text, code, 0) for code in codes]).argmax()) == gold)
+    assert found["recall@1"] == pytest.approx(sum(hits) / 4)
+
+
+def test_rows_of_one_text_are_judged_by_what_follows_the_split(learned, some_rows):
+    """`text` alone: the prompt is the first part, the gold answer what the second part decodes to."""
+    rows = some_rows({"text": "lines with a dog"})
+    assert rows.examples[0].code is None
+    _, records = evaluate(learned.jepa, learned.encoder, rows, CONFIG)
+    assert records[0]["gold"] and "lines with a dog".endswith(records[0]["gold"])
+
+
+def test_predictions_are_one_json_object_a_line(learned, tmp_path):
+    """Text in any script stays readable, and comes back as it was."""
+    records = [{"text": "Zeilen mit ß 线", "output": 'a"\n\u2028b'}, {"text": "", "output": ""}]
+    write_json_lines(tmp_path / "predictions.jsonl", records)
+    raw = (tmp_path / "predictions.jsonl").read_bytes().decode()
+    assert [json.loads(line) for line in raw.split("\n")[:-1]] == records and raw.endswith("\n")
+    assert "ß 线" in raw
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.jsonl"]
+
+
+def test_no_rows_give_no_division_by_zero(learned):
+    """An empty list of examples is answered by an empty list."""
+    examples: list[Example] = []
+    assert answer(learned.jepa, learned.encoder, examples, CONFIG) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"metric": "exact_macth"}, ConfigError, "exact_macth.*Did you mean 'exact_match'"),
+        ({"max_new_tokens": 0}, ValueError, "max_new_tokens=0"),
+        ({"generation_batch_size": 0}, ValueError, "generation_batch_size"),
+    ],
+)
+def test_a_setting_out_of_range_names_its_field(changes, kind, message):
+    with pytest.raises(kind, match=message):
+        EvaluationConfig(**changes)
