@@ -111,7 +111,7 @@ def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
         return {"dry_run": True, "runs": [job.name for job in experiment.jobs]}
     results = run_experiment(experiment, progress=sys.stderr.isatty())
     print(format_table(results))
-    print(f"\nFigures and files: {folder}")
+    print(f"\nReport: {folder / 'report.html'}")
     return {
         "out": str(folder),
         "metric": results["metric"],
@@ -464,16 +464,21 @@ def _print_json(result: dict[str, Any]) -> None:
 
 def _print_hanging(label: str, text: str) -> None:
     """Print a label with its text beside it, at most `WIDTH` columns wide where the words allow it."""
-    indent = " " * len(label)
-    print(textwrap.fill(text, WIDTH, initial_indent=label, subsequent_indent=indent, break_on_hyphens=False))
+    wrap = _wrapper(initial_indent=label, subsequent_indent=" " * len(label))
+    print(wrap.fill(text))
 
 
 def _print_error(message: str) -> None:
     first, *rest = message.split("\n")
-    wrap = textwrap.TextWrapper(WIDTH, initial_indent="llm-jepa: ", break_long_words=False, break_on_hyphens=False)
+    wrap = _wrapper(initial_indent="llm-jepa: ")
     print(wrap.fill(first), file=sys.stderr)
     for line in rest:
         print(line, file=sys.stderr)
+
+
+def _wrapper(**options: Any) -> textwrap.TextWrapper:
+    """Return what wraps text but leaves paths in one piece, which a terminal can then open."""
+    return textwrap.TextWrapper(WIDTH, break_long_words=False, break_on_hyphens=False, **options)
 
 
 def _be_quiet(debug: bool) -> None:

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from llm_jepa.data.formats import Example
-from llm_jepa.errors import ConfigError
 from llm_jepa.evaluation.evaluate import EvaluationConfig, answer, evaluate, score_retrieval
 from llm_jepa.files import write_json_lines
 from llm_jepa.objective import LLMJEPA
@@ -124,13 +123,14 @@ def test_no_rows_give_no_division_by_zero(learned):
 
 
 @pytest.mark.parametrize(
-    ("changes", "kind", "message"),
+    ("changes", "message"),
     [
-        ({"metric": "exact_macth"}, ConfigError, "exact_macth.*Did you mean 'exact_match'"),
-        ({"max_new_tokens": 0}, ValueError, "max_new_tokens=0"),
-        ({"generation_batch_size": 0}, ValueError, "generation_batch_size"),
+        ({"metric": "exact"}, "metric='exact' is not one of: exact_match, starts_with"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0"),
+        ({"generation_batch_size": 0}, "generation_batch_size"),
+        ({"validation_generations": -1}, "validation_generations"),
     ],
 )
-def test_a_setting_out_of_range_names_its_field(changes, kind, message):
-    with pytest.raises(kind, match=message):
+def test_a_setting_out_of_range_names_its_field(changes, message):
+    with pytest.raises(ValueError, match=message):
         EvaluationConfig(**changes)

@@ -112,3 +112,18 @@ def test_an_empty_view_is_refused_with_its_number():
         collate(Pair([5], [1]))
     with pytest.raises(ValueError, match="at least one pair"):
         collate()
+
+
+@pytest.mark.parametrize("direction", ["text_to_code", "both"])
+def test_targets_share_rows_and_stay_apart(direction):
+    """Several target views share a row, each a document from position 0, each read at its own last token."""
+    pairs = [Pair([5], [8] * size + [1]) for size in (6, 2, 3, 5)]
+    batch = collate(*pairs, jepa_target="ema", jepa_direction=direction)
+    rows, at = batch.target_rows, batch.text_to_code.target_at
+    assert len(rows.input_ids) < len(pairs)
+    for index, pair in zip(at.tolist(), pairs, strict=True):
+        row, column = divmod(index, rows.input_ids.shape[1])
+        own = rows.documents[row] == rows.documents[row, column]
+        assert own.sum() == len(pair.code_ids) - 1
+        assert rows.position_ids[row][own].tolist() == list(range(len(pair.code_ids) - 1))
+        assert own.nonzero().max() == column

@@ -38,7 +38,8 @@ class EvaluationConfig:
     )
 
     def __post_init__(self) -> None:
-        get_scorer(self.metric)
+        if self.metric not in SCORERS:
+            raise ValueError(f"metric={self.metric!r} is not one of: {', '.join(SCORERS)}.")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1.")
         if self.generation_batch_size < 1 or self.validation_generations < 0:

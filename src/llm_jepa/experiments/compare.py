@@ -2,6 +2,7 @@
 
     OUT/experiment.yaml   settings         OUT/results.json, results.csv   values, intervals, verdicts
     OUT/<arm>-s<seed>/    one run each     OUT/figures/                    curves and comparison, SVG and PNG
+    OUT/report.html       all of it, to read, print or send
 
 Everything after the runs is rebuilt from the run folders alone.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,10 +25,11 @@ from llm_jepa.data.tokenizer import load_tokenizer
 from llm_jepa.errors import ConfigError, LLMJEPAError
 from llm_jepa.files import read_json_lines, write_whole
 from llm_jepa.report.figures import plot_comparison, plot_curves
+from llm_jepa.report.html import write_report
 
 from .executor import Failure, Job, run_jobs
 from .results import Results, RunResult, build_results, write_results
-from .run import claim_folder, differences
+from .run import check_folder, claim_folder, differences
 from .settings import ExperimentConfig, RunConfig, Settings, read_experiment
 
 logger = logging.getLogger(__name__)
@@ -78,10 +81,14 @@ def open_experiment(settings: Settings, folder: Path, *, dry_run: bool = False) 
     notes = _check_data(runs)
     experiment = Experiment(config, runs, folder, notes)
     if not dry_run:
-        folder.mkdir(parents=True, exist_ok=True)
+        own = {job: runs[job.arm].settings | {"seed": job.seed} for job in experiment.jobs}
         for job in experiment.jobs:
-            claim_folder(job.folder, runs[job.arm].settings | {"seed": job.seed})
+            check_folder(job.folder, own[job])  # all of them, before anything is written
+        folder.mkdir(parents=True, exist_ok=True)
+        # First of all: a folder that holds runs and no experiment would not be taken up again.
         write_whole(folder / EXPERIMENT_FILE, yaml.safe_dump(settings | {"arms": config.arms}, sort_keys=False))
+        for job in experiment.jobs:
+            claim_folder(job.folder, own[job])
     return experiment
 
 
@@ -99,7 +106,7 @@ def run_experiment(experiment: Experiment, *, progress: bool = False) -> Results
 
 
 def summarise(folder: Path) -> Results:
-    """Compare the runs in an experiment's folder; write results.json, results.csv and the figures.
+    """Compare the runs in an experiment's folder; write results.json, results.csv, the figures and report.html.
 
     Raises:
         ConfigError: If the folder holds no experiment, or no run of it is done.
@@ -125,8 +132,9 @@ def summarise(folder: Path) -> Results:
     )
     write_results(results, folder)
     figures = folder / "figures"
-    plot_curves(_curves(done), None, figures)
-    plot_comparison(results, figures)
+    pictures = [*plot_comparison(results, figures), *plot_curves(_curves(done), None, figures)]
+    command = f"llm-jepa compare {shlex.quote(str(file))} --out NEW_FOLDER"
+    write_report(results, folder, pictures, command)
     return results
 
 

@@ -13,12 +13,15 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import yaml
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -30,7 +33,7 @@ from llm_jepa.data.tokenizer import load_tokenizer
 from llm_jepa.errors import ConfigError
 from llm_jepa.evaluation.evaluate import EvaluationConfig, evaluate, score_generations
 from llm_jepa.files import write_json, write_json_lines, write_whole
-from llm_jepa.objective import LLMJEPA, FusedCollator, UnsupportedModelError
+from llm_jepa.objective import LLMJEPA, UnsupportedModelError
 from llm_jepa.training.console import StepLog
 from llm_jepa.training.models import build_model, num_parameters
 from llm_jepa.training.saving import save_jepa
@@ -98,18 +101,27 @@ def claim_folder(folder: Path, settings: Settings) -> None:
     Raises:
         ConfigError: If the folder holds a run of other settings; the text names what differs.
     """
+    check_folder(folder, settings)
+    if not (folder / "config.yaml").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=True, allow_unicode=True))
+
+
+def check_folder(folder: Path, settings: Settings) -> None:
+    """Make sure that a run of these settings may go on, or begin, in the folder; nothing is written.
+
+    Raises:
+        ConfigError: If the folder holds a run of other settings, or something else.
+    """
     config = folder / "config.yaml"
     if config.is_file():
-        differing = differences(yaml.safe_load(config.read_text()), settings)
+        differing = differences(yaml.safe_load(config.read_text(encoding="utf-8")), settings)
         if differing:
             raise ConfigError(
                 f"{folder} holds another run: {'; '.join(differing)}. Choose another --out, or remove that folder."
             )
-        return
-    if folder.is_dir() and any(folder.iterdir()):
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty and holds no run of llm-jepa. Choose another --out.")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(config, yaml.safe_dump(settings, sort_keys=True, allow_unicode=True))
 
 
 def differences(old: Settings, new: Settings) -> list[str]:
@@ -200,17 +212,18 @@ def _fingerprint(run: RunConfig) -> dict[str, str]:
 def count_step_flops(trainer: JEPATrainer, num_batches: int = FLOP_BATCHES) -> float:
     """Return the counted FLOPs of forward and backward of a batch, the mean over the first batches of epoch 0.
 
-    Every arm counts the same rows. Matrix products and attention are counted, as PyTorch's counter does.
+    Every arm counts the same rows. Matrix products and attention are counted, padding included, by PyTorch's
+    counter; on a CPU attention is taken apart for it, for it knows the fused kernels of GPUs only.
     """
-    pairs = list(trainer.train_dataset)  # type: ignore[arg-type]
-    size = trainer.args.train_batch_size
-    collate = FusedCollator(trainer.jepa.config, trainer.pad_token_id)
-    batches = [pairs[start : start + size] for start in range(0, min(len(pairs), num_batches * size), size)]
+    batches = list(islice(trainer.batches_of_epoch(0), num_batches))
     model = trainer.jepa.train()
+    attention = nullcontext() if trainer.args.device.type == "cuda" else sdpa_kernel(SDPBackend.MATH)
     counter = FlopCounterMode(display=False)
-    with counter:
-        for rows in batches:
-            model(collate(rows).to(trainer.args.device), step=_step_with_views(model)).loss.backward()
+    with counter, attention:
+        for batch in batches:
+            with trainer.compute_loss_context_manager():
+                loss = model(batch.to(trainer.args.device), step=_step_with_views(model)).loss
+            loss.backward()
             model.zero_grad()
     model.eval()
     return counter.get_total_flops() / len(batches)

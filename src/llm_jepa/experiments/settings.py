@@ -76,6 +76,8 @@ class ExperimentConfig:
                 raise ValueError(f"The arm {arm!r} names a folder: use letters, digits, '_', '-' and '.' only.")
         if self.baseline not in self.arms:
             raise ValueError(f"baseline={self.baseline!r} is not one of the arms: {', '.join(self.arms)}.")
+        if not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in self.seeds):
+            raise ValueError(f"seeds={self.seeds} must be whole numbers, such as [82, 23, 37].")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds={self.seeds} must be at least one number, none of them twice.")
         if not all(0 <= seed < 2**32 for seed in self.seeds):
@@ -121,7 +123,8 @@ def read_yaml(path: str | Path) -> Settings:
     """
     path = Path(path)
     if not path.is_file():
-        raise ConfigError(f"{path} is not there. Expected a YAML file of settings, such as configs/demo.yaml.")
+        found = "is a folder" if path.is_dir() else "is not there"
+        raise ConfigError(f"{path} {found}. Expected a YAML file of settings, such as configs/demo.yaml.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -129,6 +132,8 @@ def read_yaml(path: str | Path) -> Settings:
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or "it is not UTF-8 text"
         raise ConfigError(f"{where}: not valid YAML: {problem}. Expected lines of `key: value`.") from error
+    if content is None:
+        raise ConfigError(f"{path} is empty. Expected lines of `key: value`.")
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"{path}: expected lines of `key: value`, found {type(content).__name__}.")
     return content
@@ -184,8 +189,19 @@ def read_run(settings: Settings) -> RunConfig:
         mine = {key: settings[key] for key in _field_names(part) if key in settings}
         parts[name] = _coerced(part, mine) if part is JEPATrainingArguments else _build(part, mine)
     run = RunConfig(**parts, settings=settings)
-    run.training_arguments("unused")  # transformers checks its own values
+    _check_training(run)
     return run
+
+
+def _check_training(run: RunConfig) -> None:
+    """Have transformers check its own values; its messages may not name the field, so ours do."""
+    try:
+        run.training_arguments("unused")
+    except ConfigError as error:
+        if any(key in str(error) for key in run.training):
+            raise
+        named = [f"{key}={value!r}" for key, value in run.training.items() if str(value) in str(error)]
+        raise ConfigError(f"{' or '.join(named) or 'A training setting'} is refused: {error}") from error
 
 
 def check_keys(settings: Mapping[str, Any], extra: set[str] = frozenset()) -> None:  # type: ignore[assignment]

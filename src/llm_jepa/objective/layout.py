@@ -365,13 +365,13 @@ class FusedCollator:
         )
 
     def _labels(self, pairs: Sequence[Pair], width: int) -> Tensor:
-        """Label the pair's own tokens: all but the first (nothing predicts it), or code and end token only."""
-        labels = torch.full((len(pairs), width), IGNORED)
-        for row, pair in enumerate(pairs):
+        """Label the pair's own tokens: all but the first, which nothing predicts, or code and end token only."""
+        labels = []
+        for pair in pairs:
             ids = [*pair.text_ids, *pair.bridge_ids, *pair.code_ids]
             first = 1 if self.config.loss_on == "all" else len(ids) - len(pair.code_ids)
-            labels[row, first : len(ids)] = torch.tensor(ids[first:])
-        return labels
+            labels.append([IGNORED] * first + ids[first:] + [IGNORED] * (width - len(ids)))
+        return torch.tensor(labels)
 
     def _views(
         self, pairs: Sequence[Pair], reads: list[dict[str, int]], rows: Rows
@@ -385,7 +385,7 @@ class FusedCollator:
         inside = self._targets_in_rows
         target_rows, code_ends, text_ends = None, None, None
         if (self._from_text or self._from_code) and not inside:
-            target_rows, code_ends, text_ends = self._target_rows(pairs)
+            target_rows, code_ends, text_ends = self._target_rows(pairs, capacity=width)
         text_to_code = code_to_text = None
         if self._from_text:
             target_at = in_rows("code") if code_ends is None else code_ends
@@ -395,18 +395,52 @@ class FusedCollator:
             code_to_text = Views(in_rows("code_pred"), target_at, inside, from_text=False)
         return target_rows, text_to_code, code_to_text
 
-    def _target_rows(self, pairs: Sequence[Pair]) -> tuple[Rows, Tensor, Tensor]:
-        """Lay each target view out alone; return the rows and the flat index of each code's and text's end."""
+    def _target_rows(self, pairs: Sequence[Pair], capacity: int) -> tuple[Rows, Tensor, Tensor]:
+        """Lay each target view out as a document of its own, several to a row of up to `capacity` tokens.
+
+        Batches are grouped by the length of whole rows, so a row for each code would be a third padding.
+
+        Returns:
+            The rows, and the flat index of the last token of each code, (B,), and of each text, (B,).
+        """
         views: list[tuple[list[int], Role]] = []
         if self._from_text:
             views += [(pair.code_view, Role.CODE) for pair in pairs]
         if self._from_code:
             views += [(pair.text_ids, Role.TEXT) for pair in pairs]
-        alone = [_Row() for _ in views]
-        last = [row.add(ids, role, 1, 0) for row, (ids, role) in zip(alone, views, strict=True)]
-        rows = self._pad(alone, is_plain=True)
-        ends = torch.tensor([number * rows.input_ids.shape[1] + column for number, column in enumerate(last)])
+        row_of = pack([len(ids) for ids, _ in views], capacity)
+        packed = [_Row() for _ in range(max(row_of) + 1)]
+        last = [
+            packed[row].add(ids, role, document, 0)
+            for document, (row, (ids, role)) in enumerate(zip(row_of, views, strict=True), start=1)
+        ]
+        rows = self._pad(packed, is_plain=False)
+        width = rows.input_ids.shape[1]
+        ends = torch.tensor([row * width + column for row, column in zip(row_of, last, strict=True)])
         return rows, ends[: len(pairs)], ends[-len(pairs) :]
+
+
+def pack(lengths: Sequence[int], capacity: int) -> list[int]:
+    """Put items into rows of `capacity`: the longest first, each into the first row with room for it.
+
+    An item longer than `capacity` raises the capacity to its own length.
+
+    Returns:
+        The row of each item.
+
+    >>> pack([3, 5, 2, 4], capacity=7)  # 5 and 2, 4 and 3
+    [1, 0, 0, 1]
+    """
+    capacity = max([capacity, *lengths])
+    used: list[int] = []
+    row_of = [0] * len(lengths)
+    for item in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+        row = next((row for row, size in enumerate(used) if size + lengths[item] <= capacity), len(used))
+        if row == len(used):
+            used.append(0)
+        used[row] += lengths[item]
+        row_of[item] = row
+    return row_of
 
 
 def _check(pair: Pair, number: int) -> None:

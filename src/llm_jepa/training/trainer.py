@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -192,6 +193,16 @@ class JEPATrainer(Trainer):
             self._sampler.set_epoch(epoch)
         return super()._run_epoch(*args, epoch=epoch, **kwargs)
 
+    def batches_of_epoch(self, epoch: int) -> Iterator[FusedBatch]:
+        """Lay out the batches of an epoch once more, in order; the last one may be short."""
+        sampler = self._get_train_sampler()
+        if isinstance(sampler, LengthGroupedSampler):
+            sampler.set_epoch(epoch)
+        pairs = cast(Sequence[Pair], self.train_dataset)
+        rows = iter(sampler)
+        while numbers := list(islice(rows, self.args.train_batch_size)):
+            yield self.data_collator([pairs[number] for number in numbers])
+
     # ---- what is logged ----
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -240,7 +251,12 @@ class JEPATrainer(Trainer):
 
     def _look_at_views(self, pairs: Sequence[Pair], prefix: str) -> dict[str, float]:
         views = view_embeddings(self.jepa, pairs, self.pad_token_id, context=self.compute_loss_context_manager)
-        monitors = embedding_monitors(views.text_pred, views.code_emb, views.code_groups)
+        try:
+            monitors = embedding_monitors(views.text_pred, views.code_emb, views.code_groups)
+        except ValueError as error:
+            raise NonFiniteLossError(
+                f"After step {self.state.global_step}: {error} Lower learning_rate or jepa_lambda, or train in float32."
+            ) from error
         trains_views = self.jepa.config.uses_views
         if trains_views and (reason := self.alarm.update(self.state.global_step, monitors)):
             logger.warning("Collapse alarm. %s", reason)

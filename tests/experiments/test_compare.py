@@ -1,0 +1,261 @@
+"""An experiment from settings to verdicts: every run once, nothing lost, and what failed is said."""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llm_jepa.cli import main
+from llm_jepa.errors import ConfigError, LLMJEPAError
+from llm_jepa.experiments.compare import open_experiment, run_experiment, summarise
+
+VERDICTS = {"better", "worse", "no difference shown"}
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_settings):
+    return tiny_settings(arms={"ntp": {}, "jepa": {"jepa_k": 2}}, seeds=[1, 2], workers=2)
+
+
+@pytest.fixture(scope="module")
+def finished(settings, quick_runs, tmp_path_factory):
+    """The folder of a whole experiment, two arms with two seeds, and its results. Read only."""
+    folder = tmp_path_factory.mktemp("experiments") / "out"
+    results = run_experiment(open_experiment(settings, folder))
+    assert sorted(quick_runs) == ["jepa-s1", "jepa-s2", "ntp-s1", "ntp-s2"]
+    return folder, results
+
+
+@pytest.fixture
+def copied(finished, quick_runs, tmp_path):
+    """A copy of the experiment's folder; `quick_runs` then holds the runs started by the test alone."""
+    shutil.copytree(finished[0], tmp_path / "out")
+    quick_runs.clear()
+    return tmp_path / "out"
+
+
+def is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# ---- results ----
+
+
+def test_results_have_the_contracts_shape(finished):
+    """Section 7 of the design, key by key, as the file says it."""
+    results = json.loads((finished[0] / "results.json").read_text())
+    assert results["metric"] == "exact_match"
+    assert list(results["arms"]) == ["ntp", "jepa"]
+    for arm in results["arms"].values():
+        assert arm["seeds"].keys() == {"1", "2"} and arm["n"] == 2
+        assert all(0 <= value <= 1 for value in arm["seeds"].values())
+        assert arm["mean"] == pytest.approx(sum(arm["seeds"].values()) / 2) and is_number(arm["std"])
+    (comparison,) = results["comparisons"]
+    assert (comparison["arm"], comparison["baseline"]) == ("jepa", "ntp")
+    assert {"delta", "ci95", "p_value", "p_holm", "verdict"} <= comparison.keys()
+    assert comparison["verdict"] in VERDICTS
+    assert comparison["delta"] == pytest.approx(results["arms"]["jepa"]["mean"] - results["arms"]["ntp"]["mean"])
+    assert results["cost"].keys() == {"ntp", "jepa"}
+    assert results["cost"]["ntp"]["flops_ratio"] == 1.0 and 1.0 < results["cost"]["jepa"]["flops_ratio"] < 1.6
+    assert all(value["step_time_ratio"] > 0 for value in results["cost"].values())
+
+
+def test_results_are_those_of_the_runs(finished):
+    """Each value of the table is its run's, and the table in CSV says the same."""
+    folder, results = finished
+    for arm in ("ntp", "jepa"):
+        for seed in (1, 2):
+            record = json.loads((folder / f"{arm}-s{seed}" / "eval.json").read_text())
+            stored = json.loads((folder / "results.json").read_text())["arms"][arm]["seeds"][str(seed)]
+            assert record["exact_match"] == stored and record["seed"] == seed
+    with (folder / "results.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) >= 2
+    assert list((folder / "figures").glob("*.svg")) and results["arms"]
+
+
+def test_the_experiment_and_each_run_keep_their_settings(finished, settings):
+    """Runs differ in what their arm changes and in the seed, and in nothing else."""
+    folder, _ = finished
+    assert yaml.safe_load((folder / "experiment.yaml").read_text()) == settings
+    shared = {key: value for key, value in settings.items() if key not in ("arms", "seeds", "workers")}
+    for name, own in (("ntp-s1", {"jepa_lambda": 0.0, "seed": 1}), ("jepa-s2", {"jepa_k": 2, "seed": 2})):
+        assert yaml.safe_load((folder / name / "config.yaml").read_text()) == shared | own
+
+
+def test_the_results_are_rebuilt_from_the_run_folders_alone(copied, contents):
+    """Without its tables and figures the experiment has them again, byte for byte; a run's files are only read."""
+    before = contents(copied)
+    for name in ("results.json", "results.csv"):
+        (copied / name).unlink()
+    shutil.rmtree(copied / "figures")
+    summarise(copied)
+    after = contents(copied)
+    assert after.keys() == before.keys()
+    drawn = ("figures/", "report.html")  # drawings carry ids of their own
+    assert [name for name in before if before[name] != after[name] and not name.startswith(drawn)] == []
+
+
+# ---- going on ----
+
+
+def test_a_finished_experiment_is_not_run_again(copied, settings, quick_runs):
+    again = run_experiment(open_experiment(settings, copied))
+    assert quick_runs == []
+    assert again == json.loads((copied / "results.json").read_text())
+
+
+def test_a_seed_more_extends_an_experiment(copied, settings, quick_runs, contents):
+    """Only what is new is run; finished runs stay byte for byte, and the table has all."""
+    before = contents(copied / "ntp-s1")
+    results = run_experiment(open_experiment(settings | {"seeds": [1, 2, 5]}, copied))
+    assert sorted(quick_runs) == ["jepa-s5", "ntp-s5"]
+    assert contents(copied / "ntp-s1") == before
+    assert [list(arm["seeds"]) for arm in results["arms"].values()] == [["1", "2", "5"]] * 2
+
+
+def test_an_arm_more_extends_an_experiment(copied, settings):
+    """The new arm is what is left to run, seed by seed; the order of arms in the file does not matter."""
+    arms = {"jepa": {"jepa_k": 2}, "jepa_shuffled": {}, "ntp": {}}
+    experiment = open_experiment(settings | {"arms": arms, "workers": 1}, copied)
+    assert [job.name for job in experiment.jobs if not job.is_done] == ["jepa_shuffled-s1", "jepa_shuffled-s2"]
+    assert summarise(copied)["arms"].keys() == {"ntp", "jepa"}  # the report says what is there
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_steps": 4}, "holds another experiment: max_steps was 3 and is 4"),
+        ({"learning_rate": 0.1}, "holds another experiment: learning_rate was 'not set' and is 0.1"),
+        ({"arms": {"ntp": {}, "new": {"jepa_k": 3}, "jepa": {"jepa_k": 4}}}, "jepa-s1 holds another run: jepa_k was 2"),
+    ],
+)
+def test_another_experiment_in_the_folder_is_refused_and_nothing_is_touched(
+    changes, message, copied, settings, quick_runs, contents
+):
+    """Exit code 2; not even a folder for an arm that would have been new is made."""
+    before, folders = contents(copied), sorted(copied.iterdir())
+    with pytest.raises(ConfigError, match=message) as error:
+        open_experiment(settings | changes, copied)
+    assert error.value.exit_code == 2
+    assert contents(copied) == before and sorted(copied.iterdir()) == folders and quick_runs == []
+
+
+def test_a_folder_with_something_else_in_it_is_refused(settings, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="holds no experiment"):
+        open_experiment(settings, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_an_experiment_that_was_killed_before_its_first_run_goes_on(settings, tmp_path):
+    """Whatever was written by then, the folder is known as this experiment's."""
+    open_experiment(settings, tmp_path / "out")
+    for run in ("jepa-s1", "jepa-s2", "ntp-s2"):
+        shutil.rmtree(tmp_path / "out" / run)
+    experiment = open_experiment(settings, tmp_path / "out")
+    assert all((job.folder / "config.yaml").is_file() and not job.is_done for job in experiment.jobs)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks the comparison")
+def test_a_comparison_that_is_stopped_midway_goes_on_with_the_rest(settings, quick_runs, contents, tmp_path):
+    """SIGTERM after the first finished run: exit code 143, no results yet; then only the others are run."""
+    config, folder = tmp_path / "config.yaml", tmp_path / "out"
+    config.write_text(yaml.safe_dump(settings))
+
+    def compare():
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        sys.exit(main(["compare", str(config), "--out", str(folder), "--workers", "1"]))
+
+    process = multiprocessing.get_context("fork").Process(target=compare)
+    process.start()
+    while process.is_alive() and not (folder / "ntp-s1" / "DONE").is_file():
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGTERM)
+    process.join()
+    done = {path.parent.name for path in folder.glob("*/DONE")}
+    assert process.exitcode == 143 and "ntp-s1" in done and len(done) < 4
+    assert not (folder / "results.json").exists()
+
+    before = {name: contents(folder / name) for name in done}
+    quick_runs.clear()
+    results = run_experiment(open_experiment(settings, folder))
+    assert sorted(quick_runs) == sorted({"ntp-s1", "jepa-s1", "ntp-s2", "jepa-s2"} - done)
+    assert {name: contents(folder / name) for name in done} == before
+    assert [arm["n"] for arm in results["arms"].values()] == [2, 2]
+
+
+# ---- what fails ----
+
+
+def test_a_run_that_fails_stops_no_other_and_is_named_with_its_reason(settings, quick_runs, tmp_path, caplog):
+    """A learning rate of 1e30 gives a loss that is not finite; the run after it is done, and kept."""
+    hot = {"learning_rate": 1e30, "warmup_steps": 0}
+    broken = settings | {"arms": {"hot": hot, "ntp": {}}, "seeds": [1], "workers": 1}
+    quick_runs.clear()
+    with pytest.raises(LLMJEPAError, match="1 of 2 runs failed: hot-s1. The others are kept") as error:
+        run_experiment(open_experiment(broken, tmp_path / "out"))
+    assert error.value.exit_code == 1
+    assert "The log of hot-s1 ends with" in str(error.value) and "the step was not taken" in str(error.value)
+    assert "hot-s1 failed with exit code 1" in caplog.text
+    assert quick_runs == ["hot-s1", "ntp-s1"]
+    assert [path.parent.name for path in (tmp_path / "out").glob("*/DONE")] == ["ntp-s1"]
+
+    quick_runs.clear()
+    with pytest.raises(LLMJEPAError, match="1 of 2 runs failed"):
+        run_experiment(open_experiment(broken, tmp_path / "out"))
+    assert quick_runs == ["hot-s1"]
+    assert summarise(tmp_path / "out")["arms"]["ntp"]["n"] == 1
+
+
+def test_a_broken_row_is_told_before_any_run_starts(settings, quick_runs, tmp_path):
+    """File and line; and no folder is made."""
+    (tmp_path / "train.jsonl").write_text('{"text": "a", "code": "b"}\n{"text": "a"\n')
+    quick_runs.clear()
+    with pytest.raises(LLMJEPAError, match=r"train\.jsonl:2") as error:
+        open_experiment(settings | {"train_file": str(tmp_path / "train.jsonl")}, tmp_path / "out")
+    assert error.value.exit_code == 2 and quick_runs == [] and not (tmp_path / "out").exists()
+
+
+def test_a_comparison_needs_rows_that_no_arm_has_seen(settings, tmp_path):
+    with pytest.raises(ConfigError, match="test_file is not set"):
+        open_experiment({key: value for key, value in settings.items() if key != "test_file"}, tmp_path / "out")
+
+
+def test_a_report_needs_an_experiment_and_its_baseline(settings, tmp_path):
+    with pytest.raises(ConfigError, match="holds no experiment.yaml"):
+        summarise(tmp_path)
+    open_experiment(settings, tmp_path / "out")
+    with pytest.raises(ConfigError, match="no finished run of the baseline ntp"):
+        summarise(tmp_path / "out")
+
+
+# ---- other ways in ----
+
+
+def test_a_dry_run_checks_everything_and_writes_nothing(settings, quick_runs, tmp_path):
+    quick_runs.clear()
+    experiment = open_experiment(settings, tmp_path / "out", dry_run=True)
+    assert [job.name for job in experiment.jobs] == ["ntp-s1", "jepa-s1", "ntp-s2", "jepa-s2"]
+    assert "train 52" in experiment.notes[0] and quick_runs == [] and not (tmp_path / "out").exists()
+
+
+def test_generated_pairs_are_the_same_files_for_every_run(settings, tmp_path):
+    """Without a training file, the experiment makes its own once, and its runs name them."""
+    made = {key: value for key, value in settings.items() if key not in ("train_file", "test_file")}
+    made |= {"generate_train": 40, "generate_test": 10}
+    for _ in range(2):  # the second time they are found again
+        experiment = open_experiment(made, tmp_path / "out")
+    files = {(run.settings["train_file"], run.settings["test_file"]) for run in experiment.runs.values()}
+    ((train, test),) = files
+    assert Path(train).parent == tmp_path / "out" / "data"
+    assert [len(Path(file).read_text().splitlines()) for file in (train, test)] == [40, 10]

@@ -1,0 +1,229 @@
+"""From YAML to checked settings: every mistake is an error that names its key, and nothing is ignored."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from llm_jepa.errors import ConfigError
+from llm_jepa.experiments.settings import (
+    MANAGED,
+    PARTS,
+    ExperimentConfig,
+    describe_fields,
+    parse_override,
+    read_experiment,
+    read_run,
+    read_yaml,
+)
+from llm_jepa.training.arguments import JEPATrainingArguments
+
+
+def refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        read_experiment(settings)
+
+
+# ---- keys ----
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("jepa_lamda", "jepa_lambda"),
+        ("lerning_rate", "learning_rate"),
+        ("seed_s", "seeds"),
+        ("trainfile", "train_file"),
+        ("Model", "model"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(key, nearest):
+    refused({key: 1}, f"Unknown key '{key}'. Did you mean '{nearest}'")
+
+
+def test_an_unknown_key_of_an_arm_names_the_arm():
+    refused({"arms": {"ntp": {}, "mine": {"jepa_kk": 1}}}, "In arm mine: Unknown key 'jepa_kk'. Did you mean 'jepa_k'")
+
+
+def test_a_key_like_no_other_gets_no_suggestion():
+    with pytest.raises(ConfigError) as error:
+        read_run({"zzzzzz": 1})
+    assert "Did you mean" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", sorted(MANAGED))
+def test_what_the_experiment_decides_cannot_be_set(key):
+    """Set in a file it would be ignored, so it is refused; also within an arm."""
+    refused({key: 1}, f"{key} is set by llm-jepa itself")
+    refused({"arms": {"ntp": {}, "mine": {key: 1}}}, f"In arm mine: {key} is set by llm-jepa itself")
+
+
+@pytest.mark.parametrize("key", ["seeds", "workers", "baseline", "arms"])
+def test_an_arm_cannot_change_what_belongs_to_the_experiment(key):
+    refused({"arms": {"ntp": {}, "mine": {key: [1]}}}, f"arms.mine.{key} belongs to the experiment")
+
+
+# ---- values ----
+
+
+def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path):
+    """YAML 1.1 reads 1e-5 as text; a learning rate means the number."""
+    (tmp_path / "config.yaml").write_text("learning_rate: 1e-5\njepa_lambda: 1\nmax_steps: 2e2\nseeds: [1, 2]\n")
+    _, runs = read_experiment(read_yaml(tmp_path / "config.yaml"))
+    args = runs["jepa"].training_arguments("out")
+    assert (args.learning_rate, args.max_steps) == (1e-5, 200)
+    assert runs["jepa"].jepa.jepa_lambda == 1.0 and isinstance(runs["jepa"].jepa.jepa_lambda, float)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"jepa_k": "two"}, "jepa_k='two' is of type str; expected int"),
+        ({"jepa_k": 1.5}, "jepa_k=1.5 is of type float; expected int"),
+        ({"jepa_k": True}, "jepa_k=True is of type bool; expected int"),
+        ({"learning_rate": "fast"}, "learning_rate='fast' is of type str; expected float"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan must be a finite number"),
+        ({"jepa_lambda": float("inf")}, "jepa_lambda=inf must be a finite number"),
+        ({"jepa_lambda": None}, "jepa_lambda=None is of type NoneType; expected float"),
+        ({"train_file": 3}, "train_file=3 is of type int; expected str"),
+        ({"stop_on_collapse": "yes"}, "stop_on_collapse='yes' is of type str; expected bool"),
+        ({"seeds": 82}, "seeds=82 is of type int; expected list"),
+        ({"seeds": [82, "x"]}, "seeds=.*whole numbers"),
+        ({"seeds": [82, 1.5]}, "seeds=.*whole numbers"),
+        ({"seeds": [True]}, "seeds=.*whole numbers"),
+        ({"seeds": []}, "seeds=.*at least one"),
+        ({"seeds": [1, 1]}, "seeds=.*none of them twice"),
+        ({"seeds": [-1]}, "seeds=.*between 0 and"),
+        ({"workers": 0}, "workers=0 must be at least 1"),
+        ({"metric": "exact"}, "metric='exact' is not one of: exact_match, starts_with"),
+        ({"metric": "bleu"}, "metric='bleu' is not one of"),
+        ({"jepa_distance": "euclid"}, "jepa_distance='euclid' is not one of"),
+        ({"max_steps": 0.5}, "max_steps=0.5 is of type float; expected int"),
+        ({"lr_scheduler_type": "cosin"}, "lr_scheduler_type='cosin' is refused"),
+    ],
+)
+def test_a_wrong_value_names_its_key(settings, message):
+    refused(settings, message)
+
+
+def test_a_value_that_transformers_refuses_is_a_config_error():
+    """Its own checks run before any work: here evaluation and saving that do not go together."""
+    refused({"load_best_model_at_end": True, "save_strategy": "epoch"}, "load_best_model_at_end")
+
+
+def test_none_is_a_value_where_the_field_allows_it():
+    run = read_run({"max_new_tokens": None, "model_name_or_path": None, "eval_steps": None, "eval_strategy": "no"})
+    assert run.evaluation.max_new_tokens is None
+
+
+# ---- arms ----
+
+
+def test_arms_may_be_a_list_of_names_or_names_with_changes():
+    """A list takes the built-in meaning; a mapping changes fields on top of it, and shared fields hold for all."""
+    experiment, runs = read_experiment({"arms": ["ntp", "jepa", "jepa_shuffled", "jepa_lambda0"], "jepa_k": 2})
+    assert list(experiment.arms) == ["ntp", "jepa", "jepa_shuffled", "jepa_lambda0"]
+    assert [run.jepa.jepa_lambda for run in runs.values()] == [0.0, 1.0, 1.0, 0.0]
+    assert [run.data.shuffle_views for run in runs.values()] == [False, False, True, False]
+    assert {run.jepa.jepa_k for run in runs.values()} == {2}
+
+    _, runs = read_experiment({"arms": {"ntp": None, "jepa": {"jepa_k": 4}, "soft": {"jepa_lambda": 0.1}}})
+    assert [(run.jepa.jepa_lambda, run.jepa.jepa_k) for run in runs.values()] == [(0.0, 1), (1.0, 4), (0.1, 1)]
+
+
+def test_without_arms_there_are_the_baseline_the_method_and_its_control():
+    experiment, runs = read_experiment({})
+    assert list(runs) == ["ntp", "jepa", "jepa_shuffled"]
+    assert (experiment.baseline, experiment.seeds) == ("ntp", [82, 23, 37])
+
+
+def test_the_settings_of_an_arm_are_the_flat_ones_that_were_given():
+    """What a run's config.yaml will hold: shared keys, the built-in arm's, the arm's own; no defaults."""
+    _, runs = read_experiment({"arms": {"ntp": {}, "jepa_shuffled": {"jepa_k": 3}}, "max_steps": 5, "seeds": [1]})
+    assert runs["ntp"].settings == {"max_steps": 5, "jepa_lambda": 0.0}
+    assert runs["jepa_shuffled"].settings == {"max_steps": 5, "shuffle_views": True, "jepa_k": 3}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"arms": ["ntp", "jepa_shufled"]}, "Unknown arm 'jepa_shufled'.*Did you mean 'jepa_shuffled'"),
+        ({"arms": {"ntp": {}, "mine": {}}}, "Unknown arm 'mine': not built in, and it changes no field"),
+        ({"arms": {"ntp": {}, "mine": 3}}, "arms.mine is 3; expected the fields that it changes"),
+        ({"arms": "ntp"}, "arms='ntp'; expected names"),
+        ({"arms": []}, "arms is empty"),
+        ({"arms": {"ntp": {}, "a/b": {"jepa_k": 2}}}, "arm 'a/b' names a folder"),
+        ({"arms": {"ntp": {}, "../x": {"jepa_k": 2}}}, "arm '../x' names a folder"),
+        ({"arms": {"ntp": {}, ".hidden": {"jepa_k": 2}}}, "arm '.hidden' names a folder"),
+        ({"arms": ["jepa"]}, "baseline='ntp' is not one of the arms: jepa"),
+        ({"arms": {"ntp": {}, "mine": {"jepa_k": 99}}}, "In arm mine: jepa_k=99"),
+    ],
+)
+def test_arms_that_cannot_be_run_are_refused(settings, message):
+    refused(settings, message)
+
+
+# ---- files and overrides ----
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_steps: 5\njepa_k: [1, 2\n", r"config\.yaml:3: not valid YAML"),
+        ("max_steps: 5\n\tjepa_k: 1\n", r"config\.yaml:2: not valid YAML"),
+        ("just a sentence\n", "expected lines of `key: value`, found str"),
+        ("- ntp\n- jepa\n", "found list"),
+        ("", r"config\.yaml is empty"),
+        ("1: 2\n", "expected lines of `key: value`"),
+        (b"max_steps: \xff\n", r"config\.yaml: not valid YAML: it is not UTF-8"),
+        ("max_steps: !!python/object/apply:os.system ['true']\n", r"config\.yaml:1: not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_yaml_mapping_is_refused_by_file_and_line(text, message, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError, match=message):
+        read_yaml(path)
+
+
+def test_a_file_that_is_not_there_is_refused_by_its_name(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml is not there"):
+        read_yaml(tmp_path / "nowhere.yaml")
+
+
+def test_an_override_is_read_as_yaml():
+    """Numbers, lists and mappings; the first `=` is the one that counts."""
+    assert parse_override("max_steps=100") == ("max_steps", 100)
+    assert parse_override("train_file=a=b.jsonl") == ("train_file", "a=b.jsonl")
+    assert parse_override("arms={ntp: {}, jepa: {jepa_k: 2}}") == ("arms", {"ntp": {}, "jepa": {"jepa_k": 2}})
+    assert parse_override("max_new_tokens=") == ("max_new_tokens", None)
+    for text in ("max_steps", "=3", "arms=[1"):
+        with pytest.raises(ConfigError, match="--set"):
+            parse_override(text)
+
+
+# ---- one place per fact ----
+
+
+@pytest.mark.parametrize("part", [ExperimentConfig, *PARTS.values()], ids=lambda part: part.__name__)
+def test_every_field_of_ours_has_a_help_text(part):
+    """The command line's help and the docs are made from it."""
+    ours = part.__annotations__ if part is JEPATrainingArguments else None
+    for each in dataclasses.fields(part):
+        if ours is None or each.name in ours:
+            text = each.metadata.get("help", "")
+            assert text[:1].strip() and text.endswith("."), f"{part.__name__}.{each.name}: {text!r}"
+
+
+def test_no_two_parts_have_a_field_of_the_same_name():
+    """Settings are flat, so a name means one thing."""
+    names = [each.name for part in (ExperimentConfig, *PARTS.values()) for each in dataclasses.fields(part)]
+    assert len(names) == len(set(names))
+
+
+def test_the_list_of_keys_has_each_of_our_fields_with_its_default():
+    rows = {name: (default, text) for name, default, text in describe_fields([ExperimentConfig, *PARTS.values()])}
+    assert rows["jepa_k"][0] == "1" and rows["seeds"][0] == "[82, 23, 37]" and rows["learning_rate"][0] == "0.001"
+    assert not MANAGED & rows.keys()
+    assert "deepspeed" not in rows  # transformers documents its own

@@ -1,0 +1,473 @@
+"""The command line as its users meet it: exit codes, what goes to which stream, and errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from llm_jepa.cli import WIDTH, main
+from llm_jepa.data.tokenizer import train_tokenizer
+from llm_jepa.experiments.executor import Job
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+ROWS = [{"text": f"lines with the number {n}", "code": f".*{n}.*"} for n in range(10, 42)]
+TINY = {"validation_size": 4, "vocab_size": 300, "max_steps": 4, "per_device_train_batch_size": 8, "logging_steps": 1}
+# A shell that starts the tests in the background has SIGINT ignored, which its children inherit.
+START = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from llm_jepa.cli import main
+sys.exit(main())
+"""
+PDF = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\n<< /Type /Catalog >>\nendobj\n"
+
+
+class Said(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The last line of standard output, which is one JSON object."""
+        return json.loads(self.out.rstrip("\n").rsplit("\n", 1)[-1])
+
+
+@pytest.fixture
+def call(capsys, monkeypatch) -> Callable[..., Said]:
+    """Run a command in this process, in a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+
+    def call(*argv: object) -> Said:
+        capsys.readouterr()
+        try:
+            code = main([str(each) for each in argv])
+        except SystemExit as stop:  # argparse
+            code = stop.code
+        return Said(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def refused(call) -> Callable[..., str]:
+    """Run a command that must be refused; return its error as one line."""
+
+    def refused(*argv: object, code: int = 2) -> str:
+        said = call(*argv)
+        assert said.code == code
+        assert said.out == ""
+        assert "Traceback" not in said.err
+        _, prefix, words = said.err.partition("llm-jepa: ")
+        assert prefix and "llm-jepa: " not in words and "\n\n" not in words, f"not one paragraph: {said.err!r}"
+        return " ".join(words.split())
+
+    return refused
+
+
+def write_rows(path: Path, *lines: object) -> Path:
+    """Write rows (as JSON) and raw lines as a .jsonl file."""
+    raw = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    path.write_text("".join(line + "\n" for line in raw))
+    return path
+
+
+def write_config(folder: Path, name: str = "config.yaml", **settings: object) -> Path:
+    """Write a config of a tiny run on `ROWS`, with these settings in place of the usual."""
+    folder.mkdir(exist_ok=True)
+    usual = {
+        "train_file": str(write_rows(folder / "train.jsonl", *ROWS[:24])),
+        "test_file": str(write_rows(folder / "test.jsonl", *ROWS[24:])),
+    }
+    path = folder / name
+    path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in {**usual, **TINY, **settings}.items()))
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return every file below a folder, byte for byte."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run of four steps, done once for all tests that only read it."""
+    folder = tmp_path_factory.mktemp("run")
+    assert main(["train", str(write_config(folder)), "--out", str(folder / "jepa")]) == 0
+    return folder / "jepa"
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory) -> Path:
+    """An experiment of two arms and two seeds, its runs done in this process, one after the other."""
+    folder = tmp_path_factory.mktemp("experiment")
+
+    def run_here(jobs: list[Job], workers: int, *, progress: bool) -> list:
+        for job in jobs:
+            assert main(["train", str(job.folder / "config.yaml"), "--out", str(job.folder)]) == 0
+        return []
+
+    config = write_config(folder, arms=["ntp", "jepa"], seeds=[1, 2], max_steps=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llm_jepa.experiments.compare.run_jobs", run_here)
+        assert main(["compare", str(config), "--out", str(folder / "out")]) == 0
+    return folder / "out"
+
+
+# ---- what is wrong in a config or a call ----
+
+
+def test_a_missing_config_is_named(refused, tmp_path):
+    """And what was expected."""
+    assert "gone.yaml is not there. Expected a YAML file" in refused("train", tmp_path / "gone.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (PDF, "not UTF-8"),
+        (b"\x00\x01\xff" * 500, "not UTF-8"),
+        (b"", "expected lines of `key: value`"),
+        (b"- ntp\n- jepa\n", "found list"),
+        (b"a: [1\nb: 2\n", "config.yaml:2: not valid YAML"),
+    ],
+    ids=["pdf", "binary", "empty", "list", "syntax"],
+)
+def test_a_config_that_is_no_mapping_is_refused(content, message, refused, tmp_path):
+    """With the file, and the line where there is one."""
+    path = tmp_path / "config.yaml"
+    path.write_bytes(content)
+    assert message in refused("compare", path, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_key_gets_the_nearest_known_one(refused, tmp_path):
+    """In the file, in an arm and in --set alike."""
+    for settings, extra in (
+        ({"max_step": 3}, ()),
+        ({"arms": {"ntp": {}, "mine": {"max_step": 3}}}, ()),
+        (
+            {},
+            ("--set", "max_step=3"),
+        ),
+    ):
+        message = refused("compare", write_config(tmp_path, **settings), *extra, "--out", tmp_path / "out")
+        assert "Unknown key 'max_step'. Did you mean 'max_steps'?" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_arm_gets_the_nearest_known_one(refused, tmp_path):
+    """Whether `compare` meets it in the file or `train` in the call."""
+    message = refused("compare", write_config(tmp_path, arms=["ntp", "jpea"]), "--out", tmp_path / "out")
+    assert "Unknown arm 'jpea'" in message and "Did you mean 'jepa'?" in message
+    message = refused("train", write_config(tmp_path), "--arm", "jpea", "--out", tmp_path / "out")
+    assert "--arm jpea" in message and "Did you mean 'jepa'?" in message
+
+
+@pytest.mark.parametrize("override", ["nonsense", "=3", "max_steps=[1", "max_steps=many", "max_steps=.inf"])
+def test_a_bad_override_is_refused(override, refused, tmp_path):
+    """With the override as it was given, or the key."""
+    message = refused("train", write_config(tmp_path), "--set", override, "--out", tmp_path / "out")
+    assert "--set" in message or "max_steps" in message
+
+
+@pytest.mark.parametrize("seeds", ["", "a,b", "1,,2", "1.5", "1,1", "4294967296"])
+def test_bad_seeds_are_refused(seeds, refused, tmp_path):
+    """No list, not even an empty one, falls back to the seeds of the file in silence."""
+    assert "seeds" in refused("compare", write_config(tmp_path), f"--seeds={seeds}", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["bogus"],
+        [],
+        ["data"],
+        ["train"],
+        ["data", "make", "sql", "--out", "x", "--num", "1"],
+        ["generate", "run", " "],
+        ["retrieve", "run", "text", "--num", "0"],
+        ["compare", "x.yaml", "--seed", "3"],  # not taken for --seeds
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_call_exits_with_2_and_says_where_help_is(argv, refused):
+    """argparse's own errors read like all others."""
+    assert "--help` says more." in refused(*argv)
+
+
+@pytest.mark.parametrize(("out", "wrong"), [("file", "file"), ("file/below", "file"), ("/proc/no/out", "/proc/no")])
+def test_an_output_folder_that_cannot_be_is_refused(out, wrong, refused, tmp_path):
+    """The error of the operating system, with the path, and no traceback."""
+    (tmp_path / "file").write_text("mine")
+    config = write_config(tmp_path / "c")
+    for command in ("train", "compare"):
+        assert wrong in refused(command, config, "--out", tmp_path / out)
+    assert wrong in refused("data", "make", "nlrx", "--num", 2, "--out", tmp_path / out)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+# ---- what is wrong in data and models ----
+
+
+def test_a_missing_data_file_gets_the_nearest_name(refused, tmp_path):
+    """Before anything is trained."""
+    config = write_config(tmp_path, train_file=str(tmp_path / "trian.jsonl"))
+    assert "trian.jsonl: no such file. Did you mean train.jsonl?" in refused("train", config, "--out", tmp_path / "o")
+    config = write_config(tmp_path, test_file=str(tmp_path / "tset.jsonl"))
+    assert "tset.jsonl: no such file. Did you mean test.jsonl?" in refused("compare", config, "--out", tmp_path / "p")
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "a", "code": ', "not valid JSON"),
+        ('["text", "code"]', "found a list, expected one JSON object"),
+        ({"text": "a"}, "found text, but"),
+        ({"text": "a", "code": 3}, "code holds a number, expected a string"),
+        ({"text": "a", "code": None}, "code holds null, expected a string"),
+        ({"text": "a", "code": " "}, "empty"),
+        ({"text": "", "code": "a"}, "empty"),
+    ],
+    ids=["broken", "list", "missing", "number", "null", "blank code", "empty text"],
+)
+def test_a_bad_row_is_named_by_file_and_line(line, message, refused, tmp_path):
+    """By `train`, by `compare` and by `data inspect`; and it is said what to do."""
+    rows = write_rows(tmp_path / "bad.jsonl", *ROWS[:9], line, *ROWS[9:12])
+    config = write_config(tmp_path, train_file=str(rows))
+    for argv in (["train", config, "--out", tmp_path / "a"], ["compare", config, "--out", tmp_path / "b"]):
+        error = refused(*argv)
+        assert "bad.jsonl:10: " in error and message in error and "=drop" in error
+    assert "bad.jsonl:10: " in refused("data", "inspect", rows)
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.pdf", PDF), ("a.jsonl", PDF), ("b.jsonl", b"\xff\x00\x9c" * 400), ("empty.jsonl", b""), ("folder", None)],
+    ids=["pdf", "pdf called jsonl", "binary", "empty", "folder"],
+)
+def test_a_file_of_another_kind_is_refused(name, content, refused, tmp_path):
+    """With its name and what is read."""
+    path = tmp_path / name
+    path.mkdir() if content is None else path.write_bytes(content)
+    good = write_rows(tmp_path / "good.jsonl", *ROWS)
+    for argv in (["inspect", path], ["check", path, good], ["check", good, path]):
+        assert name in refused("data", *argv)
+
+
+def test_a_tokenizer_that_does_not_fit_the_model_is_refused(refused, tiny_model, tmp_path):
+    """Both sizes are in the message."""
+    model, tokenizer = tmp_path / "model", tmp_path / "tokenizer"
+    tiny_model("llama", vocab_size=64).save_pretrained(model)
+    train_tokenizer(["lines with a dog"], 270).save_pretrained(tokenizer)
+    config = write_config(tmp_path, model_name_or_path=str(model), tokenizer_name_or_path=str(tokenizer))
+    message = refused("train", config, "--out", tmp_path / "out")
+    assert "embedding has 64 rows" in message and "Use the model's own tokenizer" in message
+    assert not (tmp_path / "out" / "DONE").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "generate", "retrieve", "report"])
+def test_a_folder_that_is_no_run_is_refused(command, refused, tmp_path):
+    """A folder of other files, a file, and nothing at all."""
+    extra = {"evaluate": ["--data", "x.jsonl"], "report": []}.get(command, ["a text"])
+    (tmp_path / "file").write_bytes(PDF)
+    for path in (tmp_path, tmp_path / "file", tmp_path / "gone"):
+        assert f"{path.name} holds no" in refused(command, path, *extra)
+
+
+# ---- nothing already written is lost ----
+
+
+def test_the_folder_of_another_run_stays_byte_for_byte(run, refused):
+    """The message names what differs."""
+    before = contents(run)
+    message = refused("train", write_config(run.parent), "--set", "max_steps=5", "--out", run)
+    assert "holds another run: max_steps was 4 and is 5" in message
+    assert contents(run) == before
+
+
+def test_the_folder_of_another_experiment_stays_byte_for_byte(experiment, refused, tmp_path):
+    """Other settings, other data, or a folder of something else."""
+    before = contents(experiment)
+    config = write_config(experiment.parent, arms=["ntp", "jepa"], seeds=[1, 2], max_steps=3)
+    assert "holds another experiment: max_steps was 2 and is 3" in refused("compare", config, "--out", experiment)
+    assert contents(experiment) == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    for command in ("compare", "train"):
+        assert "holds no" in refused(command, config, "--out", tmp_path / "mine")
+    assert contents(tmp_path / "mine") == {"thesis.txt": b"mine"}
+
+
+def test_a_finished_run_is_read_and_not_run_again(run, call):
+    """The same command twice costs nothing and changes nothing."""
+    before = contents(run)
+    said = call("train", run / "config.yaml", "--out", run)
+    assert said.code == 0 and said.last["num_steps"] == 4
+    assert contents(run) == before
+
+
+def test_report_rebuilds_the_results_from_the_run_folders_alone(experiment, call):
+    """Every file outside the run folders may be gone, but for experiment.yaml."""
+    before = contents(experiment)
+    rebuilt = [path for path in experiment.rglob("*") if path.is_file() and path.parent == experiment]
+    rebuilt += (experiment / "figures").iterdir()
+    for path in rebuilt:
+        if path.name != "experiment.yaml":
+            path.unlink()
+    said = call("report", experiment)
+    assert said.code == 0
+    assert set(said.last["verdicts"]) == {"jepa"}
+    assert contents(experiment) == before
+    assert "report.html" in before and len(before["report.html"]) < 1_000_000
+    assert call("report", experiment, "--markdown").out.startswith("| arm | n | exact match %")
+
+
+def test_data_make_is_reproducible_and_never_writes_over_a_file(call, refused, tmp_path):
+    """The seed decides; --force is the way to replace; the two files of one call differ."""
+    first, second, other = (tmp_path / name for name in ("a.jsonl", "b.jsonl", "c.jsonl"))
+    for path, seed in ((first, 7), (second, 7), (other, 8)):
+        assert call("data", "make", "nlrx", "--out", path, "--num", 20, "--seed", seed).last["seed"] == seed
+    assert first.read_bytes() == second.read_bytes() != other.read_bytes()
+    assert len(first.read_text().splitlines()) == 20
+    before = first.read_bytes()
+    assert "--force" in refused("data", "make", "nlrx", "--out", first, "--num", 3)
+    assert first.read_bytes() == before
+    assert call("data", "make", "nlrx", "--out", first, "--num", 3, "--force").code == 0
+    assert len(first.read_text().splitlines()) == 3
+    splits = ["--num", 3, "--num-test", 3]
+    assert "Name two files" in refused("data", "make", "nlrx", "--out", other, "--test-out", other, *splits)
+    assert "belong together" in refused("data", "make", "nlrx", "--out", tmp_path / "d", "--num", 3, "--num-test", 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "b.jsonl", "c.jsonl"]
+
+
+# ---- what is printed where ----
+
+
+def test_train_evaluate_generate_retrieve(run, call):
+    """One run answers all of them; each ends with one JSON object."""
+    data = run.parent / "test.jsonl"
+    said = call("evaluate", run, "--data", data, "--predictions", run.parent / "new" / "predictions.jsonl")
+    assert said.last["num_rows"] == 8 and 0 <= said.last["exact_match"] <= 1
+    assert len((run.parent / "new" / "predictions.jsonl").read_text().splitlines()) == 8
+    said = call("generate", run, "lines with the number 12")
+    assert said.last["text"] == "lines with the number 12" and isinstance(said.last["output"], str)
+    for extra in ((), ("--data", data)):
+        said = call("retrieve", run, "lines with the number 12", "--num", 3, *extra)
+        assert said.code == 0 and len(said.last["found"]) == 3
+        assert len(said.out.splitlines()) == 4
+
+
+def test_train_takes_one_arm_and_one_seed_of_an_experiment(experiment, call, tmp_path):
+    """The config of `compare` does for `train`; what is not chosen is chosen, and said."""
+    config = write_config(tmp_path, arms={"ntp": {}, "jepa": {"jepa_k": 2}}, seeds=[5, 6], max_steps=1)
+    said = call("train", config, "--out", tmp_path / "a")
+    assert said.last["seed"] == 5 and "arm jepa of ntp, jepa" in said.err
+    assert "jepa_k: 2" in (tmp_path / "a" / "config.yaml").read_text()
+    said = call("train", config, "--arm", "ntp", "--seed", 6, "--out", tmp_path / "b")
+    assert said.last["seed"] == 6 and "jepa_lambda: 0.0" in (tmp_path / "b" / "config.yaml").read_text()
+
+
+def test_a_check_of_data_finds_what_was_planted(call, tmp_path):
+    """Three leaks and two duplicates; more leaks than --max-leak allows are exit code 3."""
+    train = write_rows(tmp_path / "train.jsonl", *ROWS[:20], *ROWS[:2])
+    test = write_rows(tmp_path / "test.jsonl", *ROWS[17:30])
+    for limit, code in ((None, 0), (3, 0), (2, 3)):
+        said = call("data", "check", train, test, *([] if limit is None else ["--max-leak", limit]))
+        assert said.code == code
+        assert (said.last["leaked_pairs"], said.last["duplicate_rows"]) == (3, 2)
+    shown = " ".join(said.out.split())
+    assert f"leak {test}:1 = {train}:18" in shown and f"duplicate {train}:21 = {train}:1" in shown
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the files of NL-RX-SYNTH are not beside this project")
+def test_the_published_split_has_39_leaks_and_89_duplicates(call):
+    """Of NL-RX-SYNTH as it is distributed."""
+    train, test = (SHARED_DATA / f"nlrx_synth_{part}.jsonl" for part in ("train", "test"))
+    said = call("data", "check", train, test)
+    assert (said.last["leaked_pairs"], said.last["duplicate_rows"]) == (39, 89)
+
+
+def test_a_dry_run_checks_everything_and_runs_nothing(call, tmp_path):
+    """It names the runs that there would be."""
+    said = call("compare", write_config(tmp_path), "--seeds", "1,2", "--dry-run", "--out", tmp_path / "out")
+    assert said.last["runs"] == [f"{arm}-s{seed}" for seed in (1, 2) for arm in ("ntp", "jepa", "jepa_shuffled")]
+    assert not (tmp_path / "out").exists()
+
+
+def all_help() -> list[list[str]]:
+    """Return the call of --help for every command."""
+    data = [["data", name] for name in ("make", "inspect", "check")]
+    names = ("compare", "train", "report", "evaluate", "generate", "retrieve", "data", "env", "config")
+    return [[*command, "--help"] for command in ([], *([name] for name in names), *data)]
+
+
+@pytest.mark.parametrize("argv", all_help(), ids=" ".join)
+def test_help_fits_80_columns(argv, call):
+    """Every command has help, and none is wider than a terminal."""
+    said = call(*argv)
+    assert said.code == 0 and "usage: llm-jepa" in said.out
+    assert max(map(len, said.out.splitlines())) <= WIDTH
+
+
+@pytest.mark.parametrize("argv", [["env"], ["config"], ["data", "inspect"]], ids=" ".join)
+def test_what_is_shown_fits_80_columns(argv, call, tmp_path):
+    """All but the last line, which is for programs."""
+    odd = {"text": "naïve 数字 \x1b[31mred\u202e " + "x" * 200, "code": "a\tb\n" + "長" * 90}
+    rows = [write_rows(tmp_path / "rows.jsonl", odd, *ROWS)] if argv[-1] == "inspect" else []
+    said = call(*argv, *rows)
+    *shown, last = said.out.splitlines()
+    assert said.code == 0 and json.loads(last)
+    assert shown and max(map(len, shown)) <= WIDTH
+    assert "\x1b" not in said.out and "\u202e" not in said.out
+
+
+def test_commands_stop_quietly_when_nobody_reads(tmp_path):
+    """`llm-jepa config | head -1`, and at the same time `python -m llm_jepa`."""
+    command = f"{sys.executable} -m llm_jepa config | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.startswith("arms: ") and done.stderr == ""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_stops_train_cleanly(name, code, tmp_path):
+    """Its exit code says which; no traceback, no progress bar, nothing on standard output, no half-written file."""
+    config = write_config(tmp_path, max_steps=100_000, eval_strategy="no")
+    out = tmp_path / "out"
+    train = subprocess.Popen(
+        [sys.executable, "-c", START, "train", str(config), "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        metrics = out / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not (metrics.is_file() and metrics.stat().st_size) and train.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        train.send_signal(signal.Signals[name])
+        stdout, stderr = train.communicate(timeout=60)
+    finally:
+        train.kill()
+    assert train.returncode == code, stderr
+    assert stdout == ""
+    assert "Traceback" not in stderr and "\r" not in stderr
+    assert "the same command goes on from there" in stderr
+    assert not list(out.rglob("*.tmp")) and not (out / "DONE").exists()
+    assert all(json.loads(line) for line in metrics.read_text().splitlines())

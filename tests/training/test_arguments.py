@@ -1,0 +1,69 @@
+"""Training settings: transformers' own, with the defaults that the method needs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from llm_jepa.training.arguments import JEPATrainingArguments
+
+
+def test_every_field_of_transformers_keeps_its_name():
+    """Whatever transformers documents can be set here."""
+    ours = {each.name for each in dataclasses.fields(JEPATrainingArguments)}
+    theirs = {each.name for each in dataclasses.fields(TrainingArguments)}
+    assert theirs < ours
+    assert ours - theirs == {"precision", "monitor_pairs", "stop_on_collapse"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"precision": "fp8"}, "precision='fp8' is not one of: auto, float32, bf16"),
+        ({"remove_unused_columns": True}, "remove_unused_columns=True is not possible"),
+        ({"logging_nan_inf_filter": True}, "logging_nan_inf_filter=True is not possible"),
+        ({"monitor_pairs": 1}, "monitor_pairs=1 must be at least 2"),
+    ],
+)
+def test_a_setting_that_cannot_be_names_its_field(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        JEPATrainingArguments(output_dir=str(tmp_path), **changes)
+
+
+def test_nothing_is_reported_or_saved_unless_asked_for(tmp_path):
+    """No tracker, no checkpoint, no hub; columns stay, and a nan loss is not smoothed over."""
+    args = JEPATrainingArguments(output_dir=str(tmp_path))
+    assert args.report_to == [] and not args.push_to_hub
+    assert args.save_strategy == "no"
+    assert not args.remove_unused_columns and not args.logging_nan_inf_filter
+
+
+def test_save_steps_alone_turns_checkpoints_on(tmp_path):
+    """A number of steps that nothing looked at would be a switch that is ignored."""
+    args = JEPATrainingArguments(output_dir=str(tmp_path), save_steps=50)
+    assert (args.save_strategy, args.save_steps) == ("steps", 50)
+
+
+def test_precision_is_float32_unless_a_device_has_better(tmp_path):
+    """`float32` anywhere, and `auto` without a GPU, leave mixed precision off; `bf16` turns it on."""
+    assert not JEPATrainingArguments(output_dir=str(tmp_path), precision="float32").bf16
+    assert JEPATrainingArguments(output_dir=str(tmp_path), precision="bf16", use_cpu=True).bf16
+    assert JEPATrainingArguments(output_dir=str(tmp_path)).bf16 == (
+        torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+def test_gradient_checkpointing_is_the_kind_that_works_with_two_forwards(tmp_path):
+    """Non-reentrant unless the user says otherwise."""
+    assert JEPATrainingArguments(output_dir=str(tmp_path)).gradient_checkpointing_kwargs is None
+    args = JEPATrainingArguments(output_dir=str(tmp_path), gradient_checkpointing=True)
+    assert args.gradient_checkpointing_kwargs == {"use_reentrant": False}
+    own = {"use_reentrant": True}
+    args = JEPATrainingArguments(
+        output_dir=str(tmp_path), gradient_checkpointing=True, gradient_checkpointing_kwargs=own
+    )
+    assert args.gradient_checkpointing_kwargs == own

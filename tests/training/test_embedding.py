@@ -1,0 +1,51 @@
+"""Embeddings of many pairs are those of each pair alone, and looking at them changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llm_jepa.objective import Pair
+from llm_jepa.objective.reference import enc, pred
+from llm_jepa.training.embedding import code_groups, view_embeddings
+
+
+@pytest.mark.parametrize("target", ["stop_grad", "shared", "ema"])
+def test_embeddings_equal_a_forward_for_each_view(target, make_jepa, make_pairs):
+    """Pred(Enc(Text)) and Enc(Code) of each pair by themselves, whatever the batch; the mean distance as well."""
+    jepa, pairs = make_jepa(jepa_k=2, jepa_target=target, changes={"attention_dropout": 0.3}), make_pairs(7)
+    views = view_embeddings(jepa, pairs, pad_token_id=0, batch_size=3)
+    jepa.eval()
+    with torch.no_grad():
+        texts = torch.stack([pred(jepa, pair.text_ids) for pair in pairs])
+        codes = torch.stack([enc(jepa.backbone.layers, pair.code_view, torch.device("cpu")) for pair in pairs])
+        distance = jepa.distance(texts, codes).mean().item()
+    torch.testing.assert_close(views.text_pred, texts, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(views.code_emb, codes, atol=1e-5, rtol=1e-5)
+    assert views.jepa_loss == pytest.approx(distance, abs=1e-5)
+
+
+def test_without_a_jepa_term_the_text_side_is_the_text_itself(make_jepa, make_pairs):
+    """[PRED] of a baseline was never trained, so Enc(Text) is looked at: k = 0."""
+    jepa, pairs = make_jepa(jepa_lambda=0.0, jepa_k=3), make_pairs(4)
+    views = view_embeddings(jepa, pairs, pad_token_id=0)
+    with torch.no_grad():
+        texts = torch.stack([enc(jepa.backbone.layers, pair.text_ids, torch.device("cpu")) for pair in pairs])
+    torch.testing.assert_close(views.text_pred, texts, atol=1e-5, rtol=1e-5)
+
+
+def test_looking_changes_nothing(make_jepa, make_pairs):
+    """Mode, gradients and random stream are as they were, with dropout in the model."""
+    jepa = make_jepa("gpt2", changes={"resid_pdrop": 0.5})
+    state = torch.get_rng_state()
+    first = view_embeddings(jepa, make_pairs(4), pad_token_id=0)
+    again = view_embeddings(jepa, make_pairs(4), pad_token_id=0)
+    assert torch.equal(first.text_pred, again.text_pred) and not first.text_pred.requires_grad
+    assert jepa.training and torch.equal(state, torch.get_rng_state())
+    assert all(each.grad is None for each in jepa.parameters())
+
+
+def test_equal_codes_share_a_number():
+    """Groups count up in order of appearance."""
+    codes = [[8, 1], [9, 1], [8, 1], [8, 9, 1], [9, 1]]
+    assert code_groups([Pair([5], code) for code in codes]).tolist() == [0, 1, 0, 2, 1]

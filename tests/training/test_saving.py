@@ -1,0 +1,150 @@
+"""What is saved loads in plain transformers, and comes back as it was."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from llm_jepa.data.tokenizer import load_tokenizer, train_tokenizer
+from llm_jepa.errors import DataError
+from llm_jepa.objective import FusedCollator
+from llm_jepa.training.saving import CONFIG, PREDICTOR, TARGET, WEIGHTS, load_jepa, restore_weights, save_jepa
+
+IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11]])
+
+ELSEWHERE = """
+import sys, torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1]).eval()
+assert not [name for name in sys.modules if name.startswith("llm_jepa")]
+torch.save({"logits": model(torch.tensor([[5, 6, 7, 8, 9, 10, 11]])).logits, "vocab_size": model.config.vocab_size},
+           sys.argv[2])
+"""
+
+
+@torch.no_grad()
+def logits(model):
+    return model.eval()(IDS).logits
+
+
+@pytest.mark.parametrize("model", ["llama", "gpt2", "qwen3", "mistral", "gemma2"])
+def test_a_saved_model_is_a_plain_transformers_model(model, make_jepa, tmp_path):
+    """Promise 4: AutoModelForCausalLM finds every weight it expects and no other, the same logits, vocabulary, [PRED]
+    nowhere."""
+    jepa = make_jepa(model, jepa_k=3, jepa_target="ema")
+    save_jepa(jepa, tmp_path, with_target=True)
+    plain, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert type(plain) is type(jepa.model)
+    assert plain.get_input_embeddings().num_embeddings == plain.config.vocab_size == 64
+    assert torch.equal(logits(plain), logits(jepa.model))
+
+
+@pytest.mark.slow
+def test_a_saved_model_loads_where_this_package_is_not_imported(make_jepa, tmp_path):
+    """Promise 4, in a process of its own that never imports llm_jepa."""
+    jepa = make_jepa("llama", jepa_k=2)
+    save_jepa(jepa, tmp_path / "model")
+    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "model"), str(tmp_path / "seen.pt")]
+    subprocess.run(command, check=True, capture_output=True)
+    seen = torch.load(tmp_path / "seen.pt", weights_only=True)
+    assert seen["vocab_size"] == 64
+    assert torch.equal(seen["logits"], logits(jepa.model))
+
+
+def test_the_tokenizer_is_saved_unchanged(make_jepa, tmp_path):
+    """The vocabulary has no [PRED]: it is the tokenizer's own, id for id."""
+    tokenizer = train_tokenizer(["lines with a dog", ".*dog.*"], 280)
+    save_jepa(make_jepa("llama", changes={"vocab_size": len(tokenizer)}, jepa_k=2), tmp_path, tokenizer)
+    assert load_tokenizer(str(tmp_path)).get_vocab() == tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize("objective", [{}, {"jepa_k": 3, "jepa_pred_tokens": "distinct"}, {"jepa_k": 0}])
+def test_pred_tokens_and_objective_come_back_as_they_were(objective, make_jepa, make_pairs, tmp_path):
+    """[PRED] has the same bits, the objective the same settings, and so the loss the same value."""
+    jepa = make_jepa(jepa_distance="mse", **objective)
+    torch.nn.init.normal_(jepa.predictor.embedding)
+    save_jepa(jepa, tmp_path)
+    loaded = load_jepa(tmp_path)
+    assert loaded.config == jepa.config
+    assert torch.equal(loaded.predictor.embedding, jepa.predictor.embedding)
+    batch = FusedCollator(jepa.config, pad_token_id=0)(make_pairs(3))
+    assert torch.equal(loaded.eval()(batch).loss, jepa.eval()(batch).loss)
+
+
+def test_a_checkpoint_holds_the_slow_copy_and_a_finished_model_does_not(make_jepa, tmp_path):
+    """With target ema the copy is saved where a run must go on from it, and comes back bit for bit."""
+    jepa, other = make_jepa(jepa_target="ema"), make_jepa(seed=1, jepa_target="ema")
+    for each in jepa.target.parameters():
+        each.data.add_(0.5)
+    save_jepa(jepa, tmp_path / "model")
+    save_jepa(jepa, tmp_path / "checkpoint", with_target=True)
+    assert not (tmp_path / "model" / TARGET).exists()
+    restore_weights(other, tmp_path / "checkpoint")
+    for one, two in zip(other.parameters(), jepa.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_only_safetensors_and_json_are_written(make_jepa, tmp_path):
+    """F1: nothing in the folder could run code when it is read."""
+    save_jepa(make_jepa(jepa_target="ema"), tmp_path, train_tokenizer(["a b"], 260), with_target=True)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+
+
+# ---- folders that are not what they should be ----
+
+
+def test_another_number_of_pred_tokens_is_refused(make_jepa, tmp_path):
+    """jepa_k 2 saved, jepa_k 3 asked for: file, both shapes, and the settings to look at are named."""
+    save_jepa(make_jepa(jepa_k=2, jepa_pred_tokens="distinct"), tmp_path)
+    other = make_jepa(jepa_k=3, jepa_pred_tokens="distinct")
+    with pytest.raises(DataError, match=r"jepa\.safetensors holds \[PRED\] of shape \(2, 32\); jepa_k .*\(3, 32\)"):
+        restore_weights(other, tmp_path)
+
+
+def test_weights_of_another_model_are_refused(make_jepa, tmp_path):
+    """Another number of layers, another width, another family: never loaded in part."""
+    save_jepa(make_jepa(), tmp_path)
+    for other in (
+        make_jepa(changes={"num_hidden_layers": 3}),
+        make_jepa(changes={"intermediate_size": 48}),
+        make_jepa("gpt2"),
+    ):
+        with pytest.raises(DataError, match=r"model\.safetensors is not of this model"):
+            restore_weights(other, tmp_path)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, PREDICTOR, TARGET])
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_missing_or_cut_file_of_a_checkpoint_is_named(name, damage, make_jepa, tmp_path):
+    """A5, A6: the error is ours and says which file."""
+    jepa = make_jepa(jepa_target="ema")
+    save_jepa(jepa, tmp_path, with_target=True)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).unlink()
+    if damage == "cut":
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=f"{name} is missing or damaged"):
+        restore_weights(jepa, tmp_path)
+
+
+def test_a_folder_that_is_no_saved_model_is_refused(make_jepa, tmp_path):
+    """An empty folder, settings that are not JSON, an unknown setting, weights cut short."""
+    with pytest.raises(DataError, match="holds no jepa_config.json.* Point to RUN/model"):
+        load_jepa(tmp_path)
+    save_jepa(make_jepa(), tmp_path)
+    good = json.loads((tmp_path / CONFIG).read_text())
+    for text in ("{", json.dumps(good | {"jepa_lamda": 1.0}), json.dumps(good | {"jepa_k": -1})):
+        (tmp_path / CONFIG).write_text(text)
+        with pytest.raises(DataError, match="jepa_config.json is damaged"):
+            load_jepa(tmp_path)
+    (tmp_path / CONFIG).write_text(json.dumps(good))
+    load_jepa(tmp_path)
+    (tmp_path / WEIGHTS).write_bytes((tmp_path / WEIGHTS).read_bytes()[:1000])
+    with pytest.raises(DataError, match="cannot be loaded"):
+        load_jepa(tmp_path)
