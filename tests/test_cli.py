@@ -138,7 +138,7 @@ def test_a_missing_config_is_named(refused, tmp_path):
     [
         (PDF, "not UTF-8"),
         (b"\x00\x01\xff" * 500, "not UTF-8"),
-        (b"", "expected lines of `key: value`"),
+        (b"", "is empty. Expected lines of `key: value`"),
         (b"- ntp\n- jepa\n", "found list"),
         (b"a: [1\nb: 2\n", "config.yaml:2: not valid YAML"),
     ],

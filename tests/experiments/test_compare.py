@@ -166,6 +166,18 @@ def test_an_experiment_that_was_killed_before_its_first_run_goes_on(settings, tm
     assert all((job.folder / "config.yaml").is_file() and not job.is_done for job in experiment.jobs)
 
 
+def test_settings_that_were_refused_before_any_step_may_be_corrected(settings, tmp_path):
+    """Runs that never began hold nothing to lose: the same folder takes the corrected settings."""
+    open_experiment(settings, tmp_path / "out")
+    corrected = settings | {"max_steps": settings["max_steps"] + 1}
+    experiment = open_experiment(corrected, tmp_path / "out")
+    for job in experiment.jobs:
+        assert yaml.safe_load((job.folder / "config.yaml").read_text())["max_steps"] == corrected["max_steps"]
+    (experiment.jobs[0].folder / "metrics.jsonl").write_text("")
+    with pytest.raises(ConfigError, match="holds another experiment: max_steps was"):
+        open_experiment(settings, tmp_path / "out")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="forks the comparison")
 def test_a_comparison_that_is_stopped_midway_goes_on_with_the_rest(settings, quick_runs, contents, tmp_path):
     """SIGTERM after the first finished run: exit code 143, no results yet; then only the others are run."""

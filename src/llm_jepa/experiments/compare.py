@@ -29,7 +29,7 @@ from llm_jepa.report.html import write_report
 
 from .executor import Failure, Job, run_jobs
 from .results import Results, RunResult, build_results, write_results
-from .run import check_folder, claim_folder, differences
+from .run import check_folder, claim_folder, differences, has_begun
 from .settings import ExperimentConfig, RunConfig, Settings, read_experiment
 
 logger = logging.getLogger(__name__)
@@ -143,7 +143,10 @@ def _check_folder(folder: Path, settings: Settings) -> None:
     if file.is_file():
         old = {key: value for key, value in yaml.safe_load(file.read_text()).items() if key not in EXTENSIBLE}
         new = {key: value for key, value in settings.items() if key not in EXTENSIBLE}
-        if differing := differences(old, new):
+        differing = differences(old, new)
+        runs = [config.parent for config in folder.glob("*/config.yaml")]
+        never_began = bool(runs) and not any(has_begun(run) for run in runs)  # refused before, now corrected
+        if differing and not never_began:
             raise ConfigError(
                 f"{folder} holds another experiment: {'; '.join(differing)}. Choose another --out, "
                 "or remove that folder."

@@ -102,7 +102,7 @@ def claim_folder(folder: Path, settings: Settings) -> None:
         ConfigError: If the folder holds a run of other settings; the text names what differs.
     """
     check_folder(folder, settings)
-    if not (folder / "config.yaml").is_file():
+    if not has_begun(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=True, allow_unicode=True))
 
@@ -116,12 +116,17 @@ def check_folder(folder: Path, settings: Settings) -> None:
     config = folder / "config.yaml"
     if config.is_file():
         differing = differences(yaml.safe_load(config.read_text(encoding="utf-8")), settings)
-        if differing:
+        if differing and has_begun(folder):
             raise ConfigError(
                 f"{folder} holds another run: {'; '.join(differing)}. Choose another --out, or remove that folder."
             )
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty and holds no run of llm-jepa. Choose another --out.")
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether the run in the folder has trained at all. One that was refused before may come back corrected."""
+    return (folder / "metrics.jsonl").is_file() or (folder / "DONE").is_file()
 
 
 def differences(old: Settings, new: Settings) -> list[str]:
