@@ -93,7 +93,7 @@ def _start(job: Job, workers: int) -> subprocess.Popen:
     environment = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", **os.environ}
     command = [sys.executable, "-m", "llm_jepa", "train", str(job.folder / "config.yaml"), "--out", str(job.folder)]
     with (job.folder / "log.txt").open("ab") as log:
-        # A session of its own: Ctrl-C reaches this process alone, which then stops its runs in order.
+        # Apart from the terminal: Ctrl-C reaches this process alone, which then stops its runs in order.
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
         )
