@@ -273,3 +273,15 @@ def test_the_cost_of_the_views_is_counted(arms):
     flops = {arm: count_step_flops(trainer) for arm, (_, _, trainer) in arms.items()}
     assert 1.0 < flops["jepa"] / flops["ntp"] < 1.5
     assert math.isclose(flops["jepa"], flops["jepa_shuffled"], rel_tol=0.1)
+
+
+def test_the_control_with_lambda_zero_is_plain_training_bit_for_bit(tiny_settings, tmp_path):
+    """`jepa_lambda0` keeps all of a JEPA arm but the weight, and ends in the bits of `ntp`; `jepa` does not."""
+    arms = {"ntp": {}, "jepa_lambda0": {"jepa_k": 3, "jepa_target": "ema", "jepa_distance": "infonce"}, "jepa": {}}
+    _, runs = read_experiment(tiny_settings(arms=arms, seeds=[SEED], dropout=0.1, test_file=None))
+    weights = {}
+    for arm in arms:
+        train_run(runs[arm], SEED, tmp_path / arm)
+        weights[arm] = (tmp_path / arm / "model" / "model.safetensors").read_bytes()
+    assert weights["ntp"] == weights["jepa_lambda0"]
+    assert weights["ntp"] != weights["jepa"]

@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from llm_jepa.errors import LLMJEPAError
 from llm_jepa.objective import LLMJEPA, FusedBatch, FusedCollator, JEPAOutput, Pair
+from llm_jepa.objective.backbone import evaluating
 
 from .arguments import JEPATrainingArguments
 from .embedding import view_embeddings
@@ -233,20 +234,18 @@ class JEPATrainer(Trainer):
         self._terms.resume()
         return metrics
 
-    @torch.no_grad()
     def _held_out_ce(self, pairs: Sequence[Pair]) -> float:
         """Cross-entropy over the labelled tokens of `pairs`, nats a token."""
-        training = self.jepa.training
-        self.jepa.eval()
         collate = FusedCollator(self.jepa.config, self.pad_token_id)
+        size = self.args.per_device_eval_batch_size
         total, count = 0.0, 0
-        for start in range(0, len(pairs), self.args.per_device_eval_batch_size):
-            batch = collate(pairs[start : start + self.args.per_device_eval_batch_size])
-            with self.compute_loss_context_manager():
-                output = self.jepa(batch.to(self.args.device))
-            total += output.ce_loss.item() * batch.num_labels
-            count += batch.num_labels
-        self.jepa.train(training)
+        with evaluating(self.jepa):
+            for start in range(0, len(pairs), size):
+                batch = collate(pairs[start : start + size])
+                with self.compute_loss_context_manager():
+                    output = self.jepa(batch.to(self.args.device))
+                total += output.ce_loss.item() * batch.num_labels
+                count += batch.num_labels
         return total / max(count, 1)
 
     def _look_at_views(self, pairs: Sequence[Pair], prefix: str) -> dict[str, float]:
