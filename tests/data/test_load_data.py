@@ -39,9 +39,9 @@ def account_holds(data: LoadedData) -> bool:
 
 
 def test_every_row_is_accounted_for(load):
-    """Ten training rows: one broken, one blank, one too long, two leaked, one repeated; two of four set aside."""
+    """Twenty training rows: one broken, blank, too long and repeated each, two leaked; two of the rest set aside."""
     too_long = {"text": "".join(map(chr, range(33, 123))), "code": "x"}
-    train = ["{", {"text": " ", "code": "x"}, too_long, *numbered(0, 6), *numbered(2, 3)]
+    train = ["{", {"text": " ", "code": "x"}, too_long, *numbered(0, 16), *numbered(2, 3)]
     data = load(
         train,
         test=numbered(0, 2),
@@ -53,12 +53,12 @@ def test_every_row_is_accounted_for(load):
         on_duplicate="drop",
     )
     account = data.summary["train"]
-    assert account["rows_in"] == 10
+    assert account["rows_in"] == 20
     lost_by_reading = {"json": 1, "leak": 2, "duplicate": 1, "to_validation": 2}
     assert account["dropped"].items() >= lost_by_reading.items()
     lost_by_encoding = Counter(account["dropped"]) + Counter(data.summary["validation"]["dropped"])
     assert (lost_by_encoding["empty"], lost_by_encoding["overflow"]) == (1, 1)
-    assert len(data.train) + len(data.validation) == 4
+    assert len(data.train) + len(data.validation) == 14
     assert account_holds(data)
     json.dumps(data.summary)
 
@@ -72,11 +72,18 @@ def test_notes_say_what_was_left_out(load):
 
 def test_training_rows_that_are_tested_on_are_left_out_before_validation_is_set_aside(load):
     """So that neither training nor validation has a test pair."""
-    data = load(numbered(0, 40), test=numbered(0, 20), validation_size=10)
-    assert (len(data.train), len(data.validation), len(data.test)) == (10, 10, 20)
+    data = load(numbered(0, 70), test=numbered(0, 20), validation_size=10)
+    assert (len(data.train), len(data.validation), len(data.test)) == (40, 10, 20)
     assert data.summary["leaked_pairs"] == data.summary["leaked_train_rows"] == 20
     assert not find_leaks(data.train.examples + data.validation.examples, data.test.examples).held_out_rows
     assert not find_leaks(data.train.examples, data.validation.examples).held_out_rows
+
+
+def test_a_small_file_keeps_most_of_its_rows_for_training(load):
+    """At most a fifth is set aside, whatever validation_size says, and a note tells."""
+    data = load(numbered(0, 20), validation_size=200)
+    assert (len(data.train), len(data.validation)) == (16, 4)
+    assert any("validation_size=200 is more than a fifth of the 20" in note for note in data.notes)
 
 
 def test_a_validation_file_is_cleaned_of_test_pairs_and_training_of_both(load):

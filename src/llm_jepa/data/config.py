@@ -30,7 +30,9 @@ class DataConfig:
     )
     validation_size: int = field(
         default=200,
-        metadata={"help": "Rows set aside from the training file for validation, the same for every seed."},
+        metadata={
+            "help": "Rows of the training file set aside for validation, a fifth at most; the same for every seed."
+        },
     )
     max_train_rows: int | None = field(default=None, metadata={"help": "Use the first rows of the training file only."})
     max_test_rows: int | None = field(default=None, metadata={"help": "Use the first rows of the test file only."})

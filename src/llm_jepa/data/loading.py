@@ -28,6 +28,9 @@ from llm_jepa.objective.config import JEPAConfig
 
 logger = logging.getLogger(__name__)
 
+# At most one row in so many is set aside for validation: a small file must keep rows to learn from.
+MOST_ASIDE = 5
+
 _NUM_ROUND_TRIPS = 100  # answers that are encoded and decoded again at the start; costs milliseconds
 
 
@@ -110,7 +113,7 @@ def load_data(config: DataConfig, jepa: JEPAConfig, tokenizer: PreTrainedTokeniz
     leaks = _handle_leaks(train, validation, test, config.on_leak, notes)
     duplicates = _handle_duplicates(train, config.on_duplicate, notes)
     if config.validation_file is None:
-        _set_validation_aside(train, validation, config.validation_size)
+        _set_validation_aside(train, validation, config.validation_size, notes)
 
     if tokenizer is None:
         tokenizer = _make_tokenizer(config, train.examples)
@@ -194,7 +197,14 @@ def _handle_duplicates(train: _Split, policy: str, notes: list[str]) -> int:
     return num_found
 
 
-def _set_validation_aside(train: _Split, validation: _Split, size: int) -> None:
+def _set_validation_aside(train: _Split, validation: _Split, size: int, notes: list[str]) -> None:
+    most = len(train.examples) // MOST_ASIDE
+    if size > most:
+        notes.append(
+            f"validation_size={size} is more than a fifth of the {len(train.examples)} training rows; "
+            f"{most} are set aside."
+        )
+        size = most
     kept, validation.examples = split_validation(train.examples, size)
     validation.rows_in = len(validation.examples)
     train.keep(kept, "to_validation")
