@@ -79,7 +79,8 @@ def test_equal_differences_of_few_seeds_are_no_certainty(n: int):
     """The t-test would divide by zero and say p = 0; with five seeds chance alone agrees once in sixteen."""
     comparison = compare_paired({s: 0.7 + s / 100 for s in range(n)}, {s: 0.6 + s / 100 for s in range(n)})
     assert comparison.p_value == pytest.approx(2 / 2**n)
-    assert comparison.ci is comparison.smallest_detectable is None
+    assert comparison.ci == (comparison.delta, comparison.delta) == pytest.approx((0.1, 0.1))
+    assert comparison.smallest_detectable is None
     assert comparison.verdict == "no difference shown"
     assert "same in every seed" in comparison.reason
 

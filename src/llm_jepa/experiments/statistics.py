@@ -43,7 +43,8 @@ class PairedComparison:
         mean, baseline_mean: Means over those seeds; None if there is none.
         delta: Mean difference, arm minus baseline; None if there is no seed.
         std: Standard deviation of the differences (n - 1); None with n < 2.
-        ci: Paired t interval of the difference at `confidence`; None where `reason` says why.
+        ci: Paired t interval of the difference at `confidence`; a point where all differences are equal, None
+            with n < 2.
         p_value: Two-sided p of the paired t-test; with equal differences the sign-flip p; None with n < 2.
         p_holm: `p_value` corrected for the number of comparisons (`correct_for_many`); alone, equal to it.
         sign_flip_p: Two-sided p of the sign-flip test, which assumes no normal distribution. At least
@@ -90,7 +91,7 @@ def compare_paired(
 
     With n < 2 nothing is known of the spread: interval and p are None. If all differences are equal, the
     t-test divides by zero; it would call two seeds that happen to agree a certainty. There the sign-flip p,
-    which needs no spread, stands in for it, and the interval is None: six seeds or more that differ equally
+    which needs no spread, stands in for it, and the interval is a point: six seeds or more that differ equally
     still show a difference; if nothing differs p is 1.
 
     Args:
@@ -134,8 +135,9 @@ def _with_tests(known: PairedComparison, scale: float) -> PairedComparison:
     differences = np.array(list(known.differences.values()))
     flip_p = sign_flip_p(differences, tolerance=SAME * scale)
     if np.ptp(differences) <= SAME * scale:
-        reason = "the difference is the same in every seed, so p is that of the sign-flip test and there is no interval"
-        return replace(known, std=0.0, p_value=flip_p, p_holm=flip_p, sign_flip_p=flip_p, reason=reason)
+        reason = "the difference is the same in every seed, so p is that of the sign-flip test, and the interval is a point"
+        delta = float(known.delta or 0.0)
+        return replace(known, std=0.0, ci=(delta, delta), p_value=flip_p, p_holm=flip_p, sign_flip_p=flip_p, reason=reason)
     test = stats.ttest_1samp(differences, 0.0)
     low, high = test.confidence_interval(known.confidence)
     std = float(differences.std(ddof=1))

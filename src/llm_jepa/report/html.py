@@ -116,7 +116,7 @@ def _sentence(comparison: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     sentence = f"Over {count}, {comparison['arm']} reaches {ours}% {metric} and {comparison['baseline']} {theirs}%: "
     sentence += f"a difference of {_points(comparison['delta'])} points"
     if comparison["ci95"] is not None:
-        return f"{sentence}, 95% interval {_interval(comparison['ci95'])}."
+        sentence += f", 95% interval {_interval(comparison['ci95'])}"
     return f"{sentence}; {comparison['reason']}." if comparison["reason"] else f"{sentence}."
 
 
