@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from llm_jepa import __version__
 from llm_jepa.errors import CheckFailedError, ConfigError, LLMJEPAError
+from llm_jepa.processes import end_with_parent
 
 if TYPE_CHECKING:
     from llm_jepa.experiments.settings import RunConfig
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _be_quiet(arguments.debug)
     try:
         with _sigterm_as_exit():
+            end_with_parent()
             _print_json(arguments.command(arguments))
     except KeyboardInterrupt:
         print("\nInterrupted. What was written is kept; the same command goes on from there.", file=sys.stderr)

@@ -18,6 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from llm_jepa.files import read_json_lines
+from llm_jepa.processes import PARENT
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, *, progress: bool = False) -> li
 def _start(job: Job, workers: int) -> subprocess.Popen:
     threads = max(1, (os.cpu_count() or 1) // workers)
     environment = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", **os.environ}
+    environment[PARENT] = str(os.getpid())  # were this process killed, its runs would go on beside its successor's
     command = [sys.executable, "-m", "llm_jepa", "train", str(job.folder / "config.yaml"), "--out", str(job.folder)]
     with (job.folder / "log.txt").open("ab") as log:
         # Apart from the terminal: Ctrl-C reaches this process alone, which then stops its runs in order.

@@ -135,9 +135,13 @@ def _with_tests(known: PairedComparison, scale: float) -> PairedComparison:
     differences = np.array(list(known.differences.values()))
     flip_p = sign_flip_p(differences, tolerance=SAME * scale)
     if np.ptp(differences) <= SAME * scale:
-        reason = "the difference is the same in every seed, so p is that of the sign-flip test, and the interval is a point"
+        reason = (
+            "the difference is the same in every seed, so p is that of the sign-flip test, and the interval is a point"
+        )
         delta = float(known.delta or 0.0)
-        return replace(known, std=0.0, ci=(delta, delta), p_value=flip_p, p_holm=flip_p, sign_flip_p=flip_p, reason=reason)
+        return replace(
+            known, std=0.0, ci=(delta, delta), p_value=flip_p, p_holm=flip_p, sign_flip_p=flip_p, reason=reason
+        )
     test = stats.ttest_1samp(differences, 0.0)
     low, high = test.confidence_interval(known.confidence)
     std = float(differences.std(ddof=1))
