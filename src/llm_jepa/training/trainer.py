@@ -189,7 +189,7 @@ class JEPATrainer(Trainer):
         if self.state.global_step >= self.state.max_steps or (self.args.stop_on_collapse and self.alarm.alarmed):
             self.control.should_training_stop = True
             return None
-        # A resumed run skips rows through a wrapper that does not pass the epoch on to the sampler.
+        # transformers 5.23 tells the sampler as well; a loader that wraps ours, to skip rows say, need not pass it on.
         if self._sampler is not None:
             self._sampler.set_epoch(epoch)
         return super()._run_epoch(*args, epoch=epoch, **kwargs)
