@@ -24,7 +24,6 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from llm_jepa.data.generated import with_files
 from llm_jepa.data.loading import LoadedData, data_fingerprint, load_data
@@ -34,9 +33,11 @@ from llm_jepa.errors import ConfigError
 from llm_jepa.evaluation.evaluate import EvaluationConfig, evaluate, score_generations
 from llm_jepa.files import write_json, write_json_lines, write_whole
 from llm_jepa.objective import LLMJEPA, UnsupportedModelError
+from llm_jepa.training.checkpoints import find_newest
 from llm_jepa.training.console import StepLog
 from llm_jepa.training.models import build_model, num_parameters
 from llm_jepa.training.saving import save_jepa
+from llm_jepa.training.stopping import StopRequest
 from llm_jepa.training.trainer import JEPATrainer
 
 from .controls import shuffle_code_views
@@ -51,8 +52,8 @@ FLOP_BATCHES = 4  # batches whose FLOPs are counted; the count differs between b
 def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False) -> dict[str, Any]:
     """Train, evaluate and save one run in `folder`; return what its eval.json holds.
 
-    A folder that is whole already is read, not run again. One that was cut short goes on from its last
-    checkpoint if it has one (`save_steps`), and starts again if not.
+    A folder that is whole already is read, not run again. One that was cut short goes on from its newest whole
+    checkpoint if it has one (`save_steps`, or a signal, which saves first), and starts again if not.
 
     Args:
         run: The settings.
@@ -75,8 +76,10 @@ def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False
     seen = {"summary": data.summary, "notes": data.notes, "sha256": _fingerprint(run)}
     write_json(folder / "data.json", seen | {"max_new_tokens": settings.max_new_tokens})
     started = time.perf_counter()
-    checkpoint = get_last_checkpoint(str(folder))
-    trainer.train(resume_from_checkpoint=checkpoint)
+    stop = StopRequest()
+    trainer.add_callback(stop)
+    with stop.listening():  # a signal ends the training after its step, with a checkpoint, and then this function
+        trainer.train(resume_from_checkpoint=find_newest(folder))
     training_time_s = time.perf_counter() - started
 
     trainer.jepa.eval()
@@ -98,30 +101,44 @@ def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False
 def claim_folder(folder: Path, settings: Settings) -> None:
     """Write `config.yaml` into a new run folder, or make sure that the one there says the same.
 
+    Differences that `allow_changed` names are accepted, and written.
+
     Raises:
         ConfigError: If the folder holds a run of other settings; the text names what differs.
     """
-    check_folder(folder, settings)
-    if not has_begun(folder):
+    accepted = check_folder(folder, settings)
+    if accepted or not has_begun(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=True, allow_unicode=True))
 
 
-def check_folder(folder: Path, settings: Settings) -> None:
+def check_folder(folder: Path, settings: Settings) -> bool:
     """Make sure that a run of these settings may go on, or begin, in the folder; nothing is written.
+
+    Returns:
+        Whether a run goes on there with settings that differ, as `allow_changed` accepts.
 
     Raises:
         ConfigError: If the folder holds a run of other settings, or something else.
     """
     config = folder / "config.yaml"
     if config.is_file():
-        differing = differences(yaml.safe_load(config.read_text(encoding="utf-8")), settings)
+        before = yaml.safe_load(config.read_text(encoding="utf-8"))
+        allowed = {"allow_changed", *(settings.get("allow_changed") or ())}
+        differing = differences(*(_without(allowed, each) for each in (before, settings)))
         if differing and has_begun(folder):
             raise ConfigError(
-                f"{folder} holds another run: {'; '.join(differing)}. Choose another --out, or remove that folder."
+                f"{folder} holds another run: {'; '.join(differing)}. Choose another --out, remove that folder, or "
+                "accept a change by its name with --allow-changed."
             )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        return has_begun(folder) and before != settings
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty and holds no run of llm-jepa. Choose another --out.")
+    return False
+
+
+def _without(names: set[str], settings: Settings) -> Settings:
+    return {key: value for key, value in settings.items() if key not in names}
 
 
 def has_begun(folder: Path) -> bool:

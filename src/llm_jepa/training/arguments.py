@@ -55,6 +55,14 @@ class JEPATrainingArguments(TrainingArguments):
         default=False, metadata={"help": "End the run when the collapse alarm goes off, instead of going on."}
     )
 
+    allow_changed: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Settings, by name, that may differ from those of the run that is resumed, and train_rows, "
+            "tokenizer, num_processes. None may by default."
+        },
+    )
+
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is not one of: {', '.join(PRECISIONS)}.")

@@ -22,15 +22,19 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
 
-from llm_jepa.errors import LLMJEPAError
+from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
 from llm_jepa.objective import LLMJEPA, FusedBatch, FusedCollator, JEPAOutput, Pair
 from llm_jepa.objective.backbone import evaluating
 
 from .arguments import JEPATrainingArguments
+from .checkpoints import check_room, find_newest, find_problem, publish, read_facts, remove_leftovers, rotate, staged
 from .embedding import view_embeddings
 from .monitors import CollapseAlarm, embedding_monitors
+from .resume import check_resume, describe_run
 from .sampler import LengthGroupedSampler
 from .saving import restore_weights, save_jepa
 
@@ -99,6 +103,8 @@ class JEPATrainer(Trainer):
         self.step_timer = StepTimer()
         self._terms = TermMeter()
         self._sampler: LengthGroupedSampler | None = None
+        self._staging: Path | None = None
+        self._accepted: list[str] = []
         super().__init__(
             model=model,
             args=args,
@@ -271,12 +277,100 @@ class JEPATrainer(Trainer):
             if looks:
                 self.alarm.update(line["step"], looks)
 
-    # ---- what is saved ----
+    # ---- what is saved, and what a run goes on from ----
+
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs: Any) -> Any:
+        """Train; from the newest whole checkpoint with `True`, from a given one with its folder.
+
+        Raises:
+            DataError: If the checkpoint, or with `True` every one, is missing or damaged.
+            ConfigError: If it was written with other settings, rows or tokenizer, but for `allow_changed`.
+            LLMJEPAError: If the disk has no room for the checkpoints that `save_strategy` asks for.
+        """
+        if self.args.should_save:
+            remove_leftovers(self.args.output_dir)
+        checkpoint = self._checkpoint(resume_from_checkpoint)
+        if checkpoint is not None:
+            self._accepted = check_resume(
+                read_facts(checkpoint), self.facts(), self.args.allow_changed, where=str(checkpoint)
+            )
+        if self.args.should_save and self.args.save_strategy != "no":
+            check_room(self.args.output_dir, self._checkpoint_bytes(), self.args.save_total_limit)
+        return super().train(None if checkpoint is None else str(checkpoint), **kwargs)
+
+    def _checkpoint(self, wanted: str | Path | bool | None) -> Path | None:
+        if wanted is None or wanted is False:
+            return None
+        if wanted is True:
+            newest = find_newest(self.args.output_dir)
+            if newest is None:
+                raise DataError(f"{self.args.output_dir} has no checkpoint to go on from.")
+            return newest
+        problem = find_problem(Path(wanted))
+        if problem is not None:
+            raise DataError(f"{wanted} cannot be used: {problem}. Name another checkpoint, or train from the start.")
+        return Path(wanted)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a run that goes on from this one's checkpoints must have in common with it."""
+        return describe_run(self.args, self.jepa.config, cast(Sequence[Pair], self.train_dataset), self.tokenizer)
+
+    def _checkpoint_bytes(self) -> int:
+        """Estimate the size of a checkpoint: the weights, and two moments of those that are trained (AdamW)."""
+        return sum(
+            each.numel() * each.element_size() * (3 if each.requires_grad else 1) for each in self.jepa.parameters()
+        )
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        output_dir = Path(self.args.output_dir)
+        with staged(output_dir, owner=self.args.should_save) as staging:
+            self._staging = staging
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._staging = None
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self._name_best(staging, output_dir)
+                publish(staging, output_dir, self.state.global_step, self.facts())
+                rotate(output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
+            self.accelerator.wait_for_everyone()
+
+    def _name_best(self, staging: Path, output_dir: Path) -> None:
+        """Let the state name the best checkpoint by the name it will have."""
+        best = self.state.best_model_checkpoint
+        if best is not None and Path(best).parent == staging:
+            self.state.best_model_checkpoint = str(output_dir / Path(best).name)
+            self.state.save_to_json(str(staging / f"checkpoint-{self.state.global_step}" / TRAINER_STATE_NAME))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        optimizer = cast(torch.optim.Optimizer, self.optimizer)
+        fresh = [dict(group) for group in optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        changed = {"learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"} & set(self._accepted)
+        if not changed:
+            return
+        # The state that was loaded brought the old values along. What was accepted is to take effect.
+        if not isinstance(self.lr_scheduler, LambdaLR):
+            raise ConfigError(
+                f"lr_scheduler_type={self.args.lr_scheduler_type} cannot go on with another {', '.join(changed)}."
+            )
+        for group, new, shape in zip(optimizer.param_groups, fresh, self.lr_scheduler.lr_lambdas, strict=True):
+            group.update({name: new[name] for name in ("weight_decay", "betas", "eps", "initial_lr") if name in new})
+            group["lr"] = group["initial_lr"] * shape(self.lr_scheduler.last_epoch)
+        self.lr_scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+        self.lr_scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             save_jepa(self.jepa, folder, self.tokenizer, with_target=True)
+
+    def _load_best_model(self) -> None:
+        restore_weights(self.jepa, cast(str, self.state.best_model_checkpoint))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         restore_weights(self.jepa, resume_from_checkpoint)

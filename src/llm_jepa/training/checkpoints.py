@@ -1,0 +1,232 @@
+"""Checkpoints that a crash leaves whole: staged, hashed, and renamed into place.
+
+    OUT/.staging/checkpoint-N/     being written; of no use to anybody
+    OUT/checkpoint-N/              whole: its manifest.json, written last, names every file with size and sha256
+
+A folder gets its name in one step, after everything in it has reached the disk, so a process that is killed at any
+moment leaves the checkpoints before it as they were. What a disk does to a file later, the hashes tell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from llm_jepa.errors import DataError, LLMJEPAError
+from llm_jepa.files import write_json
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+STAGING = ".staging"
+FORMAT = 1
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+@contextmanager
+def staged(output_dir: str | Path, *, owner: bool = True) -> Iterator[Path]:
+    """Give a folder to write checkpoints under; what is not published from it is removed, whatever happens.
+
+    Args:
+        output_dir: The run's folder.
+        owner: Whether this process removes it: one of those that write there.
+
+    Raises:
+        LLMJEPAError: If the disk is full; the checkpoints before are as they were.
+    """
+    staging = Path(output_dir) / STAGING
+    try:
+        yield staging
+    except (OSError, SafetensorError) as error:
+        raise _cannot_write(error, staging) from error
+    except RuntimeError as error:  # what torch.save makes of a disk that is full
+        if not any(word in str(error) for word in ("PytorchStreamWriter", "unexpected pos", "write")):
+            raise
+        raise _cannot_write(error, staging) from error
+    finally:
+        if owner:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def publish(staging: Path, output_dir: str | Path, step: int, facts: dict[str, Any]) -> Path:
+    """Make the checkpoint of `step` in `staging` one of `output_dir`: hash it, flush it, rename it.
+
+    Args:
+        staging: What `staged` gave.
+        output_dir: The run's folder.
+        step: Number of the last optimizer step.
+        facts: What a run that resumes must have in common with this one (see `resume.py`).
+
+    Returns:
+        The folder of the checkpoint. One of the same step that was there before is replaced.
+    """
+    source, target = staging / f"checkpoint-{step}", Path(output_dir) / f"checkpoint-{step}"
+    files = {
+        str(path.relative_to(source)): {"bytes": path.stat().st_size, "sha256": _flushed_digest(path)}
+        for path in sorted(source.rglob("*"))
+        if path.is_file()
+    }
+    write_json(source / MANIFEST, {"format": FORMAT, "step": step, "files": files, "facts": facts})
+    for folder in {source, *(path for path in source.rglob("*") if path.is_dir())}:
+        _flush(folder)
+    if target.exists():  # of a run that went back to an earlier step: out of the way first, a folder has one name
+        target.rename(staging / "replaced")
+    source.rename(target)
+    _flush(target.parent)
+    return target
+
+
+def find_problem(checkpoint: Path) -> str | None:
+    """Return what is wrong with a checkpoint, with the name of the file; None if it is whole."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        files = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
+    except FileNotFoundError:
+        return f"it has no {MANIFEST}, so it was never finished"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} is damaged ({error})"
+    found = (_problem_of_file(checkpoint, name, *expected) for name, expected in files.items())
+    return next((problem for problem in found if problem), None)
+
+
+def _problem_of_file(checkpoint: Path, name: str, size: int, sha256: str) -> str | None:
+    path = checkpoint / name
+    if not path.resolve().is_relative_to(checkpoint.resolve()):
+        return f"{MANIFEST} names {name}, outside of the checkpoint"
+    if not path.is_file():
+        return f"{name} is missing"
+    if path.stat().st_size != size:
+        return f"{name} has {path.stat().st_size:,} bytes, {size:,} were written"
+    return f"{name} is not what was written (its sha256 differs)" if _digest(path) != sha256 else None
+
+
+def find_newest(output_dir: str | Path) -> Path | None:
+    """Return the newest whole checkpoint of a run's folder; one that is damaged is passed over with a warning.
+
+    Raises:
+        DataError: If there are checkpoints and none of them is whole.
+    """
+    found = _checkpoints(output_dir)
+    problems: list[str] = []
+    for checkpoint in reversed(found):
+        problem = find_problem(checkpoint)
+        if problem is None:
+            if problems:
+                logger.warning("resume %s; going on from %s", "; ".join(problems), checkpoint.name)
+            return checkpoint
+        problems.append(f"{checkpoint.name} cannot be used: {problem}")
+    if problems:
+        raise DataError(
+            f"{output_dir} has no whole checkpoint: {'; '.join(problems)}. Remove these folders to start again."
+        )
+    return None
+
+
+def read_facts(checkpoint: str | Path) -> dict[str, Any]:
+    """Return the facts that `publish` wrote; the checkpoint must be whole."""
+    return json.loads((Path(checkpoint) / MANIFEST).read_text(encoding="utf-8"))["facts"]
+
+
+def rotate(output_dir: str | Path, limit: int | None, keep: str | None = None) -> None:
+    """Remove the oldest checkpoints, by step number, beyond `limit`; the newest whole one and `keep` stay.
+
+    A folder is renamed before it is emptied: one that is half removed must not look like a checkpoint.
+    """
+    if not limit or limit < 1:
+        return
+    found = _checkpoints(output_dir)
+    kept = {Path(keep).name} if keep else set()
+    newest_whole = next((each for each in reversed(found) if find_problem(each) is None), None)
+    if newest_whole is not None:
+        kept.add(newest_whole.name)
+    surplus = len(found) - limit
+    for checkpoint in found:
+        if surplus <= 0:
+            return
+        if checkpoint.name in kept:
+            continue
+        trash = checkpoint.with_name(f"{STAGING}-removed-{checkpoint.name}")
+        checkpoint.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
+        surplus -= 1
+
+
+def remove_leftovers(output_dir: str | Path) -> None:
+    """Remove what a killed process was writing or removing."""
+    for path in Path(output_dir).glob(f"{STAGING}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def check_room(output_dir: str | Path, checkpoint_bytes: int, limit: int | None) -> None:
+    """Refuse to begin where the disk cannot hold the checkpoints that are asked for.
+
+    Args:
+        output_dir: The run's folder, or one to be made.
+        checkpoint_bytes: Size of one checkpoint.
+        limit: Checkpoints that are kept; with None, room for two is asked for.
+
+    Raises:
+        LLMJEPAError: If there is less room than for them and one more, which is there while it is staged.
+    """
+    folder = Path(output_dir).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    needed = ((limit or 1) + 1) * checkpoint_bytes
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise LLMJEPAError(
+            f"{output_dir}: {needed / 2**20:,.0f} MiB are needed for {(limit or 1) + 1} checkpoints of "
+            f"{checkpoint_bytes / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are free. Make room, lower "
+            "save_total_limit, or choose another folder."
+        )
+
+
+def _checkpoints(output_dir: str | Path) -> list[Path]:
+    """Return the folders named checkpoint-N, by N."""
+    folders = [path for path in Path(output_dir).glob("checkpoint-*") if path.is_dir() and not path.is_symlink()]
+    numbered = [(int(match[1]), path) for path in folders if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(numbered)]
+
+
+def _flushed_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return _digest(path)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(folder: Path) -> None:
+    """Bring a folder's list of names to the disk, where the system can do that."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _cannot_write(error: Exception, staging: Path) -> LLMJEPAError:
+    written = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
+    folder = staging.parent
+    free = shutil.disk_usage(folder).free
+    return LLMJEPAError(
+        f"{folder}: the checkpoint could not be written ({error}); {written / 2**20:,.1f} MiB of it were, "
+        f"{free / 2**20:,.1f} MiB are free. The checkpoints before it are whole: make room, and the same command "
+        "goes on from the newest."
+    )

@@ -1,0 +1,119 @@
+"""What a run that goes on from a checkpoint must have in common with the run that wrote it.
+
+A resumed run gives the bits of one that was never stopped only if settings, rows and tokenizer are the same. The
+stock Trainer takes whatever it is given, and ignores a new learning rate in silence. Here each difference is named,
+and the run refuses, unless the difference is accepted by its name; then it takes effect.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from llm_jepa.errors import ConfigError
+from llm_jepa.objective import JEPAConfig, Pair
+
+# Settings of transformers on which the next step depends. What only says when to look, log or save is left out.
+ARGUMENTS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "max_steps",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "seed",
+    "data_seed",
+    "train_sampling_strategy",
+    "optim",
+    "optim_args",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "bf16",
+    "fp16",
+    "tf32",
+    "gradient_checkpointing",
+)
+
+
+def describe_run(
+    args: TrainingArguments,
+    config: JEPAConfig,
+    pairs: Sequence[Pair],
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> dict[str, Any]:
+    """Return the facts of a run, by name, as JSON values."""
+    facts: dict[str, Any] = {name: _plain(getattr(args, name, None)) for name in ARGUMENTS}
+    if args.max_steps > 0:
+        facts["num_train_epochs"] = None  # max_steps alone says when the run ends
+    facts |= config.to_dict()
+    facts["num_processes"] = args.world_size
+    facts["train_rows"] = {"number": len(pairs), "sha256": digest_rows(pairs)}
+    facts["tokenizer"] = digest_tokenizer(tokenizer)
+    return facts
+
+
+def check_resume(before: dict[str, Any], now: dict[str, Any], allowed: Collection[str], where: str) -> list[str]:
+    """Make sure that a run may go on; return the names of the differences that were accepted.
+
+    Args:
+        before: Facts of the run that wrote the checkpoint.
+        now: Facts of the run that would go on.
+        allowed: Names of facts that may differ.
+        where: The checkpoint, for the error.
+
+    Raises:
+        ConfigError: If a fact differs that is not allowed to; each one is named.
+    """
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    refused = [name for name in names if name not in allowed]
+    if refused:
+        lines = [f"  {name} was {_short(before.get(name))} and is {_short(now.get(name))}" for name in refused]
+        flags = " ".join(f"--allow-changed {name}" for name in refused)
+        raise ConfigError(
+            "\n".join([f"{where} was written by a run with other settings or data:", *lines, ""])
+            + f"Go back to these, choose another --out, or accept the change with {flags}."
+        )
+    return names
+
+
+def digest_rows(pairs: Sequence[Pair]) -> str:
+    """Return the sha256 of all token ids of the rows, in order."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        for ids in (pair.text_ids, pair.bridge_ids, pair.code_ids, pair.other_code_ids or ()):
+            digest.update(array("q", [len(ids), *ids]).tobytes())
+    return digest.hexdigest()
+
+
+def digest_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> str | None:
+    """Return the sha256 of a tokenizer: how it cuts text, its special tokens, its chat template."""
+    if tokenizer is None:
+        return None
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    parts = [
+        backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items())),
+        repr(sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())),
+        str(getattr(tokenizer, "chat_template", None)),
+    ]
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as JSON knows it; enumerations by their value."""
+    value = getattr(value, "value", value)
+    return value if isinstance(value, bool | int | float | str | dict | list) or value is None else str(value)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict) and "sha256" in value:
+        return f"{value['number']:,} rows of sha256 {value['sha256'][:12]}"
+    return repr(value) if not isinstance(value, str) or len(value) < 40 else f"sha256 {value[:12]}"

@@ -1,0 +1,87 @@
+"""SIGTERM and Ctrl-C while a run trains: finish the step, save, and go; a second one stops at once.
+
+A scheduler that takes a machine back sends SIGTERM and waits. What it finds then is a checkpoint at the end of an
+optimizer step, from which the run goes on as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+logger = logging.getLogger(__name__)
+
+NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+
+
+class StopRequest(TrainerCallback):
+    """Ends training after the step in which a signal came, with a checkpoint.
+
+    Attributes:
+        signal: The signal that came first; None as long as there was none.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+        self._stopped_at: int | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        """Take the two signals for the time of the block; then, if one came, do with it what was done before.
+
+        Raises:
+            KeyboardInterrupt: After the block, where Ctrl-C came and its handler is Python's own.
+        """
+        if threading.current_thread() is not threading.main_thread():  # Python sets handlers in the main thread only
+            yield self
+            return
+        self._before = {number: signal.signal(number, self._on_signal) for number in NAMES}
+        try:
+            yield self
+        finally:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+        if self.signal is not None:
+            signal.raise_signal(self.signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:  # the second one: no more patience
+            for each, handler in self._before.items():
+                signal.signal(each, handler)
+            signal.raise_signal(signal.Signals(number))
+            return
+        self.signal = signal.Signals(number)
+        logger.warning(
+            "stop   %s: the step is finished and saved first; a second one stops at once", NAMES[self.signal]
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._stop(args, state, control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step != self._stopped_at:  # the signal came after the epoch's last step had ended
+            self._stop(args, state, control)
+
+    def _stop(self, args: Any, state: Any, control: Any) -> None:
+        if not self._anywhere(args):
+            return
+        self._stopped_at = state.global_step
+        control.should_save = control.should_training_stop = True
+        control.should_evaluate = False  # a look at held-out rows may take longer than the patience of who asked
+
+    def _anywhere(self, args: Any) -> bool:
+        """Whether a signal came in any process: all must end after the same step."""
+        if args.world_size == 1:
+            return self.signal is not None
+        came = torch.tensor(int(self.signal is not None), device=args.device)
+        torch.distributed.all_reduce(came, op=torch.distributed.ReduceOp.MAX)
+        return bool(came)
