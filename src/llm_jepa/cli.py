@@ -309,6 +309,8 @@ def _annotate(arguments: argparse.Namespace) -> dict[str, Any]:
         pages = ", ".join(map(str, result["skipped"]))
         skipped = f"Skipped {len(result['skipped'])} notes on pages that the file does not have: {pages}"
         print(_wrapper().fill(skipped), file=sys.stderr)
+    counts = f"{result['notes']} notes | {result['pages']} pages, {result['inserted_pages']} of them inserted"
+    print(f"{counts} | {result['bands']} pages grew to make room")
     return result
 
 
