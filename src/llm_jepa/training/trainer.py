@@ -11,10 +11,11 @@ from __future__ import annotations
 # mypy: disable-error-code="override, misc, attr-defined, arg-type"
 import logging
 import math
+import pickle
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -349,7 +350,8 @@ class JEPATrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         optimizer = cast(torch.optim.Optimizer, self.optimizer)
         fresh = [dict(group) for group in optimizer.param_groups]
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with _plain_tensors_only(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
         changed = {"learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"} & set(self._accepted)
         if not changed:
             return
@@ -363,6 +365,10 @@ class JEPATrainer(Trainer):
             group["lr"] = group["initial_lr"] * shape(self.lr_scheduler.last_epoch)
         self.lr_scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
         self.lr_scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _plain_tensors_only(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
@@ -430,6 +436,18 @@ class StepTimer:
         """Return the median time of a step in seconds, and the number of steps it is over."""
         times = self.times_s[self.warm_up :] or self.times_s
         return {"step_time_s": statistics.median(times) if times else math.nan, "num_steps_timed": len(times)}
+
+
+@contextmanager
+def _plain_tensors_only(checkpoint: str | None) -> Iterator[None]:
+    """Say it clearly where transformers, which loads plain tensors alone, meets a file with code in it."""
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise DataError(
+            f"{checkpoint} has a file that holds code beside its tensors, or is damaged; it was not loaded. Use "
+            "another checkpoint."
+        ) from error
 
 
 def _wait_for_device() -> None:
