@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 
 from llm_jepa.objective import Pair
 
@@ -13,35 +14,42 @@ def shuffle_code_views(pairs: Sequence[Pair], seed: int) -> list[Pair]:
     """Give each pair, for the JEPA term only, the code view of another pair.
 
     Rows, labels and order stay as they are, so cross-entropy trains on the very same tokens; only the match
-    between the views is broken. No pair gets a code equal to its own, as long as no code is on more than half
-    of the rows.
+    between the views is broken. No pair gets a view equal to its own, as long as none is on more than half of
+    the rows. Pairs without a JEPA term (`use_jepa`) give nothing and get nothing.
 
     Args:
         pairs: The training pairs.
         seed: Seed of the exchange, which stays the same in every epoch.
 
     Raises:
-        ValueError: If fewer than two different codes are there to exchange.
+        ValueError: If fewer than two different code views are there to exchange.
     """
-    codes = [pair.code_ids for pair in pairs]
-    if len({tuple(code) for code in codes}) < 2:
+    places = [place for place, pair in enumerate(pairs) if pair.use_jepa]
+    codes = [[*pairs[place].code_view, pairs[place].code_ids[-1]] for place in places]
+    shuffled = list(pairs)
+    for row, other in enumerate(exchange(codes, seed)):
+        place = places[row]
+        shuffled[place] = dataclasses.replace(pairs[place], other_code_ids=codes[other])
+    return shuffled
+
+
+def exchange(codes: Sequence[Sequence], seed: int) -> list[int]:
+    """Return, for each code, the number of the one that takes its place: never an equal one, where that can be.
+
+    Raises:
+        ValueError: If fewer than two different codes are there.
+    """
+    sizes: Counter[Hashable] = Counter(map(tuple, codes))
+    if len(sizes) < 2:
         raise ValueError("shuffle_views needs pairs of at least two different codes: there is nothing to exchange.")
-    order = list(range(len(pairs)))
+    order = list(range(len(codes)))
     rng = random.Random(seed)
     rng.shuffle(order)
     order.sort(key=lambda row: codes[row])  # equal codes side by side, in shuffled order among themselves
     # Shifted by the size of the largest group, no row meets its own code (a group of over half would).
-    largest = max(_group_sizes(codes).values())
-    shift = rng.randint(largest, max(len(pairs) - largest, largest))
-    shuffled = list(pairs)
+    largest = max(sizes.values())
+    shift = rng.randint(largest, max(len(codes) - largest, largest))
+    others = [0] * len(codes)
     for place, row in enumerate(order):
-        other = codes[order[(place + shift) % len(order)]]
-        shuffled[row] = dataclasses.replace(pairs[row], other_code_ids=other)
-    return shuffled
-
-
-def _group_sizes(codes: Sequence[list[int]]) -> dict[tuple[int, ...], int]:
-    sizes: dict[tuple[int, ...], int] = {}
-    for code in codes:
-        sizes[tuple(code)] = sizes.get(tuple(code), 0) + 1
-    return sizes
+        others[row] = order[(place + shift) % len(order)]
+    return others
