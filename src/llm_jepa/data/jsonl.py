@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 MAX_LINE_BYTES = 16 * 2**20
 """Longest line that is read. Our choice: far above any row that fits a context, far below any memory."""
 
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -45,7 +45,7 @@ def iter_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
                 yield number, None
                 continue
             if number == 1:
-                raw = raw.removeprefix(_BOM)
+                raw = raw.removeprefix(BOM)
             if raw.strip():
                 yield number, raw.rstrip(b"\r\n")
 

@@ -181,8 +181,7 @@ def build_trainer(run: RunConfig, seed: int, folder: Path, *, progress: bool = F
 
 
 def _build_jepa(run: RunConfig, data: LoadedData) -> LLMJEPA:
-    rows = [data.train, data.validation, data.test]
-    longest = max((len(pair) for split in rows for pair in split.pairs), default=0)
+    longest = max(split.longest for split in (data.train, data.validation, data.test))
     model: nn.Module = build_model(
         run.model,
         data.tokenizer,
@@ -200,8 +199,7 @@ def _evaluation_settings(run: RunConfig, data: LoadedData) -> EvaluationConfig:
     """Fill in the longest answer: that of the training rows plus 16, so that a model that does not stop is seen."""
     if run.evaluation.max_new_tokens is not None:
         return run.evaluation
-    longest = max(len(pair.code_ids) for pair in data.train.pairs)
-    return replace(run.evaluation, max_new_tokens=longest + 16)
+    return replace(run.evaluation, max_new_tokens=data.train.longest_code + 16)
 
 
 def _validation_generations(run: RunConfig, data: LoadedData, jepa: LLMJEPA) -> Callable[[], dict[str, float]] | None:
