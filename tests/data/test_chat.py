@@ -131,6 +131,10 @@ def test_a_template_that_folds_the_system_message_into_the_user_turn(chat_tokeni
 
 # Template faults
 
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 TURN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 
 
@@ -232,3 +236,12 @@ def test_a_template_that_writes_todays_date_is_said(chat_tokenizer, caplog):
         caplog.clear()
         PairEncoder(chat_tokenizer, DataConfig(chat_template_kwargs={"date_string": "01 Jan 2025"}))
         assert "today's date" not in caplog.text
+
+
+def test_a_date_string_freezes_the_date_of_every_template(chat_tokenizer):
+    """Of those that take it, and of those that only ask what day it is."""
+    frozen = {"chat_template_kwargs": {"date_string": "01 Jan 2025"}}
+    for date in ("date_string if date_string is defined else strftime_now('%d %b %Y')", "strftime_now('%Y-%m-%d')"):
+        chat_tokenizer.chat_template = "Today: {{ " + date + " }}\n" + CHATML
+        _, shown = encode(chat_tokenizer, make_chat("q", "a"), **frozen)
+        assert shown[0] == "Today: 01 Jan 2025\n<|im_start|>user\nq"

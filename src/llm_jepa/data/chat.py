@@ -26,6 +26,9 @@ Span = tuple[int, int]  # characters, from the first up to, not including, the l
 # Private-use characters: no template writes them, none strips them.
 _MARKER = re.compile("\ue000([0-9]+)\ue001")
 
+# Some templates ask what day it is by this function, and know no date_string.
+_FROZEN_DATE = "{%- macro strftime_now(format) -%}{{ date_string }}{%- endmacro -%}"
+
 
 @dataclass(frozen=True)
 class RenderedPrompt:
@@ -56,6 +59,9 @@ class ChatTemplate:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, kwargs: dict[str, Any]) -> None:
         self.tokenizer = tokenizer
         self.kwargs = dict(kwargs)
+        self._template: str | None = None  # the tokenizer's own
+        if "date_string" in kwargs and isinstance(tokenizer.chat_template, str):
+            self._template = _FROZEN_DATE + tokenizer.chat_template
         self._skeletons: dict[tuple[Any, ...], str] = {}
         self._lone_answer_role: str | None = None
         added = tokenizer.added_tokens_decoder
@@ -142,7 +148,11 @@ class ChatTemplate:
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=add_generation_prompt, **self.kwargs
+                    messages,
+                    chat_template=self._template,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    **self.kwargs,
                 )
             )
         except (jinja2.TemplateError, TypeError, KeyError) as err:

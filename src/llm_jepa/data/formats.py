@@ -176,6 +176,7 @@ class ExampleReader:
         self.config = config
         self.form: RowForm | None = None
         self.form_source = ""
+        self._told_of_kwargs = False
 
     def read(self, source: str, content: bytes | dict[str, Any] | None) -> Example:
         """Return the example of a row.
@@ -192,6 +193,12 @@ class ExampleReader:
                 "Expected the same form in every row of a file.",
             )
         example = _with_own_columns(_to_example(row, form, source), row, form)
+        if "chat_template_kwargs" in row and not self._told_of_kwargs:
+            self._told_of_kwargs = True
+            logger.warning(
+                "%s: the column chat_template_kwargs is not read. To set them for all rows, use the key of that name.",
+                source,
+            )
         if self.form is None:  # set last: a broken first row must not decide the form of the good rows after it
             self.form, self.form_source = form, source
         return example

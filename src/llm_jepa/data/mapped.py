@@ -1,13 +1,14 @@
 """The lines of a file that is larger than memory, by number.
 
 One pass finds where each line starts; its index goes to a temporary file of ours, nothing is put beside the user's.
-Lines are then read from the file at their place. The file is read and not mapped: mapped pages would count as this
-process's memory until the system takes them back, read ones never do. Only the index is mapped.
+Lines are then read from the file at their place. Both are read and not mapped into memory: mapped pages count as this
+process's until the system takes them back, read ones never do.
 """
 
 from __future__ import annotations
 
 import os
+import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ BLOCK_BYTES = 4 * 2**20
 """Bytes looked at together. Our choice: large enough that Python's share vanishes, small against any memory."""
 
 _ENTRY = np.dtype([("start", "<u8"), ("size", "<u4"), ("line", "<u4")])
+_unpack = struct.Struct("<QII").unpack  # an entry without numpy, which takes longer for one alone
 _TOO_LONG = 2**32 - 1
 _NEWLINE = 0x0A
 _BLANKS = np.frombuffer(b" \t\r\n\v\f", np.uint8)
@@ -47,12 +49,11 @@ class MappedLines:
             raise DataError(f"{path}: cannot be read: {err.strerror or err}.") from err
         self._state = self._look()
         self._index_file = tempfile.TemporaryFile(prefix="llm-jepa-index-")  # noqa: SIM115 (as long-lived as this)
-        num_lines = sum(self._write(entries) for entries in self._scan())
+        self._num_lines = sum(self._write(entries) for entries in self._scan())
         self._index_file.flush()
-        self._index = np.memmap(self._index_file, _ENTRY, "r", shape=(num_lines,)) if num_lines else np.empty(0, _ENTRY)
 
     def __len__(self) -> int:
-        return len(self._index)
+        return self._num_lines
 
     def __getitem__(self, row: int) -> tuple[int, bytes | None]:
         """Return line number, from 1, and bytes of a line; None for one longer than `MAX_LINE_BYTES`.
@@ -60,7 +61,10 @@ class MappedLines:
         Raises:
             DataError: If the file has changed since it was indexed.
         """
-        start, size, line = self._index[row].item()
+        if not -self._num_lines <= row < self._num_lines:
+            raise IndexError(f"row {row} of {self._num_lines}")
+        entry = os.pread(self._index_file.fileno(), _ENTRY.itemsize, row % self._num_lines * _ENTRY.itemsize)
+        start, size, line = _unpack(entry)
         if self._look() != self._state:
             raise DataError(
                 f"{self.path}: the file changed while it was in use. Expected it to stay as it is until the run ends. "
