@@ -17,7 +17,7 @@ from llm_jepa.data.loading import load_rows
 from llm_jepa.data.pairs import EncodedPairs, PairEncoder
 from llm_jepa.data.tokenizer import load_tokenizer
 from llm_jepa.errors import ConfigError
-from llm_jepa.objective import LLMJEPA, Pair
+from llm_jepa.objective import LLMJEPA
 from llm_jepa.objective.distances import unit
 from llm_jepa.training.embedding import first_of_each, view_embeddings
 from llm_jepa.training.saving import load_jepa
@@ -56,8 +56,8 @@ class TrainedRun:
         """Return the `num` distinct codes nearest to Pred(Enc(text)), each with its cosine, nearest first."""
         views = view_embeddings(self.jepa, candidates.pairs, self.encoder.pad_id)
         first = first_of_each(views.code_groups)
-        text_ids, _ = self.encoder.encode_text_view(prompt_example(text, chat=self._asks_by_chat))
-        query = Pair(text_ids, candidates.pairs[0].code_ids)  # a row needs some code; the text does not see it
+        example = prompt_example(text, chat=self._asks_by_chat)
+        query = self.encoder.encode_query(example, candidates.pairs[0].code_ids)  # a row needs some code
         text_pred = view_embeddings(self.jepa, [query], self.encoder.pad_id).text_pred
         cosines: Tensor = unit(views.code_emb[first]) @ unit(text_pred)[0]
         nearest = torch.topk(cosines, min(num, len(cosines)))
@@ -90,7 +90,7 @@ def load_run(folder: Path) -> TrainedRun:
     jepa = load_jepa(model)
     if torch.cuda.is_available():
         jepa.to("cuda")
-    encoder = PairEncoder(load_tokenizer(str(model)), data, jepa.config.jepa_split)
+    encoder = PairEncoder(load_tokenizer(str(model)), data, jepa.config.jepa_split, jepa.config.jepa_views)
     if evaluation.max_new_tokens is None:
         evaluation = replace(evaluation, max_new_tokens=_longest_answer(folder))
     return TrainedRun(jepa.eval(), encoder, data, evaluation, folder)

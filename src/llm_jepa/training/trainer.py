@@ -27,6 +27,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
+from llm_jepa.data.pairs import row_lengths
 from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
 from llm_jepa.objective import LLMJEPA, FusedBatch, FusedCollator, JEPAOutput, Pair
 from llm_jepa.objective.backbone import evaluating
@@ -110,7 +111,7 @@ class JEPATrainer(Trainer):
             model=model,
             args=args,
             data_collator=FusedCollator(model.config, pad_token_id),
-            train_dataset=list(train_dataset),
+            train_dataset=train_dataset,  # not copied: its rows may be on disk
             eval_dataset=self.eval_pairs,
             callbacks=[*(callbacks or []), _Follow(self)],
         )
@@ -184,7 +185,7 @@ class JEPATrainer(Trainer):
             return super()._get_train_sampler(train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         self._sampler = LengthGroupedSampler(
-            [len(pair) for pair in cast(Sequence[Pair], self.train_dataset)],
+            row_lengths(cast(Sequence[Pair], self.train_dataset)),
             self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
             seed,
             group=self.args.train_sampling_strategy == "group_by_length",
