@@ -244,8 +244,9 @@ def load_pairs(folder: Path, num_pairs: int | None) -> tuple[LoadedData, str]:
 def stretch(pair: Pair, length: int) -> Pair:
     """Return the pair with its views repeated, or cut, to fill a row of `length` tokens half and half.
 
-    >>> stretch(Pair([5, 6], [8, 9, 1], [2]), 9)
-    Pair(text_ids=[5, 6, 5], code_ids=[8, 9, 8, 9, 1], bridge_ids=[2], source='', other_code_ids=None)
+    >>> pair = stretch(Pair([5, 6], [8, 9, 1], [2]), 9)
+    >>> pair.text_ids, pair.bridge_ids, pair.code_ids
+    ([5, 6, 5], [2], [8, 9, 8, 9, 1])
     """
     room = length - len(pair.bridge_ids) - 1
     text_ids = list(islice(cycle(pair.text_ids), room // 2))

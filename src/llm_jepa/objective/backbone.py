@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .layout import Rows, additive_mask, boolean_mask
+from .layout import Rows
+from .masks import additive_mask, block_mask, boolean_mask
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -81,10 +82,10 @@ class Backbone:
         return None if kinds == {FULL} else window
 
     def _check(self) -> None:
-        if self.attention not in ("sdpa", "eager"):
+        if self.attention not in ("sdpa", "eager", "flex_attention"):
             raise UnsupportedModelError(
                 f"{self.name} runs attention {self.attention!r}, which takes no mask of this shape. "
-                'Load it with attn_implementation="sdpa" (or "eager").'
+                'Load it with attn_implementation="sdpa" (or "eager", or on a GPU "flex_attention").'
             )
         if getattr(self.inner.config, "is_encoder_decoder", False):
             raise UnsupportedModelError(f"{self.name} has an encoder; LLM-JEPA needs a decoder-only model.")
@@ -111,15 +112,19 @@ class Backbone:
         embeds = self.embeddings(rows.input_ids)  # (B, T, C)
         is_pred = rows.is_pred
         num_views = int(is_pred.sum()) // len(preds)  # each view has its k tokens, in order
+        if num_views == 0 and not preds.requires_grad:
+            return inputs | {"input_ids": rows.input_ids}
         embeds = embeds.masked_scatter(is_pred[:, :, None], preds.to(embeds.dtype).repeat(num_views, 1))
         return inputs | {"inputs_embeds": embeds}
 
-    def _mask(self, rows: Rows) -> Tensor | dict[str, Tensor]:
+    def _mask(self, rows: Rows) -> Any:
         """Render the view mask in the form that the model's layers take."""
 
-        def render(window: int | None) -> Tensor:
+        def render(window: int | None) -> Any:
             if self.attention == "sdpa":
                 return boolean_mask(rows, window)
+            if self.attention == "flex_attention":
+                return block_mask(rows, window)
             return additive_mask(rows, self.embeddings.weight.dtype, window)  # type: ignore[arg-type]
 
         if isinstance(self.windows, dict):

@@ -91,6 +91,11 @@ def digest_rows(pairs: Sequence[Pair]) -> str:
     for pair in pairs:
         for ids in (pair.text_ids, pair.bridge_ids, pair.code_ids, pair.other_code_ids or ()):
             digest.update(array("q", [len(ids), *ids]).tobytes())
+        for number, view in enumerate((pair.text_view_ids, pair.code_view_ids), start=1):
+            if view is not None:  # a negative number is no length: nothing else reads like this
+                digest.update(array("q", [-number, len(view), *view]).tobytes())
+        if not pair.use_jepa:
+            digest.update(array("q", [-3]).tobytes())
     return digest.hexdigest()
 
 

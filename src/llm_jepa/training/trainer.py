@@ -256,6 +256,8 @@ class JEPATrainer(Trainer):
 
     def _look_at_views(self, pairs: Sequence[Pair], prefix: str) -> dict[str, float]:
         views = view_embeddings(self.jepa, pairs, self.pad_token_id, context=self.compute_loss_context_manager)
+        if not len(views.numbers):
+            return {}
         try:
             monitors = embedding_monitors(views.text_pred, views.code_emb, views.code_groups)
         except ValueError as error:
