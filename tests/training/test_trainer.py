@@ -114,6 +114,43 @@ def test_any_split_of_a_step_equals_a_plain_loop_over_whole_batches(
     assert_near(weights(trainer.jepa), weights(plain), 1e-5)
 
 
+@pytest.mark.parametrize(
+    "objective", [{"jepa_lambda": 0.0}, {}, {"jepa_target": "shared"}], ids=["plain", "jepa", "shared"]
+)
+@pytest.mark.parametrize(("micro", "accumulation"), [(8, 1), (4, 2)])
+def test_packing_takes_the_same_steps(micro, accumulation, objective, make_jepa, make_trainer, make_mixed_pairs):
+    """Five steps on packed rows, whole and accumulated, end at the losses and weights of five on padded rows."""
+    losses, final, rows = {}, {}, {}
+    for packing in (False, True):
+        trainer = make_trainer(
+            make_jepa(**objective),
+            make_mixed_pairs(40, seed=3),
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=accumulation,
+            train_sampling_strategy="sequential",
+            learning_rate=1e-3,
+            num_train_epochs=1,
+            packing=packing,
+            **({"pack_length": 60} if packing else {}),
+        )
+        batches = record_batches(trainer)
+        trainer.train()
+        losses[packing], final[packing] = logged(trainer, "loss"), weights(trainer.jepa)
+        rows[packing] = sum(len(batch.rows.input_ids) for batch in batches)
+    assert rows[True] < 0.7 * rows[False] == 0.7 * 40
+    assert losses[True] == pytest.approx(losses[False], abs=1e-5) and len(losses[True]) == 5
+    assert_near(final[True], final[False], 1e-4)
+
+
+def test_a_packed_run_resumes_as_itself_alone(make_jepa, make_trainer, make_pairs):
+    """Packing is a fact of a run: rows laid out otherwise give other bits."""
+    facts = [
+        make_trainer(make_jepa(), make_pairs(4), packing=packing, train_sampling_strategy="random").facts()
+        for packing in (False, True)
+    ]
+    assert facts[0] != facts[1]
+
+
 def test_without_the_counts_of_a_step_the_loss_would_be_wrong(make_jepa, make_trainer, make_pairs):
     """The control of the test above: micro-batches that each take their own mean add up to several times the loss."""
 

@@ -182,7 +182,8 @@ def build_trainer(run: RunConfig, seed: int, folder: Path, *, progress: bool = F
 
 def _build_jepa(run: RunConfig, data: LoadedData) -> LLMJEPA:
     rows = [data.train, data.validation, data.test]
-    longest = max((len(pair) for split in rows for pair in split.pairs), default=0)
+    pairs = [pair for split in rows for pair in split.pairs]
+    longest = max((max(len(pair), len(pair.text_view), len(pair.code_view)) for pair in pairs), default=0)
     model: nn.Module = build_model(
         run.model,
         data.tokenizer,

@@ -108,7 +108,7 @@ class JEPATrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=FusedCollator(model.config, pad_token_id),
+            data_collator=FusedCollator(model.config, pad_token_id, packing=args.packing, pack_length=args.pack_length),
             train_dataset=list(train_dataset),
             eval_dataset=self.eval_pairs,
             callbacks=[*(callbacks or []), _Follow(self)],
