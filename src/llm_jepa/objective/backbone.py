@@ -103,6 +103,11 @@ class Backbone:
 
     def _inputs(self, rows: Rows, preds: Tensor | None) -> dict[str, Any]:
         """Return the arguments of one forward over `rows`; `preds` are the k [PRED] embeddings, (k, C)."""
+        if self.attention == "flex_attention" and rows.input_ids.device.type == "cpu" and torch.is_grad_enabled():
+            raise UnsupportedModelError(
+                f"{self.name} runs attention 'flex_attention', which has no gradient on a CPU. Train on a GPU, or "
+                'load it with attn_implementation="sdpa" (or "eager").'
+            )
         if rows.is_plain:
             return {"input_ids": rows.input_ids, "attention_mask": rows.real.long(), "use_cache": False}
         inputs: dict[str, Any] = {"position_ids": rows.position_ids, "use_cache": False}
