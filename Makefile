@@ -7,7 +7,7 @@ STAMP  := $(VENV)/installed
 # The tests run small models: one thread each, and one process for each core.
 TEST   := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help demo test lint types doctest unit test-slow test-gpu bench install clean
+.PHONY: help demo test lint types doctest unit test-slow test-gpu bench bench-gpu install clean
 
 help:
 	@echo "make demo      compare LLM-JEPA with next-token prediction on generated pairs (minutes on two cores)"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-slow the tests marked slow"
 	@echo "make test-gpu  the tests marked gpu, on a CUDA device"
 	@echo "make bench     the cost of a step (docs/results.md)"
+	@echo "make bench-gpu the cost of a step on a CUDA device, into benchmarks/results/"
 
 demo: $(STAMP)
 	$(BIN)/llm-jepa compare configs/demo.yaml --out runs/demo
@@ -42,6 +43,9 @@ test-gpu: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/step_cost.py
+
+bench-gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py
 
 install: $(STAMP)
 
