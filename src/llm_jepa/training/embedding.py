@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from llm_jepa.objective import LLMJEPA, FusedCollator, Pair
 from llm_jepa.objective.backbone import evaluating
+from llm_jepa.processes import gather, turns
 
 
 @dataclass
@@ -40,6 +42,8 @@ def view_embeddings(
 ) -> ViewEmbeddings:
     """Encode both views of `pairs`, in evaluation mode and without gradient.
 
+    Several processes share the batches out, and each gets all embeddings: every process must call it.
+
     A model trained with `jepa_lambda` 0 never learned [PRED], so its text side is Enc(Text): k = 0.
 
     Args:
@@ -52,17 +56,19 @@ def view_embeddings(
     config = jepa.config if jepa.config.uses_views else replace(jepa.config, jepa_k=0)
     collate = FusedCollator(config, pad_token_id, monitor=True)
     device = jepa.predictor.embedding.device
-    texts, codes, distance = [], [], 0.0
+    own: dict[int, tuple[Tensor, Tensor, float]] = {}
     with evaluating(jepa):
-        for start in range(0, len(pairs), batch_size):
-            batch = collate(pairs[start : start + batch_size])
+        for number, is_own in turns(math.ceil(len(pairs) / batch_size)):
+            batch = collate(pairs[number * batch_size : (number + 1) * batch_size])
             with context():
                 output = jepa(batch.to(device), monitor=True)
             assert output.text_pred is not None and output.code_emb is not None
-            texts.append(output.text_pred.float().cpu())
-            codes.append(output.code_emb.float().cpu())
-            distance += output.jepa_loss.item() * batch.num_pairs
-    return ViewEmbeddings(torch.cat(texts), torch.cat(codes), code_groups(pairs), distance / len(pairs))
+            if is_own:
+                distance = output.jepa_loss.item() * batch.num_pairs
+                own[number] = output.text_pred.float().cpu(), output.code_emb.float().cpu(), distance
+    batches = {number: batch for share in gather(own) for number, batch in share.items()}
+    texts, codes, distances = zip(*(batches[number] for number in sorted(batches)), strict=True)
+    return ViewEmbeddings(torch.cat(texts), torch.cat(codes), code_groups(pairs), sum(distances) / len(pairs))
 
 
 def code_groups(pairs: Sequence[Pair]) -> Tensor:
