@@ -179,8 +179,10 @@ class Ranks:
             AcceleratorState._reset_state(reset_partial_state=True)  # of tests before, in the parent
             GradientState._reset_state()
             torch.set_num_threads(1)
-            with (self.folder / f"{rank}.pickle").open("wb") as file:
-                pickle.dump(function(rank), file)
+            result = function(rank)
+            if torch.distributed.is_initialized():
+                torch.distributed.barrier()  # rank 0 holds what the others meet by
+            (self.folder / f"{rank}.pickle").write_bytes(pickle.dumps(result))
             code = 0
         except BaseException as error:
             code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
