@@ -67,3 +67,18 @@ def test_gradient_checkpointing_is_the_kind_that_works_with_two_forwards(tmp_pat
         output_dir=str(tmp_path), gradient_checkpointing=True, gradient_checkpointing_kwargs=own
     )
     assert args.gradient_checkpointing_kwargs == own
+
+
+def test_precision_is_what_the_settings_say_and_not_what_accelerate_was_told(tmp_path, monkeypatch, caplog):
+    """A run records its `precision`, and a launcher's configuration must not make another of it unseen."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    arguments = JEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, precision="float32")
+    assert arguments.mixed_precision == "no"
+    assert "precision=float32 is used, not the bf16" in caplog.text
+    assert JEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, precision="bf16").mixed_precision == "bf16"
+
+
+def test_an_output_folder_of_each_machine_is_refused(tmp_path):
+    """Checkpoints hold what every process wrote: all machines see one folder."""
+    with pytest.raises(ValueError, match="save_on_each_node=True is not possible here"):
+        JEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, save_on_each_node=True)

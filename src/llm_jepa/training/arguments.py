@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, field
 
 import torch
 from transformers import TrainingArguments
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "float32", "bf16")
 
@@ -86,6 +89,10 @@ class JEPATrainingArguments(TrainingArguments):
             self.gradient_checkpointing_kwargs = {"use_reentrant": False}
         self.dataloader_pin_memory &= torch.cuda.is_available()
         super().__post_init__()
+        asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if not (self.fp16 or self.bf16) and self.mixed_precision == asked != "no":
+            logger.warning("precision=%s is used, not the %s of accelerate's configuration", self.precision, asked)
+            self.mixed_precision = "no"
 
     def _check_sharding(self) -> None:
         """Refuse what accelerate would turn, on a CPU, into plain data-parallel training without a word."""
