@@ -74,9 +74,14 @@ def _one_voice() -> Iterator[None]:
     if is_main():
         yield
         return
-    logging.getLogger("llm_jepa").setLevel(logging.ERROR)
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-        yield
+    log = logging.getLogger("llm_jepa")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _check_launch(arguments: argparse.Namespace) -> None:
