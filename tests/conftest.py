@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
+import socket
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -12,6 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 import transformers
+from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 from transformers import PrinterCallback
 
@@ -156,6 +161,71 @@ def make_trainer(tmp_path: Path) -> Callable[..., JEPATrainer]:
         return trainer
 
     return make
+
+
+class Ranks:
+    """Processes that run `function(rank)` together over gloo; `results` gives what each returned.
+
+    They are forked from this one, which has imported torch already.
+
+    Args:
+        function: Called in each process.
+        number: How many processes.
+        folder: Where each leaves its result.
+    """
+
+    def __init__(self, function: Callable[[int], Any], number: int, folder: Path) -> None:
+        self.folder, self.number = folder, number
+        folder.mkdir(parents=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.pids = [self._fork(function, rank, port) for rank in range(number)]
+
+    def _fork(self, function: Callable[[int], Any], rank: int, port: int) -> int:
+        if pid := os.fork():
+            return pid
+        code = 1
+        try:
+            if self.number > 1:
+                place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self.number, "LOCAL_WORLD_SIZE": self.number}
+                place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+                os.environ.update({name: str(value) for name, value in place.items()})
+            AcceleratorState._reset_state(reset_partial_state=True)  # of tests before, in the parent
+            GradientState._reset_state()
+            torch.set_num_threads(1)
+            result = function(rank)
+            if torch.distributed.is_initialized():
+                torch.distributed.barrier()  # rank 0 holds what the others meet by
+            (self.folder / f"{rank}.pickle").write_bytes(pickle.dumps(result))
+            code = 0
+        except BaseException as error:
+            code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+            if code == 1:
+                traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    def codes(self) -> list[int]:
+        """Wait for all; return the exit code of each, or minus the number of the signal that ended it."""
+        return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in self.pids]
+
+    def results(self) -> list[Any]:
+        """Wait for all, which must end well; return what each returned, by rank."""
+        assert self.codes() == [0] * self.number
+        return [pickle.loads((self.folder / f"{rank}.pickle").read_bytes()) for rank in range(self.number)]
+
+
+@pytest.fixture
+def start_ranks(tmp_path: Path) -> Callable[..., Ranks]:
+    """Start processes that run a function of their rank; two by default."""
+    started: list[Ranks] = []
+
+    def start(function: Callable[[int], Any], number: int = 2) -> Ranks:
+        started.append(Ranks(function, number, tmp_path / f"ranks-{len(started)}"))
+        return started[-1]
+
+    return start
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

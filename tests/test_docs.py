@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 
 from llm_jepa.experiments.configuration_page import configuration_page
 from llm_jepa.experiments.settings import read_experiment, read_yaml
@@ -37,6 +38,14 @@ def test_every_config_is_accepted(path):
     """Arms differ from the baseline in fields of the objective or of a control."""
     experiment, runs = read_experiment(read_yaml(path))
     assert experiment.baseline in runs
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_of_accelerate_is_read_and_leaves_precision_to_the_run(path):
+    """Unknown keys are an error of accelerate's; `precision` stands in a run's settings and is recorded there."""
+    config = load_config_from_file(str(path))
+    assert config.num_processes == 8 * config.num_machines
+    assert config.mixed_precision == "no"
 
 
 def test_the_configuration_page_is_up_to_date():

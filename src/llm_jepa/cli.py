@@ -17,13 +17,13 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from llm_jepa import __version__
 from llm_jepa.errors import CheckFailedError, ConfigError, LLMJEPAError
-from llm_jepa.processes import end_with_parent
+from llm_jepa.processes import end_with_parent, is_main, join, leave, num_launched, on_main, rank, told
 
 if TYPE_CHECKING:
     from llm_jepa.experiments.settings import RunConfig
@@ -42,15 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     _be_quiet(arguments.debug)
     try:
-        with _sigterm_as_exit():
+        with _sigterm_as_exit(), _one_voice():
             end_with_parent()
+            _check_launch(arguments)
             _print_json(arguments.command(arguments))
+            leave()
     except KeyboardInterrupt:
-        print("\nInterrupted. What was written is kept; the same command goes on from there.", file=sys.stderr)
+        _print_parting("\nInterrupted.")
         return INTERRUPTED
     except SystemExit as stop:
         if stop.code == TERMINATED:
-            print("Stopped. What was written is kept; the same command goes on from there.", file=sys.stderr)
+            _print_parting("Stopped.")
         return int(stop.code or 0)
     except BrokenPipeError:
         # The reader of a pipe has gone (`| head`). Python's flush at exit must not meet the broken pipe again.
@@ -60,9 +62,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.debug:
             raise
         message, exit_code = _describe(error)
-        _print_error(message)
+        if not getattr(error, "told_by_main", False):
+            _print_error(message if is_main() else f"process {rank()}: {message}")
         return exit_code
     return 0
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Let rank 0 alone write to standard output, and log, where several processes do one command."""
+    if is_main():
+        yield
+        return
+    log = logging.getLogger("llm_jepa")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def _check_launch(arguments: argparse.Namespace) -> None:
+    """Refuse to do as often as there are processes what one does: only some commands share their work out."""
+    if num_launched() > 1 and arguments.command not in (_train, _evaluate):
+        raise told(
+            ConfigError(
+                f"{num_launched()} processes were started for one command, which only train and evaluate share out. "
+                "Start it without torchrun or accelerate launch; `compare` takes --workers."
+            )
+        )
+
+
+def _print_parting(word: str) -> None:
+    if is_main():
+        print(f"{word} What was written is kept; the same command goes on from there.", file=sys.stderr)
 
 
 @contextmanager
@@ -167,7 +202,7 @@ def _one_run(arguments: argparse.Namespace) -> tuple[RunConfig, str | None, int]
         run = runs[arm]
     if arguments.seed is not None or seed is None:
         seed = experiment.seeds[0] if arguments.seed is None else arguments.seed
-    if arguments.arm is None and arm:
+    if arguments.arm is None and arm and is_main():
         print(f"train  arm {arm} of {', '.join(experiment.arms)}; --arm names another", file=sys.stderr)
     return run, arm, _checked_seed(seed)
 
@@ -177,14 +212,15 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.evaluation.loading import load_run
     from llm_jepa.files import write_json_lines
 
+    join()
     run = load_run(arguments.run)
     if arguments.predictions:  # before the work, so that a wrong path costs nothing
         arguments.predictions.parent.mkdir(parents=True, exist_ok=True)
     metrics, records = evaluate(
-        run.jepa, run.encoder, run.rows(arguments.data), run.evaluation, progress=sys.stderr.isatty()
+        run.jepa, run.encoder, run.rows(arguments.data), run.evaluation, progress=sys.stderr.isatty() and is_main()
     )
     if arguments.predictions:
-        write_json_lines(arguments.predictions, records)
+        on_main(write_json_lines, arguments.predictions, records)
     retrieval = metrics["retrieval"]
     print(f"{metrics['num_rows']:,} rows of {arguments.data}")
     print(f"exact match {metrics['exact_match']:.1%} | starts with {metrics['starts_with']:.1%}")

@@ -91,3 +91,18 @@ def test_packing_takes_rows_in_random_order_unless_told_otherwise(tmp_path):
 def test_a_pack_length_that_would_do_nothing_is_refused(settings, tmp_path):
     with pytest.raises(ValueError, match="pack_length"):
         JEPATrainingArguments(output_dir=str(tmp_path), **settings)
+
+
+def test_precision_is_what_the_settings_say_and_not_what_accelerate_was_told(tmp_path, monkeypatch, caplog):
+    """A run records its `precision`, and a launcher's configuration must not make another of it unseen."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    arguments = JEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, precision="float32")
+    assert arguments.mixed_precision == "no"
+    assert "precision=float32 is used, not the bf16" in caplog.text
+    assert JEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, precision="bf16").mixed_precision == "bf16"
+
+
+def test_an_output_folder_of_each_machine_is_refused(tmp_path):
+    """Checkpoints hold what every process wrote: all machines see one folder."""
+    with pytest.raises(ValueError, match="save_on_each_node=True is not possible here"):
+        JEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, save_on_each_node=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import pytest
 import torch
 
-from llm_jepa.training.sampler import BATCHES_PER_WINDOW, LengthGroupedSampler
+from llm_jepa.training.sampler import BATCHES_PER_WINDOW, LengthGroupedSampler, SharedBatches
 
 
 def lengths(count, seed=0):
@@ -78,3 +78,21 @@ def test_the_batch_with_rows_to_spare_comes_last():
         rows = order(LengthGroupedSampler(sizes, 4, seed=0), epoch)
         assert sorted(sizes[row] for row in rows[8:]) == [9, 9]
         assert {tuple(sizes[row] for row in rows[start : start + 4]) for start in (0, 4)} == {(1,) * 4, (5,) * 4}
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 5])
+def test_every_row_is_trained_on_once_however_many_processes_there_are(num_processes):
+    """A batch of all processes together is the same rows in the same order; its parts differ by one row at most."""
+    rows = list(range(100, 137))
+    parts = [list(SharedBatches(rows, 4, num_processes=num_processes, rank=rank)) for rank in range(num_processes)]
+    batches = [[*chain(*shares)] for shares in zip(*parts, strict=True)]
+    assert [*chain(*batches)] == rows
+    assert all(len(batch) == 4 * num_processes for batch in batches[:-1])
+    assert len(batches) == len(SharedBatches(rows, 4, num_processes=num_processes, rank=0))
+    last = [len(part[-1]) for part in parts]
+    assert max(last) - min(last) <= 1
+
+
+def test_a_last_batch_that_is_not_full_can_be_left_out():
+    """As `dataloader_drop_last` asks."""
+    assert list(SharedBatches(range(7), 2, num_processes=2, rank=1, drop_last=True)) == [[2, 3]]

@@ -12,6 +12,7 @@ from llm_jepa.data.formats import Example
 from llm_jepa.data.pairs import EncodedPairs, PairEncoder
 from llm_jepa.objective import LLMJEPA
 from llm_jepa.training.embedding import first_of_each, view_embeddings
+from llm_jepa.training.sharding import whole_at_root
 
 from .generation import generate_greedy
 from .retrieval import retrieval_metrics
@@ -63,15 +64,16 @@ def answer(
         options: Passed on to `generate_greedy`.
     """
     assert config.max_new_tokens is not None
-    ids = generate_greedy(
-        jepa.model,
-        [encoder.encode_prompt(example) for example in examples],
-        end_ids=encoder.end_ids,
-        pad_id=encoder.pad_id,
-        max_new_tokens=config.max_new_tokens,
-        batch_size=config.generation_batch_size,
-        **options,
-    )
+    with whole_at_root(jepa):
+        ids = generate_greedy(
+            jepa.model,
+            [encoder.encode_prompt(example) for example in examples],
+            end_ids=encoder.end_ids,
+            pad_id=encoder.pad_id,
+            max_new_tokens=config.max_new_tokens,
+            batch_size=config.generation_batch_size,
+            **options,
+        )
     return [encoder.decode_code(each) for each in ids]
 
 
@@ -116,6 +118,9 @@ def score_retrieval(jepa: LLMJEPA, rows: EncodedPairs, pad_id: int) -> dict[str,
 def evaluate(
     jepa: LLMJEPA, encoder: PairEncoder, rows: EncodedPairs, config: EvaluationConfig, **options: Any
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Score generated answers and retrieval; return the metrics and one record a row."""
+    """Score generated answers and retrieval; return the metrics and one record a row.
+
+    Several processes share the work out; every process must call it, and gets what a single one would.
+    """
     metrics, records = score_generations(jepa, encoder, rows, config, **options)
     return metrics | {"retrieval": score_retrieval(jepa, rows, encoder.pad_id)}, records

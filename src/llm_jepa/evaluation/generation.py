@@ -11,6 +11,8 @@ from tqdm import tqdm
 from transformers import GenerationConfig
 
 from llm_jepa.objective.backbone import evaluating
+from llm_jepa.processes import gather, turns, world_size
+from llm_jepa.training.sharding import is_sharded
 
 
 def generate_greedy(
@@ -26,7 +28,9 @@ def generate_greedy(
     """Return the most likely continuation of each prompt, token by token, without the end token.
 
     Prompts of like length share a batch, padded on the left; the answers come back in the order asked. The
-    model's own generation settings (sampling, penalties, limits) are not used.
+    model's own generation settings (sampling, penalties, limits) are not used. Several processes share the
+    batches out, and each gets all answers: every process must call it. Batches are those of a single process, so
+    answers are too.
 
     Args:
         model: A transformers causal language model.
@@ -46,15 +50,17 @@ def generate_greedy(
         use_cache=True,
     )
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
-    answers: list[list[int]] = [[] for _ in prompts]
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    own: dict[int, list[int]] = {}
     with evaluating(model), tqdm(total=len(prompts), desc="generate", unit="row", disable=not progress) as bar:
-        for start in range(0, len(order), batch_size):
-            numbers = order[start : start + batch_size]
+        for turn, is_own in turns(len(batches)):
+            numbers = batches[turn]
             rows = _generate_batch(model, [prompts[number] for number in numbers], settings)
-            for number, row in zip(numbers, rows, strict=True):
-                answers[number] = _until_end(row, set(end_ids))
-            bar.update(len(numbers))
-    return answers
+            if is_own:
+                own |= {number: _until_end(row, set(end_ids)) for number, row in zip(numbers, rows, strict=True)}
+            bar.update(min(len(numbers) * world_size(), bar.total - bar.n))
+    answers = {number: answer for share in gather(own) for number, answer in share.items()}
+    return [answers[number] for number in range(len(prompts))]
 
 
 def _generate_batch(model: Any, prompts: list[Sequence[int]], settings: GenerationConfig) -> list[list[int]]:
@@ -64,7 +70,12 @@ def _generate_batch(model: Any, prompts: list[Sequence[int]], settings: Generati
     real = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])  # (B, T)
     device = next(model.parameters()).device
     with _settings_put_aside(model):
-        output = model.generate(input_ids=ids.to(device), attention_mask=real.to(device), generation_config=settings)
+        output = model.generate(
+            input_ids=ids.to(device),
+            attention_mask=real.to(device),
+            generation_config=settings,
+            synced_gpus=is_sharded(model),  # a process whose answers have ended goes on until all have
+        )
     return output[:, width:].tolist()
 
 

@@ -33,6 +33,7 @@ from llm_jepa.errors import ConfigError
 from llm_jepa.evaluation.evaluate import EvaluationConfig, evaluate, score_generations
 from llm_jepa.files import write_json, write_json_lines, write_whole
 from llm_jepa.objective import LLMJEPA, UnsupportedModelError
+from llm_jepa.processes import is_main, join, on_main
 from llm_jepa.training.checkpoints import find_newest
 from llm_jepa.training.console import StepLog
 from llm_jepa.training.models import build_model, num_parameters
@@ -56,6 +57,9 @@ def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False
     A folder that is whole already is read, not run again. One that was cut short goes on from its newest whole
     checkpoint if it has one (`save_steps`, or a signal, which saves first), and starts again if not.
 
+    Under `torchrun` or `accelerate launch` every process calls this with the same arguments. They train together and
+    share the scoring out; rank 0 alone writes the folder, which all must see.
+
     Args:
         run: The settings.
         seed: Seed of the weights, of the order of rows and of dropout.
@@ -66,23 +70,25 @@ def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False
         ConfigError: If the folder holds a run of other settings, or the settings do not work together.
         DataError: If the data is not as the settings say.
     """
-    claim_folder(folder, run.settings | {"seed": seed})
-    if (folder / "DONE").is_file():
-        return json.loads((folder / "eval.json").read_text())
-    write_json(folder / "environment.json", describe_environment())
+    join(use_cpu=bool(run.training.get("use_cpu")))
+    progress &= is_main()
+    on_main(claim_folder, folder, run.settings | {"seed": seed})
+    if on_main((folder / "DONE").is_file):
+        return on_main(_read_report, folder)
+    on_main(lambda: write_json(folder / "environment.json", describe_environment()))
 
-    run = replace(run, data=with_files(run.data, folder / "data"))
+    run = replace(run, data=on_main(with_files, run.data, folder / "data"))
     watch = DataWatch([run.data.train_file, run.data.validation_file, run.data.test_file])
     trainer, data = build_trainer(run, seed, folder, progress=progress)
     settings = _evaluation_settings(run, data)
     seen = {"summary": data.summary, "notes": data.notes, "sha256": watch.sha256}
-    write_json(folder / "data.json", seen | {"max_new_tokens": settings.max_new_tokens})
+    on_main(write_json, folder / "data.json", seen | {"max_new_tokens": settings.max_new_tokens})
     started = time.perf_counter()
     stop = StopRequest()
     trainer.add_callback(stop)
     trainer.add_callback(watch)
     with stop.listening():  # a signal ends the training after its step, with a checkpoint, and then this function
-        trainer.train(resume_from_checkpoint=find_newest(folder))
+        trainer.train(resume_from_checkpoint=on_main(find_newest, folder))
     training_time_s = time.perf_counter() - started
     watch.check()
 
@@ -92,13 +98,17 @@ def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False
     if len(data.test):
         metrics, records = evaluate(trainer.jepa, data.encoder, data.test, settings, progress=progress)
         report |= metrics
-        write_json_lines(folder / "predictions.jsonl", records)
+        on_main(write_json_lines, folder / "predictions.jsonl", records)
     report["cost"] = trainer.step_timer.summary() | {"flops_per_step": count_step_flops(trainer)}
     report["alarm"] = trainer.alarm.summary() if run.jepa.uses_views else None
     report["num_parameters"] = num_parameters(trainer.jepa.model)
     save_jepa(trainer.jepa, folder / "model", data.tokenizer)
-    write_json(folder / "eval.json", _json_safe(report))
-    write_whole(folder / "DONE", "")
+    on_main(write_json, folder / "eval.json", _json_safe(report))
+    on_main(write_whole, folder / "DONE", "")
+    return on_main(_read_report, folder)
+
+
+def _read_report(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "eval.json").read_text())
 
 

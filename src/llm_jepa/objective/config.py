@@ -48,6 +48,14 @@ class JEPAConfig:
     jepa_temperature: float = field(
         default=0.1, metadata={"help": "Temperature of the cosine similarities in infonce; unused elsewhere."}
     )
+    jepa_gather: bool = field(
+        default=True,
+        metadata={
+            "help": "With infonce in several processes: take the targets of all of them as negatives, so that two "
+            "processes of 16 pairs are one of 32; off, a process's own. Unused elsewhere. Negatives are those of one "
+            "micro-batch: accumulation adds pairs to a step, and no negatives."
+        },
+    )
     jepa_target: str = field(
         default="stop_grad",
         metadata={

@@ -17,7 +17,9 @@ from torch import Tensor
 # bounds the gradient of a cosine by 1/MIN_NORM = 1e3, where `F.cosine_similarity` at zero reaches 1e8.
 MIN_NORM = 1e-3
 
-Distance = Callable[[Tensor, Tensor], Tensor]
+Distance = Callable[..., Tensor]
+
+IN_BATCH = ("infonce",)  # distances of a pair that depend on the batch's other pairs
 
 
 def full_precision(values: Tensor) -> Tensor:
@@ -51,31 +53,41 @@ def smooth_l1_distance(pred: Tensor, target: Tensor) -> Tensor:
     return F.smooth_l1_loss(pred, target, reduction="none").mean(-1)
 
 
-def infonce_distance(pred: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """-log softmax of the matching target among the batch's B targets, by cosine over `temperature`; nats.
+def infonce_distance(pred: Tensor, target: Tensor, temperature: float, first: int = 0) -> Tensor:
+    """-log softmax of the matching target among the batch's N targets, by cosine over `temperature`; nats.
 
     Each pair's negatives are the other targets of the same call, so the value depends on how rows are
-    grouped into batches, unlike all other distances here. With B = 1 there is no negative and it is 0.
+    grouped into batches, unlike all other distances here. With N = 1 there is no negative and it is 0.
+
+    Args:
+        pred: Predictions, (B, C).
+        target: Targets, (N, C): those of the predictions, and, in several processes, the others' around them.
+        temperature: Temperature of the softmax.
+        first: Row of the first prediction's own target.
     """
-    similarity = unit(pred) @ unit(target).T / temperature  # (B, B)
-    matching = torch.arange(len(pred), device=pred.device)
+    if len(target) == 0:  # no pair in any process: a softmax over nothing
+        return pred.sum(-1)
+    similarity = unit(pred) @ unit(target).T / temperature  # (B, N)
+    matching = torch.arange(first, first + len(pred), device=pred.device)
     return F.cross_entropy(similarity, matching, reduction="none")
 
 
 def get_distance(name: str, temperature: float = 0.1) -> Distance:
     """Return the distance of that name as a function of predictions and targets, (B, C) each, to (B,).
 
+    Those of `IN_BATCH` also take more targets than predictions, (N, C), and the row of the first one's own.
+
     Raises:
         ValueError: If no distance has that name.
     """
-    distances: dict[str, Distance] = {
+    distances: dict[str, Callable[..., Tensor]] = {
         "cosine": cosine_distance,
         "l2": l2_distance,
         "mse": mse_distance,
         "smooth_l1": smooth_l1_distance,
-        "infonce": lambda pred, target: infonce_distance(pred, target, temperature),
+        "infonce": lambda pred, target, *first: infonce_distance(pred, target, temperature, *first),
     }
     if name not in distances:
         raise ValueError(f"jepa_distance={name!r} is not one of: {', '.join(distances)}.")
 
-    return lambda pred, target: distances[name](full_precision(pred), full_precision(target))
+    return lambda pred, target, *first: distances[name](full_precision(pred), full_precision(target), *first)

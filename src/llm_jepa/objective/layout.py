@@ -221,6 +221,25 @@ class FusedBatch(TensorGroup):
         """Whether a row holds more than one pair."""
         return bool((self.rows.position_ids.eq(0) & self.is_own).sum(1).max() > 1)
 
+    def emptied(self) -> FusedBatch:
+        """Return the same rows with nothing that counts in them: no label, no pair.
+
+        A process that has no row in a step runs this: its forward meets those of the other processes, its loss is 0.
+        """
+
+        def without_pairs(views: Views | None) -> Views | None:
+            return None if views is None else replace(views, pred_at=views.pred_at[:0], target_at=views.target_at[:0])
+
+        return replace(
+            self,
+            labels=torch.full_like(self.labels, IGNORED),
+            text_to_code=without_pairs(self.text_to_code),
+            code_to_text=without_pairs(self.code_to_text),
+            num_pairs=0,
+            num_labels=0,
+            sources=[],
+        )
+
     def __len__(self) -> int:
         return self.num_pairs
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from .backbone import Backbone
 from .config import JEPAConfig
-from .distances import full_precision, get_distance
+from .distances import IN_BATCH, full_precision, get_distance
+from .gathering import gather_targets
 from .layout import IGNORED, FusedBatch, Rows, Views
 from .loss_dropout import LossDropout
 from .predictor import PredTokens
@@ -121,7 +122,7 @@ class LLMJEPA(nn.Module):
         ce_loss, states = self._cross_entropy(batch, num_labels)
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains_views):
             sides = [self._sides(views, states, batch.target_rows) for views in batch.views]
-            distances = torch.stack([self.distance(pred, target) for pred, target in sides])  # (directions, P)
+            distances = torch.stack([self._distance(pred, target) for pred, target in sides])  # (directions, P)
             jepa_loss = distances.mean(0).sum() / _at_least_one(batch.num_pairs if num_pairs is None else num_pairs)
         lambda_eff = self.config.jepa_lambda if trains_views else 0.0
         loss = self.config.jepa_gamma * ce_loss + (lambda_eff * jepa_loss if trains_views else 0.0)
@@ -151,6 +152,12 @@ class LLMJEPA(nn.Module):
         states, logits = self.backbone.states_and_logits(batch.rows, self.predictor(), at)
         ce_sum = F.cross_entropy(full_precision(logits), labels, ignore_index=IGNORED, reduction="sum")
         return ce_sum / _at_least_one(batch.num_labels if num_labels is None else num_labels), states
+
+    def _distance(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Return the distance of each pair, (B,); a look at held-out rows takes the batch as it is, in any process."""
+        if self.training and self.config.jepa_gather and self.config.jepa_distance in IN_BATCH:
+            return self.distance(pred, *gather_targets(full_precision(target)))
+        return self.distance(pred, target)
 
     def _sides(self, views: Views, states: Tensor, target_rows: Rows | None) -> tuple[Tensor, Tensor]:
         """Return predictions and targets of one direction, (P, C) each; `states` are the main forward's."""

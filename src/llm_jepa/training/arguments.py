@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from dataclasses import dataclass, field
 
 import torch
 from transformers import TrainingArguments
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "float32", "bf16")
 AUTO = "auto"
@@ -42,6 +46,9 @@ class JEPATrainingArguments(TrainingArguments):
     report_to: str = field(default="none", metadata={"help": "Trackers to report to; none by default."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off: rows are pairs."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must stay off: it would hide a nan loss."})
+    save_on_each_node: bool = field(
+        default=False, metadata={"help": "Must stay off: all machines see one output folder, and rank 0 writes it."}
+    )
     train_sampling_strategy: str = field(
         default=AUTO,
         metadata={
@@ -79,9 +86,10 @@ class JEPATrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        self._check_sharding()
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is not one of: {', '.join(PRECISIONS)}.")
-        for name in ("remove_unused_columns", "logging_nan_inf_filter"):
+        for name in ("remove_unused_columns", "logging_nan_inf_filter", "save_on_each_node"):
             if getattr(self, name):
                 raise ValueError(f"{name}=True is not possible here: {type(self).__name__} needs it off.")
         if self.pack_length is not None and (self.pack_length < 1 or not self.packing):
@@ -101,3 +109,16 @@ class JEPATrainingArguments(TrainingArguments):
             self.gradient_checkpointing_kwargs = {"use_reentrant": False}
         self.dataloader_pin_memory &= torch.cuda.is_available()
         super().__post_init__()
+        asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if not (self.fp16 or self.bf16) and self.mixed_precision == asked != "no":
+            logger.warning("precision=%s is used, not the %s of accelerate's configuration", self.precision, asked)
+            self.mixed_precision = "no"
+
+    def _check_sharding(self) -> None:
+        """Refuse what accelerate would turn, on a CPU, into plain data-parallel training without a word."""
+        asked = bool(self.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1")
+        if asked and (self.use_cpu or not torch.accelerator.is_available()):
+            raise ValueError(
+                "FSDP needs an accelerator; use DDP: leave out fsdp (or use_fsdp of accelerate's configuration) and "
+                "start the same command with torchrun, or accelerate launch with configs/accelerate/ddp.yaml."
+            )

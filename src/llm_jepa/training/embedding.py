@@ -12,6 +12,7 @@ from torch import Tensor
 
 from llm_jepa.objective import LLMJEPA, FusedCollator, Pair
 from llm_jepa.objective.backbone import evaluating
+from llm_jepa.processes import gather, turns
 
 
 @dataclass
@@ -43,6 +44,8 @@ def view_embeddings(
 ) -> ViewEmbeddings:
     """Encode both views of `pairs`, in evaluation mode and without gradient.
 
+    Several processes share the batches out, and each gets all embeddings: every process must call it.
+
     A model trained with `jepa_lambda` 0 never learned [PRED], so its text side is Enc(Text): k = 0.
 
     Args:
@@ -56,21 +59,23 @@ def view_embeddings(
     collate = FusedCollator(config, pad_token_id, monitor=True)
     device = jepa.predictor.embedding.device
     numbers = [number for number, pair in enumerate(pairs) if pair.use_jepa]
+    index = torch.tensor(numbers, dtype=torch.long)
+    if not numbers:
+        return ViewEmbeddings(torch.empty(0, 0), torch.empty(0, 0), index, math.nan, index)
     pairs = [pairs[number] for number in numbers]
-    texts, codes, distance = [], [], 0.0
+    own: dict[int, tuple[Tensor, Tensor, float]] = {}
     with evaluating(jepa):
-        for start in range(0, len(pairs), batch_size):
-            batch = collate(pairs[start : start + batch_size])
+        for number, is_own in turns(math.ceil(len(pairs) / batch_size)):
+            batch = collate(pairs[number * batch_size : (number + 1) * batch_size])
             with context():
                 output = jepa(batch.to(device), monitor=True)
             assert output.text_pred is not None and output.code_emb is not None
-            texts.append(output.text_pred.float().cpu())
-            codes.append(output.code_emb.float().cpu())
-            distance += output.jepa_loss.item() * batch.num_pairs
-    index = torch.tensor(numbers, dtype=torch.long)
-    if not pairs:
-        return ViewEmbeddings(torch.empty(0, 0), torch.empty(0, 0), index, math.nan, index)
-    return ViewEmbeddings(torch.cat(texts), torch.cat(codes), code_groups(pairs), distance / len(pairs), index)
+            if is_own:
+                distance = output.jepa_loss.item() * batch.num_pairs
+                own[number] = output.text_pred.float().cpu(), output.code_emb.float().cpu(), distance
+    batches = {number: batch for share in gather(own) for number, batch in share.items()}
+    texts, codes, distances = zip(*(batches[number] for number in sorted(batches)), strict=True)
+    return ViewEmbeddings(torch.cat(texts), torch.cat(codes), code_groups(pairs), sum(distances) / len(pairs), index)
 
 
 def code_groups(pairs: Sequence[Pair]) -> Tensor:

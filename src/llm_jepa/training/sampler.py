@@ -1,8 +1,10 @@
-"""The order of training rows: shuffled, in batches of like length, a function of seed and epoch alone."""
+"""The order of training rows: shuffled, in batches of like length, a function of seed and epoch alone; and how
+the batches are shared out over processes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch.utils.data import Sampler
@@ -57,3 +59,43 @@ class LengthGroupedSampler(Sampler[int]):
             yield from whole[number]
         for batch in short:
             yield from batch
+
+
+class SharedBatches(Sampler[list[int]]):
+    """One process's part of each batch, where all processes together train on `batch_size * num_processes` rows.
+
+    Whatever the number of processes, a step has the same rows, each of them once: the stock loader repeats rows of
+    the epoch's beginning at its end, until every process has a full batch. The last batch is divided as evenly as
+    it goes, and where it has fewer rows than there are processes, some get an empty list.
+
+    Args:
+        rows: The order of all rows.
+        batch_size: Rows of a process in a batch.
+        num_processes: Number of processes.
+        rank: Which one this is.
+        drop_last: Whether a last batch that is not full is left out.
+
+    >>> [list(SharedBatches(range(5), 2, num_processes=2, rank=rank)) for rank in (0, 1)]
+    [[[0, 1], []], [[2, 3], [4]]]
+    """
+
+    def __init__(
+        self, rows: Iterable[int], batch_size: int, *, num_processes: int, rank: int, drop_last: bool = False
+    ) -> None:
+        self.rows = rows
+        self.batch_size = batch_size
+        self.num_processes = num_processes
+        self.rank = rank
+        self.drop_last = drop_last
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.rows), self.batch_size * self.num_processes)  # type: ignore[arg-type]
+        return full + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = iter(self.rows)
+        for _ in range(len(self)):
+            batch = list(islice(order, self.batch_size * self.num_processes))
+            yield batch[
+                len(batch) * self.rank // self.num_processes : len(batch) * (self.rank + 1) // self.num_processes
+            ]

@@ -11,15 +11,20 @@ Only safetensors and JSON are written and read.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from llm_jepa.errors import DataError
 from llm_jepa.objective import LLMJEPA, JEPAConfig
+from llm_jepa.processes import is_main
+
+from .sharding import is_sharded, load_whole_state, part, whole_state
 
 WEIGHTS, PREDICTOR, TARGET, CONFIG = (
     "model.safetensors",
@@ -36,6 +41,8 @@ def save_jepa(
 ) -> None:
     """Write the model, [PRED] and the objective to `folder`.
 
+    In a run of several processes all call it, and rank 0 writes.
+
     Args:
         jepa: What to save.
         folder: Where; it is made if need be.
@@ -43,12 +50,17 @@ def save_jepa(
         with_target: Save the slow copy too: a checkpoint needs it, a finished model does not.
     """
     folder = Path(folder)
+    whole = whole_state(jepa)
+    if not is_main():
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    jepa.model.save_pretrained(folder)  # type: ignore[operator]
-    save_file({"embedding": jepa.predictor.embedding.detach().contiguous()}, folder / PREDICTOR)
+    state = jepa.state_dict() if whole is None else whole
+    model_state = {} if whole is None else {"state_dict": part(whole, "model.")}
+    jepa.model.save_pretrained(folder, **model_state)  # type: ignore[operator]
+    save_file({"embedding": state["predictor.embedding"].detach().contiguous()}, folder / PREDICTOR)
     (folder / CONFIG).write_text(json.dumps(jepa.config.to_dict(), indent=2) + "\n")
     if with_target and jepa.target is not None:
-        save_file(_plain(jepa.target), folder / TARGET)
+        save_file(_plain(part(state, "target.")), folder / TARGET)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
 
@@ -83,6 +95,9 @@ def restore_weights(jepa: LLMJEPA, folder: str | Path) -> None:
         DataError: If the folder's weights are not those of this model.
     """
     folder = Path(folder)
+    if is_sharded(jepa):
+        _restore_sharded(jepa, folder)
+        return
     try:
         result = jepa.model.load_state_dict(_read(folder / WEIGHTS), strict=False)
     except RuntimeError as error:  # a tensor of another shape
@@ -98,6 +113,15 @@ def restore_weights(jepa: LLMJEPA, folder: str | Path) -> None:
     _load_predictor(jepa, folder)
     if jepa.target is not None:
         jepa.target.load_state_dict(_read(folder / TARGET))
+
+
+def _restore_sharded(jepa: LLMJEPA, folder: Path) -> None:
+    files = {"model.": WEIGHTS, "predictor.": PREDICTOR} | ({"target.": TARGET} if jepa.target is not None else {})
+    state = {prefix + name: each for prefix, file in files.items() for name, each in _read(folder / file).items()}
+    tied: Any = getattr(jepa.model, "all_tied_weights_keys", None) or {}
+    for name, source in tied.items():  # what is tied is left out of the file
+        state.setdefault(f"model.{name}", state[f"model.{source}"])
+    load_whole_state(jepa, state)
 
 
 def _load_predictor(jepa: LLMJEPA, folder: Path) -> None:
@@ -119,6 +143,6 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise DataError(f"{path} is missing or damaged: {error}. Use another checkpoint, or train again.") from error
 
 
-def _plain(module: nn.Module) -> dict[str, Tensor]:
+def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the state dict with each tensor in memory of its own, as safetensors wants it."""
-    return {name: each.detach().clone().contiguous() for name, each in module.state_dict().items()}
+    return {name: each.detach().clone().contiguous() for name, each in state.items()}

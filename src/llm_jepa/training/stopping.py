@@ -79,9 +79,10 @@ class StopRequest(TrainerCallback):
         control.should_evaluate = False  # a look at held-out rows may take longer than the patience of who asked
 
     def _anywhere(self, args: Any) -> bool:
-        """Whether a signal came in any process: all must end after the same step."""
-        if args.world_size == 1:
-            return self.signal is not None
-        came = torch.tensor(int(self.signal is not None), device=args.device)
-        torch.distributed.all_reduce(came, op=torch.distributed.ReduceOp.MAX)
-        return bool(came)
+        """Whether a signal came in any process: all must end after the same step, and in the same way."""
+        if args.world_size > 1:
+            came = torch.tensor(0 if self.signal is None else int(self.signal), device=args.device)
+            torch.distributed.all_reduce(came, op=torch.distributed.ReduceOp.MAX)
+            if self.signal is None and (number := int(came)):
+                self.signal = signal.Signals(number)
+        return self.signal is not None

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -24,20 +25,23 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import seed_worker
 
 from llm_jepa.data.pairs import row_lengths
 from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
 from llm_jepa.objective import LLMJEPA, FusedBatch, FusedCollator, JEPAOutput, Pair
 from llm_jepa.objective.backbone import evaluating
+from llm_jepa.processes import gather, on_main, told, turns
 
 from .arguments import JEPATrainingArguments
 from .checkpoints import check_room, find_newest, find_problem, publish, read_facts, remove_leftovers, rotate, staged
 from .embedding import view_embeddings
 from .monitors import CollapseAlarm, embedding_monitors
 from .resume import check_resume, describe_run
-from .sampler import LengthGroupedSampler
+from .sampler import LengthGroupedSampler, SharedBatches
 from .saving import restore_weights, save_jepa
 
 logger = logging.getLogger(__name__)
@@ -88,7 +92,16 @@ class JEPATrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         self.jepa = model
-        for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable"):  # the new name and the old
+        if args.n_gpu > 1:
+            logger.warning(
+                "device %d GPUs are there, and one process uses one; "
+                "`torchrun --nproc-per-node %d -m llm_jepa train ...` uses all",
+                args.n_gpu,
+                args.n_gpu,
+            )
+            args._n_gpu = 1  # or the Trainer would wrap the model in nn.DataParallel, which cannot split our batches
+        # Layers by class, each a unit of FSDP; and checkpointing of activations, by its new name and its old one.
+        for name in ("_no_split_modules", "activation_checkpointing_enable", "gradient_checkpointing_enable"):
             if hasattr(model.model, name):
                 setattr(model, name, getattr(model.model, name))  # the Trainer asks the model that it was given
         if pad_token_id is None:
@@ -107,6 +120,7 @@ class JEPATrainer(Trainer):
         self._sampler: LengthGroupedSampler | None = None
         self._staging: Path | None = None
         self._accepted: list[str] = []
+        self._problem: str | None = None  # why the step at hand must not be taken
         super().__init__(
             model=model,
             args=args,
@@ -161,7 +175,11 @@ class JEPATrainer(Trainer):
             num_pairs=None if counts is None else counts.pairs,
         )
         if not torch.isfinite(output.loss):
-            raise NonFiniteLossError(_non_finite("loss", self.state.global_step, output, batch))
+            self._problem = _non_finite("loss", self.state.global_step, output, batch)
+            if self.args.world_size == 1 or not model.training:
+                raise NonFiniteLossError(self._problem)
+            # The others do not know, and wait for this process's gradient. It tells them: nan for sure.
+            output.loss = output.loss * torch.nan
         if model.training:
             self._terms.add(output, batch)
         # Data-parallel training averages gradients over processes; the counts above are sums over them.
@@ -170,15 +188,43 @@ class JEPATrainer(Trainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
-        if not math.isfinite(norm):
-            raise NonFiniteLossError(
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of a sharded model
+        if not math.isfinite(norm):  # in every process: gradients have been averaged
+            problems = [problem for problem in gather(self._problem) if problem]
+            message = (
                 f"The gradient of step {self.state.global_step + 1} has norm {float(norm)}; the step was not taken. "
                 "Lower learning_rate or jepa_lambda, or train in float32."
             )
+            raise told(NonFiniteLossError("\n".join(problems or [message])))
         self._terms.end_step()
         return norm
 
     # ---- order of rows ----
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the batches of this process, which with those of the others make up the batches of the step."""
+        if self.args.world_size == 1:
+            return super().get_train_dataloader()
+        dataset = cast(Sequence[Pair], self.train_dataset)
+        return DataLoader(
+            dataset,
+            batch_sampler=SharedBatches(
+                self._get_train_sampler(dataset),
+                self._train_batch_size,
+                num_processes=self.args.world_size,
+                rank=self.args.process_index,
+                drop_last=self.args.dataloader_drop_last,
+            ),
+            collate_fn=CollateOrFill(cast(FusedCollator, self.data_collator), filler=min(dataset, key=len)),
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            worker_init_fn=partial(
+                seed_worker, num_workers=self.args.dataloader_num_workers, rank=self.args.process_index
+            ),
+        )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy == "sequential":
@@ -248,12 +294,13 @@ class JEPATrainer(Trainer):
         size = self.args.per_device_eval_batch_size
         total, count = 0.0, 0
         with evaluating(self.jepa):
-            for start in range(0, len(pairs), size):
-                batch = collate(pairs[start : start + size])
+            for number, is_own in turns(math.ceil(len(pairs) / size)):
+                batch = collate(pairs[number * size : (number + 1) * size])
                 with self.compute_loss_context_manager():
                     output = self.jepa(batch.to(self.args.device))
-                total += output.ce_loss.item() * batch.num_labels
-                count += batch.num_labels
+                total += output.ce_loss.item() * batch.num_labels * is_own
+                count += batch.num_labels * is_own
+        total, count = (sum(share) for share in zip(*gather((total, count)), strict=True))
         return total / max(count, 1)
 
     def _look_at_views(self, pairs: Sequence[Pair], prefix: str) -> dict[str, float]:
@@ -263,8 +310,9 @@ class JEPATrainer(Trainer):
         try:
             monitors = embedding_monitors(views.text_pred, views.code_emb, views.code_groups)
         except ValueError as error:
-            raise NonFiniteLossError(
-                f"After step {self.state.global_step}: {error} Lower learning_rate or jepa_lambda, or train in float32."
+            message = f"After step {self.state.global_step}: {error}"
+            raise told(
+                NonFiniteLossError(f"{message} Lower learning_rate or jepa_lambda, or train in float32.")
             ) from error
         trains_views = self.jepa.config.uses_views
         if trains_views and (reason := self.alarm.update(self.state.global_step, monitors)):
@@ -291,16 +339,32 @@ class JEPATrainer(Trainer):
             ConfigError: If it was written with other settings, rows or tokenizer, but for `allow_changed`.
             LLMJEPAError: If the disk has no room for the checkpoints that `save_strategy` asks for.
         """
+        self._check_processes()
         if self.args.should_save:
             remove_leftovers(self.args.output_dir)
-        checkpoint = self._checkpoint(resume_from_checkpoint)
+        checkpoint = on_main(self._checkpoint, resume_from_checkpoint)
         if checkpoint is not None:
             self._accepted = check_resume(
                 read_facts(checkpoint), self.facts(), self.args.allow_changed, where=str(checkpoint)
             )
-        if self.args.should_save and self.args.save_strategy != "no":
-            check_room(self.args.output_dir, self._checkpoint_bytes(), self.args.save_total_limit)
+        if self.args.save_strategy != "no":
+            on_main(check_room, self.args.output_dir, self._checkpoint_bytes(), self.args.save_total_limit)
         return super().train(None if checkpoint is None else str(checkpoint), **kwargs)
+
+    def _check_processes(self) -> None:
+        """Make sure that all processes train the same run: a machine may have another file, or another version."""
+        if self.args.world_size == 1:
+            return
+        everyone = gather(self.facts() | {"seed of loss dropout": self.jepa.loss_dropout.seed})
+        for number, facts in enumerate(everyone):
+            differing = [name for name in facts if facts[name] != everyone[0].get(name)]
+            if differing:
+                raise told(
+                    ConfigError(
+                        f"Process {number} has another {', '.join(differing)} than process 0. All must have the same "
+                        "settings, files and seed: call set_seed before the model is made."
+                    )
+                )
 
     def _checkpoint(self, wanted: str | Path | bool | None) -> Path | None:
         if wanted is None or wanted is False:
@@ -341,7 +405,7 @@ class JEPATrainer(Trainer):
                 self._name_best(staging, output_dir)
                 publish(staging, output_dir, self.state.global_step, self.facts())
                 rotate(output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
-            self.accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()  # nobody writes the next one before the staging folder has gone
 
     def _name_best(self, staging: Path, output_dir: Path) -> None:
         """Let the state name the best checkpoint by the name it will have."""
@@ -374,15 +438,28 @@ class JEPATrainer(Trainer):
             super()._load_rng_state(checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
-            save_jepa(self.jepa, folder, self.tokenizer, with_target=True)
+        save_jepa(self.jepa, Path(output_dir or self.args.output_dir), self.tokenizer, with_target=True)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save a plain transformers folder, of a sharded model too; every process calls it."""
+        self._save(output_dir)
 
     def _load_best_model(self) -> None:
         restore_weights(self.jepa, cast(str, self.state.best_model_checkpoint))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         restore_weights(self.jepa, resume_from_checkpoint)
+
+
+@dataclass(frozen=True)
+class CollateOrFill:
+    """Lays out a batch; for a process that has no row in it, one row in which nothing counts."""
+
+    collate: FusedCollator
+    filler: Pair
+
+    def __call__(self, pairs: Sequence[Pair]) -> FusedBatch:
+        return self.collate(pairs) if pairs else self.collate([self.filler]).emptied()
 
 
 class _Follow(TrainerCallback):
@@ -461,8 +538,8 @@ def _wait_for_device() -> None:
 class TermMeter:
     """Means of the named terms over the optimizer steps since the last line of the log.
 
-    Each micro-batch's terms are its share of the step's means, so they add up within a step; the JEPA term
-    is averaged over the steps that had one.
+    Each micro-batch's terms are its share of the step's means, so they add up within a step, and over processes;
+    the JEPA term is averaged over the steps that had one.
     """
 
     def __init__(self) -> None:
@@ -479,7 +556,7 @@ class TermMeter:
         if output.lambda_eff:
             self._sums["jepa_loss"] += output.jepa_loss
         self._lambda_eff = output.lambda_eff
-        self._tokens += int(batch.rows.real.sum())
+        self._tokens += int(batch.rows.real.sum()) if batch.num_pairs else 0
 
     def end_step(self) -> None:
         """Close an optimizer step."""
@@ -499,11 +576,13 @@ class TermMeter:
         """Return the means (nats a token, distance a pair, weight, tokens a second) and start anew."""
         self.pause()
         steps = max(self._steps, 1)
+        shares = gather((float(self._sums["ce_loss"]), float(self._sums["jepa_loss"]), self._tokens))
+        ce_sum, jepa_sum, tokens = (sum(share) for share in zip(*shares, strict=True))
         terms = {
-            "ce_loss": float(self._sums["ce_loss"]) / steps,
-            "jepa_loss": float(self._sums["jepa_loss"]) / self._jepa_steps if self._jepa_steps else math.nan,
+            "ce_loss": ce_sum / steps,
+            "jepa_loss": jepa_sum / self._jepa_steps if self._jepa_steps else math.nan,
             "lambda_eff": float(self._sums["lambda_eff"]) / steps,
-            "tokens_per_s": self._tokens / max(self._time_s, 1e-9),
+            "tokens_per_s": tokens / max(self._time_s, 1e-9),
         }
         self._start()
         return terms

@@ -1,0 +1,64 @@
+"""A model whose parameters are shared out over processes (FSDP2): how it is read and written as a whole.
+
+`fully_shard` makes each parameter a DTensor, of which every process holds a part. All of this must be called by
+every process, for the parts are brought together. For a model that is not sharded nothing here does anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import cast
+
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether any parameter of the module is shared out over processes."""
+    return any(isinstance(each, DTensor) for each in module.parameters())
+
+
+def whole_state(module: nn.Module) -> dict[str, Tensor] | None:
+    """Return the plain state dict of a sharded module, on the CPU: whole on rank 0, empty on the others.
+
+    Returns:
+        None if the module is not sharded: its own `state_dict` is plain.
+    """
+    if not is_sharded(module):
+        return None
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return cast(dict[str, Tensor], get_model_state_dict(module, options=options))
+
+
+def load_whole_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give each process its part of a plain state dict, which every process has read."""
+    set_model_state_dict(module, dict(state), options=StateDictOptions(full_state_dict=True, strict=False))
+
+
+def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the entries under `prefix`, without it.
+
+    >>> part({"model.weight": 1, "predictor.embedding": 2}, "model.")
+    {'weight': 1}
+    """
+    return {name.removeprefix(prefix): each for name, each in state.items() if name.startswith(prefix)}
+
+
+@contextmanager
+def whole_at_root(module: nn.Module) -> Iterator[None]:
+    """Within the context, what the outermost unit of a sharded module holds (embeddings, head) is whole.
+
+    Its layers come together by themselves as they are called; the outermost unit does so only in a call of the
+    module itself, and generation calls the model inside of it.
+    """
+    if not isinstance(module, FSDPModule):
+        yield
+        return
+    module.unshard()
+    try:
+        yield
+    finally:
+        module.reshard()
