@@ -1,9 +1,11 @@
 """What a trained model looks like on disk: a plain transformers folder, with [PRED] in a file beside it.
 
     config.json, model.safetensors, tokenizer files      any transformers program loads these
+    adapter_config.json, adapter_model.safetensors       in the place of the first two, where LoRA was trained
     jepa.safetensors                                     [PRED], (number of vectors, C)
     jepa_config.json                                     the objective
-    jepa_target.safetensors                              the slow copy, with jepa_target ema, in checkpoints
+    jepa_target.safetensors                              what is its own of the slow copy, with jepa_target ema, in
+                                                         checkpoints
 
 Only safetensors and JSON are written and read.
 """
@@ -20,6 +22,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from llm_jepa.errors import DataError
 from llm_jepa.objective import LLMJEPA, JEPAConfig
+
+from .adapters import ADAPTER, ADAPTER_CONFIG, PeftModel, load_adapted, restore_adapter, save_adapter
 
 WEIGHTS, PREDICTOR, TARGET, CONFIG = (
     "model.safetensors",
@@ -44,20 +48,23 @@ def save_jepa(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    jepa.model.save_pretrained(folder)  # type: ignore[operator]
+    if isinstance(jepa.model, PeftModel):
+        save_adapter(jepa.model, folder)
+    else:
+        jepa.model.save_pretrained(folder)  # type: ignore[operator]
     save_file({"embedding": jepa.predictor.embedding.detach().contiguous()}, folder / PREDICTOR)
     (folder / CONFIG).write_text(json.dumps(jepa.config.to_dict(), indent=2) + "\n")
     if with_target and jepa.target is not None:
-        save_file(_plain(jepa.target), folder / TARGET)
+        save_file(jepa.target.own_state(), folder / TARGET)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
 
 
 def load_jepa(folder: str | Path, *, check: bool = True) -> LLMJEPA:
-    """Load what `save_jepa` wrote.
+    """Load what `save_jepa` wrote: a whole model, or an adapter with the model that it belongs to.
 
     Raises:
-        DataError: If the folder lacks one of its files, or one of them is damaged.
+        DataError: If the folder lacks one of its files, one of them is damaged, or an adapter's model is not there.
     """
     folder = Path(folder)
     for name in (CONFIG, PREDICTOR):
@@ -67,13 +74,19 @@ def load_jepa(folder: str | Path, *, check: bool = True) -> LLMJEPA:
         config = JEPAConfig(**json.loads((folder / CONFIG).read_text()))
     except (ValueError, TypeError) as error:
         raise DataError(f"{folder / CONFIG} is damaged or of another version of llm-jepa: {error}") from error
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise DataError(f"The model in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
-    jepa = LLMJEPA(model, config, check=check)
+    is_adapter = (folder / ADAPTER_CONFIG).is_file()
+    jepa = LLMJEPA(load_adapted(folder) if is_adapter else _load_whole(folder), config, check=check)
     _load_predictor(jepa, folder)
     return jepa
+
+
+def _load_whole(folder: Path) -> nn.Module:
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise DataError(f"The model in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
 def restore_weights(jepa: LLMJEPA, folder: str | Path) -> None:
@@ -83,21 +96,28 @@ def restore_weights(jepa: LLMJEPA, folder: str | Path) -> None:
         DataError: If the folder's weights are not those of this model.
     """
     folder = Path(folder)
+    if isinstance(jepa.model, PeftModel):
+        restore_adapter(jepa.model, _read(folder / ADAPTER), folder / ADAPTER)
+    else:
+        _restore_whole(jepa.model, folder)
+    _load_predictor(jepa, folder)
+    if jepa.target is not None:
+        jepa.target.load_own_state(_read(folder / TARGET))
+
+
+def _restore_whole(model: nn.Module, folder: Path) -> None:
     try:
-        result = jepa.model.load_state_dict(_read(folder / WEIGHTS), strict=False)
+        result = model.load_state_dict(_read(folder / WEIGHTS), strict=False)
     except RuntimeError as error:  # a tensor of another shape
         reason = " ".join(str(error).split()[:40])
         raise DataError(f"{folder / WEIGHTS} is not of this model: {reason}. {_OWN_SETTINGS}") from error
-    tied = set(getattr(jepa.model, "all_tied_weights_keys", None) or ())
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     missing = [name for name in result.missing_keys if name not in tied]
     if missing or result.unexpected_keys:
         raise DataError(
             f"{folder / WEIGHTS} is not of this model: it lacks {missing[:3]} and has {result.unexpected_keys[:3]}. "
             f"{_OWN_SETTINGS}"
         )
-    _load_predictor(jepa, folder)
-    if jepa.target is not None:
-        jepa.target.load_state_dict(_read(folder / TARGET))
 
 
 def _load_predictor(jepa: LLMJEPA, folder: Path) -> None:
@@ -117,8 +137,3 @@ def _read(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path} is missing or damaged: {error}. Use another checkpoint, or train again.") from error
-
-
-def _plain(module: nn.Module) -> dict[str, Tensor]:
-    """Return the state dict with each tensor in memory of its own, as safetensors wants it."""
-    return {name: each.detach().clone().contiguous() for name, each in module.state_dict().items()}
