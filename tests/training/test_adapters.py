@@ -360,6 +360,20 @@ def test_layers_that_cannot_be_adapted_are_refused(targets, message, tiny_model)
         add_lora(tiny_model("llama"), AdapterConfig(lora_r=2, lora_target_modules=targets), base="base")
 
 
+def test_a_folder_is_never_taken_for_a_name_on_the_hub(tiny_model, tmp_path, monkeypatch):
+    """A run that is read from another place must not fetch `models/base` of a stranger: the name is that of a path."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "base").mkdir(parents=True)
+    for base, written in (
+        ("models/base", "./models/base"),
+        (str(tmp_path), str(tmp_path)),
+        ("somebody/model", "somebody/model"),
+    ):
+        model = add_lora(tiny_model("llama"), AdapterConfig(lora_r=2), base=base, revision="v1")
+        settings = model.peft_config["default"]
+        assert (settings.base_model_name_or_path, settings.revision) == (written, "v1")
+
+
 def test_named_layers_alone_are_adapted(tiny_model):
     """A list of names, or a pattern; what was asked for is told of a run."""
     for targets in (["q_proj", "v_proj"], r".*\.(q|v)_proj"):

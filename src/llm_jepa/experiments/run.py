@@ -42,6 +42,7 @@ from llm_jepa.objective import LLMJEPA, UnsupportedModelError
 from llm_jepa.training.checkpoints import find_newest
 from llm_jepa.training.console import StepLog
 from llm_jepa.training.models import build_model, check_same_ids, load_own_tokenizer, num_parameters
+from llm_jepa.training.resume import digest_tokenizer
 from llm_jepa.training.saving import save_jepa
 from llm_jepa.training.stopping import StopRequest
 from llm_jepa.training.trainer import JEPATrainer
@@ -79,8 +80,9 @@ def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False
     run = replace(run, data=with_files(run.data, folder / "data"))
     trainer, data = build_trainer(run, seed, folder, progress=progress)
     settings = _evaluation_settings(run, data)
-    seen = {"summary": data.summary, "notes": data.notes, "sha256": _fingerprint(run)}
-    write_json(folder / "data.json", seen | {"max_new_tokens": settings.max_new_tokens})
+    seen: dict[str, Any] = {"summary": data.summary, "notes": data.notes, "sha256": _fingerprint(run)}
+    seen |= {"max_new_tokens": settings.max_new_tokens, "tokenizer_sha256": digest_tokenizer(data.tokenizer)}
+    write_json(folder / "data.json", seen)
     started = time.perf_counter()
     stop = StopRequest()
     trainer.add_callback(stop)

@@ -120,9 +120,8 @@ def add_lora(model: Any, config: AdapterConfig, *, base: str, revision: str | No
                 f"lora_target_modules={config.lora_target_modules!r} names the embedding table or the head, which "
                 f"stay as they are. Leave them out, or set it to {ALL_LINEAR}."
             )
-    folder = Path(base).expanduser()
     written = adapted.peft_config["default"]
-    written.base_model_name_or_path = str(folder.resolve()) if folder.exists() else base
+    written.base_model_name_or_path = _place(base)
     written.revision = revision
     return adapted
 
@@ -217,6 +216,12 @@ def merged(model: PeftModel) -> Any:
         return model.merge_and_unload(safe_merge=True)
     except ValueError as error:
         raise DataError(f"The adapter cannot be merged: {_first_line(error)} Use another checkpoint.") from error
+
+
+def _place(base: str) -> str:
+    """Return a folder's name as one that is never taken for a name on the hub: `a/b` may be somebody's there."""
+    folder = Path(base).expanduser()
+    return str(folder) if folder.is_absolute() else f"./{folder}" if folder.exists() else base
 
 
 def _as_written(targets: Any) -> Any:
