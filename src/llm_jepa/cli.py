@@ -214,6 +214,16 @@ def _retrieve(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"text": arguments.text, "candidates": file, "found": [{"cosine": c, "code": code} for c, code in found]}
 
 
+def _export(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.report.run_export import export_run
+
+    exported = export_run(arguments.source, arguments.to, merge=arguments.merge, force=arguments.force)
+    print(exported.pop("python"))
+    print()
+    print("\n".join(exported.pop("serve")))
+    return exported
+
+
 def _data_make(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.data.nlrx import generate_pairs, generate_splits, write_jsonl
 
@@ -368,6 +378,12 @@ def _parser() -> argparse.ArgumentParser:
     retrieve.add_argument("text", type=_text, help="the text view")
     retrieve.add_argument("--data", metavar="FILE", help="rows whose codes are searched (the run's test rows)")
     retrieve.add_argument("--num", type=_positive, default=RETRIEVED, metavar="N", help="codes to show")
+
+    export = _add(commands, "export", _export, "write the model of a run as a plain transformers folder")
+    export.add_argument("source", type=Path, metavar="RUN", help="folder of the run")
+    export.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder to write")
+    export.add_argument("--merge", action="store_true", help="merge a LoRA adapter into its model")
+    export.add_argument("--force", action="store_true", help="write over an earlier export")
 
     _add_data(commands)
     _add(commands, "env", _env, "show versions and hardware")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from llm_jepa.data.tokenizer import train_tokenizer
 from llm_jepa.errors import ConfigError
@@ -19,98 +19,58 @@ from llm_jepa.experiments.settings import read_experiment, read_run
 from llm_jepa.training.adapters import ADAPTER, ADAPTER_CONFIG
 
 
-@pytest.fixture(scope="module")
-def home(pair_files, tmp_path_factory):
-    """A folder with the pairs and a pretrained model beside them. Read only."""
-    folder = tmp_path_factory.mktemp("lora")
-    for file in pair_files:
-        shutil.copy(file, folder)
-    tokenizer = train_tokenizer([pair_files[0].read_text()], 320)
-    torch.manual_seed(0)
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=256, **size))
-    model.save_pretrained(folder / "base" / "llama")
-    tokenizer.save_pretrained(folder / "base" / "llama")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def settings(tiny_settings):
-    return tiny_settings(
-        train_file="train.jsonl",
-        test_file="test.jsonl",
-        vocab_size=None,
-        model_name_or_path="base/llama",
-        lora_r=4,
-        lora_dropout=0.1,
-        jepa_k=2,
-        save_steps=2,
-        max_steps=4,
-        learning_rate=1e-2,
-    )
-
-
-@pytest.fixture(scope="module")
-def finished(home, settings):
-    """The folder of a whole run. Read only."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(home)
-        train_run(read_run(settings), 7, Path("run"))
-    return home / "run"
-
-
 @pytest.fixture
-def copied(finished, tmp_path, monkeypatch):
+def copied(lora_run, tmp_path, monkeypatch):
     """A copy of the run and all beside it, in the current folder."""
-    shutil.copytree(finished.parent, tmp_path / "home")
+    shutil.copytree(lora_run.parent, tmp_path / "home")
     monkeypatch.chdir(tmp_path / "home")
     return Path("run")
 
 
-def test_the_model_of_the_run_is_an_adapter_and_scores_again_what_it_scored(finished, monkeypatch):
+def test_the_model_of_the_run_is_an_adapter_and_scores_again_what_it_scored(lora_run, monkeypatch):
     """Loaded as a run it gives the same answers; loaded by transformers it is the base with the adapter."""
-    monkeypatch.chdir(finished.parent)
-    names = {path.name for path in (finished / "model").iterdir()}
+    monkeypatch.chdir(lora_run.parent)
+    names = {path.name for path in (lora_run / "model").iterdir()}
     assert {ADAPTER, ADAPTER_CONFIG, "jepa.safetensors"} <= names and "model.safetensors" not in names
-    run = load_run(finished)
+    run = load_run(lora_run)
     metrics, records = evaluate(run.jepa, run.encoder, run.rows("test.jsonl"), run.evaluation)
-    report = json.loads((finished / "eval.json").read_text())
-    assert records == [json.loads(line) for line in (finished / "predictions.jsonl").read_text().splitlines()]
+    report = json.loads((lora_run / "eval.json").read_text())
+    assert records == [json.loads(line) for line in (lora_run / "predictions.jsonl").read_text().splitlines()]
     assert metrics["retrieval"] == pytest.approx(report["retrieval"])
-    plain = AutoModelForCausalLM.from_pretrained(finished / "model").eval()
+    plain = AutoModelForCausalLM.from_pretrained(lora_run / "model").eval()
     ids = torch.tensor([[5, 6, 7]])
     assert torch.equal(plain(ids).logits, run.jepa.model(ids).logits)
 
 
-def test_what_is_trained_is_counted(finished):
+def test_what_is_trained_is_counted(lora_run):
     """Rank 4 on seven linear layers a block, and one [PRED] vector: a small part of the whole."""
-    report = json.loads((finished / "eval.json").read_text())
+    report = json.loads((lora_run / "eval.json").read_text())
     per_layer = 4 * (4 * (32 + 32) + 3 * (32 + 64))
     assert report["num_trained_parameters"] == 2 * per_layer + 32
     assert report["num_parameters"] > 2 * report["num_trained_parameters"]
 
 
-def test_no_file_of_the_run_says_where_it_was_made(finished, contents):
+def test_no_file_of_the_run_says_where_it_was_made(lora_run, contents):
     """The base is named as it was given, as a path that no hub has."""
-    for name, content in contents(finished).items():
-        assert str(finished.parent).encode() not in content, name
-    written = json.loads((finished / "model" / ADAPTER_CONFIG).read_text())
+    for name, content in contents(lora_run).items():
+        assert str(lora_run.parent).encode() not in content, name
+    written = json.loads((lora_run / "model" / ADAPTER_CONFIG).read_text())
     assert written["base_model_name_or_path"] == "./base/llama"
 
 
-def test_a_run_that_was_killed_ends_as_if_it_had_not_been(copied, settings, finished):
+def test_a_run_that_was_killed_ends_as_if_it_had_not_been(copied, lora_settings, lora_run):
     """Promise 5 through a whole run: back to its first checkpoint, and the adapter and [PRED] end in the same bytes."""
     for name in ("DONE", "eval.json", "predictions.jsonl", "model", "checkpoint-4"):
         path = copied / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    train_run(read_run(settings), 7, copied)
+    train_run(read_run(lora_settings), 7, copied)
     for name in (ADAPTER, "jepa.safetensors"):
-        assert (copied / "model" / name).read_bytes() == (finished / "model" / name).read_bytes()
+        assert (copied / "model" / name).read_bytes() == (lora_run / "model" / name).read_bytes()
 
 
-def test_arms_can_differ_in_what_is_trained(settings):
+def test_arms_can_differ_in_what_is_trained(lora_settings):
     """All weights against LoRA, in one experiment; an arm with a misspelt key is told."""
-    shared = {key: value for key, value in settings.items() if not key.startswith("lora")}
+    shared = {key: value for key, value in lora_settings.items() if not key.startswith("lora")}
     arms = {"ntp": {}, "lora": {"lora_r": 4, "lora_alpha": 8}, "full": {"jepa_k": 2}}
     _, runs = read_experiment(shared | {"arms": arms})
     assert [run.adapter.lora_r for run in runs.values()] == [0, 4, 0]
@@ -128,13 +88,13 @@ def test_another_tokenizer_in_the_folder_of_a_run_is_refused(copied):
         load_run(copied)
 
 
-def test_another_tokenizer_is_refused_when_a_run_goes_on(copied, settings):
+def test_another_tokenizer_is_refused_when_a_run_goes_on(copied, lora_settings):
     """Its checkpoints know the tokenizer as well."""
     (copied / "DONE").unlink()
     other = train_tokenizer([Path("train.jsonl").read_text().upper()], 310)
     other.save_pretrained("base/llama")
     with pytest.raises(ConfigError, match="tokenizer was sha256 .* and is sha256"):
-        train_run(read_run(settings), 7, copied)
+        train_run(read_run(lora_settings), 7, copied)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_table_has_rows_is_refused(copied):
@@ -146,8 +106,8 @@ def test_a_tokenizer_with_more_tokens_than_the_table_has_rows_is_refused(copied)
         load_run(copied)
 
 
-def test_another_tokenizer_than_the_models_own_is_refused_before_the_run(copied, settings):
+def test_another_tokenizer_than_the_models_own_is_refused_before_the_run(copied, lora_settings):
     """Its ids fit the table, and would be read as other words."""
     train_tokenizer(["quite other words, many of them"] * 3, 300).save_pretrained("other")
     with pytest.raises(ConfigError, match="tokenizer_name_or_path='other' is not the tokenizer of base/llama"):
-        train_run(read_run(settings | {"tokenizer_name_or_path": "other"}), 7, Path("another"))
+        train_run(read_run(lora_settings | {"tokenizer_name_or_path": "other"}), 7, Path("another"))

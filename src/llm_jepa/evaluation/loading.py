@@ -18,7 +18,7 @@ from llm_jepa.data.loading import load_rows
 from llm_jepa.data.pairs import EncodedPairs, PairEncoder
 from llm_jepa.data.tokenizer import check_tokenizer_fits, load_tokenizer
 from llm_jepa.errors import ConfigError
-from llm_jepa.objective import LLMJEPA, Pair
+from llm_jepa.objective import LLMJEPA, JEPAConfig, Pair
 from llm_jepa.objective.distances import unit
 from llm_jepa.training.embedding import first_of_each, view_embeddings
 from llm_jepa.training.resume import digest_tokenizer
@@ -82,16 +82,12 @@ def load_run(folder: Path) -> TrainedRun:
         ConfigError: If the folder is no finished run, or its tokenizer is not the one that it was trained with.
         DataError: If its model cannot be loaded.
     """
-    config, model = folder / "config.yaml", folder / "model"
-    if not config.is_file() or not model.is_dir():
-        missing = config.name if not config.is_file() else "model/"
-        raise ConfigError(f"{folder} holds no {missing}. Expected the folder of a finished run, such as OUT/jepa-s82.")
-    settings = yaml.safe_load(config.read_text())
-    data = DataConfig(**{key: value for key, value in settings.items() if key in DataConfig.__dataclass_fields__})
+    settings = read_run_settings(folder)
+    data = _data_settings(settings)
     own = {key: value for key, value in settings.items() if key in EvaluationConfig.__dataclass_fields__}
     evaluation = EvaluationConfig(**own)
     tokenizer = load_run_tokenizer(folder)
-    jepa = load_jepa(model)
+    jepa = load_jepa(folder / "model")
     check_tokenizer_fits(tokenizer, jepa.backbone.embeddings.num_embeddings)  # type: ignore[arg-type]
     if torch.cuda.is_available():
         jepa.to("cuda")
@@ -99,6 +95,31 @@ def load_run(folder: Path) -> TrainedRun:
     if evaluation.max_new_tokens is None:
         evaluation = replace(evaluation, max_new_tokens=_longest_answer(folder))
     return TrainedRun(jepa.eval(), encoder, data, evaluation, folder)
+
+
+def read_run_settings(folder: Path) -> dict[str, Any]:
+    """Return the flat settings of a finished run.
+
+    Raises:
+        ConfigError: If the folder is no finished run.
+    """
+    config, model = folder / "config.yaml", folder / "model"
+    if not config.is_file() or not model.is_dir():
+        missing = config.name if not config.is_file() else "model/"
+        raise ConfigError(f"{folder} holds no {missing}. Expected the folder of a finished run, such as OUT/jepa-s82.")
+    return yaml.safe_load(config.read_text(encoding="utf-8"))
+
+
+def load_run_encoder(folder: Path) -> PairEncoder:
+    """Load the encoder of a finished run without its model.
+
+    Raises:
+        ConfigError: If the folder is no finished run, or its tokenizer is not the one that it was trained with.
+    """
+    settings = read_run_settings(folder)
+    return PairEncoder(
+        load_run_tokenizer(folder), _data_settings(settings), settings.get("jepa_split", JEPAConfig.jepa_split)
+    )
 
 
 def load_run_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -117,6 +138,10 @@ def load_run_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"{seen} has {expected[:12]}. Put the tokenizer files of the run back; its checkpoints have them too."
         )
     return tokenizer
+
+
+def _data_settings(settings: dict[str, Any]) -> DataConfig:
+    return DataConfig(**{key: value for key, value in settings.items() if key in DataConfig.__dataclass_fields__})
 
 
 def _longest_answer(folder: Path) -> int:
