@@ -52,7 +52,7 @@ def model_card(run: Path, model: Exported, name: str) -> str:
         f"# {_inline(name)}",
         _introduction(settings, model),
         "## Use\n\nAs a program, with transformers alone:\n\n" + _fenced(python_snippet(model, name), "python"),
-        "As a server (vLLM has a CUDA device in mind):\n\n" + _fenced("\n".join(server_commands(model, name)), "sh"),
+        "As a server, and a request to it:\n\n" + _fenced("\n".join(server_commands(model, name)), "sh"),
         _data(settings, data),
         "## Training\n\n" + _training(run, settings, report),
         _curves(read_json_lines(run / "metrics.jsonl") if (run / "metrics.jsonl").is_file() else []),

@@ -47,12 +47,14 @@ def python_snippet(model: Exported, folder: str) -> str:
         model: The exported model.
         folder: The name of its folder, as the reader has it.
     """
-    kwargs = f", **{model.chat_template_kwargs!r}" if model.chat_template_kwargs else ""
+    kwargs = [f"    **{model.chat_template_kwargs!r},"] if model.chat_template_kwargs else []
     if model.is_chat:
         ask = [
             'messages = [{"role": "user", "content": "YOUR TEXT"}]',
             "ids = tokenizer.apply_chat_template(",
-            f'    messages, add_generation_prompt=True, return_dict=True{kwargs}\n)["input_ids"]',
+            "    messages, add_generation_prompt=True, return_dict=True,",
+            *kwargs,
+            ')["input_ids"]',
         ]
     else:  # the tokens of text and bridge are put side by side: cut as one string they could be others
         ask = [f'ids = tokenizer("YOUR TEXT")["input_ids"] + {list(model.bridge_ids)}']
@@ -88,7 +90,7 @@ def server_commands(model: Exported, folder: str) -> list[str]:
             '    --lora-modules tuned="$MODEL"',
         ]
     else:
-        lines += ['transformers serve "$MODEL"', 'vllm serve "$MODEL"']
+        lines += ['transformers serve "$MODEL"', 'vllm serve "$MODEL"    # or this one, on a CUDA device']
     return lines + _request(model)
 
 
@@ -96,15 +98,14 @@ def _request(model: Exported) -> list[str]:
     """Return the call of a server that listens on port 8000, as both do."""
     name = "tuned" if model.kind == "adapter" else "'\"$MODEL\"'"
     if model.is_chat:
-        extra = (
-            f', "chat_template_kwargs": {json.dumps(model.chat_template_kwargs)}' if model.chat_template_kwargs else ""
-        )
-        path, body = "chat/completions", f'"messages": [{{"role": "user", "content": "YOUR TEXT"}}]{extra}'
+        path, body = "chat/completions", ['"messages": [{"role": "user", "content": "YOUR TEXT"}]']
+        if model.chat_template_kwargs:
+            body.insert(0, f'"chat_template_kwargs": {json.dumps(model.chat_template_kwargs)}')
     else:
-        path, body = "completions", f'"prompt": {json.dumps("YOUR TEXT" + model.bridge)}'
+        path, body = "completions", [f'"prompt": {json.dumps("YOUR TEXT" + model.bridge)}']
+    body = [f'"model": "{name}", "temperature": 0', *body]
     return [
         f"curl http://localhost:8000/v1/{path} \\",
         "    -H 'Content-Type: application/json' \\",
-        f'    -d \'{{"model": "{name}", "temperature": 0,',
-        f"         {body}}}'",
+        "    -d '{" + ",\n         ".join(body) + "}'",
     ]
