@@ -11,9 +11,10 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn.utils import clip_grad_norm_
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.evaluation.generation import generate_greedy
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, reference_loss
 from llm_jepa.objective.layout import IGNORED
 from llm_jepa.training.adapters import (
@@ -34,7 +35,7 @@ FAMILIES = ("llama", "gpt2", "gemma2", "phi")
 ELSEWHERE = """
 import sys, torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 base, folder, seen = sys.argv[1:]
 ids = torch.tensor([[5, 6, 7, 8, 9, 10, 11]])
 one = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder).eval()
@@ -202,6 +203,22 @@ def test_a_slow_copy_holds_nothing_twice_that_is_frozen(make_adapted, make_pairs
     for name, each in jepa.target.own_state().items():
         expected = 0.5 * (start[name] + fast[name.removeprefix("layers.")])
         assert torch.allclose(each, expected, atol=1e-6)
+
+
+def test_answers_through_an_adapter_are_those_of_the_merged_model_and_of_no_setting_of_its_own(make_adapted):
+    """Padded prompts in one batch; a repetition penalty that the model brought along stays out, and comes back."""
+    jepa = make_adapted(changes={"initializer_range": 0.3})
+    shake(jepa, 0.1)
+    prompts = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14]]
+    settings = {"end_ids": [1], "pad_id": 0, "max_new_tokens": 8}
+    own = GenerationConfig(repetition_penalty=5.0, do_sample=True, temperature=9.0)
+    jepa.model.get_base_model().generation_config = own
+    answers = generate_greedy(jepa.model, prompts, **settings)
+    assert jepa.model.get_base_model().generation_config is own
+    plain = merged(jepa.model)
+    plain.generation_config = GenerationConfig()
+    assert answers == generate_greedy(plain, prompts, **settings)
+    assert len({tuple(answer) for answer in answers}) == len(prompts)
 
 
 # ---- on disk ----
