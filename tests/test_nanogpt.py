@@ -391,8 +391,9 @@ def test_other_distances_are_one_word_away():
     idx, targets = build_rows()
     out = model.jepa_loss(idx, targets, jepa_distance="infonce")
     assert out.jepa_loss.item() == pytest.approx(get_distance("infonce")(out.text_pred, out.code_emb).mean().item())
-    with pytest.raises(ValueError, match="jepa_distance='cosin' is not one of"):
-        model.jepa_loss(idx, targets, jepa_distance="cosin")
+    for jepa_lambda in (0.0, 1.0):
+        with pytest.raises(ValueError, match="jepa_distance='cosin' is not one of"):
+            model.jepa_loss(idx, targets, jepa_lambda, jepa_distance="cosin")
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,8 @@ def _one_run(arguments: argparse.Namespace) -> tuple[RunConfig, str | None, int]
     from llm_jepa.experiments.settings import ExperimentConfig, nearest, read_experiment, read_run
 
     settings = _settings(arguments)
+    if arguments.allow_changed:
+        settings["allow_changed"] = [*(settings.get("allow_changed") or []), *arguments.allow_changed]
     seed = settings.pop("seed", None)  # the config.yaml of a run has one
     own = {key: value for key, value in settings.items() if key in ExperimentConfig.__dataclass_fields__}
     arm = arguments.arm
@@ -215,6 +217,27 @@ def _retrieve(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _export(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.report.run_export import is_run
+    from llm_jepa.training.nanogpt_export import export
+
+    if is_run(arguments.source) and arguments.to.suffix != ".pt":
+        return _export_run(arguments)
+    if arguments.merge:
+        raise ConfigError("--merge is for the folder of a run that trained LoRA, written to a folder.")
+    done = export(arguments.source, arguments.to, force=arguments.force)
+    _print_hanging("wrote  ", f"{done['out']}: {done['parameters']:,} parameters, [PRED] {done['pred_token']}")
+    if done["format"] == "transformers":
+        _print_hanging("load   ", f'AutoModelForCausalLM.from_pretrained("{done["out"]}")')
+        _print_hanging("note   ", "No tokenizer is in the folder: nanoGPT checkpoints hold none.")
+    else:
+        how = "--init_from=resume and --out_dir set to its folder, where they look for the name ckpt.pt, and the import"
+        _print_hanging("load   ", f"nanoGPT's train.py or sample.py, with {how}")
+        _print_hanging("       ", "from llm_jepa.nanogpt import GPTConfig, GPT")
+        _print_hanging("note   ", "No tokenizer is in the file: nanoGPT checkpoints hold none.")
+    return done
+
+
+def _export_run(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.report.run_export import export_run
 
     exported = export_run(arguments.source, arguments.to, merge=arguments.merge, force=arguments.force)
@@ -281,6 +304,29 @@ def _data_check(arguments: argparse.Namespace) -> dict[str, Any]:
         _print_json(found)
         raise SystemExit(CheckFailedError.exit_code)
     return found
+
+
+def _annotate(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.report.pdf_notes import annotate_pdf, read_notes
+
+    if arguments.out.exists() and arguments.out.resolve() == Path(arguments.notes).resolve():
+        raise ConfigError(f"--out {arguments.out} is the file of notes, which stays as it is. Choose another name.")
+    result = annotate_pdf(
+        arguments.file,
+        read_notes(arguments.notes),
+        arguments.out,
+        force=arguments.force,
+        skip_missing=arguments.skip_missing,
+        max_seconds=arguments.max_seconds,
+        max_memory_mib=arguments.max_memory,
+    )
+    if result["skipped"]:
+        pages = ", ".join(map(str, result["skipped"]))
+        skipped = f"Skipped {len(result['skipped'])} notes on pages that the file does not have: {pages}"
+        print(_wrapper().fill(skipped), file=sys.stderr)
+    counts = f"{result['notes']} notes | {result['pages']} pages, {result['inserted_pages']} of them inserted"
+    print(f"{counts} | {result['bands']} pages grew to make room")
+    return result
 
 
 def _env(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -358,6 +404,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(train)
     train.add_argument("--arm", metavar="NAME", help="arm of the config, or a built-in one (jepa)")
     train.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (runs/<config>-s<seed>)")
+    train.add_argument(
+        "--allow-changed",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="go on although KEY differs; may be repeated",
+    )
     train.add_argument("--seed", type=int, metavar="N", help="seed of weights, order and dropout (the config's first)")
 
     report = _add(commands, "report", _report, "rebuild an experiment's tables and figures from its run folders")
@@ -379,16 +432,28 @@ def _parser() -> argparse.ArgumentParser:
     retrieve.add_argument("--data", metavar="FILE", help="rows whose codes are searched (the run's test rows)")
     retrieve.add_argument("--num", type=_positive, default=RETRIEVED, metavar="N", help="codes to show")
 
-    export = _add(commands, "export", _export, "write the model of a run as a plain transformers folder")
-    export.add_argument("source", type=Path, metavar="RUN", help="folder of the run")
-    export.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder to write")
-    export.add_argument("--merge", action="store_true", help="merge a LoRA adapter into its model")
+    _add_annotate(commands)
+    export = _add(commands, "export", _export, "write the model of a run as a plain folder; or convert nanoGPT's")
+    export.add_argument("source", type=Path, metavar="SOURCE", help="a run; or a ckpt.pt, or a GPT-2 folder")
+    export.add_argument("--to", type=Path, required=True, metavar="DEST", help="the folder, or the .pt file, to write")
+    export.add_argument("--merge", action="store_true", help="merge the LoRA adapter of a run into its model")
     export.add_argument("--force", action="store_true", help="write over an earlier export")
 
     _add_data(commands)
     _add(commands, "env", _env, "show versions and hardware")
     _add(commands, "config", _config, "list the keys of a CONFIG.yaml")
     return parser
+
+
+def _add_annotate(commands: Any) -> None:
+    annotate = _add(commands, "annotate", _annotate, "write reading notes onto a paper's PDF, in a copy of it")
+    annotate.add_argument("file", type=Path, metavar="IN.pdf", help="the PDF, which is only read")
+    annotate.add_argument("--notes", required=True, metavar="NOTES.yaml", help="the notes, or llm-jepa-v1: ours")
+    annotate.add_argument("--out", type=Path, required=True, metavar="OUT.pdf", help="the file to write")
+    annotate.add_argument("--force", action="store_true", help="write over a file that is there")
+    annotate.add_argument("--skip-missing", action="store_true", help="leave out notes on pages that are not there")
+    annotate.add_argument("--max-seconds", type=_positive, default=8, metavar="S", help="time for the work (8)")
+    annotate.add_argument("--max-memory", type=_positive, default=448, metavar="MIB", help="memory for it (448)")
 
 
 def _add_data(commands: Any) -> None:

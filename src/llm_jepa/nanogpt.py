@@ -3,8 +3,9 @@
     from llm_jepa.nanogpt import GPT, GPTConfig      # in the place of: from model import GPTConfig, GPT
     logits, loss = model(X, Y, jepa_lambda=1.0)      # in the place of: logits, loss = model(X, Y)
 
-The first line alone changes nothing: same names, same state-dict keys, same seed, same losses. The second adds
-the term of LLM-JEPA (arXiv 2509.14252, Eq. 2), with a cosine distance and a target without gradient:
+The first line alone changes nothing: same names, same state-dict keys, same seed, same losses. (A checkpoint then has
+[PRED] among its weights, which nanoGPT's own class does not know.) The second adds the term of LLM-JEPA (arXiv
+2509.14252, Eq. 2), with a cosine distance and a target without gradient:
 
     loss = CE(next token) + jepa_lambda * (1 - cos( Pred(text), Enc(code) ))
 
@@ -268,7 +269,10 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def encode_last(self, idx: Tensor) -> Tensor:
-        """Return Enc(x): the last hidden state at the last token of (B, T) tokens, (B, C), without gradient."""
+        """Return Enc(x): the last hidden state at the last token of (B, T) tokens, (B, C), without gradient.
+
+        In training mode with dropout, a target has dropout as well: call `eval()` for embeddings to keep.
+        """
         return self._states(idx)[:, -1]
 
     def encode_last_with_pred(self, idx: Tensor, k_pred: int = 1) -> Tensor:
@@ -313,6 +317,7 @@ class GPT(nn.Module):
         """
         if jepa_lambda < 0 or jepa_k < 0:
             raise ValueError(f"jepa_lambda={jepa_lambda} and jepa_k={jepa_k} must not be negative.")
+        distance = get_distance(jepa_distance)
         if jepa_lambda == 0:
             logits, loss = self(idx, targets)
             return _plain(logits, loss, math.nan, "jepa_lambda is 0: no view was encoded.")
@@ -333,7 +338,7 @@ class GPT(nn.Module):
         last = [T + jepa_k - 1 if jepa_k else text_len[row] - 1 for row in rows]
         text_pred = states[rows, last]  # (num_pairs, C)
         code_emb = self._encode_codes(idx[rows], [text_len[row] for row in rows], [code_len[row] for row in rows])
-        jepa_loss = get_distance(jepa_distance)(text_pred, code_emb).mean()
+        jepa_loss = distance(text_pred, code_emb).mean()
 
         loss = self._with_pred_token(ce_loss + jepa_lambda * jepa_loss)
         note = note if len(rows) < B else ""

@@ -131,6 +131,10 @@ def test_a_template_that_folds_the_system_message_into_the_user_turn(chat_tokeni
 
 # Template faults
 
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 TURN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 
 
@@ -141,6 +145,38 @@ def test_a_template_without_end_of_turn_gets_the_tokenizers_end_token(chat_token
         _, shown = encode(chat_tokenizer, make_chat("q", "a"))
     assert shown[2] == "a<|end|>"
     assert "writes no token after an answer" in caplog.text
+
+
+def test_a_template_whose_end_of_turn_is_no_token_is_refused(chat_tokenizer):
+    """A template of another model: its <|eot|> would be some letters here, and end nothing."""
+    chat_tokenizer.chat_template = str(chat_tokenizer.chat_template).replace("<|im_end|>", "<|eot|>")
+    with pytest.raises(ConfigError, match=r"writes '<\|eot\|>' after an answer, which is no token"):
+        PairEncoder(chat_tokenizer, DataConfig())
+
+
+@pytest.mark.parametrize("kind", ["prefix", "rendered"])
+def test_a_template_that_writes_two_begin_tokens_is_refused_by_row(chat_tokenizer, kind):
+    """The usual cause of a double begin token: the template has it, and somebody added it again. One is fine."""
+    chat_tokenizer.bos_token = "<|sep|>"
+    template = str(chat_tokenizer.chat_template)
+    chat_tokenizer.chat_template = "{{ bos_token }}" + template
+    encoder = PairEncoder(chat_tokenizer, DataConfig(), jepa_views=kind)
+    (pair,) = encode_examples([make_chat("q", "a")], encoder, encoder.config).pairs
+    assert pair.text_ids.count(chat_tokenizer.bos_token_id) == 1
+    chat_tokenizer.chat_template = "{{ bos_token }}{{ bos_token }}" + template
+    with pytest.raises(DataError, match=r"rows.jsonl:3: the row begins with two begin tokens '<\|sep\|>'"):
+        encode(chat_tokenizer, make_chat("q", "a"))
+
+
+def test_thinking_that_the_template_leaves_out_of_earlier_answers_loses_no_row(chat_tokenizer):
+    """As Qwen3's does: what is said after it is in the row; the answer that is trained on keeps it."""
+    chat_tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1].lstrip('\n') }}"
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    _, shown = encode(chat_tokenizer, make_chat("q", "<think>\nhm\n</think>\n\na", "r", "<think>so</think>b"))
+    assert "<|im_start|>assistant\na<|im_end|>" in shown[0]
+    assert shown[2] == "<think>so</think>b<|im_end|>"
 
 
 def test_a_template_and_a_tokenizer_without_any_end_token_are_refused(chat_tokenizer):
@@ -200,3 +236,12 @@ def test_a_template_that_writes_todays_date_is_said(chat_tokenizer, caplog):
         caplog.clear()
         PairEncoder(chat_tokenizer, DataConfig(chat_template_kwargs={"date_string": "01 Jan 2025"}))
         assert "today's date" not in caplog.text
+
+
+def test_a_date_string_freezes_the_date_of_every_template(chat_tokenizer):
+    """Of those that take it, and of those that only ask what day it is."""
+    frozen = {"chat_template_kwargs": {"date_string": "01 Jan 2025"}}
+    for date in ("date_string if date_string is defined else strftime_now('%d %b %Y')", "strftime_now('%Y-%m-%d')"):
+        chat_tokenizer.chat_template = "Today: {{ " + date + " }}\n" + CHATML
+        _, shown = encode(chat_tokenizer, make_chat("q", "a"), **frozen)
+        assert shown[0] == "Today: 01 Jan 2025\n<|im_start|>user\nq"

@@ -63,6 +63,17 @@ def test_check_names_the_lines_of_the_first_faults(write_lines):
     assert found["first_leaks"] == [{"test": f"{test}:2", "train": f"{train}:1"}]
 
 
+def test_check_counts_test_rows_of_a_training_group(write_lines):
+    """Other pairs of one document: no leak of a pair, and still no fair test."""
+    train = write_lines(*({"text": f"{i}", "code": "1", "group": "a"} for i in range(3)), name="train.jsonl")
+    test = write_lines(
+        *({"text": f"{i}", "code": "2", "group": group} for i, group in enumerate(["a", "a", "b", None])),
+        name="test.jsonl",
+    )
+    found = check_files(train, test, DataConfig())
+    assert (found["leaked_pairs"], found["leaked_groups"]) == (0, 2)
+
+
 @pytest.mark.parametrize("policy, kept", [("keep", [0, 1, 2, 3, 4, 5]), ("drop", [0, 1, 3, 4])])
 def test_duplicates_are_kept_or_all_but_the_first_dropped(policy, kept):
     """The count is the same either way."""

@@ -299,3 +299,10 @@ def test_a_parquet_file_that_is_none_is_refused(tmp_path):
     path = tmp_path / "rows.parquet"
     path.write_bytes(b"not parquet")
     assert "rows.parquet: not a readable parquet file" in error(str(path))
+
+
+def test_template_values_in_a_row_are_said_not_to_be_read(write_lines, caplog):
+    """TRL reads them; here they are the same for every row, and nothing is ignored in silence."""
+    row = {**CHAT, "chat_template_kwargs": {"enable_thinking": False}}
+    assert views(write_lines(row, row)) == [("lines with a dog", ".*dog.*")] * 2
+    assert caplog.text.count("chat_template_kwargs is not read") == 1

@@ -148,6 +148,24 @@ def test_a_tokenizer_that_changes_answers_is_said(load, byte_tokenizer, monkeypa
     assert any("does not give back 4 of the first 4 answers" in note for note in load(numbered(0, 4)).notes)
 
 
+def test_rows_without_a_jepa_term_are_counted_and_all_of_them_are_refused(load):
+    """A flag that was written the wrong way round would train no JEPA term at all, in silence."""
+    rows = [{**row, "use_jepa": number > 0} for number, row in enumerate(numbered(0, 4))]
+    assert "1 of 4 training rows train cross-entropy alone (use_jepa: false)." in load(rows).notes
+    with pytest.raises(DataError, match="None of the 4 training rows has a JEPA term"):
+        load([{**row, "use_jepa": False} for row in rows])
+
+
+def test_a_chat_template_without_the_begin_token_is_said(load, bos_tokenizer):
+    """The tokenizer puts one before any other text; the template's word counts."""
+    bos_tokenizer.chat_template = "{% for m in messages %}{{ m.role }} {{ m.content }}<|end|>{% endfor %}"
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    data = load([{"messages": turns}] * 4, tokenizer=bos_tokenizer)
+    assert any("begins a text with '<s>', its chat template does not" in note for note in data.notes)
+    bos_tokenizer.chat_template = "<s>" + bos_tokenizer.chat_template
+    assert not any("begins a text" in note for note in load([{"messages": turns}] * 4, tokenizer=bos_tokenizer).notes)
+
+
 def test_limits_take_the_first_rows(load):
     """max_train_rows and max_test_rows count rows of the file."""
     data = load(numbered(0, 20), test=numbered(30, 40), max_train_rows=7, max_test_rows=2)

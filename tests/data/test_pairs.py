@@ -10,13 +10,15 @@ from llm_jepa.data.pairs import (
     EmptyViewError,
     PairEncoder,
     check_end_tokens,
+    check_labels,
     check_system_messages,
     encode_examples,
     share_room,
 )
 from llm_jepa.data.tokenizer import decode_ids, encode_text
 from llm_jepa.errors import ConfigError, DataError
-from llm_jepa.objective.layout import Pair
+from llm_jepa.objective import JEPAConfig
+from llm_jepa.objective.layout import IGNORED, FusedCollator, Pair
 
 END, SEP = 1, 2
 DOG = Example("lines with a dog", ".*dog.*", source="rows.jsonl:1")
@@ -262,3 +264,20 @@ def test_a_row_that_does_not_end_with_its_only_end_token_is_refused(byte_tokeniz
     encoded.pairs[0] = Pair([4], code_ids)
     with pytest.raises(DataError, match=r"rows.jsonl:1: the end token '<\|end\|>' must be the last"):
         check_end_tokens(encoded, coder)
+
+
+def test_a_collator_that_hides_the_end_token_is_found_before_training(bos_tokenizer, monkeypatch):
+    """Where pad and end are one token, hiding padding by its id hides the end; here labels go by length."""
+    coder = encoder(bos_tokenizer)
+    encoded = encode_examples([DOG], coder, DataConfig())
+    check_labels(encoded, coder, JEPAConfig())
+
+    def hide_padding_by_id(collator, pairs):
+        batch = collate(collator, pairs)
+        batch.labels[batch.labels == collator.pad_token_id] = IGNORED
+        return batch
+
+    collate = FusedCollator.__call__
+    monkeypatch.setattr(FusedCollator, "__call__", hide_padding_by_id)
+    with pytest.raises(DataError, match=r"rows.jsonl:1: the end token is not under cross-entropy"):
+        check_labels(encoded, coder, JEPAConfig(loss_on="code"))

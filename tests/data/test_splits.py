@@ -55,3 +55,21 @@ def test_a_split_that_leaves_nothing_to_train_on_is_refused():
     """The message has both numbers and the ways out."""
     with pytest.raises(DataError, match=r"validation_size=100 leaves no training row: 100 rows.*validation_file"):
         split_validation(ROWS, 100)
+
+
+def test_rows_of_one_group_stay_together():
+    """30 groups of 3, and a pair that stands in two groups ties them: no group and no pair is on both sides."""
+    rows = [Example(f"text {i}", "x", source=f"train.jsonl:{i + 1}", group=f"g{i % 30}") for i in range(90)]
+    rows += [Example("text 0", "x", group="tied"), Example("more", "x", group="tied")]
+    for size in (2, 3, 10, 40):
+        train, validation = split_validation(rows, size)
+        for key in (pair_key, lambda row: row.group):
+            assert not {key(row) for row in train} & {key(row) for row in validation}
+        assert size - 5 < len(validation) <= size
+
+
+def test_rows_without_a_group_are_chosen_as_ever():
+    """A group on some rows leaves the order of the others: it depends on their pairs alone."""
+    rows = [*ROWS[:80], *(Example(f"new {i}", "x", group="g") for i in range(30))]
+    chosen = {pair_key(row) for row in split_validation(ROWS[:80], 20)[1]}
+    assert {pair_key(row) for row in split_validation(rows, 20)[1]} == chosen

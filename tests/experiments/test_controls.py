@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -101,3 +102,22 @@ def test_the_other_code_is_what_the_target_encodes(target, tiny_model):
 def test_one_code_for_all_rows_is_refused():
     with pytest.raises(ValueError, match="at least two different codes"):
         shuffle_code_views(with_codes([8], [8]), seed=0)
+
+
+def test_rows_without_a_jepa_term_neither_give_nor_get_a_code():
+    """Their code views may match nothing, so the control must not learn from them either."""
+    pairs = with_codes([8], [9], [10], [11])
+    pairs[1] = dataclasses.replace(pairs[1], use_jepa=False)
+    shuffled = shuffle_code_views(pairs, seed=0)
+    assert shuffled[1] == pairs[1]
+    assert sorted(shuffled[row].code_view[0] for row in (0, 2, 3)) == [8, 10, 11]
+    assert_no_pair_keeps_its_code([pairs[row] for row in (0, 2, 3)], [shuffled[row] for row in (0, 2, 3)])
+
+
+def test_code_views_of_their_own_are_what_is_exchanged():
+    """With jepa_views=rendered, or a code_view column: rows keep their codes, views move."""
+    pairs = [dataclasses.replace(pair, code_view_ids=[20 + row]) for row, pair in enumerate(with_codes([8], [8], [9]))]
+    shuffled = shuffle_code_views(pairs, seed=0)
+    assert_no_pair_keeps_its_code(pairs, shuffled)
+    assert sorted(pair.code_view for pair in shuffled) == [[20], [21], [22]]
+    assert [pair.code_ids for pair in shuffled] == [pair.code_ids for pair in pairs]

@@ -49,3 +49,9 @@ def test_equal_codes_share_a_number():
     """Groups count up in order of appearance."""
     codes = [[8, 1], [9, 1], [8, 1], [8, 9, 1], [9, 1]]
     assert code_groups([Pair([5], code) for code in codes]).tolist() == [0, 1, 0, 2, 1]
+
+
+def test_codes_with_views_of_their_own_are_told_apart_by_these():
+    """What retrieval looks for is the view."""
+    views = [[8], [9], [8]]
+    assert code_groups([Pair([5], [7, 1], code_view_ids=view) for view in views]).tolist() == [0, 1, 0]

@@ -26,6 +26,9 @@ Span = tuple[int, int]  # characters, from the first up to, not including, the l
 # Private-use characters: no template writes them, none strips them.
 _MARKER = re.compile("\ue000([0-9]+)\ue001")
 
+# Some templates ask what day it is by this function, and know no date_string.
+_FROZEN_DATE = "{%- macro strftime_now(format) -%}{{ date_string }}{%- endmacro -%}"
+
 
 @dataclass(frozen=True)
 class RenderedPrompt:
@@ -49,14 +52,18 @@ class ChatTemplate:
         end_id: The token that ends an answer: the one that the template writes after the assistant's words.
 
     Raises:
-        ConfigError: If the template has no token after an answer and the tokenizer has no end token either,
-            or if it cannot render a user's turn and an answer.
+        ConfigError: If the template has no token after an answer and the tokenizer has no end token either, if
+            what it writes after an answer is no token, or if it cannot render a user's turn and an answer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, kwargs: dict[str, Any]) -> None:
         self.tokenizer = tokenizer
         self.kwargs = dict(kwargs)
-        self._skeletons: dict[tuple[str, ...], str] = {}
+        self._template: str | None = None  # the tokenizer's own
+        if "date_string" in kwargs and isinstance(tokenizer.chat_template, str):
+            self._template = _FROZEN_DATE + tokenizer.chat_template
+        self._skeletons: dict[tuple[Any, ...], str] = {}
+        self._lone_answer_role: str | None = None
         added = tokenizer.added_tokens_decoder
         self._added_ids = {token.content: index for index, token in added.items()}
         specials = sorted((token.content for token in added.values() if token.special), key=len, reverse=True)
@@ -77,19 +84,38 @@ class ChatTemplate:
         """
         string = self._render(messages, source, add_generation_prompt=True)
         skeleton = self._skeleton(messages, source)
-        places = _locate([message["content"] for message in messages], skeleton, string)
-        last = len(messages) - 1
-        if places is None or sum(index == last for index, _ in places) != 1:
-            raise DataError(
-                f"{source}: the chat template changes the messages' words, or does not write the last user "
-                "message exactly once, so the end of the text view is not known. Use rows of prompt and "
-                "completion strings, or another chat template."
-            )
-        return RenderedPrompt(
-            string=string,
-            contents=[span for _, span in places],
-            last_user=next(span for index, span in places if index == last),
-        )
+        return _placed(messages, skeleton, string, source)
+
+    def encode_text_view(self, messages: list[Message], source: str) -> list[int]:
+        """Return the ids of messages alone, up to the last one's last word: no header of an answer follows.
+
+        Raises:
+            DataError: As `render_prompt`.
+        """
+        string = self._render(messages, source, add_generation_prompt=False)
+        skeleton = self._skeleton(messages, source, add_generation_prompt=False)
+        prompt = _placed(messages, skeleton, string, source)
+        return self.encode(prompt, 0, prompt.last_user[1])
+
+    def encode_code_view(self, answer: str, source: str) -> list[int]:
+        """Return the ids of an answer alone in the template, up to its last word.
+
+        Where the template refuses an answer without a question (Gemma's does), it is rendered as a user's turn,
+        as in the published code.
+        """
+        if self._lone_answer_role is None:
+            self._lone_answer_role = self._find_lone_answer_role()
+        return self.encode_text_view([{"role": self._lone_answer_role, "content": answer}], source)
+
+    def _find_lone_answer_role(self) -> str:
+        alone = _marked([{"role": "assistant", "content": ""}])
+        try:
+            if self._render(alone, "chat template", add_generation_prompt=False).count(_marker(0)) == 1:
+                return "assistant"
+        except DataError:
+            pass
+        logger.warning("the chat template renders no answer alone: the code view is rendered as a user's turn")
+        return "user"
 
     def encode(self, prompt: RenderedPrompt, start: int, end: int) -> list[int]:
         """Return the ids of the prompt's characters from `start` to `end`.
@@ -122,7 +148,11 @@ class ChatTemplate:
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=add_generation_prompt, **self.kwargs
+                    messages,
+                    chat_template=self._template,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    **self.kwargs,
                 )
             )
         except (jinja2.TemplateError, TypeError, KeyError) as err:
@@ -132,12 +162,12 @@ class ChatTemplate:
                 "rows of prompt and completion strings."
             ) from err
 
-    def _skeleton(self, messages: list[Message], source: str) -> str:
+    def _skeleton(self, messages: list[Message], source: str, *, add_generation_prompt: bool = True) -> str:
         """Render the messages with a marker for each content; once for each order of roles."""
-        roles = tuple(message["role"] for message in messages)
-        if roles not in self._skeletons:
-            self._skeletons[roles] = self._render(_marked(messages), source, add_generation_prompt=True)
-        return self._skeletons[roles]
+        key = (add_generation_prompt, *(message["role"] for message in messages))
+        if key not in self._skeletons:
+            self._skeletons[key] = self._render(_marked(messages), source, add_generation_prompt=add_generation_prompt)
+        return self._skeletons[key]
 
     def _find_end_id(self) -> int:
         chat = [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]
@@ -157,6 +187,11 @@ class ChatTemplate:
         written = [token for token in self._added_ids if after.lstrip().startswith(token)]
         if written:
             return self._added_ids[max(written, key=len)]
+        if after.strip() and not _MARKER.search(after):  # an answer written twice is refused by its row
+            raise ConfigError(
+                f"The chat template writes {after.strip()[:40]!r} after an answer, which is no token of the tokenizer: "
+                "as plain text it would end nothing. Use the template's own tokenizer, or add the token to this one."
+            )
         end_id = self.tokenizer.eos_token_id
         if end_id is None:
             raise ConfigError(
@@ -165,6 +200,22 @@ class ChatTemplate:
             )
         logger.warning("the chat template writes no token after an answer; %r ends it", self.tokenizer.eos_token)
         return int(end_id)
+
+
+def _placed(messages: list[Message], skeleton: str, string: str, source: str) -> RenderedPrompt:
+    places = _locate([message["content"] for message in messages], skeleton, string)
+    last = len(messages) - 1
+    if places is None or sum(index == last for index, _ in places) != 1:
+        raise DataError(
+            f"{source}: the chat template changes the messages' words, or does not write the last user "
+            "message exactly once, so the end of the text view is not known. Use rows of prompt and "
+            "completion strings, or another chat template."
+        )
+    return RenderedPrompt(
+        string=string,
+        contents=[span for _, span in places],
+        last_user=next(span for index, span in places if index == last),
+    )
 
 
 def _marker(index: int) -> str:
@@ -190,7 +241,9 @@ def _locate(contents: list[str], skeleton: str, string: str) -> list[tuple[int, 
     at = len(first)
     for index, literal in zip(map(int, rest[::2]), rest[1::2], strict=True):
         content = contents[index]
-        variants = (content, content.strip(), content.lstrip(), content.rstrip())
+        # Templates of models that reason aloud leave the thinking of earlier answers out.
+        said = content.rpartition("</think>")[2]
+        variants = dict.fromkeys([content, content.strip(), content.lstrip(), content.rstrip(), said.strip()])
         written = next((v for v in variants if string.startswith(v + literal, at)), None)
         if written is None:
             return None

@@ -7,18 +7,24 @@ space. That count is shown and never acted on: in a regex, case carries meaning.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
+
+import numpy as np
 
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.formats import Example, read_examples
+from llm_jepa.data.stored import Joined, StoredExamples, take
 from llm_jepa.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 NUM_SHOWN = 5
+KEY_BYTES = 16
+KEY_DTYPE = f"S{KEY_BYTES}"  # numpy sorts it; equal exactly where all bytes are
 
 PairKey = tuple[str, str | None]
 
@@ -64,39 +70,89 @@ def pair_key(example: Example) -> PairKey:
     return example.text.strip(), None if example.code is None else example.code.strip()
 
 
+@dataclass(frozen=True)
+class RowKeys:
+    """What rows are compared by: hashes, in step with the rows, so that nothing of a large file is held.
+
+    Attributes:
+        pair: 16 bytes of each row's `pair_key`, dtype S16: two different pairs never meet in practice.
+        normalised: The same of the normalised key.
+        code: The same of the stripped code alone; of rows of one text, a hash that no code has.
+    """
+
+    pair: np.ndarray
+    normalised: np.ndarray
+    code: np.ndarray
+
+    @classmethod
+    def of(cls, examples: Sequence[Example]) -> RowKeys:
+        """Read all examples; those that stay in their file are read once, and known from then on."""
+        if isinstance(examples, Joined):
+            return cls.join([cls.of(part) for part in examples.parts])
+        if isinstance(examples, StoredExamples):
+            if examples.row_keys is None:
+                examples.row_keys = cls._read(examples)
+            return examples.row_keys
+        return cls._read(examples)
+
+    @classmethod
+    def _read(cls, examples: Sequence[Example]) -> RowKeys:
+        pair, normalised, code = bytearray(), bytearray(), bytearray()
+        for example in examples:
+            key = pair_key(example)
+            pair += hash_key(key)
+            normalised += hash_key(_normalised_key(example))
+            code += hash_key((key[1],))
+        return cls(*(np.frombuffer(each, KEY_DTYPE) for each in (pair, normalised, code)))
+
+    @classmethod
+    def join(cls, parts: Sequence[RowKeys]) -> RowKeys:
+        """Return the keys of several lists, one after the other."""
+        return cls(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(cls)))
+
+    def take(self, places: Any) -> RowKeys:
+        """Return the keys of the rows at these places."""
+        return RowKeys(*(getattr(self, each.name)[places] for each in fields(self)))
+
+
+def hash_key(key: Any) -> bytes:
+    """Return 16 bytes that tell keys of strings apart."""
+    return hashlib.blake2b(repr(key).encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+
+
 def find_duplicates(examples: Sequence[Example]) -> Duplicates:
     """Find the rows that repeat an earlier one."""
-    first_place: dict[PairKey, int] = {}
-    rows, firsts = [], []
-    for place, example in enumerate(examples):
-        first = first_place.setdefault(pair_key(example), place)
-        if first != place:
-            rows.append(place)
-            firsts.append(first)
-    num_distinct = len({_normalised_key(example) for example in examples})
-    return Duplicates(rows, firsts, num_normalised=len(examples) - num_distinct)
+    return _find_duplicates(RowKeys.of(examples))
+
+
+def _find_duplicates(keys: RowKeys) -> Duplicates:
+    _, first, number = np.unique(keys.pair, return_index=True, return_inverse=True)
+    first_of_row = first[number]
+    rows = np.flatnonzero(first_of_row != np.arange(len(first_of_row)))
+    num_distinct = len(np.unique(keys.normalised))
+    return Duplicates(rows.tolist(), first_of_row[rows].tolist(), len(keys.pair) - num_distinct)
 
 
 def find_leaks(train: Sequence[Example], held_out: Sequence[Example]) -> Leaks:
     """Find the held-out rows that training would have seen."""
-    first_place: dict[PairKey, int] = {}
-    for place, example in enumerate(train):
-        first_place.setdefault(pair_key(example), place)
-    held_out_keys = [pair_key(example) for example in held_out]
-    leaked = [place for place, key in enumerate(held_out_keys) if key in first_place]
-    held_out_set = set(held_out_keys)
-    train_normalised = {_normalised_key(example) for example in train}
-    train_codes = {code for _, code in first_place if code is not None}
+    return _find_leaks(RowKeys.of(train), RowKeys.of(held_out))
+
+
+def _find_leaks(train: RowKeys, held_out: RowKeys) -> Leaks:
+    distinct, first = np.unique(train.pair, return_index=True)
+    leaked = np.flatnonzero(np.isin(held_out.pair, distinct))
+    no_code = hash_key((None,))
+    has_code = held_out.code != no_code
     return Leaks(
-        held_out_rows=leaked,
-        first_train_rows=[first_place[held_out_keys[place]] for place in leaked],
-        train_rows=[place for place, example in enumerate(train) if pair_key(example) in held_out_set],
-        num_normalised=sum(_normalised_key(example) in train_normalised for example in held_out),
-        num_codes=sum(code in train_codes for _, code in held_out_keys),
+        held_out_rows=leaked.tolist(),
+        first_train_rows=first[np.searchsorted(distinct, held_out.pair[leaked])].tolist(),
+        train_rows=np.flatnonzero(np.isin(train.pair, held_out.pair)).tolist(),
+        num_normalised=int(np.isin(held_out.normalised, train.normalised).sum()),
+        num_codes=int((np.isin(held_out.code, train.code) & has_code).sum()),
     )
 
 
-def apply_duplicate_policy(examples: Sequence[Example], policy: str) -> tuple[list[Example], int]:
+def apply_duplicate_policy(examples: Sequence[Example], policy: str) -> tuple[Sequence[Example], int]:
     """Return the examples under `on_duplicate`, and the number of repeats that were found.
 
     Raises:
@@ -112,10 +168,12 @@ def apply_duplicate_policy(examples: Sequence[Example], policy: str) -> tuple[li
         )
     if policy == "drop":
         return _without(examples, found.rows), len(found.rows)
-    return list(examples), len(found.rows)
+    return examples, len(found.rows)
 
 
-def apply_leak_policy(train: Sequence[Example], held_out: Sequence[Example], policy: str) -> tuple[list[Example], int]:
+def apply_leak_policy(
+    train: Sequence[Example], held_out: Sequence[Example], policy: str
+) -> tuple[Sequence[Example], int]:
     """Return the training examples under `on_leak`, and the number of them whose pair is held out.
 
     Raises:
@@ -130,7 +188,7 @@ def apply_leak_policy(train: Sequence[Example], held_out: Sequence[Example], pol
         )
     if policy == "drop":
         return _without(train, found.train_rows), len(found.train_rows)
-    return list(train), len(found.train_rows)
+    return train, len(found.train_rows)
 
 
 def check_files(train: str, test: str, config: DataConfig) -> dict[str, Any]:
@@ -143,6 +201,7 @@ def check_files(train: str, test: str, config: DataConfig) -> dict[str, Any]:
         - `leaked_pairs`: test rows whose text and code, both stripped, stand together in a training row.
         - `leaked_pairs_normalised`: the same, case-folded and with white space collapsed.
         - `leaked_codes`: test rows whose stripped code stands in a training row, whatever its text.
+        - `leaked_groups`: test rows whose `group` is that of a training row.
         - `duplicate_rows`: training rows that repeat an earlier training row (rows minus distinct pairs).
         - `duplicate_rows_normalised`, `test_duplicate_rows`: as their names say.
         - `first_leaks`, `first_duplicates`: the first few, each as the two places.
@@ -157,6 +216,7 @@ def check_files(train: str, test: str, config: DataConfig) -> dict[str, Any]:
         "leaked_pairs": len(leaks.held_out_rows),
         "leaked_pairs_normalised": leaks.num_normalised,
         "leaked_codes": leaks.num_codes,
+        "leaked_groups": _num_leaked_groups(train_rows, test_rows),
         "duplicate_rows": len(duplicates.rows),
         "duplicate_rows_normalised": duplicates.num_normalised,
         "test_duplicate_rows": len(find_duplicates(test_rows).rows),
@@ -171,6 +231,11 @@ def check_files(train: str, test: str, config: DataConfig) -> dict[str, Any]:
     }
 
 
+def _num_leaked_groups(train: Sequence[Example], test: Sequence[Example]) -> int:
+    groups = {example.group for example in train} - {None}
+    return sum(example.group in groups for example in test)
+
+
 def _normalised_key(example: Example) -> PairKey:
     return _normalise(example.text), None if example.code is None else _normalise(example.code)
 
@@ -179,6 +244,7 @@ def _normalise(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _without(examples: Sequence[Example], places: list[int]) -> list[Example]:
-    left_out = set(places)
-    return [example for place, example in enumerate(examples) if place not in left_out]
+def _without(examples: Sequence[Example], places: list[int]) -> Sequence[Example]:
+    kept = np.ones(len(examples), bool)
+    kept[places] = False
+    return take(examples, np.flatnonzero(kept).tolist())

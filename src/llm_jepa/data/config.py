@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+LARGE_FILE_BYTES = 256 * 2**20
+"""Files larger than this stay on disk, with `rows_in_memory: auto`. Our choice: rows in memory take about 14
+times the size of their file (benchmarks/large_file.py), and a machine that trains has the 4 GiB that this is."""
+
 POLICIES = ("error", "drop", "truncate")
 
 
@@ -80,6 +84,13 @@ class DataConfig:
         default=512,
         metadata={"help": "Longest row in tokens (text, bridge, code, end token; [PRED] not counted)."},
     )
+    rows_in_memory: bool | str = field(
+        default="auto",
+        metadata={
+            "help": "Whether rows are kept in memory: auto (yes, but for .jsonl files over 256 MiB), true, or false "
+            "(each is read from its file and encoded when it is needed; the results are the same)."
+        },
+    )
     on_overflow: str = field(
         default="error",
         metadata={
@@ -111,6 +122,8 @@ class DataConfig:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of: {', '.join(values)}.")
+        if self.rows_in_memory not in ("auto", True, False):
+            raise ValueError(f"rows_in_memory={self.rows_in_memory!r} is not one of: auto, true, false.")
         for name, least in {"vocab_size": 259, "max_length": 4, "validation_size": 0}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")

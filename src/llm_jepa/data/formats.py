@@ -2,25 +2,29 @@
 
 Row forms, tried in this order: the columns named in the configuration; `messages`; `prompt` and
 `completion`; `text` and `code`; `text` alone, which is split by `jepa_split`. A file has one form, that of
-its first good row.
+its first good row. Any row may have more, whatever its form: views of its own (`text_view`, `code_view`), whether
+it has a JEPA term (`use_jepa`), and the rows that it belongs with (`group`). Absent and null mean the same there.
 """
 
 from __future__ import annotations
 
 import difflib
 import logging
+from array import array
 from collections import Counter
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llm_jepa.data.config import DataConfig
+from llm_jepa.data.config import LARGE_FILE_BYTES, DataConfig
 from llm_jepa.data.jsonl import RowError, describe_type, iter_lines, parse_line
+from llm_jepa.data.mapped import MappedLines
 from llm_jepa.errors import DataError
 
 logger = logging.getLogger(__name__)
 
+TEXT_VIEW, CODE_VIEW, USE_JEPA, GROUP = OWN_COLUMNS = ("text_view", "code_view", "use_jepa", "group")
 ROLES = ("system", "user", "assistant")
 FORMS_TEXT = "messages; or prompt and completion; or text and code; or text alone"
 _LOCAL_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt", ".gz", ".zst", ".arrow")
@@ -37,6 +41,10 @@ class Example:
         system: The system message of a chat, if it had one.
         messages: The whole chat, answer included, if the row came as one; chat templates render it.
         source: Where the row stands, such as `train.jsonl:17` (lines, and rows of other formats, from 1).
+        text_view: What Enc(Text) is to encode where it is not `text`.
+        code_view: What Enc(Code) is to encode where it is not `code`.
+        use_jepa: Whether the row has a JEPA term; without, it trains cross-entropy alone.
+        group: Name of the rows that belong together: no split parts them.
     """
 
     text: str
@@ -44,6 +52,10 @@ class Example:
     system: str | None = None
     messages: list[dict[str, Any]] | None = None
     source: str = "example"
+    text_view: str | None = None
+    code_view: str | None = None
+    use_jepa: bool = True
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,13 +74,13 @@ class ReadResult:
     """Examples of one file and what became of its other rows: `rows_in == len(examples) + sum(dropped)`.
 
     Attributes:
-        examples: The rows that could be read, in the order of the file.
+        examples: The rows that could be read, in the order of the file; those of a large file stay in it.
         rows_in: Rows that were looked at; blank lines are not rows.
         dropped: Rows left out because of `on_broken: drop`, by reason.
         form: The form of the file's rows.
     """
 
-    examples: list[Example]
+    examples: Sequence[Example]
     rows_in: int
     dropped: dict[str, int] = field(default_factory=dict)
     form: RowForm | None = None
@@ -87,15 +99,24 @@ def read_examples(path_or_name: str, config: DataConfig, *, limit: int | None = 
         DataError: If the file is missing, empty or of another format; if a row cannot be used and
             `on_broken` is `error`; or if no row is left.
     """
-    reader = _ExampleReader(config)
+    from llm_jepa.data.stored import StoredExamples  # it is made of what stands in this module
+
+    reader = ExampleReader(config)
+    lines = MappedLines(Path(path_or_name).expanduser()) if stays_on_disk(path_or_name, config) else None
+    kept: list[Example] = []
+    kept_rows = array("q")
     rows_in = 0
     dropped: Counter[str] = Counter()
-    for source, content in _iter_rows(path_or_name):
+    for source, content in _iter_rows(path_or_name) if lines is None else _name_lines(lines, path_or_name):
         if limit is not None and rows_in == limit:
             break
         rows_in += 1
         try:
-            reader.read(source, content)
+            example = reader.read(source, content)
+            if lines is None:
+                kept.append(example)
+            else:
+                kept_rows.append(rows_in - 1)
         except RowError as err:
             message = f"{source}: {err}"
             if config.on_broken == "error":
@@ -105,12 +126,32 @@ def read_examples(path_or_name: str, config: DataConfig, *, limit: int | None = 
                 logger.warning("left out: %s", message)
     if not rows_in:
         raise DataError(f"{path_or_name}: found no row at all. Expected rows with {FORMS_TEXT}.")
-    if not reader.examples:
+    examples = kept if lines is None else StoredExamples(lines, kept_rows, path_or_name, config)
+    if not len(examples):
         raise DataError(f"{path_or_name}: none of its {rows_in} rows can be used ({_counts(dropped)}).")
     if dropped:
         logger.warning("%s: %d of %d rows left out (%s)", path_or_name, dropped.total(), rows_in, _counts(dropped))
-    logger.info("%s: %d rows, views from %s", path_or_name, len(reader.examples), reader.form)
-    return ReadResult(reader.examples, rows_in, dict(dropped), reader.form)
+    where = "" if lines is None else ", read from disk when they are needed"
+    logger.info("%s: %d rows, views from %s%s", path_or_name, len(examples), reader.form, where)
+    return ReadResult(examples, rows_in, dict(dropped), reader.form)
+
+
+def stays_on_disk(path_or_name: str, config: DataConfig) -> bool:
+    """Whether the rows of a file are read when they are needed (`rows_in_memory`).
+
+    Raises:
+        DataError: If they are to be, and the file is of a format that cannot.
+    """
+    path = Path(path_or_name).expanduser()
+    can = path.is_file() and path.suffix == ".jsonl"
+    if config.rows_in_memory is False and not can and path.is_file():
+        raise DataError(
+            f"{path_or_name}: rows_in_memory=false needs a .jsonl file, whose lines can be found again. Convert it, "
+            "or leave rows_in_memory out."
+        )
+    return can and (
+        path.stat().st_size > LARGE_FILE_BYTES if config.rows_in_memory == "auto" else not config.rows_in_memory
+    )
 
 
 def prompt_example(text: str, *, system: str | None = None, chat: bool = False) -> Example:
@@ -128,16 +169,21 @@ def prompt_example(text: str, *, system: str | None = None, chat: bool = False) 
     return Example(text=text, code="", system=system, messages=messages, source="prompt")
 
 
-class _ExampleReader:
+class ExampleReader:
     """Turns rows into examples and holds all rows of a file to the form of the first."""
 
     def __init__(self, config: DataConfig) -> None:
         self.config = config
         self.form: RowForm | None = None
         self.form_source = ""
-        self.examples: list[Example] = []
+        self._told_of_kwargs = False
 
-    def read(self, source: str, content: bytes | dict[str, Any] | None) -> None:
+    def read(self, source: str, content: bytes | dict[str, Any] | None) -> Example:
+        """Return the example of a row.
+
+        Raises:
+            RowError: If it cannot be used.
+        """
         row = content if isinstance(content, dict) else parse_line(content)
         form = detect_form(row, self.config)
         if self.form is not None and form != self.form:
@@ -146,9 +192,16 @@ class _ExampleReader:
                 f"found {form}, but {self.form_source} has {self.form} (fields here: {_listed(row)}). "
                 "Expected the same form in every row of a file.",
             )
-        self.examples.append(_to_example(row, form, source))
+        example = _with_own_columns(_to_example(row, form, source), row, form)
+        if "chat_template_kwargs" in row and not self._told_of_kwargs:
+            self._told_of_kwargs = True
+            logger.warning(
+                "%s: the column chat_template_kwargs is not read. To set them for all rows, use the key of that name.",
+                source,
+            )
         if self.form is None:  # set last: a broken first row must not decide the form of the good rows after it
             self.form, self.form_source = form, source
+        return example
 
 
 def detect_form(row: Collection[str], config: DataConfig) -> RowForm:
@@ -198,6 +251,17 @@ def _to_example(row: dict[str, Any], form: RowForm, source: str) -> Example:
         return _from_prompt_and_completion(values[0], values[1], form, source)
     strings = [_string(value, column) for value, column in zip(values, form.columns, strict=True)]
     return Example(text=strings[0], code=strings[1] if form.kind == "pair" else None, source=source)
+
+
+def _with_own_columns(example: Example, row: dict[str, Any], form: RowForm) -> Example:
+    """Add what the row's own columns say; a column that was named as a view of the row is that view alone."""
+    own = {name: row[name] for name in OWN_COLUMNS if row.get(name) is not None and name not in form.columns}
+    for name, value in own.items():
+        if name != USE_JEPA:
+            _string(value, name)
+        elif not isinstance(value, bool):
+            raise RowError("type", f"{name} holds {describe_type(value)}, expected true or false.")
+    return replace(example, **own) if own else example
 
 
 def _from_prompt_and_completion(prompt: list[Any], completion: list[Any], form: RowForm, source: str) -> Example:
@@ -283,6 +347,10 @@ def _iter_rows(path_or_name: str) -> Iterator[tuple[str, bytes | dict[str, Any] 
         raise DataError(f"{path_or_name}: no such file.{_nearest_name(path)}")
     else:
         yield from _iter_dataset(path_or_name, is_folder=False)
+
+
+def _name_lines(lines: MappedLines, name: str) -> Iterator[tuple[str, bytes | None]]:
+    return ((f"{name}:{number}", raw) for number, raw in lines)
 
 
 def _readable(rows: Iterator[Any], name: str) -> Iterator[Any]:

@@ -23,6 +23,8 @@ _COLOURS = {
     "text": "\033[36m",
     "bridge": "\033[90m",
     "code": "\033[32m",
+    "textview": "\033[36m",
+    "codeview": "\033[32m",
     "end": "\033[1;33m",
     "[PRED]": "\033[35m",
 }
@@ -68,6 +70,9 @@ def inspect_pair(
         [PRED]   x1 at position 4, after the text, which is all it reads
         labels   3 of 8 tokens (loss_on=code): code and end
         views    Enc(Text) at position 3, '·dog'; Enc(Code) at code token 1, '.*'
+
+    Views that stand beside the row (jepa_views=rendered, or columns of their own) are drawn below its end, each
+    whole, as `textview` and `codeview`.
     """
     spans = {
         "text": pair.text_ids,
@@ -80,9 +85,14 @@ def inspect_pair(
     for role, ids in spans.items():
         tokens = [show_token(tokenizer, token) for token in ids] or ["(none)"]
         lines += _labelled(role, tokens, colour=colour)
+    for label, view in (("textview", pair.text_view_ids), ("codeview", pair.code_view_ids)):
+        if view is not None:
+            lines += _labelled(label, [show_token(tokenizer, token) for token in view], colour=colour)
     lines += _labelled("[PRED]", _pred_sentence(pair, jepa).split(" "), colour=colour)
     lines += _labelled("labels", _label_sentence(pair, jepa).split(" "))
     lines += _labelled("views", _view_sentence(pair, tokenizer).split(" "))
+    if pair.group is not None:
+        lines += _labelled("group", escape(pair.group).split(" "))
     return "\n".join(lines)
 
 
@@ -166,11 +176,14 @@ def _labelled(label: str, words: list[str], *, colour: bool = False) -> list[str
 def _pred_sentence(pair: Pair, jepa: JEPAConfig) -> str:
     if not jepa.uses_views:
         return "none: jepa_lambda=0 encodes no view"
+    if not pair.use_jepa:
+        return "none: the row trains cross-entropy alone (use_jepa: false)"
     if jepa.jepa_k == 0:
         return "none (jepa_k=0): Pred(x) = Enc(x)"
+    own_text, own_code = pair.text_view_ids, pair.code_view_ids
     places = {
-        "text_to_code": (len(pair.text_ids), "the text"),
-        "code_to_text": (len(pair.code_ids) - 1, "the code alone"),
+        "text_to_code": (len(own_text or pair.text_ids), "the text" if own_text is None else "the text view"),
+        "code_to_text": (len(pair.code_view), "the code alone" if own_code is None else "the code view"),
     }
     wanted = list(places) if jepa.jepa_direction == "both" else [jepa.jepa_direction]
     return "; ".join(
@@ -186,8 +199,10 @@ def _label_sentence(pair: Pair, jepa: JEPAConfig) -> str:
 
 
 def _view_sentence(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> str:
-    text_end, code_end = (show_token(tokenizer, ids) for ids in (pair.text_ids[-1], pair.code_ids[-2]))
-    return (
-        f"Enc(Text) at position {len(pair.text_ids) - 1}, '{text_end}'; "
-        f"Enc(Code) at code token {len(pair.code_ids) - 2}, '{code_end}'"
-    )
+    text, code = pair.text_view_ids, pair.code_view_ids
+    text_end = show_token(tokenizer, (text or pair.text_ids)[-1])
+    code_end = show_token(tokenizer, pair.code_view[-1])
+    text_at = f"position {len(pair.text_ids) - 1}" if text is None else f"text view token {len(text) - 1}"
+    code_at = f"code token {len(pair.code_ids) - 2}" if code is None else f"code view token {len(code) - 1}"
+    beside = " Views beside the row are rows of their own." if text is not None or code is not None else ""
+    return f"Enc(Text) at {text_at}, '{text_end}'; Enc(Code) at {code_at}, '{code_end}'" + (beside and "." + beside)

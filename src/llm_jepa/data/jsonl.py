@@ -14,8 +14,21 @@ from typing import Any, BinaryIO
 MAX_LINE_BYTES = 16 * 2**20
 """Longest line that is read. Our choice: far above any row that fits a context, far below any memory."""
 
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+
+
+def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Plain json.loads keeps the last of two equal keys and says nothing: half of the row would be lost.
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {repeated!r} stands twice in one object")
+    return row
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object_without_repeats)  # made once: json.loads would for each row
 
 
 class RowError(Exception):
@@ -45,7 +58,7 @@ def iter_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
                 yield number, None
                 continue
             if number == 1:
-                raw = raw.removeprefix(_BOM)
+                raw = raw.removeprefix(BOM)
             if raw.strip():
                 yield number, raw.rstrip(b"\r\n")
 
@@ -67,7 +80,7 @@ def parse_line(raw: bytes | None) -> dict[str, Any]:
         hint = " The file looks like UTF-16." if raw.startswith(_UTF16_BOMS) else ""
         raise RowError("encoding", f"not valid UTF-8 at byte {err.start + 1} of the line.{hint}") from None
     try:
-        row = json.loads(line, object_pairs_hook=_object_without_repeats)
+        row = _DECODER.decode(line)
     except json.JSONDecodeError as err:
         hint = " A JSON array is not read: write one object per line." if line.startswith("[") else ""
         raise RowError("json", f"not valid JSON: {_lower_first(err.msg)} at column {err.colno}.{hint}") from None
@@ -86,16 +99,6 @@ def describe_type(value: Any) -> str:
         return "true or false"
     names = {str: "a string", int: "a number", float: "a number", list: "a list", dict: "an object"}
     return names.get(type(value), f"a value of type {type(value).__name__}")
-
-
-def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # Plain json.loads keeps the last of two equal keys and says nothing: half of the row would be lost.
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {repeated!r} stands twice in one object")
-    return row
 
 
 def _skip_line(file: BinaryIO) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from transformers import PreTrainedTokenizerBase
 from llm_jepa.data.checks import apply_duplicate_policy, apply_leak_policy, find_leaks
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.formats import Example, ReadResult, read_examples
-from llm_jepa.data.pairs import EncodedPairs, PairEncoder, check_system_messages, encode_examples
+from llm_jepa.data.pairs import EncodedPairs, PairEncoder, check_labels, check_system_messages, encode_examples
 from llm_jepa.data.splits import split_validation
+from llm_jepa.data.stored import Joined
 from llm_jepa.data.tokenizer import decode_ids, load_tokenizer, train_tokenizer
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective.config import JEPAConfig
@@ -64,7 +66,7 @@ class _Split:
     """The rows of one split on their way, and the account of those that left."""
 
     name: str
-    examples: list[Example] = field(default_factory=list)
+    examples: Sequence[Example] = field(default_factory=list)
     rows_in: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
 
@@ -75,7 +77,7 @@ class _Split:
         result: ReadResult = read_examples(file, config, limit=limit)
         return cls(name, result.examples, result.rows_in, dict(result.dropped))
 
-    def keep(self, examples: list[Example], reason: str) -> None:
+    def keep(self, examples: Sequence[Example], reason: str) -> None:
         """Go on with these examples only, and count the others under `reason`."""
         if len(examples) < len(self.examples):
             self.dropped[reason] = self.dropped.get(reason, 0) + len(self.examples) - len(examples)
@@ -85,7 +87,7 @@ class _Split:
         encoded = encode_examples(self.examples, encoder, config)
         for reason, count in encoded.dropped.items():
             self.dropped[reason] = self.dropped.get(reason, 0) + count
-        if self.rows_in and not encoded.pairs:
+        if self.rows_in and not len(encoded):
             reasons = ", ".join(f"{reason} {count}" for reason, count in self.dropped.items())
             raise DataError(f"The {self.name} rows are all left out ({reasons}); expected at least one.")
         return encoded
@@ -96,7 +98,7 @@ def load_data(config: DataConfig, jepa: JEPAConfig, tokenizer: PreTrainedTokeniz
 
     Args:
         config: Files, columns, sizes and policies.
-        jepa: Its `jepa_split` says where rows of one text are split.
+        jepa: Its `jepa_split` says where rows of one text are split, its `jepa_views` what the views are.
         tokenizer: The tokenizer of a model that is already there. It comes before
             `tokenizer_name_or_path`; with neither, one is trained on the training rows.
 
@@ -117,16 +119,19 @@ def load_data(config: DataConfig, jepa: JEPAConfig, tokenizer: PreTrainedTokeniz
 
     if tokenizer is None:
         tokenizer = _make_tokenizer(config, train.examples)
-    encoder = PairEncoder(tokenizer, config, jepa.jepa_split)
-    system_note = check_system_messages(train.examples + validation.examples + test.examples, encoder)
+    encoder = PairEncoder(tokenizer, config, jepa.jepa_split, jepa.jepa_views)
+    system_note = check_system_messages(chain(train.examples, validation.examples, test.examples), encoder)
     if system_note:
         notes.append(system_note)
     splits = {"train": train, "validation": validation, "test": test}
     encoded = {name: split.encode(encoder, config) for name, split in splits.items()}
     for name, split in splits.items():
+        check_labels(encoded[name], encoder, jepa)
         _note_losses(split, encoded[name], config, notes)
     _note_forms(train, encoder, jepa, notes)
     _note_round_trips(encoded["train"], encoder, notes)
+    _note_views(encoded["train"], jepa, notes)
+    _note_begin_token(train, encoded["train"], encoder, notes)
 
     summary: dict[str, Any] = {name: _account(split, encoded[name]) for name, split in splits.items()}
     uses_template = encoder.chat is not None and _is_chat(train)
@@ -173,7 +178,7 @@ def data_fingerprint(files: Iterable[str | None]) -> dict[str, str]:
 def _handle_leaks(train: _Split, validation: _Split, test: _Split, policy: str, notes: list[str]) -> dict[str, int]:
     """Apply `on_leak` to training (against validation and test) and to a validation file (against test)."""
     found = find_leaks(train.examples, test.examples)
-    kept, num_train = apply_leak_policy(train.examples, validation.examples + test.examples, policy)
+    kept, num_train = apply_leak_policy(train.examples, Joined(validation.examples, test.examples), policy)
     train.keep(kept, "leak")
     kept, num_validation = apply_leak_policy(validation.examples, test.examples, policy)
     validation.keep(kept, "leak")
@@ -210,19 +215,18 @@ def _set_validation_aside(train: _Split, validation: _Split, size: int, notes: l
     train.keep(kept, "to_validation")
 
 
-def _make_tokenizer(config: DataConfig, train: list[Example]) -> PreTrainedTokenizerBase:
+def _make_tokenizer(config: DataConfig, train: Sequence[Example]) -> PreTrainedTokenizerBase:
     if config.tokenizer_name_or_path:
         return load_tokenizer(config.tokenizer_name_or_path)
     return train_tokenizer(_views(train, config.include_system), config.vocab_size)
 
 
-def _views(examples: list[Example], include_system: bool) -> Iterator[str]:
+def _views(examples: Sequence[Example], include_system: bool) -> Iterator[str]:
     for example in examples:
         if include_system and example.system:
             yield example.system
         yield example.text
-        if example.code is not None:
-            yield example.code
+        yield from (view for view in (example.code, example.text_view, example.code_view) if view is not None)
 
 
 def _note_losses(split: _Split, encoded: EncodedPairs, config: DataConfig, notes: list[str]) -> None:
@@ -252,9 +256,8 @@ def _is_chat(train: _Split) -> bool:
 
 def _note_round_trips(train: EncodedPairs, encoder: PairEncoder, notes: list[str]) -> None:
     """Say where the tokenizer does not give an answer back as it was: no model could get it exactly right."""
-    sample = [
-        (pair, example) for pair, example in zip(train.pairs, train.examples, strict=True) if example.code is not None
-    ][:_NUM_ROUND_TRIPS]
+    both = zip(train.pairs, train.examples, strict=True)
+    sample = list(islice(((pair, example) for pair, example in both if example.code is not None), _NUM_ROUND_TRIPS))
     changed = sum(
         decode_ids(encoder.tokenizer, pair.code_ids[:-1]).strip() != (example.code or "").strip()
         for pair, example in sample
@@ -263,6 +266,31 @@ def _note_round_trips(train: EncodedPairs, encoder: PairEncoder, notes: list[str
         notes.append(
             f"The tokenizer does not give back {changed} of the first {len(sample)} answers as they were "
             "(or max_length cut them): an exact match is out of reach for such rows."
+        )
+
+
+def _note_views(train: EncodedPairs, jepa: JEPAConfig, notes: list[str]) -> None:
+    """Say how many rows have no JEPA term.
+
+    Raises:
+        DataError: If no row has one, and the objective is nothing without.
+    """
+    without = len(train) - train.num_jepa
+    if without == len(train) > 0 and jepa.uses_views:
+        raise DataError(
+            f"None of the {len(train)} training rows has a JEPA term (use_jepa is false in all of them), and "
+            f"jepa_lambda is {jepa.jepa_lambda}. Set use_jepa to true where the views match, or jepa_lambda to 0."
+        )
+    if without:
+        notes.append(f"{without} of {len(train)} training rows train cross-entropy alone (use_jepa: false).")
+
+
+def _note_begin_token(train: _Split, encoded: EncodedPairs, encoder: PairEncoder, notes: list[str]) -> None:
+    """Say where a chat template leaves out the begin token that the tokenizer puts before any other text."""
+    if encoder.bos_ids and len(encoded) and _is_chat(train) and encoded.pairs[0].text_ids[:1] != encoder.bos_ids:
+        notes.append(
+            f"The tokenizer begins a text with {encoder.tokenizer.bos_token!r}, its chat template does not: rows have "
+            "no begin token, as in every other tool that uses the template."
         )
 
 

@@ -18,7 +18,7 @@ from llm_jepa.data.loading import load_rows
 from llm_jepa.data.pairs import EncodedPairs, PairEncoder
 from llm_jepa.data.tokenizer import check_tokenizer_fits, load_tokenizer
 from llm_jepa.errors import ConfigError
-from llm_jepa.objective import LLMJEPA, JEPAConfig, Pair
+from llm_jepa.objective import LLMJEPA, JEPAConfig
 from llm_jepa.objective.distances import unit
 from llm_jepa.training.embedding import first_of_each, view_embeddings
 from llm_jepa.training.resume import digest_tokenizer
@@ -58,8 +58,8 @@ class TrainedRun:
         """Return the `num` distinct codes nearest to Pred(Enc(text)), each with its cosine, nearest first."""
         views = view_embeddings(self.jepa, candidates.pairs, self.encoder.pad_id)
         first = first_of_each(views.code_groups)
-        text_ids, _ = self.encoder.encode_text_view(prompt_example(text, chat=self._asks_by_chat))
-        query = Pair(text_ids, candidates.pairs[0].code_ids)  # a row needs some code; the text does not see it
+        example = prompt_example(text, chat=self._asks_by_chat)
+        query = self.encoder.encode_query(example, candidates.pairs[0].code_ids)  # a row needs some code
         text_pred = view_embeddings(self.jepa, [query], self.encoder.pad_id).text_pred
         cosines: Tensor = unit(views.code_emb[first]) @ unit(text_pred)[0]
         nearest = torch.topk(cosines, min(num, len(cosines)))
@@ -91,7 +91,7 @@ def load_run(folder: Path) -> TrainedRun:
     check_tokenizer_fits(tokenizer, jepa.backbone.embeddings.num_embeddings)  # type: ignore[arg-type]
     if torch.cuda.is_available():
         jepa.to("cuda")
-    encoder = PairEncoder(tokenizer, data, jepa.config.jepa_split)
+    encoder = PairEncoder(tokenizer, data, jepa.config.jepa_split, jepa.config.jepa_views)
     if evaluation.max_new_tokens is None:
         evaluation = replace(evaluation, max_new_tokens=_longest_answer(folder))
     return TrainedRun(jepa.eval(), encoder, data, evaluation, folder)
@@ -117,9 +117,8 @@ def load_run_encoder(folder: Path) -> PairEncoder:
         ConfigError: If the folder is no finished run, or its tokenizer is not the one that it was trained with.
     """
     settings = read_run_settings(folder)
-    return PairEncoder(
-        load_run_tokenizer(folder), _data_settings(settings), settings.get("jepa_split", JEPAConfig.jepa_split)
-    )
+    split, views = (settings.get(name, getattr(JEPAConfig, name)) for name in ("jepa_split", "jepa_views"))
+    return PairEncoder(load_run_tokenizer(folder), _data_settings(settings), split, views)
 
 
 def load_run_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

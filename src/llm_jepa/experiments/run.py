@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from llm_jepa.data.generated import with_files
-from llm_jepa.data.loading import LoadedData, data_fingerprint, load_data
+from llm_jepa.data.loading import LoadedData, load_data
 from llm_jepa.data.pairs import EncodedPairs
 from llm_jepa.data.tokenizer import load_tokenizer
 from llm_jepa.errors import ConfigError
@@ -50,6 +50,7 @@ from llm_jepa.training.trainer import JEPATrainer
 from .controls import shuffle_code_views
 from .environment import describe_environment
 from .settings import RunConfig, Settings
+from .watch import DataWatch
 
 logger = logging.getLogger(__name__)
 
@@ -78,17 +79,20 @@ def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False
     write_json(folder / "environment.json", describe_environment())
 
     run = replace(run, data=with_files(run.data, folder / "data"))
+    watch = DataWatch([run.data.train_file, run.data.validation_file, run.data.test_file])
     trainer, data = build_trainer(run, seed, folder, progress=progress)
     settings = _evaluation_settings(run, data)
-    seen: dict[str, Any] = {"summary": data.summary, "notes": data.notes, "sha256": _fingerprint(run)}
+    seen: dict[str, Any] = {"summary": data.summary, "notes": data.notes, "sha256": watch.sha256}
     seen |= {"max_new_tokens": settings.max_new_tokens, "tokenizer_sha256": digest_tokenizer(data.tokenizer)}
     write_json(folder / "data.json", seen)
     started = time.perf_counter()
     stop = StopRequest()
     trainer.add_callback(stop)
+    trainer.add_callback(watch)
     with stop.listening():  # a signal ends the training after its step, with a checkpoint, and then this function
         trainer.train(resume_from_checkpoint=find_newest(folder))
     training_time_s = time.perf_counter() - started
+    watch.check()
 
     trainer.jepa.eval()
     report: dict[str, Any] = {"seed": seed, "num_steps": trainer.state.global_step, "training_time_s": training_time_s}
@@ -200,8 +204,7 @@ def pretrained_tokenizer(run: RunConfig) -> PreTrainedTokenizerBase | None:
 
 
 def _build_jepa(run: RunConfig, data: LoadedData) -> LLMJEPA:
-    rows = [data.train, data.validation, data.test]
-    longest = max((len(pair) for split in rows for pair in split.pairs), default=0)
+    longest = max(split.longest for split in (data.train, data.validation, data.test))
     model: nn.Module = build_model(
         run.model,
         data.tokenizer,
@@ -223,8 +226,7 @@ def _evaluation_settings(run: RunConfig, data: LoadedData) -> EvaluationConfig:
     """Fill in the longest answer: that of the training rows plus 16, so that a model that does not stop is seen."""
     if run.evaluation.max_new_tokens is not None:
         return run.evaluation
-    longest = max(len(pair.code_ids) for pair in data.train.pairs)
-    return replace(run.evaluation, max_new_tokens=longest + 16)
+    return replace(run.evaluation, max_new_tokens=data.train.longest_code + 16)
 
 
 def _validation_generations(run: RunConfig, data: LoadedData, jepa: LLMJEPA) -> Callable[[], dict[str, float]] | None:
@@ -248,10 +250,6 @@ def _validation_scores(trainer: JEPATrainer) -> dict[str, Any]:
     if not looks:
         return {}
     return {"validation": {key.removeprefix("eval_"): value for key, value in looks[-1].items() if key != "epoch"}}
-
-
-def _fingerprint(run: RunConfig) -> dict[str, str]:
-    return data_fingerprint([run.data.train_file, run.data.validation_file, run.data.test_file])
 
 
 def count_step_flops(trainer: JEPATrainer, num_batches: int = FLOP_BATCHES) -> float:

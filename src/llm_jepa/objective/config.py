@@ -13,7 +13,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "jepa_direction": ("text_to_code", "code_to_text", "both"),
     "jepa_pred_position": ("append",),
     "jepa_pred_tokens": ("shared", "distinct"),
-    "jepa_views": ("prefix",),
+    "jepa_views": ("prefix", "rendered"),
     "loss_on": ("all", "code"),
 }
 
@@ -79,7 +79,10 @@ class JEPAConfig:
     )
     jepa_views: str = field(
         default="prefix",
-        metadata={"help": "prefix: the text view is what stands before the answer in the row."},
+        metadata={
+            "help": "prefix: the text view is what stands before the answer in the row. rendered: as published, "
+            "question and answer each alone in the chat template, without the system message; rows of their own."
+        },
     )
     loss_on: str = field(
         default="all",

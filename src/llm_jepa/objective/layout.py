@@ -54,7 +54,13 @@ class Pair:
         code_ids: Tokens of the code view; at least one, then the end token, which is always the last.
         bridge_ids: Tokens between the views (separator, chat header); part of neither view; may be empty.
         source: Where the pair came from ("train.jsonl:17"), for messages.
-        other_code_ids: Code view of the JEPA term where it is not the row's own code: the shuffled control.
+        other_code_ids: Code view of the JEPA term where it is not the row's own: the shuffled control. Like
+            `code_ids` it ends with an end token, which is no part of the view.
+        text_view_ids: Tokens of the text view where it is not `text_ids`: a row of its own, after which [PRED]
+            stands.
+        code_view_ids: Tokens that Enc(Code) encodes where they are not `code_ids` without the end token.
+        use_jepa: Whether the pair has a JEPA term; without, its row trains cross-entropy alone.
+        group: Name of the rows that belong together ("chapter 3"), if the data has groups.
     """
 
     text_ids: list[int]
@@ -62,11 +68,17 @@ class Pair:
     bridge_ids: list[int] = field(default_factory=list)
     source: str = ""
     other_code_ids: list[int] | None = None
+    text_view_ids: list[int] | None = None
+    code_view_ids: list[int] | None = None
+    use_jepa: bool = True
+    group: str | None = None
 
     @property
     def code_view(self) -> list[int]:
-        """Tokens that Enc(Code) encodes: the code without its end token."""
-        return (self.code_ids if self.other_code_ids is None else self.other_code_ids)[:-1]
+        """Tokens that Enc(Code) encodes: the code without its end token, or the view given in its place."""
+        if self.other_code_ids is not None:
+            return self.other_code_ids[:-1]
+        return self.code_ids[:-1] if self.code_view_ids is None else self.code_view_ids
 
     def __len__(self) -> int:
         """Tokens of the pair in a row, [PRED] not counted."""

@@ -66,9 +66,9 @@ def view_embeddings(
 
 
 def code_groups(pairs: Sequence[Pair]) -> Tensor:
-    """Number the distinct codes in order of appearance, (N,): pairs of equal number have equal code."""
+    """Number the distinct code views in order of appearance, (N,): pairs of equal number have an equal one."""
     numbers: dict[tuple[int, ...], int] = {}
-    return torch.tensor([numbers.setdefault(tuple(pair.code_ids), len(numbers)) for pair in pairs])
+    return torch.tensor([numbers.setdefault(tuple(pair.code_view), len(numbers)) for pair in pairs])
 
 
 def first_of_each(groups: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ def _check_out(source: Path, out: Path, *, to_file: bool, is_run: bool, force: b
     if out == real or real in out.parents or out in real.parents:
         raise ConfigError(f"--to {out} and the source {real} are one inside the other. Choose another --to.")
     if to_file and out.suffix != ".pt":
-        what = "of a run to a folder is not built yet" if is_run else "from folder to folder changes nothing"
+        what = "of a run to a folder is made by `export_run`" if is_run else "from folder to folder changes nothing"
         raise ConfigError(f"--to {out}: an export {what}. For a nanoGPT checkpoint, choose a name that ends in .pt.")
     if not to_file and out.suffix == ".pt":
         raise ConfigError(f"--to {out}: a checkpoint becomes a folder. Choose a name that does not end in .pt.")

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from array import array
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
+from llm_jepa.data.digest import PairsDigest
 from llm_jepa.errors import ConfigError
 from llm_jepa.objective import JEPAConfig, Pair
 
@@ -87,11 +87,16 @@ def check_resume(before: dict[str, Any], now: dict[str, Any], allowed: Collectio
 
 
 def digest_rows(pairs: Sequence[Pair]) -> str:
-    """Return the sha256 of all token ids of the rows, in order."""
-    digest = hashlib.sha256()
+    """Return the sha256 of all that training reads of the rows, in order.
+
+    Rows that know their own digest (`sha256`), such as those that stay on disk, are asked for it.
+    """
+    known = getattr(pairs, "sha256", None)
+    if known is not None:
+        return known
+    digest = PairsDigest()
     for pair in pairs:
-        for ids in (pair.text_ids, pair.bridge_ids, pair.code_ids, pair.other_code_ids or ()):
-            digest.update(array("q", [len(ids), *ids]).tobytes())
+        digest.add(pair)
     return digest.hexdigest()
 
 

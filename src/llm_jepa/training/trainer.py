@@ -11,10 +11,11 @@ from __future__ import annotations
 # mypy: disable-error-code="override, misc, attr-defined, arg-type"
 import logging
 import math
+import pickle
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,6 +27,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
+from llm_jepa.data.pairs import row_lengths
 from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
 from llm_jepa.objective import LLMJEPA, FusedBatch, FusedCollator, JEPAOutput, Pair
 from llm_jepa.objective.backbone import evaluating
@@ -110,7 +112,7 @@ class JEPATrainer(Trainer):
             model=model,
             args=args,
             data_collator=FusedCollator(model.config, pad_token_id),
-            train_dataset=list(train_dataset),
+            train_dataset=train_dataset,  # not copied: its rows may be on disk
             eval_dataset=self.eval_pairs,
             callbacks=[*(callbacks or []), _Follow(self)],
         )
@@ -184,7 +186,7 @@ class JEPATrainer(Trainer):
             return super()._get_train_sampler(train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         self._sampler = LengthGroupedSampler(
-            [len(pair) for pair in cast(Sequence[Pair], self.train_dataset)],
+            row_lengths(cast(Sequence[Pair], self.train_dataset)),
             self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
             seed,
             group=self.args.train_sampling_strategy == "group_by_length",
@@ -354,7 +356,8 @@ class JEPATrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         optimizer = cast(torch.optim.Optimizer, self.optimizer)
         fresh = [dict(group) for group in optimizer.param_groups]
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with _plain_tensors_only(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
         changed = {"learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"} & set(self._accepted)
         if not changed:
             return
@@ -368,6 +371,10 @@ class JEPATrainer(Trainer):
             group["lr"] = group["initial_lr"] * shape(self.lr_scheduler.last_epoch)
         self.lr_scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
         self.lr_scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _plain_tensors_only(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
@@ -435,6 +442,18 @@ class StepTimer:
         """Return the median time of a step in seconds, and the number of steps it is over."""
         times = self.times_s[self.warm_up :] or self.times_s
         return {"step_time_s": statistics.median(times) if times else math.nan, "num_steps_timed": len(times)}
+
+
+@contextmanager
+def _plain_tensors_only(checkpoint: str | None) -> Iterator[None]:
+    """Say it clearly where transformers, which loads plain tensors alone, meets a file with code in it."""
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise DataError(
+            f"{checkpoint} has a file that holds code beside its tensors, or is damaged; it was not loaded. Use "
+            "another checkpoint."
+        ) from error
 
 
 def _wait_for_device() -> None:

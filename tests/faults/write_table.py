@@ -1,0 +1,56 @@
+"""Write docs/reliability.md from what the fault tests measured: `make reliability`.
+
+The tests add a JSON line for each fault to the file that LLM_JEPA_FAULTS names. Here the lines of a fault are added
+up, in the order of their names.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+BEGIN, END = "<!-- table: made by `make reliability` -->", "<!-- end of table -->"
+
+
+def read_rows(path: Path) -> list[dict]:
+    """Return one row a fault: what was tried, how often, how often it was survived, and the seconds it took."""
+    rows: dict[str, dict] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        row = rows.setdefault(entry["id"], entry | {"tried": 0, "passed": 0, "seconds": 0.0})
+        for name in ("tried", "passed", "seconds"):
+            row[name] += entry[name]
+    return sorted(rows.values(), key=lambda row: _order(row["id"]))
+
+
+def _order(name: str) -> tuple[str, int, str]:
+    letter, number, rest = re.fullmatch(r"([A-Z])(\d+)(.*)", name).groups()
+    return letter, int(number), rest
+
+
+def format_rows(rows: list[dict]) -> str:
+    """Return the table in Markdown.
+
+    >>> print(format_rows([{"id": "A1", "fault": "kill -9", "tried": 20, "passed": 20, "seconds": 18.21}]))
+    | row | fault | tried | passed | seconds |
+    |---|---|---|---|---|
+    | A1 | kill -9 | 20 | 20 | 18.2 |
+    """
+    lines = ["| row | fault | tried | passed | seconds |", "|---|---|---|---|---|"]
+    lines += ["| {id} | {fault} | {tried} | {passed} | {seconds:.1f} |".format(**row) for row in rows]
+    return "\n".join(lines)
+
+
+def main(path: str) -> None:
+    """Replace the table of the page; what stands around it is written by hand."""
+    page = PAGE.read_text(encoding="utf-8")
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(f"{before}{BEGIN}\n{format_rows(read_rows(Path(path)))}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

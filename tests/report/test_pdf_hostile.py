@@ -1,0 +1,223 @@
+"""PDFs from strangers: whatever is in the file, a right result or one clear error, in ten seconds and 512 MB."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+pypdf = pytest.importorskip("pypdf")
+pytest.importorskip("pypdfium2")
+pytest.importorskip("reportlab")
+
+MAX_SECONDS, MAX_BYTES = 10, 512_000_000
+NOTES = "1: {title: Read this, bullets: [a first remark]}\n"
+CONTENT = b"BT /F1 12 Tf 72 600 Td (the words of the paper) Tj ET"
+CATALOG, PAGES = b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>"
+FONT = b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"
+MEDIA = b"/MediaBox [0 0 612 792]"
+
+
+def stream(data: bytes, entries: bytes = b"") -> bytes:
+    return b"<< /Length %d %b >>\nstream\n%b\nendstream" % (len(data), entries, data)
+
+
+def page(entries: bytes = MEDIA, resources: bytes = b"") -> bytes:
+    fonts = b"/Resources << /Font << /F1 5 0 R >> %b >>" % resources
+    return b"<< /Type /Page /Parent 2 0 R /Contents 4 0 R %b %b >>" % (fonts, entries)
+
+
+def pdf(changes: dict[int, bytes] | None = None, trailer: bytes = b"/Root 1 0 R") -> bytes:
+    """Return a PDF of one page with these objects in place of the usual."""
+    usual = {1: CATALOG, 2: PAGES, 3: page(), 4: stream(CONTENT), 5: FONT}
+    file = io.BytesIO()
+    file.write(b"%PDF-1.7\n")
+    offsets = {}
+    for number, content in (usual | (changes or {})).items():
+        offsets[number] = file.tell()
+        file.write(b"%d 0 obj\n%b\nendobj\n" % (number, content))
+    start, size = file.tell(), max(offsets) + 1
+    file.write(b"xref\n0 %d\n0000000000 65535 f \n" % size)
+    for number in range(1, size):
+        file.write(b"%010d 00000 %b \n" % (offsets.get(number, 0), b"n" if number in offsets else b"f"))
+    file.write(b"trailer\n<< /Size %d %b >>\nstartxref\n%d\n%%%%EOF\n" % (size, trailer, start))
+    return file.getvalue()
+
+
+def encrypted(password: str) -> bytes:
+    file = io.BytesIO()
+    writer = pypdf.PdfWriter(clone_from=io.BytesIO(pdf()))
+    writer.encrypt(password, "owner", algorithm="RC4-128")
+    writer.write(file)
+    return file.getvalue()
+
+
+def xref_loop() -> bytes:
+    """Two cross-reference tables, each of which names the other as its predecessor."""
+    file = pdf()
+    start = file.index(b"xref\n0")
+    first = file[start:].replace(b"/Root", b"/Prev 99999 /Root")
+    second = start + len(first)
+    first = first.replace(b"99999", b"%05d" % second)
+    return file[:start] + first + file[start:].replace(b"/Root", b"/Prev %d /Root" % start)
+
+
+def object_stream_loop() -> bytes:
+    """A catalog in an object stream that extends itself, and whose length is inside of it."""
+    inner = b"1 0 6 34 " + CATALOG.ljust(34) + b"100"
+    data = zlib.compress(inner)
+    entries = b"/Type /ObjStm /N 2 /First 9 /Filter /FlateDecode /Extends 7 0 R"
+    holder = b"<< /Length 6 0 R %b >>\nstream\n%b\nendstream" % (entries, data)
+    return pdf({7: holder, 1: b"7 0 R"})
+
+
+def many_pages(count: int) -> bytes:
+    kids = b" ".join(b"%d 0 R" % number for number in range(6, 6 + count))
+    tree = b"<< /Type /Pages /Kids [%b] /Count %d >>" % (kids, count)
+    return pdf({2: tree, **dict.fromkeys(range(6, 6 + count), page())})
+
+
+def deep_tree(depth: int) -> bytes:
+    levels = {n: b"<< /Type /Pages /Count 1 /Kids [%d 0 R] >>" % (n + 1) for n in range(10, 10 + depth)}
+    return pdf({2: b"<< /Type /Pages /Count 1 /Kids [10 0 R] >>", **levels, 10 + depth: page()})
+
+
+def bomb(size: int, filler: bytes) -> bytes:
+    """A content stream that unpacks to this many bytes."""
+    packer = zlib.compressobj(9)
+    block = filler * (1_000_000 // len(filler))
+    data = b"".join(packer.compress(block) for _ in range(size // len(block))) + packer.flush()
+    return pdf({4: stream(data, b"/Filter /FlateDecode")})
+
+
+def twice_packed_bomb() -> bytes:
+    data = zlib.compress(zlib.compress(bytes(200_000_000), 9), 9)
+    return pdf({4: stream(data, b"/Filter [/FlateDecode /FlateDecode]")})
+
+
+def form_loop() -> bytes:
+    form = stream(b"/X Do /X Do", b"/Subtype /Form /BBox [0 0 9 9] /Resources << /XObject << /X 6 0 R >> >>")
+    return pdf({3: page(resources=b"/XObject << /X 6 0 R >>"), 4: stream(CONTENT + b" /X Do"), 6: form})
+
+
+def form_doubling(levels: int) -> bytes:
+    """Forms that show the next one twice: 2 ** levels drawings, without a loop."""
+    forms = {}
+    for n in range(6, 6 + levels):
+        resources = b"/Resources << /XObject << /X %d 0 R >> >>" % (n + 1)
+        forms[n] = stream(b"/X Do /X Do", b"/Subtype /Form /BBox [0 0 600 700] " + resources)
+    forms[6 + levels] = stream(b"0 0 5 5 re f", b"/Subtype /Form /BBox [0 0 9 9]")
+    return pdf({3: page(resources=b"/XObject << /X 6 0 R >>"), 4: stream(CONTENT + b" /X Do"), **forms})
+
+
+def random_bytes() -> bytes:
+    return b"%PDF-1.5\n" + bytes(n * n * 7919 % 251 for n in range(20_000))
+
+
+def image(width: int) -> bytes:
+    picture = stream(
+        zlib.compress(bytes(1000)),
+        b"/Subtype /Image /Width %d /Height %d /BitsPerComponent 8 /ColorSpace /DeviceRGB /Filter /FlateDecode"
+        % (width, width),
+    )
+    content = CONTENT + b" q 100 0 0 100 0 0 cm /X Do Q"
+    return pdf({3: page(resources=b"/XObject << /X 6 0 R >>"), 4: stream(content), 6: picture})
+
+
+LIMITS = {"very many pages": ["--max-seconds", "2"]}  # eight are the usual, too long for a test
+RIGHT = None  # the file is readable after all, and gets its note
+HOSTILE: dict[str, tuple[Callable[[], bytes], str | None]] = {
+    "encrypted": (lambda: encrypted("secret"), "is encrypted"),
+    "encrypted without a password": (lambda: encrypted(""), "is encrypted"),
+    "zero bytes": (lambda: b"", "is no PDF"),
+    "a picture": (lambda: b"\x89PNG\r\n\x1a\n" + bytes(2000), "is no PDF"),
+    "truncated in an object": (lambda: pdf()[:150], "cannot be read"),
+    "without its tail": (lambda: pdf()[: pdf().index(b"xref")], "cannot be read"),
+    "random bytes": (random_bytes, "cannot be read"),
+    "no root": (lambda: pdf({1: b"<< >>"}, trailer=b""), "cannot be read"),
+    "xref loop": (xref_loop, RIGHT),
+    "object stream loop": (object_stream_loop, "cannot be read"),
+    "page tree loop": (lambda: pdf({2: PAGES.replace(b"3 0 R", b"2 0 R")}), "cannot be read"),
+    "parent loop": (lambda: pdf({3: page(b"").replace(b"2 0 R", b"3 0 R")}), "its MediaBox is missing"),
+    "deep page tree": (lambda: deep_tree(5000), "cannot be read"),
+    "a billion pages by count": (lambda: pdf({2: PAGES.replace(b"Count 1", b"Count 1000000000")}), RIGHT),
+    "no pages": (lambda: pdf({2: b"<< /Type /Pages /Kids [] /Count 0 >>"}), "no pages"),
+    "very many pages": (lambda: many_pages(40_000), "not done after 2 seconds"),
+    "content bomb": (lambda: bomb(400_000_000, bytes(1000)), "MiB of memory"),
+    "content bomb of operators": (lambda: bomb(60_000_000, b"q 1 0 0 1 0 0 cm "), "MiB of memory"),
+    "twice packed bomb": (twice_packed_bomb, "MiB of memory"),
+    "huge page": (lambda: pdf({3: page(b"/MediaBox [0 0 1000000000 1000000000]")}), "expected four numbers"),
+    "large page": (lambda: pdf({3: page(b"/MediaBox [0 0 1000000 1000000]")}), "needs a page of"),
+    "page of no area": (lambda: pdf({3: page(b"/MediaBox [0 0 0 0]")}), "expected four numbers that enclose an area"),
+    "page of NaN": (lambda: pdf({3: page(b"/MediaBox [0 0 NaN NaN]")}), "expected four numbers"),
+    "page upside down": (lambda: pdf({3: page(b"/MediaBox [612 792 0 0]")}), RIGHT),
+    "page below zero": (lambda: pdf({3: page(b"/MediaBox [-900 -900 -300 -100]")}), RIGHT),
+    "cropped to nothing": (lambda: pdf({3: page(MEDIA + b" /CropBox [900 900 999 999]")}), "nothing of it is shown"),
+    "form loop": (form_loop, "MiB of memory"),
+    "form doubling": (lambda: form_doubling(22), "MiB of memory"),
+    "image of 30000 pixels": (lambda: image(30_000), RIGHT),
+}
+
+
+class Verdict(NamedTuple):
+    code: int
+    said: str
+    seconds: float
+    bytes: int
+
+
+# Light, and started by a shell: a process that pytest starts begins with pytest's memory in its count.
+HARNESS = """
+import contextlib, io, json, resource, sys, time
+from llm_jepa.cli import main
+for line in sys.stdin:
+    start, said = time.monotonic(), io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        code = main(json.loads(line))
+    used = [resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print(json.dumps([code, " ".join(said.getvalue().split()), time.monotonic() - start, sum(used)]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def annotate() -> Iterator[Callable[..., Verdict]]:
+    """Run the command; `bytes` is the most that both its processes together had until now, as the system counted."""
+    command = ["sh", "-c", '"$0" -c "$1"; :', sys.executable, HARNESS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as harness:
+
+        def annotate(source: Path, notes: Path, out: Path, *flags: str) -> Verdict:
+            words = ["annotate", source, "--notes", notes, "--out", out, *flags]
+            harness.stdin.write(json.dumps([str(word) for word in words]) + "\n")
+            harness.stdin.flush()
+            return Verdict(*json.loads(harness.stdout.readline()))
+
+        yield annotate
+        harness.stdin.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is limited and measured on Linux")
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_gets_its_verdict_in_time_and_memory(name, annotate, tmp_path):
+    """Refused in one paragraph, with nothing written; or, where it can be read after all, annotated."""
+    make, expected = HOSTILE[name]
+    source, notes, out = tmp_path / "in.pdf", tmp_path / "notes.yaml", tmp_path / "out" / "out.pdf"
+    source.write_bytes(make())
+    notes.write_text(NOTES)
+    verdict = annotate(source, notes, out, *LIMITS.get(name, ()))
+    assert verdict.seconds < MAX_SECONDS
+    assert verdict.bytes < MAX_BYTES
+    if expected is RIGHT:
+        assert verdict.code == 0, verdict.said
+        assert "a first remark" in pypdf.PdfReader(out).pages[0].extract_text()
+    else:
+        assert verdict.code == 2, verdict.said
+        assert expected in verdict.said and str(source) in verdict.said
+        assert "Traceback" not in verdict.said
+        assert not out.exists() and not any(tmp_path.rglob("*.tmp"))
