@@ -63,13 +63,29 @@ TINY_MODELS: dict[str, tuple[str, dict]] = {
         "Gemma2",
         {**_LLAMA_SIZE, "head_dim": 8, "sliding_window": WINDOW, "query_pre_attn_scalar": 8},
     ),
+    "qwen2": ("Qwen2", _LLAMA_SIZE),
+    "gemma3": (
+        "Gemma3",
+        {
+            **_LLAMA_SIZE,
+            "head_dim": 8,
+            "sliding_window": WINDOW,
+            "query_pre_attn_scalar": 8,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
+    "olmo2": ("Olmo2", _LLAMA_SIZE),
+    "phi": ("Phi", _LLAMA_SIZE),
+    "gpt_neox": ("GPTNeoX", {key: size for key, size in _LLAMA_SIZE.items() if key != "num_key_value_heads"}),
 }
+FAMILIES = tuple(TINY_MODELS)
 
 
 def build_tiny_model(name: str, seed: int = 0, attention: str | None = None, **changes) -> nn.Module:
     """Return a random model of a few thousand parameters, in training mode; `attention` is sdpa or eager."""
     family, size = TINY_MODELS[name]
-    config = getattr(transformers, f"{family}Config")(**{**size, **changes})
+    kind = "TextConfig" if family == "Gemma3" else "Config"  # the plain name is that of the model with images
+    config = getattr(transformers, family + kind)(**{**size, **changes})
     config._attn_implementation = attention or ("eager" if name == "gemma2" else "sdpa")
     torch.manual_seed(seed)
     head = "LMHeadModel" if family == "GPT2" else "ForCausalLM"

@@ -84,7 +84,7 @@ def test_what_is_there_is_written_over_with_force_alone(checkpoint, capsys):
         ("notes.txt", "gpt", "notes.txt is damaged, or is no file of torch.save"),
         ("out/ckpt.pt", "gpt.pt", "a checkpoint becomes a folder"),
         ("other", "gpt", "from folder to folder changes nothing"),
-        ("run", "gpt", "of a run to a folder is not built yet"),
+        ("run", "gpt", "run holds no config.yaml. Expected the folder of a finished run"),
         ("out/ckpt.pt", "out", "one inside the other"),
     ],
 )

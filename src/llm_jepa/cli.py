@@ -253,8 +253,13 @@ def _retrieve(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _export(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.report.run_export import is_run
     from llm_jepa.training.nanogpt_export import export
 
+    if is_run(arguments.source) and arguments.to.suffix != ".pt":
+        return _export_run(arguments)
+    if arguments.merge:
+        raise ConfigError("--merge is for the folder of a run that trained LoRA, written to a folder.")
     done = export(arguments.source, arguments.to, force=arguments.force)
     _print_hanging("wrote  ", f"{done['out']}: {done['parameters']:,} parameters, [PRED] {done['pred_token']}")
     if done["format"] == "transformers":
@@ -266,6 +271,16 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
         _print_hanging("       ", "from llm_jepa.nanogpt import GPTConfig, GPT")
         _print_hanging("note   ", "No tokenizer is in the file: nanoGPT checkpoints hold none.")
     return done
+
+
+def _export_run(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.report.run_export import export_run
+
+    exported = export_run(arguments.source, arguments.to, merge=arguments.merge, force=arguments.force)
+    print(exported.pop("python"))
+    print()
+    print("\n".join(exported.pop("serve")))
+    return exported
 
 
 def _data_make(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -454,9 +469,10 @@ def _parser() -> argparse.ArgumentParser:
     retrieve.add_argument("--num", type=_positive, default=RETRIEVED, metavar="N", help="codes to show")
 
     _add_annotate(commands)
-    export = _add(commands, "export", _export, "convert a nanoGPT checkpoint to a transformers folder, or back")
-    export.add_argument("source", type=Path, metavar="SOURCE", help="a ckpt.pt, or a GPT-2 folder, or a run of GPT-2")
+    export = _add(commands, "export", _export, "write the model of a run as a plain folder; or convert nanoGPT's")
+    export.add_argument("source", type=Path, metavar="SOURCE", help="a run; or a ckpt.pt, or a GPT-2 folder")
     export.add_argument("--to", type=Path, required=True, metavar="DEST", help="the folder, or the .pt file, to write")
+    export.add_argument("--merge", action="store_true", help="merge the LoRA adapter of a run into its model")
     export.add_argument("--force", action="store_true", help="write over an earlier export")
 
     _add_data(commands)

@@ -1,10 +1,12 @@
-"""Files that a reader, or a crash, finds whole: the old one or the new one, never a part."""
+"""Files and folders that a reader, or a crash, finds whole: the old one or the new one, never a part."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,3 +39,35 @@ def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
     """Return the whole lines of a JSONL file; a last line that a crash cut short is left out."""
     lines = Path(path).read_bytes().split(b"\n")[:-1]  # what follows the last line break is not a whole line
     return [json.loads(line) for line in lines if line.strip()]
+
+
+def name_beside(path: Path, ending: str) -> Path:
+    """Return a hidden name beside `path`, of this process alone."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{ending}")
+
+
+@contextmanager
+def staged_beside(out: Path) -> Iterator[Path]:
+    """Yield a name beside `out` for a file or a folder; what stands there in the end is removed."""
+    beside = name_beside(out, "new")
+    try:
+        yield beside
+    finally:
+        if beside.is_dir():
+            shutil.rmtree(beside)
+        beside.unlink(missing_ok=True)
+
+
+def put_in_place(beside: Path, out: Path) -> None:
+    """Rename what was staged to `out`; a folder there before is removed after it."""
+    if not out.is_dir():
+        beside.replace(out)
+        return
+    old = name_beside(out, "old")  # a folder cannot be renamed onto another that is not empty
+    out.rename(old)
+    try:
+        beside.rename(out)
+    finally:
+        if not out.exists():
+            old.rename(out)
+    shutil.rmtree(old)

@@ -59,6 +59,15 @@ def test_fused_pass_equals_separate_forwards(model, direction, target, tiny_mode
         assert relative_error(fused.code_emb, slow.code_emb) < GRADIENT_TOLERANCE
 
 
+@pytest.mark.parametrize("model", ["qwen2", "gemma3", "olmo2", "phi", "gpt_neox"])
+def test_the_other_families_equal_separate_forwards(model, tiny_model, make_pairs):
+    """Rotary positions on a part of the head (Phi, GPT-NeoX), biases, norms after the layers, layers of two kinds."""
+    network, pairs = tiny_model(model), make_pairs(3, seed=5, longest=20)
+    for target, k in zip(CHOICES["jepa_target"], (1, 0, 3), strict=True):
+        config = JEPAConfig(jepa_lambda=0.7, jepa_direction="both", jepa_target=target, jepa_k=k)
+        assert_equal_to_reference(LLMJEPA(network, config), pairs)
+
+
 @pytest.mark.parametrize("model", ["llama", "gpt2", "qwen3", "mistral"])
 def test_eager_attention_equals_separate_forwards(model, tiny_model, make_pairs):
     """The additive rendering of the mask says what the boolean one says."""
@@ -75,11 +84,11 @@ def test_eight_pred_tokens_are_served(tiny_model, make_pairs):
         assert_equal_to_reference(LLMJEPA(tiny_model("llama"), config), make_pairs(2))
 
 
-@pytest.mark.parametrize("model", ["mistral", "gemma2"])
+@pytest.mark.parametrize("model", ["mistral", "gemma2", "gemma3"])
 def test_a_sliding_window_left_out_of_the_mask_is_seen(model, tiny_model, make_pairs, monkeypatch):
     """Negative control: with the view mask but without the window, the states differ and the test notices."""
     jepa = LLMJEPA(tiny_model(model), JEPAConfig())
-    plain = {"full_attention": None, "sliding_attention": None} if model == "gemma2" else None
+    plain = {"full_attention": None, "sliding_attention": None} if model != "mistral" else None
     monkeypatch.setattr(jepa.backbone, "windows", plain)
     pairs = make_pairs(4, seed=2, longest=20)
     fused = jepa(FusedCollator(jepa.config, pad_token_id=0)(pairs))

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
 from llm_jepa.data.tokenizer import train_tokenizer
 from llm_jepa.errors import ConfigError
-from llm_jepa.training.models import PRESETS, ModelConfig, build_model, num_parameters, preset_config
+from llm_jepa.training import models
+from llm_jepa.training.adapters import AdapterConfig
+from llm_jepa.training.models import (
+    PRESETS,
+    ModelConfig,
+    build_model,
+    check_same_ids,
+    load_own_tokenizer,
+    num_parameters,
+    preset_config,
+)
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +121,133 @@ def test_what_is_no_model_is_refused_by_its_name(tokenizer, tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"model": "nanoo"}, "model='nanoo' is not one of: nano, mini"), ({"dropout": 1.0}, r"dropout=1.0 must be in")],
+    [
+        ({"model": "nanoo"}, "model='nanoo' is not one of: nano, mini"),
+        ({"dropout": 1.0}, r"dropout=1.0 must be in"),
+        ({"model_revision": "main"}, "model_revision has no meaning for a preset"),
+        ({"trust_remote_code": True}, "trust_remote_code has no meaning for a preset"),
+        ({"model_name_or_path": "a/b", "trust_remote_code": True}, "model_revision=None does not pin it.* 40 digits"),
+        (
+            {"model_name_or_path": "a/b", "trust_remote_code": True, "model_revision": "main"},
+            "model_revision='main' does not pin it",
+        ),
+    ],
 )
 def test_a_setting_out_of_range_names_its_field(changes, message):
     with pytest.raises(ValueError, match=message):
         ModelConfig(**changes)
+
+
+# ---- code that a model brings along ----
+
+
+BOMB = """
+from pathlib import Path
+Path(__file__).with_name("marker").write_text("ran")
+from transformers import LlamaConfig, LlamaForCausalLM
+class Config(LlamaConfig):
+    model_type = "bomb"
+class Model(LlamaForCausalLM):
+    config_class = Config
+"""
+
+
+@pytest.fixture
+def bomb(tiny_model, tokenizer, tmp_path, monkeypatch):
+    """A folder whose config.json asks for Python code of its own, which leaves a marker behind when it runs."""
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = tmp_path / "bomb"
+    tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "bomb", "auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "code.py").write_text(BOMB)
+    return folder
+
+
+def markers(folder):
+    return list(folder.parent.rglob("marker"))
+
+
+def test_code_that_a_model_brings_along_is_not_run(bomb, tokenizer, monkeypatch):
+    """F3: not run, not asked for on the terminal, and the error names the setting that would allow it."""
+    monkeypatch.setattr("builtins.input", lambda _: "y")  # what an impatient user types
+    with pytest.raises(ConfigError, match="Python code of its own, which is not run: set trust_remote_code with model"):
+        build(ModelConfig(model_name_or_path=str(bomb)), tokenizer)
+    assert not markers(bomb)
+
+
+def test_code_of_a_pinned_commit_is_run_where_it_is_asked_for(bomb, tokenizer):
+    """The control of the test above: the folder is what it seems, and both settings together let it run."""
+    config = ModelConfig(model_name_or_path=str(bomb), trust_remote_code=True, model_revision=COMMIT)
+    model = build(config, tokenizer)
+    assert markers(bomb) and type(model).__name__ == "Model"
+
+
+def test_a_kernel_of_the_hub_that_a_config_asks_for_is_refused(tiny_model, tokenizer, tmp_path):
+    """A line in config.json must not have code fetched and run."""
+    tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"attn_implementation": "somebody/kernel"}))
+    with pytest.raises(ConfigError, match="asks for the kernel 'somebody/kernel' of the hub, which is code"):
+        build(ModelConfig(model_name_or_path=str(tmp_path)), tokenizer)
+
+
+def test_the_revision_reaches_model_and_tokenizer(tokenizer, monkeypatch, tmp_path):
+    """Weights of one commit and a tokenizer of another would be a wrong pair."""
+    asked = []
+
+    def refuse(name, **source):
+        asked.append((name, source["revision"]))
+        raise OSError("offline")
+
+    monkeypatch.setattr(models.AutoConfig, "from_pretrained", refuse)
+    monkeypatch.setattr(models, "snapshot_download", refuse)
+    config = ModelConfig(model_name_or_path="somebody/model", model_revision="v1")
+    for load in (lambda: build(config, tokenizer), lambda: load_own_tokenizer(config)):
+        with pytest.raises(ConfigError, match="offline"):
+            load()
+    assert asked == [("somebody/model", "v1")] * 2
+
+
+# ---- another tokenizer than the model's ----
+
+
+def test_a_tokenizer_with_other_ids_than_the_models_own_is_refused(tokenizer, tmp_path):
+    """F4: all its ids fit the table, and each would be read as another word."""
+    tokenizer.save_pretrained(tmp_path)
+    config = ModelConfig(model_name_or_path=str(tmp_path))
+    other = train_tokenizer(["quite other words, many of them, of other lengths"] * 3, 275)
+    with pytest.raises(ConfigError, match="'other' is not the tokenizer of .*have another id .*Remove tokenizer"):
+        check_same_ids(config, other, "other")
+
+
+def test_a_tokenizer_with_the_models_ids_is_taken(tokenizer, tmp_path):
+    """With more tokens than the model's own, with another template, or where the model has none to compare with."""
+    tokenizer.save_pretrained(tmp_path)
+    more = train_tokenizer(["lines with a dog", ".*dog.*"], 280)
+    more.add_tokens(["<new>"])
+    more.chat_template = "{{ messages }}"
+    check_same_ids(ModelConfig(model_name_or_path=str(tmp_path)), more, "more")
+    check_same_ids(ModelConfig(model_name_or_path=str(tmp_path / "nowhere")), more, "more")
+
+
+# ---- adapters ----
+
+
+def test_lora_on_random_weights_is_refused(tokenizer):
+    """An adapter is saved without the weights it belongs to; random ones would be lost."""
+    with pytest.raises(ConfigError, match="lora_r=4 adapts a pretrained model, and 'nano' is a preset"):
+        build(ModelConfig(), tokenizer, adapter=AdapterConfig(lora_r=4))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_four_bits_without_what_they_need_are_refused(tiny_model, tokenizer, tmp_path, monkeypatch):
+    """No bitsandbytes, or no CUDA device: told before anything is loaded, with what to install."""
+    tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    adapter = AdapterConfig(lora_r=4, quantization="4bit")
+    for found, message in ((None, r"not installed: `pip install 'llm-jepa\[qlora\]'`"), (True, "a CUDA device, and")):
+        monkeypatch.setattr(models.importlib.util, "find_spec", lambda _, found=found: found)
+        with pytest.raises(ConfigError, match=f"quantization=4bit needs .*{message}"):
+            build(ModelConfig(model_name_or_path=str(tmp_path)), tokenizer, adapter=adapter)

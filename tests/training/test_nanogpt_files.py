@@ -575,7 +575,7 @@ def test_a_run_that_is_no_gpt2_or_goes_to_a_folder_is_refused(make_jepa_folder, 
     make_jepa_folder("llama")
     with pytest.raises(DataError, match="of type 'llama'"):
         export(tmp_path / "run", tmp_path / "ckpt.pt")
-    with pytest.raises(ConfigError, match="of a run to a folder is not built yet"):
+    with pytest.raises(ConfigError, match="of a run to a folder is made by `export_run`"):
         export(tmp_path / "run", tmp_path / "folder")
 
 

@@ -10,16 +10,18 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.formats import prompt_example
 from llm_jepa.data.loading import load_rows
 from llm_jepa.data.pairs import EncodedPairs, PairEncoder
-from llm_jepa.data.tokenizer import load_tokenizer
+from llm_jepa.data.tokenizer import check_tokenizer_fits, load_tokenizer
 from llm_jepa.errors import ConfigError
-from llm_jepa.objective import LLMJEPA
+from llm_jepa.objective import LLMJEPA, JEPAConfig
 from llm_jepa.objective.distances import unit
 from llm_jepa.training.embedding import first_of_each, view_embeddings
+from llm_jepa.training.resume import digest_tokenizer
 from llm_jepa.training.saving import load_jepa
 
 from .evaluate import EvaluationConfig, answer
@@ -77,23 +79,68 @@ def load_run(folder: Path) -> TrainedRun:
     """Load a finished run.
 
     Raises:
+        ConfigError: If the folder is no finished run, or its tokenizer is not the one that it was trained with.
+        DataError: If its model cannot be loaded.
+    """
+    settings = read_run_settings(folder)
+    data = _data_settings(settings)
+    own = {key: value for key, value in settings.items() if key in EvaluationConfig.__dataclass_fields__}
+    evaluation = EvaluationConfig(**own)
+    tokenizer = load_run_tokenizer(folder)
+    jepa = load_jepa(folder / "model")
+    check_tokenizer_fits(tokenizer, jepa.backbone.embeddings.num_embeddings)  # type: ignore[arg-type]
+    if torch.cuda.is_available():
+        jepa.to("cuda")
+    encoder = PairEncoder(tokenizer, data, jepa.config.jepa_split, jepa.config.jepa_views)
+    if evaluation.max_new_tokens is None:
+        evaluation = replace(evaluation, max_new_tokens=_longest_answer(folder))
+    return TrainedRun(jepa.eval(), encoder, data, evaluation, folder)
+
+
+def read_run_settings(folder: Path) -> dict[str, Any]:
+    """Return the flat settings of a finished run.
+
+    Raises:
         ConfigError: If the folder is no finished run.
     """
     config, model = folder / "config.yaml", folder / "model"
     if not config.is_file() or not model.is_dir():
         missing = config.name if not config.is_file() else "model/"
         raise ConfigError(f"{folder} holds no {missing}. Expected the folder of a finished run, such as OUT/jepa-s82.")
-    settings = yaml.safe_load(config.read_text())
-    data = DataConfig(**{key: value for key, value in settings.items() if key in DataConfig.__dataclass_fields__})
-    own = {key: value for key, value in settings.items() if key in EvaluationConfig.__dataclass_fields__}
-    evaluation = EvaluationConfig(**own)
-    jepa = load_jepa(model)
-    if torch.cuda.is_available():
-        jepa.to("cuda")
-    encoder = PairEncoder(load_tokenizer(str(model)), data, jepa.config.jepa_split, jepa.config.jepa_views)
-    if evaluation.max_new_tokens is None:
-        evaluation = replace(evaluation, max_new_tokens=_longest_answer(folder))
-    return TrainedRun(jepa.eval(), encoder, data, evaluation, folder)
+    return yaml.safe_load(config.read_text(encoding="utf-8"))
+
+
+def load_run_encoder(folder: Path) -> PairEncoder:
+    """Load the encoder of a finished run without its model.
+
+    Raises:
+        ConfigError: If the folder is no finished run, or its tokenizer is not the one that it was trained with.
+    """
+    settings = read_run_settings(folder)
+    split, views = (settings.get(name, getattr(JEPAConfig, name)) for name in ("jepa_split", "jepa_views"))
+    return PairEncoder(load_run_tokenizer(folder), _data_settings(settings), split, views)
+
+
+def load_run_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a run, and make sure that it is the one that the run was trained with.
+
+    Raises:
+        ConfigError: If it is another, or cannot be loaded. Another one would be read as other words in silence.
+    """
+    model, seen = folder / "model", folder / "data.json"
+    tokenizer = load_tokenizer(str(model))
+    expected = json.loads(seen.read_text()).get("tokenizer_sha256") if seen.is_file() else None
+    found = digest_tokenizer(tokenizer)
+    if expected is not None and found != expected:
+        raise ConfigError(
+            f"The tokenizer in {model} is not the one that this run was trained with: its sha256 is {str(found)[:12]}, "
+            f"{seen} has {expected[:12]}. Put the tokenizer files of the run back; its checkpoints have them too."
+        )
+    return tokenizer
+
+
+def _data_settings(settings: dict[str, Any]) -> DataConfig:
+    return DataConfig(**{key: value for key, value in settings.items() if key in DataConfig.__dataclass_fields__})
 
 
 def _longest_answer(folder: Path) -> int:

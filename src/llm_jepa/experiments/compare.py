@@ -13,7 +13,7 @@ import json
 import logging
 import shlex
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ import yaml
 
 from llm_jepa.data.generated import with_files
 from llm_jepa.data.loading import load_data
-from llm_jepa.data.tokenizer import load_tokenizer
 from llm_jepa.errors import ConfigError, LLMJEPAError
 from llm_jepa.files import read_json_lines, write_whole
 from llm_jepa.report.figures import plot_comparison, plot_curves
@@ -29,7 +28,7 @@ from llm_jepa.report.html import write_report
 
 from .executor import Failure, Job, run_jobs
 from .results import Results, RunResult, build_results, write_results
-from .run import check_folder, claim_folder, differences, has_begun
+from .run import check_folder, claim_folder, differences, has_begun, pretrained_tokenizer
 from .settings import ExperimentConfig, RunConfig, Settings, read_experiment
 
 logger = logging.getLogger(__name__)
@@ -163,7 +162,7 @@ def _with_data_files(run: RunConfig, folder: Path) -> RunConfig:
     generators = ("generate_train", "generate_test", "generate_seed")
     settings = {key: value for key, value in run.settings.items() if key not in generators}
     settings |= {"train_file": data.train_file, "test_file": data.test_file}
-    return RunConfig(data, run.model, run.jepa, run.evaluation, run.training, settings)
+    return replace(run, data=data, settings=settings)
 
 
 def _check_data(runs: dict[str, RunConfig]) -> list[str]:
@@ -171,8 +170,7 @@ def _check_data(runs: dict[str, RunConfig]) -> list[str]:
     run = next(iter(runs.values()))
     if run.data.test_file is None:
         raise ConfigError("test_file is not set. A comparison needs rows that no arm has seen.")
-    own_tokenizer = run.model.model_name_or_path and not run.data.tokenizer_name_or_path
-    data = load_data(run.data, run.jepa, load_tokenizer(str(run.model.model_name_or_path)) if own_tokenizer else None)
+    data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
     counts = {name: f"{data.summary[name]['kept']:,}" for name in ("train", "validation", "test")}
     return [" | ".join(f"{name} {count}" for name, count in counts.items()), *data.notes]
 

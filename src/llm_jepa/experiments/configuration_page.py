@@ -7,6 +7,7 @@ import sys
 from llm_jepa.data.config import DataConfig
 from llm_jepa.evaluation.evaluate import EvaluationConfig
 from llm_jepa.objective import JEPAConfig
+from llm_jepa.training.adapters import AdapterConfig
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.models import ModelConfig
 
@@ -16,6 +17,7 @@ SECTIONS: dict[str, type] = {
     "Experiment": ExperimentConfig,
     "Data": DataConfig,
     "Model": ModelConfig,
+    "Adapter": AdapterConfig,
     "Objective": JEPAConfig,
     "Training": JEPATrainingArguments,
     "Evaluation": EvaluationConfig,

@@ -23,7 +23,13 @@ import yaml
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
+from transformers import (
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    set_seed,
+)
 
 from llm_jepa.data.generated import with_files
 from llm_jepa.data.loading import LoadedData, load_data
@@ -36,7 +42,8 @@ from llm_jepa.objective import LLMJEPA, UnsupportedModelError
 from llm_jepa.processes import is_main, join, on_main
 from llm_jepa.training.checkpoints import find_newest
 from llm_jepa.training.console import StepLog
-from llm_jepa.training.models import build_model, num_parameters
+from llm_jepa.training.models import build_model, check_same_ids, load_own_tokenizer, num_parameters
+from llm_jepa.training.resume import digest_tokenizer
 from llm_jepa.training.saving import save_jepa
 from llm_jepa.training.stopping import StopRequest
 from llm_jepa.training.trainer import JEPATrainer
@@ -81,8 +88,9 @@ def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False
     watch = DataWatch([run.data.train_file, run.data.validation_file, run.data.test_file])
     trainer, data = build_trainer(run, seed, folder, progress=progress)
     settings = _evaluation_settings(run, data)
-    seen = {"summary": data.summary, "notes": data.notes, "sha256": watch.sha256}
-    on_main(write_json, folder / "data.json", seen | {"max_new_tokens": settings.max_new_tokens})
+    seen: dict[str, Any] = {"summary": data.summary, "notes": data.notes, "sha256": watch.sha256}
+    seen |= {"max_new_tokens": settings.max_new_tokens, "tokenizer_sha256": digest_tokenizer(data.tokenizer)}
+    on_main(write_json, folder / "data.json", seen)
     started = time.perf_counter()
     stop = StopRequest()
     trainer.add_callback(stop)
@@ -102,6 +110,7 @@ def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False
     report["cost"] = trainer.step_timer.summary() | {"flops_per_step": count_step_flops(trainer)}
     report["alarm"] = trainer.alarm.summary() if run.jepa.uses_views else None
     report["num_parameters"] = num_parameters(trainer.jepa.model)
+    report["num_trained_parameters"] = num_parameters(trainer.jepa, trained=True)  # [PRED] among them
     save_jepa(trainer.jepa, folder / "model", data.tokenizer)
     on_main(write_json, folder / "eval.json", _json_safe(report))
     on_main(write_whole, folder / "DONE", "")
@@ -171,9 +180,7 @@ def differences(old: Settings, new: Settings) -> list[str]:
 
 def build_trainer(run: RunConfig, seed: int, folder: Path, *, progress: bool = False) -> tuple[JEPATrainer, LoadedData]:
     """Load the data, build the model and the trainer of a run; the seed is set before the weights are drawn."""
-    own_tokenizer = run.model.model_name_or_path and not run.data.tokenizer_name_or_path
-    tokenizer = load_tokenizer(str(run.model.model_name_or_path)) if own_tokenizer else None
-    data = load_data(run.data, run.jepa, tokenizer)
+    data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
     train_pairs = shuffle_code_views(data.train.pairs, seed) if run.data.shuffle_views else data.train.pairs
     arguments = run.training_arguments(folder, seed=seed, disable_tqdm=not progress)
     if run.model.attn_implementation == "flex_attention" and arguments.device.type == "cpu":
@@ -198,19 +205,35 @@ def build_trainer(run: RunConfig, seed: int, folder: Path, *, progress: bool = F
     return trainer, data
 
 
+def pretrained_tokenizer(run: RunConfig) -> PreTrainedTokenizerBase | None:
+    """Return the pretrained tokenizer of a run; None where `load_data` trains one on the rows."""
+    name = run.data.tokenizer_name_or_path
+    if not run.model.model_name_or_path:
+        return None
+    if not name:
+        return load_own_tokenizer(run.model)
+    tokenizer = load_tokenizer(name)
+    check_same_ids(run.model, tokenizer, name)
+    return tokenizer
+
+
 def _build_jepa(run: RunConfig, data: LoadedData) -> LLMJEPA:
     longest = max(split.longest for split in (data.train, data.validation, data.test))
     model: nn.Module = build_model(
         run.model,
         data.tokenizer,
+        run.adapter,
         end_id=data.encoder.end_ids[0],
         pad_id=data.encoder.pad_id,
         max_length=longest + run.jepa.jepa_k,
     )
     try:
-        return LLMJEPA(model, run.jepa)
+        jepa = LLMJEPA(model, run.jepa)
     except UnsupportedModelError as error:
         raise ConfigError(str(error)) from error
+    if run.adapter.quantization != "none":  # the table is in bfloat16, in which most updates would be lost
+        jepa.predictor.float()
+    return jepa
 
 
 def _evaluation_settings(run: RunConfig, data: LoadedData) -> EvaluationConfig:

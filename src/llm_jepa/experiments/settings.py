@@ -1,9 +1,9 @@
 """From a flat YAML file to checked settings: of one run, and of an experiment of many.
 
-A run's settings are the fields of five dataclasses under their own names, side by side: data (`DataConfig`),
-model (`ModelConfig`), objective (`JEPAConfig`), training (`JEPATrainingArguments`, that is every field of
-transformers' TrainingArguments) and evaluation (`EvaluationConfig`). An experiment adds its own
-(`ExperimentConfig`). Each fact has one place: the field's help text is the command line's and the docs'.
+A run's settings are the fields of six dataclasses under their own names, side by side: data (`DataConfig`),
+model (`ModelConfig`), adapter (`AdapterConfig`), objective (`JEPAConfig`), training (`JEPATrainingArguments`,
+that is every field of transformers' TrainingArguments) and evaluation (`EvaluationConfig`). An experiment adds
+its own (`ExperimentConfig`). Each fact has one place: the field's help text is the command line's and the docs'.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from llm_jepa.data.config import DataConfig
 from llm_jepa.errors import ConfigError
 from llm_jepa.evaluation.evaluate import EvaluationConfig
 from llm_jepa.objective import JEPAConfig
+from llm_jepa.training.adapters import AdapterConfig
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.models import ModelConfig
 
@@ -96,6 +97,7 @@ class RunConfig:
 
     data: DataConfig
     model: ModelConfig
+    adapter: AdapterConfig
     jepa: JEPAConfig
     evaluation: EvaluationConfig
     training: Settings
@@ -109,6 +111,7 @@ class RunConfig:
 PARTS: dict[str, type] = {
     "data": DataConfig,
     "model": ModelConfig,
+    "adapter": AdapterConfig,
     "jepa": JEPAConfig,
     "evaluation": EvaluationConfig,
     "training": JEPATrainingArguments,

@@ -9,13 +9,15 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .backbone import Backbone
 
 
 class EMATarget(nn.Module):
     """A slow copy of the model's layers (not of its head): theta' <- decay * theta' + (1 - decay) * theta.
+
+    Weights that are not trained never differ from the model's: they are the model's own, and cost nothing.
 
     Args:
         backbone: The layers to follow.
@@ -25,7 +27,12 @@ class EMATarget(nn.Module):
     def __init__(self, backbone: Backbone, decay: float) -> None:
         super().__init__()
         self.decay = decay
-        self.layers = copy.deepcopy(backbone.layers).requires_grad_(False).eval()
+        self.layers = _slow_copy(backbone.layers)
+        self._shared = {
+            f"layers.{name}"
+            for (name, slow), fast in zip(self.layers.named_parameters(), backbone.layers.parameters(), strict=True)
+            if slow is fast
+        }
 
     def train(self, mode: bool = True) -> EMATarget:
         """Stay in evaluation mode: a target has no dropout."""
@@ -35,6 +42,28 @@ class EMATarget(nn.Module):
     def update(self, backbone: Backbone) -> None:
         """Move one step towards `backbone`; call it after each optimizer step."""
         for slow, fast in zip(self.layers.parameters(), backbone.layers.parameters(), strict=True):
-            slow.lerp_(fast.detach().to(slow.dtype), 1 - self.decay)
+            if slow is not fast:
+                slow.lerp_(fast.detach().to(slow.dtype), 1 - self.decay)
         for slow_buffer, buffer in zip(self.layers.buffers(), backbone.layers.buffers(), strict=True):
             slow_buffer.copy_(buffer)
+
+    def own_state(self) -> dict[str, Tensor]:
+        """Return what a checkpoint must hold of the copy, each tensor in memory of its own."""
+        state = self.state_dict()
+        return {name: each.detach().clone().contiguous() for name, each in state.items() if name not in self._shared}
+
+    def load_own_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `own_state` returned.
+
+        Raises:
+            RuntimeError: If the names or shapes are others.
+        """
+        shared = {name: each for name, each in self.state_dict().items() if name in self._shared}
+        self.load_state_dict({**shared, **state})
+
+
+def _slow_copy(layers: nn.Module) -> nn.Module:
+    """Copy the layers, but for the weights that are not trained."""
+    frozen = [each for each in layers.parameters() if not each.requires_grad]
+    own = copy.deepcopy(layers, {id(each): each for each in frozen})
+    return own.requires_grad_(False).eval()

@@ -1,17 +1,33 @@
-"""Where the model of a run comes from: a preset with random weights, or a pretrained one."""
+"""Where the model of a run comes from: a preset with random weights, or a pretrained one, with or without LoRA."""
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    LlamaConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.gpt2 import GPT2Config
 
-from llm_jepa.data.tokenizer import check_tokenizer_fits
+from llm_jepa.data.tokenizer import check_tokenizer_fits, load_tokenizer
 from llm_jepa.errors import ConfigError
+
+from .adapters import AdapterConfig, add_lora
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+# What a tokenizer is made of, in a repository of the hub.
+_TOKENIZER_FILES = ["*token*", "*.jinja", "*.model", "vocab*", "merges.txt", "config.json"]
 
 # Sizes by name. `nano` is the prototype's; `gpt2-124m` and `llama-1b` are the published shapes of GPT-2
 # (Radford et al., 2019) and Llama-3.2-1B (its model card). vocab_size None: as many as the tokenizer has.
@@ -37,7 +53,7 @@ class ModelConfig:
     """Which model is trained.
 
     Raises:
-        ValueError: If no preset has the name.
+        ValueError: If no preset has the name, or code of a repository would run that is not pinned.
     """
 
     model: str = field(
@@ -49,6 +65,17 @@ class ModelConfig:
     )
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "A pretrained causal language model: a folder, or a name on the hub."}
+    )
+    model_revision: str | None = field(
+        default=None,
+        metadata={"help": "Branch, tag or commit of model_name_or_path on the hub; the newest if not set."},
+    )
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={
+            "help": "Run the Python code that the model brings along. Needs model_revision, as the 40 digits of the "
+            "commit whose code you have read."
+        },
     )
     dropout: float = field(default=0.0, metadata={"help": "Dropout of a preset (attention; in GPT-2 also the rest)."})
     attn_implementation: str | None = field(
@@ -63,16 +90,31 @@ class ModelConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be in [0, 1).")
+        for name in ("model_revision", "trust_remote_code"):
+            if getattr(self, name) and not self.model_name_or_path:
+                raise ValueError(f"{name} has no meaning for a preset. Set model_name_or_path, or remove {name}.")
+        if self.trust_remote_code and not _COMMIT.fullmatch(self.model_revision or ""):
+            raise ValueError(
+                f"trust_remote_code runs code that can change from day to day; model_revision={self.model_revision!r} "
+                "does not pin it. Set model_revision to the 40 digits of the commit whose code you have read."
+            )
 
 
 def build_model(
-    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, *, end_id: int, pad_id: int, max_length: int = 0
+    config: ModelConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    adapter: AdapterConfig | None = None,
+    *,
+    end_id: int,
+    pad_id: int,
+    max_length: int = 0,
 ) -> nn.Module:
-    """Return the model of a run, in float32; a preset's weights come from PyTorch's global random stream.
+    """Return the model of a run, in float32; random weights come from PyTorch's global random stream.
 
     Args:
         config: Which model.
         tokenizer: Its tokenizer, which must fit.
+        adapter: Whether LoRA matrices are trained in the place of the weights.
         end_id: Token that ends an answer.
         pad_id: Token that fills padding.
         max_length: Positions that the longest row needs, [PRED] included.
@@ -80,8 +122,14 @@ def build_model(
     Raises:
         ConfigError: If the model cannot be loaded, the tokenizer has ids that it lacks, or a row is too long.
     """
+    adapter = adapter or AdapterConfig()
     if config.model_name_or_path:
-        model = _load_pretrained(config)
+        model = _load_pretrained(config, adapter)
+    elif adapter.uses_lora:
+        raise ConfigError(
+            f"lora_r={adapter.lora_r} adapts a pretrained model, and {config.model!r} is a preset with random weights. "
+            "Set model_name_or_path, or remove lora_r."
+        )
     else:
         model = AutoModelForCausalLM.from_config(
             preset_config(config, len(tokenizer), end_id=end_id, pad_id=pad_id),
@@ -94,7 +142,65 @@ def build_model(
             f"Rows need up to {max_length} positions, [PRED] included, but the model has {positions}. "
             f"Set max_length to {positions} or less, with on_overflow: truncate or drop if rows are longer."
         )
-    return model
+    if not adapter.uses_lora:
+        return model
+    return add_lora(model, adapter, base=str(config.model_name_or_path), revision=config.model_revision)
+
+
+def load_own_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that came with a pretrained model, of the same revision.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    name = str(config.model_name_or_path)
+    if config.model_revision is None or Path(name).expanduser().exists():
+        return load_tokenizer(name)
+    try:
+        folder = snapshot_download(name, revision=config.model_revision, allow_patterns=_TOKENIZER_FILES)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"model_name_or_path={name!r} has no tokenizer to be loaded at model_revision={config.model_revision!r}: "
+            f"{_first_line(error)}"
+        ) from error
+    return load_tokenizer(folder)
+
+
+def check_same_ids(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Make sure that another tokenizer than a model's own gives its tokens the ids that the model has learned.
+
+    A tokenizer with other ids would train and score without an error, on embeddings of other words. More tokens, or
+    fewer, are in order, and so is a model that has no tokenizer beside it.
+
+    Args:
+        config: The model.
+        tokenizer: The tokenizer that is to be used with it.
+        name: Where that came from, for the error.
+
+    Raises:
+        ConfigError: If a token that both know has another id.
+    """
+    try:
+        own = load_own_tokenizer(config).get_vocab()
+    except ConfigError:
+        return
+    vocab = tokenizer.get_vocab()
+    shared = own.keys() & vocab.keys()
+    differing = sorted((own[token], token) for token in shared if own[token] != vocab[token])
+    if not differing and shared:
+        return
+    if not shared:
+        what = "none of its tokens is one of the model's"
+    else:
+        place, token = differing[0]
+        what = (
+            f"{len(differing):,} of {len(shared):,} tokens have another id ({token!r} is {vocab[token]}, the model "
+            f"learned it as {place})"
+        )
+    raise ConfigError(
+        f"tokenizer_name_or_path={name!r} is not the tokenizer of {config.model_name_or_path}: {what}. Remove "
+        "tokenizer_name_or_path, to use the model's own."
+    )
 
 
 def preset_config(config: ModelConfig, vocab_size: int, *, end_id: int, pad_id: int) -> Any:
@@ -107,20 +213,72 @@ def preset_config(config: ModelConfig, vocab_size: int, *, end_id: int, pad_id: 
     return LlamaConfig(**size, attention_dropout=config.dropout, tie_word_embeddings=True)
 
 
-def num_parameters(model: nn.Module) -> int:
-    """Return the number of parameters, tied ones counted once."""
-    return sum(each.numel() for each in model.parameters())
+def num_parameters(model: nn.Module, *, trained: bool = False) -> int:
+    """Return the number of parameters, or of those that are trained; tied ones are counted once."""
+    return sum(each.numel() for each in model.parameters() if each.requires_grad or not trained)
 
 
-def _load_pretrained(config: ModelConfig) -> Any:
+def _load_pretrained(config: ModelConfig, adapter: AdapterConfig) -> Any:
     name = str(config.model_name_or_path)
+    source: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    if config.model_revision is not None:
+        source |= {"revision": config.model_revision}
+    if config.trust_remote_code:  # code may stand in another repository than the weights
+        source |= {"code_revision": config.model_revision}
+    how = _quantized() if adapter.quantization == "4bit" else {"dtype": torch.float32}
     try:
-        AutoConfig.from_pretrained(name)
+        _check_attention(AutoConfig.from_pretrained(name, **source), name)
         return AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, attn_implementation=config.attn_implementation
+            name, attn_implementation=config.attn_implementation, **source, **how
         )
-    except (OSError, ValueError) as error:
+    except ConfigError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        hint = (
+            "It brings Python code of its own, which is not run: set trust_remote_code with model_revision if you "
+            "have read it."
+            if "trust_remote_code" in str(error)
+            else "Expected a folder with config.json and model.safetensors, or the name of a model on the hub."
+        )
+        raise ConfigError(f"model_name_or_path={name!r} cannot be loaded: {_first_line(error)} {hint}") from error
+
+
+def _check_attention(found: Any, name: str) -> None:
+    """Refuse a configuration that asks for a kernel of the hub, which would be fetched and run."""
+    for each in ("_attn_implementation", "_experts_implementation"):
+        asked = getattr(found, each, None)
+        if isinstance(asked, str) and "/" in asked:
+            raise ConfigError(
+                f"The config.json of {name} asks for the kernel {asked!r} of the hub, which is code and is not run. "
+                "Remove that line from a copy of the model."
+            )
+
+
+def _quantized() -> dict[str, Any]:
+    """Return how a model is loaded in 4 bits, as in QLoRA (arXiv 2305.14314): NF4, double quantization.
+
+    Raises:
+        ConfigError: If bitsandbytes or a CUDA device is missing.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
-            f"model_name_or_path={name!r} cannot be loaded: {str(error).splitlines()[0]} "
-            "Expected a folder with config.json and model.safetensors, or the name of a model on the hub."
-        ) from error
+            "quantization=4bit needs bitsandbytes, which is not installed: `pip install 'llm-jepa[qlora]'`. Or set "
+            "quantization to none."
+        )
+    if not torch.cuda.is_available():
+        raise ConfigError("quantization=4bit needs a CUDA device, and there is none. Set quantization to none.")
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {
+        "quantization_config": settings,
+        "dtype": torch.bfloat16,
+        "device_map": {"": torch.cuda.current_device()},
+    }
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

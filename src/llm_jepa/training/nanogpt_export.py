@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import torch
 from transformers.models.gpt2 import GPT2LMHeadModel
 
 from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
+from llm_jepa.files import put_in_place, staged_beside
 from llm_jepa.nanogpt import GPT
 
 from .nanogpt_files import (
@@ -20,7 +18,6 @@ from .nanogpt_files import (
     listed,
     load_checkpoint,
     load_transformers,
-    name_beside,
     read_checkpoint,
     save_checkpoint,
     save_folder,
@@ -57,7 +54,7 @@ def export(source: str | Path, to: str | Path, *, force: bool = False) -> dict[s
     source, out = Path(source), Path(to).resolve()
     folder = _model_folder(source)
     _check_out(source, out, to_file=folder is not None, is_run=folder != source, force=force)
-    with _staged(out) as beside:
+    with staged_beside(out) as beside:
         if folder is None:
             ours, is_kept = read_checkpoint(source)
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +68,7 @@ def export(source: str | Path, to: str | Path, *, force: bool = False) -> dict[s
             save_checkpoint(converted, beside)
             ours = load_checkpoint(beside)
         difference = _max_logit_difference(ours, theirs, out)
-        _put_in_place(beside, out)
+        put_in_place(beside, out)
     return {
         "source": str(source),
         "out": str(to),
@@ -100,7 +97,7 @@ def _check_out(source: Path, out: Path, *, to_file: bool, is_run: bool, force: b
     if out == real or real in out.parents or out in real.parents:
         raise ConfigError(f"--to {out} and the source {real} are one inside the other. Choose another --to.")
     if to_file and out.suffix != ".pt":
-        what = "of a run to a folder is not built yet" if is_run else "from folder to folder changes nothing"
+        what = "of a run to a folder is made by `export_run`" if is_run else "from folder to folder changes nothing"
         raise ConfigError(f"--to {out}: an export {what}. For a nanoGPT checkpoint, choose a name that ends in .pt.")
     if not to_file and out.suffix == ".pt":
         raise ConfigError(f"--to {out}: a checkpoint becomes a folder. Choose a name that does not end in .pt.")
@@ -114,32 +111,6 @@ def _check_out(source: Path, out: Path, *, to_file: bool, is_run: bool, force: b
         raise ConfigError(
             f"{out} holds {listed(other)}, which no export wrote, and --force would remove it. Choose another --to."
         )
-
-
-@contextmanager
-def _staged(out: Path) -> Iterator[Path]:
-    """Yield a name beside `out` to write to; what stands there in the end is removed."""
-    beside = name_beside(out, "new")
-    try:
-        yield beside
-    finally:
-        if beside.is_dir():
-            shutil.rmtree(beside)
-        beside.unlink(missing_ok=True)
-
-
-def _put_in_place(beside: Path, out: Path) -> None:
-    if not out.is_dir():
-        beside.replace(out)
-        return
-    old = name_beside(out, "old")  # a folder cannot be renamed onto another that is not empty
-    out.rename(old)
-    try:
-        beside.rename(out)
-    finally:
-        if not out.exists():
-            old.rename(out)
-    shutil.rmtree(old)
 
 
 @torch.no_grad()

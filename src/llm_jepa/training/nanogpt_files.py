@@ -25,6 +25,7 @@ from torch import Tensor
 from transformers.models.gpt2 import GPT2Config, GPT2LMHeadModel
 
 from llm_jepa.errors import DataError
+from llm_jepa.files import name_beside
 from llm_jepa.nanogpt import GPT, GPTConfig
 from llm_jepa.objective import LLMJEPA, JEPAConfig
 
@@ -382,7 +383,3 @@ def listed(values: Any) -> str:
 def _short(error: BaseException) -> str:
     words = str(error).replace("\n", " ").split()
     return " ".join(words[:40]) + (" ..." if len(words) > 40 else "")
-
-
-def name_beside(path: Path, ending: str) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.{ending}")

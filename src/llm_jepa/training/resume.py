@@ -8,6 +8,7 @@ and the run refuses, unless the difference is accepted by its name; then it take
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -106,8 +107,13 @@ def digest_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> str | None:
     if tokenizer is None:
         return None
     backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        cuts = repr(sorted(tokenizer.get_vocab().items()))
+    else:  # how the last call padded and cut is kept there too, and is no part of the tokenizer
+        settings = json.loads(backend.to_str())
+        cuts = json.dumps({key: each for key, each in settings.items() if key not in ("padding", "truncation")})
     parts = [
-        backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items())),
+        cuts,
         repr(sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())),
         str(getattr(tokenizer, "chat_template", None)),
     ]

@@ -1,9 +1,11 @@
 """What a trained model looks like on disk: a plain transformers folder, with [PRED] in a file beside it.
 
     config.json, model.safetensors, tokenizer files      any transformers program loads these
+    adapter_config.json, adapter_model.safetensors       in the place of the first two, where LoRA was trained
     jepa.safetensors                                     [PRED], (number of vectors, C)
     jepa_config.json                                     the objective
-    jepa_target.safetensors                              the slow copy, with jepa_target ema, in checkpoints
+    jepa_target.safetensors                              what is its own of the slow copy, with jepa_target ema, in
+                                                         checkpoints
 
 Only safetensors and JSON are written and read.
 """
@@ -17,13 +19,14 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from llm_jepa.errors import DataError
 from llm_jepa.objective import LLMJEPA, JEPAConfig
 from llm_jepa.processes import is_main
 
+from .adapters import ADAPTER, ADAPTER_CONFIG, PeftModel, load_adapted, restore_adapter, save_adapter
 from .sharding import is_sharded, load_whole_state, part, whole_state
 
 WEIGHTS, PREDICTOR, TARGET, CONFIG = (
@@ -55,21 +58,24 @@ def save_jepa(
         return
     folder.mkdir(parents=True, exist_ok=True)
     state = jepa.state_dict() if whole is None else whole
-    model_state = {} if whole is None else {"state_dict": part(whole, "model.")}
-    jepa.model.save_pretrained(folder, **model_state)  # type: ignore[operator]
+    if isinstance(jepa.model, PeftModel):
+        save_adapter(jepa.model, folder)
+    else:
+        model_state = {} if whole is None else {"state_dict": part(whole, "model.")}
+        jepa.model.save_pretrained(folder, **model_state)  # type: ignore[operator]
     save_file({"embedding": state["predictor.embedding"].detach().contiguous()}, folder / PREDICTOR)
     (folder / CONFIG).write_text(json.dumps(jepa.config.to_dict(), indent=2) + "\n")
     if with_target and jepa.target is not None:
-        save_file(_plain(part(state, "target.")), folder / TARGET)
+        save_file(jepa.target.own_state() if whole is None else _plain(part(whole, "target.")), folder / TARGET)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
 
 
 def load_jepa(folder: str | Path, *, check: bool = True) -> LLMJEPA:
-    """Load what `save_jepa` wrote.
+    """Load what `save_jepa` wrote: a whole model, or an adapter with the model that it belongs to.
 
     Raises:
-        DataError: If the folder lacks one of its files, or one of them is damaged.
+        DataError: If the folder lacks one of its files, one of them is damaged, or an adapter's model is not there.
     """
     folder = Path(folder)
     for name in (CONFIG, PREDICTOR):
@@ -79,13 +85,19 @@ def load_jepa(folder: str | Path, *, check: bool = True) -> LLMJEPA:
         config = JEPAConfig(**json.loads((folder / CONFIG).read_text()))
     except (ValueError, TypeError) as error:
         raise DataError(f"{folder / CONFIG} is damaged or of another version of llm-jepa: {error}") from error
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise DataError(f"The model in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
-    jepa = LLMJEPA(model, config, check=check)
+    is_adapter = (folder / ADAPTER_CONFIG).is_file()
+    jepa = LLMJEPA(load_adapted(folder) if is_adapter else _load_whole(folder), config, check=check)
     _load_predictor(jepa, folder)
     return jepa
+
+
+def _load_whole(folder: Path) -> nn.Module:
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise DataError(f"The model in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
 def restore_weights(jepa: LLMJEPA, folder: str | Path) -> None:
@@ -98,21 +110,28 @@ def restore_weights(jepa: LLMJEPA, folder: str | Path) -> None:
     if is_sharded(jepa):
         _restore_sharded(jepa, folder)
         return
+    if isinstance(jepa.model, PeftModel):
+        restore_adapter(jepa.model, _read(folder / ADAPTER), folder / ADAPTER)
+    else:
+        _restore_whole(jepa.model, folder)
+    _load_predictor(jepa, folder)
+    if jepa.target is not None:
+        jepa.target.load_own_state(_read(folder / TARGET))
+
+
+def _restore_whole(model: nn.Module, folder: Path) -> None:
     try:
-        result = jepa.model.load_state_dict(_read(folder / WEIGHTS), strict=False)
+        result = model.load_state_dict(_read(folder / WEIGHTS), strict=False)
     except RuntimeError as error:  # a tensor of another shape
         reason = " ".join(str(error).split()[:40])
         raise DataError(f"{folder / WEIGHTS} is not of this model: {reason}. {_OWN_SETTINGS}") from error
-    tied = set(getattr(jepa.model, "all_tied_weights_keys", None) or ())
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     missing = [name for name in result.missing_keys if name not in tied]
     if missing or result.unexpected_keys:
         raise DataError(
             f"{folder / WEIGHTS} is not of this model: it lacks {missing[:3]} and has {result.unexpected_keys[:3]}. "
             f"{_OWN_SETTINGS}"
         )
-    _load_predictor(jepa, folder)
-    if jepa.target is not None:
-        jepa.target.load_state_dict(_read(folder / TARGET))
 
 
 def _restore_sharded(jepa: LLMJEPA, folder: Path) -> None:

@@ -36,6 +36,7 @@ from llm_jepa.objective import LLMJEPA, FusedBatch, FusedCollator, JEPAOutput, P
 from llm_jepa.objective.backbone import evaluating
 from llm_jepa.processes import gather, on_main, told, turns
 
+from .adapters import describe_adapter, is_adapted
 from .arguments import JEPATrainingArguments
 from .checkpoints import check_room, find_newest, find_problem, publish, read_facts, remove_leftovers, rotate, staged
 from .embedding import view_embeddings
@@ -381,12 +382,16 @@ class JEPATrainer(Trainer):
 
     def facts(self) -> dict[str, Any]:
         """Return what a run that goes on from this one's checkpoints must have in common with it."""
-        return describe_run(self.args, self.jepa.config, cast(Sequence[Pair], self.train_dataset), self.tokenizer)
+        rows = cast(Sequence[Pair], self.train_dataset)
+        facts = describe_run(self.args, self.jepa.config, rows, self.tokenizer)
+        return facts | describe_adapter(self.jepa.model)
 
     def _checkpoint_bytes(self) -> int:
         """Estimate the size of a checkpoint: the weights, and two moments of those that are trained (AdamW)."""
+        frozen = 0 if is_adapted(self.jepa.model) else 1  # an adapter is saved without the model it belongs to
         return sum(
-            each.numel() * each.element_size() * (3 if each.requires_grad else 1) for each in self.jepa.parameters()
+            each.numel() * each.element_size() * (3 if each.requires_grad else frozen)
+            for each in self.jepa.parameters()
         )
 
     def _get_output_dir(self, trial: Any) -> str:

@@ -1,0 +1,111 @@
+"""The commands that serve an exported model: transformers in Python, a server of transformers, and vLLM."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that vLLM's --max-lora-rank takes; 16 if not said
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What the commands depend on.
+
+    Attributes:
+        kind: "model", "merged" or "adapter".
+        base: The model of an adapter; None for a whole model.
+        lora_r: The rank of an adapter.
+        tokenizer_class: Class of transformers that loads the tokenizer as it was trained with.
+        is_chat: Whether the model was trained on a chat template.
+        chat_template_kwargs: What the template was given.
+        bridge_ids: Tokens between a text and its answer, where there is no chat template.
+        bridge: The same as text, special tokens by their names.
+        end_ids: Tokens that end an answer.
+        max_new_tokens: The longest answer that was looked for.
+    """
+
+    kind: str
+    base: str | None = None
+    lora_r: int | None = None
+    tokenizer_class: str = "AutoTokenizer"
+    is_chat: bool = False
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    bridge_ids: Sequence[int] = ()
+    bridge: str = ""
+    end_ids: Sequence[int] = ()
+    max_new_tokens: int = 64
+
+
+def python_snippet(model: Exported, folder: str) -> str:
+    """Return Python that answers one text with plain transformers; no line depends on this package.
+
+    Args:
+        model: The exported model.
+        folder: The name of its folder, as the reader has it.
+    """
+    kwargs = [f"    **{model.chat_template_kwargs!r},"] if model.chat_template_kwargs else []
+    if model.is_chat:
+        ask = [
+            'messages = [{"role": "user", "content": "YOUR TEXT"}]',
+            "ids = tokenizer.apply_chat_template(",
+            "    messages, add_generation_prompt=True, return_dict=True,",
+            *kwargs,
+            ')["input_ids"]',
+        ]
+    else:  # the tokens of text and bridge are put side by side: cut as one string they could be others
+        ask = [f'ids = tokenizer("YOUR TEXT")["input_ids"] + {list(model.bridge_ids)}']
+    stop = f", eos_token_id={list(model.end_ids)}" if model.kind == "adapter" else ""
+    needs = ["# an adapter: needs `pip install peft`"] if model.kind == "adapter" else []
+    return "\n".join(
+        [
+            "import torch",
+            f"from transformers import AutoModelForCausalLM, {model.tokenizer_class}",
+            "",
+            f"folder = {folder!r}",
+            *needs,
+            "model = AutoModelForCausalLM.from_pretrained(folder).eval()",
+            f"tokenizer = {model.tokenizer_class}.from_pretrained(folder)",
+            *ask,
+            "out = model.generate(",
+            "    torch.tensor([ids]),",
+            f"    do_sample=False, max_new_tokens={model.max_new_tokens}{stop},",
+            ")[0, len(ids):]",
+            "print(tokenizer.decode(out, skip_special_tokens=True))",
+        ]
+    )
+
+
+def server_commands(model: Exported, folder: str) -> list[str]:
+    """Return shell lines, none longer than 80 columns but where a name is; the first says where the model is."""
+    lines = [f"MODEL={shlex.quote(folder)}"]
+    if model.kind == "adapter":
+        rank = next((each for each in VLLM_RANKS if each >= (model.lora_r or 0)), VLLM_RANKS[-1])
+        lines += [
+            f"BASE={shlex.quote(str(model.base))}",
+            f'vllm serve "$BASE" --enable-lora --max-lora-rank {max(rank, 16)} \\',
+            '    --lora-modules tuned="$MODEL"',
+        ]
+    else:
+        lines += ['transformers serve "$MODEL"', 'vllm serve "$MODEL"    # or this one, on a CUDA device']
+    return lines + _request(model)
+
+
+def _request(model: Exported) -> list[str]:
+    """Return the call of a server that listens on port 8000, as both do."""
+    name = "tuned" if model.kind == "adapter" else "'\"$MODEL\"'"
+    if model.is_chat:
+        path, body = "chat/completions", ['"messages": [{"role": "user", "content": "YOUR TEXT"}]']
+        if model.chat_template_kwargs:
+            body.insert(0, f'"chat_template_kwargs": {json.dumps(model.chat_template_kwargs)}')
+    else:
+        path, body = "completions", [f'"prompt": {json.dumps("YOUR TEXT" + model.bridge)}']
+    body = [f'"model": "{name}", "temperature": 0', *body]
+    return [
+        f"curl http://localhost:8000/v1/{path} \\",
+        "    -H 'Content-Type: application/json' \\",
+        "    -d '{" + ",\n         ".join(body) + "}'",
+    ]

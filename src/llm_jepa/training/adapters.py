@@ -1,0 +1,233 @@
+"""LoRA through PEFT: a few matrices are trained beside weights that stay as they are, and saved without them.
+
+    adapter_config.json, adapter_model.safetensors       PEFT's own format; `PeftModel.from_pretrained` loads it
+
+[PRED] is no part of the adapter and no row of the vocabulary: it is a module beside the model (`objective/
+predictor.py`), trained whatever the adapter freezes, and saved beside it in jepa.safetensors.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from llm_jepa.errors import ConfigError, DataError
+
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+ALL_LINEAR = "all-linear"
+QUANTIZATIONS = ("none", "4bit")
+
+
+@dataclass
+class AdapterConfig:
+    """Whether all weights are trained, or an adapter beside them.
+
+    Raises:
+        ValueError: If a value is out of range, or set where there is no adapter.
+    """
+
+    lora_r: int = field(
+        default=0,
+        metadata={
+            "help": "Rank of the LoRA matrices; 16, say. 0 trains all weights. Needs model_name_or_path; [PRED] is "
+            "trained with either."
+        },
+    )
+    lora_alpha: float = field(
+        default=32.0, metadata={"help": "Scale of the LoRA matrices: their product counts lora_alpha / lora_r times."}
+    )
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the LoRA matrices."})
+    lora_target_modules: list[str] | str = field(
+        default=ALL_LINEAR,
+        metadata={
+            "help": "Layers that get LoRA matrices: all-linear (every linear layer but the head), a list of names "
+            "([q_proj, v_proj], say), or a regular expression."
+        },
+    )
+    quantization: str = field(
+        default="none",
+        metadata={
+            "help": "none, or 4bit: the frozen weights in 4 bits (QLoRA). Needs lora_r, a CUDA device and "
+            "`pip install llm-jepa[qlora]`."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.lora_r < 0 or not self.lora_alpha > 0:
+            raise ValueError(f"lora_r={self.lora_r} must be 0 or more, and lora_alpha={self.lora_alpha} above 0.")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"lora_dropout={self.lora_dropout} must be in [0, 1).")
+        if not self.lora_target_modules:
+            raise ValueError(f"lora_target_modules is empty. Name layers, or leave it at {ALL_LINEAR}.")
+        if self.quantization not in QUANTIZATIONS:
+            raise ValueError(f"quantization={self.quantization!r} is not one of: {', '.join(QUANTIZATIONS)}.")
+        if self.lora_r == 0:
+            for each in fields(self):
+                if getattr(self, each.name) != each.default:
+                    raise ValueError(
+                        f"{each.name}={getattr(self, each.name)!r} has no meaning where all weights are trained. "
+                        f"Set lora_r (16, say), or remove {each.name}."
+                    )
+
+    @property
+    def uses_lora(self) -> bool:
+        """Whether there is an adapter at all."""
+        return self.lora_r > 0
+
+
+def add_lora(model: Any, config: AdapterConfig, *, base: str, revision: str | None = None) -> PeftModel:
+    """Put LoRA matrices into a pretrained model and freeze the rest; the matrices come from the global random stream.
+
+    Args:
+        model: The model; its layers are changed in place.
+        config: Rank, scale, dropout and layers.
+        base: Where the model came from: a folder or a name on the hub. The adapter's config says it, so that any
+            program finds the weights that it belongs to.
+        revision: The revision on the hub, where it is pinned.
+
+    Raises:
+        ConfigError: If no layer has one of the names, or one of them is the embedding table or the head.
+    """
+    settings = LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=config.lora_dropout,
+        target_modules=config.lora_target_modules,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        adapted = get_peft_model(model, settings)
+    except ValueError as error:
+        raise ConfigError(
+            f"lora_target_modules={config.lora_target_modules!r}: {str(error).splitlines()[0]} Set it to "
+            f"{ALL_LINEAR}, or to names of the model's linear layers."
+        ) from error
+    for table in (model.get_input_embeddings(), model.get_output_embeddings()):
+        if isinstance(table, BaseTunerLayer):
+            raise ConfigError(
+                f"lora_target_modules={config.lora_target_modules!r} names the embedding table or the head, which "
+                f"stay as they are. Leave them out, or set it to {ALL_LINEAR}."
+            )
+    written = adapted.peft_config["default"]
+    written.base_model_name_or_path = _place(base)
+    written.revision = revision
+    return adapted
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Whether the model has an adapter."""
+    return isinstance(model, PeftModel)
+
+
+def describe_adapter(model: nn.Module) -> dict[str, Any]:
+    """Return what of an adapter a resumed run must have in common with the run before; nothing where there is none."""
+    if not isinstance(model, PeftModel):
+        return {}
+    settings: Any = model.peft_config["default"]
+    return {
+        "lora_r": settings.r,
+        "lora_alpha": float(settings.lora_alpha),
+        "lora_dropout": float(settings.lora_dropout),
+        "lora_target_modules": _as_written(settings.target_modules),
+    }
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Write the adapter to `folder`, as PEFT does, but without its empty model card and in a fixed order."""
+    weights = {name: each.detach().contiguous() for name, each in adapter_weights(model).items()}
+    save_file(weights, folder / ADAPTER, metadata={"format": "pt"})
+    settings = copy.copy(model.peft_config["default"])
+    settings.inference_mode = True
+    settings.target_modules = _as_written(settings.target_modules)  # type: ignore[attr-defined]
+    settings.save_pretrained(str(folder))
+
+
+def adapter_weights(model: PeftModel) -> dict[str, Tensor]:
+    """Return the adapter's matrices, by the names they are saved under."""
+    return get_peft_model_state_dict(model, save_embedding_layers=False)
+
+
+def restore_adapter(model: PeftModel, weights: dict[str, Tensor], source: Path) -> None:
+    """Put saved matrices into the adapter, in place.
+
+    Raises:
+        DataError: If they are not those of this adapter.
+    """
+    own = adapter_weights(model)
+    shapes = {name: tuple(each.shape) for name, each in own.items()}
+    found = {name: tuple(each.shape) for name, each in weights.items()}
+    if differing := sorted(name for name in {**shapes, **found} if shapes.get(name) != found.get(name)):
+        name = differing[0]
+        raise DataError(
+            f"{source} is not of this model: {name} is {found.get(name, 'not there')} there and "
+            f"{shapes.get(name, 'not there')} here. Resume with the model's own settings (lora_r, "
+            "lora_target_modules), or start a new output folder."
+        )
+    set_peft_model_state_dict(model, weights)
+
+
+def load_adapted(folder: Path) -> PeftModel:
+    """Load an adapter with the model that it belongs to, in float32; the matrices can be trained on.
+
+    Raises:
+        DataError: If the adapter is damaged, or its base model is not to be found.
+    """
+    if not (folder / ADAPTER).is_file():  # PEFT would go and look for it on the hub
+        raise DataError(f"{folder / ADAPTER} is missing. Use another folder, or train again.")
+    try:
+        settings = PeftConfig.from_pretrained(str(folder))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{folder / ADAPTER_CONFIG} is damaged: {_first_line(error)}") from error
+    base = settings.base_model_name_or_path
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base, revision=settings.revision or "main", dtype=torch.float32, trust_remote_code=False
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise DataError(
+            f"{folder} is an adapter of {base}, which cannot be loaded: {_first_line(error)} Put the model back, or "
+            f"write where it is now as base_model_name_or_path in {folder / ADAPTER_CONFIG}."
+        ) from error
+    try:
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise DataError(f"The adapter in {folder} cannot be loaded on {base}: {_first_line(error)}") from error
+
+
+def merged(model: PeftModel) -> Any:
+    """Return the plain model with the adapter's matrices added into its weights; `model` is used up.
+
+    Raises:
+        DataError: If the merged weights are not finite.
+    """
+    try:
+        return model.merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        raise DataError(f"The adapter cannot be merged: {_first_line(error)} Use another checkpoint.") from error
+
+
+def _place(base: str) -> str:
+    """Return a folder's name as one that is never taken for a name on the hub: `a/b` may be somebody's there."""
+    folder = Path(base).expanduser()
+    return str(folder) if folder.is_absolute() else f"./{folder}" if folder.exists() else base
+
+
+def _as_written(targets: Any) -> Any:
+    """Return target modules as JSON has them; PEFT keeps names as a set, whose order changes from run to run."""
+    return targets if isinstance(targets, str) or targets is None else sorted(targets)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
