@@ -7,7 +7,8 @@ STAMP  := $(VENV)/installed
 # The tests run small models: one thread each, and one process for each core.
 TEST   := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help demo test lint types doctest unit test-slow test-gpu bench reliability reliability-long install clean
+.PHONY: help demo test lint types doctest unit test-slow test-gpu bench bench-gpu reliability reliability-long
+.PHONY: install clean
 
 help:
 	@echo "make demo      compare LLM-JEPA with next-token prediction on generated pairs (minutes on two cores)"
@@ -16,6 +17,7 @@ help:
 	@echo "make test-gpu  the tests marked gpu, on a CUDA device"
 	@echo "make bench     the cost of a step (docs/results.md)"
 	@echo "make reliability  the faults of docs/reliability.md, and its table; reliability-long: 200 kills too"
+	@echo "make bench-gpu the cost of a step on a CUDA device, into benchmarks/results/"
 
 demo: $(STAMP)
 	$(BIN)/llm-jepa compare configs/demo.yaml --out runs/demo
@@ -51,6 +53,9 @@ reliability reliability-long: $(STAMP)
 	@rm -f $(VENV)/faults.jsonl
 	LLM_JEPA_FAULTS=$(VENV)/faults.jsonl $(TEST) -q tests/faults -m "$(FAULTS)"
 	$(BIN)/python tests/faults/write_table.py $(VENV)/faults.jsonl
+
+bench-gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py
 
 install: $(STAMP)
 

@@ -2,16 +2,18 @@
 
     python benchmarks/step_cost.py                                         # nano on this machine's CPU
     python benchmarks/step_cost.py --preset llama-1b --device cuda --dtype bf16 --sequential --length 512
+    python benchmarks/step_cost.py --packing                               # packed against padded rows of mixed length
 
 All variants start from the same weights and train on the same batches of NL-RX-SYNTH pairs, grouped by length as
 in training. `ratio` is the median over rounds of a variant's time over that of `plain` on the same batch. How a
-step is timed: step_timing.py. What each variant computes: step_objectives.py.
+step is timed: step_timing.py. What each variant computes: step_objectives.py. With --packing: step_packing.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -34,7 +36,17 @@ from llm_jepa.files import write_whole
 from llm_jepa.objective import LLMJEPA, JEPAConfig, Pair
 from llm_jepa.training.models import PRESETS, ModelConfig, build_model, num_parameters
 from llm_jepa.training.sampler import LengthGroupedSampler
-from step_objectives import PUBLISHED_WIDTH, Fused, Objective, Plain, PublishedAdditive, PublishedThreePass, Separate
+from step_objectives import (
+    PUBLISHED_WIDTH,
+    Cached,
+    Fused,
+    Objective,
+    Plain,
+    PublishedAdditive,
+    PublishedThreePass,
+    Separate,
+)
+from step_packing import format_packing, measure
 from step_report import PEAK_TFLOPS, PLAIN, TRAINER, describe_rows, format_table, summarise
 from step_timing import (
     BareLoop,
@@ -114,6 +126,10 @@ VARIANTS: dict[str, Variant] = {
     "fused_stop_grad": Variant("LLMJEPA, target stop_grad", _fused("stop_grad")),
     "fused_shared": Variant("LLMJEPA, target shared", _fused("shared")),
     "fused_ema": Variant("LLMJEPA, target ema", _fused("ema")),
+    "cached_stop_grad": Variant(
+        "plain rows, [PRED] reads the text in their cache (experimental)",
+        lambda model, layout: Cached(_jepa(model, layout, "stop_grad"), layout.pad_id),
+    ),
     "separate_stop_grad": Variant("three forwards, the target's without gradient", _separate("stop_grad")),
     "separate_shared": Variant("three forwards, all with gradient", _separate("shared")),
     "published_additive": Variant(
@@ -128,6 +144,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
     transformers.utils.logging.set_verbosity_error()
     torch.set_num_threads(args.threads)
+    if args.packing:
+        finish(measure_packing(args), format_packing, args.out)
+        return
     with tempfile.TemporaryDirectory() as folder:
         data, origin = load_pairs(Path(folder), args.num_pairs)
         bench = Bench(args, data, folder)
@@ -135,20 +154,75 @@ def main(argv: Sequence[str] | None = None) -> None:
         generation = time_generation(bench) if args.generation else None
     report = {
         "benchmark": "step_cost",
-        "settings": {name: value for name, value in vars(args).items() if name not in ("out", "variants")},
+        "settings": shown_settings(args),
         "data": {"origin": origin, **describe_rows(bench.chunks)},
         "num_parameters": bench.num_parameters,
         "variants": summarise(timings, bench.chunks, args.peak_tflops),
         "generation": generation,
         "environment": describe_environment(),
     }
-    if args.out:
-        write_whole(args.out, json.dumps(report, indent=2) + "\n")
-    print(format_table(report))
+    finish(report, format_table, args.out)
+
+
+def finish(report: dict[str, Any], as_text: Callable[[dict[str, Any]], str], out: Path | None) -> None:
+    """Write the report, print its table, and end standard output with it as one JSON object."""
+    if out:
+        write_whole(out, json.dumps(report, indent=2) + "\n")
+    print(as_text(report))
     print(json.dumps(report))
 
 
-class Bench:
+def measure_packing(args: argparse.Namespace) -> dict[str, Any]:
+    """Time packed against padded rows of mixed length; return the report."""
+    with tempfile.TemporaryDirectory() as folder:
+        data, origin = load_mixed_pairs(Path(folder), args.num_pairs)
+        pairs = data.train.pairs[: args.num_pairs]
+        if len(pairs) < args.batch_size:
+            raise SystemExit(f"--batch-size is {args.batch_size}, but there are only {len(pairs)} pairs.")
+        bench = ModelMaker(args, data)
+        variants = measure(pairs, args, bench.model, data.encoder.pad_id, SEED)
+    lengths = [len(pair) for pair in pairs]
+    spread = {"median_tokens": statistics.median(lengths), "max_tokens": max(lengths)}
+    return {
+        "benchmark": "packing",
+        "settings": shown_settings(args),
+        "data": {"origin": origin, "num_pairs": len(pairs), **spread},
+        "num_parameters": bench.num_parameters,
+        "variants": variants,
+        "environment": describe_environment(),
+    }
+
+
+def shown_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of the call that bear on its figures."""
+    return {name: value for name, value in vars(args).items() if name not in ("out", "variants")}
+
+
+class ModelMaker:
+    """Makes the models of one measurement: a preset on its device, each time with the same weights.
+
+    Args:
+        args: The call.
+        data: Tokenizer and encoded pairs.
+    """
+
+    def __init__(self, args: argparse.Namespace, data: LoadedData) -> None:
+        self.args = args
+        self.data = data
+        self.num_parameters = 0
+
+    def model(self) -> nn.Module:
+        """Return a model in training mode."""
+        torch.manual_seed(SEED)
+        encoder = self.data.encoder
+        model = build_model(
+            ModelConfig(self.args.preset), self.data.tokenizer, end_id=encoder.end_ids[0], pad_id=encoder.pad_id
+        )
+        self.num_parameters = num_parameters(model)
+        return model.to(self.args.device).train()
+
+
+class Bench(ModelMaker):
     """Batches, models and turns of one measurement.
 
     Args:
@@ -158,8 +232,7 @@ class Bench:
     """
 
     def __init__(self, args: argparse.Namespace, data: LoadedData, folder: str) -> None:
-        self.args = args
-        self.data = data
+        super().__init__(args, data)
         self.folder = folder
         self.placement = Placement(torch.device(args.device), args.dtype == "bf16")
         pairs = data.train.pairs
@@ -169,7 +242,6 @@ class Bench:
         self.chunks = make_chunks(batches, args.rounds)
         longest = max(len(pair) for batch in batches for pair in batch) + args.k
         self.layout = Layout(args.k, data.encoder.pad_id, max(args.published_width, longest))
-        self.num_parameters = 0
 
     def run(self) -> dict[str, Timing]:
         """Time all variants: in turns, or with --sequential one after the other."""
@@ -206,16 +278,6 @@ class Bench:
                 run_chunk(number)
         return timings
 
-    def model(self) -> nn.Module:
-        """Return a model of the preset on its device; each call gives the same weights."""
-        torch.manual_seed(SEED)
-        end_id = self.data.encoder.end_ids[0]
-        model = build_model(
-            ModelConfig(self.args.preset), self.data.tokenizer, end_id=end_id, pad_id=self.layout.pad_id
-        )
-        self.num_parameters = num_parameters(model)
-        return model.to(self.placement.device).train()
-
     def _objective(self, name: str) -> Objective:
         return VARIANTS[name].make(self.model(), self.layout)
 
@@ -241,11 +303,27 @@ def load_pairs(folder: Path, num_pairs: int | None) -> tuple[LoadedData, str]:
     return load_data(config, JEPAConfig()), origin
 
 
+def load_mixed_pairs(folder: Path, num_pairs: int | None) -> tuple[LoadedData, str]:
+    """Return encoded GSM8K pairs, or, where the file is not there, generated ones that are stretched unevenly."""
+    file = SYNTH / "gsm8k_200.jsonl"
+    if file.is_file():
+        config = DataConfig(train_file=str(file), max_length=4096, validation_size=0)
+        return load_data(config, JEPAConfig()), "GSM8K"
+    data, _ = load_pairs(folder, num_pairs or 200)
+    generator = torch.Generator().manual_seed(SEED)
+    # Log-normal lengths, as those of GSM8K about are: a median of 128 tokens, one row in ten over 250.
+    for number, pair in enumerate(data.train.pairs):
+        length = 128 * torch.randn((), generator=generator).mul(0.5).exp().item()
+        data.train.pairs[number] = stretch(pair, max(8 + len(pair.bridge_ids), int(length)))
+    return data, "generated pairs, stretched to log-normal lengths (no GSM8K file found)"
+
+
 def stretch(pair: Pair, length: int) -> Pair:
     """Return the pair with its views repeated, or cut, to fill a row of `length` tokens half and half.
 
-    >>> stretch(Pair([5, 6], [8, 9, 1], [2]), 9)
-    Pair(text_ids=[5, 6, 5], code_ids=[8, 9, 8, 9, 1], bridge_ids=[2], source='', other_code_ids=None)
+    >>> pair = stretch(Pair([5, 6], [8, 9, 1], [2]), 9)
+    >>> pair.text_ids, pair.bridge_ids, pair.code_ids
+    ([5, 6, 5], [2], [8, 9, 8, 9, 1])
     """
     room = length - len(pair.bridge_ids) - 1
     text_ids = list(islice(cycle(pair.text_ids), room // 2))
@@ -296,8 +374,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--preset", choices=list(PRESETS), default="nano", help="model, with random weights (default nano)")
     add("--batch-size", type=int, default=32, help="pairs in a batch (default 32)")
-    add("--k", type=int, default=1, help="[PRED] tokens (default 1)")
-    add("--rounds", type=int, default=30, help="counted steps of each variant (default 30)")
+    add("--k", type=int, default=1, help="[PRED] tokens (default 1); 0 leaves cached_stop_grad out")
+    add("--rounds", type=int, help="counted steps of each variant (default 30), or passes with --packing (default 5)")
     add("--slow-rounds", type=int, default=3, help="counted steps of the published shapes (default 3)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where steps run (default cpu)")
     add("--dtype", choices=("float32", "bf16"), default="float32", help="bf16: autocast over float32 weights")
@@ -309,15 +387,23 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--published-width", type=int, default=PUBLISHED_WIDTH, help="pad the published shapes to (default 512)")
     add("--num-pairs", type=int, help="use the first pairs only (default all)")
     add("--sequential", action="store_true", help="one variant after the other, where memory does not hold all")
+    add("--packing", action="store_true", help="time packed against padded rows of mixed length, in passes over them")
+    add("--pack-length", type=int, help="tokens of a packed row (default the longest pair of the batch)")
     add("--generation", action="store_true", help=f"also time greedy answers of {NEW_TOKENS} tokens")
     add("--num-answers", type=int, default=NUM_ANSWERS, help=f"how many of them (default {NUM_ANSWERS})")
     add("--peak-tflops", type=float, help="peak of the device for MFU (default: known for H100 SXM and H200 in bf16)")
     add("--out", type=Path, help="also write the JSON object to this file")
     args = parser.parse_args(argv)
+    if args.rounds is None:
+        args.rounds = 5 if args.packing else 30
     if min(args.batch_size, args.rounds, args.slow_rounds) < 1:
         parser.error("--batch-size, --rounds and --slow-rounds must be at least 1.")
     if args.length is not None and args.length < 8:
         parser.error(f"--length {args.length} has no room for two views; expected 8 or more.")
+    if args.k == 0:  # without [PRED] nothing reads the cache
+        args.variants = [name for name in args.variants if name != "cached_stop_grad"]
+    if args.packing and (args.length is not None or args.generation):
+        parser.error("--packing times pairs of mixed length and nothing else; leave --length and --generation out.")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: no CUDA device is there. Leave it out to measure on the CPU.")
     if args.peak_tflops is None and args.device == "cuda" and args.dtype == "bf16":

@@ -98,6 +98,16 @@ def build_pairs(num_pairs: int, seed: int = 0, longest: int = 12, bridge: int = 
     return [Pair(ids(1, longest), [*ids(1, longest), 1], ids(0, bridge)) for _ in range(num_pairs)]
 
 
+def build_mixed_pairs(num_pairs: int, seed: int = 0, **size) -> list[Pair]:
+    """Return pairs of every kind in turn: both views rendered apart, prefix views, text apart, code apart, no views."""
+    pairs, apart = build_pairs(num_pairs, seed, **size), build_pairs(num_pairs, seed + 1000, **size)
+    for number, (pair, view) in enumerate(zip(pairs, apart, strict=True)):
+        pair.text_view_ids = view.text_ids if number % 5 in (0, 2) else None
+        pair.code_view_ids = view.code_view if number % 5 in (0, 3) else None
+        pair.use_jepa = number % 5 != 4
+    return pairs
+
+
 @pytest.fixture
 def tiny_model() -> Callable[..., nn.Module]:
     return build_tiny_model
@@ -106,6 +116,11 @@ def tiny_model() -> Callable[..., nn.Module]:
 @pytest.fixture
 def make_pairs() -> Callable[..., list[Pair]]:
     return build_pairs
+
+
+@pytest.fixture
+def make_mixed_pairs() -> Callable[..., list[Pair]]:
+    return build_mixed_pairs
 
 
 @pytest.fixture

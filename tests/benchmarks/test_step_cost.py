@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import step_cost
 import step_objectives
+import step_packing
 import step_report
 import step_timing
 
@@ -149,14 +150,41 @@ def test_a_variant_out_of_memory_is_a_line_of_the_table(tiny_model, make_pairs, 
     assert step_report.summarise({"plain": plain, "x": loop.timing}, [chunk], None)["x"] == {"error": "out of memory"}
 
 
+def test_packing_runs_through_and_counts_useful_tokens(capsys, tmp_path):
+    """Every layout of both objectives, on GSM8K rows; packing takes fewer rows and the same pairs."""
+    out = tmp_path / "packing.json"
+    size = ["--batch-size", "4", "--num-pairs", "8", "--rounds", "1", "--pack-length", "900"]
+    step_cost.main(["--packing", *size, "--out", str(out)])
+    *table, last = capsys.readouterr().out.splitlines()
+    report = json.loads(last)
+    assert max(map(len, table)) <= 80 and report == json.loads(out.read_text())
+    rows = report["variants"]
+    assert list(rows) == [f"{one}_{two}" for one in ("plain", "jepa") for two in step_packing.LAYOUTS]
+    assert rows["plain_padded_grouped"]["ratio"] == 1
+    assert rows["plain_packed"]["rows_per_step"] < rows["plain_padded_random"]["rows_per_step"] == 4
+    assert all(0 < row["useful_share"] <= 1 and row["tokens_per_s"] > 0 for row in rows.values())
+
+
+def test_pairs_of_mixed_length_are_made_where_there_is_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(step_cost, "SYNTH", tmp_path)
+    data, origin = step_cost.load_mixed_pairs(tmp_path, 40)
+    lengths = sorted(len(pair) for pair in data.train.pairs)
+    assert origin.startswith("generated pairs") and lengths[-1] > 2 * lengths[0]
+
+
 def test_wrong_calls_are_refused_with_exit_code_2():
     """A call that cannot be measured ends before any work."""
-    for call in (["--variants", "fussed"], ["--rounds", "0"], ["--length", "3"]):
+    for call in (
+        ["--variants", "fussed"],
+        ["--rounds", "0"],
+        ["--length", "3"],
+        ["--packing", "--length", "64"],
+    ):
         with pytest.raises(SystemExit) as stop:
             step_cost.main(call)
         assert stop.value.code == 2
 
 
-@pytest.mark.parametrize("module", [step_cost, step_report, step_timing])
+@pytest.mark.parametrize("module", [step_cost, step_packing, step_report, step_timing])
 def test_examples_in_the_docstrings_are_right(module):
     assert doctest.testmod(module).failed == 0

@@ -121,3 +121,15 @@ def test_code_views_of_their_own_are_what_is_exchanged():
     assert_no_pair_keeps_its_code(pairs, shuffled)
     assert sorted(pair.code_view for pair in shuffled) == [[20], [21], [22]]
     assert [pair.code_ids for pair in shuffled] == [pair.code_ids for pair in pairs]
+
+
+def test_rendered_code_views_move_with_their_codes_among_the_rows_that_have_views(make_mixed_pairs):
+    """No pair keeps its view, each view is used as often as before, and rows without views stay as they are."""
+    pairs = make_mixed_pairs(20)
+    shuffled = shuffle_code_views(pairs, seed=1)
+    with_views = [number for number, pair in enumerate(pairs) if pair.use_jepa]
+    before, after = ([each[number] for number in with_views] for each in (pairs, shuffled))
+    assert_no_pair_keeps_its_code(before, after)
+    assert Counter(tuple(pair.code_view) for pair in before) == Counter(tuple(pair.code_view) for pair in after)
+    assert all(one.text_view == two.text_view for one, two in zip(pairs, shuffled, strict=True))
+    assert all(shuffled[number] is pairs[number] for number in set(range(20)) - set(with_views))

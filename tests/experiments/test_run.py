@@ -285,3 +285,15 @@ def test_the_control_with_lambda_zero_is_plain_training_bit_for_bit(tiny_setting
         weights[arm] = (tmp_path / arm / "model" / "model.safetensors").read_bytes()
     assert weights["ntp"] == weights["jepa_lambda0"]
     assert weights["ntp"] != weights["jepa"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has gradients for it")
+def test_flex_attention_without_a_gpu_is_refused_before_anything_is_built(tiny_settings, tmp_path):
+    with pytest.raises(ConfigError, match="attn_implementation=flex_attention has no gradient on a CPU"):
+        train_run(read_run(tiny_settings(attn_implementation="flex_attention")), SEED, tmp_path / "run")
+
+
+def test_a_run_on_packed_rows_ends_like_one_on_padded_rows(tiny_settings, tmp_path):
+    """The key goes all the way: other rows in the steps, and a run folder that is whole."""
+    report = train_run(read_run(tiny_settings(packing=True, max_steps=2)), SEED, tmp_path / "packed")
+    assert report["num_steps"] == 2 and (tmp_path / "packed" / "DONE").is_file()

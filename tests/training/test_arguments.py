@@ -16,7 +16,14 @@ def test_every_field_of_transformers_keeps_its_name():
     ours = {each.name for each in dataclasses.fields(JEPATrainingArguments)}
     theirs = {each.name for each in dataclasses.fields(TrainingArguments)}
     assert theirs < ours
-    assert ours - theirs == {"precision", "monitor_pairs", "stop_on_collapse", "allow_changed"}
+    assert ours - theirs == {
+        "precision",
+        "packing",
+        "pack_length",
+        "monitor_pairs",
+        "stop_on_collapse",
+        "allow_changed",
+    }
 
 
 @pytest.mark.parametrize(
@@ -67,3 +74,20 @@ def test_gradient_checkpointing_is_the_kind_that_works_with_two_forwards(tmp_pat
         output_dir=str(tmp_path), gradient_checkpointing=True, gradient_checkpointing_kwargs=own
     )
     assert args.gradient_checkpointing_kwargs == own
+
+
+def test_packing_takes_rows_in_random_order_unless_told_otherwise(tmp_path):
+    """Grouped by length, pairs leave each other no room; whoever asks for it gets it."""
+
+    def strategy(**settings):
+        return JEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, **settings).train_sampling_strategy
+
+    assert strategy() == "group_by_length"
+    assert strategy(packing=True) == "random"
+    assert strategy(packing=True, train_sampling_strategy="group_by_length") == "group_by_length"
+
+
+@pytest.mark.parametrize("settings", [{"pack_length": 64}, {"packing": True, "pack_length": 0}])
+def test_a_pack_length_that_would_do_nothing_is_refused(settings, tmp_path):
+    with pytest.raises(ValueError, match="pack_length"):
+        JEPATrainingArguments(output_dir=str(tmp_path), **settings)

@@ -55,3 +55,30 @@ def test_codes_with_views_of_their_own_are_told_apart_by_these():
     """What retrieval looks for is the view."""
     views = [[8], [9], [8]]
     assert code_groups([Pair([5], [7, 1], code_view_ids=view) for view in views]).tolist() == [0, 1, 0]
+
+
+def test_rendered_views_are_what_is_looked_at_and_rows_without_views_are_passed_over(make_jepa, make_mixed_pairs):
+    """Each embedding is that of its own rendered view; `numbers` says whose it is."""
+    jepa, pairs = make_jepa(jepa_k=2), make_mixed_pairs(7)
+    views = view_embeddings(jepa, pairs, pad_token_id=0, batch_size=2)
+    assert views.numbers.tolist() == [0, 1, 2, 3, 5, 6]
+    kept = [pairs[number] for number in views.numbers]
+    with torch.no_grad():
+        texts = torch.stack([pred(jepa, pair.text_view) for pair in kept])
+        codes = torch.stack([enc(jepa.backbone.layers, pair.code_view, torch.device("cpu")) for pair in kept])
+    torch.testing.assert_close(views.text_pred, texts, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(views.code_emb, codes, atol=1e-5, rtol=1e-5)
+    assert views.jepa_loss == pytest.approx(jepa.distance(texts, codes).mean().item(), abs=1e-5)
+    assert len(views.code_groups) == 6
+
+
+def test_where_no_row_has_views_there_is_nothing_to_look_at(make_jepa):
+    views = view_embeddings(make_jepa(), [Pair([5], [8, 1], use_jepa=False)], pad_token_id=0)
+    assert len(views.numbers) == len(views.text_pred) == len(views.code_groups) == 0
+
+
+def test_codes_that_are_rendered_alike_share_a_number():
+    """What counts is what Enc(Code) reads."""
+    rendered = [([9, 1], None), ([8, 1], [9]), ([9, 1], [7])]
+    pairs = [Pair([5], code, code_view_ids=view) for code, view in rendered]
+    assert code_groups(pairs).tolist() == [0, 0, 1]

@@ -114,6 +114,43 @@ def test_any_split_of_a_step_equals_a_plain_loop_over_whole_batches(
     assert_near(weights(trainer.jepa), weights(plain), 1e-5)
 
 
+@pytest.mark.parametrize(
+    "objective", [{"jepa_lambda": 0.0}, {}, {"jepa_target": "shared"}], ids=["plain", "jepa", "shared"]
+)
+@pytest.mark.parametrize(("micro", "accumulation"), [(8, 1), (4, 2)])
+def test_packing_takes_the_same_steps(micro, accumulation, objective, make_jepa, make_trainer, make_mixed_pairs):
+    """Five steps on packed rows, whole and accumulated, end at the losses and weights of five on padded rows."""
+    losses, final, rows = {}, {}, {}
+    for packing in (False, True):
+        trainer = make_trainer(
+            make_jepa(**objective),
+            make_mixed_pairs(40, seed=3),
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=accumulation,
+            train_sampling_strategy="sequential",
+            learning_rate=1e-3,
+            num_train_epochs=1,
+            packing=packing,
+            **({"pack_length": 60} if packing else {}),
+        )
+        batches = record_batches(trainer)
+        trainer.train()
+        losses[packing], final[packing] = logged(trainer, "loss"), weights(trainer.jepa)
+        rows[packing] = sum(len(batch.rows.input_ids) for batch in batches)
+    assert rows[True] < 0.7 * rows[False] == 0.7 * 40
+    assert losses[True] == pytest.approx(losses[False], abs=1e-5) and len(losses[True]) == 5
+    assert_near(final[True], final[False], 1e-4)
+
+
+def test_a_packed_run_resumes_as_itself_alone(make_jepa, make_trainer, make_pairs):
+    """Packing is a fact of a run: rows laid out otherwise give other bits."""
+    facts = [
+        make_trainer(make_jepa(), make_pairs(4), packing=packing, train_sampling_strategy="random").facts()
+        for packing in (False, True)
+    ]
+    assert facts[0] != facts[1]
+
+
 def test_without_the_counts_of_a_step_the_loss_would_be_wrong(make_jepa, make_trainer, make_pairs):
     """The control of the test above: micro-batches that each take their own mean add up to several times the loss."""
 
@@ -496,3 +533,53 @@ def test_the_alarm_of_a_resumed_run_is_that_of_the_whole_run(make_jepa, make_tra
 def test_a_trainer_without_a_pad_id_says_so(make_jepa, make_pairs, tmp_path):
     with pytest.raises(ValueError, match="pad_token_id is not given"):
         JEPATrainer(make_jepa(), JEPATrainingArguments(output_dir=str(tmp_path)), make_pairs(2))
+
+
+# ---- rows without views ----
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_held_out_rows_without_views_are_looked_at_for_cross_entropy_alone(
+    packing, make_jepa, make_trainer, make_mixed_pairs, make_pairs
+):
+    """Monitors are over the rows that have views; where there is none, nothing is said of them, and nothing is nan."""
+    bare = make_pairs(4)
+    for pair in bare:
+        pair.use_jepa = False
+    for held_out, has_views in ((make_mixed_pairs(10), True), (bare, False)):
+        trainer = make_trainer(make_jepa(), make_mixed_pairs(8), held_out, max_steps=1, packing=packing)
+        metrics = trainer.evaluate()
+        assert math.isfinite(metrics["eval_ce_loss"])
+        assert ("monitor/gap" in metrics) == ("eval_jepa_loss" in metrics) == has_views
+
+
+def test_a_step_without_any_views_is_a_step_of_cross_entropy(make_jepa, make_trainer, make_pairs):
+    """The term is 0 in the log, and the run goes on (B4)."""
+    pairs = make_pairs(4)
+    for pair in pairs:
+        pair.use_jepa = False
+    trainer = make_trainer(make_jepa(), pairs, max_steps=2)
+    trainer.train()
+    assert logged(trainer, "jepa_loss") == [0, 0]
+    assert logged(trainer, "loss") == pytest.approx(logged(trainer, "ce_loss"))
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("packing", [False, True])
+def test_mixed_precision_trains_rendered_and_packed_rows(packing, make_jepa, make_trainer, make_mixed_pairs):
+    """bf16 autocast with gradient checkpointing and accumulation: the first loss is float32's to its rounding."""
+    first = {}
+    for precision in ("float32", "bf16"):
+        trainer = make_trainer(
+            make_jepa(jepa_target="shared"),
+            make_mixed_pairs(16),
+            precision=precision,
+            packing=packing,
+            train_sampling_strategy="sequential",
+            gradient_accumulation_steps=2,
+            gradient_checkpointing=precision == "bf16",
+            max_steps=2,
+        )
+        trainer.train()
+        first[precision] = logged(trainer, "loss")[0]
+    assert first["bf16"] == pytest.approx(first["float32"], rel=2e-2)

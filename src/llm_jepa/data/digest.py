@@ -22,7 +22,6 @@ class PairsDigest:
             "text_view": pair.text_view_ids,
             "code_view": pair.code_view_ids,
             "use_jepa": None if pair.use_jepa else False,
-            "group": pair.group,
         }
         for name, value in own.items():
             if value is not None:

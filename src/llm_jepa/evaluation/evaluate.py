@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -106,6 +107,8 @@ def score_generations(
 def score_retrieval(jepa: LLMJEPA, rows: EncodedPairs, pad_id: int) -> dict[str, float]:
     """Find each row's code among all distinct codes of the rows: Pred(Enc(Text)) against Enc(Code), by cosine."""
     views = view_embeddings(jepa, rows.pairs, pad_id)
+    if not len(views.numbers):
+        return {"recall@1": math.nan, "recall@10": math.nan, "mrr": math.nan, "num_queries": 0, "num_candidates": 0}
     candidates = views.code_emb[first_of_each(views.code_groups)]  # (number of distinct codes, C)
     return retrieval_metrics(views.text_pred, candidates, views.code_groups)
 

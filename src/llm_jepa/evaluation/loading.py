@@ -64,7 +64,7 @@ class TrainedRun:
         cosines: Tensor = unit(views.code_emb[first]) @ unit(text_pred)[0]
         nearest = torch.topk(cosines, min(num, len(cosines)))
         return [
-            (value, self.encoder.decode_code(candidates.pairs[int(first[place])].code_ids))
+            (value, self.encoder.decode_code(candidates.pairs[int(views.numbers[first[place]])].code_ids))
             for value, place in zip(nearest.values.tolist(), nearest.indices.tolist(), strict=True)
         ]
 

@@ -173,6 +173,10 @@ def build_trainer(run: RunConfig, seed: int, folder: Path, *, progress: bool = F
     data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
     train_pairs = shuffle_code_views(data.train.pairs, seed) if run.data.shuffle_views else data.train.pairs
     arguments = run.training_arguments(folder, seed=seed, disable_tqdm=not progress)
+    if run.model.attn_implementation == "flex_attention" and arguments.device.type == "cpu":
+        raise ConfigError(
+            "attn_implementation=flex_attention has no gradient on a CPU. Set sdpa or eager, or use a GPU."
+        )
     set_seed(seed)
     jepa = _build_jepa(run, data)
     looks = _validation_generations(run, data, jepa)

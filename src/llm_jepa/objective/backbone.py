@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .layout import Rows, additive_mask, boolean_mask
+from .layout import Rows
+from .masks import additive_mask, block_mask, boolean_mask
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -81,10 +82,10 @@ class Backbone:
         return None if kinds == {FULL} else window
 
     def _check(self) -> None:
-        if self.attention not in ("sdpa", "eager"):
+        if self.attention not in ("sdpa", "eager", "flex_attention"):
             raise UnsupportedModelError(
                 f"{self.name} runs attention {self.attention!r}, which takes no mask of this shape. "
-                'Load it with attn_implementation="sdpa" (or "eager").'
+                'Load it with attn_implementation="sdpa" (or "eager", or on a GPU "flex_attention").'
             )
         if getattr(self.inner.config, "is_encoder_decoder", False):
             raise UnsupportedModelError(f"{self.name} has an encoder; LLM-JEPA needs a decoder-only model.")
@@ -102,6 +103,11 @@ class Backbone:
 
     def _inputs(self, rows: Rows, preds: Tensor | None) -> dict[str, Any]:
         """Return the arguments of one forward over `rows`; `preds` are the k [PRED] embeddings, (k, C)."""
+        if self.attention == "flex_attention" and rows.input_ids.device.type == "cpu" and torch.is_grad_enabled():
+            raise UnsupportedModelError(
+                f"{self.name} runs attention 'flex_attention', which has no gradient on a CPU. Train on a GPU, or "
+                'load it with attn_implementation="sdpa" (or "eager").'
+            )
         if rows.is_plain:
             return {"input_ids": rows.input_ids, "attention_mask": rows.real.long(), "use_cache": False}
         inputs: dict[str, Any] = {"position_ids": rows.position_ids, "use_cache": False}
@@ -111,15 +117,19 @@ class Backbone:
         embeds = self.embeddings(rows.input_ids)  # (B, T, C)
         is_pred = rows.is_pred
         num_views = int(is_pred.sum()) // len(preds)  # each view has its k tokens, in order
+        if num_views == 0 and not preds.requires_grad:
+            return inputs | {"input_ids": rows.input_ids}
         embeds = embeds.masked_scatter(is_pred[:, :, None], preds.to(embeds.dtype).repeat(num_views, 1))
         return inputs | {"inputs_embeds": embeds}
 
-    def _mask(self, rows: Rows) -> Tensor | dict[str, Tensor]:
+    def _mask(self, rows: Rows) -> Any:
         """Render the view mask in the form that the model's layers take."""
 
-        def render(window: int | None) -> Tensor:
+        def render(window: int | None) -> Any:
             if self.attention == "sdpa":
                 return boolean_mask(rows, window)
+            if self.attention == "flex_attention":
+                return block_mask(rows, window)
             return additive_mask(rows, self.embeddings.weight.dtype, window)  # type: ignore[arg-type]
 
         if isinstance(self.windows, dict):
@@ -151,6 +161,12 @@ class Backbone:
         with _head_narrowed_to(self.head, at) as seen:
             logits = self.model(**self._inputs(rows, preds)).logits  # (1, N, V), or (B, T, V)
         return seen[0].flatten(0, 1), logits.flatten(0, 1)
+
+    def logits_and_cache(self, rows: Rows, at: Tensor) -> tuple[Tensor, Any]:
+        """Return the logits at the states `at`, (N, V), and the keys and values of all; None where it keeps none."""
+        with _head_narrowed_to(self.head, at):
+            output = self.model(**self._inputs(rows, None) | {"use_cache": True})
+        return output.logits.flatten(0, 1), output.past_key_values
 
 
 @contextmanager

@@ -7,12 +7,13 @@ Letters: B pairs, T tokens in a row, k [PRED] tokens. A row of a pair is
 
     text | bridge | code <end> | [PRED] x k
 
-and, where the objective needs the code's own encoding inside the same forward, a second document follows:
+and, where a view is not a part of that row as it stands, it follows as a document of its own, positions from 0:
 
-    ... | code | [PRED] x k          (the code alone, without its end token, positions from 0)
+    ... | text view | [PRED] x k     (a text that was rendered apart, by a chat template say; [PRED] moves here)
+    ... | code view | [PRED] x k     (the code alone, without its end token, where its encoding gets gradients)
 
-Every token has a document, a role and a position, and one predicate, `may_attend`, says who attends to whom.
-The masks below are renderings of it.
+Every token has a document, a role and a position, and one predicate, `may_attend` in `masks.py`, says who attends
+to whom. So several pairs can share a row (packing) and stay apart.
 """
 
 from __future__ import annotations
@@ -56,10 +57,11 @@ class Pair:
         source: Where the pair came from ("train.jsonl:17"), for messages.
         other_code_ids: Code view of the JEPA term where it is not the row's own: the shuffled control. Like
             `code_ids` it ends with an end token, which is no part of the view.
-        text_view_ids: Tokens of the text view where it is not `text_ids`: a row of its own, after which [PRED]
+        text_view_ids: Tokens of the text view where it is not `text_ids`: a document of its own, after which [PRED]
             stands.
         code_view_ids: Tokens that Enc(Code) encodes where they are not `code_ids` without the end token.
-        use_jepa: Whether the pair has a JEPA term; without, its row trains cross-entropy alone.
+        use_jepa: Whether the pair has a JEPA term. Without, it trains cross-entropy alone and counts in no mean
+            of the JEPA term.
         group: Name of the rows that belong together ("chapter 3"), if the data has groups.
     """
 
@@ -72,6 +74,11 @@ class Pair:
     code_view_ids: list[int] | None = None
     use_jepa: bool = True
     group: str | None = None
+
+    @property
+    def text_view(self) -> list[int]:
+        """Tokens that Enc(Text) encodes, and that [PRED] follows."""
+        return self.text_ids if self.text_view_ids is None else self.text_view_ids
 
     @property
     def code_view(self) -> list[int]:
@@ -140,11 +147,11 @@ class Rows(TensorGroup):
 
 @dataclass
 class Views(TensorGroup):
-    """Where the two sides of the JEPA term are read, for one direction.
+    """Where the two sides of the JEPA term are read, for one direction; of the pairs that have one, P of them.
 
     Attributes:
-        pred_at: Index of each pair's prediction among the flattened states (B * T) of the main rows, (B,).
-        target_at: Index of each pair's target among the flattened states of its rows, (B,).
+        pred_at: Index of each pair's prediction among the flattened states (B * T) of the main rows, (P,).
+        target_at: Index of each pair's target among the flattened states of its rows, (P,).
         target_in_rows: Whether the target is read in the main rows, not in `FusedBatch.target_rows`.
         from_text: Whether text predicts code; otherwise code predicts text.
     """
@@ -166,8 +173,9 @@ class FusedBatch(TensorGroup):
         target_rows: What a second forward without gradient reads, or None.
         text_to_code: Read-outs of that direction, or None.
         code_to_text: Read-outs of that direction, or None.
-        num_pairs: B.
+        num_pairs: Pairs that have a JEPA term, P.
         num_labels: Number of tokens under cross-entropy.
+        is_own: True on the tokens of the pairs' own sequences: text, bridge, code and end token, (B, T).
         sources: Where each pair came from, for messages.
     """
 
@@ -178,6 +186,7 @@ class FusedBatch(TensorGroup):
     code_to_text: Views | None
     num_pairs: int
     num_labels: int
+    is_own: Tensor
     sources: list[str] = field(default_factory=list)
 
     @property
@@ -189,93 +198,71 @@ class FusedBatch(TensorGroup):
         """Return the same pairs as plain rows: what a step without a JEPA term reads, and all that it pays for."""
         if not self.views:
             return self
-        own = (self.rows.documents == 1) & ~self.rows.is_pred  # (B, T): text, bridge and code, at the row's start
-        width = int(own.sum(1).max())
-        rows = self.rows.map(lambda tensor: tensor[:, :width])
-        rows.documents = rows.documents.where(own[:, :width], PADDING)
-        rows.is_plain = True
+        width = int(self.is_own.sum(1).max())
+        # A stable sort brings the kept tokens of each row to its left, in order.
+        kept = self.is_own.int().argsort(dim=1, descending=True, stable=True)[:, :width]  # (B, width)
+        own = self.is_own.gather(1, kept)
+        rows = self.rows.map(lambda tensor: tensor.gather(1, kept))
+        rows.documents = rows.documents.where(own, PADDING)
+        rows.roles = rows.roles.where(own, int(Role.TEXT))
+        rows.is_plain = not self.is_packed
         return replace(
-            self, rows=rows, labels=self.labels[:, :width], target_rows=None, text_to_code=None, code_to_text=None
+            self,
+            rows=rows,
+            labels=self.labels.gather(1, kept).where(own, IGNORED),
+            is_own=own,
+            target_rows=None,
+            text_to_code=None,
+            code_to_text=None,
         )
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether a row holds more than one pair."""
+        return bool((self.rows.position_ids.eq(0) & self.is_own).sum(1).max() > 1)
 
     def __len__(self) -> int:
         return self.num_pairs
 
 
-def may_attend(
-    query_document: Tensor,
-    key_document: Tensor,
-    query_index: Tensor,
-    key_index: Tensor,
-    query_role: Tensor,
-    key_role: Tensor,
-) -> Tensor:
-    """The one rule of attention, elementwise on any shapes that broadcast.
-
-    Same document; not later in the row; a [PRED] reads only its own view and the [PRED]s before it; nothing
-    else reads a [PRED].
-    """
-    query_is_pred, key_is_pred = query_role >= PRED_OFFSET, key_role >= PRED_OFFSET
-    read_by_pred = (key_role == query_role) | (key_role == query_role - PRED_OFFSET)
-    visible = (query_is_pred & read_by_pred) | (~query_is_pred & ~key_is_pred)
-    return (query_document == key_document) & (key_index <= query_index) & visible
-
-
-def boolean_mask(rows: Rows, window: int | None = None) -> Tensor:
-    """Render `may_attend` for scaled-dot-product attention: True where the query (row) may see the key.
-
-    Args:
-        rows: The rows.
-        window: For sliding-window layers: a query sees keys fewer than `window` positions back. Counted in
-            positions, so that a [PRED] sees what a token right after its view would see.
-
-    Returns:
-        (B, 1, T, T), bool. Padding sees earlier padding, so no query is left without a key.
-
-    >>> rows = FusedCollator(JEPAConfig(), pad_token_id=0)([Pair([5, 6], [8, 1], [2])]).rows
-    >>> rows.input_ids.tolist(), rows.position_ids.tolist()
-    ([[5, 6, 2, 8, 1, 0]], [[0, 1, 2, 3, 4, 2]])
-    >>> boolean_mask(rows)[0, 0].int().tolist()  # the last row is [PRED]: it sees the text and itself
-    [[1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 0], \
-[1, 1, 0, 0, 0, 1]]
-    """
-    documents, roles, positions = rows.documents, rows.roles, rows.position_ids
-    index = torch.arange(roles.shape[1], device=roles.device)
-    allowed = may_attend(
-        documents[:, :, None],
-        documents[:, None, :],
-        index[:, None],
-        index,
-        roles[:, :, None],
-        roles[:, None, :],
-    )  # (B, T, T)
-    if window is not None:
-        allowed &= positions[:, :, None] - positions[:, None, :] < window
-    return allowed[:, None]
-
-
-def additive_mask(rows: Rows, dtype: torch.dtype, window: int | None = None) -> Tensor:
-    """Render `may_attend` for eager attention: 0 where allowed, the lowest number of `dtype` elsewhere."""
-    mask = torch.zeros((), dtype=dtype, device=rows.roles.device)
-    return torch.where(boolean_mask(rows, window), mask, torch.finfo(dtype).min)
-
-
 class _Row:
-    """A row under construction: four lists of one length."""
+    """A row under construction: lists of one length."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
         self.positions: list[int] = []
         self.documents: list[int] = []
         self.roles: list[int] = []
+        self.labels: list[int] = []
+        self.is_own: list[bool] = []
 
-    def add(self, ids: Sequence[int], role: Role, document: int, start: int) -> int:
+    def add(self, ids: Sequence[int], role: Role, document: int, start: int, own: bool = False) -> int:
         """Append tokens at positions from `start`; return the index in the row of the last one."""
         self.ids += ids
         self.positions += range(start, start + len(ids))
         self.documents += [document] * len(ids)
         self.roles += [role] * len(ids)
+        self.labels += [IGNORED] * len(ids)
+        self.is_own += [own] * len(ids)
         return len(self.ids) - 1
+
+    def label(self, first: int) -> None:
+        """Put the tokens from index `first` on under cross-entropy."""
+        self.labels[first:] = self.ids[first:]
+
+    def extend(self, other: _Row) -> int:
+        """Append the tokens of another row, its documents counted on from here; return the index of its first."""
+        first, last_document = len(self.ids), max(self.documents, default=PADDING)
+        self.ids += other.ids
+        self.positions += other.positions
+        self.documents += [last_document + document for document in other.documents]
+        self.roles += other.roles
+        self.labels += other.labels
+        self.is_own += other.is_own
+        return first
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 @dataclass
@@ -287,6 +274,10 @@ class FusedCollator:
         pad_token_id: Id that fills padding and the slots of [PRED]; it may equal the end token's, for the
             layout is told by length and role, never by id.
         monitor: Lay out the views even with `jepa_lambda` 0, to look at embeddings without training them.
+        packing: Put several pairs into a row, where they fit; the document rule keeps them apart. The loss is the
+            same to rounding, not to the bit.
+        pack_length: Tokens that a packed row has room for. Default: those of the longest pair of the batch. A
+            longer pair makes the rows of its batch longer.
 
     >>> batch = FusedCollator(JEPAConfig(loss_on="code"), pad_token_id=0)([Pair([5, 6], [8, 1], [2])])
     >>> batch.labels.tolist()
@@ -298,9 +289,11 @@ class FusedCollator:
     config: JEPAConfig
     pad_token_id: int
     monitor: bool = False
+    packing: bool = False
+    pack_length: int | None = None
 
     def __call__(self, pairs: Sequence[Pair]) -> FusedBatch:
-        """Lay out `pairs`, in order.
+        """Lay out `pairs`; embeddings come in their order, however they share rows.
 
         Raises:
             ValueError: If there is no pair, or one has an empty view.
@@ -310,19 +303,35 @@ class FusedCollator:
         for number, pair in enumerate(pairs):
             _check(pair, number)
         laid_out = [self._row(pair) for pair in pairs]
-        rows = self._pad([row for row, _ in laid_out], is_plain=not self._has_pred and not self._code_in_row)
-        labels = self._labels(pairs, rows.input_ids.shape[1])
-        target_rows, text_to_code, code_to_text = self._views(pairs, [read for _, read in laid_out], rows)
+        row_of = self._row_of([len(row) for row, _ in laid_out])
+        packed = [_Row() for _ in range(max(row_of) + 1)]
+        starts = [packed[number].extend(row) for number, (row, _) in zip(row_of, laid_out, strict=True)]
+        views_in_row = self._has_pred or self._code_in_row or any(self._text_apart(pair) for pair in pairs)
+        rows = self._pad(packed, is_plain=not views_in_row and len(packed) == len(pairs))
+        width = rows.input_ids.shape[1]
+        # Where each embedding of each pair that has any stands among the flattened states.
+        reads = [
+            {name: number * width + start + at for name, at in read.items()}
+            for number, start, (_, read) in zip(row_of, starts, laid_out, strict=True)
+            if read
+        ]
+        target_rows, text_to_code, code_to_text = self._views([pair for pair in pairs if pair.use_jepa], reads, width)
+        labels = _padded([row.labels for row in packed], IGNORED)
         return FusedBatch(
             rows=rows,
             labels=labels,
             target_rows=target_rows,
             text_to_code=text_to_code,
             code_to_text=code_to_text,
-            num_pairs=len(pairs),
+            num_pairs=sum(pair.use_jepa for pair in pairs),
             num_labels=int((labels != IGNORED).sum()),
+            is_own=_padded([row.is_own for row in packed], False),
             sources=[pair.source for pair in pairs if pair.source],
         )
+
+    def _row_of(self, lengths: Sequence[int]) -> list[int]:
+        """Return the row that each pair goes to: its own, or a shared one."""
+        return pack(lengths, self.pack_length or max(lengths)) if self.packing else list(range(len(lengths)))
 
     @property
     def _from_text(self) -> bool:
@@ -341,60 +350,65 @@ class FusedCollator:
         """Whether the code stands in the row once more, alone: to predict from it, or to share its gradient."""
         return self._from_code or (self._from_text and self.config.jepa_target == "shared")
 
-    @property
-    def _targets_in_rows(self) -> bool:
-        """Whether both views' encodings are in the main forward already, so that targets need none of their own."""
-        return self._code_in_row and self.config.jepa_target != "ema"
+    def _text_apart(self, pair: Pair) -> bool:
+        """Whether the pair's text view stands in the row as a document of its own: rendered apart, with gradient."""
+        has_gradient = self._from_text or (self._from_code and self.config.jepa_target == "shared")
+        return has_gradient and pair.use_jepa and pair.text_view_ids is not None
+
+    def _targets_in_rows(self, pairs: Sequence[Pair]) -> bool:
+        """Whether the main forward encodes all that is a target, so that targets need no forward of their own."""
+        texts_in_rows = all(pair.text_view_ids is None or self._text_apart(pair) for pair in pairs)
+        return self._code_in_row and texts_in_rows and self.config.jepa_target != "ema"
 
     def _row(self, pair: Pair) -> tuple[_Row, dict[str, int]]:
-        """Lay out one pair; return the row and where in it each embedding is read."""
-        row, read = _Row(), {}
+        """Lay out one pair; return the row, and where in it each embedding is read (none without a JEPA term)."""
+        row = _Row()
+        read: dict[str, int] = {}
+        document, text = 1, pair.text_ids
+        text_end = row.add(text, Role.TEXT, 1, 0, own=True)
+        row.add(pair.bridge_ids, Role.BRIDGE, 1, len(row), own=True)
+        row.add(pair.code_ids, Role.CODE, 1, len(row), own=True)
+        row.label(1 if self.config.loss_on == "all" else len(row) - len(pair.code_ids))  # nothing predicts the first
+        if not pair.use_jepa or not (self._from_text or self._from_code):
+            return row, read
         preds = [self.pad_token_id] * self.config.jepa_k
-        read["text"] = read["text_pred"] = row.add(pair.text_ids, Role.TEXT, 1, 0)
-        row.add(pair.bridge_ids, Role.BRIDGE, 1, len(row.ids))
-        row.add(pair.code_ids, Role.CODE, 1, len(row.ids))
+        if self._text_apart(pair):
+            document, text = 2, pair.text_view
+            text_end = row.add(text, Role.TEXT, document, 0)
+        read["text"] = read["text_pred"] = text_end
         if self._from_text and preds:
-            read["text_pred"] = row.add(preds, Role.TEXT_PRED, 1, len(pair.text_ids))
+            read["text_pred"] = row.add(preds, Role.TEXT_PRED, document, len(text))
         if self._code_in_row:
             code = pair.code_view
-            read["code"] = read["code_pred"] = row.add(code, Role.CODE, 2, 0)
+            read["code"] = read["code_pred"] = row.add(code, Role.CODE, document + 1, 0)
             if self._from_code and preds:
-                read["code_pred"] = row.add(preds, Role.CODE_PRED, 2, len(code))
+                read["code_pred"] = row.add(preds, Role.CODE_PRED, document + 1, len(code))
         return row, read
 
     def _pad(self, rows: list[_Row], is_plain: bool) -> Rows:
-        width = max(len(row.ids) for row in rows)
-
-        def padded(lists: list[list[int]], value: int) -> Tensor:
-            return torch.tensor([values + [value] * (width - len(values)) for values in lists])
-
         return Rows(
-            input_ids=padded([row.ids for row in rows], self.pad_token_id),
-            position_ids=padded([row.positions for row in rows], 0),
-            documents=padded([row.documents for row in rows], PADDING),
-            roles=padded([row.roles for row in rows], Role.TEXT),
+            input_ids=_padded([row.ids for row in rows], self.pad_token_id),
+            position_ids=_padded([row.positions for row in rows], 0),
+            documents=_padded([row.documents for row in rows], PADDING),
+            roles=_padded([row.roles for row in rows], Role.TEXT),
             is_plain=is_plain,
         )
 
-    def _labels(self, pairs: Sequence[Pair], width: int) -> Tensor:
-        """Label the pair's own tokens: all but the first, which nothing predicts, or code and end token only."""
-        labels = []
-        for pair in pairs:
-            ids = [*pair.text_ids, *pair.bridge_ids, *pair.code_ids]
-            first = 1 if self.config.loss_on == "all" else len(ids) - len(pair.code_ids)
-            labels.append([IGNORED] * first + ids[first:] + [IGNORED] * (width - len(ids)))
-        return torch.tensor(labels)
-
     def _views(
-        self, pairs: Sequence[Pair], reads: list[dict[str, int]], rows: Rows
+        self, pairs: Sequence[Pair], reads: list[dict[str, int]], width: int
     ) -> tuple[Rows | None, Views | None, Views | None]:
-        """Return the rows of the targets' own forward, if there is one, and the read-outs of each direction."""
-        width = rows.input_ids.shape[1]
+        """Return the rows of the targets' own forward, if there is one, and the read-outs of each direction.
+
+        Args:
+            pairs: The pairs that have a JEPA term.
+            reads: Where their embeddings are among the flattened states of the main rows.
+            width: Tokens of a main row.
+        """
 
         def in_rows(name: str) -> Tensor:
-            return torch.tensor([number * width + read[name] for number, read in enumerate(reads)])
+            return torch.tensor([read[name] for read in reads], dtype=torch.long)
 
-        inside = self._targets_in_rows
+        inside = self._targets_in_rows(pairs) or not pairs
         target_rows, code_ends, text_ends = None, None, None
         if (self._from_text or self._from_code) and not inside:
             target_rows, code_ends, text_ends = self._target_rows(pairs, capacity=width)
@@ -419,7 +433,7 @@ class FusedCollator:
         if self._from_text:
             views += [(pair.code_view, Role.CODE) for pair in pairs]
         if self._from_code:
-            views += [(pair.text_ids, Role.TEXT) for pair in pairs]
+            views += [(pair.text_view, Role.TEXT) for pair in pairs]
         row_of = pack([len(ids) for ids, _ in views], capacity)
         packed = [_Row() for _ in range(max(row_of) + 1)]
         last = [
@@ -455,6 +469,12 @@ def pack(lengths: Sequence[int], capacity: int) -> list[int]:
     return row_of
 
 
+def _padded(lists: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Return the lists as one tensor, (rows, longest), filled up with `value`."""
+    width = max(map(len, lists))
+    return torch.tensor([[*values, *[value] * (width - len(values))] for values in lists])
+
+
 def _check(pair: Pair, number: int) -> None:
     if not pair.text_ids:
         raise ValueError(f"Pair {number} of the batch has an empty text view; it needs at least one token.")
@@ -463,3 +483,6 @@ def _check(pair: Pair, number: int) -> None:
             f"Pair {number} of the batch has code_ids={pair.code_ids}: the code view needs at least one token "
             "and, after it, the end token."
         )
+    for name in ("text_view_ids", "code_view_ids"):
+        if pair.use_jepa and getattr(pair, name) == []:
+            raise ValueError(f"Pair {number} of the batch has an empty {name}. Leave it out (None), or use_jepa=False.")

@@ -7,7 +7,7 @@ after x. By causality Enc(Text) and Pred(Enc(Text)) are already in the next-toke
 added to the row and hidden from the rest of it; Enc(Code) is one short forward more. `reference.py` says
 the same with a forward for each part, and the tests hold this file to it.
 
-Letters: B pairs, T tokens in a row, C hidden size, N labelled tokens.
+Letters: B rows, P pairs with a JEPA term, T tokens in a row, C hidden size, N labelled tokens.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ class JEPAOutput:
     Attributes:
         loss: gamma * ce_loss + lambda_eff * jepa_loss, a scalar with gradient.
         ce_loss: Nats per labelled token, scalar.
-        jepa_loss: Distance per pair, scalar; nan where no view was encoded.
-        text_pred: The text's side of the distance, (B, C): Pred(Enc(Text)), or, where only code predicts
-            text, Enc(Text). None where no view was encoded.
-        code_emb: The code's side, (B, C): Enc(Code), or, where only code predicts text, Pred(Enc(Code)).
+        jepa_loss: Distance per pair that has the term, scalar; 0 in a batch without such a pair; nan where the
+            objective encoded no view.
+        text_pred: The text's side of the distance, (P, C), in the order of the pairs: Pred(Enc(Text)), or, where
+            only code predicts text, Enc(Text). None where no view was encoded.
+        code_emb: The code's side, (P, C): Enc(Code), or, where only code predicts text, Pred(Enc(Code)).
         lambda_eff: The weight that jepa_loss had in `loss`.
     """
 
@@ -120,7 +121,7 @@ class LLMJEPA(nn.Module):
         ce_loss, states = self._cross_entropy(batch, num_labels)
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains_views):
             sides = [self._sides(views, states, batch.target_rows) for views in batch.views]
-            distances = torch.stack([self.distance(pred, target) for pred, target in sides])  # (directions, B)
+            distances = torch.stack([self.distance(pred, target) for pred, target in sides])  # (directions, P)
             jepa_loss = distances.mean(0).sum() / _at_least_one(batch.num_pairs if num_pairs is None else num_pairs)
         lambda_eff = self.config.jepa_lambda if trains_views else 0.0
         loss = self.config.jepa_gamma * ce_loss + (lambda_eff * jepa_loss if trains_views else 0.0)
@@ -152,7 +153,7 @@ class LLMJEPA(nn.Module):
         return ce_sum / _at_least_one(batch.num_labels if num_labels is None else num_labels), states
 
     def _sides(self, views: Views, states: Tensor, target_rows: Rows | None) -> tuple[Tensor, Tensor]:
-        """Return predictions and targets of one direction, (B, C) each; `states` are the main forward's."""
+        """Return predictions and targets of one direction, (P, C) each; `states` are the main forward's."""
         pred = states[views.pred_at]
         if views.target_in_rows:
             target = states[views.target_at]

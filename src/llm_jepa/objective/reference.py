@@ -1,8 +1,8 @@
 """LLM-JEPA the literal way: one ordinary forward for each row, each Pred and each Enc, one pair at a time.
 
 This is the specification of `llm_jepa.py`: no padding, no mask of ours, no packing, nothing shared between
-forwards. It is slow, and meant to be read beside Eq. 2 of arXiv 2509.14252. Letters: B pairs, T tokens,
-C hidden size, k [PRED] tokens.
+forwards. It is slow, and meant to be read beside Eq. 2 of arXiv 2509.14252. Letters: P pairs with a JEPA term,
+T tokens, C hidden size, k [PRED] tokens.
 """
 
 from __future__ import annotations
@@ -36,15 +36,19 @@ def reference_loss(jepa: LLMJEPA, pairs: Sequence[Pair]) -> JEPAOutput:
     if not config.uses_views:
         return JEPAOutput(loss, ce_loss, torch.full_like(ce_loss, torch.nan))
 
+    pairs = [pair for pair in pairs if pair.use_jepa]
+    if not pairs:
+        return JEPAOutput(loss, ce_loss, torch.zeros_like(ce_loss), lambda_eff=config.jepa_lambda)
+
     terms, sides = [], []
     if config.jepa_direction in ("text_to_code", "both"):
-        preds = torch.stack([pred(jepa, pair.text_ids) for pair in pairs])  # (B, C)
-        targets = torch.stack([target(jepa, pair.code_view) for pair in pairs])  # (B, C)
+        preds = torch.stack([pred(jepa, pair.text_view) for pair in pairs])  # (P, C)
+        targets = torch.stack([target(jepa, pair.code_view) for pair in pairs])  # (P, C)
         terms.append(jepa.distance(preds, targets).mean())
         sides.append((preds, targets))
     if config.jepa_direction in ("code_to_text", "both"):
-        preds = torch.stack([pred(jepa, pair.code_view) for pair in pairs])  # (B, C)
-        targets = torch.stack([target(jepa, pair.text_ids) for pair in pairs])  # (B, C)
+        preds = torch.stack([pred(jepa, pair.code_view) for pair in pairs])  # (P, C)
+        targets = torch.stack([target(jepa, pair.text_view) for pair in pairs])  # (P, C)
         terms.append(jepa.distance(preds, targets).mean())
         sides.append((targets, preds))
     jepa_loss = torch.stack(terms).mean()

@@ -8,6 +8,7 @@ import torch
 from transformers import TrainingArguments
 
 PRECISIONS = ("auto", "float32", "bf16")
+AUTO = "auto"
 
 
 @dataclass
@@ -15,7 +16,7 @@ class JEPATrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments`, every field by its own name; what differs is listed here.
 
     Defaults that differ on purpose: columns are kept, a non-finite loss is never smoothed over, rows are
-    grouped by length, nothing is reported to a tracker, checkpoints are off unless `save_steps` is set, and
+    grouped by length (or packed), nothing is reported to a tracker, checkpoints are off unless `save_steps` is set, and
     gradient checkpointing is the non-reentrant one.
     """
 
@@ -42,8 +43,22 @@ class JEPATrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off: rows are pairs."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must stay off: it would hide a nan loss."})
     train_sampling_strategy: str = field(
-        default="group_by_length",
-        metadata={"help": "Order of training rows: group_by_length (least padding), random or sequential."},
+        default=AUTO,
+        metadata={
+            "help": "Order of training rows: group_by_length (least padding), random, sequential, or auto (random "
+            "with packing, else group_by_length)."
+        },
+    )
+    packing: bool = field(
+        default=False,
+        metadata={
+            "help": "Lay several pairs into a row; each sees itself alone. Loss and gradients are the same to "
+            "rounding, not to the bit. A step has the same number of pairs as without."
+        },
+    )
+    pack_length: int | None = field(
+        default=None,
+        metadata={"help": "Tokens that a packed row has room for. Default: those of the longest pair of the batch."},
     )
     precision: str = field(
         default="auto", metadata={"help": "auto (bf16 on a GPU that has it, else float32), float32 or bf16."}
@@ -69,6 +84,11 @@ class JEPATrainingArguments(TrainingArguments):
         for name in ("remove_unused_columns", "logging_nan_inf_filter"):
             if getattr(self, name):
                 raise ValueError(f"{name}=True is not possible here: {type(self).__name__} needs it off.")
+        if self.pack_length is not None and (self.pack_length < 1 or not self.packing):
+            raise ValueError(f"pack_length={self.pack_length} must be at least 1, and needs packing=True.")
+        if self.train_sampling_strategy == AUTO:
+            # Rows of like length leave no room in each other's rows: packing fills them from a random mixture.
+            self.train_sampling_strategy = "random" if self.packing else "group_by_length"
         if self.monitor_pairs < 2:
             raise ValueError(f"monitor_pairs={self.monitor_pairs} must be at least 2: one pair has no gap.")
         if self.save_steps is not None and self.save_strategy == "no":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -15,19 +16,21 @@ from llm_jepa.objective.backbone import evaluating
 
 @dataclass
 class ViewEmbeddings:
-    """Embeddings of N pairs.
+    """Embeddings of the pairs that have a JEPA term, N of them.
 
     Attributes:
         text_pred: The text's side, (N, C), float32 on the CPU.
         code_emb: The code's side, (N, C), float32 on the CPU.
-        code_groups: A number for each distinct code, (N,).
-        jepa_loss: Mean distance a pair.
+        code_groups: A number for each distinct code view, (N,).
+        jepa_loss: Mean distance a pair; nan without a pair.
+        numbers: Which of the given pairs each one is, (N,).
     """
 
     text_pred: Tensor
     code_emb: Tensor
     code_groups: Tensor
     jepa_loss: float
+    numbers: Tensor
 
 
 def view_embeddings(
@@ -44,7 +47,7 @@ def view_embeddings(
 
     Args:
         jepa: The model under its objective.
-        pairs: The pairs, N of them.
+        pairs: The pairs; those without a JEPA term are passed over.
         pad_token_id: Id that fills padding.
         batch_size: Pairs in one forward.
         context: Entered around each forward (mixed precision).
@@ -52,6 +55,8 @@ def view_embeddings(
     config = jepa.config if jepa.config.uses_views else replace(jepa.config, jepa_k=0)
     collate = FusedCollator(config, pad_token_id, monitor=True)
     device = jepa.predictor.embedding.device
+    numbers = [number for number, pair in enumerate(pairs) if pair.use_jepa]
+    pairs = [pairs[number] for number in numbers]
     texts, codes, distance = [], [], 0.0
     with evaluating(jepa):
         for start in range(0, len(pairs), batch_size):
@@ -62,13 +67,17 @@ def view_embeddings(
             texts.append(output.text_pred.float().cpu())
             codes.append(output.code_emb.float().cpu())
             distance += output.jepa_loss.item() * batch.num_pairs
-    return ViewEmbeddings(torch.cat(texts), torch.cat(codes), code_groups(pairs), distance / len(pairs))
+    index = torch.tensor(numbers, dtype=torch.long)
+    if not pairs:
+        return ViewEmbeddings(torch.empty(0, 0), torch.empty(0, 0), index, math.nan, index)
+    return ViewEmbeddings(torch.cat(texts), torch.cat(codes), code_groups(pairs), distance / len(pairs), index)
 
 
 def code_groups(pairs: Sequence[Pair]) -> Tensor:
-    """Number the distinct code views in order of appearance, (N,): pairs of equal number have an equal one."""
+    """Number the distinct code views in order of appearance, (N,): pairs of equal number have equal Enc(Code)."""
     numbers: dict[tuple[int, ...], int] = {}
-    return torch.tensor([numbers.setdefault(tuple(pair.code_view), len(numbers)) for pair in pairs])
+    groups = [numbers.setdefault(tuple(pair.code_view), len(numbers)) for pair in pairs]
+    return torch.tensor(groups, dtype=torch.long)
 
 
 def first_of_each(groups: Tensor) -> Tensor:
@@ -76,4 +85,4 @@ def first_of_each(groups: Tensor) -> Tensor:
     first: dict[int, int] = {}
     for row, group in enumerate(groups.tolist()):
         first.setdefault(group, row)
-    return torch.tensor(list(first.values()))
+    return torch.tensor(list(first.values()), dtype=torch.long)

@@ -55,6 +55,8 @@ def describe_run(
     facts: dict[str, Any] = {name: _plain(getattr(args, name, None)) for name in ARGUMENTS}
     if args.max_steps > 0:
         facts["num_train_epochs"] = None  # max_steps alone says when the run ends
+    if getattr(args, "packing", False):
+        facts |= {"packing": True, "pack_length": _plain(args.pack_length)}  # type: ignore[attr-defined]
     facts |= config.to_dict()
     facts["num_processes"] = args.world_size
     facts["train_rows"] = {"number": len(pairs), "sha256": digest_rows(pairs)}

@@ -111,7 +111,7 @@ class JEPATrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=FusedCollator(model.config, pad_token_id),
+            data_collator=FusedCollator(model.config, pad_token_id, packing=args.packing, pack_length=args.pack_length),
             train_dataset=train_dataset,  # not copied: its rows may be on disk
             eval_dataset=self.eval_pairs,
             callbacks=[*(callbacks or []), _Follow(self)],
@@ -259,6 +259,8 @@ class JEPATrainer(Trainer):
 
     def _look_at_views(self, pairs: Sequence[Pair], prefix: str) -> dict[str, float]:
         views = view_embeddings(self.jepa, pairs, self.pad_token_id, context=self.compute_loss_context_manager)
+        if not len(views.numbers):
+            return {}
         try:
             monitors = embedding_monitors(views.text_pred, views.code_emb, views.code_groups)
         except ValueError as error:

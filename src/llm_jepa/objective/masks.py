@@ -1,0 +1,92 @@
+"""Who attends to whom: one predicate, and its renderings for each kind of attention.
+
+The rows come from `layout.py`; `backbone.py` chooses the rendering that the model at hand takes.
+Letters: B rows, T tokens in a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .layout import PRED_OFFSET, Rows
+
+MaskRule = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
+
+
+def may_attend(
+    query_document: Tensor,
+    key_document: Tensor,
+    query_index: Tensor,
+    key_index: Tensor,
+    query_role: Tensor,
+    key_role: Tensor,
+) -> Tensor:
+    """The one rule of attention, elementwise on any shapes that broadcast.
+
+    Same document; not later in the row; a [PRED] reads only its own view and the [PRED]s before it; nothing
+    else reads a [PRED].
+    """
+    query_is_pred, key_is_pred = query_role >= PRED_OFFSET, key_role >= PRED_OFFSET
+    read_by_pred = (key_role == query_role) | (key_role == query_role - PRED_OFFSET)
+    visible = (query_is_pred & read_by_pred) | (~query_is_pred & ~key_is_pred)
+    return (query_document == key_document) & (key_index <= query_index) & visible
+
+
+def mask_rule(rows: Rows, window: int | None = None) -> MaskRule:
+    """Return `may_attend` on the tokens of `rows`, with a layer's window, in the form that FlexAttention asks for.
+
+    The function gets numbers of rows, heads, queries and keys, tensors that broadcast, and says which queries may
+    see which keys. Heads do not matter.
+
+    Args:
+        rows: The rows.
+        window: For sliding-window layers: a query sees keys fewer than `window` positions back. Counted in
+            positions, so that a [PRED] sees what a token right after its view would see.
+    """
+    documents, roles, positions = rows.documents, rows.roles, rows.position_ids
+
+    def rule(row: Tensor, head: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
+        allowed = may_attend(documents[row, query], documents[row, key], query, key, roles[row, query], roles[row, key])
+        if window is None:
+            return allowed
+        return allowed & (positions[row, query] - positions[row, key] < window)
+
+    return rule
+
+
+def boolean_mask(rows: Rows, window: int | None = None) -> Tensor:
+    """Render the rule for scaled-dot-product attention: True where the query (row) may see the key.
+
+    Returns:
+        (B, 1, T, T), bool. Padding sees earlier padding, so no query is left without a key.
+
+    >>> from llm_jepa.objective import FusedCollator, JEPAConfig, Pair
+    >>> rows = FusedCollator(JEPAConfig(), pad_token_id=0)([Pair([5, 6], [8, 1], [2])]).rows
+    >>> rows.input_ids.tolist(), rows.position_ids.tolist()
+    ([[5, 6, 2, 8, 1, 0]], [[0, 1, 2, 3, 4, 2]])
+    >>> boolean_mask(rows)[0, 0].int().tolist()  # the last row is [PRED]: it sees the text and itself
+    [[1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 0], \
+[1, 1, 0, 0, 0, 1]]
+    """
+    index = torch.arange(rows.roles.shape[1], device=rows.roles.device)
+    row = torch.arange(len(rows.roles), device=rows.roles.device)
+    return mask_rule(rows, window)(row[:, None, None], None, index[:, None], index)[:, None]
+
+
+def additive_mask(rows: Rows, dtype: torch.dtype, window: int | None = None) -> Tensor:
+    """Render the rule for eager attention: 0 where allowed, the lowest number of `dtype` elsewhere, (B, 1, T, T)."""
+    mask = torch.zeros((), dtype=dtype, device=rows.roles.device)
+    return torch.where(boolean_mask(rows, window), mask, torch.finfo(dtype).min)
+
+
+def block_mask(rows: Rows, window: int | None = None) -> Any:
+    """Render the rule for FlexAttention, which then skips blocks of 128 by 128 that no query may see into."""
+    # Imported late: it brings a compiler along, which no other attention needs.
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    (B, T), device = rows.roles.shape, rows.roles.device
+    return create_block_mask(mask_rule(rows, window), B, None, T, T, device=str(device))

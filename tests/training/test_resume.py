@@ -1,0 +1,26 @@
+"""What a resumed run must have in common with the run before it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from llm_jepa.objective import Pair
+from llm_jepa.training.resume import digest_rows
+
+PAIR = Pair([5, 6], [8, 1], [2])
+
+
+def test_rows_with_other_views_are_other_rows():
+    """Rendered views, and whether a row has any, are told apart; a name of a group is not."""
+    others = [
+        replace(PAIR, text_view_ids=[5, 6]),
+        replace(PAIR, text_view_ids=[8]),
+        replace(PAIR, code_view_ids=[8]),
+        replace(PAIR, code_view_ids=[]),
+        replace(PAIR, use_jepa=False),
+    ]
+    assert len({digest_rows([each]) for each in [PAIR, *others]}) == 6
+    assert digest_rows([replace(PAIR, group="a")]) == digest_rows([PAIR])
+    assert digest_rows([replace(PAIR, text_view_ids=[7]), PAIR]) != digest_rows(
+        [PAIR, replace(PAIR, text_view_ids=[7])]
+    )
