@@ -283,14 +283,26 @@ def test_a_wrong_mask_is_seen(monkeypatch):
     """Negative control: a [PRED] that sees the code, or stands at the row's end, gives another loss."""
     model = build()
     idx, targets = build_rows(T=12)
-    expected = three_forwards(model, idx, targets, 1.0, 2, [(6, 6)] * 3)[2].item()
-    assert model.jepa_loss(idx, targets, jepa_k=2).jepa_loss.item() == pytest.approx(expected, abs=1e-5)
+    views = [(6, 6), (3, 9), (4, 8)]
+    expected = three_forwards(model, idx, targets, 1.0, 2, views)[2].item()
+
+    def found():
+        return model.jepa_loss(idx, targets, jepa_k=2, views=views).jepa_loss.item()
+
+    assert found() == pytest.approx(expected, abs=1e-5)
     right = GPT._states
-    monkeypatch.setattr("llm_jepa.nanogpt._pred_mask", lambda lengths, T, k: torch.ones(3, 1, k, T + k).bool().tril(T))
-    assert abs(model.jepa_loss(idx, targets, jepa_k=2).jepa_loss.item() - expected) > 1e-3
+    monkeypatch.setattr("llm_jepa.nanogpt._pred_mask", lambda lengths, S, k: torch.ones(3, 1, k, S + k).bool().tril(S))
+    assert abs(found() - expected) > 1e-3
     monkeypatch.undo()
     monkeypatch.setattr(GPT, "_states", lambda self, idx, k=0, text_len=(): right(self, idx, k, [12] * len(text_len)))
-    assert abs(model.jepa_loss(idx, targets, jepa_k=2).jepa_loss.item() - expected) > 1e-3
+    assert abs(found() - expected) > 1e-3
+
+
+def test_the_row_is_computed_as_if_no_pred_were_there():
+    """Its logits have the same bits with [PRED] and without."""
+    model = build()
+    idx, targets = build_rows()
+    assert torch.equal(model.jepa_loss(idx, targets, jepa_k=3).logits, model(idx, targets)[0])
 
 
 def test_enc_and_pred_equal_a_forward_of_their_own():

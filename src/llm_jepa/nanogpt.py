@@ -21,7 +21,8 @@ with a mask, and the code is read once more by itself, without gradient:
     position  0  1  2  3  4  5    3  4        P0 and P1 see t0 t1 t2 and earlier P's, and nothing sees a P
     code     c0 c1 c2            (position 0 1 2)
 
-Letters: B rows, T tokens in a row, C n_embd, V vocab_size, H heads, k [PRED] tokens, L tokens of the longest code.
+Letters: B rows, T tokens in a row, C n_embd, V vocab_size, H heads, k [PRED] tokens, S tokens of the longest text
+and L of the longest code.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ IGNORED = -1  # target of a token that is not trained on; nanoGPT's number
 MIN_VIEW = 2  # tokens; a view of one token carries next to no meaning
 INIT_STD = 0.02
 A100_BF16_FLOPS = 312e12  # peak of an A100 in bfloat16, a second: nanoGPT's unit of utilisation
+
+States = tuple[Tensor, Tensor | None]  # of the rows, and of [PRED] where there are any
 
 
 @dataclass
@@ -85,7 +88,7 @@ class LayerNorm(nn.Module):
 
 
 class CausalSelfAttention(nn.Module):
-    """Each token looks at itself and at what stands before it; [PRED] tokens look where `pred_mask` lets them."""
+    """Each token of a row looks at itself and at what stands before it; a [PRED] looks where its mask lets it."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -97,31 +100,40 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, pred_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, pred: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Attend.
 
         Args:
-            x: States, (B, T, C), or with [PRED] behind the row, (B, T + k, C).
-            pred_mask: True where a [PRED] may look, (B, 1, k, T + k).
-        """
-        B, _, C = x.shape
-        q, k, v = (each.view(B, -1, self.n_head, C // self.n_head).transpose(1, 2) for each in self._project(x))
-        dropout = self.dropout if self.training else 0.0
-        if pred_mask is None:
-            y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)  # (B, H, T, C / H)
-        else:
-            # The row keeps the fast causal kernel, as if no [PRED] were there. Only k queries more need a mask.
-            T = x.shape[1] - pred_mask.shape[2]
-            row = F.scaled_dot_product_attention(
-                q[:, :, :T], k[:, :, :T], v[:, :, :T], dropout_p=dropout, is_causal=True
-            )
-            pred = F.scaled_dot_product_attention(q[:, :, T:], k, v, attn_mask=pred_mask, dropout_p=dropout)
-            y = torch.cat([row, pred], dim=2)  # (B, H, T + k, C / H)
-        y = y.transpose(1, 2).reshape(x.shape)
-        return self.resid_dropout(self.c_proj(y))
+            x: States of the rows, (B, T, C).
+            pred: States of the [PRED] tokens, (B, k, C).
+            mask: True where a [PRED] may look, at the row and at [PRED], (B, 1, k, T + k).
 
-    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
-        return self.c_attn(x).chunk(3, dim=-1)
+        Returns:
+            What the rows and the [PRED] tokens read, of the shapes of x and pred.
+        """
+        dropout = self.dropout if self.training else 0.0
+        q, k, v = self._heads(x)  # (B, H, T, C / H)
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        if pred is None or mask is None:
+            return self._joined(y), None
+        # The row takes the fast causal kernel as if no [PRED] were there. A few more queries read its keys and values,
+        # as far as the longest text goes.
+        pred_q, pred_k, pred_v = self._heads(pred)  # (B, H, k, C / H)
+        S = mask.shape[-1] - pred.shape[1]
+        k, v = torch.cat([k[:, :, :S], pred_k], dim=2), torch.cat([v[:, :, :S], pred_v], dim=2)  # (B, H, S + k, C / H)
+        pred_y = F.scaled_dot_product_attention(pred_q, k, v, attn_mask=mask, dropout_p=dropout)  # (B, H, k, C / H)
+        return self._joined(y), self._joined(pred_y)
+
+    def _heads(self, x: Tensor) -> list[Tensor]:
+        """Return queries, keys and values of (B, T, C) states, (B, H, T, C / H) each."""
+        B, T, _ = x.shape
+        return [each.view(B, T, self.n_head, -1).transpose(1, 2) for each in self.c_attn(x).chunk(3, dim=-1)]
+
+    def _joined(self, y: Tensor) -> Tensor:
+        """Return what the heads read, (B, H, T, C / H), as (B, T, C)."""
+        return self.resid_dropout(self.c_proj(y.transpose(1, 2).flatten(2)))
 
 
 class MLP(nn.Module):
@@ -148,9 +160,15 @@ class Block(nn.Module):
         self.ln_2 = LayerNorm(config.n_embd, config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, pred_mask: Tensor | None = None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), pred_mask)
-        return x + self.mlp(self.ln_2(x))
+    def forward(
+        self, x: Tensor, pred: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        if pred is None:
+            x = x + self.attn(self.ln_1(x))[0]
+            return x + self.mlp(self.ln_2(x)), None
+        from_row, from_pred = self.attn(self.ln_1(x), self.ln_1(pred), mask)
+        x, pred = x + from_row, pred + from_pred
+        return x + self.mlp(self.ln_2(x)), pred + self.mlp(self.ln_2(pred))
 
 
 @dataclass
@@ -233,37 +251,36 @@ class GPT(nn.Module):
                 raise ValueError(f"{', '.join(jepa)} belong to the loss, which needs targets.")
             out = self.jepa_loss(idx, targets, **jepa)
             return out.logits, out.loss
-        states = self._states(idx)
+        states, _ = self._states(idx)
         if targets is None:
             return self.lm_head(states[:, [-1]]), None
         logits = self.lm_head(states)  # (B, T, V)
         return logits, self._with_pred_token(_cross_entropy(logits, targets))
 
-    def _states(self, idx: Tensor, num_pred: int = 0, text_len: Sequence[int] = ()) -> Tensor:
-        """Return the last hidden states, (B, T + k, C): the row's, then those of k [PRED] after each row's text.
+    def _states(self, idx: Tensor, num_pred: int = 0, text_len: Sequence[int] = ()) -> States:
+        """Return the last hidden states of the rows, (B, T, C), and of k [PRED] after each row's text, (B, k, C).
 
         Args:
             idx: Tokens, (B, T).
-            num_pred: k.
+            num_pred: k; with 0 there are no states of [PRED].
             text_len: Tokens of each row's text view, B numbers; needed where k is not 0.
         """
         T = idx.shape[1]
         if self.config.block_size < T:
             raise ValueError(f"The rows have {T} tokens, block_size is {self.config.block_size}.")
-        embed, place = self.transformer["wte"], self.transformer["wpe"]
-        x = embed(idx) + place(torch.arange(T, device=idx.device))  # (B, T, C)
-        pred_mask = None
+        embed, place, drop = (self.transformer[name] for name in ("wte", "wpe", "drop"))
+        x = drop(embed(idx) + place(torch.arange(T, device=idx.device)))  # (B, T, C)
+        pred = mask = None
         if num_pred:
             lengths = torch.tensor(text_len, device=idx.device)[:, None]  # (B, 1)
             positions = lengths + torch.arange(num_pred, device=idx.device)  # (B, k): they continue the text's
             # A row without a pair may leave no position. Its [PRED] goes anywhere, and is not read.
-            pred = self.pred_token + place(positions.clamp(max=self.config.block_size - 1))  # (B, k, C)
-            x = torch.cat([x, pred], dim=1)  # (B, T + k, C)
-            pred_mask = _pred_mask(lengths, T, num_pred)
-        x = self.transformer["drop"](x)
+            pred = drop(self.pred_token + place(positions.clamp(max=self.config.block_size - 1)))  # (B, k, C)
+            mask = _pred_mask(lengths, max(text_len), num_pred)
         for block in cast(nn.ModuleList, self.transformer["h"]):
-            x = block(x, pred_mask)
-        return self.transformer["ln_f"](x)
+            x, pred = block(x, pred, mask)
+        norm = self.transformer["ln_f"]
+        return norm(x), None if pred is None else norm(pred)
 
     # ---- LLM-JEPA ----
 
@@ -273,7 +290,7 @@ class GPT(nn.Module):
 
         In training mode with dropout, a target has dropout as well: call `eval()` for embeddings to keep.
         """
-        return self._states(idx)[:, -1]
+        return self._states(idx)[0][:, -1]
 
     def encode_last_with_pred(self, idx: Tensor, k_pred: int = 1) -> Tensor:
         """Return Pred(x): the state at the last of k [PRED] after (B, T) tokens, (B, C). With k 0 it is Enc(x).
@@ -283,7 +300,8 @@ class GPT(nn.Module):
         """
         lengths = [idx.shape[1]] * len(idx)
         self._check_room(lengths, k_pred)
-        return self._states(idx, k_pred, lengths)[:, -1]
+        states, pred = self._states(idx, k_pred, lengths)
+        return (states if pred is None else pred)[:, -1]
 
     def jepa_loss(
         self,
@@ -331,12 +349,11 @@ class GPT(nn.Module):
             return _plain(logits, loss, 0.0, note)
         self._check_room([text_len[row] for row in rows], jepa_k)
 
-        states = self._states(idx, jepa_k, text_len)  # (B, T + k, C)
-        logits = self.lm_head(states[:, :T])
+        states, pred = self._states(idx, jepa_k, text_len)  # (B, T, C), (B, k, C)
+        logits = self.lm_head(states)
         ce_loss = _cross_entropy(logits, targets)
 
-        last = [T + jepa_k - 1 if jepa_k else text_len[row] - 1 for row in rows]
-        text_pred = states[rows, last]  # (num_pairs, C)
+        text_pred = states[rows, [text_len[row] - 1 for row in rows]] if pred is None else pred[rows, -1]
         code_emb = self._encode_codes(idx[rows], [text_len[row] for row in rows], [code_len[row] for row in rows])
         jepa_loss = distance(text_pred, code_emb).mean()
 
@@ -353,7 +370,7 @@ class GPT(nn.Module):
         start, length = torch.tensor(text_len, device=device), torch.tensor(code_len, device=device)
         columns = start[:, None] + torch.arange(max(code_len), device=device)  # (B, L)
         codes = idx.gather(1, columns.clamp(max=T - 1))  # past a code's end stands what its last token cannot see
-        return self._states(codes)[torch.arange(len(idx), device=device), length - 1]
+        return self._states(codes)[0][torch.arange(len(idx), device=device), length - 1]
 
     def _check_room(self, text_len: Sequence[int], num_pred: int) -> None:
         """Refuse [PRED] that would stand past the last position."""
@@ -469,15 +486,15 @@ def _init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _pred_mask(text_len: Tensor, T: int, k: int) -> Tensor:
-    """Return where each [PRED] may look, (B, 1, k, T + k), from the texts' lengths, (B, 1).
+def _pred_mask(text_len: Tensor, S: int, k: int) -> Tensor:
+    """Return where each [PRED] may look, (B, 1, k, S + k), from the texts' lengths, (B, 1).
 
-    >>> _pred_mask(torch.tensor([[2]]), T=3, k=2).int()[0, 0].tolist()  # t0 t1 c0 P0 P1
+    >>> _pred_mask(torch.tensor([[2]]), S=3, k=2).int()[0, 0].tolist()  # t0 t1 c0 P0 P1
     [[1, 1, 0, 1, 0], [1, 1, 0, 1, 1]]
     """
-    columns = torch.arange(T + k, device=text_len.device)
-    text = columns < text_len[:, :, None]  # (B, 1, T + k)
-    earlier_pred = (columns >= T) & (columns <= torch.arange(T, T + k, device=text_len.device)[:, None])  # (k, T + k)
+    columns = torch.arange(S + k, device=text_len.device)
+    text = columns < text_len[:, :, None]  # (B, 1, S + k)
+    earlier_pred = (columns >= S) & (columns <= torch.arange(S, S + k, device=text_len.device)[:, None])  # (k, S + k)
     return (text | earlier_pred)[:, None]
 
 

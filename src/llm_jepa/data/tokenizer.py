@@ -81,7 +81,8 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
             # For some model types AutoTokenizer puts the model's own class in place of a generic one, with
             # another splitting of text and more special tokens (transformers 5.23: qwen2, phi3, and others).
             return PreTrainedTokenizerFast.from_pretrained(str(folder))
-        return AutoTokenizer.from_pretrained(str(folder) if folder.exists() else name_or_path)
+        # Said, not left out: on a terminal, transformers would ask whether to run the code of a repository.
+        return AutoTokenizer.from_pretrained(str(folder) if folder.exists() else name_or_path, trust_remote_code=False)
     except Exception as err:  # missing files, bad JSON, no network: each has its own kind, one remedy
         reason = (str(err).strip().splitlines() or [type(err).__name__])[0]
         raise ConfigError(

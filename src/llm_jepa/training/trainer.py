@@ -36,7 +36,7 @@ from llm_jepa.objective import LLMJEPA, FusedBatch, FusedCollator, JEPAOutput, P
 from llm_jepa.objective.backbone import evaluating
 from llm_jepa.processes import gather, on_main, told, turns
 
-from .adapters import describe_adapter, is_adapted
+from .adapters import PeftModel, describe_adapter, is_adapted
 from .arguments import JEPATrainingArguments
 from .checkpoints import check_room, find_newest, find_problem, publish, read_facts, remove_leftovers, rotate, staged
 from .embedding import view_embeddings
@@ -121,6 +121,7 @@ class JEPATrainer(Trainer):
         self._sampler: LengthGroupedSampler | None = None
         self._staging: Path | None = None
         self._accepted: list[str] = []
+        self._facts: dict[str, Any] | None = None
         self._problem: str | None = None  # why the step at hand must not be taken
         super().__init__(
             model=model,
@@ -131,6 +132,8 @@ class JEPATrainer(Trainer):
             callbacks=[*(callbacks or []), _Follow(self)],
         )
         self.loss_is_scaled_for_ga = True  # our terms are means over the whole step already
+        if self.is_fsdp_enabled and isinstance(model.model, PeftModel):
+            raise ConfigError("LoRA with FSDP is not supported yet. Use DDP: adapters make gradients small.")
 
     # ---- one step ----
 
@@ -382,9 +385,11 @@ class JEPATrainer(Trainer):
 
     def facts(self) -> dict[str, Any]:
         """Return what a run that goes on from this one's checkpoints must have in common with it."""
-        rows = cast(Sequence[Pair], self.train_dataset)
-        facts = describe_run(self.args, self.jepa.config, rows, self.tokenizer)
-        return facts | describe_adapter(self.jepa.model)
+        if self._facts is None:  # once: every row is hashed
+            rows = cast(Sequence[Pair], self.train_dataset)
+            facts = describe_run(self.args, self.jepa.config, rows, self.tokenizer)
+            self._facts = facts | describe_adapter(self.jepa.model)
+        return self._facts
 
     def _checkpoint_bytes(self) -> int:
         """Estimate the size of a checkpoint: the weights, and two moments of those that are trained (AdamW)."""
