@@ -35,7 +35,7 @@ doctest: $(STAMP)
 	$(TEST) -q --doctest-modules src
 
 unit: $(STAMP)
-	$(TEST) -q -n auto -m "not slow and not gpu"
+	$(TEST) -q -n auto -m "not slow and not gpu and not long"
 
 test-slow: $(STAMP)
 	$(TEST) -q -m slow
@@ -47,7 +47,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/step_cost.py
 	$(BIN)/python benchmarks/nanogpt_step.py
 
-reliability: FAULTS = not slow and not gpu
+reliability: FAULTS = not slow and not gpu and not long
 reliability-long: FAULTS = not gpu
 reliability reliability-long: $(STAMP)
 	@rm -f $(VENV)/faults.jsonl

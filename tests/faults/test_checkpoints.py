@@ -73,7 +73,7 @@ def test_a1_a_run_killed_while_it_saves_goes_on_to_the_same_weights(
     assert row.passed == KILLS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a1_200_of_200_kills_resume(make_run, run_child, wait_until_there, final_weights, fault_row):
     """The long run of the same."""
     with fault_row("A1 long", "kill -9 at a random moment of a run that saves every step", LONG_KILLS) as row:

@@ -377,7 +377,9 @@ def annotate(tmp_path, capsys) -> Callable[..., tuple[Path, dict[str, Any]]]:
         said = main(["annotate", str(source), "--notes", str(notes), "--out", str(out), "--force"])
         captured = capsys.readouterr()
         assert said == code, captured.err
-        return out, json.loads(captured.out) if code == 0 else {"error": " ".join(captured.err.split())}
+        return out, json.loads(captured.out.splitlines()[-1]) if code == 0 else {
+            "error": " ".join(captured.err.split())
+        }
 
     return annotate
 

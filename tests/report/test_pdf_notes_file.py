@@ -315,7 +315,7 @@ def test_the_notes_on_the_paper_can_be_drawn(call, folder):
     (folder / "in.pdf").write_bytes(paper(14))
     code, out, err = call(notes="llm-jepa-v1")
     assert code == 0, err
-    result = json.loads(out)
+    result = json.loads(out.splitlines()[-1])
     assert result["notes"] == 11 and result["inserted_pages"] == 0 and result["skipped"] == []
 
 
