@@ -20,6 +20,8 @@ def test_every_field_of_transformers_keeps_its_name():
         "precision",
         "packing",
         "pack_length",
+        "sum_micro_batches",
+        "gradient_monitor_steps",
         "monitor_pairs",
         "stop_on_collapse",
         "allow_changed",
@@ -33,6 +35,7 @@ def test_every_field_of_transformers_keeps_its_name():
         ({"remove_unused_columns": True}, "remove_unused_columns=True is not possible"),
         ({"logging_nan_inf_filter": True}, "logging_nan_inf_filter=True is not possible"),
         ({"monitor_pairs": 1}, "monitor_pairs=1 must be at least 2"),
+        ({"gradient_monitor_steps": -1}, "gradient_monitor_steps=-1 must be 0"),
     ],
 )
 def test_a_setting_that_cannot_be_names_its_field(changes, message, tmp_path):

@@ -132,6 +132,10 @@ def load_data(config: DataConfig, jepa: JEPAConfig, tokenizer: PreTrainedTokeniz
     _note_round_trips(encoded["train"], encoder, notes)
     _note_views(encoded["train"], jepa, notes)
     _note_begin_token(train, encoded["train"], encoder, notes)
+    if not jepa.train_end_token:
+        notes.append(
+            "End tokens are not under cross-entropy (train_end_token: false): answers will run to max_new_tokens."
+        )
 
     summary: dict[str, Any] = {name: _account(split, encoded[name]) for name, split in splits.items()}
     uses_template = encoder.chat is not None and _is_chat(train)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from llm_jepa.data.config import DataConfig
 from llm_jepa.evaluation.evaluate import EvaluationConfig
@@ -11,10 +13,11 @@ from llm_jepa.training.adapters import AdapterConfig
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.models import ModelConfig
 
-from .settings import BUILT_IN_ARMS, ExperimentConfig, describe_fields
+from .settings import BUILT_IN_ARMS, OTHER_TRAINER, RECIPES, ExperimentConfig, RecipeConfig, describe_fields
 
 SECTIONS: dict[str, type] = {
     "Experiment": ExperimentConfig,
+    "Recipe": RecipeConfig,
     "Data": DataConfig,
     "Model": ModelConfig,
     "Adapter": AdapterConfig,
@@ -43,9 +46,17 @@ def configuration_page() -> str:
             parts.append(f"| `{name}` | {shown} | {text.replace('|', chr(92) + '|')} |")
     parts += ["\n## Built-in arms\n", "| arm | fields that it changes |", "|---|---|"]
     for arm, changes in BUILT_IN_ARMS.items():
-        fields = ", ".join(f"`{key}: {value}`" for key, value in changes.items())
-        parts.append(f"| `{arm}` | {fields or 'none'} |")
+        parts.append(f"| `{arm}` | {_listed(changes)} |")
+    parts += ["\n## Recipes\n", "| recipe | defaults that it changes |", "|---|---|"]
+    for recipe, changes in RECIPES.items():
+        parts.append(f"| `{recipe}` | {_listed(changes)} |")
+        for arm, other in OTHER_TRAINER.get(recipe, {}).items():
+            parts.append(f"| `{recipe}`, arm `{arm}` | also {_listed(other)} |")
     return "\n".join(parts) + "\n"
+
+
+def _listed(changes: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{key}: {value}`" for key, value in changes.items()) or "none"
 
 
 if __name__ == "__main__":

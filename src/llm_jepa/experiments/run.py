@@ -182,7 +182,8 @@ def build_trainer(run: RunConfig, seed: int, folder: Path, *, progress: bool = F
     """Load the data, build the model and the trainer of a run; the seed is set before the weights are drawn."""
     data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
     train_pairs = shuffle_code_views(data.train.pairs, seed) if run.data.shuffle_views else data.train.pairs
-    arguments = run.training_arguments(folder, seed=seed, disable_tqdm=not progress)
+    looks_at = {} if len(data.validation) else _without_looks(run, data)
+    arguments = run.training_arguments(folder, seed=seed, disable_tqdm=not progress, **looks_at)
     if run.model.attn_implementation == "flex_attention" and arguments.device.type == "cpu":
         raise ConfigError(
             "attn_implementation=flex_attention has no gradient on a CPU. Set sdpa or eager, or use a GPU."
@@ -203,6 +204,23 @@ def build_trainer(run: RunConfig, seed: int, folder: Path, *, progress: bool = F
     trainer.remove_callback(PrinterCallback)  # prints raw dicts to standard output
     trainer.remove_callback(ProgressCallback)
     return trainer, data
+
+
+def _without_looks(run: RunConfig, data: LoadedData) -> Settings:
+    """Return the training settings of a run without validation rows, and say so in the notes on its data.
+
+    Raises:
+        ConfigError: If a setting needs looks at such rows.
+    """
+    for key in ("stop_on_collapse", "load_best_model_at_end"):
+        if run.training.get(key):
+            raise ConfigError(
+                f"{key} needs validation rows, and there are none. Set validation_size above 0 or a validation_file, "
+                f"or remove {key}."
+            )
+    data.notes.append("No validation rows: the run is not looked at while it trains (eval_strategy: no).")
+    logger.info(data.notes[-1])
+    return {"eval_strategy": "no"}
 
 
 def pretrained_tokenizer(run: RunConfig) -> PreTrainedTokenizerBase | None:
@@ -274,21 +292,24 @@ def count_step_flops(trainer: JEPATrainer, num_batches: int = FLOP_BATCHES) -> f
     """
     batches = list(islice(trainer.batches_of_epoch(0), num_batches))
     model = trainer.jepa.train()
+    num_steps = trainer.state.max_steps
+    step = _step_with_views(model, num_steps)
     attention = nullcontext() if trainer.args.device.type == "cuda" else sdpa_kernel(SDPBackend.MATH)
     counter = FlopCounterMode(display=False)
     with counter, attention:
         for batch in batches:
             with trainer.compute_loss_context_manager():
-                loss = model(batch.to(trainer.args.device), step=_step_with_views(model)).loss
+                loss = model(batch.to(trainer.args.device), step=step, num_steps=num_steps).loss
             loss.backward()
             model.zero_grad()
     model.eval()
     return counter.get_total_flops() / len(batches)
 
 
-def _step_with_views(jepa: LLMJEPA) -> int:
-    """Return a step that loss dropout keeps, so that the cost counted is that of a step with its views."""
-    return next(step for step in range(10**6) if not jepa.loss_dropout.drops(step))
+def _step_with_views(jepa: LLMJEPA, num_steps: int) -> int:
+    """Return a step with a JEPA term, so that the cost counted is that of a step with its views; 0 if none has one."""
+    steps = range(max(num_steps, 10_000))  # loss dropout may have dropped all of a short run
+    return next((step for step in steps if jepa.lambda_at(step, num_steps) > 0), 0)
 
 
 class MetricsFile(TrainerCallback):

@@ -1,9 +1,10 @@
 """From a flat YAML file to checked settings: of one run, and of an experiment of many.
 
-A run's settings are the fields of six dataclasses under their own names, side by side: data (`DataConfig`),
+A run's settings are the fields of seven dataclasses under their own names, side by side: data (`DataConfig`),
 model (`ModelConfig`), adapter (`AdapterConfig`), objective (`JEPAConfig`), training (`JEPATrainingArguments`,
-that is every field of transformers' TrainingArguments) and evaluation (`EvaluationConfig`). An experiment adds
-its own (`ExperimentConfig`). Each fact has one place: the field's help text is the command line's and the docs'.
+that is every field of transformers' TrainingArguments), evaluation (`EvaluationConfig`), and the recipe
+(`RecipeConfig`), which gives other defaults to them. An experiment adds its own (`ExperimentConfig`). Each fact has one
+place: the field's help text is the command line's and the docs'.
 """
 
 from __future__ import annotations
@@ -44,6 +45,30 @@ BUILT_IN_ARMS: dict[str, Settings] = {
     "jepa_shuffled": {"shuffle_views": True},
     "jepa_lambda0": {"jepa_lambda": 0.0},
 }
+RECIPES: dict[str, Settings] = {
+    "fixed": {},
+    # What the published training script does (arXiv 2509.14252, its code), where our defaults differ or may change.
+    "as_published": {
+        "loss_on": "all",  # the stock collator overwrites the masked labels
+        "train_end_token": False,  # it takes the end token for padding
+        "sum_micro_batches": True,  # the JEPA trainer's loss; its baseline's trainer is OTHER_TRAINER
+        "gradient_accumulation_steps": 4,
+        "weights_dtype": "bf16",
+        "validation_size": 0,
+        "jepa_target": "shared",
+        "jepa_pred_tokens": "distinct",
+        "train_sampling_strategy": "random",
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 0,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "metric": "starts_with",  # a model that never stops has no exact match
+    },
+}
+# The published baseline goes through the stock trainer, which takes its mean over the whole step. `jepa_lambda0` is
+# the control that the publication lacks: the same model and objective through the JEPA trainer.
+OTHER_TRAINER: dict[str, dict[str, Settings]] = {"as_published": {"ntp": {"sum_micro_batches": False}}}
+
 DEFAULT_SEEDS = (82, 23, 37)  # the first three of the paper's five
 
 
@@ -88,13 +113,37 @@ class ExperimentConfig:
 
 
 @dataclass
+class RecipeConfig:
+    """Which set of defaults a run starts from.
+
+    Raises:
+        ValueError: If no recipe has the name.
+    """
+
+    recipe: str = field(
+        default="fixed",
+        metadata={
+            "help": "fixed, or as_published: other defaults for the settings listed under Recipes, which are those of "
+            "the published training script; a key given explicitly wins. The arm ntp then goes through the published "
+            "baseline's trainer (sum_micro_batches false), every other arm through the JEPA trainer."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.recipe not in RECIPES:
+            raise ValueError(f"recipe={self.recipe!r} is not one of: {', '.join(RECIPES)}.")
+
+
+@dataclass
 class RunConfig:
     """The checked settings of one run.
 
     Attributes:
-        settings: The flat settings as given, without defaults: what `config.yaml` of the run holds.
+        settings: The flat settings as given, and those of the recipe; other defaults are left out. It is what
+            `config.yaml` of the run holds.
     """
 
+    recipe: RecipeConfig
     data: DataConfig
     model: ModelConfig
     adapter: AdapterConfig
@@ -109,6 +158,7 @@ class RunConfig:
 
 
 PARTS: dict[str, type] = {
+    "recipe": RecipeConfig,
     "data": DataConfig,
     "model": ModelConfig,
     "adapter": AdapterConfig,
@@ -174,26 +224,56 @@ def read_experiment(settings: Settings) -> tuple[ExperimentConfig, dict[str, Run
                 raise ConfigError(f"arms.{arm}.{key} belongs to the experiment. Set {key} outside of arms.")
         base = BUILT_IN_ARMS.get(arm, {})
         try:
-            runs[arm] = read_run({**shared, **base, **changes})
+            runs[arm] = read_run(with_recipe({**shared, **base, **changes}, arm))
         except ConfigError as error:
             raise ConfigError(f"In arm {arm}: {error}") from error
     return experiment, runs
 
 
+def with_recipe(settings: Settings, arm: str | None = None) -> Settings:
+    """Spell the recipe of a run out: return its settings under the given ones.
+
+    Args:
+        settings: Flat settings, among them perhaps `recipe`.
+        arm: The arm of the run. Without, it goes through the JEPA trainer, whatever its `jepa_lambda`.
+
+    Raises:
+        ConfigError: If no recipe has the name.
+    """
+    chosen = _build(RecipeConfig, {key: settings[key] for key in _field_names(RecipeConfig) if key in settings})
+    return RECIPES[chosen.recipe] | OTHER_TRAINER.get(chosen.recipe, {}).get(arm or "", {}) | settings
+
+
 def read_run(settings: Settings) -> RunConfig:
-    """Check flat settings as those of one run.
+    """Check flat settings as those of one run; its recipe is spelled out.
 
     Raises:
         ConfigError: If a key is unknown or a value wrong; the text names the key.
     """
     check_keys(settings)
+    settings = with_recipe(settings)
     parts: dict[str, Any] = {}
     for name, part in PARTS.items():
         mine = {key: settings[key] for key in _field_names(part) if key in settings}
         parts[name] = _coerced(part, mine) if part is JEPATrainingArguments else _build(part, mine)
     run = RunConfig(**parts, settings=settings)
     _check_training(run)
+    _check_precision(run)
     return run
+
+
+def _check_precision(run: RunConfig) -> None:
+    """Refuse what weights in bf16 would make meaningless."""
+    if run.model.weights_dtype == "float32":
+        return
+    if run.training.get("precision") == "float32" or run.training.get("fp16"):
+        asked = "fp16: true" if run.training.get("fp16") else "precision: float32"
+        raise ConfigError(f"{asked} contradicts weights_dtype={run.model.weights_dtype}. Remove one of them.")
+    if run.jepa.jepa_target == "ema" and run.jepa.uses_views:
+        raise ConfigError(
+            f"weights_dtype={run.model.weights_dtype} cannot hold the small steps of the slow copy. Set jepa_target to "
+            "shared or stop_grad, or weights_dtype to float32."
+        )
 
 
 def _check_training(run: RunConfig) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from .schedule import SCHEDULES
+
 MAX_PRED_TOKENS = 8
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -14,6 +16,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "jepa_pred_position": ("append",),
     "jepa_pred_tokens": ("shared", "distinct"),
     "jepa_views": ("prefix", "rendered"),
+    "jepa_lambda_schedule": SCHEDULES,
     "loss_on": ("all", "code"),
 }
 
@@ -32,6 +35,17 @@ class JEPAConfig:
     jepa_lambda: float = field(
         default=1.0,
         metadata={"help": "Weight of the JEPA term. 0 encodes no view: plain next-token training, bit for bit."},
+    )
+    jepa_lambda_warmup: float = field(
+        default=0.0,
+        metadata={
+            "help": "Steps in which the weight of the JEPA term rises from 0 to jepa_lambda; below 1, a share of all "
+            "steps. A step of weight 0 encodes no view."
+        },
+    )
+    jepa_lambda_schedule: str = field(
+        default="constant",
+        metadata={"help": "The weight after that: constant, or falling to 0 at the end of the run, linear or cosine."},
     )
     jepa_gamma: float = field(default=1.0, metadata={"help": "Weight of the next-token cross-entropy (Eq. 3)."})
     jepa_k: int = field(
@@ -96,6 +110,13 @@ class JEPAConfig:
         default="all",
         metadata={"help": "Tokens under cross-entropy: all (whole row) or code (code and end token only)."},
     )
+    train_end_token: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether end tokens are under cross-entropy. false: no token of the end token's id is, as in the "
+            "published code, whose collator takes them for padding; the model never learns to stop."
+        },
+    )
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -107,6 +128,10 @@ class JEPAConfig:
         for name in ("jepa_lambda", "jepa_gamma"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}={getattr(self, name)} must be a finite number, 0 or more.")
+        if not 0 <= self.jepa_lambda_warmup < float("inf"):
+            raise ValueError(
+                f"jepa_lambda_warmup={self.jepa_lambda_warmup} must be a number of steps, or a share of them below 1."
+            )
         if self.jepa_lambda == 0 and self.jepa_gamma == 0:
             raise ValueError("jepa_lambda=0 and jepa_gamma=0 leave no loss at all. Set one of them above 0.")
         if not isinstance(self.jepa_k, int) or not 0 <= self.jepa_k <= MAX_PRED_TOKENS:
@@ -127,6 +152,11 @@ class JEPAConfig:
     def uses_views(self) -> bool:
         """Whether training encodes any view at all."""
         return self.jepa_lambda > 0
+
+    @property
+    def needs_num_steps(self) -> bool:
+        """Whether the weight of the JEPA term in a step depends on how many steps there are."""
+        return self.jepa_lambda_schedule != "constant" or 0 < self.jepa_lambda_warmup < 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, for JSON."""

@@ -265,9 +265,9 @@ class _Row:
         self.is_own += [own] * len(ids)
         return len(self.ids) - 1
 
-    def label(self, first: int) -> None:
-        """Put the tokens from index `first` on under cross-entropy."""
-        self.labels[first:] = self.ids[first:]
+    def label(self, first: int, but: int | None = None) -> None:
+        """Put the tokens from index `first` on under cross-entropy, but for those of the id `but`."""
+        self.labels[first:] = [IGNORED if each == but else each for each in self.ids[first:]]
 
     def extend(self, other: _Row) -> int:
         """Append the tokens of another row, its documents counted on from here; return the index of its first."""
@@ -387,7 +387,8 @@ class FusedCollator:
         text_end = row.add(text, Role.TEXT, 1, 0, own=True)
         row.add(pair.bridge_ids, Role.BRIDGE, 1, len(row), own=True)
         row.add(pair.code_ids, Role.CODE, 1, len(row), own=True)
-        row.label(1 if self.config.loss_on == "all" else len(row) - len(pair.code_ids))  # nothing predicts the first
+        first = 1 if self.config.loss_on == "all" else len(row) - len(pair.code_ids)  # nothing predicts the first
+        row.label(first, but=None if self.config.train_end_token else pair.code_ids[-1])
         if not pair.use_jepa or not (self._from_text or self._from_code):
             return row, read
         preds = [self.pad_token_id] * self.config.jepa_k

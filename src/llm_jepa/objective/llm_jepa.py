@@ -25,6 +25,7 @@ from .gathering import gather_targets
 from .layout import IGNORED, FusedBatch, Rows, Views
 from .loss_dropout import LossDropout
 from .predictor import PredTokens
+from .schedule import lambda_factor
 from .self_check import check_model
 from .target import EMATarget
 
@@ -42,6 +43,8 @@ class JEPAOutput:
             only code predicts text, Enc(Text). None where no view was encoded.
         code_emb: The code's side, (P, C): Enc(Code), or, where only code predicts text, Pred(Enc(Code)).
         lambda_eff: The weight that jepa_loss had in `loss`.
+        weighted: Where asked for, the parts that `loss` is the sum of, by name, scalars with gradient: ce, and jepa
+            where it has a weight.
     """
 
     loss: Tensor
@@ -50,6 +53,7 @@ class JEPAOutput:
     text_pred: Tensor | None = None
     code_emb: Tensor | None = None
     lambda_eff: float = 0.0
+    weighted: dict[str, Tensor] | None = None
 
 
 class LLMJEPA(nn.Module):
@@ -91,25 +95,30 @@ class LLMJEPA(nn.Module):
         batch: FusedBatch,
         *,
         step: int | None = None,
+        num_steps: int | None = None,
         num_labels: int | Tensor | None = None,
         num_pairs: int | Tensor | None = None,
         monitor: bool = False,
+        weighted: bool = False,
     ) -> JEPAOutput:
         """Compute the loss of a batch.
 
         Args:
             batch: The batch, on the model's device.
-            step: Number of the optimizer step, from which loss dropout draws; needed where it is on.
+            step: Number of the optimizer step, from 0; needed where loss dropout, a warm-up or a schedule is on.
+            num_steps: Optimizer steps of the whole run; needed where the weight of the JEPA term depends on it.
             num_labels: Labelled tokens that `ce_loss` is a mean over, where the step has more than this batch
                 (accumulation, several processes). Default: this batch's.
             num_pairs: The same for `jepa_loss`.
             monitor: Report `jepa_loss` and the embeddings even where they carry no weight (`jepa_lambda` 0,
                 or a dropped step), without gradient. The batch must have been laid out with `monitor`.
+            weighted: Return the parts of the loss apart, too, with their gradients.
 
         Raises:
-            ValueError: If loss dropout needs `step`, or the batch holds no views where they are needed.
+            ValueError: If `step` or `num_steps` is needed and missing, or the batch holds no views where they are.
         """
-        trains_views = self.config.uses_views and not self._is_dropped(step)
+        lambda_eff = self.lambda_at(step, num_steps)
+        trains_views = lambda_eff > 0
         if (trains_views or monitor) and not batch.views:
             raise ValueError(
                 "This batch was laid out without views. Build it with FusedCollator(config) and a jepa_lambda "
@@ -117,29 +126,51 @@ class LLMJEPA(nn.Module):
             )
         if not trains_views and not monitor:
             ce_loss, _ = self._cross_entropy(batch.without_views(), num_labels)
-            return JEPAOutput(self.config.jepa_gamma * ce_loss, ce_loss.detach(), torch.full_like(ce_loss, torch.nan))
+            loss = self.config.jepa_gamma * ce_loss
+            parts = {"ce": loss} if weighted else None
+            return JEPAOutput(loss, ce_loss.detach(), torch.full_like(ce_loss, torch.nan), weighted=parts)
 
         ce_loss, states = self._cross_entropy(batch, num_labels)
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains_views):
             sides = [self._sides(views, states, batch.target_rows) for views in batch.views]
             distances = torch.stack([self._distance(pred, target) for pred, target in sides])  # (directions, P)
             jepa_loss = distances.mean(0).sum() / _at_least_one(batch.num_pairs if num_pairs is None else num_pairs)
-        lambda_eff = self.config.jepa_lambda if trains_views else 0.0
         loss = self.config.jepa_gamma * ce_loss + (lambda_eff * jepa_loss if trains_views else 0.0)
+        parts = {"ce": self.config.jepa_gamma * ce_loss} | ({"jepa": lambda_eff * jepa_loss} if trains_views else {})
         text_pred, code_emb = sides[0] if batch.views[0].from_text else sides[0][::-1]
-        return JEPAOutput(loss, ce_loss.detach(), jepa_loss.detach(), text_pred, code_emb, lambda_eff)
+        return JEPAOutput(
+            loss, ce_loss.detach(), jepa_loss.detach(), text_pred, code_emb, lambda_eff, parts if weighted else None
+        )
 
     def update_target(self) -> None:
         """Move the slow copy of the model, if there is one; call it after each optimizer step."""
         if self.target is not None:
             self.target.update(self.backbone)
 
-    def _is_dropped(self, step: int | None) -> bool:
-        if not self.training or not self.config.jepa_loss_dropout:
-            return False
-        if step is None:
-            raise ValueError("jepa_loss_dropout draws once an optimizer step: pass step=, the step's number.")
-        return self.loss_dropout.drops(step)
+    def lambda_at(self, step: int | None, num_steps: int | None = None) -> float:
+        """Return the weight of the JEPA term in an optimizer step; outside of training, `jepa_lambda`.
+
+        Raises:
+            ValueError: If `step` or `num_steps` is needed and missing.
+        """
+        config = self.config
+        if not self.training or not config.uses_views:
+            return config.jepa_lambda
+        if config.jepa_loss_dropout:
+            if step is None:
+                raise ValueError("jepa_loss_dropout draws once an optimizer step: pass step=, the step's number.")
+            if self.loss_dropout.drops(step):
+                return 0.0
+        if not config.jepa_lambda_warmup and not config.needs_num_steps:
+            return config.jepa_lambda
+        if step is None or (num_steps is None and config.needs_num_steps):
+            raise ValueError(
+                f"jepa_lambda_warmup={config.jepa_lambda_warmup} and jepa_lambda_schedule="
+                f"{config.jepa_lambda_schedule!r} give each optimizer step its weight: pass step=, the step's number, "
+                "and num_steps=, that of all steps."
+            )
+        factor = lambda_factor(step, num_steps or 0, config.jepa_lambda_warmup, config.jepa_lambda_schedule)
+        return config.jepa_lambda * factor
 
     def _cross_entropy(self, batch: FusedBatch, num_labels: int | Tensor | None) -> tuple[Tensor, Tensor]:
         """Run the model on the main rows; return nats per labelled token, and all final states, (B * T, C)."""

@@ -87,8 +87,10 @@ def _cross_entropy(jepa: LLMJEPA, pairs: Sequence[Pair]) -> Tensor:
         each = F.cross_entropy(
             full_precision(logits[:-1]), _row(ids, _device(jepa))[0, 1:], reduction="none"
         )  # (T - 1,)
-        losses.append(each if jepa.config.loss_on == "all" else each[-len(pair.code_ids) :])
-    return torch.cat(losses).mean()
+        first = 1 if jepa.config.loss_on == "all" else len(ids) - len(pair.code_ids)
+        left_out = None if jepa.config.train_end_token else pair.code_ids[-1]
+        losses += [each[number - 1] for number in range(first, len(ids)) if ids[number] != left_out]
+    return torch.stack(losses).mean()
 
 
 def _row(ids: Sequence[int], device: torch.device) -> Tensor:

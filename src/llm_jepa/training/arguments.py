@@ -70,6 +70,23 @@ class JEPATrainingArguments(TrainingArguments):
     precision: str = field(
         default="auto", metadata={"help": "auto (bf16 on a GPU that has it, else float32), float32 or bf16."}
     )
+    sum_micro_batches: bool = field(
+        default=False,
+        metadata={
+            "help": "Take both terms' means over each micro-batch alone and add them up: before clipping, the gradient "
+            "of a step is about gradient_accumulation_steps times as large. The published JEPA trainer does that, its "
+            "baseline's does not. Several processes average their sums. With one micro-batch a step, in one process, "
+            "nothing changes."
+        },
+    )
+    gradient_monitor_steps: int = field(
+        default=0,
+        metadata={
+            "help": "Every so many steps, log the cosine between the gradients of the two terms and the ratio of their "
+            "norms (JEPA over cross-entropy, each with its weight), of the step's first micro-batch, in the first "
+            "process. It costs a forward and two backwards of it; the run stays the same to the bit. 0: never."
+        },
+    )
     monitor_pairs: int = field(
         default=128, metadata={"help": "Held-out pairs whose embeddings are looked at, in one batch."}
     )
@@ -97,6 +114,8 @@ class JEPATrainingArguments(TrainingArguments):
         if self.train_sampling_strategy == AUTO:
             # Rows of like length leave no room in each other's rows: packing fills them from a random mixture.
             self.train_sampling_strategy = "random" if self.packing else "group_by_length"
+        if self.gradient_monitor_steps < 0:
+            raise ValueError(f"gradient_monitor_steps={self.gradient_monitor_steps} must be 0 (never) or more.")
         if self.monitor_pairs < 2:
             raise ValueError(f"monitor_pairs={self.monitor_pairs} must be at least 2: one pair has no gap.")
         if self.save_steps is not None and self.save_strategy == "no":

@@ -25,6 +25,7 @@ from llm_jepa.errors import ConfigError
 
 from .adapters import AdapterConfig, add_lora
 
+WEIGHTS_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # What a tokenizer is made of, in a repository of the hub.
 _TOKENIZER_FILES = ["*token*", "*.jinja", "*.model", "vocab*", "merges.txt", "config.json"]
@@ -77,6 +78,13 @@ class ModelConfig:
             "commit whose code you have read."
         },
     )
+    weights_dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "float32, or bf16: weights, optimizer states and forward in bf16, without a float32 copy, as in "
+            "the published code; a step below 1/512 of a weight is lost. Not with LoRA, nor with jepa_target ema."
+        },
+    )
     dropout: float = field(default=0.0, metadata={"help": "Dropout of a preset (attention; in GPT-2 also the rest)."})
     attn_implementation: str | None = field(
         default=None, metadata={"help": "sdpa or eager; by default what transformers chooses for the model."}
@@ -88,6 +96,8 @@ class ModelConfig:
                 f"model={self.model!r} is not one of: {', '.join(PRESETS)}. For a model of yours, set "
                 "model_name_or_path."
             )
+        if self.weights_dtype not in WEIGHTS_DTYPES:
+            raise ValueError(f"weights_dtype={self.weights_dtype!r} is not one of: {', '.join(WEIGHTS_DTYPES)}.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be in [0, 1).")
         for name in ("model_revision", "trust_remote_code"):
@@ -109,7 +119,9 @@ def build_model(
     pad_id: int,
     max_length: int = 0,
 ) -> nn.Module:
-    """Return the model of a run, in float32; random weights come from PyTorch's global random stream.
+    """Return the model of a run; random weights come from PyTorch's global random stream.
+
+    In bf16 the weights are those of float32, rounded: a run in either starts alike.
 
     Args:
         config: Which model.
@@ -120,9 +132,15 @@ def build_model(
         max_length: Positions that the longest row needs, [PRED] included.
 
     Raises:
-        ConfigError: If the model cannot be loaded, the tokenizer has ids that it lacks, or a row is too long.
+        ConfigError: If the model cannot be loaded, the tokenizer has ids that it lacks, a row is too long, or LoRA
+            is to adapt weights in bf16.
     """
     adapter = adapter or AdapterConfig()
+    if adapter.uses_lora and config.weights_dtype != "float32":
+        raise ConfigError(
+            f"weights_dtype={config.weights_dtype} is for training all weights; with lora_r={adapter.lora_r} it is not "
+            "supported. Set weights_dtype: float32, or remove lora_r."
+        )
     if config.model_name_or_path:
         model = _load_pretrained(config, adapter)
     elif adapter.uses_lora:
@@ -143,8 +161,16 @@ def build_model(
             f"Set max_length to {positions} or less, with on_overflow: truncate or drop if rows are longer."
         )
     if not adapter.uses_lora:
-        return model
+        return model if config.weights_dtype == "float32" else _cast(model, WEIGHTS_DTYPES[config.weights_dtype])
     return add_lora(model, adapter, base=str(config.model_name_or_path), revision=config.model_revision)
+
+
+def _cast(model: Any, dtype: torch.dtype) -> Any:
+    """Cast the weights alone: the frequencies of rotary positions stay in float32, as where a saved model is loaded."""
+    for each in model.parameters():
+        each.data = each.data.to(dtype)
+    model.config.dtype = dtype
+    return model
 
 
 def load_own_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
@@ -225,7 +251,7 @@ def _load_pretrained(config: ModelConfig, adapter: AdapterConfig) -> Any:
         source |= {"revision": config.model_revision}
     if config.trust_remote_code:  # code may stand in another repository than the weights
         source |= {"code_revision": config.model_revision}
-    how = _quantized() if adapter.quantization == "4bit" else {"dtype": torch.float32}
+    how = _quantized() if adapter.quantization == "4bit" else {"dtype": WEIGHTS_DTYPES[config.weights_dtype]}
     try:
         _check_attention(AutoConfig.from_pretrained(name, **source), name)
         return AutoModelForCausalLM.from_pretrained(

@@ -57,6 +57,8 @@ def describe_run(
         facts["num_train_epochs"] = None  # max_steps alone says when the run ends
     if getattr(args, "packing", False):
         facts |= {"packing": True, "pack_length": _plain(args.pack_length)}  # type: ignore[attr-defined]
+    if getattr(args, "sum_micro_batches", False):
+        facts["sum_micro_batches"] = True
     facts |= config.to_dict()
     facts["num_processes"] = args.world_size
     facts["train_rows"] = {"number": len(pairs), "sha256": digest_rows(pairs)}

@@ -40,6 +40,7 @@ from .adapters import PeftModel, describe_adapter, is_adapted
 from .arguments import JEPATrainingArguments
 from .checkpoints import check_room, find_newest, find_problem, publish, read_facts, remove_leftovers, rotate, staged
 from .embedding import view_embeddings
+from .gradients import compare_gradients
 from .monitors import CollapseAlarm, embedding_monitors
 from .resume import check_resume, describe_run
 from .sampler import LengthGroupedSampler, SharedBatches
@@ -56,10 +57,17 @@ class NonFiniteLossError(LLMJEPAError):
 
 @dataclass(frozen=True)
 class StepCounts:
-    """What the means of one optimizer step are over, in all its micro-batches and processes."""
+    """What the means of one optimizer step are over, in all its micro-batches and processes.
+
+    Attributes:
+        labels: Labelled tokens.
+        pairs: Pairs that have a JEPA term.
+        micro_batches: Micro-batches, those of all processes counted.
+    """
 
     labels: int
     pairs: int
+    micro_batches: int
 
 
 class JEPATrainer(Trainer):
@@ -122,6 +130,7 @@ class JEPATrainer(Trainer):
         self._staging: Path | None = None
         self._accepted: list[str] = []
         self._facts: dict[str, Any] | None = None
+        self._is_first = False  # whether the next micro-batch is the first of its step
         self._problem: str | None = None  # why the step at hand must not be taken
         super().__init__(
             model=model,
@@ -134,6 +143,16 @@ class JEPATrainer(Trainer):
         self.loss_is_scaled_for_ga = True  # our terms are means over the whole step already
         if self.is_fsdp_enabled and isinstance(model.model, PeftModel):
             raise ConfigError("LoRA with FSDP is not supported yet. Use DDP: adapters make gradients small.")
+        if args.gradient_monitor_steps:
+            self._check_gradient_monitor()
+
+    def _check_gradient_monitor(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ConfigError(
+                "gradient_monitor_steps needs whole gradients; FSDP and DeepSpeed share them out. Use DDP."
+            )
+        if self.jepa.config.jepa_gamma == 0:
+            raise ConfigError("gradient_monitor_steps compares two terms, and jepa_gamma=0 leaves one. Remove it.")
 
     # ---- one step ----
 
@@ -141,6 +160,7 @@ class JEPATrainer(Trainer):
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list[FusedBatch], Any]:
         """Collect the micro-batches of one optimizer step, and count what its means are over."""
+        self._is_first = True
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         counts = torch.tensor(
             [sum(batch.num_labels for batch in batches), sum(batch.num_pairs for batch in batches)], device=device
@@ -148,7 +168,7 @@ class JEPATrainer(Trainer):
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
         labels, pairs = counts.tolist()
-        return batches, StepCounts(labels, pairs)
+        return batches, StepCounts(labels, pairs, len(batches) * self.args.world_size)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> None:
         return None  # `get_batch_samples` counts both terms
@@ -163,6 +183,26 @@ class JEPATrainer(Trainer):
         """Return 0: the Trainer's formula does not know the views. `experiments/run.py` counts operations."""
         return 0
 
+    def training_step(
+        self, model: nn.Module, inputs: FusedBatch, num_items_in_batch: StepCounts | None = None
+    ) -> Tensor:
+        """Take the gradient of a micro-batch; look at those of its two terms first, where that is due."""
+        every, is_first, self._is_first = self.args.gradient_monitor_steps, self._is_first, False
+        if every and is_first and self.state.global_step % every == 0:
+            self._compare_gradients(self._prepare_inputs(inputs))
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def _compare_gradients(self, batch: FusedBatch) -> None:
+        """Log how the gradients of the two terms compare; neither random stream nor clocks notice."""
+        self._terms.pause()
+        started = time.perf_counter()
+        self.jepa.train()
+        with self.compute_loss_context_manager():
+            looks = compare_gradients(self.jepa, batch, step=self.state.global_step, num_steps=self.state.max_steps)
+        self._terms.add_looks(looks)
+        self._terms.resume()
+        self.step_timer.leave_out(time.perf_counter() - started)
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -170,13 +210,19 @@ class JEPATrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: StepCounts | None = None,
     ) -> Any:
-        """Return the loss of a micro-batch, scaled so that those of a step add up to the step's loss."""
+        """Return the loss of a micro-batch, scaled so that those of a step add up to the step's loss.
+
+        With `sum_micro_batches` that is the sum of the micro-batches' own losses.
+        """
         batch, counts = inputs, num_items_in_batch
+        adds_means = self.args.sum_micro_batches
+        whole = None if adds_means else counts  # what the means are over, if it is more than this micro-batch
         output: JEPAOutput = model(
             batch,
             step=self.state.global_step,
-            num_labels=None if counts is None else counts.labels,
-            num_pairs=None if counts is None else counts.pairs,
+            num_steps=self.state.max_steps,
+            num_labels=None if whole is None else whole.labels,
+            num_pairs=None if whole is None else whole.pairs,
         )
         if not torch.isfinite(output.loss):
             self._problem = _non_finite("loss", self.state.global_step, output, batch)
@@ -185,9 +231,10 @@ class JEPATrainer(Trainer):
             # The others do not know, and wait for this process's gradient. It tells them: nan for sure.
             output.loss = output.loss * torch.nan
         if model.training:
-            self._terms.add(output, batch)
-        # Data-parallel training averages gradients over processes; the counts above are sums over them.
-        loss = output.loss * self.accelerator.num_processes
+            self._terms.add(output, batch, 1 / counts.micro_batches if adds_means and counts else 1.0)
+        # Data-parallel training averages gradients over processes; the counts above are sums over them. A micro-batch's
+        # own means are averaged as they are, as in the published trainer.
+        loss = output.loss * (1 if adds_means else self.accelerator.num_processes)
         return (loss, output) if return_outputs else loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
@@ -330,7 +377,7 @@ class JEPATrainer(Trainer):
         self.alarm = CollapseAlarm()
         for line in self.state.log_history if self.jepa.config.uses_views else []:
             looks = {key.removeprefix("monitor/"): value for key, value in line.items() if key.startswith("monitor/")}
-            if looks:
+            if "gap" in looks:  # or it is a look at gradients
                 self.alarm.update(line["step"], looks)
 
     # ---- what is saved, and what a run goes on from ----
@@ -388,6 +435,8 @@ class JEPATrainer(Trainer):
         if self._facts is None:  # once: every row is hashed
             rows = cast(Sequence[Pair], self.train_dataset)
             facts = describe_run(self.args, self.jepa.config, rows, self.tokenizer)
+            if (dtype := self.jepa.backbone.embeddings.weight.dtype) != torch.float32:
+                facts["weights_dtype"] = str(dtype).removeprefix("torch.")
             self._facts = facts | describe_adapter(self.jepa.model)
         return self._facts
 
@@ -517,6 +566,10 @@ class StepTimer:
         _wait_for_device()
         self._start = time.perf_counter()
 
+    def leave_out(self, time_s: float) -> None:
+        """Take time that was spent on something else out of the step at hand."""
+        self._start += time_s
+
     def stop(self) -> None:
         """End the step."""
         _wait_for_device()
@@ -559,14 +612,20 @@ class TermMeter:
         self._sums: dict[str, Tensor | float] = {"ce_loss": 0.0, "jepa_loss": 0.0, "lambda_eff": 0.0}
         self._steps, self._jepa_steps, self._tokens = 0, 0, 0
         self._lambda_eff, self._time_s, self._since = 0.0, 0.0, time.perf_counter()
+        self._looks: dict[str, list[float]] = {}
 
-    def add(self, output: JEPAOutput, batch: FusedBatch) -> None:
-        """Take in one micro-batch."""
-        self._sums["ce_loss"] += output.ce_loss
+    def add(self, output: JEPAOutput, batch: FusedBatch, share: float = 1.0) -> None:
+        """Take in one micro-batch, whose terms count as `share` of themselves."""
+        self._sums["ce_loss"] += output.ce_loss * share
         if output.lambda_eff:
-            self._sums["jepa_loss"] += output.jepa_loss
+            self._sums["jepa_loss"] += output.jepa_loss * share
         self._lambda_eff = output.lambda_eff
         self._tokens += int(batch.rows.real.sum()) if batch.num_pairs else 0
+
+    def add_looks(self, looks: dict[str, float]) -> None:
+        """Take in values that not every step has; the log gets the mean over those since its last line."""
+        for name, value in looks.items():
+            self._looks.setdefault(name, []).append(value)
 
     def end_step(self) -> None:
         """Close an optimizer step."""
@@ -594,6 +653,7 @@ class TermMeter:
             "lambda_eff": float(self._sums["lambda_eff"]) / steps,
             "tokens_per_s": tokens / max(self._time_s, 1e-9),
         }
+        terms |= {name: statistics.fmean(values) for name, values in self._looks.items()}
         self._start()
         return terms
 
