@@ -11,7 +11,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "jepa_distance": ("cosine", "l2", "mse", "smooth_l1", "infonce"),
     "jepa_target": ("stop_grad", "shared", "ema"),
     "jepa_direction": ("text_to_code", "code_to_text", "both"),
-    "jepa_pred_position": ("append",),
+    "jepa_pred_position": ("append", "prepend"),
     "jepa_pred_tokens": ("shared", "distinct"),
     "jepa_views": ("prefix", "rendered"),
     "loss_on": ("all", "code"),
@@ -36,7 +36,7 @@ class JEPAConfig:
     jepa_gamma: float = field(default=1.0, metadata={"help": "Weight of the next-token cross-entropy (Eq. 3)."})
     jepa_k: int = field(
         default=1,
-        metadata={"help": "Number of [PRED] tokens after the source view, 0 to 8. 0: Pred(x) = Enc(x)."},
+        metadata={"help": "Number of [PRED] tokens beside the source view, 0 to 8. 0: Pred(x) = Enc(x)."},
     )
     jepa_distance: str = field(
         default="cosine",
@@ -71,7 +71,11 @@ class JEPAConfig:
         metadata={"help": "What predicts what: text_to_code, code_to_text, or both (their mean)."},
     )
     jepa_pred_position: str = field(
-        default="append", metadata={"help": "Where [PRED] stands: append (after the source view)."}
+        default="append",
+        metadata={
+            "help": "Where [PRED] stands: append (after the source view) or prepend (before it; the view is then "
+            "encoded a second time, for the row's own text must not see [PRED]). With jepa_k 0 they are the same."
+        },
     )
     jepa_pred_tokens: str = field(
         default="shared",
@@ -127,6 +131,11 @@ class JEPAConfig:
     def uses_views(self) -> bool:
         """Whether training encodes any view at all."""
         return self.jepa_lambda > 0
+
+    @property
+    def pred_leads(self) -> bool:
+        """Whether [PRED] stands before its view, so that the view is read in a document of its own."""
+        return self.jepa_pred_position == "prepend" and self.jepa_k > 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, for JSON."""

@@ -11,6 +11,7 @@ and, where a view is not a part of that row as it stands, it follows as a docume
 
     ... | text view | [PRED] x k     (a text that was rendered apart, by a chat template say; [PRED] moves here)
     ... | code view | [PRED] x k     (the code alone, without its end token, where its encoding gets gradients)
+    ... | [PRED] x k | view          (`jepa_pred_position: prepend`; the view's other readers have it without [PRED])
 
 Every token has a document, a role and a position, and one predicate, `may_attend` in `masks.py`, says who attends
 to whom. So several pairs can share a row (packing) and stay apart.
@@ -33,16 +34,21 @@ PADDING = 0  # the document of padding; real documents count from 1
 
 
 class Role(IntEnum):
-    """What a token is. A [PRED] is named after the view it follows, the only tokens it reads."""
+    """What a token is.
+
+    A [PRED] after a view is named after that view, the only tokens it reads. One that leads a document is read by all
+    that follows in it.
+    """
 
     TEXT = 0
     CODE = 1
     BRIDGE = 2
     TEXT_PRED = 3
     CODE_PRED = 4
+    LEADING_PRED = 5
 
 
-# A [PRED]'s role minus this is the role of the view that it reads.
+# Roles from here on are [PRED]s; a [PRED]'s role minus this is the role of the view that it follows and reads.
 PRED_OFFSET = Role.TEXT_PRED - Role.TEXT
 
 
@@ -122,7 +128,7 @@ class Rows(TensorGroup):
 
     Attributes:
         input_ids: Token ids; the pad token's id at [PRED] and padding.
-        position_ids: Positions, from 0 in each document. [PRED] j stands at (length of its view) + j.
+        position_ids: Positions, from 0 in each document. [PRED] j stands at (length of its view) + j, or leads at j.
         documents: Number of the document, from 1; 0 on padding.
         roles: A `Role` each.
         is_plain: Whether each row is one ordinary causal sequence, so that no mask of ours is needed.
@@ -367,17 +373,22 @@ class FusedCollator:
     @property
     def _code_in_row(self) -> bool:
         """Whether the code stands in the row once more, alone: to predict from it, or to share its gradient."""
-        return self._from_code or (self._from_text and self.config.jepa_target == "shared")
+        is_source = self._from_code and not self.config.pred_leads
+        return is_source or (self._from_text and self.config.jepa_target == "shared")
 
     def _text_apart(self, pair: Pair) -> bool:
         """Whether the pair's text view stands in the row as a document of its own: rendered apart, with gradient."""
-        has_gradient = self._from_text or (self._from_code and self.config.jepa_target == "shared")
+        is_source = self._from_text and not self.config.pred_leads
+        has_gradient = is_source or (self._from_code and self.config.jepa_target == "shared")
         return has_gradient and pair.use_jepa and pair.text_view_ids is not None
 
     def _targets_in_rows(self, pairs: Sequence[Pair]) -> bool:
         """Whether the main forward encodes all that is a target, so that targets need no forward of their own."""
-        texts_in_rows = all(pair.text_view_ids is None or self._text_apart(pair) for pair in pairs)
-        return self._code_in_row and texts_in_rows and self.config.jepa_target != "ema"
+        codes_in_rows = self._code_in_row or not self._from_text
+        texts_in_rows = not self._from_code or all(
+            pair.text_view_ids is None or self._text_apart(pair) for pair in pairs
+        )
+        return codes_in_rows and texts_in_rows and self.config.jepa_target != "ema"
 
     def _row(self, pair: Pair) -> tuple[_Row, dict[str, int]]:
         """Lay out one pair; return the row, and where in it each embedding is read (none without a JEPA term)."""
@@ -391,17 +402,24 @@ class FusedCollator:
         if not pair.use_jepa or not (self._from_text or self._from_code):
             return row, read
         preds = [self.pad_token_id] * self.config.jepa_k
+        follows = bool(preds) and not self.config.pred_leads
         if self._text_apart(pair):
             document, text = 2, pair.text_view
             text_end = row.add(text, Role.TEXT, document, 0)
         read["text"] = read["text_pred"] = text_end
-        if self._from_text and preds:
+        if self._from_text and follows:
             read["text_pred"] = row.add(preds, Role.TEXT_PRED, document, len(text))
         if self._code_in_row:
-            code = pair.code_view
-            read["code"] = read["code_pred"] = row.add(code, Role.CODE, document + 1, 0)
-            if self._from_code and preds:
-                read["code_pred"] = row.add(preds, Role.CODE_PRED, document + 1, len(code))
+            code, document = pair.code_view, document + 1
+            read["code"] = read["code_pred"] = row.add(code, Role.CODE, document, 0)
+            if self._from_code and follows:
+                read["code_pred"] = row.add(preds, Role.CODE_PRED, document, len(code))
+        if self.config.pred_leads:
+            sources = [("text_pred", pair.text_view, Role.TEXT)] if self._from_text else []
+            sources += [("code_pred", pair.code_view, Role.CODE)] if self._from_code else []
+            for number, (name, view, role) in enumerate(sources, start=document + 1):
+                row.add(preds, Role.LEADING_PRED, number, 0)
+                read[name] = row.add(view, role, number, len(preds))
         return row, read
 
     def _pad(self, rows: list[_Row], is_plain: bool) -> Rows:

@@ -64,10 +64,14 @@ def enc(layers: nn.Module, ids: Sequence[int], device: torch.device) -> Tensor:
 
 
 def pred(jepa: LLMJEPA, ids: Sequence[int]) -> Tensor:
-    """Pred(x): the final state at the last of k [PRED] tokens after x, (C,); Enc(x) if k = 0."""
+    """Pred(x): the final state at the last token of x and k [PRED]s after it, or before it (prepend), (C,).
+
+    Enc(x) if k = 0.
+    """
     backbone = jepa.backbone
     words = backbone.embeddings(_row(ids, _device(jepa)))  # (1, T, C)
-    tokens = torch.cat([words, jepa.predictor()[None].to(words.dtype)], dim=1)  # (1, T + k, C)
+    parts = [words, jepa.predictor()[None].to(words.dtype)]
+    tokens = torch.cat(parts[::-1] if jepa.config.jepa_pred_position == "prepend" else parts, dim=1)  # (1, T + k, C)
     return backbone.layers(inputs_embeds=tokens, use_cache=False).last_hidden_state[0, -1]
 
 
