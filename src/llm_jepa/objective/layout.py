@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from .config import JEPAConfig
+from .residual import group_number
 
 IGNORED = -100  # the label that cross-entropy skips, as everywhere in PyTorch
 PADDING = 0  # the document of padding; real documents count from 1
@@ -183,6 +184,7 @@ class FusedBatch(TensorGroup):
         num_labels: Number of tokens under cross-entropy.
         is_own: True on the tokens of the pairs' own sequences: text, bridge, code and end token, (B, T).
         sources: Where each pair came from, for messages.
+        groups: A number for the group of each pair that has a JEPA term, (P,), where `jepa_residual` is by group.
     """
 
     rows: Rows
@@ -194,6 +196,7 @@ class FusedBatch(TensorGroup):
     num_labels: int
     is_own: Tensor
     sources: list[str] = field(default_factory=list)
+    groups: Tensor | None = None
 
     @property
     def views(self) -> list[Views]:
@@ -244,6 +247,7 @@ class FusedBatch(TensorGroup):
             num_pairs=0,
             num_labels=0,
             sources=[],
+            groups=None if self.groups is None else self.groups[:0],
         )
 
     def __len__(self) -> int:
@@ -352,7 +356,21 @@ class FusedCollator:
             num_labels=int((labels != IGNORED).sum()),
             is_own=_padded([row.is_own for row in packed], False),
             sources=[pair.source for pair in pairs if pair.source],
+            groups=self._groups(pairs) if self._by_group else None,
         )
+
+    def _groups(self, pairs: Sequence[Pair]) -> Tensor:
+        """Return the number of each pair's group; a look at held-out pairs takes one without a name as its own."""
+        numbers = []
+        for number, pair in enumerate(pairs):
+            if pair.use_jepa and pair.group is None and not self.monitor:
+                raise ValueError(
+                    f"Pair {number} of the batch{f' ({pair.source})' if pair.source else ''} has no group, and "
+                    "jepa_residual=group takes the mean of each. Give every row a group, or set jepa_residual=batch."
+                )
+            if pair.use_jepa:
+                numbers.append(-1 - number if pair.group is None else group_number(pair.group))
+        return torch.tensor(numbers, dtype=torch.long)
 
     def _row_of(self, lengths: Sequence[int]) -> list[int]:
         """Return the row that each pair goes to: its own, or a shared one."""
@@ -365,6 +383,10 @@ class FusedCollator:
     @property
     def _from_code(self) -> bool:
         return (self.config.uses_views or self.monitor) and self.config.jepa_direction != "text_to_code"
+
+    @property
+    def _by_group(self) -> bool:
+        return self.config.jepa_residual == "group" and (self._from_text or self._from_code)
 
     @property
     def _has_pred(self) -> bool:
