@@ -24,6 +24,7 @@ PLAIN = {
             for i in range(B)
         ]
     ),
+    "infonce_symmetric": lambda a, b: (PLAIN["infonce"](a, b) + PLAIN["infonce"](b, a)) / 2,
 }
 
 
@@ -46,7 +47,7 @@ def test_each_distance_matches_its_formula_and_its_gradient(name):
 def test_distances_by_hand():
     """Numbers small enough to check on paper."""
     a, b = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 4.0]])
-    expected = {"cosine": 1.0, "l2": 5.0, "mse": 12.5, "smooth_l1": 3.0, "infonce": 0.0}
+    expected = {"cosine": 1.0, "l2": 5.0, "mse": 12.5, "smooth_l1": 3.0, "infonce": 0.0, "infonce_symmetric": 0.0}
     for name, value in expected.items():
         assert get_distance(name)(a, b).item() == pytest.approx(value)
 
@@ -77,6 +78,25 @@ def test_infonce_tells_the_matching_pair_from_the_others():
     assert infonce(vectors, vectors).max() < 1e-6
     assert infonce(vectors, vectors.roll(1, 0)).min() > 10
     torch.testing.assert_close(infonce(vectors, torch.ones(4, 4)), torch.full((4,), math.log(4)))
+
+
+def test_symmetric_infonce_asks_both_ways_and_infonce_one():
+    """Exchanging the sides changes infonce, and not its symmetric form, which is the mean of both ways."""
+    symmetric, one_way = get_distance("infonce_symmetric", temperature=0.1), get_distance("infonce", temperature=0.1)
+    torch.manual_seed(0)
+    a, b = torch.randn(5, C), torch.randn(5, C)
+    torch.testing.assert_close(symmetric(a, b), symmetric(b, a))
+    assert not torch.allclose(one_way(a, b), one_way(b, a), rtol=1e-2)
+    torch.testing.assert_close(symmetric(a, b), (one_way(a, b) + one_way(b, a)) / 2)
+
+
+def test_pairs_of_one_process_among_those_of_all_have_the_distances_they_have_in_one_batch():
+    """Rows 2 and 3 of 5, given the targets and the predictions of all, as after gathering."""
+    torch.manual_seed(0)
+    a, b = torch.randn(5, C), torch.randn(5, C)
+    for name in ("infonce", "infonce_symmetric"):
+        distance = get_distance(name, temperature=0.2)
+        torch.testing.assert_close(distance(a[2:4], b, 2, a), distance(a, b)[2:4])
 
 
 def test_an_unknown_distance_is_refused_by_name():

@@ -186,6 +186,10 @@ def _pred_sentence(pair: Pair, jepa: JEPAConfig) -> str:
         "code_to_text": (len(pair.code_view), "the code alone" if own_code is None else "the code view"),
     }
     wanted = list(places) if jepa.jepa_direction == "both" else [jepa.jepa_direction]
+    if jepa.pred_leads:
+        return "; ".join(
+            f"x{jepa.jepa_k} at position 0, before {places[way][1]}, in a document of their own" for way in wanted
+        )
     return "; ".join(
         f"x{jepa.jepa_k} at position {places[way][0]}, after {places[way][1]}, which is all it reads" for way in wanted
     )

@@ -285,6 +285,13 @@ def _note_views(train: EncodedPairs, jepa: JEPAConfig, notes: list[str]) -> None
             f"None of the {len(train)} training rows has a JEPA term (use_jepa is false in all of them), and "
             f"jepa_lambda is {jepa.jepa_lambda}. Set use_jepa to true where the views match, or jepa_lambda to 0."
         )
+    if jepa.jepa_residual == "group" and jepa.uses_views:
+        lone = next((pair for pair in train.pairs if pair.use_jepa and pair.group is None), None)
+        if lone is not None:
+            raise DataError(
+                f"{lone.source} has no group, and jepa_residual=group takes the mean of each. Give every row a "
+                "`group`, or set jepa_residual=batch."
+            )
     if without:
         notes.append(f"{without} of {len(train)} training rows train cross-entropy alone (use_jepa: false).")
 

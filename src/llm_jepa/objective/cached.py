@@ -54,6 +54,10 @@ class CachedLLMJEPA(nn.Module):
     def __init__(self, jepa: LLMJEPA) -> None:
         super().__init__()
         config, backbone = jepa.config, jepa.backbone
+        if config.pred_leads:
+            raise UnsupportedModelError(
+                "The cached pass serves jepa_pred_position=append alone: [PRED] reads the cache."
+            )
         if config.jepa_direction != "text_to_code" or config.jepa_target == "shared" or config.jepa_k == 0:
             raise UnsupportedModelError(
                 "The cached pass serves jepa_direction=text_to_code, jepa_target=stop_grad or ema, and jepa_k of 1 or "

@@ -10,10 +10,11 @@ from .schedule import SCHEDULES
 MAX_PRED_TOKENS = 8
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "jepa_distance": ("cosine", "l2", "mse", "smooth_l1", "infonce"),
+    "jepa_distance": ("cosine", "l2", "mse", "smooth_l1", "infonce", "infonce_symmetric"),
     "jepa_target": ("stop_grad", "shared", "ema"),
+    "jepa_residual": ("none", "batch", "group"),
     "jepa_direction": ("text_to_code", "code_to_text", "both"),
-    "jepa_pred_position": ("append",),
+    "jepa_pred_position": ("append", "prepend"),
     "jepa_pred_tokens": ("shared", "distinct"),
     "jepa_views": ("prefix", "rendered"),
     "jepa_lambda_schedule": SCHEDULES,
@@ -50,25 +51,51 @@ class JEPAConfig:
     jepa_gamma: float = field(default=1.0, metadata={"help": "Weight of the next-token cross-entropy (Eq. 3)."})
     jepa_k: int = field(
         default=1,
-        metadata={"help": "Number of [PRED] tokens after the source view, 0 to 8. 0: Pred(x) = Enc(x)."},
+        metadata={"help": "Number of [PRED] tokens beside the source view, 0 to 8. 0: Pred(x) = Enc(x)."},
     )
     jepa_distance: str = field(
         default="cosine",
         metadata={
-            "help": "Distance d between prediction and target: cosine, l2, mse, smooth_l1, or infonce "
-            "(cross-entropy of the matching pair among the batch's targets)."
+            "help": "Distance d between prediction and target: cosine, l2, mse, smooth_l1, infonce (cross-entropy of "
+            "the matching pair among the batch's targets), or infonce_symmetric (the mean of that and of the same "
+            "among the batch's predictions)."
         },
     )
     jepa_temperature: float = field(
-        default=0.1, metadata={"help": "Temperature of the cosine similarities in infonce; unused elsewhere."}
+        default=0.1,
+        metadata={"help": "Temperature of the cosine similarities in infonce and infonce_symmetric; unused elsewhere."},
     )
     jepa_gather: bool = field(
         default=True,
         metadata={
             "help": "With infonce in several processes: take the targets of all of them as negatives, so that two "
-            "processes of 16 pairs are one of 32; off, a process's own. Unused elsewhere. Negatives are those of one "
+            "processes of 16 pairs are one of 32; off, a process's own. The same for all that is in-batch: "
+            "infonce_symmetric, jepa_residual, the anti-collapse terms. Unused elsewhere. Negatives are those of one "
             "micro-batch: accumulation adds pairs to a step, and no negatives."
         },
+    )
+    jepa_residual: str = field(
+        default="none",
+        metadata={
+            "help": "Mean that is taken from predictions and from targets before the distance: none, batch (of all "
+            "pairs of the micro-batch), group (of those of the pair's group; every row needs one). A pair that is "
+            "alone becomes the zero vector, and has no gradient."
+        },
+    )
+    jepa_variance_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight, within the JEPA term, of VICReg's variance term on the embeddings that carry gradient: "
+            "lambda * (distance + weight * term). In-batch: it sees one micro-batch."
+        },
+    )
+    jepa_covariance_weight: float = field(default=0.0, metadata={"help": "The same for VICReg's covariance term."})
+    jepa_sigreg_weight: float = field(
+        default=0.0,
+        metadata={"help": "The same for SIGReg, which asks for embeddings that are N(0, I) along random directions."},
+    )
+    jepa_sigreg_directions: int = field(
+        default=256, metadata={"help": "Random directions of SIGReg, drawn anew in each optimizer step."}
     )
     jepa_target: str = field(
         default="stop_grad",
@@ -85,7 +112,11 @@ class JEPAConfig:
         metadata={"help": "What predicts what: text_to_code, code_to_text, or both (their mean)."},
     )
     jepa_pred_position: str = field(
-        default="append", metadata={"help": "Where [PRED] stands: append (after the source view)."}
+        default="append",
+        metadata={
+            "help": "Where [PRED] stands: append (after the source view) or prepend (before it; the view is then "
+            "encoded a second time, for the row's own text must not see [PRED]). With jepa_k 0 they are the same."
+        },
     )
     jepa_pred_tokens: str = field(
         default="shared",
@@ -123,6 +154,7 @@ class JEPAConfig:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of: {', '.join(allowed)}.")
         self._check_numbers()
+        self._check_combinations()
 
     def _check_numbers(self) -> None:
         for name in ("jepa_lambda", "jepa_gamma"):
@@ -147,6 +179,22 @@ class JEPAConfig:
             )
         if not 0 < self.jepa_split < 1:
             raise ValueError(f"jepa_split={self.jepa_split} must be strictly between 0 and 1.")
+        for name in ("jepa_variance_weight", "jepa_covariance_weight", "jepa_sigreg_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}={getattr(self, name)} must be a finite number, 0 or more.")
+        if not isinstance(self.jepa_sigreg_directions, int) or self.jepa_sigreg_directions < 1:
+            raise ValueError(f"jepa_sigreg_directions={self.jepa_sigreg_directions!r} must be a whole number above 0.")
+
+    def _check_combinations(self) -> None:
+        if self._is_set("jepa_sigreg_directions") and self.jepa_sigreg_weight == 0:
+            raise ValueError(
+                f"jepa_sigreg_directions={self.jepa_sigreg_directions} has no effect with jepa_sigreg_weight=0. Set a "
+                "weight, or leave jepa_sigreg_directions out."
+            )
+
+    def _is_set(self, name: str) -> bool:
+        """Whether a setting is away from its default."""
+        return getattr(self, name) != type(self).__dataclass_fields__[name].default
 
     @property
     def uses_views(self) -> bool:
@@ -157,6 +205,20 @@ class JEPAConfig:
     def needs_num_steps(self) -> bool:
         """Whether the weight of the JEPA term in a step depends on how many steps there are."""
         return self.jepa_lambda_schedule != "constant" or 0 < self.jepa_lambda_warmup < 1
+
+    @property
+    def anti_collapse_weights(self) -> dict[str, float]:
+        """Weight of each anti-collapse term, by the term's name."""
+        return {
+            "variance": self.jepa_variance_weight,
+            "covariance": self.jepa_covariance_weight,
+            "sigreg": self.jepa_sigreg_weight,
+        }
+
+    @property
+    def pred_leads(self) -> bool:
+        """Whether [PRED] stands before its view, so that the view is read in a document of its own."""
+        return self.jepa_pred_position == "prepend" and self.jepa_k > 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, for JSON."""

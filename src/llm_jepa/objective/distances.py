@@ -19,7 +19,7 @@ MIN_NORM = 1e-3
 
 Distance = Callable[..., Tensor]
 
-IN_BATCH = ("infonce",)  # distances of a pair that depend on the batch's other pairs
+IN_BATCH = ("infonce", "infonce_symmetric")  # distances of a pair that depend on the batch's other pairs
 
 
 def full_precision(values: Tensor) -> Tensor:
@@ -72,10 +72,29 @@ def infonce_distance(pred: Tensor, target: Tensor, temperature: float, first: in
     return F.cross_entropy(similarity, matching, reduction="none")
 
 
+def infonce_symmetric_distance(
+    pred: Tensor, target: Tensor, temperature: float, first: int = 0, preds: Tensor | None = None
+) -> Tensor:
+    """Mean of two softmaxes: a pair's target among all targets, and its prediction among all predictions; nats.
+
+    Args:
+        pred: Predictions, (B, C).
+        target: Targets, (N, C), as in `infonce_distance`.
+        temperature: Temperature of both.
+        first: Row of the first prediction's own target.
+        preds: The predictions of all, (N, C), where there are others than `pred`.
+    """
+    own_targets = target[first : first + len(pred)]
+    of_targets = infonce_distance(pred, target, temperature, first)
+    of_preds = infonce_distance(own_targets, pred if preds is None else preds, temperature, first)
+    return (of_targets + of_preds) / 2
+
+
 def get_distance(name: str, temperature: float = 0.1) -> Distance:
     """Return the distance of that name as a function of predictions and targets, (B, C) each, to (B,).
 
-    Those of `IN_BATCH` also take more targets than predictions, (N, C), and the row of the first one's own.
+    Those of `IN_BATCH` also take more targets than predictions, (N, C), the row of the first one's own, and the
+    predictions that belong to these targets, (N, C).
 
     Raises:
         ValueError: If no distance has that name.
@@ -85,9 +104,12 @@ def get_distance(name: str, temperature: float = 0.1) -> Distance:
         "l2": l2_distance,
         "mse": mse_distance,
         "smooth_l1": smooth_l1_distance,
-        "infonce": lambda pred, target, *first: infonce_distance(pred, target, temperature, *first),
+        "infonce": lambda pred, target, first=0, preds=None: infonce_distance(pred, target, temperature, first),
+        "infonce_symmetric": lambda pred, target, *others: infonce_symmetric_distance(
+            pred, target, temperature, *others
+        ),
     }
     if name not in distances:
         raise ValueError(f"jepa_distance={name!r} is not one of: {', '.join(distances)}.")
 
-    return lambda pred, target, *first: distances[name](full_precision(pred), full_precision(target), *first)
+    return lambda pred, target, *others: distances[name](full_precision(pred), full_precision(target), *others)

@@ -11,6 +11,7 @@ and, where a view is not a part of that row as it stands, it follows as a docume
 
     ... | text view | [PRED] x k     (a text that was rendered apart, by a chat template say; [PRED] moves here)
     ... | code view | [PRED] x k     (the code alone, without its end token, where its encoding gets gradients)
+    ... | [PRED] x k | view          (`jepa_pred_position: prepend`; the view's other readers have it without [PRED])
 
 Every token has a document, a role and a position, and one predicate, `may_attend` in `masks.py`, says who attends
 to whom. So several pairs can share a row (packing) and stay apart.
@@ -27,22 +28,28 @@ import torch
 from torch import Tensor
 
 from .config import JEPAConfig
+from .residual import group_number
 
 IGNORED = -100  # the label that cross-entropy skips, as everywhere in PyTorch
 PADDING = 0  # the document of padding; real documents count from 1
 
 
 class Role(IntEnum):
-    """What a token is. A [PRED] is named after the view it follows, the only tokens it reads."""
+    """What a token is.
+
+    A [PRED] after a view is named after that view, the only tokens it reads. One that leads a document is read by all
+    that follows in it.
+    """
 
     TEXT = 0
     CODE = 1
     BRIDGE = 2
     TEXT_PRED = 3
     CODE_PRED = 4
+    LEADING_PRED = 5
 
 
-# A [PRED]'s role minus this is the role of the view that it reads.
+# Roles from here on are [PRED]s; a [PRED]'s role minus this is the role of the view that it follows and reads.
 PRED_OFFSET = Role.TEXT_PRED - Role.TEXT
 
 
@@ -122,7 +129,7 @@ class Rows(TensorGroup):
 
     Attributes:
         input_ids: Token ids; the pad token's id at [PRED] and padding.
-        position_ids: Positions, from 0 in each document. [PRED] j stands at (length of its view) + j.
+        position_ids: Positions, from 0 in each document. [PRED] j stands at (length of its view) + j, or leads at j.
         documents: Number of the document, from 1; 0 on padding.
         roles: A `Role` each.
         is_plain: Whether each row is one ordinary causal sequence, so that no mask of ours is needed.
@@ -177,6 +184,7 @@ class FusedBatch(TensorGroup):
         num_labels: Number of tokens under cross-entropy.
         is_own: True on the tokens of the pairs' own sequences: text, bridge, code and end token, (B, T).
         sources: Where each pair came from, for messages.
+        groups: A number for the group of each pair that has a JEPA term, (P,), where `jepa_residual` is by group.
     """
 
     rows: Rows
@@ -188,6 +196,7 @@ class FusedBatch(TensorGroup):
     num_labels: int
     is_own: Tensor
     sources: list[str] = field(default_factory=list)
+    groups: Tensor | None = None
 
     @property
     def views(self) -> list[Views]:
@@ -238,6 +247,7 @@ class FusedBatch(TensorGroup):
             num_pairs=0,
             num_labels=0,
             sources=[],
+            groups=None if self.groups is None else self.groups[:0],
         )
 
     def __len__(self) -> int:
@@ -346,7 +356,21 @@ class FusedCollator:
             num_labels=int((labels != IGNORED).sum()),
             is_own=_padded([row.is_own for row in packed], False),
             sources=[pair.source for pair in pairs if pair.source],
+            groups=self._groups(pairs) if self._by_group else None,
         )
+
+    def _groups(self, pairs: Sequence[Pair]) -> Tensor:
+        """Return the number of each pair's group; a look at held-out pairs takes one without a name as its own."""
+        numbers = []
+        for number, pair in enumerate(pairs):
+            if pair.use_jepa and pair.group is None and not self.monitor:
+                raise ValueError(
+                    f"Pair {number} of the batch{f' ({pair.source})' if pair.source else ''} has no group, and "
+                    "jepa_residual=group takes the mean of each. Give every row a group, or set jepa_residual=batch."
+                )
+            if pair.use_jepa:
+                numbers.append(-1 - number if pair.group is None else group_number(pair.group))
+        return torch.tensor(numbers, dtype=torch.long)
 
     def _row_of(self, lengths: Sequence[int]) -> list[int]:
         """Return the row that each pair goes to: its own, or a shared one."""
@@ -361,23 +385,32 @@ class FusedCollator:
         return (self.config.uses_views or self.monitor) and self.config.jepa_direction != "text_to_code"
 
     @property
+    def _by_group(self) -> bool:
+        return self.config.jepa_residual == "group" and (self._from_text or self._from_code)
+
+    @property
     def _has_pred(self) -> bool:
         return self.config.jepa_k > 0 and (self._from_text or self._from_code)
 
     @property
     def _code_in_row(self) -> bool:
         """Whether the code stands in the row once more, alone: to predict from it, or to share its gradient."""
-        return self._from_code or (self._from_text and self.config.jepa_target == "shared")
+        is_source = self._from_code and not self.config.pred_leads
+        return is_source or (self._from_text and self.config.jepa_target == "shared")
 
     def _text_apart(self, pair: Pair) -> bool:
         """Whether the pair's text view stands in the row as a document of its own: rendered apart, with gradient."""
-        has_gradient = self._from_text or (self._from_code and self.config.jepa_target == "shared")
+        is_source = self._from_text and not self.config.pred_leads
+        has_gradient = is_source or (self._from_code and self.config.jepa_target == "shared")
         return has_gradient and pair.use_jepa and pair.text_view_ids is not None
 
     def _targets_in_rows(self, pairs: Sequence[Pair]) -> bool:
         """Whether the main forward encodes all that is a target, so that targets need no forward of their own."""
-        texts_in_rows = all(pair.text_view_ids is None or self._text_apart(pair) for pair in pairs)
-        return self._code_in_row and texts_in_rows and self.config.jepa_target != "ema"
+        codes_in_rows = self._code_in_row or not self._from_text
+        texts_in_rows = not self._from_code or all(
+            pair.text_view_ids is None or self._text_apart(pair) for pair in pairs
+        )
+        return codes_in_rows and texts_in_rows and self.config.jepa_target != "ema"
 
     def _row(self, pair: Pair) -> tuple[_Row, dict[str, int]]:
         """Lay out one pair; return the row, and where in it each embedding is read (none without a JEPA term)."""
@@ -392,17 +425,24 @@ class FusedCollator:
         if not pair.use_jepa or not (self._from_text or self._from_code):
             return row, read
         preds = [self.pad_token_id] * self.config.jepa_k
+        follows = bool(preds) and not self.config.pred_leads
         if self._text_apart(pair):
             document, text = 2, pair.text_view
             text_end = row.add(text, Role.TEXT, document, 0)
         read["text"] = read["text_pred"] = text_end
-        if self._from_text and preds:
+        if self._from_text and follows:
             read["text_pred"] = row.add(preds, Role.TEXT_PRED, document, len(text))
         if self._code_in_row:
-            code = pair.code_view
-            read["code"] = read["code_pred"] = row.add(code, Role.CODE, document + 1, 0)
-            if self._from_code and preds:
-                read["code_pred"] = row.add(preds, Role.CODE_PRED, document + 1, len(code))
+            code, document = pair.code_view, document + 1
+            read["code"] = read["code_pred"] = row.add(code, Role.CODE, document, 0)
+            if self._from_code and follows:
+                read["code_pred"] = row.add(preds, Role.CODE_PRED, document, len(code))
+        if self.config.pred_leads:
+            sources = [("text_pred", pair.text_view, Role.TEXT)] if self._from_text else []
+            sources += [("code_pred", pair.code_view, Role.CODE)] if self._from_code else []
+            for number, (name, view, role) in enumerate(sources, start=document + 1):
+                row.add(preds, Role.LEADING_PRED, number, 0)
+                read[name] = row.add(view, role, number, len(preds))
         return row, read
 
     def _pad(self, rows: list[_Row], is_plain: bool) -> Rows:

@@ -12,19 +12,21 @@ Letters: B rows, P pairs with a JEPA term, T tokens in a row, C hidden size, N l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .anti_collapse import AntiCollapse
 from .backbone import Backbone
 from .config import JEPAConfig
 from .distances import IN_BATCH, full_precision, get_distance
-from .gathering import gather_targets
+from .gathering import gather_rows
 from .layout import IGNORED, FusedBatch, Rows, Views
 from .loss_dropout import LossDropout
 from .predictor import PredTokens
+from .residual import without_mean
 from .schedule import lambda_factor
 from .self_check import check_model
 from .target import EMATarget
@@ -35,7 +37,7 @@ class JEPAOutput:
     """The terms of one batch.
 
     Attributes:
-        loss: gamma * ce_loss + lambda_eff * jepa_loss, a scalar with gradient.
+        loss: gamma * ce_loss + lambda_eff * (jepa_loss + weighted sum of terms), a scalar with gradient.
         ce_loss: Nats per labelled token, scalar.
         jepa_loss: Distance per pair that has the term, scalar; 0 in a batch without such a pair; nan where the
             objective encoded no view.
@@ -43,6 +45,7 @@ class JEPAOutput:
             only code predicts text, Enc(Text). None where no view was encoded.
         code_emb: The code's side, (P, C): Enc(Code), or, where only code predicts text, Pred(Enc(Code)).
         lambda_eff: The weight that jepa_loss had in `loss`.
+        terms: The anti-collapse terms by name (variance, covariance, sigreg), scalars, before their weights.
         weighted: Where asked for, the parts that `loss` is the sum of, by name, scalars with gradient: ce, and jepa
             where it has a weight.
     """
@@ -53,6 +56,7 @@ class JEPAOutput:
     text_pred: Tensor | None = None
     code_emb: Tensor | None = None
     lambda_eff: float = 0.0
+    terms: dict[str, Tensor] = field(default_factory=dict)
     weighted: dict[str, Tensor] | None = None
 
 
@@ -87,6 +91,9 @@ class LLMJEPA(nn.Module):
         self.target = EMATarget(self.backbone, config.jepa_ema_decay) if needs_copy else None
         self.distance = get_distance(config.jepa_distance, config.jepa_temperature)
         self.loss_dropout = LossDropout(config.jepa_loss_dropout, seed=torch.initial_seed())
+        self.anti_collapse = AntiCollapse(
+            config.anti_collapse_weights, config.jepa_sigreg_directions, seed=torch.initial_seed()
+        )
         if check and config.uses_views:
             check_model(self)
 
@@ -105,7 +112,8 @@ class LLMJEPA(nn.Module):
 
         Args:
             batch: The batch, on the model's device.
-            step: Number of the optimizer step, from 0; needed where loss dropout, a warm-up or a schedule is on.
+            step: Number of the optimizer step, from 0; needed where loss dropout, SIGReg, a warm-up or a schedule is
+                on.
             num_steps: Optimizer steps of the whole run; needed where the weight of the JEPA term depends on it.
             num_labels: Labelled tokens that `ce_loss` is a mean over, where the step has more than this batch
                 (accumulation, several processes). Default: this batch's.
@@ -133,13 +141,23 @@ class LLMJEPA(nn.Module):
         ce_loss, states = self._cross_entropy(batch, num_labels)
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains_views):
             sides = [self._sides(views, states, batch.target_rows) for views in batch.views]
-            distances = torch.stack([self._distance(pred, target) for pred, target in sides])  # (directions, P)
-            jepa_loss = distances.mean(0).sum() / _at_least_one(batch.num_pairs if num_pairs is None else num_pairs)
-        loss = self.config.jepa_gamma * ce_loss + (lambda_eff * jepa_loss if trains_views else 0.0)
-        parts = {"ce": self.config.jepa_gamma * ce_loss} | ({"jepa": lambda_eff * jepa_loss} if trains_views else {})
+            distances = [self._distance(pred, target, batch.groups) for pred, target in sides]
+            count = _at_least_one(batch.num_pairs if num_pairs is None else num_pairs)
+            jepa_loss = torch.stack(distances).mean(0).sum() / count  # of (directions, P)
+            terms = self._terms(sides, step, share=batch.num_pairs / count)
+            jepa_term = jepa_loss + self.anti_collapse.weighted(terms) if terms else jepa_loss
+        parts = {"ce": self.config.jepa_gamma * ce_loss} | ({"jepa": lambda_eff * jepa_term} if trains_views else {})
+        loss = parts["ce"] + (parts["jepa"] if trains_views else 0.0)
         text_pred, code_emb = sides[0] if batch.views[0].from_text else sides[0][::-1]
         return JEPAOutput(
-            loss, ce_loss.detach(), jepa_loss.detach(), text_pred, code_emb, lambda_eff, parts if weighted else None
+            loss,
+            ce_loss.detach(),
+            jepa_loss.detach(),
+            text_pred,
+            code_emb,
+            lambda_eff,
+            terms={name: term.detach() for name, term in terms.items()},
+            weighted=parts if weighted else None,
         )
 
     def update_target(self) -> None:
@@ -184,11 +202,39 @@ class LLMJEPA(nn.Module):
         ce_sum = F.cross_entropy(full_precision(logits), labels, ignore_index=IGNORED, reduction="sum")
         return ce_sum / _at_least_one(batch.num_labels if num_labels is None else num_labels), states
 
-    def _distance(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Return the distance of each pair, (B,); a look at held-out rows takes the batch as it is, in any process."""
-        if self.training and self.config.jepa_gather and self.config.jepa_distance in IN_BATCH:
-            return self.distance(pred, *gather_targets(full_precision(target)))
-        return self.distance(pred, target)
+    def _distance(self, pred: Tensor, target: Tensor, groups: Tensor | None) -> Tensor:
+        """Return the distance of each pair, (B,)."""
+        in_batch, residual = self.config.jepa_distance in IN_BATCH, self.config.jepa_residual != "none"
+        if not in_batch and not residual:
+            return self.distance(pred, target)
+        targets, first = self._of_all(target)
+        preds = self._of_all(pred)[0] if residual or self.config.jepa_distance == "infonce_symmetric" else pred
+        if residual:
+            if groups is not None:
+                groups = self._of_all(groups[:, None])[0].squeeze(1)
+            preds, targets = (without_mean(full_precision(each), groups) for each in (preds, targets))
+            pred = preds[first : first + len(pred)]
+        if in_batch:
+            return self.distance(pred, targets, first, preds)
+        return self.distance(pred, targets[first : first + len(pred)])
+
+    def _of_all(self, rows: Tensor) -> tuple[Tensor, int]:
+        """Return the rows of all processes, and where its own begin; a look at held-out rows takes its batch alone."""
+        if self.training and self.config.jepa_gather:
+            return gather_rows(full_precision(rows) if rows.is_floating_point() else rows)
+        return rows, 0
+
+    def _terms(self, sides: list[tuple[Tensor, Tensor]], step: int | None, share: float | Tensor) -> dict[str, Tensor]:
+        """Return the anti-collapse terms by name, unweighted: this batch's share of the step's mean."""
+        if not self.anti_collapse.weights:
+            return {}
+        if step is None and self.training and self.config.jepa_sigreg_weight:
+            raise ValueError("jepa_sigreg_weight draws once an optimizer step: pass step=, the step's number.")
+        embeddings = [pred for pred, _ in sides]
+        if self.config.jepa_target == "shared":
+            embeddings += [target for _, target in sides]
+        terms = self.anti_collapse([self._of_all(each)[0] for each in embeddings], step or 0)
+        return {name: share * term for name, term in terms.items()}
 
     def _sides(self, views: Views, states: Tensor, target_rows: Rows | None) -> tuple[Tensor, Tensor]:
         """Return predictions and targets of one direction, (P, C) each; `states` are the main forward's."""

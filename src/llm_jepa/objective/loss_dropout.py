@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import torch
 
-_STREAM = 0x6A657061  # keeps this stream apart from others that start from the same seed
+from .random_streams import LOSS_DROPOUT, generator
 
 
 class LossDropout:
     """Decide step by step whether the JEPA term is left out.
 
-    The decision is a function of (seed, step): whoever asks about a step gets the same answer, in any
-    process, after a resume, and however the step was split into micro-batches. The global random stream is
-    not touched.
+    The decision is a function of (seed, step): see `random_streams.py`.
 
     Args:
         rate: Share of the steps to drop, in [0, 1).
@@ -27,5 +25,4 @@ class LossDropout:
         """Whether the term is left out of optimizer step `step`, 0 or more."""
         if self.rate == 0:
             return False
-        mixed = (self.seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + _STREAM) % 2**63
-        return torch.rand((), generator=torch.Generator().manual_seed(mixed)).item() < self.rate
+        return torch.rand((), generator=generator(self.seed, step, LOSS_DROPOUT)).item() < self.rate

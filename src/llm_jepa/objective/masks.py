@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .layout import PRED_OFFSET, Rows
+from .layout import PRED_OFFSET, Role, Rows
 
 MaskRule = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
 
@@ -27,13 +27,18 @@ def may_attend(
 ) -> Tensor:
     """The one rule of attention, elementwise on any shapes that broadcast.
 
-    Same document; not later in the row; a [PRED] reads only its own view and the [PRED]s before it; nothing
-    else reads a [PRED].
+    Same document; not later in the row; a [PRED] after a view reads only that view and the [PRED]s before it, and
+    nothing else reads it. A [PRED] that leads its document is a token like any other.
     """
-    query_is_pred, key_is_pred = query_role >= PRED_OFFSET, key_role >= PRED_OFFSET
+    query_is_apart, key_is_apart = _stands_apart(query_role), _stands_apart(key_role)
     read_by_pred = (key_role == query_role) | (key_role == query_role - PRED_OFFSET)
-    visible = (query_is_pred & read_by_pred) | (~query_is_pred & ~key_is_pred)
+    visible = (query_is_apart & read_by_pred) | (~query_is_apart & ~key_is_apart)
     return (query_document == key_document) & (key_index <= query_index) & visible
+
+
+def _stands_apart(role: Tensor) -> Tensor:
+    """Whether a token is a [PRED] that the rest of its document must not see."""
+    return (role >= PRED_OFFSET) & (role != Role.LEADING_PRED)
 
 
 def mask_rule(rows: Rows, window: int | None = None) -> MaskRule:

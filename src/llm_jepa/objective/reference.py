@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from .llm_jepa import LLMJEPA, JEPAOutput
 
 
-def reference_loss(jepa: LLMJEPA, pairs: Sequence[Pair]) -> JEPAOutput:
+def reference_loss(jepa: LLMJEPA, pairs: Sequence[Pair], step: int = 0) -> JEPAOutput:
     """Return the terms of `pairs` by separate forwards, with the gradients that `jepa(batch)` gives.
 
     Args:
         jepa: The model under its objective. Loss dropout is not applied here.
         pairs: The batch.
+        step: Number of the optimizer step, from which SIGReg draws.
     """
     from .llm_jepa import JEPAOutput
 
@@ -40,22 +41,39 @@ def reference_loss(jepa: LLMJEPA, pairs: Sequence[Pair]) -> JEPAOutput:
     if not pairs:
         return JEPAOutput(loss, ce_loss, torch.zeros_like(ce_loss), lambda_eff=config.jepa_lambda)
 
-    terms, sides = [], []
+    distances, sides, trained = [], [], []
     if config.jepa_direction in ("text_to_code", "both"):
         preds = torch.stack([pred(jepa, pair.text_view) for pair in pairs])  # (P, C)
         targets = torch.stack([target(jepa, pair.code_view) for pair in pairs])  # (P, C)
-        terms.append(jepa.distance(preds, targets).mean())
+        distances.append(_distance(jepa, preds, targets, pairs))
         sides.append((preds, targets))
+        trained += [preds, targets] if config.jepa_target == "shared" else [preds]
     if config.jepa_direction in ("code_to_text", "both"):
         preds = torch.stack([pred(jepa, pair.code_view) for pair in pairs])  # (P, C)
         targets = torch.stack([target(jepa, pair.text_view) for pair in pairs])  # (P, C)
-        terms.append(jepa.distance(preds, targets).mean())
+        distances.append(_distance(jepa, preds, targets, pairs))
         sides.append((targets, preds))
-    jepa_loss = torch.stack(terms).mean()
+        trained += [preds, targets] if config.jepa_target == "shared" else [preds]
+    jepa_loss = torch.stack(distances).mean()
+    jepa_term, terms = jepa_loss, jepa.anti_collapse(trained, step)
+    for name, term in terms.items():
+        jepa_term = jepa_term + jepa.anti_collapse.weights[name] * term
     text_pred, code_emb = sides[0]
     return JEPAOutput(
-        loss + config.jepa_lambda * jepa_loss, ce_loss, jepa_loss, text_pred, code_emb, config.jepa_lambda
+        loss + config.jepa_lambda * jepa_term, ce_loss, jepa_loss, text_pred, code_emb, config.jepa_lambda, terms
     )
+
+
+def _distance(jepa: LLMJEPA, preds: Tensor, targets: Tensor, pairs: Sequence[Pair]) -> Tensor:
+    """Mean distance of predictions and targets, (P, C) each, without their means where residuals are asked for."""
+    residual = jepa.config.jepa_residual
+    if residual != "none":
+        together = [[residual == "batch" or each.group == pair.group for each in pairs] for pair in pairs]
+        preds, targets = (
+            torch.stack([each - side[mates].mean(0) for each, mates in zip(side, together, strict=True)])
+            for side in (full_precision(preds), full_precision(targets))
+        )
+    return jepa.distance(preds, targets).mean()
 
 
 def enc(layers: nn.Module, ids: Sequence[int], device: torch.device) -> Tensor:
@@ -64,10 +82,14 @@ def enc(layers: nn.Module, ids: Sequence[int], device: torch.device) -> Tensor:
 
 
 def pred(jepa: LLMJEPA, ids: Sequence[int]) -> Tensor:
-    """Pred(x): the final state at the last of k [PRED] tokens after x, (C,); Enc(x) if k = 0."""
+    """Pred(x): the final state at the last token of x and k [PRED]s after it, or before it (prepend), (C,).
+
+    Enc(x) if k = 0.
+    """
     backbone = jepa.backbone
     words = backbone.embeddings(_row(ids, _device(jepa)))  # (1, T, C)
-    tokens = torch.cat([words, jepa.predictor()[None].to(words.dtype)], dim=1)  # (1, T + k, C)
+    parts = [words, jepa.predictor()[None].to(words.dtype)]
+    tokens = torch.cat(parts[::-1] if jepa.config.jepa_pred_position == "prepend" else parts, dim=1)  # (1, T + k, C)
     return backbone.layers(inputs_embeds=tokens, use_cache=False).last_hidden_state[0, -1]
 
 

@@ -66,7 +66,7 @@ def _pairs(vocab_size: int) -> list[Pair]:
     def ids(start: int, count: int) -> list[int]:
         return [(start + 7 * number) % vocab_size for number in range(count)]
 
-    return [Pair(ids(3, 5), ids(5, 4), ids(2, 1)), Pair(ids(11, 3), ids(6, 6), ids(1, 2))]
+    return [Pair(ids(3, 5), ids(5, 4), ids(2, 1), group="a"), Pair(ids(11, 3), ids(6, 6), ids(1, 2), group="a")]
 
 
 def _relative_error(value: Tensor | None, expected: Tensor) -> float:

@@ -610,6 +610,7 @@ class TermMeter:
 
     def _start(self) -> None:
         self._sums: dict[str, Tensor | float] = {"ce_loss": 0.0, "jepa_loss": 0.0, "lambda_eff": 0.0}
+        self._more: dict[str, Tensor | float] = {}  # the anti-collapse terms
         self._steps, self._jepa_steps, self._tokens = 0, 0, 0
         self._lambda_eff, self._time_s, self._since = 0.0, 0.0, time.perf_counter()
         self._looks: dict[str, list[float]] = {}
@@ -619,6 +620,8 @@ class TermMeter:
         self._sums["ce_loss"] += output.ce_loss * share
         if output.lambda_eff:
             self._sums["jepa_loss"] += output.jepa_loss * share
+            for name, term in output.terms.items():
+                self._more[f"{name}_loss"] = self._more.get(f"{name}_loss", 0.0) + term * share
         self._lambda_eff = output.lambda_eff
         self._tokens += int(batch.rows.real.sum()) if batch.num_pairs else 0
 
@@ -645,11 +648,17 @@ class TermMeter:
         """Return the means (nats a token, distance a pair, weight, tokens a second) and start anew."""
         self.pause()
         steps = max(self._steps, 1)
-        shares = gather((float(self._sums["ce_loss"]), float(self._sums["jepa_loss"]), self._tokens))
-        ce_sum, jepa_sum, tokens = (sum(share) for share in zip(*shares, strict=True))
+        own = (
+            float(self._sums["ce_loss"]),
+            float(self._sums["jepa_loss"]),
+            self._tokens,
+            *map(float, self._more.values()),
+        )
+        ce_sum, jepa_sum, tokens, *more = (sum(share) for share in zip(*gather(own), strict=True))
         terms = {
             "ce_loss": ce_sum / steps,
             "jepa_loss": jepa_sum / self._jepa_steps if self._jepa_steps else math.nan,
+            **{name: each / max(self._jepa_steps, 1) for name, each in zip(self._more, more, strict=True)},
             "lambda_eff": float(self._sums["lambda_eff"]) / steps,
             "tokens_per_s": tokens / max(self._time_s, 1e-9),
         }
