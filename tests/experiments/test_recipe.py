@@ -9,9 +9,11 @@ import pytest
 import yaml
 
 from llm_jepa.errors import ConfigError
+from llm_jepa.evaluation.loading import load_run
 from llm_jepa.experiments.compare import open_experiment, run_experiment
 from llm_jepa.experiments.run import build_trainer, train_run
 from llm_jepa.experiments.settings import RECIPES, read_experiment, read_run
+from llm_jepa.report.run_export import export_run
 
 ARMS = ["ntp", "jepa_lambda0", "jepa"]
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -99,19 +101,55 @@ def test_the_configs_of_the_comparison_differ_in_the_recipe_alone():
     assert runs["jepa"].jepa.jepa_target == "shared"
 
 
-# ---- a run without validation rows ----
+# ---- a run from end to end ----
 
 
-def test_a_run_without_validation_rows_is_whole(tiny_settings, tmp_path, caplog):
-    """No looks, no validation scores, and a note in data.json that says so; tests rows are scored all the same."""
-    caplog.set_level("INFO")
-    report = train_run(read_run(tiny_settings(validation_size=0)), 3, tmp_path / "run")
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert not any(key.startswith(("eval_", "monitor/")) for line in lines for key in line)
+@pytest.fixture(scope="module")
+def published(tiny_settings, tmp_path_factory):
+    """The folder of a whole run under the recipe, without validation rows. Read only."""
+    folder = tmp_path_factory.mktemp("published") / "run"
+    train_run(read_run(as_published(tiny_settings, gradient_monitor_steps=2)), 3, folder)
+    return folder
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+def test_a_runs_settings_say_all_of_its_recipe(published):
+    """config.yaml does not need the table of recipes to be understood."""
+    config = yaml.safe_load((published / "config.yaml").read_text())
+    assert config.items() >= RECIPES["as_published"].items()
+    assert config["recipe"] == "as_published"
+
+
+def test_a_run_without_validation_rows_is_whole(published):
+    """No looks, no validation scores, and a note that says so; test rows are scored all the same."""
+    lines = [json.loads(line) for line in (published / "metrics.jsonl").read_text().splitlines()]
+    assert not any(key.startswith("eval_") for line in lines for key in line)
     assert len([line for line in lines if "loss" in line]) == 3
+    report = read_json(published / "eval.json")
     assert "validation" not in report and report["num_rows"] == 12
-    notes = json.loads((tmp_path / "run" / "data.json").read_text())["notes"]
-    assert sum("No validation rows" in note for note in notes) == 1 and "No validation rows" in caplog.text
+    notes = read_json(published / "data.json")["notes"]
+    assert sum("No validation rows" in note for note in notes) == 1
+    assert sum("train_end_token: false" in note for note in notes) == 1
+
+
+def test_the_log_has_the_gradients_of_the_steps_that_were_looked_at(published):
+    """Every other step of three, beginning with the first."""
+    lines = [json.loads(line) for line in (published / "metrics.jsonl").read_text().splitlines()]
+    looked = {line["step"]: line["monitor/grad_cosine"] for line in lines if "monitor/grad_cosine" in line}
+    assert looked.keys() == {1, 3}
+    assert all(-1 <= cosine <= 1 for cosine in looked.values())
+
+
+def test_the_saved_model_is_bf16_and_its_card_says_what_was_trained(published, tmp_path):
+    """Loaded as a run it answers; exported, its card has the settings and warns of answers that do not end."""
+    assert read_json(published / "model" / "config.json")["dtype"] == "bfloat16"
+    assert isinstance(load_run(published).generate("lines with a dog"), str)
+    export_run(published, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "train_end_token" in card and "It was never trained to stop" in card
 
 
 @pytest.mark.parametrize("key", ["stop_on_collapse", "load_best_model_at_end"])
@@ -123,7 +161,7 @@ def test_what_needs_looks_is_refused_without_validation_rows(key, tiny_settings,
 
 def test_the_arms_of_the_recipe_train_on_the_same_rows_in_the_same_order(tiny_settings, tmp_path):
     """As in every comparison: the trainers' difference is a scale, and no more."""
-    runs = arms(as_published(tiny_settings))
+    runs = arms(as_published(tiny_settings, max_steps=2))
     seen = {}
     for arm in ARMS:
         trainer, _ = build_trainer(runs[arm], 82, tmp_path / arm)
@@ -134,7 +172,7 @@ def test_the_arms_of_the_recipe_train_on_the_same_rows_in_the_same_order(tiny_se
         line = next(line for line in trainer.state.log_history if "loss" in line)
         seen[arm] = (rows, before, line)
     for arm in ARMS:
-        assert seen[arm][0] == seen["ntp"][0] and len(seen[arm][0]) == 3 * 4
+        assert seen[arm][0] == seen["ntp"][0] and len(seen[arm][0]) == 2 * 4
         assert all((seen[arm][1][name] == each).all() for name, each in seen["ntp"][1].items())
     first, control = seen["ntp"][2], seen["jepa_lambda0"][2]
     assert control["loss"] == pytest.approx(4 * first["loss"], rel=0.05)
@@ -153,8 +191,4 @@ def test_a_comparison_under_the_recipe_is_spelled_out_and_whole(tiny_settings, t
         config = yaml.safe_load((tmp_path / "out" / f"{arm}-s82" / "config.yaml").read_text())
         assert config.items() >= (RECIPES["as_published"] | {"sum_micro_batches": arm != "ntp"}).items()
         assert config["recipe"] == "as_published"
-    saved = json.loads((tmp_path / "out" / "jepa-s82" / "model" / "config.json").read_text())
-    assert saved["dtype"] == "bfloat16"
-    log = (tmp_path / "out" / "jepa-s82" / "metrics.jsonl").read_text()
-    assert "monitor/grad_cosine" in log
     assert (tmp_path / "out" / "figures" / "curves_gradients.svg").is_file()
