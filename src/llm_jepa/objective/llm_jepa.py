@@ -127,8 +127,8 @@ class LLMJEPA(nn.Module):
         if not trains_views and not monitor:
             ce_loss, _ = self._cross_entropy(batch.without_views(), num_labels)
             loss = self.config.jepa_gamma * ce_loss
-            parts = {"ce": loss} if weighted else None
-            return JEPAOutput(loss, ce_loss.detach(), torch.full_like(ce_loss, torch.nan), weighted=parts)
+            no_jepa = torch.full_like(ce_loss, torch.nan)
+            return JEPAOutput(loss, ce_loss.detach(), no_jepa, weighted={"ce": loss} if weighted else None)
 
         ce_loss, states = self._cross_entropy(batch, num_labels)
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains_views):
@@ -136,11 +136,12 @@ class LLMJEPA(nn.Module):
             distances = torch.stack([self._distance(pred, target) for pred, target in sides])  # (directions, P)
             jepa_loss = distances.mean(0).sum() / _at_least_one(batch.num_pairs if num_pairs is None else num_pairs)
         loss = self.config.jepa_gamma * ce_loss + (lambda_eff * jepa_loss if trains_views else 0.0)
-        parts = {"ce": self.config.jepa_gamma * ce_loss} | ({"jepa": lambda_eff * jepa_loss} if trains_views else {})
         text_pred, code_emb = sides[0] if batch.views[0].from_text else sides[0][::-1]
-        return JEPAOutput(
-            loss, ce_loss.detach(), jepa_loss.detach(), text_pred, code_emb, lambda_eff, parts if weighted else None
-        )
+        output = JEPAOutput(loss, ce_loss.detach(), jepa_loss.detach(), text_pred, code_emb, lambda_eff)
+        if weighted:
+            output.weighted = {"ce": self.config.jepa_gamma * ce_loss}
+            output.weighted |= {"jepa": lambda_eff * jepa_loss} if trains_views else {}
+        return output
 
     def update_target(self) -> None:
         """Move the slow copy of the model, if there is one; call it after each optimizer step."""
