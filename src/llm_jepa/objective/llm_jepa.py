@@ -135,8 +135,8 @@ class LLMJEPA(nn.Module):
         if not trains_views and not monitor:
             ce_loss, _ = self._cross_entropy(batch.without_views(), num_labels)
             loss = self.config.jepa_gamma * ce_loss
-            parts = {"ce": loss} if weighted else None
-            return JEPAOutput(loss, ce_loss.detach(), torch.full_like(ce_loss, torch.nan), weighted=parts)
+            no_jepa = torch.full_like(ce_loss, torch.nan)
+            return JEPAOutput(loss, ce_loss.detach(), no_jepa, weighted={"ce": loss} if weighted else None)
 
         ce_loss, states = self._cross_entropy(batch, num_labels)
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains_views):
@@ -146,19 +146,14 @@ class LLMJEPA(nn.Module):
             jepa_loss = torch.stack(distances).mean(0).sum() / count  # of (directions, P)
             terms = self._terms(sides, step, share=batch.num_pairs / count)
             jepa_term = jepa_loss + self.anti_collapse.weighted(terms) if terms else jepa_loss
-        parts = {"ce": self.config.jepa_gamma * ce_loss} | ({"jepa": lambda_eff * jepa_term} if trains_views else {})
-        loss = parts["ce"] + (parts["jepa"] if trains_views else 0.0)
+        loss = self.config.jepa_gamma * ce_loss + (lambda_eff * jepa_term if trains_views else 0.0)
         text_pred, code_emb = sides[0] if batch.views[0].from_text else sides[0][::-1]
-        return JEPAOutput(
-            loss,
-            ce_loss.detach(),
-            jepa_loss.detach(),
-            text_pred,
-            code_emb,
-            lambda_eff,
-            terms={name: term.detach() for name, term in terms.items()},
-            weighted=parts if weighted else None,
-        )
+        output = JEPAOutput(loss, ce_loss.detach(), jepa_loss.detach(), text_pred, code_emb, lambda_eff)
+        output.terms = {name: term.detach() for name, term in terms.items()}
+        if weighted:
+            output.weighted = {"ce": self.config.jepa_gamma * ce_loss}
+            output.weighted |= {"jepa": lambda_eff * jepa_term} if trains_views else {}
+        return output
 
     def update_target(self) -> None:
         """Move the slow copy of the model, if there is one; call it after each optimizer step."""

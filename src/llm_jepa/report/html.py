@@ -39,6 +39,7 @@ CAPTIONS = {
     "curves_loss": "Cross-entropy during training: mean over seeds, band from lowest to highest.",
     "curves_accuracy": "Answers to validation rows, scored during training.",
     "curves_jepa_loss": "Distance between prediction and target of the JEPA term.",
+    "curves_gradients": "Whether the two terms pull the weights the same way, and how hard each pulls.",
     "curves_monitors": "Whether the embeddings of the views match, and whether they have collapsed.",
 }
 

@@ -106,7 +106,8 @@ def _data(settings: Mapping[str, Any], data: Mapping[str, Any]) -> str:
 
 
 def _training(run: Path, settings: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    given = {key: value for key, value in settings.items() if value is not None and not key.endswith("token")}
+    secret = {key for key, value in settings.items() if key.endswith("token") and isinstance(value, str)}
+    given = {key: value for key, value in settings.items() if value is not None and key not in secret}
     shown = {key: _short_name(value) if key in PATHS else value for key, value in given.items()}
     text = _fenced(yaml.safe_dump(shown, allow_unicode=True).rstrip(), "yaml")
     file = run / "environment.json"
@@ -207,6 +208,8 @@ def _limits(
     lines.append("Scored on the rows above alone, with greedy answers. Nothing is known of other data or tasks.")
     if model.kind == "adapter":
         lines.append(f"It is of no use without its model, `{_code(_short_name(model.base))}`.")
+    if not settings.get("train_end_token", True):
+        lines.append("It was never trained to stop (`train_end_token: false`): an answer is what it begins with.")
     if settings.get("quantization", "none") != "none":
         lines.append(
             "Trained beside weights in four bits; here it stands on the full ones, whose answers differ a little."
