@@ -41,12 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     arguments = _parser().parse_args(argv)
     _be_quiet(arguments.debug)
+    exit_code = _run(arguments)
+    leave()  # not before an error has been dealt with and is gone: its traceback holds the trainer
+    return exit_code
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         with _sigterm_as_exit(), _one_voice():
             end_with_parent()
             _check_launch(arguments)
             _print_json(arguments.command(arguments))
-            leave()
     except KeyboardInterrupt:
         _print_parting("\nInterrupted.")
         return INTERRUPTED

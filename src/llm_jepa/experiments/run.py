@@ -111,7 +111,7 @@ def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False
     report["alarm"] = trainer.alarm.summary() if run.jepa.uses_views else None
     report["num_parameters"] = num_parameters(trainer.jepa.model)
     report["num_trained_parameters"] = num_parameters(trainer.jepa, trained=True)  # [PRED] among them
-    save_jepa(trainer.jepa, folder / "model", data.tokenizer)
+    save_jepa(trainer.jepa, folder / "model", data.tokenizer, max_shard_size=trainer.args.max_shard_size)
     on_main(write_json, folder / "eval.json", _json_safe(report))
     on_main(write_whole, folder / "DONE", "")
     return on_main(_read_report, folder)
