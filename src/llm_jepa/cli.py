@@ -617,7 +617,12 @@ def _be_quiet(debug: bool) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    for name in ("huggingface_hub", "datasets", "httpx"):  # a hub that is not there would tell of every retry
+    for name in (
+        "huggingface_hub",
+        "datasets",
+        "httpx",
+        "bitsandbytes",
+    ):  # of every retry of a hub that is not there, say
         logging.getLogger(name).setLevel(logging.ERROR)
     import warnings
 

@@ -228,6 +228,7 @@ def _build_jepa(run: RunConfig, data: LoadedData) -> LLMJEPA:
         end_id=data.encoder.end_ids[0],
         pad_id=data.encoder.pad_id,
         max_length=longest + run.jepa.jepa_k,
+        use_cpu=bool(run.training.get("use_cpu")),
     )
     try:
         jepa = LLMJEPA(model, run.jepa)
