@@ -185,7 +185,7 @@ def torchrun(config: Path, out: Path) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_torchrun_trains_and_a_signal_to_it_stops_all_with_a_checkpoint(tmp_path):
     """`torchrun -m llm_jepa train` end to end: one line of result; SIGTERM to it, and the same command goes on.
 
