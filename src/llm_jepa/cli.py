@@ -41,12 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     arguments = _parser().parse_args(argv)
     _be_quiet(arguments.debug)
+    exit_code = _run(arguments)
+    leave()  # not before an error has been dealt with and is gone: its traceback holds the trainer
+    return exit_code
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         with _sigterm_as_exit(), _one_voice():
             end_with_parent()
             _check_launch(arguments)
             _print_json(arguments.command(arguments))
-            leave()
     except KeyboardInterrupt:
         _print_parting("\nInterrupted.")
         return INTERRUPTED
@@ -612,7 +617,12 @@ def _be_quiet(debug: bool) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    for name in ("huggingface_hub", "datasets", "httpx"):  # a hub that is not there would tell of every retry
+    for name in (
+        "huggingface_hub",
+        "datasets",
+        "httpx",
+        "bitsandbytes",
+    ):  # of every retry of a hub that is not there, say
         logging.getLogger(name).setLevel(logging.ERROR)
     import warnings
 

@@ -7,7 +7,9 @@ torch late, for the command line asks it who is speaking before torch is there.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -19,6 +21,8 @@ Result = TypeVar("Result")
 PARENT = "LLM_JEPA_PARENT"  # in the environment of a process that is to end with its parent: the parent's pid
 
 _PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
+
+_met_here = False  # whether `join` made the group
 
 
 def end_with_parent() -> None:
@@ -59,8 +63,10 @@ def is_main() -> bool:
 def join(*, use_cpu: bool = False) -> None:
     """Meet the other processes of the run, if there are any; nothing happens where that was done before.
 
-    Tensors of a GPU go by NCCL, those of the CPU and plain objects by gloo.
+    Tensors of a GPU go by NCCL, those of the CPU and plain objects by gloo. Who meets here parts by `leave`, at the
+    latest as the interpreter ends; a group that the caller made stays the caller's.
     """
+    global _met_here  # noqa: PLW0603  one group of processes, as in torch.distributed
     import torch
 
     if num_launched() == 1 or torch.distributed.is_initialized():
@@ -69,12 +75,30 @@ def join(*, use_cpu: bool = False) -> None:
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    _met_here = True
+    atexit.register(_leave_at_exit)
 
 
 def leave() -> None:
-    """Part from the other processes; to be called where all have done their work."""
-    if distributed := _group():
-        distributed.destroy_process_group()
+    """Part from the processes that `join` met, and end the threads that carry messages to them.
+
+    Those threads end with the last object that holds the group. Trainers hold it, and are cycles, so garbage is
+    collected first. A thread of gloo that outlives the interpreter, and then lets go of a tensor that Python has seen,
+    asks for a lock that is gone, and the process ends by SIGABRT ("terminate called without an active exception").
+    """
+    global _met_here  # noqa: PLW0603  one group of processes, as in torch.distributed
+    distributed = _group()
+    if not (_met_here and distributed):
+        return
+    _met_here = False
+    gc.collect()
+    distributed.destroy_process_group()
+
+
+def _leave_at_exit() -> None:
+    for name in ("last_exc", "last_value", "last_traceback"):  # of an error that nobody caught: its frames hold all
+        sys.__dict__.pop(name, None)
+    leave()
 
 
 def gather(value: Any) -> list[Any]:

@@ -91,6 +91,28 @@ def test_a_whole_model_is_exported_as_plain_transformers_have_it(whole_run, tmp_
     assert tokenizer.get_vocab() == run.encoder.tokenizer.get_vocab()
 
 
+def test_a_model_in_several_files_is_scored_and_exported_as_one_in_one(
+    whole_run, tiny_settings, pair_files, tmp_path, monkeypatch
+):
+    """Same answers, same logits; a missing file of the weights is told, and nothing is left of the export."""
+    settings = tiny_settings(max_steps=6, learning_rate=5e-3, max_shard_size="20KB")
+    train_run(read_run(settings), 7, tmp_path / "run")
+    *_, last = shards = sorted((tmp_path / "run" / "model").glob("model-*-of-*.safetensors"))
+    assert len(shards) > 3
+    assert (tmp_path / "run" / "predictions.jsonl").read_bytes() == (whole_run / "predictions.jsonl").read_bytes()
+    export_run(tmp_path / "run", tmp_path / "out")
+    several = {shard.name for shard in shards} | {"model.safetensors.index.json"}
+    assert names(tmp_path / "out") == WHOLE - {"model.safetensors"} | several
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.equal(logits(model), logits(load_run(whole_run).jepa.model))
+    assert torch.equal(logits(model), logits(load_run(tmp_path / "run").jepa.model))
+    export_run(tmp_path / "run", tmp_path / "out", force=True)
+    last.unlink()
+    with pytest.raises(DataError, match=f"{last.name} is missing or damaged"):
+        export_run(tmp_path / "run", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
 def test_an_adapter_is_exported_as_plain_peft_has_it(here):
     done = export_run(here, "out")
     assert (done["kind"], done["base"]) == ("adapter", "./base/llama")
@@ -285,7 +307,7 @@ def test_damage_leaves_nothing_behind(here, monkeypatch):
     weights = here / "model" / "adapter_model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-50])
-    for merge, message in ((False, "is damaged"), (True, "cannot be loaded")):
+    for merge, message in ((False, "is missing or damaged"), (True, "cannot be loaded")):
         with pytest.raises(DataError, match=message):
             export_run(here, "out", merge=merge)
     weights.write_bytes(content)

@@ -207,6 +207,36 @@ def test_a6_a_damaged_file_is_named_and_the_checkpoint_before_it_is_used(name, d
         row.passed = 1
 
 
+def test_a_run_of_weights_in_several_files_goes_on_to_the_same_weights(make_run, final_weights, fault_row):
+    """A5, A6: a missing and a damaged shard are named; what goes on from the others ends in the bits of a run whose
+    weights are in one file, whatever size of files it goes on with."""
+    whole, trainer = make_run("whole"), make_run("run", max_shard_size="20KB")
+    whole.train()
+    trainer.train()
+    newest = find_newest(trainer.args.output_dir)
+    assert not (newest / "model.safetensors").exists()
+    *_, middle, last = sorted(newest.glob("model-*-of-*.safetensors"))
+    with fault_row("A5", "a file of the newest checkpoint is missing", 1) as row:
+        last.rename(trainer.args.output_dir + ".moved")
+        assert find_problem(newest) == f"{last.name} is missing"
+        row.passed = 1
+    Path(trainer.args.output_dir + ".moved").rename(last)
+    assert find_newest(trainer.args.output_dir) == newest
+    with fault_row("A6", "a file of the newest checkpoint is cut, or one bit of it turned over", 1) as row:
+        content = bytearray(middle.read_bytes())
+        content[-1] ^= 1
+        middle.write_bytes(content)
+        assert find_problem(newest) == f"{middle.name} is not what was written (its sha256 differs)"
+        assert find_newest(trainer.args.output_dir).name == f"checkpoint-{trainer.state.max_steps - 1}"
+        row.passed = 1
+    for number, size in enumerate(("20KB", "50GB")):
+        folder = f"again-{number}"
+        shutil.copytree(trainer.args.output_dir, Path(trainer.args.output_dir).with_name(folder))
+        again = make_run(folder, max_shard_size=size)
+        again.train(resume_from_checkpoint=True)
+        assert_same_weights(final_weights(again), final_weights(whole))
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"[]", b'{"files": 3}', b'{"files": {"a": 1}}', b"\xff", b'{"files": {"../x": {"bytes": 0, "sha256": ""}}}'],

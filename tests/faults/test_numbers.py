@@ -10,6 +10,7 @@ from transformers import Trainer
 
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig
 from llm_jepa.objective.distances import get_distance
+from llm_jepa.objective.layout import IGNORED
 from llm_jepa.training.checkpoints import find_newest
 from llm_jepa.training.trainer import JEPATrainer, NonFiniteLossError
 
@@ -105,3 +106,28 @@ def test_b3_rows_that_are_mostly_padding_give_no_nan(attention, tiny_model, make
         assert out.loss.isfinite()
         assert all(each.grad.isfinite().all() for each in jepa.parameters() if each.grad is not None)
         row.passed = 1
+
+
+def test_b4_a_batch_in_which_nothing_counts_gives_zero_and_no_nan(tiny_model, make_pairs, fault_row):
+    """No labelled token, no pair of the term, neither: that term is 0, and every gradient is finite."""
+    config = JEPAConfig()
+    with fault_row("B4", "a batch without a labelled token, without a pair of views, without either", 3) as row:
+        for without_labels, without_views in ((True, False), (False, True), (True, True)):
+            jepa, pairs = LLMJEPA(tiny_model("llama"), config), make_pairs(3)
+            for pair in pairs:
+                pair.use_jepa = not without_views
+            batch = FusedCollator(config, pad_token_id=0)(pairs)
+            batch.labels.fill_(IGNORED) if without_labels else None
+            out = jepa(batch)
+            out.loss.backward()
+            assert (out.ce_loss == 0) == without_labels
+            assert (out.jepa_loss == 0) == without_views
+            assert out.loss.isfinite()
+            assert all(each.grad.isfinite().all() for each in jepa.parameters() if each.grad is not None)
+            row.passed += 1
+
+
+def test_b4_the_usual_cross_entropy_of_nothing_is_nan():
+    """Negative control: what transformers' own loss is made of."""
+    nothing = torch.full((4,), IGNORED)
+    assert torch.nn.functional.cross_entropy(torch.randn(4, 8), nothing, ignore_index=IGNORED).isnan()

@@ -1,4 +1,4 @@
-"""A11 to A13, B1 over two processes: what happens to one happens to all, and nothing is lost."""
+"""A11 to A13, B1, N7 over two processes: what happens to one happens to all, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.fsdp import fully_shard
 from transformers import TrainerCallback
 
 from llm_jepa.errors import ConfigError
-from llm_jepa.processes import join
+from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig
+from llm_jepa.processes import gather, join
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.checkpoints import find_newest, find_problem, read_facts
+from llm_jepa.training.saving import restore_weights, save_jepa
 from llm_jepa.training.stopping import StopRequest
 from llm_jepa.training.trainer import NonFiniteLossError
 
@@ -105,6 +108,48 @@ def test_a12_another_number_of_processes_is_refused_by_name_and_exact_where_acce
         resumed = start_ranks(train("run", num_processes=after, resume=True, **accepted), after).results()[0]
         assert_equal(resumed, whole, TOLERANCE)
         row.passed = 2
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_n7_a_sharded_model_goes_on_in_another_number_of_processes(
+    before, after, tiny_model, make_pairs, start_ranks, tmp_path, fault_row
+):
+    """FSDP2 by `fully_shard`, saved whole after two steps and read again: steps 3 and 4 have the losses that they
+    have in as many processes as before. Without what was saved they have not."""
+    pairs, config = make_pairs(6), JEPAConfig(jepa_target="ema")
+
+    def steps(source, target, num_processes):
+        def run(rank):
+            join()
+            jepa = LLMJEPA(tiny_model("llama"), config)
+            if num_processes > 1:
+                for layer in (*jepa.model.model.layers, *jepa.target.layers.layers):
+                    fully_shard(layer)
+                fully_shard(jepa)
+            if source:
+                restore_weights(jepa, source)
+            optimizer = torch.optim.SGD([each for each in jepa.parameters() if each.requires_grad], lr=0.1)
+            batch, losses = FusedCollator(config, pad_token_id=0)(pairs[rank::num_processes]), []
+            counts = {"num_labels": sum(len(pair) - 1 for pair in pairs), "num_pairs": len(pairs)}
+            for step in range(2):
+                loss = jepa(batch, step=step, **counts).loss
+                (loss * num_processes).backward()
+                losses.append(sum(gather(loss.item())))
+                optimizer.step()
+                jepa.update_target()
+                optimizer.zero_grad()
+            save_jepa(jepa, target, with_target=True)
+            return losses
+
+        return start_ranks(run, num_processes).results()[0]
+
+    fresh = steps(None, tmp_path / "first", before)
+    expected = steps(tmp_path / "first", tmp_path / "whole", before)
+    with fault_row("N7", "a sharded model goes on in another number of processes", 1) as row:
+        resumed = steps(tmp_path / "first", tmp_path / "second", after)
+        assert resumed == pytest.approx(expected, rel=2e-6)
+        assert fresh != pytest.approx(expected, rel=1e-3)
+        row.passed = 1
 
 
 class Stop(TrainerCallback):

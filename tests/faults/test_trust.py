@@ -1,4 +1,5 @@
-"""F1, F2, F5: what is loaded runs no code, versions with known holes stay out, names stay in their folder."""
+"""F1, F2, F4, F5: what is loaded runs no code and belongs together, versions with known holes stay out, names stay in
+their folder."""
 
 from __future__ import annotations
 
@@ -10,9 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from llm_jepa.data.tokenizer import check_tokenizer_fits, train_tokenizer
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.experiments.settings import read_experiment
+from llm_jepa.objective import JEPAConfig
+from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.checkpoints import MANIFEST, publish
+from llm_jepa.training.resume import check_resume, describe_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,3 +83,31 @@ def test_f5_names_cannot_leave_their_folder(name, fault_row):
         with pytest.raises(ConfigError, match="names a folder"):
             read_experiment({"arms": {"ntp": {}, name: {"jepa_k": 2}}, "train_file": "a.jsonl"})
         row.passed = 1
+
+
+def test_f4_another_tokenizer_than_the_checkpoints_is_refused(make_jepa, make_pairs, tmp_path, fault_row):
+    """Other cuts, another template, other special tokens: the hash tells; more ids than rows: the numbers do."""
+    words = ["lines with a dog", "user assistant"]
+
+    def facts(change=lambda tokenizer: None, trained_on=words):
+        tokenizer = train_tokenizer(trained_on, 300)
+        change(tokenizer)
+        arguments = JEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+        return describe_run(arguments, JEPAConfig(), make_pairs(4), tokenizer)
+
+    def set_template(tokenizer):
+        tokenizer.chat_template = "{{ messages }}"
+
+    def set_pad(tokenizer):
+        tokenizer.pad_token = tokenizer.eos_token
+
+    others = [facts(trained_on=["quite other words"]), facts(set_template), facts(set_pad)]
+    with fault_row("F4", "a tokenizer that is not the checkpoint's, or has more ids than the model", 4) as row:
+        for other in others:
+            with pytest.raises(ConfigError, match="tokenizer was sha256 .* and is sha256"):
+                check_resume(facts(), other, [], "checkpoint-1")
+            row.passed += 1
+        with pytest.raises(ConfigError, match="ids up to .* embedding has 64 rows"):
+            check_tokenizer_fits(train_tokenizer(words, 300), make_jepa().backbone.embeddings.num_embeddings)
+        row.passed += 1
+    assert check_resume(facts(), facts(), [], "checkpoint-1") == []  # the control

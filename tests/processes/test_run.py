@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ from llm_jepa.experiments.run import train_run
 from llm_jepa.experiments.settings import read_run
 from llm_jepa.files import read_json_lines
 from llm_jepa.objective import LLMJEPA
-from llm_jepa.processes import gather, join, on_main, rank, turns
+from llm_jepa.processes import gather, join, leave, on_main, rank, turns
 from llm_jepa.training.embedding import view_embeddings
 
 SETTINGS = {
@@ -114,6 +115,58 @@ def _fail():
     raise ConfigError("no such file")
 
 
+class Cycle:
+    """Holds itself, as a trainer does: gone only after garbage was collected."""
+
+    def __init__(self, held):
+        self.itself, self.held = self, held
+
+
+def names_of_threads():
+    return [Path(f"/proc/self/task/{each}/comm").read_text().strip() for each in os.listdir("/proc/self/task")]
+
+
+def train_a_step():
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 4))
+    model(torch.ones(2, 4)).sum().backward()
+    Cycle(model)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the names of threads from /proc")
+def test_no_thread_of_the_group_is_left_when_the_processes_part(start_ranks):
+    """One that lived on would end the process by SIGABRT as the interpreter ends, now and then.
+
+    Negative control: where the group is destroyed while a trainer still holds it, its threads live on.
+    """
+
+    def run(_):
+        gc.disable()  # its own moments would be chance
+        join()
+        train_a_step()
+        leave()
+        after_leaving = names_of_threads()
+        join()
+        train_a_step()
+        torch.distributed.destroy_process_group()
+        return after_leaving, names_of_threads()
+
+    for after_leaving, after_destroying in start_ranks(run).results():
+        assert not [name for name in after_leaving if "gloo" in name]
+        assert [name for name in after_destroying if "gloo" in name]
+
+
+def test_a_group_that_the_caller_made_is_left_to_the_caller(start_ranks):
+    """A program that met the others itself goes on with them after a run."""
+
+    def run(_):
+        torch.distributed.init_process_group("gloo")
+        join()
+        leave()
+        return gather(rank())
+
+    assert start_ranks(run).results() == [[0, 1], [0, 1]]
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_commands_that_share_no_work_are_refused_in_several_processes(number, monkeypatch, capsys):
     """They would do the same twice, in one folder; it is said once."""
@@ -132,7 +185,7 @@ def torchrun(config: Path, out: Path) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_torchrun_trains_and_a_signal_to_it_stops_all_with_a_checkpoint(tmp_path):
     """`torchrun -m llm_jepa train` end to end: one line of result; SIGTERM to it, and the same command goes on.
 

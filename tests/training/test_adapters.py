@@ -259,6 +259,28 @@ def test_an_adapter_folder_is_small_and_of_safetensors_and_json(make_adapted, tm
     assert written["inference_mode"] is True and not jepa.model.peft_config["default"].inference_mode
 
 
+def test_an_adapter_of_a_model_in_several_files_is_the_adapter_of_one_in_one(make_adapted, base, tiny_model, tmp_path):
+    """The base is read from its shards, in training, in loading and in merging."""
+    one = make_adapted()
+    for each in base().iterdir():
+        each.unlink()
+    tiny_model("llama").save_pretrained(base(), max_shard_size="20KB")
+    assert not (base() / WEIGHTS).exists()
+    several = make_adapted()
+    shake(one)
+    shake(several)
+    save_jepa(several, tmp_path / "model")
+    assert torch.equal(logits(several.model), logits(one.model))
+    loaded = load_jepa(tmp_path / "model")
+    assert torch.equal(logits(loaded.model), logits(one.model))
+    assert torch.allclose(logits(merged(loaded.model)), logits(one.model), atol=1e-4)
+
+
+def test_a_size_of_files_is_refused_where_an_adapter_is_one_file(make_adapted, make_trainer, make_pairs):
+    with pytest.raises(ConfigError, match="max_shard_size=1MB has no meaning with LoRA"):
+        make_trainer(make_adapted(), make_pairs(8), max_shard_size="1MB")
+
+
 @pytest.mark.slow
 def test_an_adapter_loads_where_this_package_is_not_imported(make_adapted, base, tmp_path):
     """By PEFT, and by transformers alone; the same logits to the bit."""

@@ -24,6 +24,7 @@ def test_every_field_of_transformers_keeps_its_name():
         "gradient_monitor_steps",
         "monitor_pairs",
         "stop_on_collapse",
+        "max_shard_size",
         "allow_changed",
     }
 
@@ -109,3 +110,9 @@ def test_an_output_folder_of_each_machine_is_refused(tmp_path):
     """Checkpoints hold what every process wrote: all machines see one folder."""
     with pytest.raises(ValueError, match="save_on_each_node=True is not possible here"):
         JEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, save_on_each_node=True)
+
+
+@pytest.mark.parametrize("size", ["", "5", "GB", "0GB", "-1GB", "5XB", "5 GB or so", 5])
+def test_a_size_of_files_that_is_none_is_refused(size, tmp_path):
+    with pytest.raises(ValueError, match="max_shard_size=.* is no size: expected a number and KB, MB or GB"):
+        JEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, max_shard_size=size)

@@ -13,7 +13,18 @@ from transformers import AutoModelForCausalLM
 from llm_jepa.data.tokenizer import load_tokenizer, train_tokenizer
 from llm_jepa.errors import DataError
 from llm_jepa.objective import FusedCollator
-from llm_jepa.training.saving import CONFIG, PREDICTOR, TARGET, WEIGHTS, load_jepa, restore_weights, save_jepa
+from llm_jepa.training.saving import (
+    CONFIG,
+    INDEX,
+    PREDICTOR,
+    TARGET,
+    WEIGHTS,
+    load_jepa,
+    restore_weights,
+    save_jepa,
+)
+
+SHARD = "20KB"  # a model of 100 kB in several files, some of one tensor, some of many
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11]])
 
@@ -94,6 +105,58 @@ def test_only_safetensors_and_json_are_written(make_jepa, tmp_path):
     """F1: nothing in the folder could run code when it is read."""
     save_jepa(make_jepa(jepa_target="ema"), tmp_path, train_tokenizer(["a b"], 260), with_target=True)
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+
+
+# ---- weights in several files ----
+
+
+def shards_in(folder, name=WEIGHTS):
+    return sorted(folder.glob(name.replace(".", "-*-of-*.")))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_model_in_several_files_is_the_model_in_one(family, make_jepa, tmp_path):
+    """Same bits by transformers, by `load_jepa` and put into a model of ours, slow copy included; GPT-2's head is
+    tied, and stands in none of the files."""
+    jepa, other = (make_jepa(family, seed=seed, jepa_k=2, jepa_target="ema") for seed in (0, 1))
+    for each in jepa.target.parameters():
+        each.data.add_(0.5)
+    save_jepa(jepa, tmp_path, with_target=True, max_shard_size=SHARD)
+    for name in (WEIGHTS, TARGET):
+        assert not (tmp_path / name).exists() and (tmp_path / (name + INDEX)).is_file()
+        assert len(shards_in(tmp_path, name)) > 3
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+    plain, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert torch.equal(logits(plain), logits(jepa.model))
+    assert torch.equal(logits(load_jepa(tmp_path).model), logits(jepa.model))
+    restore_weights(other, tmp_path)
+    for one, two in zip(other.parameters(), jepa.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, TARGET])
+def test_a_shard_that_is_missing_or_an_index_that_is_damaged_is_named(name, make_jepa, tmp_path):
+    """F5: nor does an index lead out of its folder, to weights of somebody else."""
+    jepa = make_jepa(jepa_target="ema")
+    save_jepa(jepa, tmp_path / "model", with_target=True, max_shard_size=SHARD)
+    index = tmp_path / "model" / (name + INDEX)
+    good, first = index.read_text(), shards_in(tmp_path / "model", name)[0]
+    moved = first.rename(tmp_path / first.name)
+    with pytest.raises(DataError, match=f"{first.name} is missing or damaged"):
+        restore_weights(jepa, tmp_path / "model")
+    outside = good.replace(first.name, f"../{first.name}")
+    for text in (outside, good.replace(first.name, str(moved)), good[:100], "[]", "{}", '{"weight_map": {}}'):
+        index.write_text(text)
+        with pytest.raises(DataError, match=rf"{name}{INDEX} is damaged: .*Use another checkpoint"):
+            restore_weights(jepa, tmp_path / "model")
+
+
+def test_shards_of_another_model_are_refused(make_jepa, tmp_path):
+    save_jepa(make_jepa(), tmp_path, max_shard_size=SHARD)
+    for changes in ({"num_hidden_layers": 3}, {"intermediate_size": 48}):
+        with pytest.raises(DataError, match=r"model\.safetensors is not of this model"):
+            restore_weights(make_jepa(changes=changes), tmp_path)
 
 
 # ---- folders that are not what they should be ----

@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from torch import nn
@@ -40,6 +40,7 @@ from llm_jepa.evaluation.evaluate import EvaluationConfig, evaluate, score_gener
 from llm_jepa.files import write_json, write_json_lines, write_whole
 from llm_jepa.objective import LLMJEPA, UnsupportedModelError
 from llm_jepa.processes import is_main, join, on_main
+from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.checkpoints import find_newest
 from llm_jepa.training.console import StepLog
 from llm_jepa.training.models import build_model, check_same_ids, load_own_tokenizer, num_parameters
@@ -111,7 +112,8 @@ def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False
     report["alarm"] = trainer.alarm.summary() if run.jepa.uses_views else None
     report["num_parameters"] = num_parameters(trainer.jepa.model)
     report["num_trained_parameters"] = num_parameters(trainer.jepa, trained=True)  # [PRED] among them
-    save_jepa(trainer.jepa, folder / "model", data.tokenizer)
+    size = cast(JEPATrainingArguments, trainer.args).max_shard_size
+    save_jepa(trainer.jepa, folder / "model", data.tokenizer, max_shard_size=size)
     on_main(write_json, folder / "eval.json", _json_safe(report))
     on_main(write_whole, folder / "DONE", "")
     return on_main(_read_report, folder)
@@ -244,6 +246,7 @@ def _build_jepa(run: RunConfig, data: LoadedData) -> LLMJEPA:
         end_id=data.encoder.end_ids[0],
         pad_id=data.encoder.pad_id,
         max_length=longest + run.jepa.jepa_k,
+        use_cpu=bool(run.training.get("use_cpu")),
     )
     try:
         jepa = LLMJEPA(model, run.jepa)

@@ -58,7 +58,7 @@ class AdapterConfig:
     quantization: str = field(
         default="none",
         metadata={
-            "help": "none, or 4bit: the frozen weights in 4 bits (QLoRA). Needs lora_r, a CUDA device and "
+            "help": "none, or 4bit: the frozen weights in 4 bits (QLoRA), on a GPU or, slowly, a CPU. Needs lora_r and "
             "`pip install llm-jepa[qlora]`."
         },
     )

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from dataclasses import dataclass, field
 
 import torch
 from transformers import TrainingArguments
 
+from .saving import MAX_SHARD_SIZE
+
 logger = logging.getLogger(__name__)
 
+_SIZE = r"[1-9]\d*(\.\d+)?\s*[KMGT]B"
 PRECISIONS = ("auto", "float32", "bf16")
 AUTO = "auto"
 
@@ -94,6 +98,13 @@ class JEPATrainingArguments(TrainingArguments):
         default=False, metadata={"help": "End the run when the collapse alarm goes off, instead of going on."}
     )
 
+    max_shard_size: str = field(
+        default=MAX_SHARD_SIZE,
+        metadata={
+            "help": "Size of the largest file of weights in checkpoints and in the model: 5GB, say. Larger models are "
+            "written as several, with an index, as transformers does."
+        },
+    )
     allow_changed: list[str] = field(
         default_factory=list,
         metadata={
@@ -116,6 +127,8 @@ class JEPATrainingArguments(TrainingArguments):
             self.train_sampling_strategy = "random" if self.packing else "group_by_length"
         if self.gradient_monitor_steps < 0:
             raise ValueError(f"gradient_monitor_steps={self.gradient_monitor_steps} must be 0 (never) or more.")
+        if not re.fullmatch(_SIZE, str(self.max_shard_size)):
+            raise ValueError(f"max_shard_size={self.max_shard_size!r} is no size: expected a number and KB, MB or GB.")
         if self.monitor_pairs < 2:
             raise ValueError(f"monitor_pairs={self.monitor_pairs} must be at least 2: one pair has no gap.")
         if self.save_steps is not None and self.save_strategy == "no":

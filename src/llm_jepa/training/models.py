@@ -118,6 +118,7 @@ def build_model(
     end_id: int,
     pad_id: int,
     max_length: int = 0,
+    use_cpu: bool = False,
 ) -> nn.Module:
     """Return the model of a run; random weights come from PyTorch's global random stream.
 
@@ -130,6 +131,7 @@ def build_model(
         end_id: Token that ends an answer.
         pad_id: Token that fills padding.
         max_length: Positions that the longest row needs, [PRED] included.
+        use_cpu: Put weights in four bits, which stay where they are loaded, on the CPU in any case.
 
     Raises:
         ConfigError: If the model cannot be loaded, the tokenizer has ids that it lacks, a row is too long, or LoRA
@@ -142,7 +144,7 @@ def build_model(
             "supported. Set weights_dtype: float32, or remove lora_r."
         )
     if config.model_name_or_path:
-        model = _load_pretrained(config, adapter)
+        model = _load_pretrained(config, adapter, use_cpu)
     elif adapter.uses_lora:
         raise ConfigError(
             f"lora_r={adapter.lora_r} adapts a pretrained model, and {config.model!r} is a preset with random weights. "
@@ -244,14 +246,15 @@ def num_parameters(model: nn.Module, *, trained: bool = False) -> int:
     return sum(each.numel() for each in model.parameters() if each.requires_grad or not trained)
 
 
-def _load_pretrained(config: ModelConfig, adapter: AdapterConfig) -> Any:
+def _load_pretrained(config: ModelConfig, adapter: AdapterConfig, use_cpu: bool) -> Any:
     name = str(config.model_name_or_path)
     source: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     if config.model_revision is not None:
         source |= {"revision": config.model_revision}
     if config.trust_remote_code:  # code may stand in another repository than the weights
         source |= {"code_revision": config.model_revision}
-    how = _quantized() if adapter.quantization == "4bit" else {"dtype": WEIGHTS_DTYPES[config.weights_dtype]}
+    is_quantized = adapter.quantization == "4bit"
+    how = _quantized(use_cpu) if is_quantized else {"dtype": WEIGHTS_DTYPES[config.weights_dtype]}
     try:
         _check_attention(AutoConfig.from_pretrained(name, **source), name)
         return AutoModelForCausalLM.from_pretrained(
@@ -280,19 +283,18 @@ def _check_attention(found: Any, name: str) -> None:
             )
 
 
-def _quantized() -> dict[str, Any]:
+def _quantized(use_cpu: bool) -> dict[str, Any]:
     """Return how a model is loaded in 4 bits, as in QLoRA (arXiv 2305.14314): NF4, double quantization.
 
     Raises:
-        ConfigError: If bitsandbytes or a CUDA device is missing.
+        ConfigError: If bitsandbytes is missing.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
             "quantization=4bit needs bitsandbytes, which is not installed: `pip install 'llm-jepa[qlora]'`. Or set "
             "quantization to none."
         )
-    if not torch.cuda.is_available():
-        raise ConfigError("quantization=4bit needs a CUDA device, and there is none. Set quantization to none.")
+    on_gpu = torch.cuda.is_available() and not use_cpu
     settings = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -302,7 +304,7 @@ def _quantized() -> dict[str, Any]:
     return {
         "quantization_config": settings,
         "dtype": torch.bfloat16,
-        "device_map": {"": torch.cuda.current_device()},
+        "device_map": {"": torch.cuda.current_device() if on_gpu else "cpu"},
     }
 
 

@@ -22,7 +22,7 @@ from llm_jepa.errors import DataError, LLMJEPAError
 from llm_jepa.files import write_json
 
 from .adapters import ADAPTER_CONFIG, load_adapted, merged
-from .saving import CONFIG, PREDICTOR
+from .saving import CONFIG, INDEX, PREDICTOR, WEIGHTS, shards
 
 MAX_DIFFERENCE = 1e-3  # of the largest logit; merging adds two float32 matrices, and rounds to about 1e-6 a layer
 CHECKED_TOKENS = 32
@@ -69,6 +69,8 @@ def export_weights(
 def _check_weights(model: Path) -> None:
     """Open each file of weights: one that was cut short is told here, not by a server."""
     files = sorted(model.glob("*.safetensors"))
+    if (model / (WEIGHTS + INDEX)).is_file():
+        files += [file for file in shards(model / WEIGHTS) if file not in files]  # one that is missing is opened, too
     if not files:
         raise DataError(f"{model} holds no *.safetensors. Use another run, or train again.")
     for file in files:
@@ -76,7 +78,7 @@ def _check_weights(model: Path) -> None:
             with safe_open(file, framework="pt") as weights:
                 weights.keys()
         except (OSError, SafetensorError) as error:
-            raise DataError(f"{file} is damaged: {error}. Use another run, or train again.") from error
+            raise DataError(f"{file} is missing or damaged: {error}. Use another run, or train again.") from error
 
 
 @torch.no_grad()

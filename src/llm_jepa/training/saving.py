@@ -1,11 +1,13 @@
 """What a trained model looks like on disk: a plain transformers folder, with [PRED] in a file beside it.
 
-    config.json, model.safetensors, tokenizer files      any transformers program loads these
+    config.json, model.safetensors, tokenizer files      any transformers program loads these; weights of more than
+                                                         max_shard_size are model-0000N-of-0000M.safetensors, listed
+                                                         in model.safetensors.index.json
     adapter_config.json, adapter_model.safetensors       in the place of the first two, where LoRA was trained
     jepa.safetensors                                     [PRED], (number of vectors, C)
     jepa_config.json                                     the objective
     jepa_target.safetensors                              what is its own of the slow copy, with jepa_target ema, in
-                                                         checkpoints
+                                                         checkpoints; in several files where the model is
 
 Only safetensors and JSON are written and read.
 """
@@ -17,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -36,11 +39,19 @@ WEIGHTS, PREDICTOR, TARGET, CONFIG = (
     "jepa_config.json",
 )
 
+INDEX = ".index.json"  # behind the name of a file of weights that is in several: which tensor is in which
+MAX_SHARD_SIZE = "50GB"  # what `save_pretrained` of transformers 5 has; the hub takes no larger file
+
 _OWN_SETTINGS = "Resume with the model's own settings, or start a new output folder."
 
 
 def save_jepa(
-    jepa: LLMJEPA, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None = None, *, with_target: bool = False
+    jepa: LLMJEPA,
+    folder: str | Path,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    with_target: bool = False,
+    max_shard_size: str = MAX_SHARD_SIZE,
 ) -> None:
     """Write the model, [PRED] and the objective to `folder`.
 
@@ -51,6 +62,8 @@ def save_jepa(
         folder: Where; it is made if need be.
         tokenizer: Saved beside the model, so that the folder loads on its own.
         with_target: Save the slow copy too: a checkpoint needs it, a finished model does not.
+        max_shard_size: Size of the largest file of the model's weights, and of the slow copy's, "5GB" say; what is
+            more goes into several. A tensor is never cut.
     """
     folder = Path(folder)
     whole = whole_state(jepa)
@@ -62,11 +75,13 @@ def save_jepa(
         save_adapter(jepa.model, folder)
     else:
         model_state = {} if whole is None else {"state_dict": part(whole, "model.")}
-        jepa.model.save_pretrained(folder, **model_state)  # type: ignore[operator]
+        jepa.model.save_pretrained(folder, max_shard_size=max_shard_size, **model_state)  # type: ignore[operator]
     save_file({"embedding": state["predictor.embedding"].detach().contiguous()}, folder / PREDICTOR)
     (folder / CONFIG).write_text(json.dumps(jepa.config.to_dict(), indent=2) + "\n")
     if with_target and jepa.target is not None:
-        save_file(jepa.target.own_state() if whole is None else _plain(part(whole, "target.")), folder / TARGET)
+        target = jepa.target.own_state() if whole is None else _plain(part(whole, "target."))
+        pattern = TARGET.replace(".", "{suffix}.")
+        save_torch_state_dict(target, folder, filename_pattern=pattern, max_shard_size=max_shard_size)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
 
@@ -116,12 +131,12 @@ def restore_weights(jepa: LLMJEPA, folder: str | Path) -> None:
         _restore_whole(jepa.model, folder)
     _load_predictor(jepa, folder)
     if jepa.target is not None:
-        jepa.target.load_own_state(_read(folder / TARGET))
+        jepa.target.load_own_state(_read_shards(folder / TARGET))
 
 
 def _restore_whole(model: nn.Module, folder: Path) -> None:
     try:
-        result = model.load_state_dict(_read(folder / WEIGHTS), strict=False)
+        result = model.load_state_dict(_read_shards(folder / WEIGHTS), strict=False)
     except RuntimeError as error:  # a tensor of another shape
         reason = " ".join(str(error).split()[:40])
         raise DataError(f"{folder / WEIGHTS} is not of this model: {reason}. {_OWN_SETTINGS}") from error
@@ -136,7 +151,8 @@ def _restore_whole(model: nn.Module, folder: Path) -> None:
 
 def _restore_sharded(jepa: LLMJEPA, folder: Path) -> None:
     files = {"model.": WEIGHTS, "predictor.": PREDICTOR} | ({"target.": TARGET} if jepa.target is not None else {})
-    state = {prefix + name: each for prefix, file in files.items() for name, each in _read(folder / file).items()}
+    parts = {prefix: _read_shards(folder / file) for prefix, file in files.items()}
+    state = {prefix + name: each for prefix, tensors in parts.items() for name, each in tensors.items()}
     tied: Any = getattr(jepa.model, "all_tied_weights_keys", None) or {}
     for name, source in tied.items():  # what is tied is left out of the file
         state.setdefault(f"model.{name}", state[f"model.{source}"])
@@ -160,6 +176,32 @@ def _read(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path} is missing or damaged: {error}. Use another checkpoint, or train again.") from error
+
+
+def _read_shards(path: Path) -> dict[str, Tensor]:
+    """Read a file of weights, or the files that its index lists where it was too large for one."""
+    if path.is_file() or not path.with_name(path.name + INDEX).is_file():
+        return _read(path)
+    return {name: each for shard in shards(path) for name, each in _read(shard).items()}
+
+
+def shards(path: Path) -> list[Path]:
+    """Return the files that the index of `path` lists.
+
+    Args:
+        path: The name of the file that would hold all of it, `model.safetensors` say.
+
+    Raises:
+        DataError: If the index is damaged, or a name in it leads out of the folder.
+    """
+    index = path.with_name(path.name + INDEX)
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if not names or any(Path(name).name != name or not name.endswith(path.suffix) for name in names):
+            raise ValueError("it must list files of its own folder")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{index} is damaged: {error}. Use another checkpoint, or train again.") from error
+    return [path.with_name(name) for name in names]
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

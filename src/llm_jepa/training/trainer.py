@@ -44,7 +44,7 @@ from .gradients import compare_gradients
 from .monitors import CollapseAlarm, embedding_monitors
 from .resume import check_resume, describe_run
 from .sampler import LengthGroupedSampler, SharedBatches
-from .saving import restore_weights, save_jepa
+from .saving import MAX_SHARD_SIZE, restore_weights, save_jepa
 
 logger = logging.getLogger(__name__)
 
@@ -141,8 +141,13 @@ class JEPATrainer(Trainer):
             callbacks=[*(callbacks or []), _Follow(self)],
         )
         self.loss_is_scaled_for_ga = True  # our terms are means over the whole step already
-        if self.is_fsdp_enabled and isinstance(model.model, PeftModel):
-            raise ConfigError("LoRA with FSDP is not supported yet. Use DDP: adapters make gradients small.")
+        if isinstance(model.model, PeftModel):
+            if self.is_fsdp_enabled:
+                raise ConfigError("LoRA with FSDP is not supported yet. Use DDP: adapters make gradients small.")
+            if args.max_shard_size != MAX_SHARD_SIZE:
+                raise ConfigError(
+                    f"max_shard_size={args.max_shard_size} has no meaning with LoRA: an adapter is one file. Remove it."
+                )
         if args.gradient_monitor_steps:
             self._check_gradient_monitor()
 
@@ -497,7 +502,13 @@ class JEPATrainer(Trainer):
             super()._load_rng_state(checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        save_jepa(self.jepa, Path(output_dir or self.args.output_dir), self.tokenizer, with_target=True)
+        save_jepa(
+            self.jepa,
+            Path(output_dir or self.args.output_dir),
+            self.tokenizer,
+            with_target=True,
+            max_shard_size=self.args.max_shard_size,
+        )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save a plain transformers folder, of a sharded model too; every process calls it."""
