@@ -24,6 +24,7 @@ from scipy.linalg import lstsq
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.model_selection import GroupKFold
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from llm_jepa.evaluation.retrieval import retrieval_metrics
@@ -178,7 +179,7 @@ def view_geometry(
         code: B, (N, C).
         groups: Integers, (N,): pairs of equal number have the same code. Default: every pair's code is its own.
         ridge: See `LinearMap`.
-        seed: Of the exchange that shuffles, and of t-SNE.
+        seed: Of the exchange that shuffles, of the parts held out, and of t-SNE.
         map_pairs: Pairs in the map, at most; they are spread evenly over the rows.
 
     Raises:
@@ -197,7 +198,6 @@ def view_geometry(
     others = shuffled(groups, seed)
     collapsed = looks_collapsed(monitors)
     monitors.pop("retrieval@1")  # that of `retrieval_metrics`, by another sum
-    order = torch.argsort(groups, stable=True)  # so that the order of the rows does not decide who is held out
     return ViewGeometry(
         num_pairs=len(text),
         num_codes=len(first),
@@ -206,7 +206,7 @@ def view_geometry(
         retrieval=retrieval_metrics(text, code[first], _places(groups, first)),
         looks_collapsed=collapsed,
         spectra={form: spectrum(text, code, others, form) for form in FORMS},
-        linear_map=linear_map(text[order], code[order], code[others][order], groups[order], ridge),
+        linear_map=linear_map(text, code, code[others], groups, ridge, seed),
         embedding_map=embedding_map(text, code, seed, map_pairs),
     )
 
@@ -233,7 +233,9 @@ def spectrum(text: Tensor, code: Tensor, others: Tensor, form: str = "raw") -> S
     return Spectrum(top.tolist(), top.mean().item(), shuffled_top.tolist(), shuffled_top.mean().item())
 
 
-def linear_map(text: Tensor, code: Tensor, other_code: Tensor, groups: Tensor, ridge: float = 0.0) -> LinearMap:
+def linear_map(
+    text: Tensor, code: Tensor, other_code: Tensor, groups: Tensor, ridge: float = 0.0, seed: int = 0
+) -> LinearMap:
     """Fit the map from A to B on part of the pairs, and measure it on the rest, each part in turn.
 
     Args:
@@ -242,6 +244,7 @@ def linear_map(text: Tensor, code: Tensor, other_code: Tensor, groups: Tensor, r
         other_code: B with the codes of other pairs, (N, C).
         groups: Pairs of equal number are held out together, (N,).
         ridge: See `LinearMap`.
+        seed: Decides which are held out together; the order of the rows does not.
 
     Raises:
         ValueError: If `ridge` is not a finite number from 0 on.
@@ -251,7 +254,8 @@ def linear_map(text: Tensor, code: Tensor, other_code: Tensor, groups: Tensor, r
     a, b, c = (each.double().numpy() for each in (text, code, other_code))
     both = np.hstack([b, c])  # one factorisation serves the match and the control
     num_groups = len(np.unique(groups.numpy()))
-    folds = list(GroupKFold(min(NUM_FOLDS, num_groups)).split(a, groups=groups.numpy()))
+    parts = GroupKFold(min(NUM_FOLDS, num_groups), shuffle=True, random_state=seed)
+    folds = list(parts.split(a, groups=groups.numpy()))
     raw = [_held_out(a, both, fit, held, ridge, centre=False) for fit, held in folds]
     centred = [_held_out(a, both, fit, held, ridge, centre=True) for fit, held in folds]
     found = LinearMap(min(len(fit) for fit, _ in folds), min(each.rank for each in raw), ridge)
@@ -356,7 +360,9 @@ def embedding_map(text: Tensor, code: Tensor, seed: int = 0, map_pairs: int = MA
         return EmbeddingMap(places.tolist(), zeros, zeros, None, None, None, perplexity)
     pca = PCA(2, svd_solver="full")
     flat = pca.fit_transform(points)  # (2 M, 2)
-    with warnings.catch_warnings():
+    # One thread: some hundred points gain nothing from more, which on a busy machine wait for each other for minutes,
+    # and the picture does not depend on how many there are.
+    with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # t-SNE's first axis of a line, say: a picture, not a number
         curved = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(points)
     return EmbeddingMap(

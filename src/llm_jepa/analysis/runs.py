@@ -57,7 +57,7 @@ class AnalysisConfig:
         reading: `training`: where the run's objective reads the views. `published`: without [PRED], at the last
             token that stands between a view and an answer, as in the published code (docs/geometry.md).
         ridge: Of the linear map.
-        seed: Of the draw, of shuffling, and of t-SNE.
+        seed: Of the draw, of shuffling, of the parts held out, and of t-SNE.
 
     Raises:
         ConfigError: If a value is out of its range.

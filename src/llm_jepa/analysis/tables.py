@@ -79,7 +79,8 @@ def format_geometry(geometry: Geometry) -> str:
         [
             f"{describe_pairs(geometry)} | {geometry['precision'].split(',')[0]}{where}\n"
             "enc: Enc(Text) and Enc(Code); pred: the prediction and its target",
-            f"How the views match, and how the codes spread\n{_table(_match_rows(sides))}",
+            f"How the views match: mean cosines, and retrieval among the codes\n{_table(_match_rows(sides))}",
+            f"How each view spreads: mean cosine of two pairs, effective rank\n{_table(_spread_rows(sides))}",
             f"Singular values of A - B, mean of the top {num_top} (the same of shuffled pairs)\n"
             f"{_table(_spectrum_rows(sides))}",
             f"Linear map: ||A X - B|| / ||B|| on held-out pairs, fitted on {fit:,}, ridge {geometry['ridge']:g}\n"
@@ -89,12 +90,22 @@ def format_geometry(geometry: Geometry) -> str:
 
 
 def _match_rows(sides: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[list[str]]:
-    rows = [["run", "side", "matched", "shuffled", "gap", "pairwise", "rank", "@1 %", "@10 %", "mrr"]]
+    rows = [["run", "side", "matched", "shuffled", "gap", "@1 %", "@10 %", "mrr"]]
     for name, side, found in sides:
         seen, retrieval = found["monitors"], found["retrieval"]
-        cosines = [f"{seen[key]:.3f}" for key in ("matched_cosine", "shuffled_cosine", "gap", "mean_pairwise_cosine")]
+        cosines = [f"{seen[key]:.3f}" for key in ("matched_cosine", "shuffled_cosine", "gap")]
         recalls = [f"{100 * retrieval[key]:.1f}" for key in ("recall@1", "recall@10")]
-        rows.append([name, side, *cosines, f"{seen['effective_rank']:.1f}", *recalls, f"{retrieval['mrr']:.3f}"])
+        rows.append([name, side, *cosines, *recalls, f"{retrieval['mrr']:.3f}"])
+    return rows
+
+
+def _spread_rows(sides: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[list[str]]:
+    rows = [["run", "side", "text cosine", "code cosine", "text rank", "code rank", "dims"]]
+    for name, side, found in sides:
+        seen = found["monitors"]
+        cosines = [f"{seen[key]:.3f}" for key in ("mean_pairwise_cosine_text", "mean_pairwise_cosine")]
+        ranks = [f"{seen[key]:.1f}" for key in ("effective_rank_text", "effective_rank")]
+        rows.append([name, side, *cosines, *ranks, str(found["num_dims"])])
     return rows
 
 
@@ -119,9 +130,14 @@ def _short(value: float | None) -> str:
 
 
 def _table(rows: list[list[str]]) -> str:
-    """Return rows as aligned columns, two left and the others right; names that are too long lose their middle."""
+    """Return rows as aligned columns, two left and the others right.
+
+    Names that are too long lose their middle, unless two of them would then be the same.
+    """
     others = sum(max(len(row[column]) for row in rows) + 2 for column in range(1, len(rows[0])))
-    rows = [[_cut_in_the_middle(row[0], max(8, WIDTH - others)), *row[1:]] for row in rows]
+    short = {row[0]: _cut_in_the_middle(row[0], max(8, WIDTH - others)) for row in rows}
+    if len(set(short.values())) == len(short):
+        rows = [[short[row[0]], *row[1:]] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(cell.ljust(widths[at]) if at < 2 else cell.rjust(widths[at]) for at, cell in enumerate(row)).rstrip()

@@ -6,6 +6,7 @@ Drawn as the figures of an experiment are: on a `Figure` of its own, as SVG and 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ VIEW_LOOKS: dict[str, dict[str, Any]] = {
     "code": {"color": PALETTE[2], "marker": "^", "s": 10},
 }
 TITLES = {"enc": "Enc(Text) and Enc(Code)", "pred": "The prediction and its target"}
+DIFFERENCES = {"enc": "Enc(Text) \N{MINUS SIGN} Enc(Code)", "pred": "prediction \N{MINUS SIGN} target"}
+LETTERS_AN_INCH = 13  # of the heading's size
 
 Geometry = Mapping[str, Any]
 
@@ -56,6 +59,12 @@ def _found(run: Mapping[str, Any], side: str) -> Mapping[str, Any]:
     return run["sides"].get(side, run["sides"]["enc"])
 
 
+def _head(figure: Figure, text: str) -> None:
+    """Write what is shown, and over which pairs, on top; the name of a file is text, whatever is in it."""
+    lines = textwrap.fill(text.replace("$", r"\$"), int(figure.get_figwidth() * LETTERS_AN_INCH))
+    figure.suptitle(lines, x=0.008, ha="left", fontsize=9, color=INK)
+
+
 # ---- singular values ----
 
 
@@ -67,12 +76,13 @@ def _spectra_figure(geometry: Geometry, sides: Sequence[str]) -> Figure:
         for axis, form in zip(line, FORM_TITLES, strict=True):
             for name in names:
                 _draw_spectrum(axis, _found(geometry["runs"][name], side)["spectra"][form], _look(name, names))
-            axis.set_title(f"{TITLES[side]}\n{FORM_TITLES[form]}" if axis is line[0] else f"\n{FORM_TITLES[form]}")
+            if side == sides[0]:
+                axis.set_title(FORM_TITLES[form].capitalize())
             axis.set_yscale("log")
             axis.yaxis.set_minor_formatter(NullFormatter())
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axis.margins(x=0.02)
-        line[0].set_ylabel("singular value of A \N{MINUS SIGN} B")
+        line[0].set_ylabel(f"singular value of\n{DIFFERENCES[side]}")
     for axis in axes[-1]:
         axis.set_xlabel("rank of the singular value")
     keys = [Line2D([], [], color=_look(name, names)["color"], linewidth=2, label=_shortened(name)) for name in names]
@@ -81,7 +91,7 @@ def _spectra_figure(geometry: Geometry, sides: Sequence[str]) -> Figure:
         Line2D([], [], color=FAINT, linewidth=1.2, linestyle=(0, (3, 2)), label="shuffled pairs"),
     ]
     figure.legend(handles=keys, loc="outside lower left", ncols=min(len(keys), 4), handlelength=2.4)
-    figure.suptitle(describe_pairs(geometry), x=0.008, ha="left", fontsize=9, color=INK)
+    _head(figure, f"A \N{MINUS SIGN} B over {describe_pairs(geometry)}")
     return figure
 
 
@@ -120,8 +130,7 @@ def _map_figure(geometry: Geometry, side: str) -> Figure:
     keys.append(Line2D([], [], color=FAINT, linewidth=0.8, label=f"a matching pair (the first {LINKED_PAIRS})"))
     figure.legend(handles=keys, loc="outside lower left", ncols=len(keys), handletextpad=0.4)
     shown = len(geometry["mapped_pairs"])
-    title = f"{TITLES[side]}: {shown} of {describe_pairs(geometry)}"
-    figure.suptitle(title, x=0.008, ha="left", fontsize=9, color=INK)
+    _head(figure, f"{TITLES[side]}: {shown} of {describe_pairs(geometry)}")
     return figure
 
 
