@@ -1,4 +1,4 @@
-"""`llm-jepa analyze`: finished runs side by side, on pairs that are said, with numbers that agree with the run's own."""
+"""`llm-jepa analyze`: finished runs side by side, on pairs that are said, with numbers that agree with their own."""
 
 from __future__ import annotations
 
@@ -129,12 +129,14 @@ def test_validation_rows_are_those_that_training_looked_at(runs):
 
 
 def test_training_rows_and_a_file_are_read_as_well(runs, tmp_path):
-    """68 training rows are left of 80 beside the 12 for validation; a file has no split."""
+    """68 training rows are left of 80 beside the 12 for validation. A file has no split; a row without views is counted."""
     assert analyze_runs([runs["ntp"]], AnalysisConfig(split="train"))["num_rows"] == 68
+    rows = [{"text": f"number {n}", "code": f".*{n}.*", "use_jepa": n != 4} for n in range(10)]
     file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps({"text": f"number {n}", "code": f".*{n}.*"}) + "\n" for n in range(9)))
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     geometry = analyze_runs([runs["ntp"], runs["jepa"]], AnalysisConfig(file=str(file)))
     assert (geometry["num_pairs"], geometry["split"], geometry["file"]) == (9, None, str(file))
+    assert "left out: 1." in geometry["notes"][0]
 
 
 def test_fewer_pairs_are_drawn_by_seed_and_the_same_for_all_runs(runs):

@@ -182,7 +182,7 @@ def _read_rows(run: TrainedRun, config: AnalysisConfig) -> _Rows:
             for own, code in zip(examples, codes, strict=True)
         ],
         num_rows,
-        rows.rows_in - num_rows if config.file else 0,
+        rows.rows_in - num_rows,
     )
 
 
@@ -265,7 +265,7 @@ def _notes(runs: dict[str, Any], rows: _Rows, config: AnalysisConfig) -> list[st
             f"{len(rows.pairs):,} of {rows.num_rows:,} pairs were drawn, seed {config.seed}; --num takes more."
         )
     if rows.num_dropped:
-        notes.append(f"{rows.num_dropped:,} rows of {rows.file} were left out: no pair, or no JEPA term.")
+        notes.append(f"Rows of {rows.file} without a pair or a JEPA term, left out: {rows.num_dropped:,}.")
     dims = {name: run["num_dims"] for name, run in runs.items()}
     if len(set(dims.values())) > 1:
         sizes = ", ".join(f"{name} {size}" for name, size in dims.items())
