@@ -257,6 +257,39 @@ def _retrieve(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"text": arguments.text, "candidates": file, "found": [{"cosine": c, "code": code} for c, code in found]}
 
 
+def _analyze(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.analysis.runs import AnalysisConfig, analyze_runs
+    from llm_jepa.analysis.tables import format_geometry, summary, write_geometry
+    from llm_jepa.report.geometry_figures import plot_geometry
+
+    if arguments.data and arguments.split:
+        raise ConfigError("--data and --split both say which rows are read. Name one of them.")
+    chosen = {
+        "file": arguments.data,
+        "split": arguments.split,
+        "num_pairs": arguments.num,
+        "reading": arguments.view,
+        "ridge": arguments.ridge,
+        "seed": arguments.seed,
+    }
+    config = AnalysisConfig(**{key: value for key, value in chosen.items() if value is not None})
+    folder = arguments.out or arguments.runs[0].resolve().parent / "geometry"
+    folder.mkdir(parents=True, exist_ok=True)  # before the work, so that a wrong path costs nothing
+    geometry = analyze_runs(arguments.runs, config)
+    write_geometry(geometry, folder)
+    plot_geometry(geometry, folder)
+    print(format_geometry(geometry))
+    for note in geometry["notes"]:
+        print()
+        _print_hanging("note  ", note)
+    print(f"\nFigures: {folder / 'embedding_map_enc.png'}, {folder / 'singular_values.png'}")
+    return {
+        "out": str(folder),
+        **{key: geometry[key] for key in ("split", "file", "num_pairs", "num_codes", "reading", "ridge", "seed")},
+        "runs": summary(geometry),
+    }
+
+
 def _export(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.report.run_export import is_run
     from llm_jepa.training.nanogpt_export import export
@@ -473,6 +506,7 @@ def _parser() -> argparse.ArgumentParser:
     retrieve.add_argument("--data", metavar="FILE", help="rows whose codes are searched (the run's test rows)")
     retrieve.add_argument("--num", type=_positive, default=RETRIEVED, metavar="N", help="codes to show")
 
+    _add_analyze(commands)
     _add_annotate(commands)
     export = _add(commands, "export", _export, "write the model of a run as a plain folder; or convert nanoGPT's")
     export.add_argument("source", type=Path, metavar="SOURCE", help="a run; or a ckpt.pt, or a GPT-2 folder")
@@ -484,6 +518,22 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "env", _env, "show versions and hardware")
     _add(commands, "config", _config, "list the keys of a CONFIG.yaml")
     return parser
+
+
+def _add_analyze(commands: Any) -> None:
+    analyze = _add(commands, "analyze", _analyze, "measure the geometry of both views, for runs side by side")
+    analyze.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run; several are compared")
+    analyze.add_argument("--data", metavar="FILE", help="rows to look at, the same for all runs")
+    analyze.add_argument("--split", choices=["test", "validation", "train"], help="rows of the runs' own (test)")
+    analyze.add_argument("--num", type=_positive, metavar="N", help="pairs to look at, drawn by --seed (2000, or all)")
+    analyze.add_argument(
+        "--view",
+        choices=["training", "published"],
+        help="where views are read: as trained (default), or at the token before an answer, without [PRED]",
+    )
+    analyze.add_argument("--ridge", type=float, metavar="R", help="ridge of the linear map (0: least squares)")
+    analyze.add_argument("--seed", type=int, metavar="S", help="seed of the draw, of shuffling and of t-SNE (0)")
+    analyze.add_argument("--out", type=Path, metavar="DIR", help="folder to write (geometry/ beside the first RUN)")
 
 
 def _add_annotate(commands: Any) -> None:

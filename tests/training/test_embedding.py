@@ -34,6 +34,21 @@ def test_without_a_jepa_term_the_text_side_is_the_text_itself(make_jepa, make_pa
     torch.testing.assert_close(views.text_pred, texts, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("direction", ["text_to_code", "code_to_text", "both"])
+def test_views_without_pred_are_the_two_encodings_whatever_predicts_what(direction, make_jepa, make_pairs):
+    """Enc(Text) and Enc(Code); with [PRED], one of the two sides is another."""
+    jepa, pairs = make_jepa(jepa_k=2, jepa_direction=direction, jepa_pred_tokens="distinct"), make_pairs(5)
+    views = view_embeddings(jepa, pairs, pad_token_id=0, with_pred=False, batch_size=3)
+    device, layers = torch.device("cpu"), jepa.backbone.layers
+    with torch.no_grad():
+        texts = torch.stack([enc(layers, pair.text_view, device) for pair in pairs])
+        codes = torch.stack([enc(layers, pair.code_view, device) for pair in pairs])
+    torch.testing.assert_close(views.text_pred, texts, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(views.code_emb, codes, atol=1e-5, rtol=1e-5)
+    trained = view_embeddings(jepa, pairs, pad_token_id=0)
+    assert not torch.allclose(torch.cat([trained.text_pred, trained.code_emb]), torch.cat([texts, codes]), atol=1e-2)
+
+
 def test_looking_changes_nothing(make_jepa, make_pairs):
     """Mode, gradients and random stream are as they were, with dropout in the model."""
     jepa = make_jepa("gpt2", changes={"resid_pdrop": 0.5})

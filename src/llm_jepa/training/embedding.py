@@ -39,6 +39,7 @@ def view_embeddings(
     pairs: Sequence[Pair],
     pad_token_id: int,
     *,
+    with_pred: bool = True,
     batch_size: int = 128,
     context: Callable[[], AbstractContextManager] = nullcontext,
 ) -> ViewEmbeddings:
@@ -52,10 +53,13 @@ def view_embeddings(
         jepa: The model under its objective.
         pairs: The pairs; those without a JEPA term are passed over.
         pad_token_id: Id that fills padding.
+        with_pred: Encode what the distance compares. Without, Enc(Text) and Enc(Code), whatever predicts what.
         batch_size: Pairs in one forward.
         context: Entered around each forward (mixed precision).
     """
     config = jepa.config if jepa.config.uses_views else replace(jepa.config, jepa_k=0)
+    if not with_pred:
+        config = replace(config, jepa_k=0, jepa_direction="text_to_code")
     collate = FusedCollator(config, pad_token_id, monitor=True)
     device = jepa.predictor.embedding.device
     numbers = [number for number, pair in enumerate(pairs) if pair.use_jepa]

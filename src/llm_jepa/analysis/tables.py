@@ -1,0 +1,192 @@
+"""The geometry of runs as files and as text: geometry.json, two tables for other programs, one for a terminal.
+
+DIR/geometry.json        everything, with the singular values and the coordinates
+DIR/geometry.csv         a row a run and side: every single number
+DIR/embedding_map.csv    a row a point: run, side, view, pair, and its place by PCA and by t-SNE
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llm_jepa.files import write_json, write_whole
+
+WIDTH = 80
+FORM_TITLES = {"raw": "raw", "centred": "centred", "unit": "row-normalised"}
+DASH = "-"
+
+Geometry = Mapping[str, Any]
+
+
+def write_geometry(geometry: Geometry, out_dir: Path) -> list[Path]:
+    """Write geometry.json, geometry.csv and embedding_map.csv to a folder, which is made if it is missing."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    paths = [out_dir / name for name in ("geometry.json", "geometry.csv", "embedding_map.csv")]
+    write_json(paths[0], geometry)
+    write_whole(paths[1], _csv_text(list(_number_rows(geometry))))
+    write_whole(paths[2], _csv_text(list(_point_rows(geometry))))
+    return paths
+
+
+def each_side(geometry: Geometry) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield run, side and what was found, in the order of the call."""
+    for name, run in geometry["runs"].items():
+        for side, found in run["sides"].items():
+            yield name, side, found
+
+
+def describe_pairs(geometry: Geometry) -> str:
+    """Return the number of pairs and where they come from: what every table and figure says.
+
+    >>> describe_pairs({"num_pairs": 1200, "num_codes": 900, "split": "test", "file": "data/test.jsonl"})
+    '1,200 test pairs of test.jsonl (900 different codes)'
+    """
+    split = f"{geometry['split']} " if geometry["split"] else ""
+    file = Path(geometry["file"]).name
+    return f"{geometry['num_pairs']:,} {split}pairs of {file} ({geometry['num_codes']:,} different codes)"
+
+
+def summary(geometry: Geometry) -> dict[str, Any]:
+    """Return the few numbers of each run that the command ends with: of `pred`, or of `enc` where there is no other."""
+    short: dict[str, Any] = {}
+    for name, side, found in each_side(geometry):
+        short[name] = {
+            "side": side,
+            "gap": found["monitors"]["gap"],
+            "recall@1": found["retrieval"]["recall@1"],
+            "mean_top": found["spectra"]["raw"]["mean_top"],
+            "error": found["linear_map"]["error"],
+            "centred_error": found["linear_map"]["centred_error"],
+            "looks_collapsed": found["looks_collapsed"],
+        }
+    return short
+
+
+# ---- for a terminal ----
+
+
+def format_geometry(geometry: Geometry) -> str:
+    """Return the tables, at most `WIDTH` columns wide where names allow it; notes are not among them."""
+    sides = list(each_side(geometry))
+    num_top = len(sides[0][2]["spectra"]["raw"]["top"])
+    fit = sides[0][2]["linear_map"]["num_fit"]
+    where = "" if geometry["reading"] == "training" else " | read at the token before an answer, without [PRED]"
+    return "\n\n".join(
+        [
+            f"{describe_pairs(geometry)} | {geometry['precision'].split(',')[0]}{where}\n"
+            "enc: Enc(Text) and Enc(Code); pred: the prediction and its target",
+            f"How the views match: mean cosines, and retrieval among the codes\n{_table(_match_rows(sides))}",
+            f"How each view spreads: mean cosine of two pairs, effective rank\n{_table(_spread_rows(sides))}",
+            f"Singular values of A - B, mean of the top {num_top} (the same of shuffled pairs)\n"
+            f"{_table(_spectrum_rows(sides))}",
+            f"Linear map: ||A X - B|| / ||B|| on held-out pairs, fitted on {fit:,}, ridge {geometry['ridge']:g}\n"
+            f"{_table(_map_rows(sides))}",
+        ]
+    )
+
+
+def _match_rows(sides: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[list[str]]:
+    rows = [["run", "side", "matched", "shuffled", "gap", "@1 %", "@10 %", "mrr"]]
+    for name, side, found in sides:
+        seen, retrieval = found["monitors"], found["retrieval"]
+        cosines = [f"{seen[key]:.3f}" for key in ("matched_cosine", "shuffled_cosine", "gap")]
+        recalls = [f"{100 * retrieval[key]:.1f}" for key in ("recall@1", "recall@10")]
+        rows.append([name, side, *cosines, *recalls, f"{retrieval['mrr']:.3f}"])
+    return rows
+
+
+def _spread_rows(sides: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[list[str]]:
+    rows = [["run", "side", "text cosine", "code cosine", "text rank", "code rank", "dims"]]
+    for name, side, found in sides:
+        seen = found["monitors"]
+        cosines = [f"{seen[key]:.3f}" for key in ("mean_pairwise_cosine_text", "mean_pairwise_cosine")]
+        ranks = [f"{seen[key]:.1f}" for key in ("effective_rank_text", "effective_rank")]
+        rows.append([name, side, *cosines, *ranks, str(found["num_dims"])])
+    return rows
+
+
+def _spectrum_rows(sides: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[list[str]]:
+    rows = [["run", "side", *FORM_TITLES.values()]]
+    for name, side, found in sides:
+        spectra = [found["spectra"][form] for form in FORM_TITLES]
+        rows.append([name, side, *(f"{_short(s['mean_top'])} ({_short(s['shuffled_mean_top'])})" for s in spectra)])
+    return rows
+
+
+def _map_rows(sides: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[list[str]]:
+    rows = [["run", "side", "error", "shuffled", "constant", "centred", "centred, shuffled"]]
+    keys = ("error", "shuffled_error", "mean_error", "centred_error", "centred_shuffled_error")
+    for name, side, found in sides:
+        rows.append([name, side, *(_short(found["linear_map"][key]) for key in keys)])
+    return rows
+
+
+def _short(value: float | None) -> str:
+    return DASH if value is None else f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def _table(rows: list[list[str]]) -> str:
+    """Return rows as aligned columns, two left and the others right.
+
+    Names that are too long lose their middle, unless two of them would then be the same.
+    """
+    others = sum(max(len(row[column]) for row in rows) + 2 for column in range(1, len(rows[0])))
+    short = {row[0]: _cut_in_the_middle(row[0], max(8, WIDTH - others)) for row in rows}
+    if len(set(short.values())) == len(short):
+        rows = [[short[row[0]], *row[1:]] for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(widths[at]) if at < 2 else cell.rjust(widths[at]) for at, cell in enumerate(row)).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]])
+
+
+def _cut_in_the_middle(name: str, room: int) -> str:
+    if len(name) <= room:
+        return name
+    tail = (room - 2) // 2
+    return f"{name[: room - 2 - tail]}..{name[len(name) - tail :]}"
+
+
+# ---- for other programs ----
+
+
+def _csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _number_rows(geometry: Geometry) -> Iterator[dict[str, Any]]:
+    about = {key: geometry[key] for key in ("split", "file", "num_pairs", "num_codes", "reading", "seed")}
+    for name, side, found in each_side(geometry):
+        row = {"run": name, "side": side, "num_dims": found["num_dims"], **found["monitors"], **found["retrieval"]}
+        row["looks_collapsed"] = int(found["looks_collapsed"])
+        for form, values in found["spectra"].items():
+            row |= {f"{form}_{key}": values[key] for key in ("mean_top", "shuffled_mean_top")}
+        row |= {f"map_{key}": value for key, value in found["linear_map"].items()}
+        yield row | about
+
+
+def _point_rows(geometry: Geometry) -> Iterator[dict[str, Any]]:
+    for name, side, found in each_side(geometry):
+        places = found["embedding_map"]
+        for view in ("text", "code"):
+            flat, curved = places[f"pca_{view}"], places[f"tsne_{view}"]
+            for number, pair in enumerate(geometry["mapped_pairs"]):
+                pca, tsne = flat[number], [None, None] if curved is None else curved[number]
+                yield {
+                    "run": name,
+                    "side": side,
+                    "view": view,
+                    "pair": number,
+                    "source": pair["source"],
+                    **dict(zip(("pca_1", "pca_2", "tsne_1", "tsne_2"), [*pca, *tsne], strict=True)),
+                }

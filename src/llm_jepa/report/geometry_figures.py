@@ -1,0 +1,189 @@
+"""Figures of a geometry.json: singular values of the difference of the views, and both views in a plane.
+
+Drawn as the figures of an experiment are: on a `Figure` of its own, as SVG and PNG, the same file for the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+from llm_jepa.analysis.tables import FORM_TITLES, describe_pairs
+
+from .figures import FAINT, INK, PALETTE, STYLE, _look, _save, _shortened
+
+MAPS_TO_A_ROW = 4
+LINKED_PAIRS = 40
+"""Matching pairs that a line joins: enough to see whether lines are short, few enough to follow one."""
+
+VIEW_LOOKS: dict[str, dict[str, Any]] = {
+    "text": {"color": PALETTE[1], "marker": "o", "s": 9},
+    "code": {"color": PALETTE[2], "marker": "^", "s": 10},
+}
+TITLES = {"enc": "Enc(Text) and Enc(Code)", "pred": "The prediction and its target"}
+DIFFERENCES = {"enc": "Enc(Text) \N{MINUS SIGN} Enc(Code)", "pred": "prediction \N{MINUS SIGN} target"}
+LETTERS_AN_INCH = 13  # of the heading's size
+
+Geometry = Mapping[str, Any]
+
+
+def plot_geometry(geometry: Geometry, out_dir: str | Path) -> list[Path]:
+    """Draw a geometry.json.
+
+    `singular_values`: a column a form (raw, centred, row-normalised), a row a side, a line a run; dashed, the same of
+    shuffled pairs. `embedding_map_enc` and, where a run has a prediction, `embedding_map_pred`: a column a run, above
+    by PCA on the same axes for all runs, below by t-SNE. A run without prediction has Enc(Text) in its place.
+
+    Returns:
+        The files written, each as SVG and PNG.
+    """
+    sides = ["enc", *(["pred"] if any("pred" in run["sides"] for run in geometry["runs"].values()) else [])]
+    with mpl.rc_context(STYLE):
+        figures = {"singular_values": _spectra_figure(geometry, sides)}
+        figures |= {f"embedding_map_{side}": _map_figure(geometry, side) for side in sides}
+    return [path for name, figure in figures.items() for path in _save(figure, Path(out_dir), name)]
+
+
+def _found(run: Mapping[str, Any], side: str) -> Mapping[str, Any]:
+    return run["sides"].get(side, run["sides"]["enc"])
+
+
+def _head(figure: Figure, text: str) -> None:
+    """Write what is shown, and over which pairs, on top; the name of a file is text, whatever is in it."""
+    lines = textwrap.fill(text.replace("$", r"\$"), int(figure.get_figwidth() * LETTERS_AN_INCH))
+    figure.suptitle(lines, x=0.008, ha="left", fontsize=9, color=INK)
+
+
+# ---- singular values ----
+
+
+def _spectra_figure(geometry: Geometry, sides: Sequence[str]) -> Figure:
+    names = list(geometry["runs"])
+    figure = Figure(figsize=(9.6, 2.75 * len(sides) + 1.0), layout="constrained")
+    axes = figure.subplots(len(sides), len(FORM_TITLES), squeeze=False, sharex=True, sharey="col")
+    for line, side in zip(axes, sides, strict=True):
+        for axis, form in zip(line, FORM_TITLES, strict=True):
+            for name in names:
+                _draw_spectrum(axis, _found(geometry["runs"][name], side)["spectra"][form], _look(name, names))
+            if side == sides[0]:
+                axis.set_title(FORM_TITLES[form].capitalize())
+            axis.set_yscale("log")
+            axis.yaxis.set_minor_formatter(NullFormatter())
+            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axis.margins(x=0.02)
+        line[0].set_ylabel(f"singular value of\n{DIFFERENCES[side]}")
+    for axis in axes[-1]:
+        axis.set_xlabel("rank of the singular value")
+    keys = [Line2D([], [], color=_look(name, names)["color"], linewidth=2, label=_shortened(name)) for name in names]
+    keys += [
+        Line2D([], [], color=FAINT, linewidth=1.8, label="matching pairs"),
+        Line2D([], [], color=FAINT, linewidth=1.2, linestyle=(0, (3, 2)), label="shuffled pairs"),
+    ]
+    figure.legend(handles=keys, loc="outside lower left", ncols=min(len(keys), 4), handlelength=2.4)
+    _head(figure, f"A \N{MINUS SIGN} B over {describe_pairs(geometry)}")
+    return figure
+
+
+def _draw_spectrum(axis: Axes, spectrum: Mapping[str, Any], look: Mapping[str, Any]) -> None:
+    for key, dashes, width in (("shuffled_top", (0, (3, 2)), 1.1), ("top", "-", 1.8)):
+        values = np.array(spectrum[key])
+        values = np.where(values > 0, values, np.nan)  # a logarithm has no place for 0
+        axis.plot(np.arange(1, len(values) + 1), values, color=look["color"], linestyle=dashes, linewidth=width)
+
+
+# ---- maps ----
+
+
+def _map_figure(geometry: Geometry, side: str) -> Figure:
+    runs = geometry["runs"]
+    columns = min(len(runs), MAPS_TO_A_ROW)
+    blocks = math.ceil(len(runs) / columns)
+    figure = Figure(figsize=(max(2.7 * columns, 5.4) + 0.4, 5.9 * blocks + 0.9), layout="constrained")
+    axes = figure.subplots(2 * blocks, columns, squeeze=False)
+    reach = 1.06 * max(_reach(_found(run, side)["embedding_map"]) for run in runs.values()) or 1.0
+    for axis in axes.ravel():
+        axis.set_visible(False)
+    for number, (name, run) in enumerate(runs.items()):
+        block, column = divmod(number, columns)
+        found = _found(run, side)
+        flat, curved = axes[2 * block, column], axes[2 * block + 1, column]
+        _draw_pca(flat, found, reach, first=column == 0)
+        flat.set_title(f"{_shortened(name, 24)}\n", fontsize=10)
+        has_own = side == "enc" or "pred" in run["sides"]
+        flat.text(0, 1.02, _caption(found, has_own), transform=flat.transAxes, fontsize=8, color=INK, va="bottom")
+        _draw_tsne(curved, found, first=column == 0)
+    keys = [
+        Line2D([], [], linestyle="", color=look["color"], marker=look["marker"], markersize=5, label=label)
+        for look, label in zip(VIEW_LOOKS.values(), _labels(side), strict=True)
+    ]
+    keys.append(Line2D([], [], color=FAINT, linewidth=0.8, label=f"a matching pair (the first {LINKED_PAIRS})"))
+    figure.legend(handles=keys, loc="outside lower left", ncols=len(keys), handletextpad=0.4)
+    shown = len(geometry["mapped_pairs"])
+    _head(figure, f"{TITLES[side]}: {shown} of {describe_pairs(geometry)}")
+    return figure
+
+
+def _labels(side: str) -> tuple[str, str]:
+    return ("Enc(Text)", "Enc(Code)") if side == "enc" else ("text side", "code side")
+
+
+def _caption(found: Mapping[str, Any], has_own: bool) -> str:
+    said = f"gap {found['monitors']['gap']:.2f}, retrieval@1 {found['retrieval']['recall@1']:.0%}"
+    if found["looks_collapsed"]:
+        return f"{said}, collapsed"
+    return said if has_own else f"{said}, no [PRED]"
+
+
+def _reach(places: Mapping[str, Any]) -> float:
+    return float(np.abs([*places["pca_text"], *places["pca_code"]]).max())
+
+
+def _draw_pca(axis: Axes, found: Mapping[str, Any], reach: float, *, first: bool) -> None:
+    axis.set_visible(True)
+    places = found["embedding_map"]
+    _draw_points(axis, places["pca_text"], places["pca_code"])
+    axis.set_xlim(-reach, reach)
+    axis.set_ylim(-reach, reach)
+    axis.set_aspect("equal")
+    axis.xaxis.set_major_locator(MaxNLocator(4, symmetric=True))
+    axis.yaxis.set_major_locator(MaxNLocator(4, symmetric=True))
+    shares = places["pca_explained"]
+    axis.set_xlabel("no spread" if shares is None else f"PC 1 and 2: {sum(shares):.0%} of the variance", fontsize=8)
+    if first:
+        axis.set_ylabel("PCA, all runs to one scale")
+    else:
+        axis.tick_params(labelleft=False)
+
+
+def _draw_tsne(axis: Axes, found: Mapping[str, Any], *, first: bool) -> None:
+    axis.set_visible(True)
+    places = found["embedding_map"]
+    axis.grid(visible=False)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_box_aspect(1)
+    if first:
+        axis.set_ylabel("t-SNE, no scale")
+    if places["tsne_text"] is None:
+        axis.text(0.5, 0.5, "all points are the same", transform=axis.transAxes, ha="center", color=INK)
+        return
+    _draw_points(axis, places["tsne_text"], places["tsne_code"])
+
+
+def _draw_points(axis: Axes, text: Sequence[Sequence[float]], code: Sequence[Sequence[float]]) -> None:
+    a, b = np.array(text), np.array(code)
+    links = np.stack([a[:LINKED_PAIRS], b[:LINKED_PAIRS]], axis=1)  # (pairs, 2 ends, 2)
+    axis.add_collection(LineCollection(list(links), colors=FAINT, linewidths=0.6, alpha=0.7, zorder=1), autolim=False)
+    for points, look in zip((a, b), VIEW_LOOKS.values(), strict=True):
+        axis.scatter(*points.T, **look, alpha=0.6, linewidths=0, zorder=2)
