@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection
+from pathlib import Path
 
 from llm_jepa.errors import ConfigError
 
 from .regex_scorer import score_regex
+from .sql_scorer import SqlScorer
 from .text_scorers import score_any_of, score_exact, score_label, score_number, score_startswith
 from .verdict import GoldError, Scorer, Verdict
 
-__all__ = ["ALIASES", "SCORERS", "GoldError", "Scorer", "Verdict", "get_scorer"]
+__all__ = ["ALIASES", "NAMES", "SCORERS", "GoldError", "Scorer", "Verdict", "get_scorer"]
 
 SCORERS: dict[str, Scorer] = {
     "exact": score_exact,
@@ -28,16 +30,28 @@ SCORERS: dict[str, Scorer] = {
 ALIASES = {"exact_match": "exact", "starts_with": "startswith"}
 
 
-def get_scorer(name: str) -> Scorer:
-    """Return the scorer of that name: a key of `SCORERS` or of `ALIASES`.
+NAMES = (*SCORERS, "sql")
+
+
+def get_scorer(name: str, *, databases: str | Path | None = None) -> Scorer:
+    """Return the scorer of that name, one of `NAMES` or of `ALIASES`.
+
+    Args:
+        name: The name.
+        databases: For `sql`: the folder of the databases, or one file. Without it, each call names its file.
 
     Raises:
-        ConfigError: If no scorer has that name; the text gives the nearest one.
+        ConfigError: If no scorer has that name (the text gives the nearest one), or `databases` is not there or is
+            given to a scorer that reads none.
     """
-    scorer = SCORERS.get(ALIASES.get(name, name))
-    if scorer is not None:
-        return scorer
-    raise ConfigError(f"There is no scorer {name!r}; known: {', '.join(SCORERS)}.{nearest(name, [*SCORERS, *ALIASES])}")
+    name = ALIASES.get(name, name)
+    if name == "sql":
+        return SqlScorer(databases)
+    if name not in SCORERS:
+        raise ConfigError(f"There is no scorer {name!r}; known: {', '.join(NAMES)}.{nearest(name, [*NAMES, *ALIASES])}")
+    if databases is not None:
+        raise ConfigError(f"databases={str(databases)!r} is for the scorer sql; {name} reads none. Leave it out.")
+    return SCORERS[name]
 
 
 def nearest(name: str, known: Collection[str]) -> str:

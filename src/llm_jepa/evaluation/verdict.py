@@ -76,5 +76,8 @@ def checked_gold(gold: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Quote the beginning of a text with control characters escaped."""
-    return ascii(text[:MAX_QUOTED_CHARS]) + ("..." if len(text) > MAX_QUOTED_CHARS else "")
+    """Quote the beginning of a text with control characters and what is not ASCII escaped."""
+    num_shown = min(len(text), MAX_QUOTED_CHARS)
+    while len(ascii(text[:num_shown])) > 2 * MAX_QUOTED_CHARS:  # an escape can take ten characters
+        num_shown //= 2
+    return ascii(text[:num_shown]) + ("..." if len(text) > num_shown else "")
