@@ -237,6 +237,13 @@ def test_the_reason_names_a_line_that_tells_the_two_apart():
     assert score("(dog", "dog").reason == "no regex: a group is not closed, at character 4: '(dog'"
 
 
+def test_right_because_neither_matches_any_line_is_said():
+    """Of SYNTH's test golds 312 of 2,000 match none: whoever reads the score must be able to count them."""
+    verdict = get_scorer("regex")("a&b", "[0-9]&([a-z])")
+    assert verdict.correct and verdict.reason == "matches no line at all, as the gold regex does"
+    assert get_scorer("regex")("a|b", "[ab]").reason == "matches the same lines as the gold regex"
+
+
 @pytest.mark.parametrize("output", ["", " ", "\n"])
 def test_an_empty_output_is_wrong_even_where_the_gold_matches_the_empty_line(output: str):
     """`()` matches what an empty regex matches; a model that says nothing is not right for it."""
@@ -258,13 +265,13 @@ def test_the_golds_of_synth_are_all_decided_against_themselves_and_their_neighbo
         respelled = parse(f"~(~((?:{gold})))&.*")
         assert difference(parsed[number], respelled) is None
         neighbour = (number + 1) % len(golds)
-        start = time.perf_counter()
+        start = time.thread_time()
         try:
             found = difference(parsed[number], parsed[neighbour])
         except BudgetError:
             verdicts["unknown"] += 1
             continue
-        slowest = max(slowest, time.perf_counter() - start)
+        slowest = max(slowest, time.thread_time() - start)
         verdicts["different" if found else "equal"] += 1
         if number % 16 == 0:
             line = found.line if found else rng.choice(lines_of_synth)

@@ -201,7 +201,7 @@ class _Parser:
         elif char == "~":
             group.negations += 1
             self.can_repeat = False
-        elif char in "*+?" or (char == "{" and self._at_count()):
+        elif char in "*+?{":
             self._quantify(char)
         elif char == "[":
             self._push_set(self._read_set())
@@ -275,29 +275,40 @@ class _Parser:
 
     # ---- repeats ----
 
-    def _at_count(self) -> bool:
-        """Whether a count follows the '{' that was just read; any other '{' stands for itself, as in `re`."""
-        end = self.text.find("}", self.place)
-        first, comma, last = self.text[self.place : max(end, self.place)].partition(",")
-        return end >= 0 and all(not part or _is_digits(part) for part in (first, last)) and bool(first or comma)
-
     def _quantify(self, char: str) -> None:
-        if not self.can_repeat:
-            self._fail("nothing to repeat stands before a repeat")
         fewest, most = {"*": (0, None), "+": (1, None), "?": (0, 1)}.get(char, (0, None))
         if char == "{":
-            end = self.text.find("}", self.place)
-            first, comma, last = self.text[self.place : end].partition(",")
-            self.place = end + 1
-            fewest = self._count(first) if first else 0
-            most = (self._count(last) if last else None) if comma else fewest
-            if most is not None and most < fewest:
-                self._fail("a repeat asks for more rounds at least than at most")
+            counts = self._read_counts()
+            if counts is None:  # any other '{' stands for itself, as in `re`
+                self._push_set(((ord(char), ord(char)),))
+                return
+            fewest, most = counts
+        if not self.can_repeat:
+            self._fail("nothing to repeat stands before a repeat")
+        if most is not None and most < fewest:
+            self._fail("a repeat asks for more rounds at least than at most")
         if self._take("+"):
             raise UndecidableError("it has a possessive repeat")
         self._take("?")  # a lazy repeat matches the same lines
         self.regex.steps.append(partial(_repeat, fewest, most))
         self.can_repeat = False
+
+    def _read_counts(self) -> tuple[int, int | None] | None:
+        """Read `2}`, `2,}`, `,3}` or `2,3}`; return None, and read nothing, where none of them stands."""
+        start = self.place
+        first = self._read_digits()
+        has_comma = self._take(",")
+        last = self._read_digits() if has_comma else first
+        if not self._take("}") or not (first or has_comma):
+            self.place = start
+            return None
+        return self._count(first or "0"), self._count(last) if last else None
+
+    def _read_digits(self) -> str:
+        start = self.place
+        while self.place < len(self.text) and self.text[self.place] in "0123456789":
+            self.place += 1
+        return self.text[start : self.place]
 
     def _count(self, digits: str) -> int:
         if len(digits.lstrip("0")) > len(str(MAX_COUNT)) or int(digits[-len(str(MAX_COUNT)) :]) > MAX_COUNT:
@@ -373,10 +384,6 @@ class _Parser:
         return ((code, code),), False
 
 
-def _is_digits(text: str) -> bool:
-    return text.isascii() and text.isdigit()
-
-
 def parse(text: str) -> Regex:
     """Read a regex of NL-RX's notation.
 
@@ -413,12 +420,12 @@ def difference(left: Regex, right: Regex, *, deadline: float | None = None) -> D
     Args:
         left: A regex.
         right: Another.
-        deadline: When to give up, in `time.perf_counter()` seconds; by default after `automata.MAX_SECONDS`.
+        deadline: When to give up, in `time.thread_time()` seconds; by default after `automata.MAX_SECONDS`.
 
     Raises:
         BudgetError: If that, or the number of states, was not enough.
     """
-    deadline = time.perf_counter() + automata.MAX_SECONDS if deadline is None else deadline
+    deadline = time.thread_time() + automata.MAX_SECONDS if deadline is None else deadline
     automaton, nodes = build(left, right, deadline=deadline)
     return automaton.difference(*nodes)
 
@@ -428,6 +435,6 @@ def matches(regex: Regex, line: str) -> bool:
     singles: list[Ranges] = [((ord(char), ord(char)),) for char in line]
     assert "\n" not in line
     alphabet = Alphabet([*regex.sets, *singles], WORD)
-    automaton = Automaton(alphabet, time.perf_counter() + automata.MAX_SECONDS)
+    automaton = Automaton(alphabet, time.thread_time() + automata.MAX_SECONDS)
     classes = [alphabet.bits(single).bit_length() - 1 for single in singles]
     return automaton.accepts(regex.build(automaton), classes)

@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -20,8 +21,9 @@ from llm_jepa.errors import ConfigError
 from . import sql_worker
 from .verdict import EMPTY, GoldError, Verdict, checked_gold, quoted, undecided
 
-# Beyond the worker's own limit of time, for what is stuck within one step of SQLite's machine; ours.
-GRACE_S = 0.1
+# The worker ends itself by its own limits; this one is for a child that does nothing at all. Ours.
+WAIT_S = 20.0
+TIMER_SIGNAL = getattr(signal, "SIGPROF", None)
 START_S = 30.0  # a Python process starts in 20 ms; a machine may be busy
 
 MAX_REASON_CHARS = 200
@@ -31,7 +33,11 @@ SUFFIXES = (".sqlite", ".db", ".sqlite3")
 
 
 class WorkerDiedError(Exception):
-    """The process that ran the SQL is gone."""
+    """The process that ran the SQL is gone; its exit code, if it has one."""
+
+    def __init__(self, code: int | None) -> None:
+        super().__init__(f"the process that ran the SQL died (exit code {code})")
+        self.was_too_slow = TIMER_SIGNAL is not None and code == -TIMER_SIGNAL
 
 
 class SqlWorker:
@@ -63,19 +69,22 @@ class SqlWorker:
             raise self._died() from None
 
     def read(self, timeout_s: float) -> dict[str, Any] | None:
-        """Return the next answer; None if it does not come in time: then the child is ended.
+        """Return the next answer; None if it does not come in time, for which the child has been ended.
 
         Raises:
-            WorkerDiedError: If the child died.
+            WorkerDiedError: If the child died otherwise.
         """
         try:
             line = self._lines.get(timeout=timeout_s)
         except queue.Empty:
             self.close()
             return None
-        if not line:
-            raise self._died()
-        return json.loads(line)
+        if line:
+            return json.loads(line)
+        death = self._died()
+        if death.was_too_slow:
+            return None
+        raise death
 
     def close(self) -> None:
         """End the child; the next request starts another."""
@@ -89,7 +98,7 @@ class SqlWorker:
             self._process.wait(1)
         code = self._process.poll()
         self.close()
-        return WorkerDiedError(f"the process that ran the SQL died (exit code {code})")
+        return WorkerDiedError(code)
 
     def _start(self) -> None:
         self.close()
@@ -107,7 +116,7 @@ class SqlWorker:
         threading.Thread(target=_forward, args=(self._process.stdout, self._lines), daemon=True).start()
         self._stop = weakref.finalize(self, _end, self._process)
         if self.read(START_S) is None:
-            raise WorkerDiedError(f"the process that runs the SQL was not ready after {START_S:.0f} s")
+            raise WorkerDiedError(None)
 
 
 def _forward(lines: Iterator[str], to: queue.Queue[str]) -> None:
@@ -189,15 +198,14 @@ class SqlScorer:
             "correct": False,
             "reason": f"it was stopped after {sql_worker.MAX_SECONDS} s",
         }
-        timeout_s = sql_worker.MAX_SECONDS + GRACE_S
         self.worker.ask(request)
-        answer = self.worker.read(timeout_s) or too_late
+        answer = self.worker.read(WAIT_S) or too_late
         if not answer["ok"]:
             raise GoldError(
                 f"The gold query {quoted(request['gold'])} cannot be used: "
                 f"{ascii(answer['reason'])[1:-1][:MAX_REASON_CHARS]}."
             )
-        answer = self.worker.read(timeout_s) or too_late
+        answer = self.worker.read(WAIT_S) or too_late
         # SQLite's messages hold the token at fault, which may be the whole output.
         return Verdict(answer["correct"], ascii(answer["reason"])[1:-1][:MAX_REASON_CHARS])
 
