@@ -364,12 +364,21 @@ def test_train_evaluate_generate_retrieve(run, call):
     said = call("evaluate", run, "--data", data, "--predictions", run.parent / "new" / "predictions.jsonl")
     assert said.last["num_rows"] == 8 and 0 <= said.last["exact_match"] <= 1
     assert len((run.parent / "new" / "predictions.jsonl").read_text().splitlines()) == 8
+    said = call("evaluate", run, "--data", data, "--scorer", "regex", "--scorer", "label")
+    assert said.last["num_unknown"] == {"regex": 0, "label": 0} and 0 <= said.last["regex"] <= 1
+    assert "\nregex " in said.out
     said = call("generate", run, "lines with the number 12")
     assert said.last["text"] == "lines with the number 12" and isinstance(said.last["output"], str)
     for extra in ((), ("--data", data)):
         said = call("retrieve", run, "lines with the number 12", "--num", 3, *extra)
         assert said.code == 0 and len(said.last["found"]) == 3
         assert len(said.out.splitlines()) == 4
+
+
+def test_a_scorer_that_there_is_not_is_refused_with_the_nearest(run, refused):
+    data = run.parent / "test.jsonl"
+    assert "Did you mean 'regex'?" in refused("evaluate", run, "--data", data, "--scorer", "regexp")
+    assert "Set both databases and sql" in refused("evaluate", run, "--data", data, "--scorer", "sql")
 
 
 def test_train_takes_one_arm_and_one_seed_of_an_experiment(experiment, call, tmp_path):

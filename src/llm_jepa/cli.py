@@ -26,6 +26,7 @@ from llm_jepa.errors import CheckFailedError, ConfigError, LLMJEPAError
 from llm_jepa.processes import end_with_parent, is_main, join, leave, num_launched, on_main, rank, told
 
 if TYPE_CHECKING:
+    from llm_jepa.evaluation.evaluate import EvaluationConfig
     from llm_jepa.experiments.settings import RunConfig
 
 WIDTH = 80
@@ -179,7 +180,9 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
     folder = arguments.out or Path("runs") / f"{name}-s{seed}"
     report = train_run(run, seed, folder, progress=sys.stderr.isatty())
     shown: dict[str, Any] = {
-        key: report[key] for key in ("exact_match", "starts_with", "num_rows", "num_steps") if key in report
+        key: report[key]
+        for key in dict.fromkeys(("exact_match", "starts_with", run.evaluation.metric, "num_rows", "num_steps"))
+        if key in report
     }
     return {"run_dir": str(folder), "seed": seed, **shown, "alarm": report["alarm"]}
 
@@ -221,17 +224,31 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     run = load_run(arguments.run)
     if arguments.predictions:  # before the work, so that a wrong path costs nothing
         arguments.predictions.parent.mkdir(parents=True, exist_ok=True)
+    settings = _evaluation_settings(arguments, run.evaluation)
     metrics, records = evaluate(
-        run.jepa, run.encoder, run.rows(arguments.data), run.evaluation, progress=sys.stderr.isatty() and is_main()
+        run.jepa, run.encoder, run.rows(arguments.data), settings, progress=sys.stderr.isatty() and is_main()
     )
     if arguments.predictions:
         on_main(write_json_lines, arguments.predictions, records)
     retrieval = metrics["retrieval"]
     print(f"{metrics['num_rows']:,} rows of {arguments.data}")
     print(f"exact match {metrics['exact_match']:.1%} | starts with {metrics['starts_with']:.1%}")
+    for name in (name for name in settings.reported if name not in ("exact_match", "starts_with")):
+        unknown, errors = metrics["num_unknown"][name], metrics["num_gold_errors"][name]
+        print(f"{name} {metrics[name]:.1%} | unknown {unknown:,} | gold answers that cannot be used {errors:,}")
     print(f"retrieval among {retrieval['num_candidates']:,.0f} codes: recall@1 {retrieval['recall@1']:.1%} | ", end="")
     print(f"recall@10 {retrieval['recall@10']:.1%} | mrr {retrieval['mrr']:.3f}")
     return {"run_dir": str(arguments.run), "data": arguments.data, **metrics}
+
+
+def _evaluation_settings(arguments: argparse.Namespace, own: EvaluationConfig) -> EvaluationConfig:
+    """Return a run's settings with the scorers that the call adds."""
+    from dataclasses import replace
+
+    try:
+        return replace(own, scorers=[*own.scorers, *arguments.scorer], databases=arguments.databases or own.databases)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _generate(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -495,6 +512,14 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
     evaluate.add_argument("--data", required=True, metavar="FILE", help="rows to score on")
     evaluate.add_argument("--predictions", type=Path, metavar="FILE", help="write every answer there")
+    evaluate.add_argument(
+        "--scorer",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="score by this too (docs/scorers.md); may be repeated",
+    )
+    evaluate.add_argument("--databases", metavar="DIR", help="SQLite files for the scorer sql")
 
     generate = _add(commands, "generate", _generate, "answer one text")
     generate.add_argument("run", type=Path, metavar="RUN", help="folder of the run")

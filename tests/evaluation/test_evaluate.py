@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 
 import pytest
 import torch
 
 from llm_jepa.data.formats import Example
+from llm_jepa.errors import DataError
+from llm_jepa.evaluation import automata
 from llm_jepa.evaluation.evaluate import EvaluationConfig, answer, evaluate, score_retrieval
 from llm_jepa.files import write_json_lines
 from llm_jepa.objective import LLMJEPA
@@ -126,6 +129,10 @@ def test_no_rows_give_no_division_by_zero(learned):
     ("changes", "message"),
     [
         ({"metric": "exact"}, "metric='exact' is not one of: exact_match, starts_with"),
+        ({"metric": "regexp"}, "metric='regexp' is not one of: .* Did you mean 'regex'?"),
+        ({"scorers": ["number", "lable"]}, "scorers=.*'lable'.* is not one of: .* Did you mean 'label'?"),
+        ({"metric": "sql"}, "databases=None is missing; the scorer sql alone reads"),
+        ({"databases": "spider"}, "databases='spider' names files that the scorer sql alone reads"),
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
         ({"generation_batch_size": 0}, "generation_batch_size"),
         ({"validation_generations": -1}, "validation_generations"),
@@ -134,3 +141,76 @@ def test_no_rows_give_no_division_by_zero(learned):
 def test_a_setting_out_of_range_names_its_field(changes, message):
     with pytest.raises(ValueError, match=message):
         EvaluationConfig(**changes)
+
+
+def test_scorers_that_are_asked_for_are_reported_beside_the_two_that_always_are(learned, some_rows):
+    """A bool a scorer in each record, its share and its unknowns in the metrics; the metric gives the reason."""
+    rows = some_rows(
+        {"text": "lines with a dog", "code": ".*(d)(o)g.*"},
+        {"text": "lines with a number", "code": ".*[1-9].*"},
+        {"text": "empty lines", "code": "()"},
+    )
+    config = EvaluationConfig(metric="regex", scorers=["label", "regex"], max_new_tokens=24)
+    metrics, records = evaluate(learned.jepa, learned.encoder, rows, config)
+    assert [row["regex"] for row in records] == [True, False, True]
+    assert metrics["regex"] == pytest.approx(2 / 3) and metrics["exact_match"] == 0.0
+    assert records[0]["reason"] == records[0]["reasons"]["regex"] == "matches the same lines as the gold regex"
+    assert set(records[0]["reasons"]) == {"regex", "label"}
+    assert metrics["num_unknown"] == {"regex": 0, "label": 0}
+
+
+def test_unknown_is_null_in_the_record_counted_apart_and_never_right(learned, some_rows, monkeypatch):
+    """Where the limits do not suffice, the row counts as not right, and everybody can see that it was not decided."""
+    monkeypatch.setattr(automata, "MAX_STATES", 1)
+    rows = some_rows({"text": "lines with a dog", "code": ".*dog.*|q"}, {"text": "lines with a number", "code": "x"})
+    config = EvaluationConfig(scorers=["regex"], max_new_tokens=24)
+    metrics, records = evaluate(learned.jepa, learned.encoder, rows, config)
+    assert records[0]["regex"] is None and records[0]["reasons"]["regex"] == "not decided: more than 1 states"
+    assert metrics["regex"] == 0.0 and metrics["num_unknown"]["regex"] >= 1
+    assert json.loads(json.dumps(records))[0]["regex"] is None
+
+
+def test_a_gold_answer_that_cannot_be_used_is_an_error_of_its_row_and_the_others_are_scored(learned, some_rows, caplog):
+    """It is named with file and line, and counted; where no row has one that can be used, the work stops."""
+    rows = some_rows({"text": "lines with a dog", "code": ".*dog.*"}, {"text": "lines with a number", "code": "(["})
+    config = EvaluationConfig(scorers=["regex"], max_new_tokens=24)
+    with caplog.at_level("WARNING"):
+        metrics, records = evaluate(learned.jepa, learned.encoder, rows, config)
+    assert [record["regex"] for record in records] == [True, None]
+    assert records[1]["reasons"]["regex"].startswith("error: The gold regex '([' cannot be used")
+    assert metrics["regex"] == 0.5
+    assert (metrics["num_unknown"], metrics["num_gold_errors"]) == ({"regex": 0}, {"regex": 1})
+    assert "other.jsonl:2: The gold regex" in caplog.text
+    with pytest.raises(DataError, match=r"regex can use no gold answer of 1 rows. .*other.jsonl:1: "):
+        evaluate(learned.jepa, learned.encoder, some_rows({"text": "lines with a dog", "code": "(["}), config)
+
+
+def test_sql_is_scored_on_the_database_that_the_row_names(learned, some_rows, tmp_path):
+    """The column `database` reaches the scorer; the child is gone afterwards."""
+    with sqlite3.connect(tmp_path / "shop.sqlite") as connection:
+        connection.execute("CREATE TABLE dogs (name TEXT)")
+    rows = some_rows(
+        {"text": "lines with a dog", "code": "SELECT name FROM dogs", "database": "shop"},
+        {"text": "lines with a number", "code": "SELECT name FROM dogs", "db_id": "nowhere"},
+    )
+    config = EvaluationConfig(metric="sql", databases=str(tmp_path), max_new_tokens=24)
+    metrics, records = evaluate(learned.jepa, learned.encoder, rows, config)
+    assert records[0]["sql"] is False and "SQLite says" in records[0]["reason"]  # it answers `.*dog.*`
+    assert records[1]["sql"] is None and "no nowhere.sqlite" in records[1]["reason"]
+    assert metrics["num_gold_errors"] == {"sql": 1}
+
+
+def test_answers_of_a_row_are_any_of_them(learned, some_rows):
+    """The column `answers` goes before the code, which a row can have one of only."""
+    rows = some_rows({"text": "lines with a dog", "code": "cat", "answers": ["cat", "dog"]})
+    metrics, _ = evaluate(learned.jepa, learned.encoder, rows, EvaluationConfig(metric="any_of", max_new_tokens=24))
+    assert metrics["any_of"] == 1.0 and metrics["exact_match"] == 0.0
+
+
+def test_columns_for_scorers_change_nothing_that_is_trained_on(some_rows):
+    """The rows' hash, which a resume compares, is the same with them and without."""
+    row = {"text": "lines with a dog", "code": ".*dog.*"}
+    extra = {"database": "x", "choices": ["a", "b"], "answer": 1, "answers": ["q"]}
+    plain, more = some_rows(row), some_rows(row | extra)
+    assert more.examples[0].scoring == extra and plain.examples[0].scoring is None
+    assert plain.pairs == more.pairs

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from decimal import Decimal
+from pathlib import Path
+
 import pytest
 
 from llm_jepa.errors import ConfigError
-from llm_jepa.evaluation.scorers import Verdict, get_scorer
+from llm_jepa.evaluation.scorers import GoldError, Verdict, get_scorer
+from llm_jepa.evaluation.text_scorers import normalised_words, number_after_marker
 
-HOSTILE = ["1,000", "1e400", "٣", "nan", "9" * 5000, "\x00", "\u200b", "\ud800", "(" * 10_000, "é", "None", "True"]
+GSM8K = Path(__file__).parents[2].parent / "shared" / "data" / "gsm8k_200.jsonl"
+NAMES = ["exact", "startswith", "regex", "number", "any_of", "label"]
+
+HOSTILE = ["1,00", "1e400", "٣", "nan", "9" * 5000, "\x00", "\u200b", "\ud800", "(" * 10_000, "é", "None", "True"]
 
 
 def test_exact_is_equality_up_to_white_space_around():
@@ -27,18 +35,18 @@ def test_startswith_is_right_when_the_gold_text_comes_first():
     assert not startswith("(dog)", "(dog)*").correct
 
 
-@pytest.mark.parametrize("name", ["exact", "startswith"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("output", ["", " ", "\n\t", "\u00a0"])
 def test_an_empty_answer_is_never_correct(name: str, output: str):
     """An empty output is wrong and is said to be empty."""
     assert get_scorer(name)(output, "a") == Verdict(False, "the output is empty")
 
 
-@pytest.mark.parametrize("name", ["exact", "startswith"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("output", HOSTILE)
 def test_odd_outputs_are_wrong_and_never_raise(name: str, output: str):
     """Huge, binary and number-like outputs are compared as text; reasons stay short and printable."""
-    verdict = get_scorer(name)(output, "1000")
+    verdict = get_scorer(name)(output, "#### 1000" if name == "number" else "1000")
     assert not verdict.correct
     assert len(verdict.reason) < 300
     assert verdict.reason.isascii() and verdict.reason.isprintable()
@@ -53,7 +61,7 @@ def test_odd_texts_are_right_when_the_gold_text_is_the_same(output: str):
 @pytest.mark.parametrize("gold", ["", "   "])
 def test_an_empty_gold_text_is_an_error_not_a_free_point(gold: str):
     """Every text starts with the empty one, so a blank gold would make all outputs right."""
-    for name in ("exact", "startswith"):
+    for name in NAMES:
         with pytest.raises(ValueError, match="gold text is empty"):
             get_scorer(name)("anything", gold)
 
@@ -83,3 +91,155 @@ def test_an_unknown_scorer_is_refused_with_the_nearest_name():
         get_scorer("exat")
     with pytest.raises(ConfigError, match="known: exact, startswith"):
         get_scorer("bleu")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("so 9 * 2 = 18\n#### 18", "18"),
+        ("####18", "18"),
+        ("#### 1,000", "1000"),
+        ("#### 1,234,567.50", "1234567.5"),
+        ("#### -3", "-3"),
+        ("#### +3", "3"),
+        ("#### \u22123", "-3"),
+        ("#### $18.00.", "18"),
+        ("#### -$5", "-5"),
+        ("#### .5", "0.5"),
+        ("#### 0007", "7"),
+        ("#### 18 dollars a day", "18"),
+        ("#### 50%", "50"),
+        ("#### 18\n\n#### 19", "18"),
+        ("#### " + "9" * 5000, "9" * 5000),
+    ],
+)
+def test_the_number_after_the_marker_is_read_as_people_write_it(text: str, number: str):
+    """Signs, thousands separators, decimals, currency before and words after; as many digits as one likes."""
+    assert number_after_marker(text) == Decimal(number)
+    assert get_scorer("number")(f"let me see. {text}", f"#### {number}").correct
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "18",
+            "# 18",
+            "####",
+            "#### ",
+            "#### eighteen",
+            "#### nan",
+            "#### inf",
+            "#### \u0663",
+            "#### 1e400",
+            "#### 1e3",
+        ),
+        *("#### 0x10", "#### 1,00", "#### 1 000", "#### 1.2.3", "#### 3/4", "#### 5*2", "#### 3 - 3 = 0", "#### 3rd"),
+        *("#### --1", "#### 1_000", "#### 1\u0663", "#### 10^400", "#### 12:30", "#### 3-5", "#### 1'000", "#### ,5"),
+        "#### $",
+    ],
+)
+def test_what_is_no_number_is_never_a_match_not_even_with_itself(text: str):
+    """Two texts without a number are not equal numbers; of `1e400` no part is taken for a number."""
+    assert number_after_marker(text) is None
+    score = get_scorer("number")
+    assert not score(text, text).correct and not score(text, text).decided
+    assert not any(score(text, f"#### {number}").correct for number in (1, 3, 5, 10, 18, 1000, "1" + "0" * 400))
+    assert score(text, "#### 7").decided
+
+
+def test_numbers_differ_by_their_last_digit():
+    """Not by what fits into a float."""
+    score = get_scorer("number")
+    assert not score("#### 10000000000000000000001", "#### 10000000000000000000000").correct
+    assert not score("#### 0.1", "#### 0.10000000000000001").correct
+    assert score("#### 17", "#### 18").reason == "the number is '17' instead of '18'"
+    assert not score("#### 18" + " and so on" * 20_000, "#### 18").correct  # an answer that never ends
+
+
+@pytest.mark.skipif(not GSM8K.exists(), reason="the GSM8K sample is not here")
+def test_the_answers_of_gsm8k_all_have_a_number_and_match_themselves_alone():
+    """200 answers; each is right for itself, and for the next one where the two numbers are the same."""
+    golds = [json.loads(line)["messages"][-1]["content"] for line in GSM8K.read_text(encoding="utf-8").splitlines()]
+    numbers = [gold.rpartition("####")[2].strip().replace(",", "") for gold in golds]
+    score = get_scorer("number")
+    for place in range(len(golds)):
+        assert score(golds[place], golds[place]).correct
+        same = float(numbers[place]) == float(numbers[place - 1])
+        assert score(golds[place], golds[place - 1]).correct is same
+
+
+@pytest.mark.parametrize(
+    ("output", "gold", "correct"),
+    [
+        ("It was Paris, of course.", '["Paris", "City of Light"]', True),
+        ("the city of light", ["Paris", "City of Light"], True),
+        ("Beatles", ["The Beatles"], True),
+        ("in the U.S. Senate", ["US"], True),
+        ("about 1,000 men", ["1000"], True),
+        ("CAF\u00c9", ["cafe\u0301"], True),
+        ("\u6771\u4eac\u3067\u3059", ["\u6771\u4eac"], True),
+        ("The", ["The"], True),
+        ("Paris", "Paris", True),  # a text that is no list is one answer
+        ("14", "14", True),
+        ("Parisian", ["Paris"], False),
+        ("in 1914", ["14"], False),
+        ("-5 degrees", ["5"], False),
+        ("3.5", ["5"], False),
+        ("Par", ["Paris"], False),  # the published code takes this for right
+        ("e", ["Paris"], False),
+        ("...", ["Paris"], False),
+        ("\u200b", ["Paris"], False),
+        ("none of them", ["no"], False),
+        ("x" * 100_001 + " Paris", ["Paris"], False),
+    ],
+)
+def test_any_of_is_right_when_an_answer_stands_in_the_output(output: str, gold: object, correct: bool):
+    """In that direction, as whole words, whatever the case, the articles and the punctuation."""
+    assert get_scorer("any_of")(output, gold).correct is correct
+
+
+@pytest.mark.parametrize(
+    "gold", ["[]", "[", '["a"', "[1]", '[""]', '["..."]', '["a", " "]', [], [None], {"a": 1}, 7, "[" * 9999]
+)
+def test_any_of_needs_answers_with_words_in_them(gold: object):
+    """An answer without a word would stand in every output."""
+    with pytest.raises(GoldError):
+        get_scorer("any_of")("anything ... a", gold)
+
+
+@pytest.mark.parametrize(
+    ("output", "gold", "correct"),
+    [
+        ("Good", "good", True),
+        (" good. The film", "Good", True),
+        ("**Good**", "good", True),
+        ("Very good!", "very good", True),
+        ("A. Because", "A", True),
+        ("Not good", "good", False),
+        ("goodish", "good", False),
+        ("good", "very good", False),
+        ("bad", "good", False),
+        ("!!!", "good", False),
+    ],
+)
+def test_a_label_is_the_first_words_of_the_output(output: str, gold: str, correct: bool):
+    assert get_scorer("label")(output, gold).correct is correct
+
+
+def test_a_label_without_a_word_is_refused():
+    with pytest.raises(GoldError, match="no word in it"):
+        get_scorer("label")("...", "...")
+
+
+def test_words_keep_what_belongs_to_a_number_and_lose_what_is_decoration():
+    """The signs that decide whether two answers are one."""
+    assert normalised_words("end.Next -- well-known \u00abno\u00bb 0.5 .5 1990-1995 dogs' \u2460") == [
+        *("end", "next", "well", "known", "no", "0.5", ".5", "1990", "1995", "dogs", "1")
+    ]
+
+
+def test_a_verdict_that_is_not_decided_is_never_correct():
+    """It cannot even be made."""
+    with pytest.raises(AssertionError):
+        Verdict(True, "who knows", decided=False)

@@ -25,6 +25,7 @@ from llm_jepa.errors import DataError
 logger = logging.getLogger(__name__)
 
 TEXT_VIEW, CODE_VIEW, USE_JEPA, GROUP = OWN_COLUMNS = ("text_view", "code_view", "use_jepa", "group")
+SCORING_COLUMNS = ("database", "db_id", "choices", "answer", "answers")  # read by scorers alone, docs/scorers.md
 ROLES = ("system", "user", "assistant")
 FORMS_TEXT = "messages; or prompt and completion; or text and code; or text alone"
 _LOCAL_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt", ".gz", ".zst", ".arrow")
@@ -45,6 +46,7 @@ class Example:
         code_view: What Enc(Code) is to encode where it is not `code`.
         use_jepa: Whether the row has a JEPA term; without, it trains cross-entropy alone.
         group: Name of the rows that belong together: no split parts them.
+        scoring: What the row has of `SCORING_COLUMNS`, as it stands there.
     """
 
     text: str
@@ -56,6 +58,7 @@ class Example:
     code_view: str | None = None
     use_jepa: bool = True
     group: str | None = None
+    scoring: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -261,6 +264,9 @@ def _with_own_columns(example: Example, row: dict[str, Any], form: RowForm) -> E
             _string(value, name)
         elif not isinstance(value, bool):
             raise RowError("type", f"{name} holds {describe_type(value)}, expected true or false.")
+    scoring = {name: row[name] for name in SCORING_COLUMNS if row.get(name) is not None and name not in form.columns}
+    if scoring:
+        own["scoring"] = scoring
     return replace(example, **own) if own else example
 
 

@@ -112,7 +112,7 @@ class PairEncoder:
         return Pair(text_ids=text_ids, bridge_ids=bridge_ids, code_ids=code_ids, source=example.source)
 
     def _encode_words(self, example: Example, words: str, view: str) -> list[int]:
-        ids = encode_text(self.tokenizer, words) if words.strip() else []
+        ids = self.encode_words(words)
         if not ids:
             raise _empty(example, view)
         return ids
@@ -153,6 +153,10 @@ class PairEncoder:
             return self._encode_one_text(example).text_ids
         text_ids, bridge_ids = self.encode_text_view(example)
         return text_ids + bridge_ids
+
+    def encode_words(self, words: str) -> list[int]:
+        """Return the ids of a text as those of an answer, without an end token; none for a blank text."""
+        return encode_text(self.tokenizer, words) if words.strip() else []
 
     def decode_code(self, ids: Sequence[int]) -> str:
         """Return the text of generated ids up to the first end token, which is not part of it."""

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from llm_jepa.data.formats import Example
 from llm_jepa.data.pairs import EncodedPairs, PairEncoder
+from llm_jepa.errors import DataError
 from llm_jepa.objective import LLMJEPA
 from llm_jepa.training.embedding import first_of_each, view_embeddings
 from llm_jepa.training.sharding import whole_at_root
 
+from .choices import ANSWER, choice_log_likelihoods, gold_choice, judge_choices, row_choices
 from .generation import generate_greedy
 from .retrieval import retrieval_metrics
-from .scorers import get_scorer
+from .scorers import ALIASES, NAMES, GoldError, Verdict, get_scorer, nearest
+
+logger = logging.getLogger(__name__)
+
+BY_LIKELIHOOD = ("choice", "choice_per_byte")
+ALWAYS = tuple(ALIASES)  # reported whatever is asked for: exact_match, starts_with
+SCORERS = (*ALWAYS, *(name for name in NAMES if name not in ALIASES.values()), *BY_LIKELIHOOD)
+_NUM_SHOWN = 3  # rows without a usable gold answer that are shown in the log; the rest are counted
 
 
 @dataclass
@@ -29,7 +38,10 @@ class EvaluationConfig:
 
     metric: str = field(
         default="exact_match",
-        metadata={"help": "What answers are scored by, and arms compared on: exact_match or starts_with."},
+        metadata={
+            "help": "What answers are scored by, and arms compared on: exact_match, starts_with, regex, sql, number, "
+            "any_of, label, choice or choice_per_byte (docs/scorers.md)."
+        },
     )
     max_new_tokens: int | None = field(
         default=None, metadata={"help": "Longest answer in tokens. Default: the longest training answer plus 16."}
@@ -38,17 +50,39 @@ class EvaluationConfig:
     validation_generations: int = field(
         default=100, metadata={"help": "Validation rows answered at each look during training; 0 for none."}
     )
+    scorers: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Other scorers to report beside `metric`; exact_match and starts_with always are."},
+    )
+    databases: str | None = field(
+        default=None,
+        metadata={
+            "help": "For the scorer sql: the folder of the SQLite files that rows name in their column `database` or "
+            "`db_id`, or one file for all rows."
+        },
+    )
 
     def __post_init__(self) -> None:
-        if self.metric not in SCORERS:
-            raise ValueError(f"metric={self.metric!r} is not one of: {', '.join(SCORERS)}.")
+        for key, names in (("metric", [self.metric]), ("scorers", self.scorers)):
+            for name in names:
+                if name not in SCORERS:
+                    known = f"{', '.join(SCORERS)}.{nearest(name, SCORERS)}"
+                    raise ValueError(f"{key}={getattr(self, key)!r} is not one of: {known}")
+        if ("sql" in self.reported) is not (self.databases is not None):
+            problem = "names files that" if self.databases is not None else "is missing;"
+            raise ValueError(
+                f"databases={self.databases!r} {problem} the scorer sql alone reads. Set both databases and sql "
+                f"(as metric or among scorers), or neither."
+            )
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1.")
         if self.generation_batch_size < 1 or self.validation_generations < 0:
             raise ValueError("generation_batch_size must be at least 1, validation_generations at least 0.")
 
-
-SCORERS = ("exact_match", "starts_with")  # both are always reported; `metric` says which one is compared
+    @property
+    def reported(self) -> tuple[str, ...]:
+        """The scorers that every row is judged by, each once."""
+        return tuple(dict.fromkeys((*ALWAYS, self.metric, *self.scorers)))
 
 
 def answer(
@@ -88,22 +122,138 @@ def gold_answers(encoder: PairEncoder, rows: EncodedPairs) -> list[str]:
 def score_generations(
     jepa: LLMJEPA, encoder: PairEncoder, rows: EncodedPairs, config: EvaluationConfig, **options: Any
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Answer each row and score it by every scorer.
+    """Answer each row and score it by every scorer of `config.reported`.
+
+    A row that a scorer could not decide, or whose gold answer cannot be used, is not right and is counted apart:
+    shares are of all rows, so they are lower bounds where `num_unknown` or `num_gold_errors` is not 0.
 
     Returns:
-        The metrics (shares of the rows, and counts of rows and of empty answers), and one record a row:
-        source, text, gold, output, a bool for each scorer, and why the first one said no.
+        The metrics (shares of the rows; counts of rows and of empty answers; `num_unknown` and `num_gold_errors` by
+        scorer), and one record a row: source, text, gold, output, for each scorer a bool, or None where it could not
+        tell, why `config.metric` said so, and `reasons` of the scorers that are not always reported.
+
+    Raises:
+        DataError: If no row at all has a gold answer that a scorer can use.
     """
     outputs = answer(jepa, encoder, rows.examples, config, **options)
+    golds = gold_answers(encoder, rows)
+    judged = {
+        name: score_choices(jepa, encoder, rows, golds, name, config)
+        if name in BY_LIKELIHOOD
+        else _score_texts(name, outputs, rows.examples, golds, config)
+        for name in config.reported
+    }
+    added = [name for name in config.reported if name not in ALWAYS]
     records = []
-    for example, gold, output in zip(rows.examples, gold_answers(encoder, rows), outputs, strict=True):
-        verdicts = {name: get_scorer(name)(output, gold) for name in SCORERS}
+    for place, (example, gold, output) in enumerate(zip(rows.examples, golds, outputs, strict=True)):
         record: dict[str, Any] = {"source": example.source, "text": example.text, "gold": gold, "output": output}
-        record |= {name: verdict.correct for name, verdict in verdicts.items()}
-        records.append(record | {"reason": verdicts[config.metric].reason})
-    totals = Counter({name: sum(record[name] for record in records) for name in SCORERS})
-    metrics: dict[str, Any] = {name: totals[name] / max(len(records), 1) for name in SCORERS}
-    return metrics | {"num_rows": len(records), "num_empty": sum(not output for output in outputs)}, records
+        verdicts = {name: each.verdicts[place] for name, each in judged.items()}
+        record |= {name: verdict.correct if verdict.decided else None for name, verdict in verdicts.items()}
+        record["reason"] = verdicts[config.metric].reason
+        if added:
+            record["reasons"] = {name: verdicts[name].reason for name in added}
+        records.append(record)
+    metrics: dict[str, Any] = {
+        name: sum(verdict.correct for verdict in each.verdicts) / max(len(records), 1) for name, each in judged.items()
+    }
+    metrics |= {"num_rows": len(records), "num_empty": sum(not output for output in outputs)}
+    # Those that always are reported decide every row, so they are named only where there is something to say.
+    counted = {name: each for name, each in judged.items() if name in added or each.num_unknown or each.num_gold_errors}
+    if counted:
+        metrics["num_unknown"] = {name: each.num_unknown for name, each in counted.items()}
+        metrics["num_gold_errors"] = {name: each.num_gold_errors for name, each in counted.items()}
+    return metrics, records
+
+
+@dataclass
+class Judged:
+    """What one scorer said of all rows; a row whose gold answer cannot be used is not decided, but is no unknown."""
+
+    verdicts: list[Verdict] = field(default_factory=list)
+    num_gold_errors: int = 0
+
+    @property
+    def num_unknown(self) -> int:
+        """Rows that the scorer could not decide."""
+        return sum(not verdict.decided for verdict in self.verdicts) - self.num_gold_errors
+
+
+def _score_texts(
+    name: str, outputs: Sequence[str], examples: Sequence[Example], golds: Sequence[str], config: EvaluationConfig
+) -> Judged:
+    scorer = get_scorer(name, databases=config.databases) if name == "sql" else get_scorer(name)
+
+    def judge(place: int) -> Verdict:
+        row = examples[place].scoring or {}
+        gold = row.get("answers", golds[place]) if name == "any_of" else golds[place]
+        return scorer(outputs[place], gold, row=row)
+
+    try:
+        return _judge_all(name, examples, judge)
+    finally:
+        if close := getattr(scorer, "close", None):
+            close()
+
+
+def score_choices(
+    jepa: LLMJEPA,
+    encoder: PairEncoder,
+    rows: EncodedPairs,
+    golds: Sequence[str],
+    name: str,
+    config: EvaluationConfig,
+) -> Judged:
+    """Judge each row by the likelihood of its `choices` after the prompt; nothing is generated.
+
+    Args:
+        jepa: The model.
+        encoder: Its encoder.
+        rows: The rows, with a column `choices`; the right one is named by the column `answer`, or by the code.
+        golds: The code of each row.
+        name: `choice`, the sum of the log probabilities, or `choice_per_byte`, the sum over the choice's bytes.
+        config: How many choices are read at once (`generation_batch_size`).
+    """
+    asked: dict[int, tuple[list[str], int]] = {}
+
+    def prepare(place: int) -> Verdict:
+        row = rows.examples[place].scoring or {}
+        choices = row_choices(row)
+        asked[place] = choices, gold_choice(choices, row.get(ANSWER, golds[place]))
+        return Verdict(False, "has choices")
+
+    judged = _judge_all(name, rows.examples, prepare)
+    questions = [(rows.examples[place], choices) for place, (choices, _) in asked.items()]
+    sums = choice_log_likelihoods(jepa, encoder, questions, batch_size=config.generation_batch_size)
+    for (place, (choices, gold)), values in zip(asked.items(), sums, strict=True):
+        judged.verdicts[place] = judge_choices(choices, values, gold, per_byte=name == "choice_per_byte")
+    return judged
+
+
+def _judge_all(name: str, examples: Sequence[Example], judge: Callable[[int], Verdict]) -> Judged:
+    """Judge each row; those whose gold answer cannot be used are logged, the first of them in full.
+
+    Raises:
+        DataError: If that is every row.
+    """
+    judged = Judged()
+    for place, example in enumerate(examples):
+        try:
+            judged.verdicts.append(judge(place))
+        except GoldError as error:
+            judged.verdicts.append(Verdict(False, f"error: {error}", decided=False))
+            judged.num_gold_errors += 1
+            message = f"{example.source}: {error}"
+            if judged.num_gold_errors == len(examples):
+                raise DataError(
+                    f"The scorer {name} can use no gold answer of {len(examples)} rows. {message}"
+                ) from error
+            if judged.num_gold_errors <= _NUM_SHOWN:
+                logger.warning("not scored by %s: %s", name, message)
+    if judged.num_gold_errors:
+        logger.warning(
+            "%d of %d rows not scored by %s, and counted as not right", judged.num_gold_errors, len(examples), name
+        )
+    return judged
 
 
 def score_retrieval(jepa: LLMJEPA, rows: EncodedPairs, pad_id: int) -> dict[str, float]:

@@ -209,7 +209,7 @@ def _correct(jobs: list[Job], metric: str) -> dict[str, dict[int, list[bool]]]:
     correct: dict[str, dict[int, list[bool]]] = {}
     for job in jobs:
         rows = read_json_lines(job.folder / "predictions.jsonl")
-        correct.setdefault(job.arm, {})[job.seed] = [row[metric] for row in rows]
+        correct.setdefault(job.arm, {})[job.seed] = [bool(row[metric]) for row in rows]  # null: unknown
     return correct
 
 

@@ -1,0 +1,492 @@
+r"""Do two regexes match the same lines? Brzozowski derivatives, explored only as far as the answer needs.
+
+The derivative of a language by a character is what may follow that character in it. A regex with its derivatives
+is a deterministic automaton whose states are regexes; intersection and complement cost nothing extra, since they
+pass through: d(a & b) = d(a) & d(b), d(~a) = ~d(a) (Brzozowski, 1964; Owens, Reppy and Turon, 2009). Two regexes
+are equal when no string leads them to a pair of states of which one accepts and one does not. The pairs are walked
+breadth first, with equal states merged as they are found (Hopcroft and Karp, 1971).
+
+Characters are put together that no part of the two regexes tells apart: the alphabet is their classes, a set of
+characters is the bits of an integer. Nothing here recurses, so that no nesting is too deep, and each step counts
+towards the limits of states and of time.
+
+`\b`, `^` and their like match no character but look at the two around a place. A state therefore holds what stood
+before it (nothing, a character that is no letter, digit or underscore, or one that is), and whether a regex matches
+the empty string is asked for each of the nine pairs of what stands before and after.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+# Ours. No pair of the shipped NL-RX golds comes near them.
+MAX_STATES = 20_000
+MAX_SECONDS = 0.7  # of processor time, so that a busy machine says the same; a second with the clearing away
+MAX_SETS = 512  # distinct sets of characters: a row of characters from all of Unicode is no regex of a person
+MAX_NODES = 400_000  # regexes built on the way, about 300 bytes each: memory, where states are few but large
+
+MAX_CODE_POINT = 0x10FFFF
+LINE_FEED = 0x0A
+
+Ranges = tuple[tuple[int, int], ...]  # characters as sorted, disjoint code points, both ends included
+
+# What stands before or after a place.
+NOTHING, OTHER, WORD = range(3)
+ALL_CONTEXTS = (1 << 9) - 1  # bit 3 * before + after
+
+
+def contexts(holds: Callable[[int, int], bool]) -> int:
+    """Return the bits of the places where `holds(before, after)`."""
+    return sum(1 << (3 * before + after) for before in range(3) for after in range(3) if holds(before, after))
+
+
+class BudgetError(Exception):
+    """The limit of states, of memory or of time was reached before the answer was known."""
+
+
+class Alphabet:
+    """The classes of characters that a number of sets tells apart; lines hold no line feed.
+
+    Args:
+        sets: The sets of characters that occur.
+        word: The characters that `\\b` counts as a word's, where it occurs.
+
+    Attributes:
+        full: Bits of all classes.
+        word: Bits of the word's classes.
+        samples: A character of each class, a readable one if it has any.
+
+    Raises:
+        BudgetError: If there are too many sets.
+    """
+
+    def __init__(self, sets: Iterable[Ranges], word: Ranges = ()) -> None:
+        distinct = [*dict.fromkeys([*sets, word])]
+        if len(distinct) > MAX_SETS:
+            raise BudgetError(f"more than {MAX_SETS} different characters and sets")
+        cuts = {0, LINE_FEED, LINE_FEED + 1, MAX_CODE_POINT + 1}
+        for ranges in distinct:
+            for low, high in ranges:
+                cuts |= {low, high + 1}
+        starts = sorted(cuts)[:-1]
+        ends = [end - 1 for end in sorted(cuts)[1:]]
+        place = {start: number for number, start in enumerate(starts)}
+        members = [0] * len(starts)  # of each piece between two cuts: which sets it is in, as bits
+        for number, ranges in enumerate(distinct):
+            for low, high in ranges:
+                piece = place[low]
+                while piece < len(starts) and starts[piece] <= high:
+                    members[piece] |= 1 << number
+                    piece += 1
+        classes: dict[int, int] = {}
+        self.samples: list[str] = []
+        for start, end, member in zip(starts, ends, members, strict=True):
+            if start == LINE_FEED:
+                continue
+            if member not in classes:
+                classes[member] = len(classes)
+                self.samples.append(chr(start))
+            sample = _readable(start, end)
+            if sample and not _is_readable(self.samples[classes[member]]):
+                self.samples[classes[member]] = sample
+        self.full = (1 << len(classes)) - 1
+        bits = [0] * len(distinct)
+        for member, index in classes.items():
+            for number in _places(member):
+                bits[number] |= 1 << index
+        self._bits = dict(zip(distinct, bits, strict=True))
+        self.word = self._bits[word]
+
+    def bits(self, ranges: Ranges) -> int:
+        """Return the classes of a set, which must be one of those given at the start."""
+        return self._bits[ranges]
+
+
+def _places(bits: int) -> Iterator[int]:
+    while bits:
+        yield (bits & -bits).bit_length() - 1
+        bits &= bits - 1
+
+
+def _is_readable(char: str) -> bool:
+    return "!" <= char <= "~"
+
+
+def _readable(start: int, end: int) -> str:
+    low, high = max(start, ord("!")), min(end, ord("~"))
+    return chr(low) if low <= high else ""
+
+
+# Kinds of a node.
+CHARS, ASSERT, CONCAT, OR, AND, NOT, LOOP = range(7)
+
+
+class Node:
+    """A regex. Equal regexes are one object, as far as simple rules see that they are equal.
+
+    Attributes:
+        kind: One of the kinds above.
+        parts: CHARS: bits of classes. ASSERT: bits of contexts. CONCAT, OR, AND, NOT: nodes. LOOP: a node, the
+            fewest and the most rounds (None: no limit).
+        index: Number of the node.
+        null: Contexts in which it matches the empty string, as bits.
+        looks_around: Whether an assertion is in it.
+    """
+
+    __slots__ = ("index", "kind", "looks_around", "null", "parts")
+
+    def __init__(self, kind: int, parts: tuple, index: int, null: int, looks_around: bool) -> None:
+        self.kind, self.parts, self.index, self.null, self.looks_around = kind, parts, index, null, looks_around
+
+
+Partition = list[tuple[int, Node]]  # bits of classes -> the state that they lead to; together all classes
+State = tuple[Node, int]  # a regex, and what stands before it
+
+
+class Difference(NamedTuple):
+    """A line that one of two regexes matches, and whether it is the first that does."""
+
+    line: str
+    is_of_first: bool
+
+
+class Automaton:
+    """Regexes over one alphabet, and where each character leads.
+
+    Args:
+        alphabet: The classes of characters.
+        deadline: When to give up, in `time.thread_time()` seconds.
+    """
+
+    def __init__(self, alphabet: Alphabet, deadline: float) -> None:
+        self.alphabet, self.deadline = alphabet, deadline
+        self._nodes: dict[tuple, Node] = {}
+        self._moves: dict[tuple[int, int], Partition] = {}
+        self._num_ticks = 0
+        self.nothing = self.chars(0)
+        self.empty = self.assertion(ALL_CONTEXTS)
+        self.anything = self._node(LOOP, (self.chars(alphabet.full), 0, None), ALL_CONTEXTS)
+
+    def _tick(self) -> None:
+        self._num_ticks += 1
+        if self._num_ticks % 64 == 0 and time.thread_time() > self.deadline:
+            raise BudgetError("the time ran out")
+
+    def _node(self, kind: int, parts: tuple, null: int) -> Node:
+        self._tick()
+        key = (kind, *(part.index if isinstance(part, Node) else part for part in parts))
+        node = self._nodes.get(key)
+        if node is None:
+            if len(self._nodes) >= MAX_NODES:
+                raise BudgetError("the regexes on the way grew too many")
+            looks = kind == ASSERT and null not in (0, ALL_CONTEXTS)
+            looks = looks or any(part.looks_around for part in parts if isinstance(part, Node))
+            node = self._nodes[key] = Node(kind, parts, len(self._nodes), null, looks)
+        return node
+
+    # ---- building ----
+
+    def chars(self, bits: int) -> Node:
+        """Match one character of these classes."""
+        return self._node(CHARS, (bits,), 0)
+
+    def assertion(self, where: int) -> Node:
+        """Match the empty string in these contexts."""
+        return self._node(ASSERT, (where,), where) if where else self.nothing
+
+    def concat(self, first: Node, second: Node) -> Node:
+        """Match one after the other."""
+        if self.nothing in (first, second):
+            return self.nothing
+        if first is self.empty:
+            return second
+        if second is self.empty:
+            return first
+        if second is self.anything and first.null == ALL_CONTEXTS:
+            return second
+        if first is self.anything and _begins_with(second, first):
+            return second
+        pieces = []  # concatenations lean to the right, so that equal ones are found
+        while first.kind == CONCAT:
+            pieces.append(first.parts[0])
+            first = first.parts[1]
+        node = self._node(CONCAT, (first, second), first.null & second.null)
+        for piece in reversed(pieces):
+            node = self._node(CONCAT, (piece, node), piece.null & node.null)
+        return node
+
+    def either(self, parts: Iterable[Node]) -> Node:
+        """Match any of them."""
+        found = self._flat(OR, parts)
+        if self.anything in found or any(part.kind == NOT and part.parts[0] in found for part in found):
+            return self.anything
+        bits = _union(part.parts[0] for part in found if part.kind == CHARS)
+        where = _union(part.parts[0] for part in found if part.kind == ASSERT)
+        rest = [part for part in found if part.kind not in (CHARS, ASSERT) and not self._is_within(part, found)]
+        if where & ~_union(part.null for part in rest):
+            rest.append(self.assertion(where))
+        if bits:
+            rest.append(self.chars(bits))
+        if len(rest) < 2:
+            return rest[0] if rest else self.nothing
+        return self._node(OR, tuple(sorted(rest, key=_index)), _union(part.null for part in rest))
+
+    def both(self, parts: Iterable[Node]) -> Node:
+        """Match all of them."""
+        found = self._flat(AND, parts)
+        found.pop(self.anything, None)
+        if self.nothing in found or any(part.kind == NOT and part.parts[0] in found for part in found):
+            return self.nothing
+        if len(found) < 2:
+            return next(iter(found), self.anything)
+        null = ALL_CONTEXTS
+        bits = self.alphabet.full
+        for part in found:
+            null &= part.null
+            bits &= part.parts[0] if part.kind == CHARS else self.alphabet.full
+        kinds = {part.kind for part in found}
+        if ASSERT in kinds:
+            return self.assertion(null)
+        if CHARS in kinds:
+            if not bits:
+                return self.nothing
+            found = {part: None for part in found if part.kind != CHARS} | {self.chars(bits): None}
+            if len(found) < 2:
+                return self.chars(bits)
+        return self._node(AND, tuple(sorted(found, key=_index)), null)
+
+    def negate(self, part: Node) -> Node:
+        """Match what it does not match."""
+        if part.kind == NOT:
+            return part.parts[0]
+        if part is self.anything:
+            return self.nothing
+        if part is self.nothing:
+            return self.anything
+        return self._node(NOT, (part,), ALL_CONTEXTS & ~part.null)
+
+    def loop(self, part: Node, fewest: int, most: int | None) -> Node:
+        """Match it so many times in a row."""
+        if part.null == ALL_CONTEXTS:
+            fewest = 0
+        if most == 0 or part is self.empty or (part is self.nothing and fewest == 0):
+            return self.empty
+        if part is self.nothing or (fewest, most) == (1, 1):
+            return part
+        if part is self.anything or (part.kind == LOOP and part.parts[1:] == (0, None)):
+            return part
+        if part.kind == CHARS and part.parts[0] == self.alphabet.full and (fewest, most) == (0, None):
+            return self.anything
+        return self._node(LOOP, (part, fewest, most), ALL_CONTEXTS if fewest == 0 else part.null)
+
+    def _flat(self, kind: int, parts: Iterable[Node]) -> dict[Node, None]:
+        found: dict[Node, None] = {}
+        for part in parts:
+            found |= dict.fromkeys(part.parts) if part.kind == kind else {part: None}
+        if kind == OR:
+            found.pop(self.nothing, None)
+        return found
+
+    def _is_within(self, part: Node, found: dict[Node, None]) -> bool:
+        """Whether `part` is w.*y and .*y is in `found`, which then adds nothing."""
+        for _ in range(64):  # a limit, for a regex of thousands of characters would be walked for each of them
+            if part.kind != CONCAT:
+                return False
+            part = part.parts[1]
+            if part in found and _begins_with(part, self.anything):
+                return True
+        return False
+
+    # ---- derivatives ----
+
+    def moves(self, node: Node, before: int) -> Partition:
+        """Return the derivative of a node by each class, where `before` stands before it."""
+        stack = [(node, before if node.looks_around else NOTHING)]
+        root = (stack[0][0].index, stack[0][1])
+        while stack:
+            each, context = stack[-1]
+            key = (each.index, context)
+            if key in self._moves:
+                stack.pop()
+                continue
+            self._tick()
+            needed = [
+                (part, context if part.looks_around else NOTHING)
+                for part in self._reads(each, context)
+                if (part.index, context if part.looks_around else NOTHING) not in self._moves
+            ]
+            if needed:
+                stack += needed
+            else:
+                self._moves[key] = self._derive(each, context)
+                stack.pop()
+        return self._moves[root]
+
+    def _known(self, node: Node, before: int) -> Partition:
+        return self._moves[node.index, before if node.looks_around else NOTHING]
+
+    def _empty_on(self, node: Node, before: int) -> int:
+        """Return the classes before which the node matches the empty string."""
+        word = self.alphabet.word
+        bits = word if node.null >> (3 * before + WORD) & 1 else 0
+        return bits | (self.alphabet.full & ~word if node.null >> (3 * before + OTHER) & 1 else 0)
+
+    def _reads(self, node: Node, before: int) -> tuple[Node, ...]:
+        """Return the parts whose derivatives a node's is made of."""
+        if node.kind in (CHARS, ASSERT):
+            return ()
+        if node.kind == CONCAT:
+            return node.parts if self._empty_on(node.parts[0], before) else node.parts[:1]
+        return node.parts[:1] if node.kind == LOOP else node.parts
+
+    def _derive(self, node: Node, before: int) -> Partition:
+        full = self.alphabet.full
+        if node.kind == CHARS:
+            bits = node.parts[0]
+            return [(each, to) for each, to in ((bits, self.empty), (full & ~bits, self.nothing)) if each]
+        if node.kind == ASSERT:
+            return [(full, self.nothing)]
+        if node.kind == NOT:
+            return [(bits, self.negate(to)) for bits, to in self._known(node.parts[0], before)]
+        if node.kind in (OR, AND):
+            join = self.either if node.kind == OR else self.both
+            return self._join([self._known(part, before) for part in node.parts], join)
+        if node.kind == LOOP:
+            return self._derive_loop(node, before)
+        return self._derive_concat(node, before)
+
+    def _derive_concat(self, node: Node, before: int) -> Partition:
+        first, second = node.parts
+        moves = _merged((bits, self.concat(to, second)) for bits, to in self._known(first, before))
+        skips = self._empty_on(first, before)
+        if not skips:
+            return moves
+        past = [(bits & skips, to) for bits, to in self._known(second, before) if bits & skips]
+        if rest := self.alphabet.full & ~skips:
+            past.append((rest, self.nothing))
+        return self._join([moves, past], self.either)
+
+    def _derive_loop(self, node: Node, before: int) -> Partition:
+        """One round less; where a round may be empty, as many of those that must be as one likes are empty."""
+        part, fewest, most = node.parts
+        fewer = None if most is None else most - 1
+        skips = self._empty_on(part, before) if fewest > 1 else 0
+        moves = []
+        for bits, to in self._known(part, before):
+            for each, least in ((bits & ~skips, max(fewest - 1, 0)), (bits & skips, 0)):
+                if each:
+                    moves.append((each, self.concat(to, self.loop(part, least, fewer))))
+        return _merged(moves)
+
+    def _join(self, partitions: Sequence[Partition], join: Callable[[Iterable[Node]], Node]) -> Partition:
+        blocks: list[tuple[int, tuple[Node, ...]]] = [(self.alphabet.full, ())]
+        for partition in partitions:
+            self._tick()
+            blocks = [
+                (bits & more, (*targets, to)) for bits, targets in blocks for more, to in partition if bits & more
+            ]
+        return _merged((bits, join(targets)) for bits, targets in blocks)
+
+    # ---- comparing ----
+
+    def difference(self, left: Node, right: Node) -> Difference | None:
+        """Return a line that one of two regexes matches and the other does not; None if there is none.
+
+        Raises:
+            BudgetError: If the limits were reached before the answer was known.
+        """
+        start = (self._state(left, NOTHING), self._state(right, NOTHING))
+        merged: dict[tuple[int, int], tuple[int, int]] = {}
+        steps: list[tuple[int, int]] = [(-1, -1)]  # of each pair met: the pair before it, the class between them
+        queue: deque[tuple[State, State, int]] = deque([(*start, 0)])
+        while queue:
+            one, other, step = queue.popleft()
+            if not _merge(merged, one, other):
+                continue
+            if len(merged) > MAX_STATES:
+                raise BudgetError(f"more than {MAX_STATES:,} states")
+            if self._accepts(one) != self._accepts(other):
+                return Difference(self._spell(steps, step), self._accepts(one))
+            for bits, (to_one, to_other) in self._pairs(one, other):
+                if to_one is to_other:
+                    continue
+                for before, classes in ((WORD, bits & self.alphabet.word), (OTHER, bits & ~self.alphabet.word)):
+                    if classes:
+                        steps.append((step, self._nicest(classes)))
+                        queue.append((self._state(to_one, before), self._state(to_other, before), len(steps) - 1))
+        return None
+
+    def accepts(self, node: Node, line: Iterable[int]) -> bool:
+        """Whether a regex matches a line, given as the numbers of its classes."""
+        state = self._state(node, NOTHING)
+        for each in line:
+            to = next(to for bits, to in self.moves(*state) if bits >> each & 1)
+            state = self._state(to, WORD if self.alphabet.word >> each & 1 else OTHER)
+        return self._accepts(state)
+
+    def _state(self, node: Node, before: int) -> State:
+        return node, before if node.looks_around else NOTHING
+
+    def _accepts(self, state: State) -> bool:
+        node, before = state
+        return bool(node.null >> (3 * before + NOTHING) & 1)
+
+    def _pairs(self, one: State, other: State) -> Iterable[tuple[int, tuple[Node, Node]]]:
+        ones, others = self.moves(*one), self.moves(*other)
+        for bits, to_one in ones:
+            for more, to_other in others:
+                if bits & more:
+                    yield bits & more, (to_one, to_other)
+
+    def _nicest(self, bits: int) -> int:
+        """Return a class of these whose sample can be read."""
+        indices = [*_places(bits)]
+        return next((index for index in indices if _is_readable(self.alphabet.samples[index])), indices[0])
+
+    def _spell(self, steps: Sequence[tuple[int, int]], step: int) -> str:
+        line = []
+        while step:
+            step, index = steps[step]
+            line.append(self.alphabet.samples[index])
+        return "".join(reversed(line))
+
+
+def _index(node: Node) -> int:
+    return node.index
+
+
+def _union(values: Iterable[int]) -> int:
+    bits = 0
+    for value in values:
+        bits |= value
+    return bits
+
+
+def _begins_with(node: Node, first: Node) -> bool:
+    return node is first or (node.kind == CONCAT and node.parts[0] is first)
+
+
+def _merged(moves: Iterable[tuple[int, Node]]) -> Partition:
+    found: dict[Node, int] = {}
+    for bits, to in moves:
+        found[to] = found.get(to, 0) | bits
+    return [(bits, to) for to, bits in found.items()]
+
+
+def _merge(merged: dict[tuple[int, int], tuple[int, int]], one: State, other: State) -> bool:
+    """Put two states into one class; return whether they were in two."""
+    roots = [_root(merged, (node.index, before)) for node, before in (one, other)]
+    merged[roots[0]] = roots[1]
+    return roots[0] != roots[1]
+
+
+def _root(merged: dict[tuple[int, int], tuple[int, int]], key: tuple[int, int]) -> tuple[int, int]:
+    path = [key]
+    while (parent := merged.get(path[-1], path[-1])) != path[-1]:
+        path.append(parent)
+    for each in path:
+        merged[each] = path[-1]
+    return path[-1]

@@ -1,0 +1,147 @@
+"""Multiple choice by likelihood: the answer is the choice that the model finds likeliest after the prompt.
+
+Nothing is generated. Letters: N choices in a batch, T tokens in a row, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm_jepa.data.formats import Example
+from llm_jepa.data.pairs import PairEncoder
+from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, Pair
+from llm_jepa.objective.backbone import evaluating
+from llm_jepa.objective.layout import IGNORED, FusedBatch
+from llm_jepa.processes import gather, turns
+from llm_jepa.training.sharding import whole_at_root
+
+from .verdict import GoldError, Verdict, quoted
+
+CHOICES, ANSWER = "choices", "answer"  # columns of a row
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def row_choices(row: Mapping[str, Any]) -> list[str]:
+    """Return the choices of a row.
+
+    Raises:
+        GoldError: If they are not two texts or more, or one is blank or stands twice.
+    """
+    choices: Any = row.get(CHOICES)
+    is_list = isinstance(choices, list) and all(isinstance(each, str) and each.strip() for each in choices)
+    if not is_list or len(set(choices)) < max(len(choices), 2):
+        raise GoldError(
+            f"The column {CHOICES} is {quoted(str(choices))}, expected a list of two texts or more, none of them twice."
+        )
+    return choices
+
+
+def gold_choice(choices: Sequence[str], answer: Any) -> int:
+    """Return the place of the right choice, from 0.
+
+    The answer is a choice word for word; or else its letter, `A` the first; or else its place, 0 the first.
+
+    Example:
+        >>> gold_choice(["red", "blue"], "blue"), gold_choice(["red", "blue"], "A"), gold_choice(["red", "blue"], 1)
+        (1, 0, 1)
+
+    Raises:
+        GoldError: If it is none of them.
+    """
+    if isinstance(answer, str):
+        text = answer.strip()
+        if text in choices:
+            return list(choices).index(text)
+        letters = LETTERS[: len(choices)]
+        if len(text) == 1 and text.upper() in letters:
+            return letters.index(text.upper())
+        answer = int(text) if len(text) < 4 and text.isascii() and text.isdigit() else answer
+    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
+        return answer
+    raise GoldError(
+        f"The answer {quoted(str(answer))} is none of the {len(choices)} choices, nor the letter of one, nor its place "
+        f"from 0."
+    )
+
+
+def judge_choices(choices: Sequence[str], log_likelihoods: Sequence[float], gold: int, per_byte: bool) -> Verdict:
+    """Right if the gold choice is likelier than every other; a tie is wrong.
+
+    Args:
+        choices: The choices.
+        log_likelihoods: Sum of the log probabilities of each choice's tokens after the prompt, in nats.
+        gold: Place of the right one, from 0.
+        per_byte: Whether each sum is divided by the choice's UTF-8 bytes, so that long choices do not lose by length.
+    """
+    bytes_of = [len(choice.encode("utf-8", "surrogatepass")) if per_byte else 1 for choice in choices]
+    values = [value / count for value, count in zip(log_likelihoods, bytes_of, strict=True)]
+    if not all(math.isfinite(value) for value in values):
+        return Verdict(False, "a likelihood is not finite: the model has diverged")
+    best = max(range(len(values)), key=lambda place: (values[place], place != gold))
+    unit = "nats per byte" if per_byte else "nats"
+    if best == gold:
+        return Verdict(True, f"the gold choice {quoted(choices[gold])} is the likeliest: {values[gold]:.3f} {unit}")
+    shown = f"{values[best]:.3f} against {values[gold]:.3f} {unit}"
+    return Verdict(False, f"{quoted(choices[best])} is as likely as {quoted(choices[gold])}, or likelier: {shown}")
+
+
+def choice_log_likelihoods(
+    jepa: LLMJEPA,
+    encoder: PairEncoder,
+    asked: Sequence[tuple[Example, Sequence[str]]],
+    *,
+    batch_size: int = 32,
+) -> list[list[float]]:
+    """Return the log likelihood of each choice after its row's prompt, in nats, summed over the choice's tokens.
+
+    The prompt is what generation starts at, a choice is tokenised as an answer is, and its end token does not count.
+    A choice of which the tokenizer leaves nothing has nan. Several processes share the batches out, and each gets all
+    values: every process must call it.
+
+    Args:
+        jepa: The model.
+        encoder: Its encoder.
+        asked: Rows, each with its choices.
+        batch_size: Choices in a batch.
+    """
+    pairs, of_row = [], []
+    for number, (example, choices) in enumerate(asked):
+        prompt = encoder.encode_prompt(example)
+        code_ids = [[*encoder.encode_words(choice), encoder.end_ids[0]] for choice in choices]
+        pairs += [Pair(prompt, ids, source=example.source) for ids in code_ids]
+        of_row += [number] * len(choices)
+    order = sorted(
+        (place for place in range(len(pairs)) if len(pairs[place].code_ids) > 1), key=lambda place: len(pairs[place])
+    )
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    collate = FusedCollator(JEPAConfig(jepa_lambda=0.0, loss_on="code"), encoder.pad_id)
+    own: dict[int, float] = {}
+    with evaluating(jepa), whole_at_root(jepa):
+        for turn, is_own in turns(len(batches)):
+            batch = [pairs[place] for place in batches[turn]]
+            values = _sums(jepa, collate(batch), [len(pair) for pair in batch])
+            if is_own:
+                own |= dict(zip(batches[turn], values.tolist(), strict=True))
+    found = {place: value for share in gather(own) for place, value in share.items()}
+    sums: list[list[float]] = [[] for _ in asked]
+    for place, number in enumerate(of_row):
+        sums[number].append(found.get(place, math.nan))
+    return sums
+
+
+def _sums(jepa: LLMJEPA, batch: FusedBatch, lengths: Sequence[int]) -> Tensor:
+    """Return the summed log probability of each row's labelled tokens but the end token, (N,), float64."""
+    batch = batch.to(next(jepa.model.parameters()).device)
+    batch.labels[torch.arange(len(lengths)), torch.tensor(lengths) - 1] = IGNORED  # the end token
+    labels = torch.nn.functional.pad(batch.labels[:, 1:], (0, 1), value=IGNORED)  # what each state predicts, (N, T)
+    at = (labels.flatten() != IGNORED).nonzero().squeeze(1)  # (number of labels,)
+    _, logits = jepa.backbone.states_and_logits(batch.rows, None, at)  # (number of labels, V)
+    wanted = labels.flatten()[at]
+    log_probs = logits.float().log_softmax(-1).gather(1, wanted[:, None]).squeeze(1).double()
+    rows = torch.div(at, labels.shape[1], rounding_mode="floor")
+    return log_probs.new_zeros(len(labels)).index_add(0, rows, log_probs)

@@ -1,0 +1,440 @@
+r"""Regexes as NL-RX writes them, read and compared by the lines that they match.
+
+The notation is that of Python's `re`, plus `a&b` (both match) and `~a` (a does not match). What binds tighter,
+tightest first, is what the automata library of NL-RX's authors does (dk.brics.automaton):
+
+    a single character, a class, a group
+    ~a          so that ~ab is (~a)b, and ~a* is (~a)*
+    a* a+ a? a{2,3}
+    ab
+    a&b
+    a|b
+
+A regex stands for the whole lines that it matches. A line is any text without a line feed, so `.` is any character
+of it and `~a` any other line. `\w`, `\d`, `\s` and `\b` mean ASCII, the alphabet of the data: `\d` is `[0-9]`.
+`a*?` matches what `a*` matches. Groups that capture are groups. What looks further than the next character
+(lookaround, references to groups, atomic and possessive repeats, flags) is read but not decided.
+
+The text of a regex is taken apart here, character by character; no engine that backtracks ever sees it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NoReturn
+
+from . import automata
+from .automata import Alphabet, Automaton, Difference, Node, Ranges, contexts
+
+# Ours. The longest gold of NL-RX has 54 characters; 5,000 nested groups with ~ take 15,001.
+MAX_CHARS = 20_000
+MAX_COUNT = 10**9  # in {n}; Python's own limit is 4 times as high
+
+WORD: Ranges = ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
+DIGIT: Ranges = ((0x30, 0x39),)
+SPACE: Ranges = ((0x09, 0x0D), (0x20, 0x20))
+
+
+class RegexSyntaxError(ValueError):
+    """The text is no regex of the notation."""
+
+
+class UndecidableError(Exception):
+    """The text is a regex, but of a kind that is not compared."""
+
+
+def union(*sets: Ranges) -> Ranges:
+    """Return the characters of any of the sets."""
+    joined: list[tuple[int, int]] = []
+    for low, high in sorted(piece for ranges in sets for piece in ranges):
+        if joined and low <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(high, joined[-1][1]))
+        else:
+            joined.append((low, high))
+    return tuple(joined)
+
+
+def complement(ranges: Ranges) -> Ranges:
+    """Return all other characters."""
+    left, start = [], 0
+    for low, high in union(ranges):
+        if start < low:
+            left.append((start, low - 1))
+        start = high + 1
+    if start <= automata.MAX_CODE_POINT:
+        left.append((start, automata.MAX_CODE_POINT))
+    return tuple(left)
+
+
+ANY = complement(((automata.LINE_FEED, automata.LINE_FEED),))
+CLASSES = {"w": WORD, "d": DIGIT, "s": SPACE, "W": complement(WORD), "D": complement(DIGIT), "S": complement(SPACE)}
+CONTROLS = {"n": 0x0A, "t": 0x09, "r": 0x0D, "f": 0x0C, "v": 0x0B, "a": 0x07}
+HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
+
+BOUNDARY = contexts(lambda before, after: (before == automata.WORD) != (after == automata.WORD))
+ASSERTIONS = {
+    "^": contexts(lambda before, after: before == automata.NOTHING),
+    "A": contexts(lambda before, after: before == automata.NOTHING),
+    "$": contexts(lambda before, after: after == automata.NOTHING),
+    "Z": contexts(lambda before, after: after == automata.NOTHING),
+    "b": BOUNDARY,
+    "B": automata.ALL_CONTEXTS & ~BOUNDARY,
+}
+
+# What a step of a parsed regex does with the nodes that were made before it, the last of them first.
+Step = Callable[[Automaton, list[Node]], None]
+
+
+def _push_chars(ranges: Ranges, automaton: Automaton, stack: list[Node]) -> None:
+    stack.append(automaton.chars(automaton.alphabet.bits(ranges)))
+
+
+def _push_assertion(where: int, automaton: Automaton, stack: list[Node]) -> None:
+    stack.append(automaton.assertion(where))
+
+
+def _negate(automaton: Automaton, stack: list[Node]) -> None:
+    stack.append(automaton.negate(stack.pop()))
+
+
+def _repeat(fewest: int, most: int | None, automaton: Automaton, stack: list[Node]) -> None:
+    stack.append(automaton.loop(stack.pop(), fewest, most))
+
+
+def _join(name: str, count: int, automaton: Automaton, stack: list[Node]) -> None:
+    parts = stack[len(stack) - count :]
+    del stack[len(stack) - count :]
+    if name != "concat":
+        stack.append((automaton.either if name == "either" else automaton.both)(parts))
+        return
+    node = automaton.empty
+    for part in reversed(parts):
+        node = automaton.concat(part, node)
+    stack.append(node)
+
+
+@dataclass
+class _Group:
+    """An open group: how many parts its last sequence, its last `&` and its `|` have so far."""
+
+    pieces: int = 0
+    sequences: int = 0
+    terms: int = 0
+    negations: int = 0  # `~` that wait for what they negate
+
+
+@dataclass
+class Regex:
+    """A parsed regex: steps that build it from the inside out, and what they need of an alphabet.
+
+    Attributes:
+        steps: The steps, in postfix order.
+        sets: The sets of characters in it.
+        has_assertion: Whether it looks at what stands around a place.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    sets: list[Ranges] = field(default_factory=list)
+    has_assertion: bool = False
+
+    def build(self, automaton: Automaton) -> Node:
+        """Return its node."""
+        stack: list[Node] = []
+        for step in self.steps:
+            step(automaton, stack)
+        (node,) = stack
+        return node
+
+
+class _Parser:
+    """Reads one regex from left to right; open groups are a list, so no nesting is too deep."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.place = text, 0
+        self.regex = Regex()
+        self.groups = [_Group()]
+        self.can_repeat = False  # whether a quantifier may stand here
+
+    def parse(self) -> Regex:
+        while self.place < len(self.text):
+            self._read(self._next())
+        if len(self.groups) > 1:
+            self._fail("a group is not closed")
+        self._close_terms()
+        return self.regex
+
+    def _next(self) -> str:
+        if self.place == len(self.text):
+            self._fail("it ends too soon")
+        self.place += 1
+        return self.text[self.place - 1]
+
+    def _peek(self, expected: str) -> bool:
+        return self.text.startswith(expected, self.place)
+
+    def _take(self, expected: str) -> bool:
+        found = self._peek(expected)
+        self.place += len(expected) if found else 0
+        return found
+
+    def _fail(self, problem: str) -> NoReturn:
+        raise RegexSyntaxError(f"{problem}, at character {self.place}")
+
+    def _read(self, char: str) -> None:
+        group = self.groups[-1]
+        if char == "(":
+            self._open()
+        elif char == ")":
+            if len(self.groups) == 1:
+                self._fail("a ')' closes nothing")
+            self._close_terms()
+            self.groups.pop()
+            self._finish_piece()
+        elif char in "|&":
+            self._close_sequence()
+            if char == "|":
+                self._close_term()
+            self.can_repeat = False
+        elif char == "~":
+            group.negations += 1
+            self.can_repeat = False
+        elif char in "*+?{":
+            self._quantify(char)
+        elif char == "[":
+            self._push_set(self._read_set())
+        elif char == ".":
+            self._push_set(ANY)
+        elif char in "^$":
+            self._push_where(ASSERTIONS[char])
+        elif char == "\\":
+            self._read_escape()
+        else:
+            self._push_set(((ord(char), ord(char)),))
+
+    # ---- pieces, sequences, terms ----
+
+    def _push_set(self, ranges: Ranges) -> None:
+        self.regex.sets.append(ranges)
+        self.regex.steps.append(partial(_push_chars, ranges))
+        self._finish_piece()
+
+    def _push_where(self, where: int) -> None:
+        self.regex.has_assertion = True
+        self.regex.steps.append(partial(_push_assertion, where))
+        self._finish_piece()
+
+    def _finish_piece(self) -> None:
+        group = self.groups[-1]
+        self.regex.steps += [_negate] * (group.negations % 2)
+        group.negations = 0
+        group.pieces += 1
+        self.can_repeat = True
+
+    def _close_sequence(self) -> None:
+        group = self.groups[-1]
+        if group.negations:
+            self._fail("nothing follows '~'")
+        if group.pieces != 1:
+            self.regex.steps.append(partial(_join, "concat", group.pieces))
+        group.pieces, group.sequences = 0, group.sequences + 1
+
+    def _close_term(self) -> None:
+        group = self.groups[-1]
+        if group.sequences > 1:
+            self.regex.steps.append(partial(_join, "both", group.sequences))
+        group.sequences, group.terms = 0, group.terms + 1
+
+    def _close_terms(self) -> None:
+        self._close_sequence()
+        self._close_term()
+        if self.groups[-1].terms > 1:
+            self.regex.steps.append(partial(_join, "either", self.groups[-1].terms))
+
+    def _open(self) -> None:
+        if self._take("?#"):
+            end = self.text.find(")", self.place)
+            if end < 0:
+                self._fail("a comment is not closed")
+            self.place = end + 1
+            return
+        if self._take("?P<"):
+            end = self.text.find(">", self.place)
+            if end < 0 or not self.text[self.place : end].isidentifier():
+                self._fail("a group's name is not closed, or is no name")
+            self.place = end + 1
+        elif self._peek("?") and not self._take("?:"):
+            kind = self.text[self.place : self.place + 2]
+            if kind[1:] in ("=", "!", "<", ">", "(", "P") or (kind[1:] and kind[1:] in "aiLmsux-"):
+                raise UndecidableError(f"it has a group that begins with '({kind}'")
+            self._fail("a group begins with an unknown sign after '?'")
+        self.groups.append(_Group())
+        self.can_repeat = False
+
+    # ---- repeats ----
+
+    def _quantify(self, char: str) -> None:
+        fewest, most = {"*": (0, None), "+": (1, None), "?": (0, 1)}.get(char, (0, None))
+        if char == "{":
+            counts = self._read_counts()
+            if counts is None:  # any other '{' stands for itself, as in `re`
+                self._push_set(((ord(char), ord(char)),))
+                return
+            fewest, most = counts
+        if not self.can_repeat:
+            self._fail("nothing to repeat stands before a repeat")
+        if most is not None and most < fewest:
+            self._fail("a repeat asks for more rounds at least than at most")
+        if self._take("+"):
+            raise UndecidableError("it has a possessive repeat")
+        self._take("?")  # a lazy repeat matches the same lines
+        self.regex.steps.append(partial(_repeat, fewest, most))
+        self.can_repeat = False
+
+    def _read_counts(self) -> tuple[int, int | None] | None:
+        """Read `2}`, `2,}`, `,3}` or `2,3}`; return None, and read nothing, where none of them stands."""
+        start = self.place
+        first = self._read_digits()
+        has_comma = self._take(",")
+        last = self._read_digits() if has_comma else first
+        if not self._take("}") or not (first or has_comma):
+            self.place = start
+            return None
+        return self._count(first or "0"), self._count(last) if last else None
+
+    def _read_digits(self) -> str:
+        start = self.place
+        while self.place < len(self.text) and self.text[self.place] in "0123456789":
+            self.place += 1
+        return self.text[start : self.place]
+
+    def _count(self, digits: str) -> int:
+        if len(digits.lstrip("0")) > len(str(MAX_COUNT)) or int(digits[-len(str(MAX_COUNT)) :]) > MAX_COUNT:
+            raise UndecidableError(f"it has a repeat of more than {MAX_COUNT:,}")
+        return int(digits[-len(str(MAX_COUNT)) :])
+
+    # ---- escapes and sets ----
+
+    def _read_escape(self) -> None:
+        char = self._next()
+        if char in CLASSES:
+            self._push_set(CLASSES[char])
+        elif char in ASSERTIONS and char not in "^$":
+            self._push_where(ASSERTIONS[char])
+        elif "1" <= char <= "9":
+            raise UndecidableError(f"it refers to a group, '\\{char}'")
+        else:
+            code = self._character(char)
+            self._push_set(((code, code),))
+
+    def _character(self, char: str) -> int:
+        """Return the character that a backslash and `char` stand for."""
+        if char in CONTROLS:
+            return CONTROLS[char]
+        if char in HEX_DIGITS:
+            digits = self.text[self.place : self.place + HEX_DIGITS[char]]
+            self.place += len(digits)
+            if len(digits) < HEX_DIGITS[char] or any(digit not in "0123456789abcdefABCDEF" for digit in digits):
+                self._fail(f"'\\{char}' needs {HEX_DIGITS[char]} hexadecimal digits")
+            if int(digits, 16) > automata.MAX_CODE_POINT:
+                self._fail("there is no such character")
+            return int(digits, 16)
+        if char == "0":
+            start = self.place
+            while self.place < start + 2 and self.place < len(self.text) and self.text[self.place] in "01234567":
+                self.place += 1
+            return int(self.text[start - 1 : self.place], 8)
+        if char == "N":
+            raise UndecidableError("it names a character, '\\N'")
+        if char.isascii() and char.isalnum():
+            self._fail(f"'\\{char}' means nothing")
+        return ord(char)
+
+    def _read_set(self) -> Ranges:
+        is_negated = self._take("^")
+        found: list[Ranges] = []
+        while not (self._peek("]") and found):
+            low, is_class = self._set_item()
+            if self._peek("-") and not self.text.startswith("-]", self.place):
+                self.place += 1
+                high, is_other_class = self._set_item()
+                if is_class or is_other_class:
+                    self._fail("a range of a set ends in a class")
+                if high[0][0] < low[0][0]:
+                    self._fail("a range of a set runs backwards")
+                low = ((low[0][0], high[0][0]),)
+            found.append(low)
+        self.place += 1
+        ranges = union(*found)
+        return complement(ranges) if is_negated else ranges
+
+    def _set_item(self) -> tuple[Ranges, bool]:
+        """Return one character or class of a set, and whether it is a class."""
+        char = self._next()
+        if char != "\\":
+            return ((ord(char), ord(char)),), False
+        char = self._next()
+        if char in CLASSES:
+            return CLASSES[char], True
+        if "1" <= char <= "9":
+            raise UndecidableError(f"it has an octal number in a set, '\\{char}'")
+        code = 0x08 if char == "b" else self._character(char)
+        return ((code, code),), False
+
+
+def parse(text: str) -> Regex:
+    """Read a regex of NL-RX's notation.
+
+    Raises:
+        RegexSyntaxError: If it is none; the text says what is wrong, and where.
+        UndecidableError: If it is one of a kind that is not compared, or too long.
+    """
+    if len(text) > MAX_CHARS:
+        raise UndecidableError(f"it has {len(text):,} characters, more than {MAX_CHARS:,}")
+    return _Parser(text).parse()
+
+
+def build(*regexes: Regex, deadline: float) -> tuple[Automaton, list[Node]]:
+    """Return one automaton for several regexes, and the node of each.
+
+    Raises:
+        BudgetError: If that takes too long.
+    """
+    looks_around = any(regex.has_assertion for regex in regexes)
+    alphabet = Alphabet([each for regex in regexes for each in regex.sets], WORD if looks_around else ())
+    automaton = Automaton(alphabet, deadline)
+    return automaton, [regex.build(automaton) for regex in regexes]
+
+
+def difference(left: Regex, right: Regex, *, deadline: float | None = None) -> Difference | None:
+    r"""Return a line that one of two regexes matches and the other does not; None where they match the same.
+
+    Example:
+        >>> difference(parse("(a|b)*"), parse("(a*b*)*")) is None
+        True
+        >>> difference(parse("[0-9]{2,}"), parse("[0-9]+"))
+        Difference(line='0', is_of_first=False)
+
+    Args:
+        left: A regex.
+        right: Another.
+        deadline: When to give up, in `time.thread_time()` seconds; by default after `automata.MAX_SECONDS`.
+
+    Raises:
+        BudgetError: If that, or the number of states, was not enough.
+    """
+    deadline = time.thread_time() + automata.MAX_SECONDS if deadline is None else deadline
+    automaton, nodes = build(left, right, deadline=deadline)
+    return automaton.difference(*nodes)
+
+
+def matches(regex: Regex, line: str) -> bool:
+    """Whether a regex matches the whole of a line, one without a line feed."""
+    singles: list[Ranges] = [((ord(char), ord(char)),) for char in line]
+    assert "\n" not in line
+    alphabet = Alphabet([*regex.sets, *singles], WORD)
+    automaton = Automaton(alphabet, time.thread_time() + automata.MAX_SECONDS)
+    classes = [alphabet.bits(single).bit_length() - 1 for single in singles]
+    return automaton.accepts(regex.build(automaton), classes)

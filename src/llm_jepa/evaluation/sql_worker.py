@@ -1,0 +1,234 @@
+"""The small process that runs SQL for `sql_scorer`: nothing but the standard library, so that it starts in no time.
+
+It is started as a file of its own. A request is a line of JSON on standard input: `database` (a file), `gold`,
+`output`, `ordered`. The answer is two lines: whether the gold could be run, then what the output is worth.
+
+What a statement cannot do here, and why:
+- write: the file is opened `mode=ro&immutable=1` (no lock, no journal), and the kernel lets this process write no file;
+- anything but read: the authorizer allows SELECT, columns, recursive queries and the functions named here, so no
+  ATTACH, PRAGMA, VACUUM, transaction, DDL or load_extension; a second statement is an error of `execute`;
+- run for long: a handler looks at the clock every 1,000 steps of SQLite's machine, and where one step has no end, the
+  kernel ends this process; both count processor time, so that a busy machine gives the same scores;
+- take memory: limits on rows, on bytes, on SQLite's heap, on one value, and on the process.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import sys
+import time
+import urllib.parse
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+# Ours. The time, of the processor, is that of each of the two statements.
+MAX_SECONDS = 0.5
+KILL_SECONDS = 0.55
+MAX_BYTES = 4 * 2**20  # of a result
+MAX_ROWS = 100_000  # of a gold result; an output may return one row more than the gold and is stopped there
+MAX_VALUE_BYTES = 2**20
+MAX_SQL_CHARS = 20_000
+SQLITE_HEAP_BYTES = 24 * 2**20
+PROCESS_BYTES = 192 * 2**20  # of address space, most of which Python maps and never touches
+STEPS_PER_LOOK = 1000
+
+SIGNIFICANT_DIGITS = 12  # sums of floats depend on their order in the last digits
+
+LIMITS = {
+    sqlite3.SQLITE_LIMIT_LENGTH: MAX_VALUE_BYTES,
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: MAX_SQL_CHARS,
+    sqlite3.SQLITE_LIMIT_ATTACHED: 0,
+    sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 50,
+    sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 200,
+    sqlite3.SQLITE_LIMIT_VDBE_OP: 100_000,
+    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 200,
+    sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 0,
+    sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
+}
+
+# Functions of SQLite that read nothing but their arguments and give the same answer each time, but for the date.
+FUNCTIONS = frozenset(
+    {
+        *("abs", "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "avg", "cast", "ceil", "ceiling"),
+        *("char", "coalesce", "concat", "concat_ws", "cos", "cosh", "count", "cume_dist", "current_date"),
+        *("current_time", "current_timestamp", "date", "datetime", "degrees", "dense_rank", "exp", "first_value"),
+        *("floor", "format", "glob", "group_concat", "hex", "ifnull", "iif", "instr", "json", "json_array"),
+        *("json_array_length", "json_extract", "json_group_array", "json_group_object", "json_object", "json_quote"),
+        *("json_type", "json_valid", "->", "->>", "julianday", "lag", "last_value", "lead", "length", "like"),
+        *("likelihood", "likely", "ln", "log", "log10", "log2", "lower", "ltrim", "max", "min", "mod", "nth_value"),
+        *("ntile", "nullif", "octet_length", "percent_rank", "pi", "pow", "power", "printf", "quote", "radians"),
+        *("rank", "replace", "round", "row_number", "rtrim", "sign", "sin", "sinh", "sqrt", "strftime", "string_agg"),
+        *("substr", "substring", "sum", "tan", "tanh", "time", "timediff", "total", "trim", "trunc", "typeof"),
+        *("unhex", "unicode", "unixepoch", "unlikely", "upper", "zeroblob"),
+    }
+)
+
+
+class Refused(Exception):  # noqa: N818 - it says what became of a statement
+    """The statement has no result; the text says why."""
+
+
+def run(database: str, sql: str, max_rows: int) -> tuple[int, list[bytes]]:
+    """Return the number of columns and the rows of a query, each row as bytes that are equal where the rows are.
+
+    Raises:
+        Refused: If it is no query, fails, or reaches a limit.
+    """
+    deadline = time.process_time() + MAX_SECONDS
+    connection = _open(database)
+    try:
+        _end_process_after(KILL_SECONDS)
+        connection.set_progress_handler(lambda: time.process_time() > deadline, STEPS_PER_LOOK)
+        cursor = connection.execute(sql)
+        if cursor.description is None:
+            raise Refused("it is no query")
+        rows, left = [], MAX_BYTES
+        for row in cursor:
+            rows.append(encode_row(row))
+            left -= len(rows[-1])
+            if len(rows) > max_rows:
+                raise Refused(f"it returns more than {max_rows:,} rows")
+            if left < 0:
+                raise Refused(f"its result is larger than {MAX_BYTES:,} bytes")
+        return len(cursor.description), rows
+    except sqlite3.OperationalError as error:
+        if time.process_time() > deadline:
+            raise Refused(f"it was stopped after {MAX_SECONDS} s") from None
+        raise Refused(f"SQLite says: {error}") from None
+    except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
+        raise Refused(f"SQLite says: {error}") from None
+    except MemoryError:
+        raise Refused("it needs more memory than it may have") from None
+    finally:
+        connection.close()
+        _end_process_after(0)
+
+
+def _end_process_after(seconds: float) -> None:
+    """Have the kernel end this process by SIGPROF after so much processor time; 0 takes that back."""
+    if hasattr(signal, "setitimer"):  # not on Windows
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+def _open(database: str) -> sqlite3.Connection:
+    uri = f"file:{urllib.parse.quote(database)}?mode=ro&immutable=1"
+    try:
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+        connection.text_factory = _decode
+        for pragma in ("trusted_schema=OFF", "query_only=ON", "cell_size_check=ON", "temp_store=MEMORY", "mmap_size=0"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute(f"PRAGMA hard_heap_limit={SQLITE_HEAP_BYTES}").fetchall()
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()  # not before here is the file read
+        for limit, value in LIMITS.items():
+            connection.setlimit(limit, value)
+        connection.set_authorizer(authorize)
+    except sqlite3.Error as error:
+        raise Refused(f"the database cannot be read: {error}") from None
+    return connection
+
+
+def authorize(action: int, first: str | None, second: str | None, database: str | None, source: str | None) -> int:
+    """Allow what reads, and nothing that SQLite may learn to do later."""
+    is_allowed = action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE)
+    if action == sqlite3.SQLITE_READ:
+        is_allowed = not (first or "").lower().startswith("pragma_")  # tables that are pragmas
+    elif action == sqlite3.SQLITE_FUNCTION:
+        is_allowed = (second or "").lower() in FUNCTIONS
+    return sqlite3.SQLITE_OK if is_allowed else sqlite3.SQLITE_DENY
+
+
+def _decode(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def encode_row(row: tuple[Any, ...]) -> bytes:
+    """Return bytes that two rows share when their values are equal and of one type.
+
+    Whole and decimal numbers are one type, as they are for SQLite (1 = 1.0); floats count by 12 digits. Numbers and
+    texts are two (1 is not '1'), and so are texts and blobs; NULL equals NULL alone.
+    """
+    parts = []
+    for value in row:
+        part = _encode(value)
+        parts.append(b"%d:%s" % (len(part), part))
+    return b"".join(parts)
+
+
+def _encode(value: Any) -> bytes:
+    if value is None:
+        return b"null"
+    if isinstance(value, str):
+        return b"text " + value.encode("utf-8", "surrogateescape")
+    if isinstance(value, bytes):
+        return b"blob " + value
+    if isinstance(value, float):
+        rounded = value if value.is_integer() else float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+        value = int(rounded) if rounded.is_integer() else rounded
+    return b"number %r" % value
+
+
+def judge(output: tuple[int, list[bytes]], gold: tuple[int, list[bytes]], ordered: bool) -> tuple[bool, str]:
+    """Compare two results, as lists where the order counts, else as multisets."""
+    (num_columns, rows), (gold_columns, gold_rows) = output, gold
+    if num_columns != gold_columns:
+        return False, f"it returns {num_columns:,} columns instead of {gold_columns:,}"
+    if len(rows) != len(gold_rows):
+        return False, f"it returns {len(rows):,} rows instead of {len(gold_rows):,}"
+    if rows == gold_rows or (not ordered and sorted(rows) == sorted(gold_rows)):
+        return True, f"returns the {len(rows):,} rows of the gold query"
+    wrong = (Counter(rows) - Counter(gold_rows)).total()
+    if not wrong:
+        return False, f"it returns the {len(rows):,} rows of the gold query in another order"
+    return False, f"{wrong:,} of the {len(rows):,} rows that it returns are not the gold query's"
+
+
+def answer(request: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
+    """Run both statements of a request, and send what became of each as soon as it is known."""
+    try:
+        gold = run(request["database"], request["gold"], MAX_ROWS)
+    except Refused as error:
+        send({"ok": False, "reason": str(error)})
+        return
+    send({"ok": True})
+    try:
+        correct, reason = judge(run(request["database"], request["output"], len(gold[1])), gold, request["ordered"])
+    except Refused as error:
+        correct, reason = False, str(error)
+    send({"correct": correct, "reason": reason})
+
+
+def limit_process() -> None:
+    """Let the kernel hold this process to its memory, and to no file that it could write."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    for limit, value in (
+        (resource.RLIMIT_AS, PROCESS_BYTES),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        try:
+            resource.setrlimit(limit, (value, value))
+        except (ValueError, OSError):  # not every system has all of them
+            continue
+
+
+def main() -> None:
+    """Answer requests until standard input ends."""
+    limit_process()
+
+    def send(message: dict[str, Any]) -> None:
+        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.flush()
+
+    send({"ready": True})
+    for line in sys.stdin:
+        answer(json.loads(line), send)
+
+
+if __name__ == "__main__":
+    main()

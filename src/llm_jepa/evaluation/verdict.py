@@ -1,0 +1,83 @@
+"""What every scorer gives back, and what it says of a gold answer that nothing can be judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from llm_jepa.errors import DataError
+
+# Reasons end in reports and in predictions.jsonl; an output may be as long as the model may write.
+MAX_QUOTED_CHARS = 60
+
+
+class GoldError(DataError):
+    """The gold answer of a row cannot be used, so that no output can be judged by it: an error, not a score."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether one output is right, and why, in one sentence fit for a report.
+
+    Attributes:
+        correct: Whether it is right; never true where `decided` is false.
+        reason: Why, in printable ASCII.
+        decided: Whether the scorer could tell. If not, the row is counted as unknown, apart from the wrong ones.
+    """
+
+    correct: bool
+    reason: str
+    decided: bool = True
+
+    def __post_init__(self) -> None:
+        assert self.decided or not self.correct
+
+
+class Scorer(Protocol):
+    """Judges an output by the gold answer of its row."""
+
+    def __call__(self, output: str, gold: Any, *, row: Mapping[str, Any] | None = None) -> Verdict:
+        """Return the verdict.
+
+        Args:
+            output: What the model wrote.
+            gold: The right answer: text, for `any_of` also a list of texts.
+            row: What else the row holds that a scorer may need, such as its database.
+
+        Raises:
+            GoldError: If nothing can be judged by that gold answer.
+        """
+        ...
+
+
+EMPTY = Verdict(False, "the output is empty")
+
+
+def undecided(reason: str) -> Verdict:
+    """Return the verdict of a scorer that could not tell."""
+    return Verdict(False, f"not decided: {reason}", decided=False)
+
+
+def checked_gold(gold: str) -> str:
+    """Return the gold text without the white space around it.
+
+    Raises:
+        GoldError: If nothing is left.
+    """
+    if not isinstance(gold, str):
+        raise GoldError(f"The gold answer is {type(gold).__name__}, expected text. Correct the row of the test file.")
+    stripped = gold.strip()
+    if not stripped:
+        raise GoldError(
+            "The gold text is empty, so no output could be judged by it. Remove the row from the test file."
+        )
+    return stripped
+
+
+def quoted(text: str) -> str:
+    """Quote the beginning of a text with control characters and what is not ASCII escaped."""
+    num_shown = min(len(text), MAX_QUOTED_CHARS)
+    while len(ascii(text[:num_shown])) > 2 * MAX_QUOTED_CHARS:  # an escape can take ten characters
+        num_shown //= 2
+    return ascii(text[:num_shown]) + ("..." if len(text) > num_shown else "")

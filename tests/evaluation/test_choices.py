@@ -1,0 +1,102 @@
+"""Multiple choice: the likeliest choice after the prompt, by the probabilities that a plain forward gives."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from llm_jepa.evaluation.choices import choice_log_likelihoods, gold_choice, judge_choices, row_choices
+from llm_jepa.evaluation.evaluate import EvaluationConfig, evaluate
+from llm_jepa.evaluation.scorers import GoldError
+from llm_jepa.objective import LLMJEPA
+
+CHOICES = [".*dog.*", ".*[0-9].*", "x", "a much longer answer than the others"]
+
+
+def literal_log_likelihood(model, prompt: list[int], choice: list[int]) -> float:
+    """Sum the log probabilities of the choice's tokens, one forward for each of them."""
+    total = 0.0
+    for place, token in enumerate(choice):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + choice[:place]])).logits[0, -1]
+        total += torch.log_softmax(logits.double(), -1)[token].item()
+    return total
+
+
+@pytest.mark.parametrize(("family", "batch_size"), [("llama", 1), ("llama", 32), ("gpt2", 3), ("gemma2", 3)])
+def test_likelihoods_are_those_of_one_token_after_the_other(learned, some_rows, tiny_model, family, batch_size):
+    """Padding and batches change nothing; the end token and the prompt do not count."""
+    encoder = learned.encoder
+    jepa = LLMJEPA(tiny_model(family, vocab_size=len(encoder.tokenizer)), learned.jepa.config)
+    rows = some_rows({"text": "lines with a dog", "code": "a"}, {"text": "x", "code": "a"})
+    asked = [(rows.examples[0], CHOICES), (rows.examples[1], CHOICES[:2])]
+    found = choice_log_likelihoods(jepa, encoder, asked, batch_size=batch_size)
+    assert [len(each) for each in found] == [4, 2]
+    for (example, choices), values in zip(asked, found, strict=True):
+        for choice, value in zip(choices, values, strict=True):
+            ids = encoder.tokenizer(choice, add_special_tokens=False)["input_ids"]
+            expected = literal_log_likelihood(jepa.model.eval(), encoder.encode_prompt(example), ids)
+            assert value == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_model_that_knows_the_answers_chooses_them(learned, some_rows):
+    """Four rows, by word, by letter, by place and by the code; the wrong gold answer is wrong."""
+    rows = some_rows(
+        {"text": "lines with a dog", "code": ".*dog.*", "choices": CHOICES},
+        {"text": "lines with a dog", "code": "-", "choices": CHOICES, "answer": "A"},
+        {"text": "lines with a number", "code": "-", "choices": CHOICES, "answer": 1},
+        {"text": "lines with a number", "code": "-", "choices": CHOICES, "answer": 0},
+        {"text": "lines with a number", "code": "-"},
+    )
+    config = EvaluationConfig(metric="choice", scorers=["choice_per_byte"], max_new_tokens=24)
+    metrics, records = evaluate(learned.jepa, learned.encoder, rows, config)
+    assert [record["choice"] for record in records] == [True, True, True, False, None]
+    assert [record["choice_per_byte"] for record in records] == [True, True, True, False, None]
+    assert metrics["choice"] == 3 / 5 and metrics["num_gold_errors"] == {"choice": 1, "choice_per_byte": 1}
+    assert records[0]["reason"].startswith("the gold choice '.*dog.*' is the likeliest: -")
+    assert records[3]["reason"].startswith("'.*[0-9].*' is as likely as '.*dog.*', or likelier: -")
+
+
+def test_a_long_choice_loses_by_its_length_unless_that_is_divided_out():
+    """The sum prefers the short one, the mean over bytes the one that is likelier a byte."""
+    choices, sums = ["ab", "abcdefghij"], [-4.0, -10.0]
+    assert judge_choices(choices, sums, 0, per_byte=False).correct
+    assert judge_choices(choices, sums, 1, per_byte=True).correct
+    assert judge_choices(choices, sums, 0, per_byte=True).reason.endswith("-1.000 against -2.000 nats per byte")
+    assert judge_choices(["\u00df", "abc"], [-1.0, -2.0], 0, per_byte=True).correct  # two bytes against three
+
+
+@pytest.mark.parametrize("value", [-3.0, math.nan, -math.inf])
+def test_a_tie_and_a_diverged_model_are_wrong_wherever_the_gold_stands(value: float):
+    """A collapsed model finds all choices equally likely, and must not be right by the order of a list."""
+    for gold in range(3):
+        assert not judge_choices(["a", "b", "c"], [value] * 3, gold, per_byte=False).correct
+
+
+@pytest.mark.parametrize("choices", [None, "ab", [], ["a"], ["a", "a"], ["a", ""], ["a", 1], {"text": ["a", "b"]}])
+def test_choices_are_two_different_texts_or_more(choices):
+    with pytest.raises(GoldError, match="choices is"):
+        row_choices({"choices": choices})
+
+
+@pytest.mark.parametrize(
+    ("answer", "place"),
+    [("blue", 1), (" blue ", 1), ("B", 1), ("b", 1), ("1", 1), (1, 1), ("A", 0), (0, 0), ("2", 2)],
+)
+def test_the_answer_is_a_choice_its_letter_or_its_place(answer, place):
+    assert gold_choice(["red", "blue", "green"], answer) == place
+
+
+def test_a_choice_word_for_word_goes_before_letters_and_places():
+    """Choices may themselves be letters or numbers."""
+    assert gold_choice(["B", "A"], "A") == 1
+    assert gold_choice(["2", "1", "0"], "0") == 2
+    assert gold_choice(["2", "1", "0"], 0) == 0
+
+
+@pytest.mark.parametrize("answer", ["yellow", "D", "3", 3, -1, True, None, 1.0, "", "9" * 5000, ["A"]])
+def test_an_answer_that_names_no_choice_is_refused(answer):
+    with pytest.raises(GoldError, match="none of the 3 choices"):
+        gold_choice(["red", "blue", "green"], answer)
