@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
 import shutil
 import signal
-import subprocess
+import socket
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llm_jepa.cli import main
 from llm_jepa.data.nlrx import generate_splits, write_jsonl
 from llm_jepa.data.tokenizer import train_tokenizer
-from llm_jepa.experiments import executor
-from llm_jepa.experiments.executor import Job
+from llm_jepa.experiments import executor, forks
 from llm_jepa.experiments.run import train_run
 from llm_jepa.experiments.settings import read_run
 
@@ -105,40 +107,42 @@ def lora_run(lora_home: Path, lora_settings: dict[str, Any]) -> Path:
     return lora_home / "run"
 
 
-class ForkedRun:
-    """A run as `executor._start` makes it, forked from this process instead of started anew: imports take seconds."""
+class ForkedServer:
+    """The server that forks runs, itself forked from this process instead of started anew: imports take seconds."""
 
-    def __init__(self, job: Job) -> None:
-        self.process = multiprocessing.get_context("fork").Process(target=_train, args=(job.folder,))
-        self.process.start()
+    def __init__(self, connection: socket.socket, ours: socket.socket, environment: dict[str, str], log: int) -> None:
+        self.pid = os.fork()
+        if self.pid:
+            return
+        code = 1
+        try:
+            tqdm.set_lock(
+                threading.RLock()
+            )  # tqdm's own is shared with the parent, and would stop both if one is killed
+            ours.close()
+            os.environ.update(environment)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            torch.set_num_threads(1)
+            code = forks.serve(connection)
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
 
-    @property
-    def returncode(self) -> int | None:
-        return self.process.exitcode
-
-    def poll(self) -> int | None:
-        return self.process.exitcode
-
-    def wait(self, timeout: float | None = None) -> int | None:
-        self.process.join(timeout)
-        if self.process.exitcode is None:
-            raise subprocess.TimeoutExpired("run", timeout or 0.0)
-        return self.process.exitcode
-
-    def terminate(self) -> None:
-        self.process.terminate()
-
-    def kill(self) -> None:
-        self.process.kill()
+    def wait(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
-def _train(folder: Path) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    torch.set_num_threads(1)
-    with (folder / "log.txt").open("a", encoding="utf-8") as log:
-        sys.stdout = sys.stderr = log
-        code = main(["train", str(folder / "config.yaml"), "--out", str(folder)])
-    sys.exit(code)
+def fork_server(environment: dict[str, str], kept_open: Sequence[int]) -> tuple[Any, socket.socket, Any]:
+    """Do what `executor.launch_server` does, from this process."""
+    ours, theirs = socket.socketpair()
+    log = tempfile.TemporaryFile()  # noqa: SIM115
+    with theirs:
+        return ForkedServer(theirs, ours, environment, log.fileno()), ours, log
 
 
 @pytest.fixture(scope="session")
@@ -151,14 +155,18 @@ def warmed_up(tiny_settings: Callable[..., dict[str, Any]], tmp_path_factory: py
 def quick_runs(warmed_up: None) -> Iterator[list[str]]:
     """Fork runs instead of starting processes, where that can be done; yield a list that gets the runs started."""
     started: list[str] = []
-    start = executor._start
+    start = executor.local_pool
 
-    def fork(job: Job, workers: int) -> Any:
-        started.append(job.name)
-        return ForkedRun(job) if sys.platform == "linux" else start(job, workers)
+    def open_pool(*arguments: Any) -> Any:
+        pool = start(*arguments)
+        start_one = pool.start
+        pool.start = lambda job: started.append(job.name) or start_one(job)
+        return pool
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executor, "_start", fork)
+        patch.setattr(executor, "local_pool", open_pool)
+        if sys.platform == "linux":
+            patch.setattr(executor, "launch_server", fork_server)
         patch.setattr(executor, "POLL_S", 0.02)
         patch.setenv("TOKENIZERS_PARALLELISM", "false")
         yield started

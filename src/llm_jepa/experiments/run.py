@@ -12,8 +12,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -50,6 +50,7 @@ from llm_jepa.training.trainer import JEPATrainer
 
 from .controls import shuffle_code_views
 from .environment import describe_environment
+from .ownership import sole_trainer
 from .settings import RunConfig, Settings
 from .watch import DataWatch
 
@@ -78,8 +79,12 @@ def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False
         DataError: If the data is not as the settings say.
     """
     join(use_cpu=bool(run.training.get("use_cpu")))
-    progress &= is_main()
-    on_main(claim_folder, folder, run.settings | {"seed": seed})
+    with ExitStack() as held:
+        on_main(held.enter_context, _sole_run(folder, run.settings | {"seed": seed}))
+        return _train_claimed(run, seed, folder, progress=progress and is_main())
+
+
+def _train_claimed(run: RunConfig, seed: int, folder: Path, *, progress: bool) -> dict[str, Any]:
     if on_main((folder / "DONE").is_file):
         return on_main(_read_report, folder)
     on_main(lambda: write_json(folder / "environment.json", describe_environment()))
@@ -108,6 +113,8 @@ def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False
         report |= metrics
         on_main(write_json_lines, folder / "predictions.jsonl", records)
     report["cost"] = trainer.step_timer.summary() | {"flops_per_step": count_step_flops(trainer)}
+    if run.jepa.uses_views and run.jepa.jepa_loss_dropout:
+        report["cost"]["flops_per_dropped_step"] = count_step_flops(trainer, dropped=True)
     report["alarm"] = trainer.alarm.summary() if run.jepa.uses_views else None
     report["num_parameters"] = num_parameters(trainer.jepa.model)
     report["num_trained_parameters"] = num_parameters(trainer.jepa, trained=True)  # [PRED] among them
@@ -115,6 +122,16 @@ def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False
     on_main(write_json, folder / "eval.json", _json_safe(report))
     on_main(write_whole, folder / "DONE", "")
     return on_main(_read_report, folder)
+
+
+@contextmanager
+def _sole_run(folder: Path, settings: Settings) -> Iterator[None]:
+    """Claim a run's folder, and let no other process train in it for the time of the block."""
+    check_folder(folder, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    with sole_trainer(folder):
+        claim_folder(folder, settings)
+        yield
 
 
 def _read_report(folder: Path) -> dict[str, Any]:
@@ -266,11 +283,12 @@ def _validation_scores(trainer: JEPATrainer) -> dict[str, Any]:
     return {"validation": {key.removeprefix("eval_"): value for key, value in looks[-1].items() if key != "epoch"}}
 
 
-def count_step_flops(trainer: JEPATrainer, num_batches: int = FLOP_BATCHES) -> float:
+def count_step_flops(trainer: JEPATrainer, num_batches: int = FLOP_BATCHES, *, dropped: bool = False) -> float:
     """Return the counted FLOPs of forward and backward of a batch, the mean over the first batches of epoch 0.
 
-    Every arm counts the same rows. Matrix products and attention are counted, padding included, by PyTorch's
-    counter; on a CPU attention is taken apart for it, for it knows the fused kernels of GPUs only.
+    The step is one with its views or, on demand, one whose JEPA term loss dropout leaves out. Every arm counts the same
+    rows. Matrix products and attention are counted, padding included, by PyTorch's counter; on a CPU attention is taken
+    apart for it, for it knows the fused kernels of GPUs only.
     """
     batches = list(islice(trainer.batches_of_epoch(0), num_batches))
     model = trainer.jepa.train()
@@ -279,16 +297,16 @@ def count_step_flops(trainer: JEPATrainer, num_batches: int = FLOP_BATCHES) -> f
     with counter, attention:
         for batch in batches:
             with trainer.compute_loss_context_manager():
-                loss = model(batch.to(trainer.args.device), step=_step_with_views(model)).loss
+                loss = model(batch.to(trainer.args.device), step=_step(model, dropped)).loss
             loss.backward()
             model.zero_grad()
     model.eval()
     return counter.get_total_flops() / len(batches)
 
 
-def _step_with_views(jepa: LLMJEPA) -> int:
-    """Return a step that loss dropout keeps, so that the cost counted is that of a step with its views."""
-    return next(step for step in range(10**6) if not jepa.loss_dropout.drops(step))
+def _step(jepa: LLMJEPA, dropped: bool) -> int:
+    """Return a step that loss dropout keeps, so that the cost counted is that of a step with its views; or drops."""
+    return next(step for step in range(10**6) if jepa.loss_dropout.drops(step) == dropped)
 
 
 class MetricsFile(TrainerCallback):
