@@ -34,7 +34,7 @@ from .choice import HIGHER_IS_BETTER, check_name, choose, is_higher_better, vali
 from .executor import FAILED_FILE, Failure, Job, run_jobs
 from .grids import Grid
 from .ownership import OWNER_FILE, sole_owner
-from .results import Results, RunResult, build_results, summarise_seeds, write_results
+from .results import Results, RunResult, budget_lines, build_results, summarise_seeds, write_results
 from .run import check_folder, claim_folder, differences, has_begun, pretrained_tokenizer
 from .settings import ExperimentConfig, RunConfig, Settings, count_runs, is_axis, read_experiment, read_grids
 
@@ -443,7 +443,8 @@ def _budgeted_results(experiment: Experiment, kind: str, compared: Records, base
     scaled = {budget.arm for budget in budgets}
     jobs = [experiment.job(budget.name, seed) for budget in budgets for seed in experiment.config.seeds]
     records = {job: record for job, record in compared.items() if job.arm not in scaled} | _records(jobs)
-    return _results_of(experiment, records, baseline) | {"budgets": {each.name: each.record for each in budgets}}
+    results = _results_of(experiment, records, baseline) | {"budgets": {each.name: each.record for each in budgets}}
+    return results | {"notes": budget_lines(results)}
 
 
 def _cost(records: dict[Job, dict[str, Any]], baseline: str) -> dict[str, dict[str, float | None]]:

@@ -207,7 +207,7 @@ def format_table(results: Results, width: int = 80) -> str:
     for kind, title in BUDGET_TITLES.items():
         if again := results.get(f"equal_{kind}"):
             parts += [title, _text_table(_outcome_rows(again), width)]
-            parts += [_filled([*budget_lines(again), *(c["sentence"] for c in again["comparisons"])], width)]
+            parts += [_filled([*again["notes"], *(c["sentence"] for c in again["comparisons"])], width)]
     for grid in results.get("grids", {}).values():
         parts += [f"Exploration: the cells of {grid['arm']}", _text_table(_grid_rows(grid), width)]
     parts += [_filled(results.get("notes", []), width)]
@@ -221,7 +221,7 @@ def format_markdown(results: Results) -> str:
     text = _markdown(rows, [c["sentence"] for c in results["comparisons"]] + _alarm_lines(results))
     for kind, title in BUDGET_TITLES.items():
         if again := results.get(f"equal_{kind}"):
-            notes = [*budget_lines(again), *(c["sentence"] for c in again["comparisons"])]
+            notes = [*again["notes"], *(c["sentence"] for c in again["comparisons"])]
             text += f"\n{title}:\n\n" + _markdown(_outcome_rows(again), notes)
     for grid in results.get("grids", {}).values():
         text += f"\nExploration: the cells of {grid['arm']}.\n\n" + _markdown(_grid_rows(grid), [])

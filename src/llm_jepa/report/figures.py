@@ -161,7 +161,7 @@ def plot_grid(grid: Mapping[str, Any], out_dir: str | Path, axes: Sequence[str] 
     Raises:
         ValueError: If `axes` are not one or two of the grid's.
     """
-    shown = _grid_axes(grid, axes)
+    shown = shown_axes(grid, axes)
     cells = grid_slice(grid, shown)
     if not any(cell[side]["mean"] is not None for cell in cells for side in ("validation", "test")):
         return []
@@ -321,8 +321,8 @@ def _write_verdict(axis: Axes, height: float, comparison: Mapping[str, Any]) -> 
 # ---- grids ----
 
 
-def _grid_axes(grid: Mapping[str, Any], asked: Sequence[str] | None) -> list[str]:
-    """Return the one or two axes to draw, the vertical one first."""
+def shown_axes(grid: Mapping[str, Any], asked: Sequence[str] | None = None) -> list[str]:
+    """Return the one or two axes to draw, the vertical one first: those asked for, or the two with the most values."""
     known = list(grid["axes"])
     if asked is not None:
         if not 1 <= len(asked) <= 2 or not set(asked) <= set(known) or len(set(asked)) < len(asked):
