@@ -315,6 +315,7 @@ class ForkedServer:
             os.environ.update(environment)
             os.dup2(log, 1)
             os.dup2(log, 2)
+            sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115 (pytest's own goes elsewhere)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             torch.set_num_threads(1)
             code = forks.serve(connection)

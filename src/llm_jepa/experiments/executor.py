@@ -187,15 +187,20 @@ def _open_pool(
     try:
         yield pool, running
     finally:
-        for attempt in running.values():
-            attempt.ask_to_stop()
-        deadline = time.monotonic() + GRACE_S
-        for attempt in running.values():
-            while attempt.poll() is None and time.monotonic() < deadline:
-                time.sleep(POLL_S)
-            if attempt.poll() is None:
-                attempt.kill()
+        stop(list(running.values()))
         pool.close()
+
+
+def stop(attempts: Sequence[Attempt]) -> None:
+    """Ask runs to save and stop; end those that have not after GRACE_S."""
+    for attempt in attempts:
+        attempt.ask_to_stop()
+    deadline = time.monotonic() + GRACE_S
+    for attempt in attempts:
+        while attempt.poll() is None and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        if attempt.poll() is None:
+            attempt.kill()
 
 
 def _ended(running: dict[Job, Attempt]) -> list[tuple[Job, int]]:
@@ -243,8 +248,12 @@ def local_pool(workers: int, resources: dict[str, float], lock: int | None) -> P
     else:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     devices = _devices_of_each(workers, resources.get("gpus", 0))
-    kind = ForkingPool if sys.platform.startswith("linux") else StartingPool  # macOS does not fork such a process
-    return kind(environment, devices, lock)
+    return kind_of_pool()(environment, devices, lock)
+
+
+def kind_of_pool() -> type[ForkingPool] | type[StartingPool]:
+    """Return how runs are started on this system: macOS does not fork a process that has imported torch."""
+    return ForkingPool if sys.platform.startswith("linux") else StartingPool
 
 
 def _devices_of_each(workers: int, gpus: float) -> list[str]:
@@ -297,8 +306,10 @@ class _LocalPool:
 class StartingPool(_LocalPool):
     """Starts an interpreter for each run."""
 
-    def start(self, job: Job) -> Attempt:
-        own = self._take_devices(job) | {PARENT: str(os.getpid())}  # so that no run outlives this process
+    def start(self, job: Job, own: Mapping[str, str] | None = None) -> Attempt:
+        own = (
+            self._take_devices(job) | dict(own or {}) | {PARENT: str(os.getpid())}
+        )  # so that no run outlives this process
         with job.log.open("ab") as log:
             # Apart from the terminal: Ctrl-C reaches this process alone, which then stops its runs in order.
             process = subprocess.Popen(
@@ -344,7 +355,7 @@ class ForkingPool(_LocalPool):
         self._server: _Server | None = None
         self._count = 0
 
-    def start(self, job: Job) -> Attempt:
+    def start(self, job: Job, own: Mapping[str, str] | None = None) -> Attempt:
         if self._server is None or self._server.ended:
             self._server = _Server(launch_server(self.environment, self._kept_open))
         self._count += 1
@@ -352,7 +363,7 @@ class ForkingPool(_LocalPool):
             "number": self._count,
             "arguments": job.arguments,
             "log": str(job.log),
-            "environment": self._take_devices(self._count),
+            "environment": self._take_devices(self._count) | dict(own or {}),
         }
         self._server.send({"start": order})
         return _Forked(self, self._server, self._count)

@@ -1,8 +1,8 @@
 """Runs on a Ray cluster: this machine's own, or the one that RAY_ADDRESS names.
 
-Each run is one task, in a worker process of its own that ends with it; Ray finds the place that has the CPUs and GPUs
-it takes. The folder of the experiment and the data must be where every machine sees them under the same name, for
-what has been done is known from the folders alone.
+Each run is one task; Ray finds the place that has the CPUs and GPUs it takes, and a worker there forks the run. The
+folder of the experiment and the data must be where every machine sees them under the same name, for what has been done
+is known from the folders alone.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ import importlib
 import logging
 import os
 import signal
-import sys
-import traceback
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from llm_jepa.errors import ConfigError
 
-from .executor import LOST, Attempt, Job
+from .executor import LOST, POLL_S, Attempt, Job, kind_of_pool, stop
 
 logger = logging.getLogger(__name__)
 
@@ -44,15 +42,12 @@ class RayPool:
         if self._owns_cluster:
             self.ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
         self._check(cpus, gpus)
-        # Ray would try again by itself, and not tell; a worker that did one run holds its memory.
-        remote = self.ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, max_calls=1)
+        remote = self.ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)  # Ray's own retries tell nobody
         self._train = remote(train_in_worker)
         self._environment = {"OMP_NUM_THREADS": str(max(1, int(cpus))), "TOKENIZERS_PARALLELISM": "false"}
 
     def start(self, job: Job) -> Attempt:
-        folder = job.folder.resolve()
-        task = self._train.remote(job.arguments, str(folder / job.log.name), os.getcwd(), self._environment)
-        return _Task(self.ray, task, job)
+        return _Task(self.ray, self._train.remote(job, os.getcwd(), self._environment), job)
 
     def close(self) -> None:
         if self._owns_cluster:
@@ -104,25 +99,24 @@ class _Task:
         return code
 
 
-def train_in_worker(arguments: list[str], log: str, folder: str, environment: dict[str, str]) -> int:
-    """Be the process of one run, in a Ray worker: `llm-jepa` with these arguments, its output going to `log`.
+def train_in_worker(job: Job, folder: str, environment: dict[str, str]) -> int:
+    """Do one run in a Ray worker and return its exit code.
 
-    Returns:
-        The exit code.
+    The run is a child of the worker's own server (see `forks`): it meets nothing that an earlier run left behind, and
+    the worker imports everything once. When the worker is killed, the server stops the run.
     """
     os.chdir(folder)
-    os.environ |= environment
-    sys.argv = ["llm-jepa", *arguments]
-    with Path(log).open("a", encoding="utf-8", buffering=1) as file:
-        before = sys.stdout, sys.stderr
-        sys.stdout = sys.stderr = file
-        os.dup2(file.fileno(), 2)  # what libraries write past Python
-        try:
-            from llm_jepa.cli import main
+    if not _pool:
+        _pool.append(kind_of_pool()({**os.environ, **environment}, [], None))
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES")  # Ray gives each task its own
+    attempt = _pool[0].start(job, {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices})
+    try:
+        while (code := attempt.poll()) is None:
+            time.sleep(POLL_S)
+    except BaseException:  # Ray cancels a task by a KeyboardInterrupt
+        stop([attempt])
+        raise
+    return code
 
-            return main(arguments)
-        except Exception:
-            traceback.print_exc()
-            return 1
-        finally:
-            sys.stdout, sys.stderr = before
+
+_pool: list[Any] = []  # the worker's

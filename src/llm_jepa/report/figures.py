@@ -337,10 +337,10 @@ def _grid_figure(grid: Mapping[str, Any], shown: Sequence[str], cells: Sequence[
     rows, columns = grid["axes"][down] if down else [None], grid["axes"][across]
     chosen_by = str(grid["choose_by"]).replace("_", " ")
     sides = {
-        "validation": f"Validation: {chosen_by} (chosen by)",
-        "test": f"Test: {str(grid['metric']).replace('_', ' ')} (looked at after)",
+        "validation": f"Validation, chosen by: {chosen_by}",
+        "test": f"Test, looked at after: {str(grid['metric']).replace('_', ' ')}",
     }
-    size = (max(3.6, 0.85 * len(columns) + 1.4), 0.55 * len(rows) + 1.5)
+    size = (max(3.6, 0.85 * len(columns) + 1.4), 0.5 * len(rows) + 1.5)  # inches, of each map
     figure = Figure(figsize=(2 * size[0], size[1]), layout="constrained")
     for axis, (side, title) in zip(figure.subplots(1, 2), sides.items(), strict=True):
         percent = side == "test" or chosen_by in ("retrieval@1", str(grid["metric"]).replace("_", " "))
@@ -353,7 +353,7 @@ def _grid_figure(grid: Mapping[str, Any], shown: Sequence[str], cells: Sequence[
             values[at] = np.nan if mean is None else mean * (100 if percent else 1)
             frame = at if cell["chosen"] else frame
         _draw_cells(axis, values, frame, lower)
-        axis.set_title(f"{title}, {'%' if percent else 'lower is better' if lower else 'higher is better'}")
+        axis.set_title(f"{title}\n{'%, ' if percent else ''}{'lower' if lower else 'higher'} is better", fontsize=9)
         axis.set_xticks(range(len(columns)), [_value_label(value) for value in columns])
         axis.set_xlabel(across)
         axis.set_yticks(range(len(rows)), [_value_label(value) for value in rows] if down else [""])
