@@ -275,7 +275,10 @@ def _split(settings: Settings) -> tuple[ExperimentConfig, Settings]:
         for key in changes:
             if key in own:
                 raise ConfigError(f"arms.{arm}.{key} belongs to the experiment. Set {key} outside of arms.")
-        check_keys(changes)
+        try:
+            check_keys(changes)
+        except ConfigError as error:
+            raise ConfigError(f"In arm {arm}: {error}") from error
     return experiment, shared
 
 
