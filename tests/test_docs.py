@@ -10,7 +10,7 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
 from llm_jepa.experiments.configuration_page import configuration_page
-from llm_jepa.experiments.settings import read_experiment, read_yaml
+from llm_jepa.experiments.settings import read_experiment, read_grids, read_yaml
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,8 +36,11 @@ def test_the_readmes_settings_are_accepted():
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_config_is_accepted(path):
     """Arms differ from the baseline in fields of the objective or of a control."""
-    experiment, runs = read_experiment(read_yaml(path))
-    assert experiment.baseline in runs
+    settings = read_yaml(path)
+    experiment, runs = read_experiment(settings)
+    grids = read_grids(settings)
+    assert experiment.baseline in grids or experiment.baseline in runs
+    assert len(runs) == sum(len(grids[arm].cells) if arm in grids else 1 for arm in experiment.arms)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)

@@ -150,8 +150,14 @@ def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
     experiment = open_experiment(settings, folder, dry_run=arguments.dry_run)
     if arguments.dry_run:
         for note in experiment.notes:
-            print(note)
-        return {"dry_run": True, "runs": [job.name for job in experiment.jobs]}
+            print(textwrap.fill(note, WIDTH))
+        jobs, seeds = experiment.jobs, experiment.config.seeds
+        print(f"{len(jobs):,} runs: {len(experiment.runs):,} arms x {len(seeds)} seeds", end="")
+        more = experiment.most_runs - len(jobs)
+        print(f", then at most {more:,} of {' and '.join(experiment.config.compare_at[1:])}" if more else "")
+        for job in jobs:
+            print(f"  {job.name}")
+        return {"dry_run": True, "runs": [job.name for job in jobs], "most_runs": experiment.most_runs}
     results = run_experiment(experiment, progress=sys.stderr.isatty())
     print(format_table(results))
     print(f"\nReport: {folder / 'report.html'}")
@@ -160,6 +166,7 @@ def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
         "metric": results["metric"],
         "arms": {arm: {"mean": values["mean"], "n": values["n"]} for arm, values in results["arms"].items()},
         "verdicts": {each["arm"]: each["verdict"] for each in results["comparisons"]},
+        "chosen": {arm: grid["chosen"] for arm, grid in results["grids"].items()},
     }
 
 
@@ -200,7 +207,7 @@ def _one_run(arguments: argparse.Namespace) -> tuple[RunConfig, str | None, int]
     seed = settings.pop("seed", None)  # the config.yaml of a run has one
     own = {key: value for key, value in settings.items() if key in ExperimentConfig.__dataclass_fields__}
     arm = arguments.arm
-    if arm is None and "arms" not in own:
+    if arm is None and not {"arms", "grid"} & own.keys():
         experiment = read_experiment(own)[0]
         run = read_run(_without_experiment(settings))
     else:
@@ -489,7 +496,9 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--out", type=Path, metavar="DIR", help="folder of the experiment (runs/<config>)")
     compare.add_argument("--seeds", metavar="82,23,37", help="seeds, paired over the arms")
     compare.add_argument("--workers", type=int, metavar="N", help="runs at the same time")
-    compare.add_argument("--dry-run", action="store_true", help="check settings and data, run nothing")
+    compare.add_argument(
+        "--dry-run", action="store_true", help="check settings and data, print the runs, do none of them"
+    )
 
     train = _add(commands, "train", _train, "train one arm with one seed")
     _add_config(train)

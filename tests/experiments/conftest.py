@@ -1,13 +1,9 @@
-"""Tiny experiments: sixty generated pairs, three steps, runs in forked processes that need not import anything."""
+"""A pretrained model beside its pairs, and a run of LoRA matrices on it."""
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,48 +11,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llm_jepa.cli import main
-from llm_jepa.data.nlrx import generate_splits, write_jsonl
 from llm_jepa.data.tokenizer import train_tokenizer
-from llm_jepa.experiments import executor
-from llm_jepa.experiments.executor import Job
 from llm_jepa.experiments.run import train_run
 from llm_jepa.experiments.settings import read_run
-
-
-@pytest.fixture(scope="session")
-def pair_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Sixty training and twelve test pairs, as files."""
-    folder = tmp_path_factory.mktemp("pairs")
-    train, test = generate_splits(60, 12, seed=0)
-    write_jsonl(train, folder / "train.jsonl")
-    write_jsonl(test, folder / "test.jsonl")
-    return folder / "train.jsonl", folder / "test.jsonl"
-
-
-@pytest.fixture(scope="session")
-def tiny_settings(pair_files: tuple[Path, Path]) -> Callable[..., dict[str, Any]]:
-    """Flat settings of a run of seconds, with changes; None takes a key away."""
-
-    def make(**changes: Any) -> dict[str, Any]:
-        settings = {
-            "train_file": str(pair_files[0]),
-            "test_file": str(pair_files[1]),
-            "validation_size": 8,
-            "vocab_size": 300,
-            "max_steps": 3,
-            "per_device_train_batch_size": 4,
-            "logging_steps": 1,
-            "eval_steps": 2,
-            "monitor_pairs": 8,
-            "validation_generations": 2,
-            "max_new_tokens": 4,
-            "use_cpu": True,
-            **changes,
-        }
-        return {key: value for key, value in settings.items() if value is not None}
-
-    return make
 
 
 @pytest.fixture(scope="session")
@@ -103,73 +60,3 @@ def lora_run(lora_home: Path, lora_settings: dict[str, Any]) -> Path:
         patch.chdir(lora_home)
         train_run(read_run(lora_settings), 7, Path("run"))
     return lora_home / "run"
-
-
-class ForkedRun:
-    """A run as `executor._start` makes it, forked from this process instead of started anew: imports take seconds."""
-
-    def __init__(self, job: Job) -> None:
-        self.process = multiprocessing.get_context("fork").Process(target=_train, args=(job.folder,))
-        self.process.start()
-
-    @property
-    def returncode(self) -> int | None:
-        return self.process.exitcode
-
-    def poll(self) -> int | None:
-        return self.process.exitcode
-
-    def wait(self, timeout: float | None = None) -> int | None:
-        self.process.join(timeout)
-        if self.process.exitcode is None:
-            raise subprocess.TimeoutExpired("run", timeout or 0.0)
-        return self.process.exitcode
-
-    def terminate(self) -> None:
-        self.process.terminate()
-
-    def kill(self) -> None:
-        self.process.kill()
-
-
-def _train(folder: Path) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    torch.set_num_threads(1)
-    with (folder / "log.txt").open("a", encoding="utf-8") as log:
-        sys.stdout = sys.stderr = log
-        code = main(["train", str(folder / "config.yaml"), "--out", str(folder)])
-    sys.exit(code)
-
-
-@pytest.fixture(scope="session")
-def warmed_up(tiny_settings: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Do one run in this process, so that forked ones find every module imported."""
-    train_run(read_run(tiny_settings(max_steps=1)), 0, tmp_path_factory.mktemp("warm") / "run")
-
-
-@pytest.fixture(scope="module")
-def quick_runs(warmed_up: None) -> Iterator[list[str]]:
-    """Fork runs instead of starting processes, where that can be done; yield a list that gets the runs started."""
-    started: list[str] = []
-    start = executor._start
-
-    def fork(job: Job, workers: int) -> Any:
-        started.append(job.name)
-        return ForkedRun(job) if sys.platform == "linux" else start(job, workers)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executor, "_start", fork)
-        patch.setattr(executor, "POLL_S", 0.02)
-        patch.setenv("TOKENIZERS_PARALLELISM", "false")
-        yield started
-
-
-@pytest.fixture(scope="session")
-def contents() -> Callable[[Path], dict[str, bytes]]:
-    """Read every file below a folder: what must not change, can be compared."""
-
-    def read(folder: Path) -> dict[str, bytes]:
-        files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-    return read

@@ -1,5 +1,8 @@
 """An experiment: arms x seeds from one YAML, to a table that says which is better and how sure that is.
 
+An arm may be a grid (`grids`): all its cells are run, the best on validation rows is chosen (`choice`), and the chosen
+one alone is compared. The comparison may be made again at equal FLOPs and equal time (`budgets`).
+
     OUT/experiment.yaml   settings         OUT/results.json, results.csv   values, intervals, verdicts
     OUT/<arm>-s<seed>/    one run each     OUT/figures/                    curves and comparison, SVG and PNG
     OUT/report.html       all of it, to read, print or send
@@ -13,7 +16,7 @@ import json
 import logging
 import shlex
 import statistics
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +26,28 @@ from llm_jepa.data.generated import with_files
 from llm_jepa.data.loading import load_data
 from llm_jepa.errors import ConfigError, LLMJEPAError
 from llm_jepa.files import read_json_lines, write_whole
-from llm_jepa.report.figures import plot_comparison, plot_curves
+from llm_jepa.report.figures import plot_comparison, plot_curves, plot_grid
 from llm_jepa.report.html import write_report
 
-from .executor import Failure, Job, run_jobs
-from .results import Results, RunResult, build_results, write_results
+from .budgets import Budget, plan, recorded
+from .choice import HIGHER_IS_BETTER, check_name, choose, is_higher_better, validation_value
+from .executor import FAILED_FILE, Failure, Job, run_jobs
+from .grids import Grid
+from .ownership import OWNER_FILE, sole_owner
+from .results import Results, RunResult, budget_lines, build_results, summarise_seeds, write_results
 from .run import check_folder, claim_folder, differences, has_begun, pretrained_tokenizer
-from .settings import ExperimentConfig, RunConfig, Settings, read_experiment
+from .settings import ExperimentConfig, RunConfig, Settings, count_runs, is_axis, read_experiment, read_grids
 
 logger = logging.getLogger(__name__)
 
 EXPERIMENT_FILE = "experiment.yaml"
-# What may differ when an experiment goes on in its folder: more seeds, more arms, another number of workers.
-EXTENSIBLE = ("workers", "seeds", "arms", "baseline")
+# What may differ when an experiment goes on in its folder: more seeds, arms or values, and how the runs are done. What
+# a cell is chosen by may not: it would be named after the test rows have been seen.
+EXTENSIBLE = (
+    *("workers", "seeds", "arms", "baseline", "grid", "compare_at"),
+    *("executor", "resources", "max_retries", "max_runs"),
+)
+Records = dict[Job, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -44,22 +56,45 @@ class Experiment:
 
     Attributes:
         config: Arms, seeds, baseline.
-        runs: Checked settings of each arm, with the data files named.
+        runs: Checked settings of each arm, or cell of one, with the data files named.
         folder: Where everything goes.
-        notes: What was found in the data: a line of counts, then sentences.
+        notes: What was found in the data, a line of counts, then sentences; and what is to be known of the grids.
+        grids: The arms that are grids.
     """
 
     config: ExperimentConfig
     runs: dict[str, RunConfig]
     folder: Path
     notes: list[str]
+    grids: dict[str, Grid] = field(default_factory=dict)
 
     @property
     def jobs(self) -> list[Job]:
-        """All runs, seed by seed, so that whole pairs are done first."""
-        return [
-            Job(arm, seed, self.folder / f"{arm}-s{seed}") for seed in self.config.seeds for arm in self.config.arms
-        ]
+        """All runs of equal steps, seed by seed, so that whole pairs are done first."""
+        return [self.job(arm, seed) for seed in self.config.seeds for arm in self.runs]
+
+    @property
+    def most_runs(self) -> int:
+        """The number of all runs; those of equal FLOPs and time are as many at most."""
+        return count_runs(self.config, len(self.runs))
+
+    @property
+    def choose_by(self) -> str:
+        """What the cells of a grid are chosen by."""
+        return check_name(self.config.choose_by, self.metric)
+
+    @property
+    def metric(self) -> str:
+        """What arms are compared on."""
+        return next(iter(self.runs.values())).evaluation.metric
+
+    def job(self, arm: str, seed: int) -> Job:
+        """Return a run of this experiment."""
+        return Job(arm, seed, self.folder / f"{arm}-s{seed}")
+
+    def cells_of(self, arm: str) -> list[str]:
+        """Return the cells of an arm; itself, where it is no grid."""
+        return list(self.grids[arm].cells) if arm in self.grids else [arm]
 
 
 def open_experiment(settings: Settings, folder: Path, *, dry_run: bool = False) -> Experiment:
@@ -71,23 +106,22 @@ def open_experiment(settings: Settings, folder: Path, *, dry_run: bool = False) 
         dry_run: Check only; write nothing but generated data.
 
     Raises:
-        ConfigError: If a setting is wrong, or the folder holds another experiment.
+        ConfigError: If a setting is wrong, or the folder holds another experiment, or one that is running.
         DataError: If a row is wrong.
     """
     config, runs = read_experiment(settings)
+    grids = read_grids(settings)
     _check_folder(folder, settings)
     runs = {arm: _with_data_files(run, folder) for arm, run in runs.items()}
-    notes = _check_data(runs)
-    experiment = Experiment(config, runs, folder, notes)
+    notes = _check_data(runs, grids, check_name(config.choose_by, next(iter(runs.values())).evaluation.metric))
+    experiment = Experiment(config, runs, folder, [*notes, *_about_grids(config, grids)], grids)
     if not dry_run:
-        own = {job: runs[job.arm].settings | {"seed": job.seed} for job in experiment.jobs}
-        for job in experiment.jobs:
-            check_folder(job.folder, own[job])  # all of them, before anything is written
-        folder.mkdir(parents=True, exist_ok=True)
-        # First of all: a folder that holds runs and no experiment would not be taken up again.
-        write_whole(folder / EXPERIMENT_FILE, yaml.safe_dump(settings | {"arms": config.arms}, sort_keys=False))
-        for job in experiment.jobs:
-            claim_folder(job.folder, own[job])
+        _check_runs(experiment)  # all of them, before anything is written
+        with sole_owner(folder):
+            _check_folder(folder, settings)
+            # First of all: a folder that holds runs and no experiment would not be taken up again.
+            write_whole(folder / EXPERIMENT_FILE, yaml.safe_dump(settings | {"arms": config.arms}, sort_keys=False))
+            _claim_runs(experiment)
     return experiment
 
 
@@ -95,13 +129,37 @@ def run_experiment(experiment: Experiment, *, progress: bool = False) -> Results
     """Do the runs that are not done yet, then compare; return what results.json holds.
 
     Raises:
-        LLMJEPAError: If a run failed; those that are done stay, and the next call goes on with the rest.
+        ConfigError: If another process works in the folder.
+        LLMJEPAError: If a run failed; those that are done stay, and the next call goes on with the rest. Where only
+            cells of grids failed the others are compared first: a setting that fails is a result too.
     """
-    logger.info("data   %s", experiment.notes[0])
-    failures = run_jobs(experiment.jobs, experiment.config.workers, progress=progress)
+    config = experiment.config
+    for note in experiment.notes:
+        logger.info("data   %s", note)
+    with sole_owner(experiment.folder) as lock:
+        _claim_runs(experiment)  # again: the folder was nobody's in between
+
+        def run(jobs: list[Job]) -> list[Failure]:
+            return run_jobs(
+                jobs,
+                config.workers,
+                executor=config.executor,
+                resources=config.resources,
+                max_retries=config.max_retries,
+                lock=lock,
+                progress=progress,
+            )
+
+        failures = run(experiment.jobs)
+        cells = {cell for grid in experiment.grids.values() for cell in grid.cells}
+        if any(failure.job.arm not in cells for failure in failures):
+            raise _failed(failures, len(experiment.jobs))
+        budgeted = [job for kind in config.compare_at if kind != "steps" for job in _claim_budgets(experiment, kind)]
+        failures += run(budgeted) if budgeted else []
+        results = summarise(experiment.folder)
     if failures:
-        raise _failed(failures, len(experiment.jobs))
-    return summarise(experiment.folder)
+        raise _failed(failures, len(experiment.jobs) + len(budgeted))
+    return results
 
 
 def summarise(folder: Path) -> Results:
@@ -115,33 +173,75 @@ def summarise(folder: Path) -> Results:
         raise ConfigError(f"{folder} holds no {EXPERIMENT_FILE}. Expected the --out folder of a `compare`.")
     settings = yaml.safe_load(file.read_text())
     config, runs = read_experiment(settings)
-    metric = runs[config.baseline].evaluation.metric
-    jobs = Experiment(config, runs, folder, []).jobs
-    done = [job for job in jobs if job.is_done]
-    if not any(job.arm == config.baseline for job in done):
+    experiment = Experiment(config, runs, folder, [], read_grids(settings))
+    records = _records(experiment.jobs)
+    chosen = {arm: _choose(experiment, arm, records) for arm in config.arms}
+    baseline = chosen[config.baseline]
+    if baseline is None or not any(job.arm == baseline for job in records):
         raise ConfigError(f"{folder} has no finished run of the baseline {config.baseline}. Run `compare` first.")
-    records = {job: json.loads((job.folder / "eval.json").read_text()) for job in done}
-    results = build_results(
-        [RunResult.from_eval(job.arm, job.seed, record) for job, record in records.items()],
-        metric=metric,
-        baseline=config.baseline,
-        cost=_cost(records, config.baseline),
-        settings={**settings, **asdict(config), "data": _data_summary(done[0])},
-        correct=_correct(done, metric),
-    )
+    compared = {job: each for job, each in records.items() if job.arm in chosen.values()}
+    data = _data_summary(next(iter(compared)))
+    results = _results_of(experiment, compared, baseline, {**settings, **asdict(config), "data": data})
+    results["grids"] = {
+        arm: _grid_record(experiment, grid, records, chosen[arm]) for arm, grid in experiment.grids.items()
+    }
+    results["notes"] = _about_grids(config, experiment.grids) + _about_choices(experiment, results["grids"])
+    for kind in config.compare_at:
+        if kind != "steps":
+            results[f"equal_{kind}"] = _budgeted_results(experiment, kind, compared, baseline)
     write_results(results, folder)
     figures = folder / "figures"
-    pictures = [*plot_comparison(results, figures), *plot_curves(_curves(done), None, figures)]
+    pictures = [*plot_comparison(results, figures), *plot_curves(_curves(list(compared)), None, figures)]
+    for grid in results["grids"].values():
+        pictures += plot_grid(grid, figures)
     command = f"llm-jepa compare {shlex.quote(str(file))} --out NEW_FOLDER"
     write_report(results, folder, pictures, command)
     return results
 
 
+# ---- folders ----
+
+
+def _check_runs(experiment: Experiment) -> None:
+    for job in experiment.jobs:
+        check_folder(job.folder, _settings_of(experiment, job))
+
+
+def _claim_runs(experiment: Experiment) -> None:
+    _check_runs(experiment)
+    for job in experiment.jobs:
+        claim_folder(job.folder, _settings_of(experiment, job))
+
+
+def _settings_of(experiment: Experiment, job: Job) -> Settings:
+    return experiment.runs[job.arm].settings | {"seed": job.seed}
+
+
+def _claim_budgets(experiment: Experiment, kind: str) -> list[Job]:
+    """Make the folders of the runs of equal FLOPs or time; return these runs."""
+    records = _records(experiment.jobs)
+    chosen = {arm: _choose(experiment, arm, records) for arm in experiment.config.arms}
+    jobs = []
+    for budget in _budgets(experiment, kind, records, chosen):
+        for seed in experiment.config.seeds:
+            job = experiment.job(budget.name, seed)
+            settings = experiment.runs[budget.arm].settings | {"max_steps": budget.max_steps, "seed": seed}
+            claim_folder(job.folder, settings)
+            budget.write(job.folder)
+            jobs.append(job)
+    return jobs
+
+
 def _check_folder(folder: Path, settings: Settings) -> None:
     file = folder / EXPERIMENT_FILE
     if file.is_file():
-        old = {key: value for key, value in yaml.safe_load(file.read_text()).items() if key not in EXTENSIBLE}
-        new = {key: value for key, value in settings.items() if key not in EXTENSIBLE}
+        before = yaml.safe_load(file.read_text())
+        # A grid may get more values, or become one value: each cell's own folder tells what it is.
+        free = {key for each in (before, settings) for key, value in each.items() if is_axis(key, value)}
+        old, new = (
+            {key: value for key, value in each.items() if key not in free and key not in EXTENSIBLE}
+            for each in (before, settings)
+        )
         differing = differences(old, new)
         runs = [config.parent for config in folder.glob("*/config.yaml")]
         never_began = bool(runs) and not any(has_begun(run) for run in runs)  # refused before, now corrected
@@ -150,7 +250,9 @@ def _check_folder(folder: Path, settings: Settings) -> None:
                 f"{folder} holds another experiment: {'; '.join(differing)}. Choose another --out, "
                 "or remove that folder."
             )
-    elif folder.exists() and (not folder.is_dir() or any(each.name != "data" for each in folder.iterdir())):
+    elif folder.exists() and (
+        not folder.is_dir() or any(each.name not in ("data", OWNER_FILE) for each in folder.iterdir())
+    ):
         raise ConfigError(f"{folder} is there already and holds no experiment of llm-jepa. Choose another --out.")
 
 
@@ -165,14 +267,48 @@ def _with_data_files(run: RunConfig, folder: Path) -> RunConfig:
     return replace(run, data=data, settings=settings)
 
 
-def _check_data(runs: dict[str, RunConfig]) -> list[str]:
+def _check_data(runs: dict[str, RunConfig], grids: dict[str, Grid], choose_by: str) -> list[str]:
     """Read the data as the first arm will, so that a broken row is told before any run starts."""
     run = next(iter(runs.values()))
     if run.data.test_file is None:
         raise ConfigError("test_file is not set. A comparison needs rows that no arm has seen.")
     data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
+    if grids:
+        _check_choice(run, choose_by, len(data.validation))
     counts = {name: f"{data.summary[name]['kept']:,}" for name in ("train", "validation", "test")}
     return [" | ".join(f"{name} {count}" for name, count in counts.items()), *data.notes]
+
+
+def _check_choice(run: RunConfig, choose_by: str, num_rows: int) -> None:
+    """Refuse a grid whose cells could not be chosen from when all are done."""
+    missing = []
+    if not num_rows:
+        missing.append("there are no validation rows. Set validation_size or validation_file")
+    if str(run.training.get("eval_strategy", "steps")) == "no":
+        missing.append("eval_strategy=no looks at none. Set it to steps")
+    if choose_by not in HIGHER_IS_BETTER and not run.evaluation.validation_generations:
+        missing.append("validation_generations=0 answers none. Set it, or choose_by: ce_loss")
+    if missing:
+        raise ConfigError(f"A grid's best cell is chosen by {choose_by} on validation rows, and {missing[0]}.")
+
+
+def _about_grids(config: ExperimentConfig, grids: dict[str, Grid]) -> list[str]:
+    """Return what a reader must know of the grids: the baseline should be tuned as much as what it is compared with."""
+    if not grids:
+        return []
+    counts = {arm: len(grids[arm].cells) if arm in grids else 1 for arm in config.arms}
+    notes = [
+        f"{arm} is a grid of {counts[arm]} cells: {', '.join(f'{key} {each}' for key, each in grid.axes.items())}."
+        for arm, grid in grids.items()
+    ]
+    if uneven := [arm for arm in counts if arm != config.baseline and counts[arm] != counts[config.baseline]]:
+        told = ", ".join(f"{arm} {counts[arm]}" for arm in uneven)
+        notes.append(
+            f"Not tuned alike: the baseline {config.baseline} has {counts[config.baseline]} "
+            f"cell{'s' if counts[config.baseline] > 1 else ''}, {told}. The best of many is better than one by chance "
+            "alone; give the baseline a grid of as many cells, of learning_rate say."
+        )
+    return notes
 
 
 def _failed(failures: list[Failure], num_jobs: int) -> LLMJEPAError:
@@ -182,8 +318,133 @@ def _failed(failures: list[Failure], num_jobs: int) -> LLMJEPAError:
     kind = ConfigError if first.exit_code == ConfigError.exit_code else LLMJEPAError
     return kind(
         f"{len(failures)} of {num_jobs} runs failed: {names}. The others are kept, and the same command goes on with "
-        f"the rest. The log of {first.job.name} ends with:\n{first.log_tail}"
+        f"the rest. {first.job.name} ended with {first.reason}. The log of {first.job.name} ends with:\n"
+        f"{first.log_tail}"
     )
+
+
+# ---- from runs to results ----
+
+
+def _records(jobs: list[Job]) -> Records:
+    """Return the eval.json of each run that is done."""
+    return {job: json.loads((job.folder / "eval.json").read_text()) for job in jobs if job.is_done}
+
+
+def _results_of(experiment: Experiment, records: Records, baseline: str, settings: Settings | None = None) -> Results:
+    metric = experiment.metric
+    return build_results(
+        [RunResult.from_eval(job.arm, job.seed, record) for job, record in records.items()],
+        metric=metric,
+        baseline=baseline,
+        cost=_cost(records, baseline),
+        settings=settings,
+        correct=_correct(list(records), metric),
+    )
+
+
+def _choose(experiment: Experiment, arm: str, records: Records) -> str | None:
+    """Return the arm that stands for `arm` in the comparison: itself, or its best cell on validation rows.
+
+    None as long as a cell is neither done nor given up: the best may be to come.
+    """
+    if arm not in experiment.grids:
+        return arm
+    cells, seeds = experiment.cells_of(arm), experiment.config.seeds
+    jobs = [experiment.job(cell, seed) for cell in cells for seed in seeds]
+    if any(job not in records and not job.has_failed for job in jobs):
+        return None
+    return choose(_validation_values(experiment, cells, records), seeds, experiment.choose_by)
+
+
+def _validation_values(experiment: Experiment, cells: list[str], records: Records) -> dict[str, dict[int, float]]:
+    values: dict[str, dict[int, float]] = {cell: {} for cell in cells}
+    for job, record in records.items():
+        if job.arm in values and (value := validation_value(record, experiment.choose_by)) is not None:
+            values[job.arm][job.seed] = value
+    return values
+
+
+def _grid_record(experiment: Experiment, grid: Grid, records: Records, chosen: str | None) -> dict[str, Any]:
+    """Return what results.json holds of a grid: every cell, whatever became of it."""
+    validation = _validation_values(experiment, list(grid.cells), records)
+    test: dict[str, dict[int, float]] = {cell: {} for cell in grid.cells}
+    for job, record in records.items():
+        if job.arm in test:
+            test[job.arm][job.seed] = float(record[experiment.metric])
+    failed = {
+        cell: {str(seed): _why(experiment.job(cell, seed)) for seed in experiment.config.seeds} for cell in grid.cells
+    }
+    return {
+        "arm": grid.arm,
+        "axes": grid.axes,
+        "choose_by": experiment.choose_by,
+        "higher_is_better": is_higher_better(experiment.choose_by),
+        "metric": experiment.metric,
+        "chosen": chosen,
+        "cells": [
+            {
+                "arm": cell,
+                "coordinates": coordinates,
+                "validation": summarise_seeds(validation[cell]),
+                "test": summarise_seeds(test[cell]),
+                "failed": {seed: why for seed, why in failed[cell].items() if why is not None},
+                "chosen": cell == chosen,
+            }
+            for cell, coordinates in grid.cells.items()
+        ],
+    }
+
+
+def _why(job: Job) -> str | None:
+    """Return how a run that was given up ended."""
+    return json.loads((job.folder / FAILED_FILE).read_text())["reason"] if job.has_failed else None
+
+
+def _about_choices(experiment: Experiment, grids: dict[str, dict[str, Any]]) -> list[str]:
+    notes = []
+    for arm, grid in grids.items():
+        jobs = [experiment.job(cell, seed) for cell in experiment.cells_of(arm) for seed in experiment.config.seeds]
+        if open_runs := sum(not job.is_done and not job.has_failed for job in jobs):
+            notes.append(f"No cell of {arm} is chosen yet: {open_runs} of its {len(jobs)} runs are not done.")
+        elif grid["chosen"] is None:
+            notes.append(f"No cell of {arm} can be chosen: none has all its runs with {grid['choose_by']}.")
+        if failed := [cell["arm"] for cell in grid["cells"] if cell["failed"]]:
+            notes.append(f"Cells of {arm} in which runs failed, and which cannot be chosen: {', '.join(failed)}.")
+    return notes
+
+
+def _budgets(experiment: Experiment, kind: str, records: Records, chosen: dict[str, str | None]) -> list[Budget]:
+    """Return the budgets of the compared arms that take other steps than at equal steps."""
+    by_arm: dict[str, list[dict[str, Any]]] = {}
+    for job, record in records.items():
+        by_arm.setdefault(job.arm, []).append(record)
+    baseline = chosen[experiment.config.baseline]
+    arms = [arm for arm in chosen.values() if arm is not None and arm != baseline and arm in by_arm]
+    if baseline is None or baseline not in by_arm:
+        return []
+    budgets = []
+    for arm in arms:
+        found = recorded(experiment.folder, kind, arm)
+        budget = found or plan(kind, arm, baseline, experiment.runs, by_arm)
+        if budget and (found or any(record["num_steps"] != budget.max_steps for record in by_arm[arm])):
+            budgets.append(budget)
+    return budgets
+
+
+def _budgeted_results(experiment: Experiment, kind: str, compared: Records, baseline: str) -> Results:
+    """Compare again, with the runs of equal FLOPs or time in the place of those of equal steps.
+
+    An arm whose steps cost what the baseline's do stands in both tables with the same runs.
+    """
+    chosen: dict[str, str | None] = {job.arm: job.arm for job in compared}
+    chosen[experiment.config.baseline] = baseline
+    budgets = _budgets(experiment, kind, compared, chosen)
+    scaled = {budget.arm for budget in budgets}
+    jobs = [experiment.job(budget.name, seed) for budget in budgets for seed in experiment.config.seeds]
+    records = {job: record for job, record in compared.items() if job.arm not in scaled} | _records(jobs)
+    results = _results_of(experiment, records, baseline) | {"budgets": {each.name: each.record for each in budgets}}
+    return results | {"notes": budget_lines(results)}
 
 
 def _cost(records: dict[Job, dict[str, Any]], baseline: str) -> dict[str, dict[str, float | None]]:

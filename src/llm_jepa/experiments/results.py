@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 RETRIEVAL_KEYS = ("recall@1", "recall@10", "mrr")
 COST_KEYS = ("step_time_ratio", "flops_ratio")
+BUDGET_TITLES = {"flops": "At equal FLOPs", "time": "At equal time"}
 
 Results = dict[str, Any]
 
@@ -151,7 +152,7 @@ def build_results(
     return {
         "metric": metric,
         "baseline": baseline,
-        "arms": {arm: _summary(by_seed) for arm, by_seed in values.items()},
+        "arms": {arm: summarise_seeds(by_seed) for arm, by_seed in values.items()},
         "comparisons": [_comparison_record(c, _bootstrap(c, correct or {})) for c in comparisons],
         "cost": {arm: {key: _known((cost or {}).get(arm, {}).get(key)) for key in COST_KEYS} for arm in values},
         "retrieval": _retrieval(experiment),
@@ -200,9 +201,16 @@ def format_table(results: Results, width: int = 80) -> str:
     parts = [
         _text_table(_outcome_rows(results), width),
         _text_table(_representation_rows(results), width),
-        "\n".join(textwrap.fill(line, width, subsequent_indent="  ") for line in _alarm_lines(results)),
-        "\n".join(textwrap.fill(c["sentence"], width, subsequent_indent="  ") for c in results["comparisons"]),
+        _filled(_alarm_lines(results), width),
+        _filled([c["sentence"] for c in results["comparisons"]], width),
     ]
+    for kind, title in BUDGET_TITLES.items():
+        if again := results.get(f"equal_{kind}"):
+            parts += [title, _text_table(_outcome_rows(again), width)]
+            parts += [_filled([*again["notes"], *(c["sentence"] for c in again["comparisons"])], width)]
+    for grid in results.get("grids", {}).values():
+        parts += [f"Exploration: the cells of {grid['arm']}", _text_table(_grid_rows(grid), width)]
+    parts += [_filled(results.get("notes", []), width)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -210,16 +218,30 @@ def format_markdown(results: Results) -> str:
     """Return the results as Markdown: one table of all columns, the alarms, and a sentence for each comparison."""
     outcome, representation = _outcome_rows(results), _representation_rows(results)
     rows = [[*left, *right[1:]] for left, right in zip(outcome, representation, strict=True)]
+    text = _markdown(rows, [c["sentence"] for c in results["comparisons"]] + _alarm_lines(results))
+    for kind, title in BUDGET_TITLES.items():
+        if again := results.get(f"equal_{kind}"):
+            notes = [*again["notes"], *(c["sentence"] for c in again["comparisons"])]
+            text += f"\n{title}:\n\n" + _markdown(_outcome_rows(again), notes)
+    for grid in results.get("grids", {}).values():
+        text += f"\nExploration: the cells of {grid['arm']}.\n\n" + _markdown(_grid_rows(grid), [])
+    return text + "".join(f"\n- {note}" for note in results.get("notes", [])) + ("\n" if results.get("notes") else "")
+
+
+def _markdown(rows: list[list[str]], notes: list[str]) -> str:
     lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
     lines.insert(1, "|" + "---|" * len(rows[0]))
-    notes = [f"- {line}" for line in [c["sentence"] for c in results["comparisons"]] + _alarm_lines(results)]
-    return "\n".join(lines) + "\n" + ("\n" + "\n".join(notes) + "\n" if notes else "")
+    return "\n".join(lines) + "\n" + ("\n" + "\n".join(f"- {note}" for note in notes) + "\n" if notes else "")
+
+
+def _filled(lines: Sequence[str], width: int) -> str:
+    return "\n".join(textwrap.fill(line, width, subsequent_indent="  ") for line in lines)
 
 
 # ---- building ----
 
 
-def _summary(by_seed: Mapping[int, float]) -> dict[str, Any]:
+def summarise_seeds(by_seed: Mapping[int, float]) -> dict[str, Any]:
     """Return seeds, mean, standard deviation (n - 1; None with one seed) and n of an arm's values."""
     values = list(by_seed.values())
     return {
@@ -276,7 +298,7 @@ def _retrieval(experiment: _Experiment) -> dict[str, Any]:
         for key in RETRIEVAL_KEYS:
             measured = {seed: value for seed, run in by_seed.items() if (value := run.metric(key)) is not None}
             if measured:
-                retrieval.setdefault(arm, {})[key] = _summary(measured)
+                retrieval.setdefault(arm, {})[key] = summarise_seeds(measured)
     return retrieval
 
 
@@ -334,6 +356,28 @@ def _representation_rows(results: Results) -> list[list[str]]:
         cost = results["cost"].get(arm, {})
         ratios = [_ratio(cost.get(key)) for key in COST_KEYS]
         rows.append([arm, _mean_and_std(recall) if recall else "-", *ratios, _alarm_cell(results, arm)])
+    return rows
+
+
+def budget_lines(results: Results) -> list[str]:
+    """Return a sentence for each arm whose steps were scaled: how many it took, and why."""
+    unit = {"flops": "counted FLOPs", "time": "median time by the clock"}
+    return [
+        f"{name} takes {each['max_steps']:,} steps where {each['baseline']} takes {each['baseline_steps']:,}: "
+        f"a step costs {each['ratio']:.3g} times as much, in {unit[each['kind']]}."
+        for name, each in results["budgets"].items()
+    ]
+
+
+def _grid_rows(grid: Mapping[str, Any]) -> list[list[str]]:
+    """Return the cells of a grid as a table; shares in percent, other values as they are."""
+    share = grid["choose_by"] in (grid["metric"], "retrieval@1")
+    rows = [["cell", "n", f"validation {grid['choose_by']}{' %' if share else ''}", f"test {grid['metric']} %", ""]]
+    for cell in grid["cells"]:
+        by, failed = cell["validation"], len(cell["failed"])
+        value = _mean_and_std(by) if share or by["mean"] is None else f"{by['mean']:.4g}"
+        note = "chosen" if cell["chosen"] else f"{failed} failed" if failed else ""
+        rows.append([cell["arm"], str(by["n"]), value, _mean_and_std(cell["test"]), note])
     return rows
 
 

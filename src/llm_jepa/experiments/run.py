@@ -12,8 +12,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -51,6 +51,7 @@ from llm_jepa.training.trainer import JEPATrainer
 
 from .controls import shuffle_code_views
 from .environment import describe_environment
+from .ownership import sole_trainer
 from .settings import RunConfig, Settings
 from .watch import DataWatch
 
@@ -79,8 +80,12 @@ def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False
         DataError: If the data is not as the settings say.
     """
     join(use_cpu=bool(run.training.get("use_cpu")))
-    progress &= is_main()
-    on_main(claim_folder, folder, run.settings | {"seed": seed})
+    with ExitStack() as held:
+        on_main(held.enter_context, _sole_run(folder, run.settings | {"seed": seed}))
+        return _train_claimed(run, seed, folder, progress=progress and is_main())
+
+
+def _train_claimed(run: RunConfig, seed: int, folder: Path, *, progress: bool) -> dict[str, Any]:
     if on_main((folder / "DONE").is_file):
         return on_main(_read_report, folder)
     on_main(lambda: write_json(folder / "environment.json", describe_environment()))
@@ -109,6 +114,8 @@ def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False
         report |= metrics
         on_main(write_json_lines, folder / "predictions.jsonl", records)
     report["cost"] = trainer.step_timer.summary() | {"flops_per_step": count_step_flops(trainer)}
+    if run.jepa.uses_views and run.jepa.jepa_loss_dropout:
+        report["cost"]["flops_per_dropped_step"] = count_step_flops(trainer, dropped=True)
     report["alarm"] = trainer.alarm.summary() if run.jepa.uses_views else None
     report["num_parameters"] = num_parameters(trainer.jepa.model)
     report["num_trained_parameters"] = num_parameters(trainer.jepa, trained=True)  # [PRED] among them
@@ -117,6 +124,16 @@ def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False
     on_main(write_json, folder / "eval.json", _json_safe(report))
     on_main(write_whole, folder / "DONE", "")
     return on_main(_read_report, folder)
+
+
+@contextmanager
+def _sole_run(folder: Path, settings: Settings) -> Iterator[None]:
+    """Claim a run's folder, and let no other process train in it for the time of the block."""
+    check_folder(folder, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    with sole_trainer(folder):
+        claim_folder(folder, settings)
+        yield
 
 
 def _read_report(folder: Path) -> dict[str, Any]:
@@ -287,16 +304,17 @@ def _validation_scores(trainer: JEPATrainer) -> dict[str, Any]:
     return {"validation": {key.removeprefix("eval_"): value for key, value in looks[-1].items() if key != "epoch"}}
 
 
-def count_step_flops(trainer: JEPATrainer, num_batches: int = FLOP_BATCHES) -> float:
+def count_step_flops(trainer: JEPATrainer, num_batches: int = FLOP_BATCHES, *, dropped: bool = False) -> float:
     """Return the counted FLOPs of forward and backward of a batch, the mean over the first batches of epoch 0.
 
-    Every arm counts the same rows. Matrix products and attention are counted, padding included, by PyTorch's
-    counter; on a CPU attention is taken apart for it, for it knows the fused kernels of GPUs only.
+    The step is one with its views or, on demand, one whose JEPA term loss dropout leaves out. Every arm counts the same
+    rows. Matrix products and attention are counted, padding included, by PyTorch's counter; on a CPU attention is taken
+    apart for it, for it knows the fused kernels of GPUs only.
     """
     batches = list(islice(trainer.batches_of_epoch(0), num_batches))
     model = trainer.jepa.train()
     num_steps = trainer.state.max_steps
-    step = _step_with_views(model, num_steps)
+    step = _step_to_count(model, num_steps, dropped)
     attention = nullcontext() if trainer.args.device.type == "cuda" else sdpa_kernel(SDPBackend.MATH)
     counter = FlopCounterMode(display=False)
     with counter, attention:
@@ -309,10 +327,10 @@ def count_step_flops(trainer: JEPATrainer, num_batches: int = FLOP_BATCHES) -> f
     return counter.get_total_flops() / len(batches)
 
 
-def _step_with_views(jepa: LLMJEPA, num_steps: int) -> int:
-    """Return a step with a JEPA term, so that the cost counted is that of a step with its views; 0 if none has one."""
-    steps = range(max(num_steps, 10_000))  # loss dropout may have dropped all of a short run
-    return next((step for step in steps if jepa.lambda_at(step, num_steps) > 0), 0)
+def _step_to_count(jepa: LLMJEPA, num_steps: int, dropped: bool) -> int:
+    """Return a step with a JEPA term, so that the cost counted is that of a step with its views; or one without."""
+    steps = range(max(num_steps, 10_000))  # loss dropout may have dropped all of a short run, or none
+    return next((step for step in steps if (jepa.lambda_at(step, num_steps) > 0) != dropped), 0)
 
 
 class MetricsFile(TrainerCallback):

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from numpy.typing import NDArray
 
@@ -145,6 +146,39 @@ def plot_comparison(results: Mapping[str, Any], out_dir: str | Path) -> list[Pat
     with mpl.rc_context(STYLE):
         figure = _comparison_figure(results)
     return _save(figure, Path(out_dir), "comparison")
+
+
+def plot_grid(grid: Mapping[str, Any], out_dir: str | Path, axes: Sequence[str] | None = None) -> list[Path]:
+    """Draw a grid of results.json as two heat maps: what its cell was chosen by, and the metric on test rows.
+
+    The chosen cell is framed in both; its place was found in the left one alone. A cell without a value is empty.
+    Of a grid with more than two axes a slice is drawn: the one through the chosen cell, else through the first.
+
+    Args:
+        grid: One of `results["grids"]`.
+        out_dir: Folder, made if it is missing.
+        axes: The one or two fields to draw, the vertical one first. Default: the two with the most values.
+
+    Returns:
+        The files written, `grid_ARM.svg` and `grid_ARM.png`; none if no cell has a value.
+
+    Raises:
+        ValueError: If `axes` are not one or two of the grid's.
+    """
+    shown = shown_axes(grid, axes)
+    cells = grid_slice(grid, shown)
+    if not any(cell[side]["mean"] is not None for cell in cells for side in ("validation", "test")):
+        return []
+    with mpl.rc_context(STYLE):
+        figure = _grid_figure(grid, shown, cells)
+    return _save(figure, Path(out_dir), f"grid_{grid['arm']}")
+
+
+def grid_slice(grid: Mapping[str, Any], shown: Sequence[str]) -> list[Mapping[str, Any]]:
+    """Return the cells that differ from the chosen one, or from the first, in the shown axes alone."""
+    here = next((cell for cell in grid["cells"] if cell["chosen"]), grid["cells"][0])["coordinates"]
+    rest = [field for field in grid["axes"] if field not in shown]
+    return [cell for cell in grid["cells"] if all(cell["coordinates"][field] == here[field] for field in rest)]
 
 
 # ---- curves ----
@@ -286,6 +320,73 @@ def _write_verdict(axis: Axes, height: float, comparison: Mapping[str, Any]) -> 
     delta = "" if comparison["delta"] is None else f"{100 * comparison['delta']:+.1f}  ".replace("-", "\N{MINUS SIGN}")
     at = (1.02, height)
     axis.annotate(f"{delta}{comparison['verdict']}", at, xycoords=("axes fraction", "data"), va="center", color=INK)
+
+
+# ---- grids ----
+
+
+def shown_axes(grid: Mapping[str, Any], asked: Sequence[str] | None = None) -> list[str]:
+    """Return the one or two axes to draw, the vertical one first: those asked for, or the two with the most values."""
+    known = list(grid["axes"])
+    if asked is not None:
+        if not 1 <= len(asked) <= 2 or not set(asked) <= set(known) or len(set(asked)) < len(asked):
+            raise ValueError(f"axes={list(asked)} must be one or two of the grid's: {', '.join(known)}.")
+        return list(asked)
+    longest = sorted(known, key=lambda field: -len(grid["axes"][field]))[:2]
+    return sorted(longest, key=known.index)
+
+
+def _grid_figure(grid: Mapping[str, Any], shown: Sequence[str], cells: Sequence[Mapping[str, Any]]) -> Figure:
+    down, across = shown if len(shown) == 2 else (None, shown[0])
+    rows, columns = grid["axes"][down] if down else [None], grid["axes"][across]
+    chosen_by = str(grid["choose_by"]).replace("_", " ")
+    sides = {
+        "validation": f"Validation, chosen by: {chosen_by}",
+        "test": f"Test, looked at after: {str(grid['metric']).replace('_', ' ')}",
+    }
+    size = (max(3.6, 0.85 * len(columns) + 1.4), 0.5 * len(rows) + 1.5)  # inches, of each map
+    figure = Figure(figsize=(2 * size[0], size[1]), layout="constrained")
+    for axis, (side, title) in zip(figure.subplots(1, 2), sides.items(), strict=True):
+        percent = side == "test" or chosen_by in ("retrieval@1", str(grid["metric"]).replace("_", " "))
+        lower = side == "validation" and not grid["higher_is_better"]
+        values = np.full((len(rows), len(columns)), np.nan)
+        frame = None
+        for cell in cells:
+            at = (rows.index(cell["coordinates"][down]) if down else 0, columns.index(cell["coordinates"][across]))
+            mean = cell[side]["mean"]
+            values[at] = np.nan if mean is None else mean * (100 if percent else 1)
+            frame = at if cell["chosen"] else frame
+        _draw_cells(axis, values, frame, lower)
+        axis.set_title(f"{title}\n{'%, ' if percent else ''}{'lower' if lower else 'higher'} is better", fontsize=9)
+        axis.set_xticks(range(len(columns)), [_value_label(value) for value in columns])
+        axis.set_xlabel(across)
+        axis.set_yticks(range(len(rows)), [_value_label(value) for value in rows] if down else [""])
+        axis.set_ylabel(down or "")
+    return figure
+
+
+def _draw_cells(axis: Axes, values: NDArray[np.float64], frame: tuple[int, int] | None, lower: bool) -> None:
+    """Draw values, dark for good, with the number in each cell and a frame around the chosen one."""
+    low, high = (np.nanmin(values), np.nanmax(values)) if np.isfinite(values).any() else (0.0, 1.0)
+    goodness = (high - values if lower else values - low) / ((high - low) or 1.0)
+    # The ends of the map are left out: white is for cells without a value, and the darkest would hide the frame.
+    axis.imshow(np.ma.masked_invalid(0.12 + 0.68 * goodness), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    digits = 1 if high >= 10 else 3
+    for (row, column), value in np.ndenumerate(values):
+        text = "–" if math.isnan(value) else f"{value:.{digits}f}"
+        axis.text(column, row, text, ha="center", va="center", color="white" if goodness[row, column] > 0.6 else INK)
+    if frame is not None:
+        row, column = frame
+        axis.add_patch(
+            Rectangle((column - 0.47, row - 0.46), 0.94, 0.92, fill=False, edgecolor=PALETTE[2], linewidth=2.5)
+        )
+    axis.grid(visible=False)
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=0)
+
+
+def _value_label(value: object) -> str:
+    return _shortened(f"{value:g}" if _is_number(value) else str(value), 14)
 
 
 # ---- shared ----

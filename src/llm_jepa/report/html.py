@@ -25,9 +25,10 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from llm_jepa.experiments.results import BUDGET_TITLES
 from llm_jepa.files import read_json_lines, write_whole
 
-from .figures import PALETTE
+from .figures import PALETTE, shown_axes
 
 REPORT_FILE = "report.html"
 NUM_EXAMPLES = 20
@@ -78,6 +79,11 @@ def render_report(results: Mapping[str, Any], folder: Path, figures: Sequence[Pa
             answer=_answer(results),
             rows=_rows(results),
             comparison=pictures.pop("comparison", None),
+            budgets=_budgets(results),
+            grids=[
+                _grid(grid, pictures.pop(f"grid_{grid['arm']}", None)) for grid in results.get("grids", {}).values()
+            ],
+            notes=results.get("notes", []),
             pictures=list(pictures.values()),
             data=results["settings"].get("data", {}),
             examples=_examples(results, folder),
@@ -137,6 +143,29 @@ def _rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for place, (arm, summary) in enumerate(results["arms"].items())
     ]
+
+
+def _budgets(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the comparisons at equal FLOPs and equal time, as far as they were made."""
+    return [
+        {"title": title, "kind": kind, "rows": _rows(again), "results": again}
+        for kind, title in BUDGET_TITLES.items()
+        if (again := results.get(f"equal_{kind}"))
+    ]
+
+
+def _grid(grid: Mapping[str, Any], picture: dict[str, str] | None) -> dict[str, Any]:
+    """Return what the section of a grid shows: the chosen cell's coordinates stand in its caption."""
+    held = [field for field in grid["axes"] if field not in shown_axes(grid)]
+    at = next((cell for cell in grid["cells"] if cell["chosen"]), grid["cells"][0])["coordinates"]
+    caption = (
+        f"Left, validation rows: {grid['choose_by']}, by which the framed cell was chosen. Right, test rows: "
+        f"{grid['metric']}, looked at after; its best cell is not the one to report. Means over seeds."
+    )
+    if held:
+        caption += " Of the other axes: " + ", ".join(f"{field} {at[field]}" for field in held) + "."
+    share = grid["choose_by"] in (grid["metric"], "retrieval@1")
+    return dict(grid) | {"picture": picture and picture | {"caption": caption}, "validation_is_share": share}
 
 
 def _picture(path: Path) -> dict[str, str]:

@@ -587,9 +587,10 @@ class StepTimer:
         self.times_s.append(time.perf_counter() - self._start)
 
     def summary(self) -> dict[str, float]:
-        """Return the median time of a step in seconds, and the number of steps it is over."""
+        """Return the median and the mean time of a step in seconds, and the number of steps they are over."""
         times = self.times_s[self.warm_up :] or self.times_s
-        return {"step_time_s": statistics.median(times) if times else math.nan, "num_steps_timed": len(times)}
+        median, mean = (statistics.median(times), statistics.fmean(times)) if times else (math.nan, math.nan)
+        return {"step_time_s": median, "mean_step_time_s": mean, "num_steps_timed": len(times)}
 
 
 @contextmanager

@@ -1,0 +1,64 @@
+"""The best cell of a grid, chosen on validation rows: what is tried on test rows is not chosen by them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from llm_jepa.errors import ConfigError
+
+HIGHER_IS_BETTER = {"ce_loss": False, "gap": True, "retrieval@1": True}
+"""What every run measures on validation rows and may be chosen by, beside its metric (a share, higher is better).
+
+`jepa_loss` is not among them: distances are not comparable between cells, and a collapsed run has the lowest.
+"""
+
+
+def check_name(name: str | None, metric: str) -> str:
+    """Return what cells are chosen by: `name` without the `eval_` that it has in the log, or by default the metric.
+
+    Raises:
+        ConfigError: If nothing is known of its direction.
+    """
+    known = [metric, *HIGHER_IS_BETTER]
+    plain = metric if name is None else name.removeprefix("eval_")
+    if plain not in known:
+        raise ConfigError(f"choose_by={name!r} is not one of: {', '.join(known)}.")
+    return plain
+
+
+def is_higher_better(name: str) -> bool:
+    """Return the direction of a name that `check_name` returned."""
+    return HIGHER_IS_BETTER.get(name, True)
+
+
+def validation_value(record: Mapping[str, Any], name: str) -> float | None:
+    """Return a value of the last look at validation rows, from a run's eval.json; None if it was not measured."""
+    look = record.get("validation", {})
+    value = look.get(name, look.get(f"monitor/{name}"))
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def choose(values: Mapping[str, Mapping[int, float]], seeds: Collection[int], name: str) -> str | None:
+    """Return the cell with the best mean over seeds; of equal ones the first.
+
+    Args:
+        values: Cell to seed to value. A cell without a value for each seed is not chosen: a mean over other seeds
+            would not be comparable, and a setting that fails is none to recommend.
+        seeds: The seeds of the experiment.
+        name: What the values are, as `check_name` returned it.
+
+    Returns:
+        The cell's name; None if no cell has all seeds.
+
+    >>> choose({"k0": {1: 0.2, 2: 0.4}, "k1": {1: 0.5, 2: 0.3}, "k2": {1: 0.9}}, [1, 2], "exact_match")
+    'k1'
+    """
+    sign = 1 if is_higher_better(name) else -1
+    means = {
+        cell: math.fsum(by_seed[seed] for seed in seeds) / len(seeds)
+        for cell, by_seed in values.items()
+        if set(seeds) <= by_seed.keys()
+    }
+    return max(means, key=lambda cell: sign * means[cell]) if means else None

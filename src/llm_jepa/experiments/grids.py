@@ -1,0 +1,121 @@
+"""Grids: an arm whose fields take several values becomes a cell for each combination, an arm of its own.
+
+    jepa: {jepa_k: [0, 1], jepa_lambda: [0.5, 1]}   ->   jepa.k0.lambda0.5  jepa.k0.lambda1  jepa.k1.lambda0.5  ...
+
+A cell's name is made of its coordinates, in the order of the file, so that the same cell has the same name, and folder,
+in every experiment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llm_jepa.errors import ConfigError
+
+SHORT = {
+    "learning_rate": "lr",
+    "per_device_train_batch_size": "batch",
+    "gradient_accumulation_steps": "accumulation",
+    "num_train_epochs": "epochs",
+    "max_steps": "steps",
+}
+"""Names of fields in names of cells; any other loses `jepa_` at most."""
+
+LONGEST_NAME = 120
+"""Characters; folders may have 255, with a seed and ".staging" behind them."""
+
+# What changes nothing where jepa_lambda is 0 is all of the objective but these: they change the rows, or the baseline.
+ACTS_WITHOUT_JEPA = ("jepa_lambda", "jepa_gamma", "jepa_split", "jepa_views")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An arm and the cells that it stands for.
+
+    Attributes:
+        arm: Name of the arm.
+        axes: Field to its values, at least two, in the order of the file.
+        cells: Name of each cell to its coordinates, the last axis changing first.
+    """
+
+    arm: str
+    axes: dict[str, list[Any]]
+    cells: dict[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, arm: str, axes: Mapping[str, Sequence[Any]]) -> Grid:
+        """Make the cells of an arm.
+
+        Raises:
+            ConfigError: If an axis has no value, or one of them twice.
+
+        >>> list(Grid.of("jepa", {"jepa_k": [0, 2], "jepa_lambda": [0.5, 1.0]}).cells)
+        ['jepa.k0.lambda0.5', 'jepa.k0.lambda1', 'jepa.k2.lambda0.5', 'jepa.k2.lambda1']
+        """
+        for field, values in axes.items():
+            if not values:
+                raise ConfigError(f"{field}=[] has no value to try. Give some, or leave it out.")
+            seen = [json.dumps(value, sort_keys=True, default=str) for value in values]
+            if twice := [value for value, text in zip(values, seen, strict=True) if seen.count(text) > 1]:
+                raise ConfigError(f"{field}={list(values)} tries {twice[0]!r} twice. Leave one out.")
+        labels = _labels(axes)
+        cells = {}
+        for places in itertools.product(*(range(len(values)) for values in axes.values())):
+            parts = [labels[field][place] for field, place in zip(axes, places, strict=True)]
+            name = _bounded(".".join([arm, *parts]))
+            cells[name] = {field: axes[field][place] for field, place in zip(axes, places, strict=True)}
+        return cls(arm, {field: list(values) for field, values in axes.items()}, cells)
+
+
+def count_cells(axes: Mapping[str, Sequence[Any]]) -> int:
+    """Return how many cells a grid has, without making them."""
+    return math.prod(len(values) for values in axes.values())
+
+
+def is_inert(field: str, arm: Mapping[str, Any]) -> bool:
+    """Whether a field of the objective changes nothing in an arm without a JEPA term."""
+    return arm.get("jepa_lambda") == 0 and field.startswith("jepa_") and field not in ACTS_WITHOUT_JEPA
+
+
+def _labels(axes: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
+    """Return what each value of each axis adds to a name; no two values of an axis add the same."""
+    names = {field: SHORT.get(field, field.removeprefix("jepa_")) for field in axes}
+    if len(set(names.values())) < len(names):
+        names = {field: field for field in axes}
+    labels = {}
+    for field, values in axes.items():
+        texts = [_text(value) for value in values]
+        labels[field] = [
+            names[field] + (text if texts.count(text) == 1 else f"{text}-{_digest(value)}")
+            for text, value in zip(texts, values, strict=True)
+        ]
+    return labels
+
+
+def _text(value: Any) -> str:
+    """Return a value as letters, digits, '_', '-' and '.': a number as it is, anything else behind a '-'.
+
+    >>> [_text(value) for value in (2, 1.0, 1e-5, True, None, "stop_grad", "models/base")]
+    ['2', '1', '1e-05', '-true', '-none', '-stop_grad', '-models-base']
+    """
+    if isinstance(value, bool) or value is None:
+        return f"-{value}".lower()
+    if isinstance(value, int | float):
+        return re.sub(r"\.0$", "", repr(value)).replace("+", "")
+    text = value if isinstance(value, str) else _digest(value)
+    return "-" + (re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-") or _digest(value))
+
+
+def _bounded(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 9]}-{_digest(name)}"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:8]

@@ -1,0 +1,175 @@
+"""One owner a folder: of two sweeps in one folder the second is refused, and of two trainings of one run.
+
+The lock is the kernel's (`flock`): it ends with the last process that holds it, however that ends. Beside a sweep's
+lock stands who holds it, for the error message. Processes that a sweep forks or starts may hold the lock with it, so
+that a sweep which was killed keeps its folder until its last run has stopped.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from llm_jepa.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+OWNER_FILE = ".owner.json"
+PATIENCE_S = 15.0
+"""How long the runs of a sweep that was killed are waited for; they are stopped within five seconds."""
+POLL_S = 0.05
+
+
+@contextmanager
+def sole_owner(folder: Path) -> Iterator[int]:
+    """Hold an experiment's folder for the time of the block.
+
+    Args:
+        folder: The folder; it is made if it is missing.
+
+    Yields:
+        The lock's file descriptor, for processes that are to hold it too.
+
+    Raises:
+        ConfigError: If the folder is held already; the text names the pid and host of who holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = _take(folder / OWNER_FILE)
+    try:
+        yield lock
+    finally:
+        (folder / OWNER_FILE).unlink(missing_ok=True)  # while the lock is held: see _take
+        os.close(lock)
+
+
+@contextmanager
+def sole_trainer(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, which is there, for the time of the block.
+
+    The lock is on the folder itself and leaves no file. Where a file system has no such locks, nothing is held.
+    A process that trains there already is waited for: it may belong to a sweep that was killed, and be saving.
+
+    Raises:
+        ConfigError: If another process goes on training this run.
+    """
+    lock = os.open(folder, os.O_RDONLY)
+    deadline = time.monotonic() + PATIENCE_S
+    try:
+        if not _locked(lock):
+            logger.info("wait   another process trains in %s", folder)
+            while not _locked(lock):
+                if time.monotonic() > deadline:
+                    raise ConfigError(
+                        f"{folder} is being trained by another process. Wait for it, or choose another --out."
+                    )
+                time.sleep(POLL_S)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _take(file: Path) -> int:
+    """Lock the owner's file and write into it who we are; return its descriptor."""
+    deadline = None
+    while True:
+        lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            if _locked(lock):
+                if _is_at(lock, file):  # else its owner has just removed it, and the lock is on no file at all
+                    _tell_of_stale(file, _read(lock))
+                    _write(lock)
+                    return lock
+            else:
+                owner = _read(lock)
+                if _is_alive(owner):
+                    raise _refused(file.parent, owner)
+                if deadline is None:
+                    deadline = time.monotonic() + PATIENCE_S
+                    logger.info("wait   the sweep in %s was killed (%s); its runs are stopping", *_names(file, owner))
+                elif time.monotonic() > deadline:
+                    raise _refused(file.parent, owner)
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)
+        time.sleep(POLL_S)
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EBADF, errno.EINVAL):
+            raise
+        logger.debug("this file system has no locks: %s", error)
+    return True
+
+
+def _is_at(lock: int, file: Path) -> bool:
+    """Whether the file that was opened is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(lock), file.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _read(lock: int) -> dict[str, Any]:
+    """Return who wrote the file; nothing if it has just been made, or was cut short."""
+    try:
+        owner = json.loads(os.pread(lock, 4096, 0))
+    except ValueError:
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def _write(lock: int) -> None:
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, json.dumps(owner).encode(), 0)
+
+
+def _is_alive(owner: dict[str, Any]) -> bool:
+    """Whether the owner may be at work: on another host that cannot be seen, and the lock speaks for it."""
+    if owner.get("host") != socket.gethostname() or not isinstance(owner.get("pid"), int):
+        return bool(owner)
+    try:
+        os.kill(owner["pid"], 0)
+        state = Path(f"/proc/{owner['pid']}/stat").read_text().rpartition(")")[2].split()[0]
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's process, or a system that has no /proc
+        return True
+    return state != "Z"  # one that has ended, and whose parent has not asked how
+
+
+def _names(file: Path, owner: dict[str, Any]) -> tuple[Path, str]:
+    return file.parent, f"process {owner.get('pid', 'unknown')} on {owner.get('host', 'unknown')}"
+
+
+def _refused(folder: Path, owner: dict[str, Any]) -> ConfigError:
+    who = _names(folder / OWNER_FILE, owner)[1]
+    since = f", since {owner['since']}" if "since" in owner else ""
+    return ConfigError(
+        f"{folder} belongs to a sweep that is running: {who}{since}. Wait for it, stop it, or choose another --out."
+    )
+
+
+def _tell_of_stale(file: Path, owner: dict[str, Any]) -> None:
+    if owner:
+        logger.info(
+            "note   the last sweep in %s (%s) did not end by itself; this one goes on from its runs",
+            *_names(file, owner),
+        )

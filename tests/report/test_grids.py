@@ -1,0 +1,146 @@
+"""Grids in the report: every cell in its place, the chosen one framed, validation and test told apart."""
+
+from __future__ import annotations
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+
+from llm_jepa.experiments.grids import Grid
+from llm_jepa.experiments.results import RunResult, build_results, format_markdown, format_table, summarise_seeds
+from llm_jepa.report.figures import PALETTE, grid_slice, plot_grid
+from llm_jepa.report.html import write_report
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def grid_of(axes=None, chosen=2, choose_by="exact_match", **changes):
+    """A grid whose cell i has 0.50 + i/100 on validation rows, and 0.30 + i/100 on test rows."""
+    grid = Grid.of("jepa", axes or {"jepa_k": [0, 1, 2], "jepa_lambda": [0.5, 1.0]})
+    cells = [
+        {
+            "arm": name,
+            "coordinates": coordinates,
+            "validation": summarise_seeds({1: 0.5 + place / 100}),
+            "test": summarise_seeds({1: 0.3 + place / 100}),
+            "failed": {},
+            "chosen": place == chosen,
+        }
+        for place, (name, coordinates) in enumerate(grid.cells.items())
+    ]
+    name = cells[chosen]["arm"] if chosen is not None else None
+    about = {"choose_by": choose_by, "higher_is_better": choose_by != "ce_loss", "metric": "exact_match"}
+    return {"arm": "jepa", "axes": grid.axes, "cells": cells, "chosen": name, **about, **changes}
+
+
+def texts(path):
+    return ["".join(element.itertext()) for element in ElementTree.parse(path).iter(f"{SVG}text")]
+
+
+def frames(path):
+    return path.read_text().count(PALETTE[2].lower())
+
+
+def test_both_maps_show_every_value_and_the_chosen_cell_in_a_frame(tmp_path):
+    """Validation left, test right; rows are the first axis."""
+    svg, png = plot_grid(grid_of(), tmp_path)
+    assert [path.name for path in (svg, png)] == ["grid_jepa.svg", "grid_jepa.png"]
+    shown = texts(svg)
+    values = [text for text in shown if "." in text and text.replace(".", "").isdigit() and len(text) == 4]
+    assert values == [f"{each:.1f}" for start in (50, 30) for each in range(start, start + 6)]
+    assert any("Validation, chosen by: exact match" in text for text in shown)
+    assert any("Test, looked at after: exact match" in text for text in shown)
+    assert shown.count("jepa_k") == shown.count("jepa_lambda") == 2
+    assert frames(svg) == 2
+    assert frames(plot_grid(grid_of(chosen=None), tmp_path)[0]) == 0  # the control
+
+
+def test_the_same_grid_gives_the_same_file(tmp_path):
+    first = plot_grid(grid_of(), tmp_path)[0].read_bytes()
+    assert plot_grid(json.loads(json.dumps(grid_of())), tmp_path)[0].read_bytes() == first
+
+
+def test_a_loss_is_shown_as_it_is_and_said_to_be_better_when_lower(tmp_path):
+    shown = texts(plot_grid(grid_of(choose_by="ce_loss"), tmp_path)[0])
+    assert "0.500" in shown and "30.0" in shown
+    assert any("lower is better" in text for text in shown)
+
+
+def test_of_three_axes_the_slice_through_the_chosen_cell_is_drawn():
+    """And any two axes may be asked for; others are an error that names those there are."""
+    grid = grid_of({"jepa_k": [0, 1, 2], "learning_rate": [0.1, 0.2], "jepa_lambda": [0.5, 1.0]}, chosen=7)
+    cells = grid_slice(grid, ["jepa_k", "learning_rate"])
+    assert [cell["coordinates"]["jepa_lambda"] for cell in cells] == [1.0] * 6
+    assert sum(cell["chosen"] for cell in cells) == 1
+
+
+def test_axes_that_are_not_the_grids_are_refused(tmp_path):
+    svg, _ = plot_grid(grid_of(), tmp_path, axes=["jepa_lambda", "jepa_k"])  # turned round
+    assert frames(svg) == 2
+    for axes in (["jepa_k", "width"], [], ["jepa_k", "jepa_k"]):
+        with pytest.raises(ValueError, match="must be one or two of the grid's: jepa_k, jepa_lambda"):
+            plot_grid(grid_of(), tmp_path, axes=axes)
+
+
+def test_cells_without_values_are_left_empty_and_a_grid_without_any_is_not_drawn(tmp_path):
+    grid = grid_of()
+    empty = summarise_seeds({})
+    grid["cells"][3] |= {"validation": empty, "test": empty, "failed": {"1": "exit code 1"}}
+    assert texts(plot_grid(grid, tmp_path)[0]).count("–") == 2
+    for cell in grid["cells"]:
+        cell |= {"validation": empty, "test": empty}
+    assert plot_grid(grid, tmp_path) == []
+
+
+def test_one_axis_is_one_row(tmp_path):
+    shown = texts(plot_grid(grid_of({"jepa_k": [0, 1, 2, 3]}), tmp_path)[0])
+    assert "53.0" in shown and shown.count("jepa_k") == 2
+
+
+@pytest.fixture
+def results():
+    """Two arms of which one is a chosen cell, compared at equal steps and equal FLOPs."""
+
+    def compared(arm, delta):
+        values = {"ntp": (0.30, 0.31, 0.33), arm: (0.30 + delta, 0.32 + delta, 0.33 + delta)}
+        runs = [RunResult(a, s, {"exact_match": v}) for a, by in values.items() for s, v in enumerate(by)]
+        return build_results(runs)
+
+    made = compared("jepa.k1.lambda0.5", 0.1)
+    budget = {"kind": "flops", "arm": "jepa.k1.lambda0.5", "baseline": "ntp", "max_steps": 1720, "baseline_steps": 2000}
+    made["equal_flops"] = compared("jepa.k1.lambda0.5@flops", 0.0)
+    made["equal_flops"] |= {"budgets": {"jepa.k1.lambda0.5@flops": budget}, "notes": ["1,720 steps, not 2,000."]}
+    made["grids"] = {"jepa": grid_of()}
+    made["notes"] = ["Not tuned alike: <b>1 and 6</b>."]
+    return made
+
+
+def test_the_page_tells_comparison_equal_cost_and_exploration_apart(results, tmp_path):
+    """Three sections, each says what it is; the grid's picture has the two captions; text is escaped."""
+    pictures = plot_grid(results["grids"]["jepa"], tmp_path / "figures")
+    html = write_report(results, tmp_path, pictures).read_text()
+    words = " ".join(html.split())
+    assert (
+        words.index("<h2>Every arm") < words.index("<h2>At equal FLOPs") < words.index("<h2>Exploration: the cells of")
+    )
+    assert "Is jepa.k1.lambda0.5 better than ntp? Yes." in words
+    assert "1,720 steps, not 2,000." in words and ">1,720</td>" in words
+    assert "was chosen by exact_match on validation rows, the highest mean over seeds" in words
+    assert "All others are exploration: they were not chosen, and no difference between cells was tested." in words
+    assert "Left, validation rows: exact_match, by which the framed cell was chosen. Right, test rows:" in words
+    assert "&lt;b&gt;1 and 6&lt;/b&gt;" in words and words.count('<span class="right">chosen</span>') == 1
+
+
+def test_a_grid_without_a_choice_says_so(results, tmp_path):
+    results["grids"]["jepa"] = grid_of(chosen=None)
+    words = " ".join(write_report(results, tmp_path).read_text().split())
+    assert "No cell is chosen, so jepa is not compared." in words
+
+
+def test_text_and_markdown_show_the_same_three_tables(results):
+    for text in (format_table(results), format_markdown(results)):
+        first, second = text.index("At equal FLOPs"), text.index("Exploration: the cells of jepa")
+        assert text.index("jepa.k1.lambda0.5") < first < second < text.index("Not tuned alike")
+        assert "chosen" in text[second:] and "52.0" in text[second:] and "32.0" in text[second:]
+    assert max(map(len, format_table(results).splitlines())) <= 80
