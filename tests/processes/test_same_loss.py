@@ -79,6 +79,8 @@ CASES = {
         9,
         {},
     ),
+    "a probe with a head": ({"jepa_detach_backbone": True, "jepa_predictor": "mlp"}, 9, {}),
+    "Semantic Tube Prediction": ({"jepa_term": "stp"}, 9, {}),
     "residuals by group, all anti-collapse terms": (
         {
             "jepa_residual": "group",

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .anti_collapse import AntiCollapse
-from .backbone import Backbone
+from .backbone import Backbone, frozen
 from .config import JEPAConfig
 from .distances import IN_BATCH, full_precision, get_distance
 from .gathering import gather_rows
@@ -29,6 +29,7 @@ from .predictor import PredTokens
 from .residual import without_mean
 from .self_check import check_model
 from .target import EMATarget
+from .tube import tube_distances
 
 
 @dataclass
@@ -38,8 +39,8 @@ class JEPAOutput:
     Attributes:
         loss: gamma * ce_loss + lambda_eff * (jepa_loss + weighted sum of terms), a scalar with gradient.
         ce_loss: Nats per labelled token, scalar.
-        jepa_loss: Distance per pair that has the term, scalar; 0 in a batch without such a pair; nan where the
-            objective encoded no view.
+        jepa_loss: Distance per pair that has the term (a view's from the other, or a path's from straightness),
+            scalar; 0 in a batch without such a pair; nan where there was no term.
         text_pred: The text's side of the distance, (P, C), in the order of the pairs: Pred(Enc(Text)), or, where
             only code predicts text, Enc(Text). None where no view was encoded.
         code_emb: The code's side, (P, C): Enc(Code), or, where only code predicts text, Pred(Enc(Code)).
@@ -82,11 +83,14 @@ class LLMJEPA(nn.Module):
             config.jepa_k,
             like=self.backbone.embeddings.weight,  # type: ignore[arg-type]
             distinct=config.jepa_pred_tokens == "distinct",
-        ).requires_grad_(config.uses_views and config.jepa_k > 0)
+            head=config.jepa_predictor,
+        ).requires_grad_(config.uses_views)
+        self.predictor.embedding.requires_grad_(config.uses_views and config.jepa_k > 0)
         needs_copy = config.jepa_target == "ema" and config.uses_views
         self.target = EMATarget(self.backbone, config.jepa_ema_decay) if needs_copy else None
         self.distance = get_distance(config.jepa_distance, config.jepa_temperature)
         self.loss_dropout = LossDropout(config.jepa_loss_dropout, seed=torch.initial_seed())
+        self.seed = torch.initial_seed()  # of what Semantic Tube Prediction draws
         self.anti_collapse = AntiCollapse(
             config.anti_collapse_weights, config.jepa_sigreg_directions, seed=torch.initial_seed()
         )
@@ -106,7 +110,8 @@ class LLMJEPA(nn.Module):
 
         Args:
             batch: The batch, on the model's device.
-            step: Number of the optimizer step, from which loss dropout and SIGReg draw; needed where one is on.
+            step: Number of the optimizer step, from which loss dropout, SIGReg and Semantic Tube Prediction
+                draw; needed in training where one of them is on.
             num_labels: Labelled tokens that `ce_loss` is a mean over, where the step has more than this batch
                 (accumulation, several processes). Default: this batch's.
             num_pairs: The same for `jepa_loss`.
@@ -122,13 +127,15 @@ class LLMJEPA(nn.Module):
                 "This batch was laid out without views. Build it with FusedCollator(config) and a jepa_lambda "
                 "above 0, or with FusedCollator(config, monitor=True)."
             )
+        if self.config.uses_tube and not monitor and not self._is_dropped(step):
+            return self._along_the_rows(batch, step, num_labels, num_pairs)
         if not trains_views and not monitor:
             ce_loss, _ = self._cross_entropy(batch.without_views(), num_labels)
             return JEPAOutput(self.config.jepa_gamma * ce_loss, ce_loss.detach(), torch.full_like(ce_loss, torch.nan))
 
         ce_loss, states = self._cross_entropy(batch, num_labels)
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains_views):
-            sides = [self._sides(views, states, batch.target_rows) for views in batch.views]
+            sides = self._sides(batch, states)
             distances = [self._distance(pred, target, batch.groups) for pred, target in sides]
             count = _at_least_one(batch.num_pairs if num_pairs is None else num_pairs)
             jepa_loss = torch.stack(distances).mean(0).sum() / count  # of (directions, P)
@@ -139,6 +146,28 @@ class LLMJEPA(nn.Module):
         text_pred, code_emb = sides[0] if batch.views[0].from_text else sides[0][::-1]
         terms = {name: term.detach() for name, term in terms.items()}
         return JEPAOutput(loss, ce_loss.detach(), jepa_loss.detach(), text_pred, code_emb, lambda_eff, terms)
+
+    def _along_the_rows(
+        self,
+        batch: FusedBatch,
+        step: int | None,
+        num_labels: int | Tensor | None,
+        num_pairs: int | Tensor | None,
+    ) -> JEPAOutput:
+        """Compute the loss with the term of Semantic Tube Prediction."""
+        if batch.tubes is None:
+            raise ValueError(
+                f"This batch was laid out without places of jepa_term={self.config.jepa_term}. Build it with "
+                "FusedCollator(config) of this config."
+            )
+        if step is None and self.training:
+            raise ValueError(f"jepa_term={self.config.jepa_term} draws once an optimizer step: pass step=, its number.")
+        ce_loss, states = self._cross_entropy(batch, num_labels)
+        distances = tube_distances(self.config.jepa_term, states, batch.tubes, self.seed, step or 0)
+        jepa_loss = distances.sum() / _at_least_one(batch.num_pairs if num_pairs is None else num_pairs)
+        lambda_eff = self.config.jepa_lambda
+        loss = self.config.jepa_gamma * ce_loss + lambda_eff * jepa_loss
+        return JEPAOutput(loss, ce_loss.detach(), jepa_loss.detach(), lambda_eff=lambda_eff)
 
     def update_target(self) -> None:
         """Move the slow copy of the model, if there is one; call it after each optimizer step."""
@@ -198,9 +227,22 @@ class LLMJEPA(nn.Module):
         terms = self.anti_collapse([self._of_all(each)[0] for each in embeddings], step or 0)
         return {name: share * term for name, term in terms.items()}
 
-    def _sides(self, views: Views, states: Tensor, target_rows: Rows | None) -> tuple[Tensor, Tensor]:
-        """Return predictions and targets of one direction, (P, C) each; `states` are the main forward's."""
-        pred = states[views.pred_at]
+    def _sides(self, batch: FusedBatch, states: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return predictions and targets of each direction, (P, C) each; `states` are the main forward's."""
+        if not self.config.jepa_detach_backbone:
+            return [self._side(views, states, states, batch.target_rows) for views in batch.views]
+        with frozen(self.model):
+            if batch.probe_rows is not None:
+                probed = self.backbone.states(batch.probe_rows, self.predictor())
+            else:  # no pair to predict from; [PRED] gets a gradient of zero, for which other processes may wait
+                probed = states.detach() + 0 * self.predictor().sum()
+            return [self._side(views, probed, states, batch.target_rows) for views in batch.views]
+
+    def _side(
+        self, views: Views, pred_states: Tensor, states: Tensor, target_rows: Rows | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return predictions and targets of one direction, (P, C) each."""
+        pred = self.predictor.predict(pred_states[views.pred_at])
         if views.target_in_rows:
             target = states[views.target_at]
             return pred, target if self.config.jepa_target == "shared" else target.detach()

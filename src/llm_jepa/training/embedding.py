@@ -46,7 +46,7 @@ def view_embeddings(
 
     Several processes share the batches out, and each gets all embeddings: every process must call it.
 
-    A model trained with `jepa_lambda` 0 never learned [PRED], so its text side is Enc(Text): k = 0.
+    A model trained with `jepa_lambda` 0, or without views, never learned [PRED], so its text side is Enc(Text): k = 0.
 
     Args:
         jepa: The model under its objective.
@@ -55,7 +55,9 @@ def view_embeddings(
         batch_size: Pairs in one forward.
         context: Entered around each forward (mixed precision).
     """
-    config = jepa.config if jepa.config.uses_views else replace(jepa.config, jepa_k=0)
+    config = jepa.config
+    if not config.uses_views:
+        config = replace(config, jepa_term="views", jepa_k=0, jepa_detach_backbone=False)
     collate = FusedCollator(config, pad_token_id, monitor=True)
     device = jepa.predictor.embedding.device
     numbers = [number for number, pair in enumerate(pairs) if pair.use_jepa]

@@ -134,6 +134,11 @@ class JEPATrainer(Trainer):
         self.loss_is_scaled_for_ga = True  # our terms are means over the whole step already
         if self.is_fsdp_enabled and isinstance(model.model, PeftModel):
             raise ConfigError("LoRA with FSDP is not supported yet. Use DDP: adapters make gradients small.")
+        if self.is_fsdp_enabled and model.config.jepa_detach_backbone:
+            raise ConfigError(
+                "jepa_detach_backbone with FSDP is not supported: parameters that are shared out cannot be frozen for "
+                "a part of a step. Use DDP."
+            )
 
     # ---- one step ----
 
@@ -189,6 +194,15 @@ class JEPATrainer(Trainer):
         # Data-parallel training averages gradients over processes; the counts above are sums over them.
         loss = output.loss * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        if not self.jepa.config.jepa_detach_backbone:
+            return super()._clip_grad_norm(model)
+        # A probe must leave the model's step as it is: what is trained beside it is clipped by a norm of its own.
+        limit = self.args.max_grad_norm
+        norms = [self.accelerator.clip_grad_norm_(self.jepa.model.parameters(), limit)]
+        norms.append(nn.utils.clip_grad_norm_(self.jepa.predictor.parameters(), limit))
+        return torch.linalg.vector_norm(torch.stack(norms))
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
