@@ -54,6 +54,7 @@ def assert_same(one, other, case):
 
 # 11 rows: a step of 4 rows three times, the last of which has 3, so that the processes have 1 and 2.
 # 9 rows: the last step has 1, so that one process has none.
+ONE_EPOCH = {"num_train_epochs": 1}  # three steps: rounding grows with every one after them
 CASES = {
     "uneven rows and a short last batch": ({}, 11, {}),
     "a process without a row, labels on the code alone": ({"loss_on": "code", "jepa_k": 2}, 9, {}),
@@ -73,12 +74,14 @@ CASES = {
         9,
         {},
     ),
-    "symmetric infonce without a row in one process": ({"jepa_distance": "infonce_symmetric"}, 9, {}),
+    "symmetric infonce without a row in one process": ({"jepa_distance": "infonce_symmetric"}, 9, ONE_EPOCH),
     "symmetric infonce of residuals, gradients through both": (
         {"jepa_distance": "infonce_symmetric", "jepa_target": "shared", "jepa_residual": "batch"},
         9,
-        {},
+        ONE_EPOCH,
     ),
+    "a probe with a head": ({"jepa_detach_backbone": True, "jepa_predictor": "mlp"}, 9, ONE_EPOCH),
+    "Semantic Tube Prediction": ({"jepa_term": "stp"}, 9, ONE_EPOCH),
     "residuals by group, all anti-collapse terms": (
         {
             "jepa_residual": "group",
@@ -87,7 +90,7 @@ CASES = {
             "jepa_sigreg_weight": 0.2,
         },
         9,
-        {},
+        ONE_EPOCH,
     ),
 }
 

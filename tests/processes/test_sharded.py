@@ -19,7 +19,13 @@ STEPS, LOSS, GRADIENT, WEIGHTS = 3, 2e-6, 1e-5, 1e-5
 OBJECTIVES = [
     {"jepa_target": "ema", "jepa_k": 0},
     {"jepa_target": "stop_grad"},
-    {"jepa_target": "shared", "jepa_direction": "both", "jepa_k": 2, "jepa_pred_tokens": "distinct"},
+    {
+        "jepa_target": "shared",
+        "jepa_direction": "both",
+        "jepa_k": 2,
+        "jepa_pred_tokens": "distinct",
+        "jepa_predictor": "mlp",
+    },
     {"jepa_distance": "infonce", "jepa_target": "shared"},
     {"jepa_lambda": 0.0},
 ]

@@ -131,6 +131,27 @@ def test_pred_tokens_have_gradients_and_move_while_the_model_stays(make_adapted,
     assert_same(frozen(jepa), still)
 
 
+def test_a_predictor_head_is_trained_beside_the_adapter(make_adapted, make_trainer, make_pairs):
+    jepa = make_adapted(jepa_predictor="mlp")
+    before = {name: each.clone() for name, each in jepa.predictor.head.named_parameters()}
+    make_trainer(jepa, make_pairs(12), max_steps=3).train()
+    assert all(not torch.equal(each, before[name]) for name, each in jepa.predictor.head.named_parameters())
+
+
+def test_a_probe_leaves_the_adapter_the_gradient_of_lambda_zero(make_adapted, make_pairs):
+    """[PRED] is trained through the model, adapter included, and the adapter on cross-entropy alone, to the bit."""
+    pairs, found = make_pairs(5), []
+    for settings in ({"jepa_detach_backbone": True}, {"jepa_lambda": 0.0}):
+        jepa = make_adapted(**settings)
+        for name, each in jepa.named_parameters():  # the second matrix of an adapter starts at zero
+            each.data += 0.1 * ("lora_" in name)
+        jepa(FusedCollator(jepa.config, pad_token_id=0)(pairs)).loss.backward()
+        found.append({name: each.grad for name, each in jepa.named_parameters() if "lora_" in name})
+        assert settings.keys() == {"jepa_lambda"} or jepa.predictor.embedding.grad.any()
+    assert found[0].keys() == found[1].keys() != set()
+    assert_same(found[0], found[1])
+
+
 def test_each_pred_token_has_a_gradient(make_adapted, make_pairs):
     jepa = make_adapted(jepa_k=2, jepa_pred_tokens="distinct")
     jepa(FusedCollator(jepa.config, pad_token_id=0)(make_pairs(3))).loss.backward()
@@ -227,7 +248,7 @@ def test_answers_through_an_adapter_are_those_of_the_merged_model_and_of_no_sett
 @pytest.mark.parametrize("family", FAMILIES)
 def test_pred_tokens_and_adapter_survive_save_load_and_merge(family, make_adapted, make_pairs, tmp_path):
     """Promise 7: the same bits after loading, the same loss after merging, and the vocabulary is as it was."""
-    jepa = make_adapted(family, jepa_k=2, jepa_pred_tokens="distinct", jepa_distance="mse")
+    jepa = make_adapted(family, jepa_k=2, jepa_pred_tokens="distinct", jepa_distance="mse", jepa_predictor="mlp")
     shake(jepa)
     save_jepa(jepa, tmp_path / "model")
     loaded = load_jepa(tmp_path / "model")

@@ -75,15 +75,20 @@ def test_the_tokenizer_is_saved_unchanged(make_jepa, tmp_path):
     assert load_tokenizer(str(tmp_path)).get_vocab() == tokenizer.get_vocab()
 
 
-@pytest.mark.parametrize("objective", [{}, {"jepa_k": 3, "jepa_pred_tokens": "distinct"}, {"jepa_k": 0}])
+@pytest.mark.parametrize(
+    "objective",
+    [{}, {"jepa_k": 3, "jepa_pred_tokens": "distinct"}, {"jepa_k": 0}, {"jepa_predictor": "mlp", "jepa_k": 0}],
+)
 def test_pred_tokens_and_objective_come_back_as_they_were(objective, make_jepa, make_pairs, tmp_path):
-    """[PRED] has the same bits, the objective the same settings, and so the loss the same value."""
+    """[PRED] and the head have the same bits, the objective the same settings, and so the loss the same value."""
     jepa = make_jepa(jepa_distance="mse", **objective)
-    torch.nn.init.normal_(jepa.predictor.embedding)
+    for each in jepa.predictor.parameters():
+        torch.nn.init.normal_(each)
     save_jepa(jepa, tmp_path)
     loaded = load_jepa(tmp_path)
     assert loaded.config == jepa.config
-    assert torch.equal(loaded.predictor.embedding, jepa.predictor.embedding)
+    for one, two in zip(loaded.predictor.parameters(), jepa.predictor.parameters(), strict=True):
+        assert torch.equal(one, two)
     batch = FusedCollator(jepa.config, pad_token_id=0)(make_pairs(3))
     assert torch.equal(loaded.eval()(batch).loss, jepa.eval()(batch).loss)
 
@@ -168,6 +173,14 @@ def test_another_number_of_pred_tokens_is_refused(make_jepa, tmp_path):
     other = make_jepa(jepa_k=3, jepa_pred_tokens="distinct")
     with pytest.raises(DataError, match=r"jepa\.safetensors holds \[PRED\] of shape \(2, 32\); jepa_k .*\(3, 32\)"):
         restore_weights(other, tmp_path)
+
+
+def test_another_head_is_refused(make_jepa, tmp_path):
+    """A head where none is asked for, none where one is, and another kind: the file and the setting are named."""
+    for saved, wanted in [("mlp", "none"), ("none", "linear"), ("linear", "mlp")]:
+        save_jepa(make_jepa(jepa_predictor=saved), tmp_path)
+        with pytest.raises(DataError, match=rf"jepa\.safetensors holds .*embedding.*jepa_predictor={wanted} asks for"):
+            restore_weights(make_jepa(jepa_predictor=wanted), tmp_path)
 
 
 def test_weights_of_another_model_are_refused(make_jepa, tmp_path):

@@ -174,6 +174,8 @@ def _labelled(label: str, words: list[str], *, colour: bool = False) -> list[str
 
 
 def _pred_sentence(pair: Pair, jepa: JEPAConfig) -> str:
+    if jepa.uses_tube:
+        return f"none: jepa_term={jepa.jepa_term} reads states of the row itself"
     if not jepa.uses_views:
         return "none: jepa_lambda=0 encodes no view"
     if not pair.use_jepa:

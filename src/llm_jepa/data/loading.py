@@ -280,7 +280,7 @@ def _note_views(train: EncodedPairs, jepa: JEPAConfig, notes: list[str]) -> None
         DataError: If no row has one, and the objective is nothing without.
     """
     without = len(train) - train.num_jepa
-    if without == len(train) > 0 and jepa.uses_views:
+    if without == len(train) > 0 and (jepa.uses_views or jepa.uses_tube):
         raise DataError(
             f"None of the {len(train)} training rows has a JEPA term (use_jepa is false in all of them), and "
             f"jepa_lambda is {jepa.jepa_lambda}. Set use_jepa to true where the views match, or jepa_lambda to 0."

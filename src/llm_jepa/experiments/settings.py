@@ -404,6 +404,11 @@ def read_run(settings: Settings) -> RunConfig:
         mine = {key: settings[key] for key in _field_names(part) if key in settings}
         parts[name] = _coerced(part, mine) if part is JEPATrainingArguments else _build(part, mine)
     run = RunConfig(**parts, settings=settings)
+    if run.data.shuffle_views and run.jepa.uses_tube:
+        raise ConfigError(
+            f"shuffle_views=true has no effect with jepa_term={run.jepa.jepa_term}, which reads no view. Leave it (and "
+            "the arm jepa_shuffled) out, or set jepa_term=views."
+        )
     _check_training(run)
     _check_precision(run)
     return run

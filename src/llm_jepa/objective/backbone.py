@@ -186,6 +186,26 @@ def _head_narrowed_to(head: nn.Module, at: Tensor | None) -> Iterator[list[Tenso
 
 
 @contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Within the context, `module` is in evaluation mode, and what is computed has no gradient to its parameters.
+
+    Gradients to other things flow through it. Graphs that were made before keep theirs, if the context has been left
+    when they run backward. In evaluation mode there is no dropout, and no activation is computed a second time, which
+    would happen outside of the context.
+    """
+    training = {each: each.training for each in module.modules()}
+    trained = [each for each in module.parameters() if each.requires_grad]
+    module.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for each, was_training in training.items():
+            each.training = was_training
+        for parameter in trained:
+            parameter.requires_grad_()
+
+
+@contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Within the context, `module` is in evaluation mode and no gradient is kept; then it is as it was."""
     training = {each: each.training for each in module.modules()}

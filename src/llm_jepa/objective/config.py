@@ -10,16 +10,38 @@ from .schedule import SCHEDULES
 MAX_PRED_TOKENS = 8
 
 CHOICES: dict[str, tuple[str, ...]] = {
+    "jepa_term": ("views", "stp", "stp_released"),
     "jepa_distance": ("cosine", "l2", "mse", "smooth_l1", "infonce", "infonce_symmetric"),
     "jepa_target": ("stop_grad", "shared", "ema"),
     "jepa_residual": ("none", "batch", "group"),
     "jepa_direction": ("text_to_code", "code_to_text", "both"),
     "jepa_pred_position": ("append", "prepend"),
     "jepa_pred_tokens": ("shared", "distinct"),
+    "jepa_predictor": ("none", "linear", "mlp"),
     "jepa_views": ("prefix", "rendered"),
     "jepa_lambda_schedule": SCHEDULES,
     "loss_on": ("all", "code"),
 }
+
+# What Semantic Tube Prediction has no use for: it encodes no view.
+_OF_VIEWS = (
+    "jepa_k",
+    "jepa_distance",
+    "jepa_temperature",
+    "jepa_gather",
+    "jepa_residual",
+    "jepa_variance_weight",
+    "jepa_covariance_weight",
+    "jepa_sigreg_weight",
+    "jepa_target",
+    "jepa_ema_decay",
+    "jepa_direction",
+    "jepa_pred_position",
+    "jepa_pred_tokens",
+    "jepa_predictor",
+    "jepa_detach_backbone",
+    "jepa_views",
+)
 
 
 @dataclass
@@ -49,6 +71,14 @@ class JEPAConfig:
         metadata={"help": "The weight after that: constant, or falling to 0 at the end of the run, linear or cosine."},
     )
     jepa_gamma: float = field(default=1.0, metadata={"help": "Weight of the next-token cross-entropy (Eq. 3)."})
+    jepa_term: str = field(
+        default="views",
+        metadata={
+            "help": "What the JEPA term is: views (one view predicts the other), or Semantic Tube Prediction, which "
+            "asks the path of the last states along a row to be straight and encodes no view: stp (as in its paper), "
+            "stp_released (as in its code)."
+        },
+    )
     jepa_k: int = field(
         default=1,
         metadata={"help": "Number of [PRED] tokens beside the source view, 0 to 8. 0: Pred(x) = Enc(x)."},
@@ -122,6 +152,20 @@ class JEPAConfig:
         default="shared",
         metadata={"help": "shared: one learned vector, repeated k times; distinct: k learned vectors."},
     )
+    jepa_predictor: str = field(
+        default="none",
+        metadata={
+            "help": "Head on the state at the last [PRED] (k 0: on Enc): none, linear, or mlp (one hidden layer, "
+            "GELU). Both are added to the state and start at zero."
+        },
+    )
+    jepa_detach_backbone: bool = field(
+        default=False,
+        metadata={
+            "help": "Train [PRED] and the head alone on the JEPA term, the model on cross-entropy alone: a probe of "
+            "what the model holds without training for it. The views have a forward of their own, without dropout."
+        },
+    )
     jepa_loss_dropout: float = field(
         default=0.0,
         metadata={"help": "Share of optimizer steps that leave the JEPA term out, from 0 up to, not including, 1."},
@@ -192,6 +236,22 @@ class JEPAConfig:
                 "weight, or leave jepa_sigreg_directions out."
             )
 
+        if self.jepa_term != "views" and (unused := [name for name in _OF_VIEWS if self._is_set(name)]):
+            raise ValueError(
+                f"jepa_term={self.jepa_term} encodes no view, so {', '.join(unused)} would have no effect. Leave them "
+                "out, or set jepa_term=views."
+            )
+        if self.jepa_detach_backbone and self.jepa_target == "shared":
+            raise ValueError(
+                "jepa_detach_backbone=true keeps the JEPA term's gradient from the model, and jepa_target=shared sends "
+                "it through both views. Set jepa_target=stop_grad or ema."
+            )
+        if self.jepa_detach_backbone and self.jepa_k == 0 and self.jepa_predictor == "none":
+            raise ValueError(
+                "jepa_detach_backbone=true with jepa_k=0 and jepa_predictor=none leaves the JEPA term nothing to "
+                "train. Set jepa_k to 1 or more, or jepa_predictor to linear or mlp."
+            )
+
     def _is_set(self, name: str) -> bool:
         """Whether a setting is away from its default."""
         return getattr(self, name) != type(self).__dataclass_fields__[name].default
@@ -199,7 +259,12 @@ class JEPAConfig:
     @property
     def uses_views(self) -> bool:
         """Whether training encodes any view at all."""
-        return self.jepa_lambda > 0
+        return self.jepa_lambda > 0 and self.jepa_term == "views"
+
+    @property
+    def uses_tube(self) -> bool:
+        """Whether training has the term of Semantic Tube Prediction."""
+        return self.jepa_lambda > 0 and self.jepa_term != "views"
 
     @property
     def needs_num_steps(self) -> bool:

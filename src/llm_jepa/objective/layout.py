@@ -29,6 +29,7 @@ from torch import Tensor
 
 from .config import JEPAConfig
 from .residual import group_number
+from .tube import MIN_TOKENS, Tubes, key_of
 
 IGNORED = -100  # the label that cross-entropy skips, as everywhere in PyTorch
 PADDING = 0  # the document of padding; real documents count from 1
@@ -157,7 +158,8 @@ class Views(TensorGroup):
     """Where the two sides of the JEPA term are read, for one direction; of the pairs that have one, P of them.
 
     Attributes:
-        pred_at: Index of each pair's prediction among the flattened states (B * T) of the main rows, (P,).
+        pred_at: Index of each pair's prediction among the flattened states (B * T) of the main rows, (P,); of
+            `FusedBatch.probe_rows` where the batch has such rows.
         target_at: Index of each pair's target among the flattened states of its rows, (P,).
         target_in_rows: Whether the target is read in the main rows, not in `FusedBatch.target_rows`.
         from_text: Whether text predicts code; otherwise code predicts text.
@@ -185,6 +187,8 @@ class FusedBatch(TensorGroup):
         is_own: True on the tokens of the pairs' own sequences: text, bridge, code and end token, (B, T).
         sources: Where each pair came from, for messages.
         groups: A number for the group of each pair that has a JEPA term, (P,), where `jepa_residual` is by group.
+        probe_rows: What a forward that trains no weight of the model reads, with `jepa_detach_backbone`, or None.
+        tubes: Where the pairs' own tokens stand, with `jepa_term` stp or stp_released, or None.
     """
 
     rows: Rows
@@ -197,6 +201,8 @@ class FusedBatch(TensorGroup):
     is_own: Tensor
     sources: list[str] = field(default_factory=list)
     groups: Tensor | None = None
+    probe_rows: Rows | None = None
+    tubes: Tubes | None = None
 
     @property
     def views(self) -> list[Views]:
@@ -223,6 +229,7 @@ class FusedBatch(TensorGroup):
             target_rows=None,
             text_to_code=None,
             code_to_text=None,
+            probe_rows=None,
         )
 
     @property
@@ -248,6 +255,7 @@ class FusedBatch(TensorGroup):
             num_labels=0,
             sources=[],
             groups=None if self.groups is None else self.groups[:0],
+            tubes=None if self.tubes is None else Tubes([], [], []),
         )
 
     def __len__(self) -> int:
@@ -344,7 +352,10 @@ class FusedCollator:
             for number, start, (_, read) in zip(row_of, starts, laid_out, strict=True)
             if read
         ]
-        target_rows, text_to_code, code_to_text = self._views([pair for pair in pairs if pair.use_jepa], reads, width)
+        with_term = [pair for pair in pairs if pair.use_jepa]
+        tubes = self._tubes(pairs, [number * width + at for number, at in zip(row_of, starts, strict=True)])
+        probe_rows = self._probe_rows(with_term, reads, capacity=width) if self._is_probe and with_term else None
+        target_rows, text_to_code, code_to_text = self._views(with_term, reads, width)
         labels = _padded([row.labels for row in packed], IGNORED)
         return FusedBatch(
             rows=rows,
@@ -352,12 +363,57 @@ class FusedCollator:
             target_rows=target_rows,
             text_to_code=text_to_code,
             code_to_text=code_to_text,
-            num_pairs=sum(pair.use_jepa for pair in pairs),
+            num_pairs=len(with_term) if tubes is None else len(tubes.starts),
             num_labels=int((labels != IGNORED).sum()),
             is_own=_padded([row.is_own for row in packed], False),
             sources=[pair.source for pair in pairs if pair.source],
             groups=self._groups(pairs) if self._by_group else None,
+            probe_rows=probe_rows,
+            tubes=tubes,
         )
+
+    def _tubes(self, pairs: Sequence[Pair], starts: Sequence[int]) -> Tubes | None:
+        """Return where the tokens of each pair stand, of the pairs that have enough of them."""
+        if not self.config.uses_tube:
+            return None
+        tubes = Tubes([], [], [])
+        for pair, start in zip(pairs, starts, strict=True):
+            ids = [*pair.text_ids, *pair.bridge_ids, *pair.code_ids[:-1]]
+            if pair.use_jepa and len(ids) >= MIN_TOKENS:
+                tubes.starts.append(start)
+                tubes.lengths.append(len(ids))
+                tubes.keys.append(key_of(ids))
+        return tubes
+
+    def _probe_rows(self, pairs: Sequence[Pair], reads: list[dict[str, int]], capacity: int) -> Rows:
+        """Lay out each view that is predicted from, with its [PRED]s, as a document of its own, several to a row.
+
+        Args:
+            pairs: The pairs that have a JEPA term.
+            reads: Gets where each prediction is read among the flattened states of these rows.
+            capacity: Tokens that a row has room for.
+        """
+        preds = [self.pad_token_id] * self.config.jepa_k
+        sources: list[tuple[int, str, list[int], Role]] = []
+        for number, pair in enumerate(pairs):
+            sources += [(number, "text_pred", pair.text_view, Role.TEXT)] if self._from_text else []
+            sources += [(number, "code_pred", pair.code_view, Role.CODE)] if self._from_code else []
+        row_of = pack([len(view) + len(preds) for _, _, view, _ in sources], capacity)
+        packed = [_Row() for _ in range(max(row_of) + 1)]
+        ends = []
+        for document, (row, (_, _, view, role)) in enumerate(zip(row_of, sources, strict=True), start=1):
+            if self.config.pred_leads:
+                packed[row].add(preds, Role.LEADING_PRED, document, 0)
+                ends.append(packed[row].add(view, role, document, len(preds)))
+                continue
+            end = packed[row].add(view, role, document, 0)
+            after = Role(role + PRED_OFFSET)
+            ends.append(packed[row].add(preds, after, document, len(view)) if preds else end)
+        rows = self._pad(packed, is_plain=False)
+        width = rows.input_ids.shape[1]
+        for row, end, (number, name, _, _) in zip(row_of, ends, sources, strict=True):
+            reads[number][name] = row * width + end
+        return rows
 
     def _groups(self, pairs: Sequence[Pair]) -> Tensor:
         """Return the number of each pair's group; a look at held-out pairs takes one without a name as its own."""
@@ -385,22 +441,26 @@ class FusedCollator:
         return (self.config.uses_views or self.monitor) and self.config.jepa_direction != "text_to_code"
 
     @property
+    def _is_probe(self) -> bool:
+        return self.config.jepa_detach_backbone and (self._from_text or self._from_code)
+
+    @property
     def _by_group(self) -> bool:
         return self.config.jepa_residual == "group" and (self._from_text or self._from_code)
 
     @property
     def _has_pred(self) -> bool:
-        return self.config.jepa_k > 0 and (self._from_text or self._from_code)
+        return self.config.jepa_k > 0 and (self._from_text or self._from_code) and not self._is_probe
 
     @property
     def _code_in_row(self) -> bool:
         """Whether the code stands in the row once more, alone: to predict from it, or to share its gradient."""
-        is_source = self._from_code and not self.config.pred_leads
+        is_source = self._from_code and not self.config.pred_leads and not self._is_probe
         return is_source or (self._from_text and self.config.jepa_target == "shared")
 
     def _text_apart(self, pair: Pair) -> bool:
         """Whether the pair's text view stands in the row as a document of its own: rendered apart, with gradient."""
-        is_source = self._from_text and not self.config.pred_leads
+        is_source = self._from_text and not self.config.pred_leads and not self._is_probe
         has_gradient = is_source or (self._from_code and self.config.jepa_target == "shared")
         return has_gradient and pair.use_jepa and pair.text_view_ids is not None
 
@@ -410,7 +470,7 @@ class FusedCollator:
         texts_in_rows = not self._from_code or all(
             pair.text_view_ids is None or self._text_apart(pair) for pair in pairs
         )
-        return codes_in_rows and texts_in_rows and self.config.jepa_target != "ema"
+        return codes_in_rows and texts_in_rows and self.config.jepa_target != "ema" and not self._is_probe
 
     def _row(self, pair: Pair) -> tuple[_Row, dict[str, int]]:
         """Lay out one pair; return the row, and where in it each embedding is read (none without a JEPA term)."""
@@ -425,7 +485,7 @@ class FusedCollator:
         if not pair.use_jepa or not (self._from_text or self._from_code):
             return row, read
         preds = [self.pad_token_id] * self.config.jepa_k
-        follows = bool(preds) and not self.config.pred_leads
+        follows = bool(preds) and not self.config.pred_leads and not self._is_probe
         if self._text_apart(pair):
             document, text = 2, pair.text_view
             text_end = row.add(text, Role.TEXT, document, 0)
@@ -437,7 +497,7 @@ class FusedCollator:
             read["code"] = read["code_pred"] = row.add(code, Role.CODE, document, 0)
             if self._from_code and follows:
                 read["code_pred"] = row.add(preds, Role.CODE_PRED, document, len(code))
-        if self.config.pred_leads:
+        if self.config.pred_leads and not self._is_probe:
             sources = [("text_pred", pair.text_view, Role.TEXT)] if self._from_text else []
             sources += [("code_pred", pair.code_view, Role.CODE)] if self._from_code else []
             for number, (name, view, role) in enumerate(sources, start=document + 1):

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .anti_collapse import AntiCollapse
-from .backbone import Backbone
+from .backbone import Backbone, frozen
 from .config import JEPAConfig
 from .distances import IN_BATCH, full_precision, get_distance
 from .gathering import gather_rows
@@ -30,6 +30,7 @@ from .residual import without_mean
 from .schedule import lambda_factor
 from .self_check import check_model
 from .target import EMATarget
+from .tube import tube_distances
 
 
 @dataclass
@@ -39,8 +40,8 @@ class JEPAOutput:
     Attributes:
         loss: gamma * ce_loss + lambda_eff * (jepa_loss + weighted sum of terms), a scalar with gradient.
         ce_loss: Nats per labelled token, scalar.
-        jepa_loss: Distance per pair that has the term, scalar; 0 in a batch without such a pair; nan where the
-            objective encoded no view.
+        jepa_loss: Distance per pair that has the term (a view's from the other, or a path's from straightness),
+            scalar; 0 in a batch without such a pair; nan where there was no term.
         text_pred: The text's side of the distance, (P, C), in the order of the pairs: Pred(Enc(Text)), or, where
             only code predicts text, Enc(Text). None where no view was encoded.
         code_emb: The code's side, (P, C): Enc(Code), or, where only code predicts text, Pred(Enc(Code)).
@@ -86,11 +87,14 @@ class LLMJEPA(nn.Module):
             config.jepa_k,
             like=self.backbone.embeddings.weight,  # type: ignore[arg-type]
             distinct=config.jepa_pred_tokens == "distinct",
-        ).requires_grad_(config.uses_views and config.jepa_k > 0)
+            head=config.jepa_predictor,
+        ).requires_grad_(config.uses_views)
+        self.predictor.embedding.requires_grad_(config.uses_views and config.jepa_k > 0)
         needs_copy = config.jepa_target == "ema" and config.uses_views
         self.target = EMATarget(self.backbone, config.jepa_ema_decay) if needs_copy else None
         self.distance = get_distance(config.jepa_distance, config.jepa_temperature)
         self.loss_dropout = LossDropout(config.jepa_loss_dropout, seed=torch.initial_seed())
+        self.seed = torch.initial_seed()  # of what Semantic Tube Prediction draws
         self.anti_collapse = AntiCollapse(
             config.anti_collapse_weights, config.jepa_sigreg_directions, seed=torch.initial_seed()
         )
@@ -112,8 +116,8 @@ class LLMJEPA(nn.Module):
 
         Args:
             batch: The batch, on the model's device.
-            step: Number of the optimizer step, from 0; needed where loss dropout, SIGReg, a warm-up or a schedule is
-                on.
+            step: Number of the optimizer step, from 0; needed in training where the weight of the JEPA term depends on
+                it, or loss dropout, SIGReg or Semantic Tube Prediction draw by it.
             num_steps: Optimizer steps of the whole run; needed where the weight of the JEPA term depends on it.
             num_labels: Labelled tokens that `ce_loss` is a mean over, where the step has more than this batch
                 (accumulation, several processes). Default: this batch's.
@@ -126,12 +130,14 @@ class LLMJEPA(nn.Module):
             ValueError: If `step` or `num_steps` is needed and missing, or the batch holds no views where they are.
         """
         lambda_eff = self.lambda_at(step, num_steps)
-        trains_views = lambda_eff > 0
+        trains_views = lambda_eff > 0 and self.config.uses_views
         if (trains_views or monitor) and not batch.views:
             raise ValueError(
                 "This batch was laid out without views. Build it with FusedCollator(config) and a jepa_lambda "
                 "above 0, or with FusedCollator(config, monitor=True)."
             )
+        if self.config.uses_tube and lambda_eff > 0 and not monitor:
+            return self._along_the_rows(batch, lambda_eff, step, num_labels, num_pairs, weighted)
         if not trains_views and not monitor:
             ce_loss, _ = self._cross_entropy(batch.without_views(), num_labels)
             loss = self.config.jepa_gamma * ce_loss
@@ -140,7 +146,7 @@ class LLMJEPA(nn.Module):
 
         ce_loss, states = self._cross_entropy(batch, num_labels)
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains_views):
-            sides = [self._sides(views, states, batch.target_rows) for views in batch.views]
+            sides = self._sides(batch, states)
             distances = [self._distance(pred, target, batch.groups) for pred, target in sides]
             count = _at_least_one(batch.num_pairs if num_pairs is None else num_pairs)
             jepa_loss = torch.stack(distances).mean(0).sum() / count  # of (directions, P)
@@ -148,11 +154,37 @@ class LLMJEPA(nn.Module):
             jepa_term = jepa_loss + self.anti_collapse.weighted(terms) if terms else jepa_loss
         loss = self.config.jepa_gamma * ce_loss + (lambda_eff * jepa_term if trains_views else 0.0)
         text_pred, code_emb = sides[0] if batch.views[0].from_text else sides[0][::-1]
-        output = JEPAOutput(loss, ce_loss.detach(), jepa_loss.detach(), text_pred, code_emb, lambda_eff)
+        weight = lambda_eff if trains_views else 0.0
+        output = JEPAOutput(loss, ce_loss.detach(), jepa_loss.detach(), text_pred, code_emb, weight)
         output.terms = {name: term.detach() for name, term in terms.items()}
         if weighted:
             output.weighted = {"ce": self.config.jepa_gamma * ce_loss}
             output.weighted |= {"jepa": lambda_eff * jepa_term} if trains_views else {}
+        return output
+
+    def _along_the_rows(
+        self,
+        batch: FusedBatch,
+        lambda_eff: float,
+        step: int | None,
+        num_labels: int | Tensor | None,
+        num_pairs: int | Tensor | None,
+        weighted: bool,
+    ) -> JEPAOutput:
+        """Compute the loss with the term of Semantic Tube Prediction."""
+        if batch.tubes is None:
+            raise ValueError(
+                f"This batch was laid out without places of jepa_term={self.config.jepa_term}. Build it with "
+                "FusedCollator(config) of this config."
+            )
+        if step is None and self.training:
+            raise ValueError(f"jepa_term={self.config.jepa_term} draws once an optimizer step: pass step=, its number.")
+        ce_loss, states = self._cross_entropy(batch, num_labels)
+        distances = tube_distances(self.config.jepa_term, states, batch.tubes, self.seed, step or 0)
+        jepa_loss = distances.sum() / _at_least_one(batch.num_pairs if num_pairs is None else num_pairs)
+        parts = {"ce": self.config.jepa_gamma * ce_loss, "jepa": lambda_eff * jepa_loss}
+        output = JEPAOutput(parts["ce"] + parts["jepa"], ce_loss.detach(), jepa_loss.detach(), lambda_eff=lambda_eff)
+        output.weighted = parts if weighted else None
         return output
 
     def update_target(self) -> None:
@@ -167,7 +199,7 @@ class LLMJEPA(nn.Module):
             ValueError: If `step` or `num_steps` is needed and missing.
         """
         config = self.config
-        if not self.training or not config.uses_views:
+        if not self.training or config.jepa_lambda == 0:
             return config.jepa_lambda
         if config.jepa_loss_dropout:
             if step is None:
@@ -231,9 +263,22 @@ class LLMJEPA(nn.Module):
         terms = self.anti_collapse([self._of_all(each)[0] for each in embeddings], step or 0)
         return {name: share * term for name, term in terms.items()}
 
-    def _sides(self, views: Views, states: Tensor, target_rows: Rows | None) -> tuple[Tensor, Tensor]:
-        """Return predictions and targets of one direction, (P, C) each; `states` are the main forward's."""
-        pred = states[views.pred_at]
+    def _sides(self, batch: FusedBatch, states: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return predictions and targets of each direction, (P, C) each; `states` are the main forward's."""
+        if not self.config.jepa_detach_backbone:
+            return [self._side(views, states, states, batch.target_rows) for views in batch.views]
+        with frozen(self.model):
+            if batch.probe_rows is not None:
+                probed = self.backbone.states(batch.probe_rows, self.predictor())
+            else:  # no pair to predict from; [PRED] gets a gradient of zero, for which other processes may wait
+                probed = states.detach() + 0 * self.predictor().sum()
+            return [self._side(views, probed, states, batch.target_rows) for views in batch.views]
+
+    def _side(
+        self, views: Views, pred_states: Tensor, states: Tensor, target_rows: Rows | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return predictions and targets of one direction, (P, C) each."""
+        pred = self.predictor.predict(pred_states[views.pred_at])
         if views.target_in_rows:
             target = states[views.target_at]
             return pred, target if self.config.jepa_target == "shared" else target.detach()

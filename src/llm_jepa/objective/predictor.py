@@ -1,13 +1,17 @@
-"""[PRED]: the learned tokens that turn Enc into Pred.
+"""[PRED], and the head after it: what turns Enc into Pred.
 
 The paper adds k tokens to the vocabulary (section 2.2). Here they are a small module beside the model, so
 that tokenizer, embedding table and head stay as they were, adapters leave them trainable, and a saved model
-loads anywhere. Letters: k [PRED] tokens, C hidden size.
+loads anywhere. Letters: k [PRED] tokens, C hidden size, P predictions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -20,9 +24,14 @@ class PredTokens(nn.Module):
             own mean square, so that it enters the first layer at the size of a word; in models of this
             package's presets that is the 0.02 of the original notebook.
         distinct: Whether the k tokens differ.
+        head: What follows at the state of the last [PRED]: none, linear, mlp (`PredictorHead`).
+
+    Attributes:
+        embedding: The learned vectors, (1 or k, C).
+        head: The predictor head; None without one.
     """
 
-    def __init__(self, num_tokens: int, like: Tensor, distinct: bool = False) -> None:
+    def __init__(self, num_tokens: int, like: Tensor, distinct: bool = False, head: str = "none") -> None:
         super().__init__()
         self.num_tokens = num_tokens
         num_vectors = min(num_tokens, 1) if not distinct else num_tokens
@@ -31,7 +40,54 @@ class PredTokens(nn.Module):
         start = torch.randn(num_vectors, like.shape[1], generator=generator)
         scale = like.detach().float().square().mean().sqrt() if like.numel() else torch.tensor(0.02)
         self.embedding = nn.Parameter((start.to(like.device) * scale).to(like.dtype))
+        self.head = None if head == "none" else PredictorHead(like, hidden=head == "mlp")
 
     def forward(self) -> Tensor:
         """Return the embeddings in order, (k, C)."""
         return self.embedding.expand(self.num_tokens, -1) if len(self.embedding) == 1 else self.embedding
+
+    @contextmanager
+    def without_head(self) -> Iterator[None]:
+        """Within the context, predictions are the states themselves."""
+        head, self.head = self.head, None
+        try:
+            yield
+        finally:
+            self.head = head
+
+    def predict(self, states: Tensor) -> Tensor:
+        """Return the predictions of the states at the last [PRED], (P, C): the states themselves without a head."""
+        return states if self.head is None else self.head(states)
+
+
+class PredictorHead(nn.Module):
+    """x + W x + b, or x + W gelu(W1 x + b1) + b with a hidden layer of C features.
+
+    W and b start at zero, so that every head starts as the identity: the objective at step 0 is that without one, and
+    weight decay pulls towards it. W1 starts as PyTorch starts a linear layer, from a generator of its own.
+
+    Args:
+        like: The model's embedding table, (V, C): device, type and size.
+        hidden: Whether there is a hidden layer.
+    """
+
+    def __init__(self, like: Tensor, hidden: bool) -> None:
+        super().__init__()
+        size = like.shape[1]
+        generator = torch.Generator().manual_seed((torch.initial_seed() + 1) % 2**63)  # not [PRED]'s own numbers
+
+        def uniform(*shape: int) -> nn.Parameter:
+            start = (2 * torch.rand(*shape, generator=generator) - 1) / size**0.5
+            return nn.Parameter(start.to(like.device, like.dtype))
+
+        self.hidden_weight = uniform(size, size) if hidden else None
+        self.hidden_bias = uniform(size) if hidden else None
+        self.weight = nn.Parameter(like.new_zeros(size, size))
+        self.bias = nn.Parameter(like.new_zeros(size))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return the predictions, (P, C)."""
+        inner = states = states.to(self.weight.dtype)
+        if self.hidden_weight is not None:
+            inner = F.gelu(F.linear(states, self.hidden_weight, self.hidden_bias))
+        return states + F.linear(inner, self.weight, self.bias)

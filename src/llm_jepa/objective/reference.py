@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from .distances import full_precision
 from .layout import Pair
+from .tube import MIN_TOKENS, draw_places, key_of
 
 if TYPE_CHECKING:
     from .llm_jepa import LLMJEPA, JEPAOutput
@@ -27,13 +29,16 @@ def reference_loss(jepa: LLMJEPA, pairs: Sequence[Pair], step: int = 0) -> JEPAO
     Args:
         jepa: The model under its objective. Loss dropout is not applied here.
         pairs: The batch.
-        step: Number of the optimizer step, from which SIGReg draws.
+        step: Number of the optimizer step, from which SIGReg and Semantic Tube Prediction draw.
     """
     from .llm_jepa import JEPAOutput
 
     config = jepa.config
     ce_loss = _cross_entropy(jepa, pairs)
     loss = config.jepa_gamma * ce_loss
+    if config.uses_tube:
+        jepa_loss = _tube_loss(jepa, [pair for pair in pairs if pair.use_jepa], step, like=ce_loss)
+        return JEPAOutput(loss + config.jepa_lambda * jepa_loss, ce_loss, jepa_loss, lambda_eff=config.jepa_lambda)
     if not config.uses_views:
         return JEPAOutput(loss, ce_loss, torch.full_like(ce_loss, torch.nan))
 
@@ -64,6 +69,26 @@ def reference_loss(jepa: LLMJEPA, pairs: Sequence[Pair], step: int = 0) -> JEPAO
     )
 
 
+def _tube_loss(jepa: LLMJEPA, pairs: Sequence[Pair], step: int, like: Tensor) -> Tensor:
+    """Mean over the pairs that have tokens enough of 1 - cos of two stretches of their own row's path."""
+    each = []
+    for pair in pairs:
+        ids = [*pair.text_ids, *pair.bridge_ids, *pair.code_ids]
+        content = ids[:-1]  # without the end token, which the forward reads all the same
+        if len(content) < MIN_TOKENS:
+            continue
+        h = jepa.backbone.layers(input_ids=_row(ids, _device(jepa)), use_cache=False).last_hidden_state[0]  # (T, C)
+        places = draw_places(jepa.config.jepa_term, len(content), key_of(content), jepa.seed, step)
+        if jepa.config.jepa_term == "stp":
+            r, s, t = places
+            one, other = h[t] - h[s], h[s] - h[r]
+        else:
+            a, b = places
+            one, other = h[b] - h[a], (h[a] - h[0]) + (h[len(content) - 1] - h[b])
+        each.append(1 - F.cosine_similarity(full_precision(one), full_precision(other), dim=0))
+    return torch.stack(each).mean() if each else torch.zeros_like(like)
+
+
 def _distance(jepa: LLMJEPA, preds: Tensor, targets: Tensor, pairs: Sequence[Pair]) -> Tensor:
     """Mean distance of predictions and targets, (P, C) each, without their means where residuals are asked for."""
     residual = jepa.config.jepa_residual
@@ -84,13 +109,23 @@ def enc(layers: nn.Module, ids: Sequence[int], device: torch.device) -> Tensor:
 def pred(jepa: LLMJEPA, ids: Sequence[int]) -> Tensor:
     """Pred(x): the final state at the last token of x and k [PRED]s after it, or before it (prepend), (C,).
 
-    Enc(x) if k = 0.
+    Enc(x) if k = 0. After it the predictor head, if there is one; with `jepa_detach_backbone` through a model whose
+    weights are constants.
     """
     backbone = jepa.backbone
     words = backbone.embeddings(_row(ids, _device(jepa)))  # (1, T, C)
+    if jepa.config.jepa_detach_backbone:
+        words = words.detach()
     parts = [words, jepa.predictor()[None].to(words.dtype)]
-    tokens = torch.cat(parts[::-1] if jepa.config.jepa_pred_position == "prepend" else parts, dim=1)  # (1, T + k, C)
-    return backbone.layers(inputs_embeds=tokens, use_cache=False).last_hidden_state[0, -1]
+    order = -1 if jepa.config.jepa_pred_position == "prepend" else 1
+    tokens = torch.cat(parts[::order], dim=1)  # (1, T + k, C)
+    inputs = {"inputs_embeds": tokens, "use_cache": False}
+    if jepa.config.jepa_detach_backbone:
+        weights = {name: each.detach() for name, each in backbone.layers.state_dict(keep_vars=True).items()}
+        output = functional_call(backbone.layers, weights, kwargs=inputs)
+    else:
+        output = backbone.layers(**inputs)
+    return jepa.predictor.predict(output.last_hidden_state[0, -1])
 
 
 def target(jepa: LLMJEPA, ids: Sequence[int]) -> Tensor:

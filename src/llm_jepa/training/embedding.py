@@ -47,7 +47,7 @@ def view_embeddings(
 
     Several processes share the batches out, and each gets all embeddings: every process must call it.
 
-    A model trained with `jepa_lambda` 0 never learned [PRED], so its text side is Enc(Text): k = 0.
+    A model trained with `jepa_lambda` 0, or without views, never learned [PRED], so its text side is Enc(Text): k = 0.
 
     Args:
         jepa: The model under its objective.
@@ -57,9 +57,11 @@ def view_embeddings(
         batch_size: Pairs in one forward.
         context: Entered around each forward (mixed precision).
     """
-    config = jepa.config if jepa.config.uses_views else replace(jepa.config, jepa_k=0)
+    config = jepa.config
+    if not config.uses_views:
+        config = replace(config, jepa_term="views", jepa_k=0, jepa_detach_backbone=False)
     if not with_pred:
-        config = replace(config, jepa_k=0, jepa_direction="text_to_code")
+        config = replace(config, jepa_k=0, jepa_direction="text_to_code", jepa_detach_backbone=False)
     collate = FusedCollator(config, pad_token_id, monitor=True)
     device = jepa.predictor.embedding.device
     numbers = [number for number, pair in enumerate(pairs) if pair.use_jepa]
@@ -68,7 +70,7 @@ def view_embeddings(
         return ViewEmbeddings(torch.empty(0, 0), torch.empty(0, 0), index, math.nan, index)
     pairs = [pairs[number] for number in numbers]
     own: dict[int, tuple[Tensor, Tensor, float]] = {}
-    with evaluating(jepa):
+    with evaluating(jepa), nullcontext() if with_pred else jepa.predictor.without_head():
         for number, is_own in turns(math.ceil(len(pairs) / batch_size)):
             batch = collate(pairs[number * batch_size : (number + 1) * batch_size])
             with context():

@@ -4,7 +4,7 @@
                                                          max_shard_size are model-0000N-of-0000M.safetensors, listed
                                                          in model.safetensors.index.json
     adapter_config.json, adapter_model.safetensors       in the place of the first two, where LoRA was trained
-    jepa.safetensors                                     [PRED], (number of vectors, C)
+    jepa.safetensors                                     [PRED], (number of vectors, C), and the predictor head
     jepa_config.json                                     the objective
     jepa_target.safetensors                              what is its own of the slow copy, with jepa_target ema, in
                                                          checkpoints; in several files where the model is
@@ -76,7 +76,7 @@ def save_jepa(
     else:
         model_state = {} if whole is None else {"state_dict": part(whole, "model.")}
         jepa.model.save_pretrained(folder, max_shard_size=max_shard_size, **model_state)  # type: ignore[operator]
-    save_file({"embedding": state["predictor.embedding"].detach().contiguous()}, folder / PREDICTOR)
+    save_file(_plain(part(state, "predictor.")), folder / PREDICTOR)
     (folder / CONFIG).write_text(json.dumps(jepa.config.to_dict(), indent=2) + "\n")
     if with_target and jepa.target is not None:
         target = jepa.target.own_state() if whole is None else _plain(part(whole, "target."))
@@ -160,7 +160,8 @@ def _restore_sharded(jepa: LLMJEPA, folder: Path) -> None:
 
 
 def _load_predictor(jepa: LLMJEPA, folder: Path) -> None:
-    saved = _read(folder / PREDICTOR).get("embedding")
+    state = _read(folder / PREDICTOR)
+    saved = state.get("embedding")
     if saved is None:
         raise DataError(f"{folder / PREDICTOR} holds no [PRED] embedding: it was not written by llm-jepa.")
     if saved.shape != jepa.predictor.embedding.shape:
@@ -168,7 +169,13 @@ def _load_predictor(jepa: LLMJEPA, folder: Path) -> None:
             f"{folder / PREDICTOR} holds [PRED] of shape {tuple(saved.shape)}; jepa_k and jepa_pred_tokens ask for "
             f"{tuple(jepa.predictor.embedding.shape)}."
         )
-    jepa.predictor.load_state_dict({"embedding": saved})
+    own = {name: tuple(each.shape) for name, each in jepa.predictor.state_dict().items()}
+    if {name: tuple(each.shape) for name, each in state.items()} != own:
+        raise DataError(
+            f"{folder / PREDICTOR} holds {', '.join(sorted(state))}; jepa_predictor={jepa.config.jepa_predictor} asks "
+            f"for {', '.join(sorted(own))} of the model's size. {_OWN_SETTINGS}"
+        )
+    jepa.predictor.load_state_dict(state)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

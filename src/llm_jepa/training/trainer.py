@@ -148,6 +148,11 @@ class JEPATrainer(Trainer):
                 raise ConfigError(
                     f"max_shard_size={args.max_shard_size} has no meaning with LoRA: an adapter is one file. Remove it."
                 )
+        if self.is_fsdp_enabled and model.config.jepa_detach_backbone:
+            raise ConfigError(
+                "jepa_detach_backbone with FSDP is not supported: parameters that are shared out cannot be frozen for "
+                "a part of a step. Use DDP."
+            )
         if args.gradient_monitor_steps:
             self._check_gradient_monitor()
 
@@ -241,6 +246,15 @@ class JEPATrainer(Trainer):
         # own means are averaged as they are, as in the published trainer.
         loss = output.loss * (1 if adds_means else self.accelerator.num_processes)
         return (loss, output) if return_outputs else loss
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        if not self.jepa.config.jepa_detach_backbone:
+            return super()._clip_grad_norm(model)
+        # A probe must leave the model's step as it is: what is trained beside it is clipped by a norm of its own.
+        limit = self.args.max_grad_norm
+        norms = [self.accelerator.clip_grad_norm_(self.jepa.model.parameters(), limit)]
+        norms.append(nn.utils.clip_grad_norm_(self.jepa.predictor.parameters(), limit))
+        return torch.linalg.vector_norm(torch.stack(norms))
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
