@@ -129,7 +129,7 @@ def test_validation_rows_are_those_that_training_looked_at(runs):
 
 
 def test_training_rows_and_a_file_are_read_as_well(runs, tmp_path):
-    """68 training rows are left of 80 beside the 12 for validation. A file has no split; a row without views is counted."""
+    """68 training rows are left of 80 beside the 12 for validation; a file has no split, and a row without views is told."""
     assert analyze_runs([runs["ntp"]], AnalysisConfig(split="train"))["num_rows"] == 68
     rows = [{"text": f"number {n}", "code": f".*{n}.*", "use_jepa": n != 4} for n in range(10)]
     file = tmp_path / "rows.jsonl"

@@ -93,7 +93,7 @@ def _match_rows(sides: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[lis
     rows = [["run", "side", "matched", "shuffled", "gap", "@1 %", "@10 %", "mrr"]]
     for name, side, found in sides:
         seen, retrieval = found["monitors"], found["retrieval"]
-        cosines = [f"{seen[key]:.3f}" for key in ("matched_cosine", "shuffled_cosine", "gap")]
+        cosines = [f"{seen[key]:z.3f}" for key in ("matched_cosine", "shuffled_cosine", "gap")]
         recalls = [f"{100 * retrieval[key]:.1f}" for key in ("recall@1", "recall@10")]
         rows.append([name, side, *cosines, *recalls, f"{retrieval['mrr']:.3f}"])
     return rows
@@ -103,7 +103,7 @@ def _spread_rows(sides: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[li
     rows = [["run", "side", "text cosine", "code cosine", "text rank", "code rank", "dims"]]
     for name, side, found in sides:
         seen = found["monitors"]
-        cosines = [f"{seen[key]:.3f}" for key in ("mean_pairwise_cosine_text", "mean_pairwise_cosine")]
+        cosines = [f"{seen[key]:z.3f}" for key in ("mean_pairwise_cosine_text", "mean_pairwise_cosine")]
         ranks = [f"{seen[key]:.1f}" for key in ("effective_rank_text", "effective_rank")]
         rows.append([name, side, *cosines, *ranks, str(found["num_dims"])])
     return rows
