@@ -74,11 +74,12 @@ def format_geometry(geometry: Geometry) -> str:
     sides = list(each_side(geometry))
     num_top = len(sides[0][2]["spectra"]["raw"]["top"])
     fit = sides[0][2]["linear_map"]["num_fit"]
-    where = "" if geometry["reading"] == "training" else " | read at the token before an answer, without [PRED]"
+    where = "enc: Enc(Text) and Enc(Code); pred: the prediction and its target"
+    if geometry["reading"] == "published":
+        where = "Views are read at the last token before an answer, without [PRED]"
     return "\n\n".join(
         [
-            f"{describe_pairs(geometry)} | {geometry['precision'].split(',')[0]}{where}\n"
-            "enc: Enc(Text) and Enc(Code); pred: the prediction and its target",
+            f"{describe_pairs(geometry)} | {geometry['precision'].split(',')[0]}\n{where}",
             f"How the views match: mean cosines, and retrieval among the codes\n{_table(_match_rows(sides))}",
             f"How each view spreads: mean cosine of two pairs, effective rank\n{_table(_spread_rows(sides))}",
             f"Singular values of A - B, mean of the top {num_top} (the same of shuffled pairs)\n"
