@@ -15,6 +15,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from llm_jepa.analysis.runs import AnalysisConfig, analyze_runs, run_names
+from llm_jepa.analysis.tables import format_geometry
 from llm_jepa.cli import main
 from llm_jepa.errors import ConfigError
 from llm_jepa.evaluation.loading import load_run
@@ -129,7 +130,7 @@ def test_validation_rows_are_those_that_training_looked_at(runs):
 
 
 def test_training_rows_and_a_file_are_read_as_well(runs, tmp_path):
-    """Of 80 rows 12 are for validation, 68 for training. A file has no split; a row without views is counted."""
+    """68 of 80 rows are left beside the 12 for validation; a file has no split, and a row without views is told."""
     assert analyze_runs([runs["ntp"]], AnalysisConfig(split="train"))["num_rows"] == 68
     rows = [{"text": f"number {n}", "code": f".*{n}.*", "use_jepa": n != 4} for n in range(10)]
     file = tmp_path / "rows.jsonl"
@@ -248,6 +249,8 @@ def test_the_published_reading_is_at_the_token_before_an_answer(runs, tmp_path):
     geometry = analyze_runs([runs["jepa"]], AnalysisConfig(reading="published"))
     sides = geometry["runs"]["jepa"]["sides"]
     assert geometry["reading"] == "published" and list(sides) == ["enc"]
+    assert "Views are read at the last token before an answer" in format_geometry(geometry)
+    assert max(map(len, format_geometry(geometry).split("\n"))) <= 80
     found = sides["enc"]["monitors"]["matched_cosine"]
     assert found == pytest.approx((text * code).sum(1).mean().item(), abs=1e-5)
     trained = analyze_runs([runs["jepa"]], AnalysisConfig())["runs"]["jepa"]["sides"]["enc"]

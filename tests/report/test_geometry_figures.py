@@ -21,8 +21,8 @@ def found(noise: float = 0.1) -> dict:
     return asdict(view_geometry(text, code))
 
 
-def geometry_of(*names: str, found: dict, file: str = "test.jsonl") -> dict:
-    """Runs of the same numbers, all but the first with a prediction."""
+def geometry_of(*names: str, found: dict, file: str = "test.jsonl", predicts: bool = True) -> dict:
+    """Runs of the same numbers; all but the first may have a prediction."""
     return {
         "num_pairs": 12,
         "num_codes": 12,
@@ -30,7 +30,7 @@ def geometry_of(*names: str, found: dict, file: str = "test.jsonl") -> dict:
         "file": file,
         "mapped_pairs": [{}] * 12,
         "runs": {
-            name: {"sides": {"enc": found} | ({"pred": found} if name != names[0] else {})} for name in names
+            name: {"sides": {"enc": found} | ({"pred": found} if predicts and name != names[0] else {})} for name in names
         },
     }  # fmt: skip
 
@@ -79,7 +79,7 @@ def test_names_cannot_break_a_figure_and_many_runs_find_room(tmp_path):
     """Dollars are no mathematics, underscores hide nothing, markup is text; the fifth map begins a new row."""
     names = ["_ntp", "a$b$c", "<b>&", "x" * 90, "e"]
     assert len(names) > MAPS_TO_A_ROW
-    paths = plot_geometry(geometry_of(*names, found=found(), file="a$b$.jsonl"), tmp_path)
+    paths = plot_geometry(geometry_of(*names, found=found(), file="a$b$.jsonl", predicts=False), tmp_path)
     for path in paths[::2]:
         shown = texts(path)
         assert {"_ntp", "a$b$c", "<b>&", "e"} <= set(shown)

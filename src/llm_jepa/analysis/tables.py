@@ -74,11 +74,12 @@ def format_geometry(geometry: Geometry) -> str:
     sides = list(each_side(geometry))
     num_top = len(sides[0][2]["spectra"]["raw"]["top"])
     fit = sides[0][2]["linear_map"]["num_fit"]
-    where = "" if geometry["reading"] == "training" else " | read at the token before an answer, without [PRED]"
+    where = "enc: Enc(Text) and Enc(Code); pred: the prediction and its target"
+    if geometry["reading"] == "published":
+        where = "Views are read at the last token before an answer, without [PRED]"
     return "\n\n".join(
         [
-            f"{describe_pairs(geometry)} | {geometry['precision'].split(',')[0]}{where}\n"
-            "enc: Enc(Text) and Enc(Code); pred: the prediction and its target",
+            f"{describe_pairs(geometry)} | {geometry['precision'].split(',')[0]}\n{where}",
             f"How the views match: mean cosines, and retrieval among the codes\n{_table(_match_rows(sides))}",
             f"How each view spreads: mean cosine of two pairs, effective rank\n{_table(_spread_rows(sides))}",
             f"Singular values of A - B, mean of the top {num_top} (the same of shuffled pairs)\n"
@@ -93,7 +94,7 @@ def _match_rows(sides: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[lis
     rows = [["run", "side", "matched", "shuffled", "gap", "@1 %", "@10 %", "mrr"]]
     for name, side, found in sides:
         seen, retrieval = found["monitors"], found["retrieval"]
-        cosines = [f"{seen[key]:.3f}" for key in ("matched_cosine", "shuffled_cosine", "gap")]
+        cosines = [f"{seen[key]:z.3f}" for key in ("matched_cosine", "shuffled_cosine", "gap")]
         recalls = [f"{100 * retrieval[key]:.1f}" for key in ("recall@1", "recall@10")]
         rows.append([name, side, *cosines, *recalls, f"{retrieval['mrr']:.3f}"])
     return rows
@@ -103,7 +104,7 @@ def _spread_rows(sides: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[li
     rows = [["run", "side", "text cosine", "code cosine", "text rank", "code rank", "dims"]]
     for name, side, found in sides:
         seen = found["monitors"]
-        cosines = [f"{seen[key]:.3f}" for key in ("mean_pairwise_cosine_text", "mean_pairwise_cosine")]
+        cosines = [f"{seen[key]:z.3f}" for key in ("mean_pairwise_cosine_text", "mean_pairwise_cosine")]
         ranks = [f"{seen[key]:.1f}" for key in ("effective_rank_text", "effective_rank")]
         rows.append([name, side, *cosines, *ranks, str(found["num_dims"])])
     return rows

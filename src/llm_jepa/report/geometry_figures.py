@@ -139,7 +139,7 @@ def _labels(side: str) -> tuple[str, str]:
 
 
 def _caption(found: Mapping[str, Any], has_own: bool) -> str:
-    said = f"gap {found['monitors']['gap']:.2f}, retrieval@1 {found['retrieval']['recall@1']:.0%}"
+    said = f"gap {found['monitors']['gap']:z.2f}, retrieval@1 {found['retrieval']['recall@1']:.0%}"
     if found["looks_collapsed"]:
         return f"{said}, collapsed"
     return said if has_own else f"{said}, no [PRED]"
