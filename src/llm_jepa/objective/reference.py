@@ -79,16 +79,19 @@ def target(jepa: LLMJEPA, ids: Sequence[int]) -> Tensor:
 
 
 def _cross_entropy(jepa: LLMJEPA, pairs: Sequence[Pair]) -> Tensor:
-    """Mean over the labelled tokens of all pairs of -log p(token | tokens before it), nats."""
-    losses = []
+    """Mean over the labelled tokens of all pairs of -log p(token | tokens before it), nats; 0 without any."""
+    losses = [torch.zeros(0, device=_device(jepa))]
     for pair in pairs:
+        if not pair.use_ce:
+            continue
         ids = [*pair.text_ids, *pair.bridge_ids, *pair.code_ids]
         logits = jepa.model(input_ids=_row(ids, _device(jepa)), use_cache=False).logits[0]  # (T, V)
         each = F.cross_entropy(
             full_precision(logits[:-1]), _row(ids, _device(jepa))[0, 1:], reduction="none"
         )  # (T - 1,)
         losses.append(each if jepa.config.loss_on == "all" else each[-len(pair.code_ids) :])
-    return torch.cat(losses).mean()
+    each = torch.cat(losses)
+    return each.sum() / max(len(each), 1)
 
 
 def _row(ids: Sequence[int], device: torch.device) -> Tensor:
