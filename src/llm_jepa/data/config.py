@@ -71,8 +71,8 @@ class DataConfig:
     shuffle_views: bool = field(
         default=False,
         metadata={
-            "help": "Control: the code view of the JEPA term comes from another pair; the rows stay. Rows of views_file "
-            "exchange among themselves."
+            "help": "Control: the code view of the JEPA term comes from another pair; the rows stay. Rows of "
+            "views_file exchange among themselves."
         },
     )
     views_file: str | None = field(
@@ -100,22 +100,22 @@ class DataConfig:
     views_ratio: float = field(
         default=1.0,
         metadata={
-            "help": "Rows of views_file for each task row of a step. 0 trains on none of them, with the tokenizer and the "
-            "model of the arms that do. Steps and epochs count task rows."
+            "help": "Rows of views_file for each task row of a step. 0 trains on none of them, with the tokenizer and "
+            "the model of the arms that do. Steps and epochs count task rows."
         },
     )
     views_cross_entropy: bool = field(
         default=True,
         metadata={
-            "help": "Whether rows of views_file are under cross-entropy too, as task rows are (loss_on). Off, they feed "
-            "the JEPA term alone."
+            "help": "Whether rows of views_file are under cross-entropy too, as task rows are (loss_on). Off, they "
+            "feed the JEPA term alone."
         },
     )
     task_views: bool = field(
         default=True,
         metadata={
-            "help": "Whether the task's own training rows feed the JEPA term. Off, rows of views_file do alone, and the "
-            "monitors look at held-out ones of these."
+            "help": "Whether the task's own training rows feed the JEPA term. Off, rows of views_file do alone, and "
+            "the monitors look at held-out ones of these."
         },
     )
     views_validation_size: int = field(

@@ -325,8 +325,8 @@ def _check_terms(train: EncodedPairs, views: EncodedPairs | None, config: DataCo
     if jepa.uses_views and len(train) and not num_jepa:
         if not config.task_views:
             raise ConfigError(
-                f"task_views=false and views_ratio={config.views_ratio} leave no row with a JEPA term, and jepa_lambda is "
-                f"{jepa.jepa_lambda}. Set views_ratio above 0, task_views to true, or jepa_lambda to 0."
+                f"task_views=false and views_ratio={config.views_ratio} leave no row with a JEPA term, and "
+                f"jepa_lambda is {jepa.jepa_lambda}. Set views_ratio above 0, task_views to true, or jepa_lambda to 0."
             )
         raise DataError(
             f"None of the {len(train)} training rows has a JEPA term (use_jepa is false in all of them), and "
@@ -336,9 +336,9 @@ def _check_terms(train: EncodedPairs, views: EncodedPairs | None, config: DataCo
         num_idle = len(in_steps) - in_steps.num_jepa if jepa.uses_views else len(in_steps)
         if num_idle:
             raise ConfigError(
-                f"views_cross_entropy=false leaves {num_idle} of the {len(in_steps)} view rows nothing to train: they have "
-                "no JEPA term (jepa_lambda is 0, or the row's use_jepa is false). Set views_cross_entropy to true, or "
-                "views_ratio to 0 in this arm."
+                f"views_cross_entropy=false leaves {num_idle} of the {len(in_steps)} view rows nothing to train: they "
+                "have no JEPA term (jepa_lambda is 0, or the row's use_jepa is false). Set views_cross_entropy to "
+                "true, or views_ratio to 0 in this arm."
             )
 
 

@@ -21,10 +21,10 @@ grouped in two ways. The grammar allows one, by what binds tighter, tightest fir
     before                           splits the line into two of the above; at most once
     and, or                          joins two statements about the line; at most once, never with "before"
 
-Each rule has a second English side, colloquial, written the way that people ask for lines rather than the way that SYNTH
-does ("find all lines that have a vowel in them"): the same trees, the same regexes, other words. So a tree gives a pair of
-phrasings too, which needs no regex. Colloquial descriptions are loose in the same way for every reader, but each has one
-regex here as well: counts and lists bind as above, and a second statement follows "and also" or "or else".
+Each rule has a second English side, colloquial, which says it as people ask for lines and not as SYNTH does ("find all
+lines that have a vowel in them"): the same trees, the same regexes, other words. So a tree gives a pair of phrasings
+too, which needs no regex. A colloquial description has one regex as well: counts and lists bind as above, and a second
+statement follows "and also" or "or else".
 
 "and" and "or" join statements where "containing", "starting", "ending" or "not" comes next, and make a list
 otherwise. A reader may well group a line differently ("words with a vowel and ending with a letter": here the line
@@ -143,8 +143,8 @@ GRAMMAR: dict[str, tuple[Rule, ...]] = {
         _rule(
             *("lines %s before %s", "(%s).*(%s).*", "statement", "object"),
             weight=9,
-            said="lines %s somewhere before %s / find all lines %s and then later %s / show me the lines %s, with %s coming "
-            "afterwards / items %s ahead of %s",
+            said="lines %s somewhere before %s / find all lines %s and then later %s / "
+            "show me the lines %s, with %s coming afterwards / items %s ahead of %s",
         ),
         _rule(
             *("lines %s and %s", "(%s)&(%s)", "statement", "claim"),
@@ -198,7 +198,9 @@ GRAMMAR: dict[str, tuple[Rule, ...]] = {
         _rule("%s", "%s", "item", weight=7),
         _rule("%s or %s", "(%s)|(%s)", "item", "item", weight=2, said="%s or %s / either %s or %s"),
         _rule("%s and %s", "(%s)&(%s)", "item", "item", weight=1.5, said="%s and %s / both %s and %s / %s plus %s"),
-        _rule("either %s, %s, or %s", "(%s)|(%s)|(%s)", "item", "item", "item", said="%s, %s or %s / any of %s, %s, %s"),
+        _rule(
+            "either %s, %s, or %s", "(%s)|(%s)|(%s)", "item", "item", "item", said="%s, %s or %s / any of %s, %s, %s"
+        ),
         _rule("%s, %s, and %s", "(%s)&(%s)&(%s)", "item", "item", "item", said="%s, %s and %s / all of %s, %s, %s"),
     ),
     "item": (
@@ -359,8 +361,8 @@ def generate_pairs(
         a description has one regex.
 
     Raises:
-        ConfigError: If `phrasing` is neither, or `num_pairs`, `seed` or `max_depth` is negative, or so many different pairs cannot be
-            found. It is a `ValueError`.
+        ConfigError: If `phrasing` is neither, `num_pairs`, `seed` or `max_depth` is negative, or so many different
+            pairs cannot be found. It is a `ValueError`.
 
     Example:
         >>> for pair in generate_pairs(2, seed=4):
@@ -377,7 +379,7 @@ def generate_pairs(
 
 
 def generate_views(num_pairs: int, seed: int) -> list[GeneratedViews]:
-    """Return view pairs: the descriptions of `generate_pairs(num_pairs, seed)` in both phrasings, without their regexes.
+    """Return view pairs: the descriptions of `generate_pairs(num_pairs, seed)` in both phrasings, without regexes.
 
     Raises:
         ConfigError: As `generate_pairs`.

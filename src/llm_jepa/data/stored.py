@@ -13,7 +13,6 @@ from llm_jepa.data.jsonl import RowError
 from llm_jepa.data.mapped import MappedLines
 from llm_jepa.errors import DataError
 
-
 Item = TypeVar("Item")
 
 

@@ -48,16 +48,16 @@ def _pair_in_groups(examples: Sequence[Example], form: RowForm) -> list[Example]
     """Return a pair of each row and the next one of its group, in the order of the first ones."""
     if form.kind != "text":
         raise DataError(
-            f"{examples[0].source}: views_pairing=next_in_group expects rows of one text and a group, found {form}. Set "
-            "views_text_column to the column of the text, or views_pairing=row."
+            f"{examples[0].source}: views_pairing=next_in_group expects rows of one text and a group, found {form}. "
+            "Set views_text_column to the column of the text, or views_pairing=row."
         )
     pairs: list[Example] = []
     latest: dict[str, Example] = {}
     for example in examples:
         if example.group is None:
             raise DataError(
-                f"{example.source}: the row has no group, and views_pairing=next_in_group pairs rows of one group. Give "
-                "each row a group (a string)."
+                f"{example.source}: the row has no group, and views_pairing=next_in_group pairs rows of one group. "
+                "Give each row a group (a string)."
             )
         if example.group in latest:
             first = latest[example.group]

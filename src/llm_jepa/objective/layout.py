@@ -391,7 +391,9 @@ class FusedCollator:
         row.add(pair.bridge_ids, Role.BRIDGE, 1, len(row), own=True)
         row.add(pair.code_ids, Role.CODE, 1, len(row), own=True)
         if pair.use_ce:
-            row.label(1 if self.config.loss_on == "all" else len(row) - len(pair.code_ids))  # nothing predicts the first
+            row.label(
+                1 if self.config.loss_on == "all" else len(row) - len(pair.code_ids)
+            )  # nothing predicts the first
         if not pair.use_jepa or not (self._from_text or self._from_code):
             return row, read
         preds = [self.pad_token_id] * self.config.jepa_k

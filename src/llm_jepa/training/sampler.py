@@ -103,9 +103,9 @@ class SharedBatches(Sampler[list[int]]):
 class BesideRows:
     """Rows of a second file for the steps of an epoch of the task's rows: which, and beside which step.
 
-    They come in an order of their own, epoch after epoch, and go on where the task's last epoch left off: a function of
-    seed, epoch and step, so that a resumed run sees what it would have seen. A step of n task rows gets n times `ratio`,
-    rounded, half of one up; no row twice, but where an epoch of theirs ends in its midst.
+    They come in an order of their own, epoch after epoch, and go on where the task's last epoch left off: a function
+    of seed, epoch and step, so that a resumed run sees what it would have seen. A step of n task rows gets n times
+    `ratio`, rounded, half of one up; no row twice, but where an epoch of theirs ends in its midst.
 
     Args:
         lengths: Tokens of each row of the second file.
@@ -179,8 +179,8 @@ class BesideRows:
     def _order(self, epoch: int) -> list[int]:
         if not self.shuffle:
             return list(range(len(self.lengths)))
-        # 2**60 is far from what the seeds of the task's order reach: no order of one file follows that of the other.
-        generator = torch.Generator().manual_seed(2**60 + self.seed * 1_000_003 + epoch)
+        # A generator takes 32 bits of a seed; half of that range lies between this and the order of the task's rows.
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch + 2**31) % 2**32)
         return torch.randperm(len(self.lengths), generator=generator).tolist()
 
 

@@ -154,8 +154,8 @@ class JEPATrainer(Trainer):
         number = BesideRows((), self.views_ratio, 0).number(rows)
         if not 0 < number <= len(self.view_pairs):
             raise ConfigError(
-                f"views_ratio={self.views_ratio} gives {number} view rows for the {rows} task rows of a step; expected from 1 "
-                f"to {len(self.view_pairs)}, all that there are. Change views_ratio, or per_device_train_batch_size."
+                f"views_ratio={self.views_ratio} gives {number} view rows for the {rows} task rows of a step; expected "
+                f"from 1 to {len(self.view_pairs)}, all that there are. Change views_ratio, or per_device_train_batch_size."
             )
 
     @property
@@ -237,8 +237,8 @@ class JEPATrainer(Trainer):
         """Return the batches of this process, which with those of the others make up the batches of the step."""
         dataset = cast(Sequence[Pair], self.train_dataset)
         if len(self.view_pairs):
-            batches: MixedBatches | SharedBatches = self._mixed_batches(self.args.world_size, self.args.process_index)
-            self._sampler = batches
+            self._sampler = mixed = self._mixed_batches(self.args.world_size, self.args.process_index)
+            batches: MixedBatches | SharedBatches = mixed
             dataset = Joined(dataset, self.view_pairs)
         elif self.args.world_size == 1:
             return super().get_train_dataloader()
@@ -341,7 +341,8 @@ class JEPATrainer(Trainer):
 
         Returns:
             `eval_ce_loss` in nats a token; `eval_jepa_loss`, `monitor/*` (see `embedding_monitors`) over the
-            first `monitor_pairs` pairs (of `monitor_dataset`, where there is one); and what `extra_metrics` adds. It draws no random number.
+            first `monitor_pairs` pairs (of `monitor_dataset`, where there is one); and what `extra_metrics`
+            adds. It draws no random number.
         """
         self._terms.pause()  # time spent here is not training time
         pairs = self.eval_pairs
