@@ -219,7 +219,7 @@ def test_resuming_from_any_checkpoint_equals_never_stopping(accumulation, make_m
 
     whole = build("whole")
     whole.train()
-    for step in range(1, 9):
+    for step in (1, 4, 7, 8):
         resumed = build("resumed")
         resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-{step}")
         assert all(torch.equal(one, two) for one, two in zip(weights(resumed), weights(whole), strict=True))

@@ -155,7 +155,8 @@ class JEPATrainer(Trainer):
         if not 0 < number <= len(self.view_pairs):
             raise ConfigError(
                 f"views_ratio={self.views_ratio} gives {number} view rows for the {rows} task rows of a step; expected "
-                f"from 1 to {len(self.view_pairs)}, all that there are. Change views_ratio, or per_device_train_batch_size."
+                f"from 1 to {len(self.view_pairs)}, as many as there are. Change views_ratio or "
+                "per_device_train_batch_size."
             )
 
     @property
