@@ -346,19 +346,25 @@ def _export_run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _data_make(arguments: argparse.Namespace) -> dict[str, Any]:
-    from llm_jepa.data.nlrx import generate_pairs, generate_splits, write_jsonl
+    from llm_jepa.data.nlrx import generate_pairs, generate_transfer, generate_views, write_jsonl
 
     files = {arguments.out: arguments.num}
     if arguments.out == arguments.test_out:
         raise ConfigError(f"--out and --test-out are both {arguments.out}. Name two files.")
     if (arguments.test_out is None) != (arguments.num_test is None):
         raise ConfigError("--test-out and --num-test belong together: where the test rows go, and how many.")
+    phrasing = arguments.phrasing
+    made: dict[Path, Any]
+    if arguments.test_out and phrasing == "both":
+        raise ConfigError("--phrasing both makes view pairs, which have no regex to test on. Leave --test-out out.")
     if arguments.test_out:
-        train, test = generate_splits(arguments.num, arguments.num_test, arguments.seed)
-        made = {arguments.out: train, arguments.test_out: test}
+        rows = generate_transfer(arguments.num, 0, arguments.num_test, arguments.seed, test_phrasing=phrasing)
+        made = {arguments.out: rows["train"], arguments.test_out: rows["test"]}
         files[arguments.test_out] = arguments.num_test
+    elif phrasing == "both":
+        made = {arguments.out: generate_views(arguments.num, arguments.seed)}
     else:
-        made = {arguments.out: generate_pairs(arguments.num, arguments.seed)}
+        made = {arguments.out: generate_pairs(arguments.num, arguments.seed, phrasing=phrasing)}
     for path in made:
         if path.exists() and not arguments.force:
             raise ConfigError(f"{path} is there already. Choose another name, or write over it with --force.")
@@ -381,9 +387,13 @@ def _data_inspect(arguments: argparse.Namespace) -> dict[str, Any]:
     data = load_data(run.data, run.jepa)
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     print(inspect_rows(data.train, data.tokenizer, run.jepa, num_rows=arguments.rows, colour=colour))
+    if len(data.views):
+        print(f"\nRows of views_file, {run.data.views_ratio:g} for each row above:\n")
+        print(inspect_rows(data.views, data.tokenizer, run.jepa, num_rows=arguments.rows, colour=colour))
     for note in data.notes:
         print(textwrap.fill(note, WIDTH))
-    return {"file": arguments.file, **data.summary["train"], "vocab_size": data.summary["vocab_size"]}
+    views = {"views": data.summary["views"]} if "views" in data.summary else {}
+    return {"file": arguments.file, **data.summary["train"], **views, "vocab_size": data.summary["vocab_size"]}
 
 
 def _data_check(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -592,6 +602,12 @@ def _add_data(commands: Any) -> None:
     make.add_argument("--seed", type=int, default=0, metavar="S", help="seed; the same gives the same file")
     make.add_argument("--test-out", type=Path, metavar="FILE", help="also test pairs, whose codes are not in FILE")
     make.add_argument("--num-test", type=int, metavar="N", help="number of test pairs")
+    make.add_argument(
+        "--phrasing",
+        choices=["plain", "colloquial", "both"],
+        default="plain",
+        help="words of the descriptions (with --test-out, of the test pairs); both: pairs of two phrasings, no regex",
+    )
     make.add_argument("--force", action="store_true", help="write over a file that is there")
 
     inspect = _add(data, "inspect", _data_inspect, "show rows as the model sees them")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -15,11 +16,18 @@ from llm_jepa.data.nlrx import (
     GRAMMAR,
     MAX_TERMS,
     GeneratedPair,
+    GeneratedViews,
     generate_pairs,
     generate_splits,
+    generate_transfer,
+    generate_views,
     write_jsonl,
 )
 
+COLLOQUIAL = [
+    "find all lines which begin with both a small letter and the word 'ring'",
+    "any line which hold an uppercase letter",
+]
 SYNTH_FILE = Path(__file__).parents[2].parent / "shared" / "data" / "nlrx_synth_train.jsonl"
 TERM = re.compile("|".join(re.escape(rule.english[0]) for rule in GRAMMAR["term"]))
 
@@ -43,14 +51,14 @@ def skeletons() -> dict[str, set[str]]:
     return found
 
 
-def _language(symbol, grammar, known) -> list[tuple[str, str]]:
+def _language(symbol, grammar, known, side="english") -> list[tuple[str, str]]:
     if symbol not in known:
         known[symbol] = [
-            (english % texts, rule.regex % codes)
+            (phrasing % texts, rule.regex % codes)
             for rule in grammar[symbol]
-            for parts in product(*(_language(part, grammar, known) for part in rule.parts))
+            for parts in product(*(_language(part, grammar, known, side) for part in rule.parts))
             for texts, codes in [tuple(zip(*parts, strict=True))]
-            for english in rule.english
+            for phrasing in getattr(rule, side)
         ]
     return known[symbol]
 
@@ -250,3 +258,75 @@ def test_rows_look_like_those_of_nl_rx_synth(pairs):
         return {name: count / len(rows) for name, count in counts.items()}
 
     assert shares(pairs) == pytest.approx(shares(synth), abs=0.1)
+
+
+# ---- the colloquial phrasing ----
+
+
+def test_the_same_seed_gives_the_same_colloquial_words_on_every_machine():
+    """Written here; and the regexes are those of the plain rows, in their order."""
+    assert generate_pairs(2, seed=1, phrasing="colloquial") == [
+        GeneratedPair(text=COLLOQUIAL[0], code="(([a-z])&(ring))(.*)"),
+        GeneratedPair(text=COLLOQUIAL[1], code=".*([A-Z]).*"),
+    ]
+    plain, said = (generate_pairs(300, seed=5, phrasing=phrasing) for phrasing in ("plain", "colloquial"))
+    assert [pair.code for pair in plain] == [pair.code for pair in said]
+    assert sum(one.text == two.text for one, two in zip(plain, said, strict=True)) < 15
+
+
+def _forms(grammar, keep):
+    """The grammar with the rules and phrasings of some symbols cut down: (number of rules, number of phrasings)."""
+    small = dict(grammar)
+    for symbol, (rules, phrasings) in keep.items():
+        small[symbol] = tuple(replace(each, colloquial=each.colloquial[:phrasings]) for each in grammar[symbol][:rules])
+    return small
+
+
+@pytest.mark.parametrize(
+    ("symbol", "keep", "least"),
+    [
+        ("counted", {}, 2_500),
+        ("statement", {"item": (1, 1), "counted": (1, 1), "place": (3, 1)}, 700),
+        ("line", {"item": (1, 1), "list": (2, 1), "counted": (2, 1), "place": (3, 1), "claim": (3, 2)}, 150_000),
+    ],
+    ids=["lists and counts", "statements", "lines"],
+)
+def test_every_colloquial_description_has_one_reading(symbol, keep, least):
+    """Enumerated part by part, over the one term X: all phrasings of what is looked at, the first ones of the rest."""
+    known = {"term": [("X", "X")], "number": [("2", "2")]}
+    found: dict[str, set[str]] = {}
+    for text, code in _language(symbol, _forms(GRAMMAR, keep), known, "colloquial"):
+        found.setdefault(text, set()).add(code)
+    assert len(found) > least
+    assert [text for text, codes in found.items() if len(codes) > 1] == []
+
+
+def test_no_two_terms_are_called_the_same():
+    """Neither in one phrasing nor across them, so that a word has one regex."""
+    for symbol in ("term", "number"):
+        names = [(name, rule.regex) for rule in GRAMMAR[symbol] for name in {*rule.english, *rule.colloquial}]
+        assert len(dict(names)) == len(names)
+
+
+def test_view_pairs_are_the_descriptions_of_the_same_rows_in_both_phrasings():
+    views = generate_views(50, seed=2)
+    assert [pair.text for pair in views] == [pair.text for pair in generate_pairs(50, seed=2)]
+    assert [pair.paraphrase for pair in views] == [
+        pair.text for pair in generate_pairs(50, seed=2, phrasing="colloquial")
+    ]
+
+
+def test_labelled_rows_view_pairs_and_test_rows_share_no_regex():
+    """Train and test rows are those of generate_splits; the views' descriptions are of other regexes."""
+    made = generate_transfer(200, 300, 60, seed=4, test_phrasing="colloquial")
+    train, test = generate_splits(200, 60, seed=4)
+    assert made["train"] == train
+    assert [pair.code for pair in made["test"]] == [pair.code for pair in test] and made["test"] != test
+    code_of = {pair.text: pair.code for pair in [*train, *test]}
+    assert len(made["views"]) == 300 and all(isinstance(pair, GeneratedViews) for pair in made["views"])
+    assert not {pair.text for pair in made["views"]} & code_of.keys()
+
+
+def test_an_unknown_phrasing_is_an_error_that_names_the_two():
+    with pytest.raises(ValueError, match="phrasing='slang' is not one of: plain, colloquial"):
+        generate_pairs(1, seed=0, phrasing="slang")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
 LARGE_FILE_BYTES = 256 * 2**20
 """Files larger than this stay on disk, with `rows_in_memory: auto`. Our choice: rows in memory take about 14
 times the size of their file (benchmarks/large_file.py), and a machine that trains has the 4 GiB that this is."""
 
 POLICIES = ("error", "drop", "truncate")
+PAIRINGS = ("row", "next_in_group")
+PHRASINGS = ("plain", "colloquial")
 
 
 @dataclass
@@ -19,6 +21,8 @@ class DataConfig:
     Raises:
         ValueError: If a policy is unknown, or two settings contradict each other.
     """
+
+    PAIR_COLUMNS: ClassVar[tuple[tuple[str, str], ...]] = (("prompt", "completion"), ("text", "code"))
 
     train_file: str | None = field(
         default=None,
@@ -53,9 +57,70 @@ class DataConfig:
     )
     generate_test: int = field(default=500, metadata={"help": "Generated test pairs, with generate_train."})
     generate_seed: int = field(default=0, metadata={"help": "Seed of the generated pairs, the same for every run."})
+    generate_views: int | None = field(
+        default=None,
+        metadata={
+            "help": "With generate_train: also generate this many view pairs, a plain and a colloquial phrasing of "
+            "regexes that no other generated row has."
+        },
+    )
+    generate_test_phrasing: str = field(
+        default="plain",
+        metadata={"help": "With generate_train: how the generated test rows are phrased, plain or colloquial."},
+    )
     shuffle_views: bool = field(
         default=False,
-        metadata={"help": "Control: the code view of the JEPA term comes from another pair; the rows stay."},
+        metadata={
+            "help": "Control: the code view of the JEPA term comes from another pair; the rows stay. Rows of "
+            "views_file exchange among themselves."
+        },
+    )
+    views_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "A second file, of any two views without a label (paraphrases, say), whose rows feed the JEPA term "
+            "beside the task's rows."
+        },
+    )
+    views_text_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of the text view in views_file, where its rows are not text and code, prompt and "
+            "completion, text and paraphrase, or messages."
+        },
+    )
+    views_code_column: str | None = field(default=None, metadata={"help": "Column of the code view in views_file."})
+    views_pairing: str = field(
+        default="row",
+        metadata={
+            "help": "What is a pair in views_file: row (each row has both views), or next_in_group (rows of one text; "
+            "each predicts the next one of its group, in the order of the file)."
+        },
+    )
+    views_ratio: float = field(
+        default=1.0,
+        metadata={
+            "help": "Rows of views_file for each task row of a step. 0 trains on none of them, with the tokenizer and "
+            "the model of the arms that do. Steps and epochs count task rows."
+        },
+    )
+    views_cross_entropy: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether rows of views_file are under cross-entropy too, as task rows are (loss_on). Off, they "
+            "feed the JEPA term alone."
+        },
+    )
+    task_views: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether the task's own training rows feed the JEPA term. Off, rows of views_file do alone, and "
+            "the monitors look at held-out ones of these."
+        },
+    )
+    views_validation_size: int = field(
+        default=200,
+        metadata={"help": "Rows of views_file set aside to look at, a fifth at most; the same for every seed."},
     )
     messages_column: str = field(default="messages", metadata={"help": "Column of a chat: a list of role and content."})
     include_system: bool = field(
@@ -108,7 +173,10 @@ class DataConfig:
     )
     on_leak: str = field(
         default="drop",
-        metadata={"help": "Training rows whose pair stands in the test or validation file too: drop, keep or error."},
+        metadata={
+            "help": "Training rows whose pair stands in the test or validation file too, and rows of views_file with a "
+            "view that is a text there: drop, keep or error."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -118,13 +186,16 @@ class DataConfig:
             "on_broken": ("error", "drop"),
             "on_duplicate": ("keep", "drop", "error"),
             "on_leak": ("drop", "keep", "error"),
+            "views_pairing": PAIRINGS,
+            "generate_test_phrasing": PHRASINGS,
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of: {', '.join(values)}.")
         if self.rows_in_memory not in ("auto", True, False):
             raise ValueError(f"rows_in_memory={self.rows_in_memory!r} is not one of: auto, true, false.")
-        for name, least in {"vocab_size": 259, "max_length": 4, "validation_size": 0}.items():
+        least_values = {"vocab_size": 259, "max_length": 4, "validation_size": 0, "views_validation_size": 0}
+        for name, least in least_values.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
         for name in ("max_train_rows", "max_test_rows"):
@@ -136,3 +207,48 @@ class DataConfig:
                 f"messages_column={self.messages_column!r} contradicts text_column and code_column: "
                 "a row is a chat or has two columns. Remove one of them."
             )
+        self._check_views()
+
+    def _check_views(self) -> None:
+        """Make sure that no setting of the view pairs is there for nothing."""
+        if not 0 <= self.views_ratio < float("inf"):
+            raise ValueError(f"views_ratio={self.views_ratio} must be a finite number, 0 or more.")
+        if self.views_file is not None and self.generate_views is not None:
+            raise ValueError(
+                f"views_file={self.views_file!r} and generate_views={self.generate_views} name view pairs twice. "
+                "Remove one of them."
+            )
+        if self.generate_views is not None and self.generate_views < 1:
+            raise ValueError(f"generate_views={self.generate_views} must be at least 1, or left out for none.")
+        if self.generate_train is None and (self.generate_views is not None or self.generate_test_phrasing != "plain"):
+            name = "generate_views" if self.generate_views is not None else "generate_test_phrasing"
+            raise ValueError(f"{name}={getattr(self, name)!r} needs generate_train. Set it, or remove {name}.")
+        if self.views_file is None and self.generate_views is None:
+            for each in fields(self):
+                value = getattr(self, each.name)
+                if (each.name.startswith("views_") or each.name == "task_views") and value != each.default:
+                    raise ValueError(f"{each.name}={value!r} needs views_file. Set it, or remove {each.name}.")
+        if self.views_pairing != "row" and self.views_code_column is not None:
+            raise ValueError(
+                f"views_code_column={self.views_code_column!r} contradicts views_pairing={self.views_pairing!r}: there "
+                "the code view is the next row's text. Remove one of them."
+            )
+
+    @property
+    def trains_view_rows(self) -> bool:
+        """Whether steps have rows of `views_file`."""
+        return self.views_file is not None and self.views_ratio > 0
+
+    def of_views_file(self) -> ViewsFileConfig:
+        """Return the settings that `views_file` is read with: its own columns, all else as for the other files."""
+        shared = {each.name: getattr(self, each.name) for each in fields(self)}
+        columns = {"text_column": self.views_text_column, "code_column": self.views_code_column}
+        messages = {"messages_column": "messages"} if any(columns.values()) else {}
+        return ViewsFileConfig(**{**shared, **messages, **columns})
+
+
+@dataclass
+class ViewsFileConfig(DataConfig):
+    """Settings under which a file of view pairs is read: one more form of row is known."""
+
+    PAIR_COLUMNS: ClassVar[tuple[tuple[str, str], ...]] = (*DataConfig.PAIR_COLUMNS, ("text", "paraphrase"))

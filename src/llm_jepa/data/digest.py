@@ -22,6 +22,7 @@ class PairsDigest:
             "text_view": pair.text_view_ids,
             "code_view": pair.code_view_ids,
             "use_jepa": None if pair.use_jepa else False,
+            "use_ce": None if pair.use_ce else False,
         }
         for name, value in own.items():
             if value is not None:

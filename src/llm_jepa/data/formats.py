@@ -222,7 +222,7 @@ def detect_form(row: Collection[str], config: DataConfig) -> RowForm:
         return RowForm("messages", (config.messages_column,))
     if config.messages_column != "messages":
         raise RowError("fields", f"found the fields {_listed(row)}; expected {config.messages_column}.")
-    for columns in (("prompt", "completion"), ("text", "code")):
+    for columns in config.PAIR_COLUMNS:
         if all(column in row for column in columns):
             return RowForm("pair", columns)
     if "text" in row:

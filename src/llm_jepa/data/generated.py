@@ -6,23 +6,38 @@ import dataclasses
 from pathlib import Path
 
 from .config import DataConfig
-from .nlrx import generate_splits, write_jsonl
+from .nlrx import generate_transfer, write_jsonl
 
 
 def with_files(config: DataConfig, folder: Path) -> DataConfig:
     """Return settings that name files: as given, or, with `generate_train`, files generated into `folder`.
 
-    The files are a function of the three `generate_*` settings, so they are written once and found again.
+    The files are a function of the `generate_*` settings, so they are written once and found again.
     """
     if config.train_file is not None or config.generate_train is None:
         return config
     stem = f"nlrx-{config.generate_train}-{config.generate_test}-{config.generate_seed}"
-    train_file, test_file = folder / f"{stem}-train.jsonl", folder / f"{stem}-test.jsonl"
-    if not (train_file.is_file() and test_file.is_file()):
+    if config.generate_views is not None or config.generate_test_phrasing != "plain":
+        stem += f"-{config.generate_views or 0}-{config.generate_test_phrasing}"
+    files = {name: folder / f"{stem}-{name}.jsonl" for name in ("train", "test", "views")}
+    wanted = ["train", "test"] + (["views"] if config.generate_views is not None else [])
+    if not all(files[name].is_file() for name in wanted):
         folder.mkdir(parents=True, exist_ok=True)
-        train, test = generate_splits(config.generate_train, config.generate_test, config.generate_seed)
-        write_jsonl(train, train_file)
-        write_jsonl(test, test_file)
+        made = generate_transfer(
+            config.generate_train,
+            config.generate_views or 0,
+            config.generate_test,
+            config.generate_seed,
+            test_phrasing=config.generate_test_phrasing,
+        )
+        for name in wanted:
+            write_jsonl(made[name], files[name])
     return dataclasses.replace(
-        config, train_file=str(train_file), test_file=config.test_file or str(test_file), generate_train=None
+        config,
+        train_file=str(files["train"]),
+        test_file=config.test_file or str(files["test"]),
+        views_file=config.views_file if config.generate_views is None else str(files["views"]),
+        generate_train=None,
+        generate_views=None,
+        generate_test_phrasing="plain",
     )

@@ -199,6 +199,8 @@ def _pred_sentence(pair: Pair, jepa: JEPAConfig) -> str:
 
 def _label_sentence(pair: Pair, jepa: JEPAConfig) -> str:
     total = len(pair)
+    if not pair.use_ce:
+        return f"0 of {total} tokens: the row feeds the JEPA term alone (views_cross_entropy: false)"
     if jepa.loss_on == "code":
         return f"{len(pair.code_ids)} of {total} tokens (loss_on=code): code and end"
     return f"{total - 1} of {total} tokens (loss_on=all): all but the first, which nothing predicts"

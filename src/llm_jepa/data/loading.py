@@ -3,7 +3,7 @@
     read -> leave out leaked rows -> duplicates -> set validation aside -> tokenizer -> encode
 
 The order matters. Leaks go first, so that validation has none either; the tokenizer comes after the split, so
-that it has seen training rows alone.
+that it has seen training rows alone. View pairs (`views_file`) go the same way, once it is known what is held out.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from llm_jepa.data.pairs import EncodedPairs, PairEncoder, check_labels, check_s
 from llm_jepa.data.splits import split_validation
 from llm_jepa.data.stored import Joined
 from llm_jepa.data.tokenizer import decode_ids, load_tokenizer, train_tokenizer
+from llm_jepa.data.views import apply_views_leak_policy, find_views, read_views
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective.config import JEPAConfig
 
@@ -46,6 +47,8 @@ class LoadedData:
         train: Training pairs.
         validation: Validation pairs; empty where none were asked for.
         test: Test pairs; empty without a test file.
+        views: Pairs of `views_file`; empty without one. They are there with `views_ratio` 0 too, where no step has any.
+        views_validation: Pairs of `views_file` that are set aside, to be looked at.
         summary: Counts of rows, plain values for JSON. For each split `rows_in == kept + sum(dropped)`, where
             the rows set aside for validation count as `dropped` from training under `to_validation`.
             `chat_template` says whether training rows are rendered with the tokenizer's chat template.
@@ -57,6 +60,8 @@ class LoadedData:
     train: EncodedPairs
     validation: EncodedPairs
     test: EncodedPairs
+    views: EncodedPairs = field(default_factory=EncodedPairs)
+    views_validation: EncodedPairs = field(default_factory=EncodedPairs)
     summary: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -72,9 +77,10 @@ class _Split:
 
     @classmethod
     def read(cls, name: str, file: str | None, config: DataConfig, limit: int | None = None) -> _Split:
-        if file is None:
-            return cls(name)
-        result: ReadResult = read_examples(file, config, limit=limit)
+        return cls(name) if file is None else cls.of(name, read_examples(file, config, limit=limit))
+
+    @classmethod
+    def of(cls, name: str, result: ReadResult) -> _Split:
         return cls(name, result.examples, result.rows_in, dict(result.dropped))
 
     def keep(self, examples: Sequence[Example], reason: str) -> None:
@@ -83,8 +89,8 @@ class _Split:
             self.dropped[reason] = self.dropped.get(reason, 0) + len(self.examples) - len(examples)
         self.examples = examples
 
-    def encode(self, encoder: PairEncoder, config: DataConfig) -> EncodedPairs:
-        encoded = encode_examples(self.examples, encoder, config)
+    def encode(self, encoder: PairEncoder, config: DataConfig, **marks: bool) -> EncodedPairs:
+        encoded = encode_examples(self.examples, encoder, config, **marks)
         for reason, count in encoded.dropped.items():
             self.dropped[reason] = self.dropped.get(reason, 0) + count
         if self.rows_in and not len(encoded):
@@ -116,21 +122,26 @@ def load_data(config: DataConfig, jepa: JEPAConfig, tokenizer: PreTrainedTokeniz
     duplicates = _handle_duplicates(train, config.on_duplicate, notes)
     if config.validation_file is None:
         _set_validation_aside(train, validation, config.validation_size, notes)
+    views, views_validation, leaked_views = _read_views(config, Joined(validation.examples, test.examples), notes)
 
     if tokenizer is None:
-        tokenizer = _make_tokenizer(config, train.examples)
+        tokenizer = _make_tokenizer(config, Joined(train.examples, views.examples))
     encoder = PairEncoder(tokenizer, config, jepa.jepa_split, jepa.jepa_views)
     system_note = check_system_messages(chain(train.examples, validation.examples, test.examples), encoder)
     if system_note:
         notes.append(system_note)
     splits = {"train": train, "validation": validation, "test": test}
-    encoded = {name: split.encode(encoder, config) for name, split in splits.items()}
+    if config.views_file is not None:
+        splits |= {"views": views, "views_validation": views_validation}
+    marks = {"train": {"use_jepa": config.task_views}, "views": {"use_ce": config.views_cross_entropy}}
+    encoded = {name: split.encode(encoder, config, **marks.get(name, {})) for name, split in splits.items()}
     for name, split in splits.items():
         check_labels(encoded[name], encoder, jepa)
         _note_losses(split, encoded[name], config, notes)
     _note_forms(train, encoder, jepa, notes)
     _note_round_trips(encoded["train"], encoder, notes)
-    _note_views(encoded["train"], jepa, notes)
+    _check_terms(encoded["train"], encoded.get("views"), config, jepa)
+    _note_views(encoded["train"], encoded.get("views"), config, jepa, notes)
     _note_begin_token(train, encoded["train"], encoder, notes)
     if not jepa.train_end_token:
         notes.append(
@@ -140,6 +151,10 @@ def load_data(config: DataConfig, jepa: JEPAConfig, tokenizer: PreTrainedTokeniz
     summary: dict[str, Any] = {name: _account(split, encoded[name]) for name, split in splits.items()}
     uses_template = encoder.chat is not None and _is_chat(train)
     summary |= {**leaks, "duplicate_rows": duplicates, "vocab_size": len(tokenizer), "chat_template": uses_template}
+    if config.views_file is not None:
+        summary |= {**leaked_views, "views_ratio": config.views_ratio}
+        for name in ("train", "views"):
+            summary[name] |= {"jepa": encoded[name].num_jepa, "cross_entropy": encoded[name].num_ce}
     for note in notes:
         logger.info(note)
     return LoadedData(
@@ -148,6 +163,8 @@ def load_data(config: DataConfig, jepa: JEPAConfig, tokenizer: PreTrainedTokeniz
         train=encoded["train"],
         validation=encoded["validation"],
         test=encoded["test"],
+        views=encoded.get("views", EncodedPairs()),
+        views_validation=encoded.get("views_validation", EncodedPairs()),
         summary=summary,
         notes=notes,
     )
@@ -206,17 +223,44 @@ def _handle_duplicates(train: _Split, policy: str, notes: list[str]) -> int:
     return num_found
 
 
-def _set_validation_aside(train: _Split, validation: _Split, size: int, notes: list[str]) -> None:
+def _set_validation_aside(
+    train: _Split, validation: _Split, size: int, notes: list[str], key: str = "validation_size"
+) -> None:
     most = len(train.examples) // MOST_ASIDE
     if size > most:
         notes.append(
-            f"validation_size={size} is more than a fifth of the {len(train.examples)} training rows; "
-            f"{most} are set aside."
+            f"{key}={size} is more than a fifth of the {len(train.examples)} {train.name} rows; {most} are set aside."
         )
         size = most
     kept, validation.examples = split_validation(train.examples, size)
     validation.rows_in = len(validation.examples)
     train.keep(kept, "to_validation")
+
+
+def _read_views(
+    config: DataConfig, held_out: Sequence[Example], notes: list[str]
+) -> tuple[_Split, _Split, dict[str, int]]:
+    """Read and clean the view pairs; return those to train on, those set aside, and counts of leaks."""
+    views, validation = _Split("view"), _Split("view validation")
+    if config.views_file is None:
+        return views, validation, {}
+    views = _Split.of("view", read_views(config))
+    kept, num_texts = apply_views_leak_policy(views.examples, held_out, config.on_leak)
+    views.keep(kept, "leak")
+    if num_texts:
+        fate = "left out" if config.on_leak == "drop" else "kept"
+        notes.append(f"{num_texts} view rows have the text of a validation or test row for a view; {fate}.")
+    num_codes = len(find_views(views.examples, (row.code for row in held_out if row.code is not None)))
+    if num_codes:
+        notes.append(f"{num_codes} view rows have the code of a validation or test row for a view; kept.")
+    kept, num_repeats = apply_duplicate_policy(views.examples, config.on_duplicate)
+    views.keep(kept, "duplicate")
+    if num_repeats:
+        notes.append(
+            f"{num_repeats} view rows repeat an earlier one; {'left out' if config.on_duplicate == 'drop' else 'kept'}."
+        )
+    _set_validation_aside(views, validation, config.views_validation_size, notes, "views_validation_size")
+    return views, validation, {"leaked_view_rows": num_texts, "leaked_view_codes": num_codes}
 
 
 def _make_tokenizer(config: DataConfig, train: Sequence[Example]) -> PreTrainedTokenizerBase:
@@ -273,27 +317,61 @@ def _note_round_trips(train: EncodedPairs, encoder: PairEncoder, notes: list[str
         )
 
 
-def _note_views(train: EncodedPairs, jepa: JEPAConfig, notes: list[str]) -> None:
-    """Say how many rows have no JEPA term.
+def _check_terms(train: EncodedPairs, views: EncodedPairs | None, config: DataConfig, jepa: JEPAConfig) -> None:
+    """Make sure that the JEPA term has rows where it has weight, and that view rows in the steps train something.
 
     Raises:
-        DataError: If no row has one, and the objective is nothing without.
+        DataError: If the rows' own flags leave none for the term.
+        ConfigError: If the settings do.
     """
-    without = len(train) - train.num_jepa
-    if without == len(train) > 0 and (jepa.uses_views or jepa.uses_tube):
+    in_steps = views if views is not None and config.trains_view_rows else None
+    num_jepa = train.num_jepa + (0 if in_steps is None else in_steps.num_jepa)
+    if jepa.has_term and len(train) and not num_jepa:
+        if not config.task_views:
+            raise ConfigError(
+                f"task_views=false and views_ratio={config.views_ratio} leave no row with a JEPA term, and "
+                f"jepa_lambda is {jepa.jepa_lambda}. Set views_ratio above 0, task_views to true, or jepa_lambda to 0."
+            )
         raise DataError(
             f"None of the {len(train)} training rows has a JEPA term (use_jepa is false in all of them), and "
             f"jepa_lambda is {jepa.jepa_lambda}. Set use_jepa to true where the views match, or jepa_lambda to 0."
         )
     if jepa.jepa_residual == "group" and jepa.uses_views:
-        lone = next((pair for pair in train.pairs if pair.use_jepa and pair.group is None), None)
+        rows = [*train.pairs, *(in_steps.pairs if in_steps is not None else ())]
+        lone = next((pair for pair in rows if pair.use_jepa and pair.group is None), None)
         if lone is not None:
             raise DataError(
                 f"{lone.source} has no group, and jepa_residual=group takes the mean of each. Give every row a "
                 "`group`, or set jepa_residual=batch."
             )
-    if without:
+    if in_steps is not None and not config.views_cross_entropy:
+        num_idle = len(in_steps) - in_steps.num_jepa if jepa.has_term else len(in_steps)
+        if num_idle:
+            raise ConfigError(
+                f"views_cross_entropy=false leaves {num_idle} of the {len(in_steps)} view rows nothing to train: they "
+                "have no JEPA term (jepa_lambda is 0, or the row's use_jepa is false). Set views_cross_entropy to "
+                "true, or views_ratio to 0 in this arm."
+            )
+
+
+def _note_views(
+    train: EncodedPairs, views: EncodedPairs | None, config: DataConfig, jepa: JEPAConfig, notes: list[str]
+) -> None:
+    """Say which rows have a JEPA term and which are under cross-entropy, where it is not all of them."""
+    without = len(train) - train.num_jepa
+    if not config.task_views:
+        notes.append("The task's training rows train cross-entropy alone (task_views: false).")
+    elif without:
         notes.append(f"{without} of {len(train)} training rows train cross-entropy alone (use_jepa: false).")
+    if views is None:
+        return
+    if not config.trains_view_rows:
+        notes.append(f"{len(views)} view rows made the tokenizer, and none is trained on (views_ratio: 0).")
+        return
+    terms = ["the JEPA term"] if jepa.has_term else []
+    terms += ["cross-entropy"] if config.views_cross_entropy else []
+    number = f"{len(views)} view rows, {config.views_ratio:g} for each task row of a step"
+    notes.append(f"{number}, train {' and '.join(terms)}.")
 
 
 def _note_begin_token(train: _Split, encoded: EncodedPairs, encoder: PairEncoder, notes: list[str]) -> None:

@@ -21,6 +21,11 @@ grouped in two ways. The grammar allows one, by what binds tighter, tightest fir
     before                           splits the line into two of the above; at most once
     and, or                          joins two statements about the line; at most once, never with "before"
 
+Each rule has a second English side, colloquial, which says it as people ask for lines and not as SYNTH does ("find all
+lines that have a vowel in them"): the same trees, the same regexes, other words. So a tree gives a pair of phrasings
+too, which needs no regex. A colloquial description has one regex as well: counts and lists bind as above, and a second
+statement follows "and also" or "or else".
+
 "and" and "or" join statements where "containing", "starting", "ending" or "not" comes next, and make a list
 otherwise. A reader may well group a line differently ("words with a vowel and ending with a letter": here the line
 ends with a letter, not the word); the rows themselves are consistent. The other way round there is a choice:
@@ -41,6 +46,7 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate, islice
 from pathlib import Path
 
+from llm_jepa.data.config import PHRASINGS
 from llm_jepa.errors import ConfigError
 from llm_jepa.files import write_json_lines
 
@@ -68,6 +74,19 @@ class GeneratedPair:
 
 
 @dataclass(frozen=True)
+class GeneratedViews:
+    """One generated pair of views, without a label.
+
+    Attributes:
+        text: The plain description, such as "lines ending with a vowel".
+        paraphrase: A colloquial one of the same regex, such as "find all lines that end in a vowel".
+    """
+
+    text: str
+    paraphrase: str
+
+
+@dataclass(frozen=True)
 class Rule:
     """One way to write a symbol of the grammar, in both languages.
 
@@ -75,12 +94,14 @@ class Rule:
 
     Attributes:
         english: Phrasings that mean the same, equally likely.
+        colloquial: The same as people say it, equally likely.
         regex: The regex side; "%s" alone adds nothing to its part.
         parts: The symbol of each part; none for a word of the language.
         weight: How often the rule is drawn, against the other rules of its symbol.
     """
 
     english: tuple[str, ...]
+    colloquial: tuple[str, ...]
     regex: str
     parts: tuple[str, ...] = ()
     weight: float = 1.0
@@ -91,9 +112,17 @@ class Rule:
         return bool(self.parts) and self.regex != "%s"
 
 
-def _rule(english: str, regex: str, *parts: str, weight: float = 1.0) -> Rule:
-    """Return a `Rule`; its phrasings are separated by " / ", so that the grammar reads as a table."""
-    return Rule(tuple(english.split(" / ")), regex, parts, weight)
+def _rule(english: str, regex: str, *parts: str, weight: float = 1.0, said: str = "") -> Rule:
+    """Return a `Rule`; its phrasings are separated by " / ", so that the grammar reads as a table.
+
+    Args:
+        english: The plain phrasings.
+        regex: The regex side.
+        parts: The symbol of each part.
+        weight: How often it is drawn.
+        said: The colloquial phrasings. Default: the plain ones.
+    """
+    return Rule(tuple(english.split(" / ")), tuple((said or english).split(" / ")), regex, parts, weight)
 
 
 # The weights are our choice: with them the lengths, the number of terms and the share of each operator come near
@@ -101,67 +130,108 @@ def _rule(english: str, regex: str, *parts: str, weight: float = 1.0) -> Rule:
 # 69 characters against 66, the median regex 28 against 25.
 GRAMMAR: dict[str, tuple[Rule, ...]] = {
     "line": (
-        _rule("lines %s", "%s", "statement", weight=8),
-        _rule("lines containing only %s", "%s", "phrase", weight=0.5),
-        _rule("lines %s before %s", "(%s).*(%s).*", "statement", "object", weight=9),
-        _rule("lines %s and %s", "(%s)&(%s)", "statement", "claim", weight=0.5),
-        _rule("lines %s or %s", "(%s)|(%s)", "statement", "claim", weight=0.5),
+        _rule(
+            *("lines %s", "%s", "statement"),
+            weight=8,
+            said="find all lines %s / show me the lines %s / lines %s / any line %s / I want the lines %s / items %s",
+        ),
+        _rule(
+            *("lines containing only %s", "%s", "phrase"),
+            weight=0.5,
+            said="lines made of nothing but %s / lines where all there is is %s",
+        ),
+        _rule(
+            *("lines %s before %s", "(%s).*(%s).*", "statement", "object"),
+            weight=9,
+            said="lines %s somewhere before %s / find all lines %s and then later %s / "
+            "show me the lines %s, with %s coming afterwards / items %s ahead of %s",
+        ),
+        _rule(
+            *("lines %s and %s", "(%s)&(%s)", "statement", "claim"),
+            weight=0.5,
+            said="lines %s and also %s / find all lines %s and that also %s",
+        ),
+        _rule(
+            *("lines %s or %s", "(%s)|(%s)", "statement", "claim"),
+            weight=0.5,
+            said="lines %s or else %s / show me the lines %s, or else ones that %s",
+        ),
     ),
     "statement": (
-        _rule("with %s / having %s", "%s", "phrase", weight=6),
-        _rule("%s", "%s", "claim", weight=4),
+        _rule(
+            *("with %s / having %s", "%s", "phrase"),
+            weight=6,
+            said="that have %s in them / where there is %s / which have got %s / with %s in it",
+        ),
+        _rule("%s", "%s", "claim", weight=4, said="that %s / which %s"),
     ),
     "object": (
         _rule("%s", "%s", "phrase", weight=8),
-        _rule("%s", "%s", "claim", weight=1),
+        _rule("%s", "%s", "claim", weight=1, said="a part to %s"),
     ),
     "claim": (
         _rule("%s", "%s", "place", weight=7),
-        _rule("not having %s", "~(%s)", "phrase", weight=3),
-        _rule("not %s", "~(%s)", "place"),
+        _rule("not having %s", "~(%s)", "phrase", weight=3, said="do not have %s / don't have %s in them / lack %s"),
+        _rule("not %s", "~(%s)", "place", said="do not %s / never %s"),
     ),
     "place": (
-        _rule("containing %s", ".*(%s).*", "counted"),
-        _rule("starting with %s", "(%s)(.*)", "counted"),
-        _rule("ending with %s", "(.*)(%s)", "counted"),
+        _rule("containing %s", ".*(%s).*", "counted", said="contain %s / include %s / hold %s"),
+        _rule("starting with %s", "(%s)(.*)", "counted", said="start with %s / begin with %s / open with %s"),
+        _rule("ending with %s", "(.*)(%s)", "counted", said="end in %s / end with %s / finish with %s"),
     ),
     "phrase": (
         _rule("%s", "%s", "counted", weight=8),
-        _rule("words with %s", r"\b(%s)\b", "counted", weight=1.5),
-        _rule("words %s", r"\b(%s)\b", "place", weight=0.5),
+        _rule("words with %s", r"\b(%s)\b", "counted", weight=1.5, said="words that have %s / a word with %s"),
+        _rule("words %s", r"\b(%s)\b", "place", weight=0.5, said="words that %s"),
     ),
     "counted": (
         _rule("%s", "%s", "list", weight=13),
-        _rule("%s at least once", "(%s)+", "list"),
-        _rule("%s, zero or more times", "(%s)*", "list"),
-        _rule("%s, %s or more times", "(%s){%s,}", "list", "number", weight=2),
+        _rule("%s at least once", "(%s)+", "list", said="one or more of %s / %s one or more times"),
+        _rule("%s, zero or more times", "(%s)*", "list", said="any number of %s / %s however often"),
+        _rule(
+            *("%s, %s or more times", "(%s){%s,}", "list", "number"),
+            weight=2,
+            said="%s at least %s times / %s no fewer than %s times / %s %s times or more",
+        ),
     ),
     "list": (
         _rule("%s", "%s", "item", weight=7),
-        _rule("%s or %s", "(%s)|(%s)", "item", "item", weight=2),
-        _rule("%s and %s", "(%s)&(%s)", "item", "item", weight=1.5),
-        _rule("either %s, %s, or %s", "(%s)|(%s)|(%s)", "item", "item", "item"),
-        _rule("%s, %s, and %s", "(%s)&(%s)&(%s)", "item", "item", "item"),
+        _rule("%s or %s", "(%s)|(%s)", "item", "item", weight=2, said="%s or %s / either %s or %s"),
+        _rule("%s and %s", "(%s)&(%s)", "item", "item", weight=1.5, said="%s and %s / both %s and %s / %s plus %s"),
+        _rule(
+            "either %s, %s, or %s", "(%s)|(%s)|(%s)", "item", "item", "item", said="%s, %s or %s / any of %s, %s, %s"
+        ),
+        _rule("%s, %s, and %s", "(%s)&(%s)&(%s)", "item", "item", "item", said="%s, %s and %s / all of %s, %s, %s"),
     ),
     "item": (
         _rule("%s", "%s", "term", weight=8),
-        _rule("%s followed by %s", "%s.*%s.*", "term", "term", weight=1.2),
+        _rule(
+            *("%s followed by %s", "%s.*%s.*", "term", "term"),
+            weight=1.2,
+            said="%s followed by %s / %s then %s / %s with %s after it",
+        ),
     ),
     "term": (
-        _rule("a number", "[0-9]"),
-        _rule("a letter", "[A-Za-z]"),
-        _rule("a capital letter", "[A-Z]"),
-        _rule("a lower-case letter", "[a-z]"),
-        _rule("a vowel", "[AEIOUaeiou]"),
-        _rule("a character", "."),
+        _rule("a number", "[0-9]", said="a digit / a number / any digit / numbers"),
+        _rule("a letter", "[A-Za-z]", said="a letter / any letter / letters"),
+        _rule("a capital letter", "[A-Z]", said="a capital / an uppercase letter / a capital letter"),
+        _rule("a lower-case letter", "[a-z]", said="a lowercase letter / a small letter / lower case letters"),
+        _rule("a vowel", "[AEIOUaeiou]", said="a vowel / any vowel / vowels"),
+        _rule("a character", ".", said="a character / any character / some character"),
         # Together about a third of the terms, as in SYNTH.
-        _rule("the string 'dog'", "dog", weight=0.7),
-        _rule("the string 'truck'", "truck", weight=0.7),
-        _rule("the string 'ring'", "ring", weight=0.7),
-        _rule("the string 'lake'", "lake", weight=0.7),
+        _rule("the string 'dog'", "dog", weight=0.7, said="'dog' / the word 'dog' / dog"),
+        _rule("the string 'truck'", "truck", weight=0.7, said="'truck' / the word 'truck' / truck"),
+        _rule("the string 'ring'", "ring", weight=0.7, said="'ring' / the word 'ring' / ring"),
+        _rule("the string 'lake'", "lake", weight=0.7, said="'lake' / the word 'lake' / lake"),
     ),
-    "number": tuple(_rule(str(n), str(n)) for n in range(2, 8)),
+    "number": tuple(
+        _rule(str(n), str(n), said=f"{word} / {n}")
+        for n, word in enumerate(("two", "three", "four", "five", "six", "seven"), start=2)
+    ),
 }
+
+# Added to the seed of the colloquial words: they are drawn apart, so that the trees are those of the plain pairs.
+COLLOQUIAL_STREAM = 2**64
 
 
 @dataclass(frozen=True)
@@ -184,6 +254,11 @@ class Node:
     def english(self) -> str:
         """The description."""
         return self.rule.english[self.phrasing] % tuple(part.english for part in self.parts)
+
+    def say(self, rng: random.Random) -> str:
+        """Return the description as people say it, in words drawn at random; asks `rng` for `random()` alone."""
+        phrasing = self.rule.colloquial[int(rng.random() * len(self.rule.colloquial))]
+        return phrasing % tuple(part.say(rng) for part in self.parts)
 
     @property
     def regex(self) -> str:
@@ -216,10 +291,10 @@ def _grow(symbol: str, rng: random.Random) -> Node:
     return Node(symbol, rule, phrasing, tuple(_grow(part, rng) for part in rule.parts))
 
 
-def _draw(rng: random.Random, max_depth: int, excluded: frozenset[str]) -> Iterator[GeneratedPair]:
-    """Yield pairs with no regex of `excluded`, until `MAX_MISSES` draws in a row bring no new one.
+def _draw(rng: random.Random, max_depth: int, excluded: Collection[str]) -> Iterator[Node]:
+    """Yield trees with no regex of `excluded`, until `MAX_MISSES` draws in a row bring no new one.
 
-    No description comes twice, which keeps the rows apart and each description to one regex.
+    No plain description comes twice, which keeps the rows apart and each description to one regex.
     """
     texts: set[str] = set()
     misses = 0
@@ -229,16 +304,44 @@ def _draw(rng: random.Random, max_depth: int, excluded: frozenset[str]) -> Itera
         terms = tree.terms
         if tree.depth > max_depth or len(terms) > MAX_TERMS or len(set(terms)) < len(terms):
             continue
-        pair = GeneratedPair(tree.english, tree.regex)
-        if pair.text in texts or pair.code in excluded:
+        text = tree.english
+        if text in texts or tree.regex in excluded:
             continue
-        texts.add(pair.text)
+        texts.add(text)
         misses = 0
-        yield pair
+        yield tree
+
+
+def _take(trees: Iterator[Node], number: int, name: str, limits: str) -> list[Node]:
+    taken = list(islice(trees, number))
+    if len(taken) < number:
+        raise ConfigError(
+            f"{name} is {number:,}, but with {limits} only {len(taken):,} different pairs were found. "
+            f"Ask for fewer, or loosen these limits."
+        )
+    return taken
+
+
+def _phrase(trees: Iterable[Node], phrasing: str, seed: int) -> list[GeneratedPair]:
+    """Return trees as pairs in one phrasing; colloquial words are drawn from a stream of their own."""
+    if phrasing == "plain":
+        return [GeneratedPair(tree.english, tree.regex) for tree in trees]
+    rng = random.Random(COLLOQUIAL_STREAM + seed)
+    return [GeneratedPair(tree.say(rng), tree.regex) for tree in trees]
+
+
+def _phrase_twice(trees: Iterable[Node], seed: int) -> list[GeneratedViews]:
+    rng = random.Random(COLLOQUIAL_STREAM + seed)
+    return [GeneratedViews(tree.english, tree.say(rng)) for tree in trees]
 
 
 def generate_pairs(
-    num_pairs: int, seed: int, *, max_depth: int = MAX_DEPTH, exclude_codes: Collection[str] = ()
+    num_pairs: int,
+    seed: int,
+    *,
+    max_depth: int = MAX_DEPTH,
+    exclude_codes: Collection[str] = (),
+    phrasing: str = "plain",
 ) -> list[GeneratedPair]:
     """Return pairs of a description and its regex, no two of them with the same description.
 
@@ -250,14 +353,16 @@ def generate_pairs(
         seed: Seed of the random numbers, 0 or more.
         max_depth: Most operators on any way from the line down to a term; 0 gives lines with a single term.
         exclude_codes: Regexes that must not occur, such as those of a test file.
+        phrasing: `plain`, in the manner of SYNTH, or `colloquial`: the same regexes in the same order, as people ask
+            for them. Two rows that differ in plain words alone may then be one.
 
     Returns:
         `num_pairs` pairs, in the order in which they were drawn. A regex may occur under several descriptions,
         a description has one regex.
 
     Raises:
-        ConfigError: If `num_pairs`, `seed` or `max_depth` is negative, or so many different pairs cannot be
-            found. It is a `ValueError`.
+        ConfigError: If `phrasing` is neither, `num_pairs`, `seed` or `max_depth` is negative, or so many different
+            pairs cannot be found. It is a `ValueError`.
 
     Example:
         >>> for pair in generate_pairs(2, seed=4):
@@ -265,11 +370,23 @@ def generate_pairs(
         lines with a letter and the string 'truck', 6 or more times  ->  (([A-Za-z])&(truck)){6,}
         lines not having a vowel followed by the string 'ring'  ->  ~([AEIOUaeiou].*ring.*)
     """
+    _check_phrasing(phrasing)
     _check_not_negative(num_pairs=num_pairs, seed=seed, max_depth=max_depth)
     excluded = frozenset(exclude_codes)
-    pairs = list(islice(_draw(random.Random(seed), max_depth, excluded), num_pairs))
-    _check_enough(pairs, num_pairs, "num_pairs", f"max_depth={max_depth} and {len(excluded):,} excluded regexes")
-    return pairs
+    trees = _draw(random.Random(seed), max_depth, excluded)
+    limits = f"max_depth={max_depth} and {len(excluded):,} excluded regexes"
+    return _phrase(_take(trees, num_pairs, "num_pairs", limits), phrasing, seed)
+
+
+def generate_views(num_pairs: int, seed: int) -> list[GeneratedViews]:
+    """Return view pairs: the descriptions of `generate_pairs(num_pairs, seed)` in both phrasings, without regexes.
+
+    Raises:
+        ConfigError: As `generate_pairs`.
+    """
+    _check_not_negative(num_pairs=num_pairs, seed=seed)
+    trees = _draw(random.Random(seed), MAX_DEPTH, frozenset())
+    return _phrase_twice(_take(trees, num_pairs, "num_pairs", f"max_depth={MAX_DEPTH}"), seed)
 
 
 def generate_splits(num_train: int, num_test: int, seed: int) -> tuple[list[GeneratedPair], list[GeneratedPair]]:
@@ -292,18 +409,50 @@ def generate_splits(num_train: int, num_test: int, seed: int) -> tuple[list[Gene
     Raises:
         ConfigError: If a number is negative, or so many different pairs cannot be found. It is a `ValueError`.
     """
-    _check_not_negative(num_train=num_train, num_test=num_test, seed=seed)
+    made = generate_transfer(num_train, 0, num_test, seed)
+    return made["train"], made["test"]  # type: ignore[return-value]
+
+
+def generate_transfer(
+    num_train: int, num_views: int, num_test: int, seed: int, *, test_phrasing: str = "plain"
+) -> dict[str, list[GeneratedPair] | list[GeneratedViews]]:
+    """Return labelled rows, view pairs and test rows, of which no two kinds share a regex.
+
+    A model that has read labels for plain descriptions alone is then asked in colloquial words, which it has met in the
+    view pairs, without a regex. Train and test rows are those of `generate_splits`, drawn first.
+
+    Args:
+        num_train: How many labelled rows, plainly phrased.
+        num_views: How many view pairs, a plain and a colloquial phrasing of one regex.
+        num_test: How many test rows.
+        seed: Seed of the random numbers, 0 or more.
+        test_phrasing: `plain` or `colloquial`.
+
+    Returns:
+        The rows under the names `train`, `views` and `test`.
+
+    Raises:
+        ConfigError: If a number is negative, `test_phrasing` is neither, or so many different pairs cannot be found.
+    """
+    _check_phrasing(test_phrasing)
+    _check_not_negative(num_train=num_train, num_views=num_views, num_test=num_test, seed=seed)
     rng = random.Random(seed)
-    test = list(islice(_draw(rng, MAX_DEPTH, frozenset()), num_test))
-    _check_enough(test, num_test, "num_test", f"max_depth={MAX_DEPTH}")
-    test_codes = frozenset(pair.code for pair in test)
-    train = list(islice(_draw(rng, MAX_DEPTH, test_codes), num_train))
-    _check_enough(train, num_train, "num_train", f"max_depth={MAX_DEPTH} and {num_test:,} test pairs")
-    return train, test
+    test = _take(_draw(rng, MAX_DEPTH, frozenset()), num_test, "num_test", f"max_depth={MAX_DEPTH}")
+    codes = {tree.regex for tree in test}
+    limits = f"max_depth={MAX_DEPTH} and {num_test:,} test pairs"
+    train = _take(_draw(rng, MAX_DEPTH, codes), num_train, "num_train", limits)
+    codes |= {tree.regex for tree in train}
+    limits += f" and {num_train:,} training pairs"
+    views = _take(_draw(rng, MAX_DEPTH, codes), num_views, "num_views", limits)
+    return {
+        "train": _phrase(train, "plain", seed),
+        "views": _phrase_twice(views, seed),
+        "test": _phrase(test, test_phrasing, seed),
+    }
 
 
-def write_jsonl(pairs: Iterable[GeneratedPair], path: Path) -> None:
-    """Write one `{"text": ..., "code": ...}` object per line, UTF-8.
+def write_jsonl(pairs: Iterable[GeneratedPair | GeneratedViews], path: Path) -> None:
+    """Write one `{"text": ..., "code": ...}` (or `paraphrase`, of view pairs) object per line, UTF-8.
 
     The file is written beside its name and renamed into place, so that nobody ever reads half of it, and an
     older file stays as it was if the writing fails.
@@ -324,9 +473,6 @@ def _check_not_negative(**numbers: int) -> None:
             raise ConfigError(f"{name} is {number}, expected 0 or more.")
 
 
-def _check_enough(pairs: list[GeneratedPair], wanted: int, name: str, limits: str) -> None:
-    if len(pairs) < wanted:
-        raise ConfigError(
-            f"{name} is {wanted:,}, but with {limits} only {len(pairs):,} different pairs were found. "
-            f"Ask for fewer, or loosen these limits."
-        )
+def _check_phrasing(phrasing: str) -> None:
+    if phrasing not in PHRASINGS:
+        raise ConfigError(f"phrasing={phrasing!r} is not one of: {', '.join(PHRASINGS)}.")

@@ -319,6 +319,13 @@ class EncodedPairs:
             return self.pairs.num_jepa
         return sum(pair.use_jepa for pair in self.pairs)
 
+    @property
+    def num_ce(self) -> int:
+        """Number of pairs that are under cross-entropy."""
+        if isinstance(self.pairs, StoredPairs):
+            return self.pairs.num_ce
+        return sum(pair.use_ce for pair in self.pairs)
+
 
 def row_lengths(pairs: Sequence[Pair]) -> Sequence[int]:
     """Return the tokens of each pair's row; pairs that know their `lengths` are not encoded for it."""
@@ -326,8 +333,12 @@ def row_lengths(pairs: Sequence[Pair]) -> Sequence[int]:
     return [len(pair) for pair in pairs] if known is None else known
 
 
-def encode_examples(examples: Sequence[Example], encoder: PairEncoder, config: DataConfig) -> EncodedPairs:
+def encode_examples(
+    examples: Sequence[Example], encoder: PairEncoder, config: DataConfig, **marks: bool
+) -> EncodedPairs:
     """Encode examples under the configured policies for empty and over-long rows, and check the result.
+
+    `marks` are fields that all pairs get, such as `use_ce=False`; a `use_jepa` of a row's own that is false stays.
 
     Raises:
         DataError: If a row is empty or too long and its policy is `error`, if a row cannot be encoded, or if
@@ -335,9 +346,9 @@ def encode_examples(examples: Sequence[Example], encoder: PairEncoder, config: D
     """
     check_system_messages(examples, encoder)
     if isinstance(examples, StoredExamples):
-        return _encode_stored(examples, encoder, config)
+        return _encode_stored(examples, encoder, config, marks)
     account = _Account()
-    kept = list(_encode_each(examples, encoder, config, account))
+    kept = list(_encode_each(examples, encoder, config, account, marks))
     return EncodedPairs(
         pairs=[pair for _, pair in kept],
         examples=[examples[place] for place, _ in kept],
@@ -380,7 +391,7 @@ class _Account:
 
 
 def _encode_each(
-    examples: Iterable[Example], encoder: PairEncoder, config: DataConfig, account: _Account
+    examples: Iterable[Example], encoder: PairEncoder, config: DataConfig, account: _Account, marks: dict[str, bool]
 ) -> Iterator[tuple[int, Pair]]:
     """Yield place and pair of each example that is kept, checked; keep the account of the others."""
     for place, example in enumerate(examples):
@@ -390,18 +401,26 @@ def _encode_each(
             continue
         account.truncated += fate == "truncated"
         check_special_tokens(pair, example, encoder)
-        yield place, pair
+        yield place, mark(pair, marks)
 
 
-def _encode_stored(examples: StoredExamples, encoder: PairEncoder, config: DataConfig) -> EncodedPairs:
+def mark(pair: Pair, marks: dict[str, bool]) -> Pair:
+    """Return the pair with fields that are false set so; none becomes true."""
+    false = {name: False for name, value in marks.items() if not value}
+    return replace(pair, **false) if false else pair  # type: ignore[arg-type]
+
+
+def _encode_stored(
+    examples: StoredExamples, encoder: PairEncoder, config: DataConfig, marks: dict[str, bool]
+) -> EncodedPairs:
     """Encode rows that stay on disk once, to know them, and keep nothing of it but lengths and hash."""
     account, known = _Account(), PairFacts()
     places = array("q")
-    for place, pair in _encode_each(examples, encoder, config, account):
+    for place, pair in _encode_each(examples, encoder, config, account, marks):
         places.append(place)
         known.add(pair)
     kept = examples if len(places) == len(examples) else examples.take(places)
-    pairs = StoredPairs(kept, encoder, config, known)
+    pairs = StoredPairs(kept, encoder, config, known, marks)
     return EncodedPairs(pairs, kept, len(examples), dict(account.dropped), account.truncated)
 
 
@@ -413,12 +432,13 @@ class PairFacts:
         longest: Tokens of the longest row or view.
         longest_code: Tokens of the longest answer, end token included.
         num_jepa: Number of pairs that have a JEPA term.
+        num_ce: Number of pairs that are under cross-entropy.
         digest: Hash of all pairs.
     """
 
     def __init__(self) -> None:
         self.lengths = array("i")
-        self.longest = self.longest_code = self.num_jepa = 0
+        self.longest = self.longest_code = self.num_jepa = self.num_ce = 0
         self.digest = PairsDigest()
 
     def add(self, pair: Pair) -> None:
@@ -427,24 +447,34 @@ class PairFacts:
         self.longest = max(self.longest, longest_part(pair))
         self.longest_code = max(self.longest_code, len(pair.code_ids))
         self.num_jepa += pair.use_jepa
+        self.num_ce += pair.use_ce
         self.digest.add(pair)
 
 
 class StoredPairs(Sequence[Pair]):
     """Pairs of rows that stay in their file: each is read and encoded when it is asked for.
 
-    Attributes: `lengths`, `longest`, `longest_code`, `num_jepa` are those of `PairFacts`, and `sha256` is the hash
-    of all pairs: known from the one pass that checked them, so that nothing need encode them all again.
+    Attributes: `lengths`, `longest`, `longest_code`, `num_jepa`, `num_ce` are those of `PairFacts`, and `sha256` is
+    the hash of all pairs: known from the one pass that checked them, so that nothing need encode them all again.
     """
 
-    def __init__(self, examples: StoredExamples, encoder: PairEncoder, config: DataConfig, known: PairFacts) -> None:
+    def __init__(
+        self,
+        examples: StoredExamples,
+        encoder: PairEncoder,
+        config: DataConfig,
+        known: PairFacts,
+        marks: dict[str, bool] | None = None,
+    ) -> None:
         self.examples = examples
         self.encoder = encoder
         self.config = config
+        self.marks = marks or {}
         self.lengths = known.lengths
         self.longest = known.longest
         self.longest_code = known.longest_code
         self.num_jepa = known.num_jepa
+        self.num_ce = known.num_ce
         self.sha256 = known.digest.hexdigest()
 
     def __len__(self) -> int:
@@ -461,7 +491,7 @@ class StoredPairs(Sequence[Pair]):
             return [self[each] for each in range(len(self))[place]]
         pair, _ = encode_one(self.examples[place], self.encoder, self.config)
         assert pair is not None, "the row was kept when the file was read"
-        return pair
+        return mark(pair, self.marks)
 
 
 def check_end_tokens(encoded: EncodedPairs, encoder: PairEncoder) -> None:
@@ -514,6 +544,8 @@ def check_labels(encoded: EncodedPairs, encoder: PairEncoder, jepa: JEPAConfig) 
         return
     collate = FusedCollator(replace(jepa, jepa_lambda=0.0, jepa_gamma=1.0), encoder.pad_id)
     for pair, example in zip(rows, encoded.examples[:_NUM_LABELLED], strict=True):
+        if not pair.use_ce:
+            continue
         trained = [label for label in collate([pair]).labels.flatten().tolist() if label != IGNORED]
         if trained[-1:] != [encoder.end_id(example)]:
             raise DataError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from llm_jepa.data.formats import Example, ExampleReader
 from llm_jepa.data.jsonl import RowError
 from llm_jepa.data.mapped import MappedLines
 from llm_jepa.errors import DataError
+
+Item = TypeVar("Item")
 
 
 class StoredExamples(Sequence[Example]):
@@ -64,22 +66,22 @@ class StoredExamples(Sequence[Example]):
         return taken
 
 
-class Joined(Sequence[Example]):
-    """Several lists of examples as one, none of them copied."""
+class Joined(Sequence[Item], Generic[Item]):
+    """Several lists (of examples, of pairs) as one, none of them copied."""
 
-    def __init__(self, *parts: Sequence[Example]) -> None:
+    def __init__(self, *parts: Sequence[Item]) -> None:
         self.parts = parts
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
 
     @overload
-    def __getitem__(self, place: int) -> Example: ...
+    def __getitem__(self, place: int) -> Item: ...
 
     @overload
-    def __getitem__(self, place: slice) -> list[Example]: ...
+    def __getitem__(self, place: slice) -> list[Item]: ...
 
-    def __getitem__(self, place: int | slice) -> Example | list[Example]:
+    def __getitem__(self, place: int | slice) -> Item | list[Item]:
         if isinstance(place, slice):
             return [self[each] for each in range(len(self))[place]]
         if place < 0:

@@ -261,9 +261,9 @@ def _with_data_files(run: RunConfig, folder: Path) -> RunConfig:
     data = with_files(run.data, folder / "data")
     if data is run.data:
         return run
-    generators = ("generate_train", "generate_test", "generate_seed")
-    settings = {key: value for key, value in run.settings.items() if key not in generators}
+    settings = {key: value for key, value in run.settings.items() if not key.startswith("generate_")}
     settings |= {"train_file": data.train_file, "test_file": data.test_file}
+    settings |= {} if data.views_file is None else {"views_file": data.views_file}
     return replace(run, data=data, settings=settings)
 
 

@@ -36,7 +36,7 @@ from llm_jepa.data.loading import LoadedData, load_data
 from llm_jepa.data.pairs import EncodedPairs
 from llm_jepa.data.tokenizer import load_tokenizer
 from llm_jepa.errors import ConfigError
-from llm_jepa.evaluation.evaluate import EvaluationConfig, evaluate, score_generations
+from llm_jepa.evaluation.evaluate import EvaluationConfig, evaluate, score_generations, score_retrieval
 from llm_jepa.files import write_json, write_json_lines, write_whole
 from llm_jepa.objective import LLMJEPA, UnsupportedModelError
 from llm_jepa.processes import is_main, join, on_main
@@ -91,7 +91,7 @@ def _train_claimed(run: RunConfig, seed: int, folder: Path, *, progress: bool) -
     on_main(lambda: write_json(folder / "environment.json", describe_environment()))
 
     run = replace(run, data=on_main(with_files, run.data, folder / "data"))
-    watch = DataWatch([run.data.train_file, run.data.validation_file, run.data.test_file])
+    watch = DataWatch([run.data.train_file, run.data.validation_file, run.data.test_file, run.data.views_file])
     trainer, data = build_trainer(run, seed, folder, progress=progress)
     settings = _evaluation_settings(run, data)
     seen: dict[str, Any] = {"summary": data.summary, "notes": data.notes, "sha256": watch.sha256}
@@ -113,8 +113,10 @@ def _train_claimed(run: RunConfig, seed: int, folder: Path, *, progress: bool) -
         metrics, records = evaluate(trainer.jepa, data.encoder, data.test, settings, progress=progress)
         report |= metrics
         on_main(write_json_lines, folder / "predictions.jsonl", records)
+    if len(data.views_validation):
+        report["views_retrieval"] = score_retrieval(trainer.jepa, data.views_validation, data.encoder.pad_id)
     report["cost"] = trainer.step_timer.summary() | {"flops_per_step": count_step_flops(trainer)}
-    if run.jepa.uses_views and run.jepa.jepa_loss_dropout:
+    if run.jepa.has_term and run.jepa.jepa_loss_dropout:
         report["cost"]["flops_per_dropped_step"] = count_step_flops(trainer, dropped=True)
     report["alarm"] = trainer.alarm.summary() if run.jepa.uses_views else None
     report["num_parameters"] = num_parameters(trainer.jepa.model)
@@ -200,8 +202,11 @@ def differences(old: Settings, new: Settings) -> list[str]:
 def build_trainer(run: RunConfig, seed: int, folder: Path, *, progress: bool = False) -> tuple[JEPATrainer, LoadedData]:
     """Load the data, build the model and the trainer of a run; the seed is set before the weights are drawn."""
     data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
-    train_pairs = shuffle_code_views(data.train.pairs, seed) if run.data.shuffle_views else data.train.pairs
-    looks_at = {} if len(data.validation) else _without_looks(run, data)
+    train_pairs, view_pairs = data.train.pairs, data.views.pairs
+    if run.data.shuffle_views:
+        train_pairs = shuffle_code_views(train_pairs, seed) if run.data.task_views else train_pairs
+        view_pairs = shuffle_code_views(view_pairs, seed) if run.data.trains_view_rows else view_pairs
+    looks_at = {} if len(data.validation) or len(data.views_validation) else _without_looks(run, data)
     arguments = run.training_arguments(folder, seed=seed, disable_tqdm=not progress, **looks_at)
     if run.model.attn_implementation == "flex_attention" and arguments.device.type == "cpu":
         raise ConfigError(
@@ -215,6 +220,10 @@ def build_trainer(run: RunConfig, seed: int, folder: Path, *, progress: bool = F
         arguments,
         train_pairs,
         data.validation.pairs,
+        view_dataset=view_pairs,
+        views_ratio=run.data.views_ratio,
+        # Where the JEPA term lives: what it does to pairs that it never sees is another question.
+        monitor_dataset=None if run.data.task_views else data.views_validation.pairs,
         pad_token_id=data.encoder.pad_id,
         processing_class=data.tokenizer,
         extra_metrics=looks,
@@ -255,7 +264,8 @@ def pretrained_tokenizer(run: RunConfig) -> PreTrainedTokenizerBase | None:
 
 
 def _build_jepa(run: RunConfig, data: LoadedData) -> LLMJEPA:
-    longest = max(split.longest for split in (data.train, data.validation, data.test))
+    splits = (data.train, data.validation, data.test, data.views, data.views_validation)
+    longest = max(split.longest for split in splits)
     model: nn.Module = build_model(
         run.model,
         data.tokenizer,
@@ -298,7 +308,7 @@ def _validation_generations(run: RunConfig, data: LoadedData, jepa: LLMJEPA) -> 
 
 def _validation_scores(trainer: JEPATrainer) -> dict[str, Any]:
     """Return the last look at the validation rows, on which every choice is to be made."""
-    looks = [line for line in trainer.state.log_history if "eval_ce_loss" in line]
+    looks = [line for line in trainer.state.log_history if "eval_ce_loss" in line or "monitor/gap" in line]
     if not looks:
         return {}
     return {"validation": {key.removeprefix("eval_"): value for key, value in looks[-1].items() if key != "epoch"}}

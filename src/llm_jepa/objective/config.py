@@ -267,6 +267,11 @@ class JEPAConfig:
         return self.jepa_lambda > 0 and self.jepa_term != "views"
 
     @property
+    def has_term(self) -> bool:
+        """Whether training has a JEPA term, of either kind."""
+        return self.uses_views or self.uses_tube
+
+    @property
     def needs_num_steps(self) -> bool:
         """Whether the weight of the JEPA term in a step depends on how many steps there are."""
         return self.jepa_lambda_schedule != "constant" or 0 < self.jepa_lambda_warmup < 1

@@ -70,6 +70,8 @@ class Pair:
         code_view_ids: Tokens that Enc(Code) encodes where they are not `code_ids` without the end token.
         use_jepa: Whether the pair has a JEPA term. Without, it trains cross-entropy alone and counts in no mean
             of the JEPA term.
+        use_ce: Whether the pair is under cross-entropy. Without, none of its tokens is labelled: its row is there for
+            its views alone.
         group: Name of the rows that belong together ("chapter 3"), if the data has groups.
     """
 
@@ -82,6 +84,7 @@ class Pair:
     code_view_ids: list[int] | None = None
     use_jepa: bool = True
     group: str | None = None
+    use_ce: bool = True
 
     @property
     def text_view(self) -> list[int]:
@@ -480,8 +483,9 @@ class FusedCollator:
         text_end = row.add(text, Role.TEXT, 1, 0, own=True)
         row.add(pair.bridge_ids, Role.BRIDGE, 1, len(row), own=True)
         row.add(pair.code_ids, Role.CODE, 1, len(row), own=True)
-        first = 1 if self.config.loss_on == "all" else len(row) - len(pair.code_ids)  # nothing predicts the first
-        row.label(first, but=None if self.config.train_end_token else pair.code_ids[-1])
+        if pair.use_ce:
+            first = 1 if self.config.loss_on == "all" else len(row) - len(pair.code_ids)  # nothing predicts the first
+            row.label(first, but=None if self.config.train_end_token else pair.code_ids[-1])
         if not pair.use_jepa or not (self._from_text or self._from_code):
             return row, read
         preds = [self.pad_token_id] * self.config.jepa_k

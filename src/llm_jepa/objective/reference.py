@@ -136,9 +136,11 @@ def target(jepa: LLMJEPA, ids: Sequence[int]) -> Tensor:
 
 
 def _cross_entropy(jepa: LLMJEPA, pairs: Sequence[Pair]) -> Tensor:
-    """Mean over the labelled tokens of all pairs of -log p(token | tokens before it), nats."""
-    losses = []
+    """Mean over the labelled tokens of all pairs of -log p(token | tokens before it), nats; 0 without any."""
+    losses: list[Tensor] = []
     for pair in pairs:
+        if not pair.use_ce:
+            continue
         ids = [*pair.text_ids, *pair.bridge_ids, *pair.code_ids]
         logits = jepa.model(input_ids=_row(ids, _device(jepa)), use_cache=False).logits[0]  # (T, V)
         each = F.cross_entropy(
@@ -147,7 +149,7 @@ def _cross_entropy(jepa: LLMJEPA, pairs: Sequence[Pair]) -> Tensor:
         first = 1 if jepa.config.loss_on == "all" else len(ids) - len(pair.code_ids)
         left_out = None if jepa.config.train_end_token else pair.code_ids[-1]
         losses += [each[number - 1] for number in range(first, len(ids)) if ids[number] != left_out]
-    return torch.stack(losses).mean()
+    return torch.stack(losses).mean() if losses else torch.zeros((), device=_device(jepa))
 
 
 def _row(ids: Sequence[int], device: torch.device) -> Tensor:

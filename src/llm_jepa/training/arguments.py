@@ -109,7 +109,7 @@ class JEPATrainingArguments(TrainingArguments):
         default_factory=list,
         metadata={
             "help": "Settings, by name, that may differ from those of the run that is resumed, and train_rows, "
-            "tokenizer, num_processes. None may by default."
+            "view_rows, tokenizer, num_processes. None may by default."
         },
     )
 

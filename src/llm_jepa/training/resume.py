@@ -66,6 +66,13 @@ def describe_run(
     return facts
 
 
+def describe_views(pairs: Sequence[Pair], ratio: float) -> dict[str, Any]:
+    """Return the facts of the rows that stand beside the training rows; none without such rows."""
+    if not len(pairs):
+        return {}
+    return {"view_rows": {"number": len(pairs), "sha256": digest_rows(pairs)}, "views_ratio": ratio}
+
+
 def check_resume(before: dict[str, Any], now: dict[str, Any], allowed: Collection[str], where: str) -> list[str]:
     """Make sure that a run may go on; return the names of the differences that were accepted.
 

@@ -1,8 +1,9 @@
-"""The order of training rows: shuffled, in batches of like length, a function of seed and epoch alone; and how
-the batches are shared out over processes."""
+"""The order of training rows: shuffled, in batches of like length, a function of seed and epoch alone; how the batches
+are shared out over processes; and which rows of a second file stand beside them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
@@ -96,6 +97,159 @@ class SharedBatches(Sampler[list[int]]):
         order = iter(self.rows)
         for _ in range(len(self)):
             batch = list(islice(order, self.batch_size * self.num_processes))
-            yield batch[
-                len(batch) * self.rank // self.num_processes : len(batch) * (self.rank + 1) // self.num_processes
-            ]
+            yield part_of(batch, self.rank, self.rank + 1, self.num_processes)
+
+
+class BesideRows:
+    """Rows of a second file for the steps of an epoch of the task's rows: which, and beside which step.
+
+    They come in an order of their own, epoch after epoch, and go on where the task's last epoch left off: a function
+    of seed, epoch and step, so that a resumed run sees what it would have seen. A step of n task rows gets n times
+    `ratio`, rounded, half of one up; no row twice, but where an epoch of theirs ends in its midst.
+
+    Args:
+        lengths: Tokens of each row of the second file.
+        ratio: Rows for each task row.
+        seed: Seed of the order.
+        shuffle: Whether to shuffle; otherwise rows come in the order of the file.
+        group: Whether rows of like length go to one step, the longest to the step with the longest task rows, among
+            `BATCHES_PER_WINDOW` steps at a time.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], ratio: float, seed: int, *, shuffle: bool = True, group: bool = True
+    ) -> None:
+        self.lengths = lengths
+        self.ratio = ratio
+        self.seed = seed
+        self.shuffle = shuffle
+        self.group = group
+
+    def number(self, num_task_rows: int) -> int:
+        """Return how many rows stand beside a step of so many task rows."""
+        return math.floor(num_task_rows * self.ratio + 0.5)
+
+    def beside(self, steps: Sequence[Sequence[int]], task_lengths: Sequence[int], epoch: int) -> list[list[int]]:
+        """Return the rows beside each step of an epoch.
+
+        Args:
+            steps: The task rows of each step, in order.
+            task_lengths: Tokens of each task row.
+            epoch: The task's epoch, from 0; every epoch has as many rows.
+        """
+        counts = [self.number(len(step)) for step in steps]
+        place = epoch * sum(counts)  # in the endless row of the second file's epochs
+        beside: list[list[int]] = []
+        for window in self._windows(counts, place):
+            rows = list(islice(self._from(place), sum(counts[step] for step in window)))
+            place += len(rows)
+            order = list(window)
+            if self.group:
+                rows.sort(key=lambda row: self.lengths[row])
+                order.sort(key=lambda step: max(task_lengths[row] for row in steps[step]))
+            left = iter(rows)
+            of_step = {step: list(islice(left, counts[step])) for step in order}
+            beside += [of_step[step] for step in window]
+        return beside
+
+    def _windows(self, counts: Sequence[int], place: int) -> Iterator[range]:
+        """Cut the steps into windows with the rows of one epoch, and steps at which an epoch ends.
+
+        In a window with rows of two epochs, the two copies of a row would go to one step, for they are of one length.
+        """
+        start = 0
+        while start < len(counts):
+            left = len(self.lengths) - place % len(self.lengths)
+            stop, taken = start, 0
+            while stop < min(start + BATCHES_PER_WINDOW, len(counts)) and taken + counts[stop] <= left:
+                taken += counts[stop]
+                stop += 1
+            if stop == start:
+                taken, stop = counts[start], start + 1
+            yield range(start, stop)
+            start, place = stop, place + taken
+
+    def _from(self, place: int) -> Iterator[int]:
+        """Yield rows from a place in the endless row of epochs on."""
+        epoch, first = divmod(place, len(self.lengths))
+        while True:
+            yield from self._order(epoch)[first:]
+            epoch, first = epoch + 1, 0
+
+    def _order(self, epoch: int) -> list[int]:
+        if not self.shuffle:
+            return list(range(len(self.lengths)))
+        # A generator takes 32 bits of a seed; half of that range lies between this and the order of the task's rows.
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch + 2**31) % 2**32)
+        return torch.randperm(len(self.lengths), generator=generator).tolist()
+
+
+class MixedBatches(Sampler[list[int]]):
+    """One process's part of each batch of task rows, with rows of a second file beside them.
+
+    Task rows, their order and the borders of steps are what they are without the second file. A step's rows of either
+    file are divided over its micro-batches and processes, so that a step has the same rows however it is cut.
+
+    Args:
+        rows: The order of the task rows.
+        task_lengths: Tokens of each task row.
+        beside: Gives the rows of the second file, which are numbered on from the last task row.
+        batch_size: Task rows of a process in a batch.
+        accumulation: Batches of an optimizer step.
+        num_processes: Number of processes.
+        rank: Which one this is.
+        drop_last: Whether a last batch of an epoch that is not full is left out.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[int],
+        task_lengths: Sequence[int],
+        beside: BesideRows,
+        batch_size: int,
+        *,
+        accumulation: int = 1,
+        num_processes: int = 1,
+        rank: int = 0,
+        drop_last: bool = False,
+    ) -> None:
+        self.rows = rows
+        self.task_lengths = task_lengths
+        self.beside = beside
+        self.size = batch_size * num_processes
+        self.accumulation = accumulation
+        self.num_processes = num_processes
+        self.rank = rank
+        self.drop_last = drop_last
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration gives."""
+        self.epoch = epoch
+        if hasattr(self.rows, "set_epoch"):
+            self.rows.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.task_lengths), self.size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(self.rows)[: len(self) * self.size]
+        per_step = self.size * self.accumulation
+        steps = [order[start : start + per_step] for start in range(0, len(order), per_step)]
+        first = len(self.task_lengths)
+        for step, others in zip(steps, self.beside.beside(steps, self.task_lengths, self.epoch), strict=True):
+            for start in range(0, len(step), self.size):
+                stop = min(start + self.size, len(step))
+                batch = part_of(step[start:stop], self.rank, self.rank + 1, self.num_processes)
+                theirs = part_of(part_of(others, start, stop, len(step)), self.rank, self.rank + 1, self.num_processes)
+                yield batch + [first + row for row in theirs]
+
+
+def part_of(rows: list[int], start: int, stop: int, parts: int) -> list[int]:
+    """Return the rows from part `start` up to part `stop`, where they are divided in `parts` as evenly as it goes.
+
+    >>> [part_of([7, 8, 9], part, part + 1, 2) for part in (0, 1)]
+    [[7], [8, 9]]
+    """
+    return rows[len(rows) * start // parts : len(rows) * stop // parts]

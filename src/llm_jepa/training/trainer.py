@@ -31,6 +31,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import seed_worker
 
 from llm_jepa.data.pairs import row_lengths
+from llm_jepa.data.stored import Joined
 from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
 from llm_jepa.objective import LLMJEPA, FusedBatch, FusedCollator, JEPAOutput, Pair
 from llm_jepa.objective.backbone import evaluating
@@ -42,8 +43,8 @@ from .checkpoints import check_room, find_newest, find_problem, publish, read_fa
 from .embedding import view_embeddings
 from .gradients import compare_gradients
 from .monitors import CollapseAlarm, embedding_monitors
-from .resume import check_resume, describe_run
-from .sampler import LengthGroupedSampler, SharedBatches
+from .resume import check_resume, describe_run, describe_views
+from .sampler import BesideRows, LengthGroupedSampler, MixedBatches, SharedBatches
 from .saving import MAX_SHARD_SIZE, restore_weights, save_jepa
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,9 @@ class JEPATrainer(Trainer):
         train_dataset: Training rows, a sequence of pairs.
         eval_dataset: Held-out rows, for the loss and the monitors; may be empty.
         pad_token_id: Id that fills padding. Default: the tokenizer's.
+        view_dataset: Rows of a second file, which stand beside the training rows of each step; may be empty.
+        views_ratio: How many of them for each training row.
+        monitor_dataset: Held-out pairs whose embeddings are looked at. Default: `eval_dataset`.
         processing_class: The tokenizer; saved beside the model.
         extra_metrics: Called at each look at held-out rows; its values join the log (an accuracy, say).
         callbacks: As in transformers.
@@ -95,6 +99,9 @@ class JEPATrainer(Trainer):
         train_dataset: Sequence[Pair],
         eval_dataset: Sequence[Pair] = (),
         *,
+        view_dataset: Sequence[Pair] = (),
+        views_ratio: float = 1.0,
+        monitor_dataset: Sequence[Pair] | None = None,
         pad_token_id: int | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         extra_metrics: Callable[[], dict[str, float]] | None = None,
@@ -120,13 +127,16 @@ class JEPATrainer(Trainer):
                 "pad_token_id is not given, and the tokenizer has none. Any id will do: rows go by length."
             )
         self.eval_pairs = list(eval_dataset)
+        self.monitor_pairs = self.eval_pairs if monitor_dataset is None else list(monitor_dataset)
+        self.view_pairs: Sequence[Pair] = view_dataset if views_ratio else ()
+        self.views_ratio = views_ratio
         self.pad_token_id = pad_token_id
         self.tokenizer = processing_class  # not the Trainer's, which would change token ids of the model's config
         self.extra_metrics = extra_metrics
         self.alarm = CollapseAlarm()
         self.step_timer = StepTimer()
         self._terms = TermMeter()
-        self._sampler: LengthGroupedSampler | None = None
+        self._sampler: LengthGroupedSampler | MixedBatches | None = None
         self._staging: Path | None = None
         self._accepted: list[str] = []
         self._facts: dict[str, Any] | None = None
@@ -140,6 +150,7 @@ class JEPATrainer(Trainer):
             eval_dataset=self.eval_pairs,
             callbacks=[*(callbacks or []), _Follow(self)],
         )
+        self._check_views_of_a_step()
         self.loss_is_scaled_for_ga = True  # our terms are means over the whole step already
         if isinstance(model.model, PeftModel):
             if self.is_fsdp_enabled:
@@ -163,6 +174,24 @@ class JEPATrainer(Trainer):
             )
         if self.jepa.config.jepa_gamma == 0:
             raise ConfigError("gradient_monitor_steps compares two terms, and jepa_gamma=0 leaves one. Remove it.")
+
+    def _check_views_of_a_step(self) -> None:
+        """Make sure that each whole step has rows of the second file, and none twice."""
+        if not len(self.view_pairs):
+            return
+        rows = self._step_rows
+        number = BesideRows((), self.views_ratio, 0).number(rows)
+        if not 0 < number <= len(self.view_pairs):
+            raise ConfigError(
+                f"views_ratio={self.views_ratio} gives {number} view rows for the {rows} task rows of a step; expected "
+                f"from 1 to {len(self.view_pairs)}, as many as there are. Change views_ratio or "
+                "per_device_train_batch_size."
+            )
+
+    @property
+    def _step_rows(self) -> int:
+        """Task rows of an optimizer step, in all processes."""
+        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
 
     # ---- one step ----
 
@@ -273,18 +302,24 @@ class JEPATrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Return the batches of this process, which with those of the others make up the batches of the step."""
-        if self.args.world_size == 1:
-            return super().get_train_dataloader()
         dataset = cast(Sequence[Pair], self.train_dataset)
-        return DataLoader(
-            dataset,
-            batch_sampler=SharedBatches(
+        if len(self.view_pairs):
+            self._sampler = mixed = self._mixed_batches(self.args.world_size, self.args.process_index)
+            batches: MixedBatches | SharedBatches = mixed
+            dataset = Joined(dataset, self.view_pairs)
+        elif self.args.world_size == 1:
+            return super().get_train_dataloader()
+        else:
+            batches = SharedBatches(
                 self._get_train_sampler(dataset),
                 self._train_batch_size,
                 num_processes=self.args.world_size,
                 rank=self.args.process_index,
                 drop_last=self.args.dataloader_drop_last,
-            ),
+            )
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
             collate_fn=CollateOrFill(cast(FusedCollator, self.data_collator), filler=min(dataset, key=len)),
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
@@ -296,14 +331,38 @@ class JEPATrainer(Trainer):
             ),
         )
 
+    def _mixed_batches(self, num_processes: int, rank: int) -> MixedBatches:
+        """Return the batches of a process, where rows of the second file stand beside those of the task."""
+        strategy = self.args.train_sampling_strategy
+        beside = BesideRows(
+            row_lengths(self.view_pairs),
+            self.views_ratio,
+            self._order_seed,
+            shuffle=strategy != "sequential",
+            group=strategy == "group_by_length",
+        )
+        return MixedBatches(
+            self._get_train_sampler(self.train_dataset),
+            row_lengths(cast(Sequence[Pair], self.train_dataset)),
+            beside,
+            self._train_batch_size,
+            accumulation=self.args.gradient_accumulation_steps,
+            num_processes=num_processes,
+            rank=rank,
+            drop_last=self.args.dataloader_drop_last,
+        )
+
+    @property
+    def _order_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy == "sequential":
             return super()._get_train_sampler(train_dataset)
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         self._sampler = LengthGroupedSampler(
             row_lengths(cast(Sequence[Pair], self.train_dataset)),
-            self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
-            seed,
+            self._step_rows,
+            self._order_seed,
             group=self.args.train_sampling_strategy == "group_by_length",
         )
         return self._sampler
@@ -320,10 +379,16 @@ class JEPATrainer(Trainer):
 
     def batches_of_epoch(self, epoch: int) -> Iterator[FusedBatch]:
         """Lay out the batches of an epoch once more, in order; the last one may be short."""
+        pairs = cast(Sequence[Pair], self.train_dataset)
+        if len(self.view_pairs):
+            batches = self._mixed_batches(1, 0)
+            batches.set_epoch(epoch)
+            both = Joined(pairs, self.view_pairs)
+            yield from (self.data_collator([both[number] for number in numbers]) for numbers in batches)
+            return
         sampler = self._get_train_sampler()
         if isinstance(sampler, LengthGroupedSampler):
             sampler.set_epoch(epoch)
-        pairs = cast(Sequence[Pair], self.train_dataset)
         rows = iter(sampler)
         while numbers := list(islice(rows, self.args.train_batch_size)):
             yield self.data_collator([pairs[number] for number in numbers])
@@ -343,14 +408,16 @@ class JEPATrainer(Trainer):
 
         Returns:
             `eval_ce_loss` in nats a token; `eval_jepa_loss`, `monitor/*` (see `embedding_monitors`) over the
-            first `monitor_pairs` pairs; and what `extra_metrics` adds. It draws no random number.
+            first `monitor_pairs` pairs (of `monitor_dataset`, where there is one); and what `extra_metrics`
+            adds. It draws no random number.
         """
         self._terms.pause()  # time spent here is not training time
         pairs = self.eval_pairs
         metrics: dict[str, float] = {}
         if pairs:
             metrics[f"{metric_key_prefix}_ce_loss"] = self._held_out_ce(pairs)
-            metrics |= self._look_at_views(pairs[: self.args.monitor_pairs], metric_key_prefix)
+        if self.monitor_pairs:
+            metrics |= self._look_at_views(self.monitor_pairs[: self.args.monitor_pairs], metric_key_prefix)
         if self.extra_metrics is not None:
             metrics |= {f"{metric_key_prefix}_{name}": value for name, value in self.extra_metrics().items()}
         self.log(dict(metrics))
@@ -456,6 +523,7 @@ class JEPATrainer(Trainer):
             facts = describe_run(self.args, self.jepa.config, rows, self.tokenizer)
             if (dtype := self.jepa.backbone.embeddings.weight.dtype) != torch.float32:
                 facts["weights_dtype"] = str(dtype).removeprefix("torch.")
+            facts |= describe_views(self.view_pairs, self.views_ratio)
             self._facts = facts | describe_adapter(self.jepa.model)
         return self._facts
 
@@ -649,7 +717,7 @@ class TermMeter:
             for name, term in output.terms.items():
                 self._more[f"{name}_loss"] = self._more.get(f"{name}_loss", 0.0) + term * share
         self._lambda_eff = output.lambda_eff
-        self._tokens += int(batch.rows.real.sum()) if batch.num_pairs else 0
+        self._tokens += int(batch.rows.real.sum()) if batch.num_pairs or batch.num_labels else 0
 
     def add_looks(self, looks: dict[str, float]) -> None:
         """Take in values that not every step has; the log gets the mean over those since its last line."""
