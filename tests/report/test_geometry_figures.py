@@ -23,16 +23,15 @@ def found(noise: float = 0.1) -> dict:
 
 def geometry_of(*names: str, found: dict, file: str = "test.jsonl", predicts: bool = True) -> dict:
     """Runs of the same numbers; all but the first may have a prediction."""
+    sides = [{"enc": found} | ({"pred": found} if predicts and number else {}) for number in range(len(names))]
     return {
         "num_pairs": 12,
         "num_codes": 12,
         "split": "test",
         "file": file,
         "mapped_pairs": [{}] * 12,
-        "runs": {
-            name: {"sides": {"enc": found} | ({"pred": found} if predicts and name != names[0] else {})} for name in names
-        },
-    }  # fmt: skip
+        "runs": {name: {"sides": each} for name, each in zip(names, sides, strict=True)},
+    }
 
 
 def texts(path) -> list[str]:
