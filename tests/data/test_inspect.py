@@ -43,6 +43,8 @@ def test_a_row_is_drawn_with_its_roles_labels_and_view_ends(byte_tokenizer):
         ({"jepa_direction": "code_to_text"}, "x1 at position 2, after the code alone"),
         ({"jepa_direction": "both"}, "after the text, which is all it reads; x1 at position 2"),
         ({"loss_on": "all"}, "6 of 7 tokens (loss_on=all)"),
+        ({"jepa_pred_position": "prepend"}, "x1 at position 0, before the text, in a document of their own"),
+        ({"jepa_term": "stp"}, "none: jepa_term=stp reads states of the row itself"),
     ],
 )
 def test_the_settings_show(byte_tokenizer, settings, words):

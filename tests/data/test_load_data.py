@@ -22,11 +22,11 @@ def numbered(start: int, stop: int) -> list[dict[str, str]]:
 def load(write_lines):
     """Write the files' rows, then load them."""
 
-    def load(train, test=(), validation=(), tokenizer=None, **settings) -> LoadedData:
+    def load(train, test=(), validation=(), tokenizer=None, objective=None, **settings) -> LoadedData:
         names = {"train_file": train, "test_file": test, "validation_file": validation}
         files = {name: write_lines(*lines, name=f"{name}.jsonl") for name, lines in names.items() if lines}
         settings = {"validation_size": 0, "vocab_size": 300, **settings}
-        return load_data(DataConfig(**files, **settings), JEPAConfig(), tokenizer)
+        return load_data(DataConfig(**files, **settings), objective or JEPAConfig(), tokenizer)
 
     return load
 
@@ -154,6 +154,17 @@ def test_rows_without_a_jepa_term_are_counted_and_all_of_them_are_refused(load):
     assert "1 of 4 training rows train cross-entropy alone (use_jepa: false)." in load(rows).notes
     with pytest.raises(DataError, match="None of the 4 training rows has a JEPA term"):
         load([{**row, "use_jepa": False} for row in rows])
+
+
+def test_residuals_by_group_want_a_group_in_every_row_that_has_the_term(load):
+    """Said at the start, with file and line; a row without the term needs none."""
+    rows, objective = [{**row, "group": "a"} for row in numbered(0, 4)], JEPAConfig(jepa_residual="group")
+    load(rows, objective=objective)
+    del rows[2]["group"]
+    with pytest.raises(DataError, match=r"train_file.jsonl:3 has no group, and jepa_residual=group"):
+        load(rows, objective=objective)
+    rows[2]["use_jepa"] = False
+    load(rows, objective=objective)
 
 
 def test_a_chat_template_without_the_begin_token_is_said(load, bos_tokenizer):
