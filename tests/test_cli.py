@@ -113,7 +113,7 @@ def experiment(tmp_path_factory) -> Path:
     """An experiment of two arms and two seeds, its runs done in this process, one after the other."""
     folder = tmp_path_factory.mktemp("experiment")
 
-    def run_here(jobs: list[Job], workers: int, *, progress: bool) -> list:
+    def run_here(jobs: list[Job], workers: int, **options: object) -> list:
         for job in jobs:
             assert main(["train", str(job.folder / "config.yaml"), "--out", str(job.folder)]) == 0
         return []
