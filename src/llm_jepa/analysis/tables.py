@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_jepa.files import write_json, write_whole
+from llm_jepa.text_tables import text_table
 
 WIDTH = 80
 FORM_TITLES = {"raw": "raw", "centred": "centred", "unit": "row-normalised"}
@@ -131,27 +132,7 @@ def _short(value: float | None) -> str:
 
 
 def _table(rows: list[list[str]]) -> str:
-    """Return rows as aligned columns, two left and the others right.
-
-    Names that are too long lose their middle, unless two of them would then be the same.
-    """
-    others = sum(max(len(row[column]) for row in rows) + 2 for column in range(1, len(rows[0])))
-    short = {row[0]: _cut_in_the_middle(row[0], max(8, WIDTH - others)) for row in rows}
-    if len(set(short.values())) == len(short):
-        rows = [[short[row[0]], *row[1:]] for row in rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(widths[at]) if at < 2 else cell.rjust(widths[at]) for at, cell in enumerate(row)).rstrip()
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]])
-
-
-def _cut_in_the_middle(name: str, room: int) -> str:
-    if len(name) <= room:
-        return name
-    tail = (room - 2) // 2
-    return f"{name[: room - 2 - tail]}..{name[len(name) - tail :]}"
+    return text_table(rows, WIDTH, left=(0, 1))
 
 
 # ---- for other programs ----

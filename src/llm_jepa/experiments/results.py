@@ -11,7 +11,7 @@ import io
 import logging
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from llm_jepa.experiments.statistics import (
     sentence,
 )
 from llm_jepa.files import write_json, write_whole
+from llm_jepa.text_tables import text_table
 
 logger = logging.getLogger(__name__)
 
@@ -195,21 +196,21 @@ def format_table(results: Results, width: int = 80) -> str:
     """Return the results as text for a terminal: two tables, the alarms, and a sentence for each comparison.
 
     Values are in percent, differences in points. No line is longer than `width` (at least 80); names of arms
-    that are too long are cut in the middle, and stand in full in the sentences.
+    that are too long are cut in the middle, where that leaves them apart, and stand in full in the sentences.
     """
     width = max(width, 80)
     parts = [
-        _text_table(_outcome_rows(results), width),
-        _text_table(_representation_rows(results), width),
+        _table(_outcome_rows(results), width),
+        _table(_representation_rows(results), width),
         _filled(_alarm_lines(results), width),
         _filled([c["sentence"] for c in results["comparisons"]], width),
     ]
     for kind, title in BUDGET_TITLES.items():
         if again := results.get(f"equal_{kind}"):
-            parts += [title, _text_table(_outcome_rows(again), width)]
+            parts += [title, _table(_outcome_rows(again), width)]
             parts += [_filled([*again["notes"], *(c["sentence"] for c in again["comparisons"])], width)]
     for grid in results.get("grids", {}).values():
-        parts += [f"Exploration: the cells of {grid['arm']}", _text_table(_grid_rows(grid), width)]
+        parts += [f"Exploration: the cells of {grid['arm']}", _table(_grid_rows(grid), width)]
     parts += [_filled(results.get("notes", []), width)]
     return "\n\n".join(part for part in parts if part)
 
@@ -402,30 +403,8 @@ def _alarm_lines(results: Results) -> list[str]:
     return lines
 
 
-def _text_table(rows: list[list[str]], width: int) -> str:
-    """Return rows as aligned columns, the first left and the last left, the others right; the first row is a header."""
-    gap = 2
-    others = sum(max(len(row[column]) for row in rows) + gap for column in range(1, len(rows[0])))
-    room = max(8, width - others)
-    rows = [[_cut_in_the_middle(row[0], room), *row[1:]] for row in rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    last = len(widths) - 1
-
-    def aligned(column: int, cell: str) -> str:
-        align: Callable[[int], str] = cell.ljust if column in (0, last) else cell.rjust
-        return align(widths[column])
-
-    lines = [(" " * gap).join(aligned(column, cell) for column, cell in enumerate(row)).rstrip() for row in rows]
-    lines.insert(1, "-" * (sum(widths) + gap * last))
-    return "\n".join(lines)
-
-
-def _cut_in_the_middle(text: str, room: int) -> str:
-    """Shorten a name to `room` characters, keeping its two ends, where names of arms tell themselves apart."""
-    if len(text) <= room:
-        return text
-    tail = (room - 2) // 2
-    return f"{text[: room - 2 - tail]}..{text[len(text) - tail :]}"
+def _table(rows: list[list[str]], width: int) -> str:
+    return text_table(rows, width, left=(0, len(rows[0]) - 1))
 
 
 def _mean_and_std(summary: Mapping[str, Any]) -> str:

@@ -1,0 +1,54 @@
+"""Tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+GAP = 2
+
+
+def text_table(rows: Sequence[Sequence[str]], width: int, left: Collection[int] = (0,)) -> str:
+    """Return rows as aligned columns, the first of them a header.
+
+    Names in the first column that leave a line longer than `width` lose their middle, unless two of them would then be
+    the same.
+
+    Args:
+        rows: Cells; each row has as many.
+        width: Characters of a line that the table should not go beyond.
+        left: Columns that are aligned to the left; the others are to the right.
+
+    >>> print(text_table([["arm", "n", "verdict"], ["jepa_shuffled", "10", "worse"]], width=24, left=(0, 2)))
+    arm         n  verdict
+    ----------------------
+    jep..led   10  worse
+    """
+    columns = range(len(rows[0]))
+    room = max(8, width - sum(max(len(row[column]) for row in rows) + GAP for column in columns[1:]))
+    short = {row[0]: cut_in_the_middle(row[0], room) for row in rows}
+    if len(set(short.values())) == len(short):
+        rows = [[short[row[0]], *row[1:]] for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in columns]
+    lines = [
+        (" " * GAP)
+        .join(
+            row[column].ljust(widths[column]) if column in left else row[column].rjust(widths[column])
+            for column in columns
+        )
+        .rstrip()
+        for row in rows
+    ]
+    lines.insert(1, "-" * (sum(widths) + GAP * (len(widths) - 1)))
+    return "\n".join(lines)
+
+
+def cut_in_the_middle(text: str, room: int) -> str:
+    """Shorten a name to `room` characters, keeping its two ends, where names tell themselves apart.
+
+    >>> cut_in_the_middle("jepa_infonce_shuffled", 12)
+    'jepa_..ffled'
+    """
+    if len(text) <= room:
+        return text
+    tail = (room - 2) // 2
+    return f"{text[: room - 2 - tail]}..{text[len(text) - tail :]}"
