@@ -39,9 +39,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(name, make_jepa, make_t
 
     whole = build("whole")
     whole.train()
-    for step in (1, 3):
-        resumed = build("resumed")
-        resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-{step}")
-        expected = whole.jepa.state_dict()
-        assert all(torch.equal(each, expected[key]) for key, each in resumed.jepa.state_dict().items())
-        assert log_of(resumed) == log_of(whole)
+    resumed, expected = build("resumed"), whole.jepa.state_dict()
+    resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-2")
+    assert all(torch.equal(each, expected[key]) for key, each in resumed.jepa.state_dict().items())
+    assert log_of(resumed) == log_of(whole)
