@@ -19,9 +19,9 @@ def text_table(rows: Sequence[Sequence[str]], width: int, left: Collection[int] 
         left: Columns that are aligned to the left; the others are to the right.
 
     >>> print(text_table([["arm", "n", "verdict"], ["jepa_shuffled", "10", "worse"]], width=24, left=(0, 2)))
-    arm         n  verdict
-    ----------------------
-    jep..led   10  worse
+    arm           n  verdict
+    ------------------------
+    jepa_..fled  10  worse
     """
     columns = range(len(rows[0]))
     room = max(8, width - sum(max(len(row[column]) for row in rows) + GAP for column in columns[1:]))

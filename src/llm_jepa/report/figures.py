@@ -86,7 +86,7 @@ FIGURES: dict[str, tuple[Panel, ...]] = {
     ),
     "accuracy": (
         Panel(("eval_exact_match", "exact_match", "eval/exact_match"), "Exact match, held out", "%", percent=True),
-        Panel(("eval_startswith", "startswith", "eval/startswith"), "Starts with gold, held out", "%", percent=True),
+        Panel(("eval_starts_with", "starts_with", "eval/starts_with"), "Starts with gold, held out", "%", percent=True),
         Panel(("eval_token_accuracy", "token_accuracy"), "Next-token accuracy, held out", "%", percent=True),
     ),
     "jepa_loss": (
