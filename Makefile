@@ -7,13 +7,14 @@ STAMP  := $(VENV)/installed
 # The tests run small models: one thread each, and one process for each core.
 TEST   := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help demo test lint types doctest unit test-slow test-gpu bench bench-gpu reliability reliability-long
+.PHONY: help demo test lint types doctest unit test-slow test-long test-gpu bench bench-gpu reliability reliability-long
 .PHONY: install clean
 
 help:
 	@echo "make demo      compare LLM-JEPA with next-token prediction on generated pairs (minutes on two cores)"
 	@echo "make test      lint, types, doctests and tests"
 	@echo "make test-slow the tests marked slow"
+	@echo "make test-long the tests marked long (many minutes)"
 	@echo "make test-gpu  the tests marked gpu, on a CUDA device"
 	@echo "make bench     the cost of a step (docs/results.md)"
 	@echo "make reliability  the faults of docs/reliability.md, and its table; reliability-long: 200 kills too"
@@ -39,6 +40,9 @@ unit: $(STAMP)
 
 test-slow: $(STAMP)
 	$(TEST) -q -m slow
+
+test-long: $(STAMP)
+	$(TEST) -q -m long
 
 test-gpu: $(STAMP)
 	$(TEST) -q -m gpu

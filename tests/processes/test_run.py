@@ -139,20 +139,18 @@ def test_no_thread_of_the_group_is_left_when_the_processes_part(start_ranks):
     Negative control: where the group is destroyed while a trainer still holds it, its threads live on.
     """
 
-    def run(_):
-        gc.disable()  # its own moments would be chance
-        join()
-        train_a_step()
-        leave()
-        after_leaving = names_of_threads()
-        join()
-        train_a_step()
-        torch.distributed.destroy_process_group()
-        return after_leaving, names_of_threads()
+    def threads_after(part):
+        def run(_):
+            gc.disable()  # its own moments would be chance
+            join()
+            train_a_step()
+            part()
+            return [name for name in names_of_threads() if "gloo" in name]
 
-    for after_leaving, after_destroying in start_ranks(run).results():
-        assert not [name for name in after_leaving if "gloo" in name]
-        assert [name for name in after_destroying if "gloo" in name]
+        return start_ranks(run).results()
+
+    assert threads_after(leave) == [[], []]
+    assert all(threads_after(torch.distributed.destroy_process_group))
 
 
 def test_a_group_that_the_caller_made_is_left_to_the_caller(start_ranks):
@@ -185,7 +183,7 @@ def torchrun(config: Path, out: Path) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_torchrun_trains_and_a_signal_to_it_stops_all_with_a_checkpoint(tmp_path):
     """`torchrun -m llm_jepa train` end to end: one line of result; SIGTERM to it, and the same command goes on.
 
