@@ -355,6 +355,39 @@ def test_data_make_is_reproducible_and_never_writes_over_a_file(call, refused, t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "b.jsonl", "c.jsonl"]
 
 
+def test_data_make_writes_either_phrasing_and_pairs_of_both(call, refused, tmp_path):
+    """The same regexes in other words; with --test-out it is the test rows that have them; plain by default."""
+    made = {}
+    for name, flags in {
+        "plain": [],
+        "colloquial": ["--phrasing", "colloquial"],
+        "both": ["--phrasing", "both"],
+    }.items():
+        assert call("data", "make", "nlrx", "--out", tmp_path / name, "--num", 9, *flags).code == 0
+        made[name] = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+    assert [row["code"] for row in made["plain"]] == [row["code"] for row in made["colloquial"]]
+    assert made["both"] == [
+        {"text": one["text"], "paraphrase": two["text"]}
+        for one, two in zip(made["plain"], made["colloquial"], strict=True)
+    ]
+    splits = ["--num", 3, "--test-out", tmp_path / "test", "--num-test", 9]
+    call("data", "make", "nlrx", "--out", tmp_path / "train", "--phrasing", "colloquial", *splits)
+    assert (tmp_path / "test").read_bytes() == (tmp_path / "colloquial").read_bytes()
+    assert "no regex to test on" in refused(
+        "data", "make", "nlrx", "--out", tmp_path / "x", "--phrasing", "both", *splits
+    )
+
+
+def test_data_inspect_shows_the_view_rows_too(call, tmp_path):
+    """What each row carries is drawn and counted."""
+    train = write_rows(tmp_path / "train.jsonl", *ROWS)
+    views = write_rows(tmp_path / "views.jsonl", *({"text": row["text"], "paraphrase": "said"} for row in ROWS))
+    changes = ["--set", f"views_file={views}", "--set", "views_cross_entropy=false", "--set", "task_views=false"]
+    said = call("data", "inspect", train, "--rows", 1, "--set", "vocab_size=300", *changes)
+    assert "Rows of views_file, 1 for each row above:" in said.out and "labels   0 of " in said.out
+    assert (said.last["jepa"], said.last["views"]["jepa"], said.last["views"]["cross_entropy"]) == (0, 26, 0)
+
+
 # ---- what is printed where ----
 
 

@@ -115,6 +115,41 @@ def test_groups_are_set_aside_whole(load):
     assert len(data.views_validation) == 8 and not trained & held_out
 
 
+def test_view_rows_have_a_bridge_of_their_own(load):
+    """A question ends in the task's bridge, so what follows it must be answers alone; views hold neither."""
+    data = load(paraphrases(0, 3))
+    assert {tuple(pair.bridge_ids) for pair in data.train.pairs} == {(data.tokenizer.sep_token_id,)}
+    assert {data.tokenizer.decode(pair.bridge_ids) for pair in data.views.pairs} == {" ~ "}
+    other = load(paraphrases(0, 3), views_bridge=" means ")
+    assert {other.tokenizer.decode(pair.bridge_ids) for pair in other.views.pairs} == {" means "}
+    assert strings(other) == strings(data)
+
+
+def test_the_bridge_of_the_task_is_refused_between_views(load, write_lines, bos_tokenizer):
+    """Where the tokenizer has no separator, the task's bridge is a line break."""
+    files = {
+        "train_file": write_lines(*labelled(0, 3), name="train.jsonl"),
+        "views_file": write_lines(*paraphrases(0, 3), name="views.jsonl"),
+    }
+    config = DataConfig(**files, validation_size=0, views_validation_size=0, views_bridge="\n")
+    with pytest.raises(ConfigError, match="is the bridge of the task's rows too"):
+        load_data(config, JEPAConfig(), bos_tokenizer)
+
+
+def test_chats_among_the_views_have_their_templates_bridge(write_lines, chat_tokenizer):
+    """A bridge that was asked for, and has no place, is an error."""
+    turns = [{"role": "user", "content": "plain"}, {"role": "assistant", "content": "said"}]
+    files = {
+        "train_file": write_lines(*labelled(0, 3), name="train.jsonl"),
+        "views_file": write_lines({"messages": turns}, {"messages": turns}, name="views.jsonl"),
+    }
+    settings = {**files, "validation_size": 0, "views_validation_size": 0}
+    data = load_data(DataConfig(**settings), JEPAConfig(), chat_tokenizer)
+    assert "assistant" in data.tokenizer.decode(data.views.pairs[0].bridge_ids)
+    with pytest.raises(ConfigError, match="views_bridge=' : ' has no place in rows of messages"):
+        load_data(DataConfig(**settings, views_bridge=" : "), JEPAConfig(), chat_tokenizer)
+
+
 # ---- which rows carry what ----
 
 
@@ -229,6 +264,8 @@ def test_the_view_rows_set_aside_are_the_same_in_every_arm_and_are_not_trained_o
         ({"views_ratio": 0.5}, "views_ratio=0.5 needs views_file"),
         ({"task_views": False}, "task_views=False needs views_file"),
         ({"views_cross_entropy": False}, "views_cross_entropy=False needs views_file"),
+        ({"views_bridge": "?"}, "views_bridge='\\?' needs views_file"),
+        ({"views_file": "v.jsonl", "views_bridge": ""}, "views_bridge is empty"),
         ({"views_text_column": "a"}, "views_text_column='a' needs views_file"),
         ({"views_file": "v.jsonl", "views_ratio": -1}, "views_ratio=-1 must be a finite number"),
         (

@@ -90,6 +90,13 @@ class DataConfig:
         },
     )
     views_code_column: str | None = field(default=None, metadata={"help": "Column of the code view in views_file."})
+    views_bridge: str = field(
+        default=" ~ ",
+        metadata={
+            "help": "What stands between the views of a row of views_file. Another than the task's, or one bridge "
+            "would ask for two kinds of answer. Rows of messages have the chat template's."
+        },
+    )
     views_pairing: str = field(
         default="row",
         metadata={
@@ -228,6 +235,8 @@ class DataConfig:
                 value = getattr(self, each.name)
                 if (each.name.startswith("views_") or each.name == "task_views") and value != each.default:
                     raise ValueError(f"{each.name}={value!r} needs views_file. Set it, or remove {each.name}.")
+        if not self.views_bridge:
+            raise ValueError("views_bridge is empty. Set it to what stands between the views, or leave it out.")
         if self.views_pairing != "row" and self.views_code_column is not None:
             raise ValueError(
                 f"views_code_column={self.views_code_column!r} contradicts views_pairing={self.views_pairing!r}: there "

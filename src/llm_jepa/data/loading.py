@@ -134,7 +134,11 @@ def load_data(config: DataConfig, jepa: JEPAConfig, tokenizer: PreTrainedTokeniz
     if config.views_file is not None:
         splits |= {"views": views, "views_validation": views_validation}
     marks = {"train": {"use_jepa": config.task_views}, "views": {"use_ce": config.views_cross_entropy}}
-    encoded = {name: split.encode(encoder, config, **marks.get(name, {})) for name, split in splits.items()}
+    views_encoder = _views_encoder(config, jepa, encoder, views)
+    encoded = {
+        name: split.encode(views_encoder if "views" in name else encoder, config, **marks.get(name, {}))
+        for name, split in splits.items()
+    }
     for name, split in splits.items():
         check_labels(encoded[name], encoder, jepa)
         _note_losses(split, encoded[name], config, notes)
@@ -261,6 +265,30 @@ def _read_views(
         )
     _set_validation_aside(views, validation, config.views_validation_size, notes, "views_validation_size")
     return views, validation, {"leaked_view_rows": num_texts, "leaked_view_codes": num_codes}
+
+
+def _views_encoder(config: DataConfig, jepa: JEPAConfig, encoder: PairEncoder, views: _Split) -> PairEncoder:
+    """Return the encoder of view rows, whose bridge tells the model that another view is asked for, and no answer.
+
+    Raises:
+        ConfigError: If `views_bridge` is the task's own bridge, or view rows are chats, which have their template's.
+    """
+    if config.views_file is None:
+        return encoder
+    if encoder.chat is not None and _is_chat(views):
+        if config.views_bridge != DataConfig.views_bridge:
+            raise ConfigError(
+                f"views_bridge={config.views_bridge!r} has no place in rows of messages, which the chat template "
+                "renders. Leave it out, or give view rows as two strings."
+            )
+        return encoder
+    views_encoder = PairEncoder(encoder.tokenizer, config, jepa.jepa_split, jepa.jepa_views, bridge=config.views_bridge)
+    if views_encoder.bridge_ids == encoder.bridge_ids:
+        raise ConfigError(
+            f"views_bridge={config.views_bridge!r} is the bridge of the task's rows too: a text before it would ask "
+            "for an answer and for another view at once. Set another."
+        )
+    return views_encoder
 
 
 def _make_tokenizer(config: DataConfig, train: Sequence[Example]) -> PreTrainedTokenizerBase:

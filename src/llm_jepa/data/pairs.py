@@ -46,7 +46,8 @@ class PairEncoder:
             strings are never wrapped in a template that they did not ask for.
         bos_ids: The start token, where the tokenizer puts one before a text; it opens the text view.
         bridge_ids: The tokens between the views of a row without chat template: the tokenizer's separator,
-            or else a line break (our choice: every tokenizer has one, and few views end or start with it).
+            or else a line break (our choice: every tokenizer has one, and few views end or start with it); or what
+            the argument `bridge` says.
         end_ids: All tokens that end an answer, for generation to stop at.
 
     Raises:
@@ -59,6 +60,7 @@ class PairEncoder:
         data_config: DataConfig,
         jepa_split: float = 0.5,
         jepa_views: str = "prefix",
+        bridge: str | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.config = data_config
@@ -71,8 +73,8 @@ class PairEncoder:
                 "learn to stop. Set eos_token in its tokenizer_config.json."
             )
         self.bos_ids = _start_ids(tokenizer)
-        separator = tokenizer.sep_token_id
-        self.bridge_ids = encode_text(tokenizer, "\n") if separator is None else [int(separator)]
+        separator = None if bridge is not None else tokenizer.sep_token_id
+        self.bridge_ids = encode_text(tokenizer, bridge or "\n") if separator is None else [int(separator)]
         chat_end = [self.chat.end_id] if self.chat else []
         eos = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
         self.end_ids = list(dict.fromkeys(chat_end + eos))
