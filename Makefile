@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
+EXTRAS := $(VENV)/installed-extras
 # The tests run small models: one thread each, and one process for each core.
 TEST   := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
@@ -38,7 +39,7 @@ doctest: $(STAMP)
 unit: $(STAMP)
 	$(TEST) -q -n auto -m "not slow and not gpu and not long"
 
-test-slow: $(STAMP)
+test-slow: $(EXTRAS)
 	$(TEST) -q -m slow
 
 test-long: $(STAMP)
@@ -53,7 +54,9 @@ bench: $(STAMP)
 
 reliability: FAULTS = not slow and not gpu and not long
 reliability-long: FAULTS = not gpu
-reliability reliability-long: $(STAMP)
+reliability: $(STAMP)
+reliability-long: $(EXTRAS)
+reliability reliability-long:
 	@rm -f $(VENV)/faults.jsonl
 	LLM_JEPA_FAULTS=$(VENV)/faults.jsonl $(TEST) -q tests/faults -m "$(FAULTS)"
 	$(BIN)/python tests/faults/write_table.py $(VENV)/faults.jsonl
@@ -70,6 +73,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# What only the slow tests need.
+$(EXTRAS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[qlora,ray]'
 	@touch $@
 
 clean:

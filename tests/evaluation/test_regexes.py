@@ -10,7 +10,6 @@ import itertools
 import json
 import random
 import re
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -253,25 +252,23 @@ def test_an_empty_output_is_wrong_even_where_the_gold_matches_the_empty_line(out
 
 @pytest.mark.skipif(not SYNTH_TEST.exists(), reason="NL-RX-SYNTH is not here")
 def test_the_golds_of_synth_are_all_decided_against_themselves_and_their_neighbours():
-    """4,000 comparisons: none unknown (0.1% is promised), none over a second; what is said is checked on lines."""
+    """4,000 comparisons: none unknown (0.1% is promised); what is said is checked on lines."""
     golds = [
         json.loads(line)["messages"][-1]["content"] for line in SYNTH_TEST.read_text(encoding="utf-8").splitlines()
     ]
     assert len(golds) == 2000
     parsed = [parse(gold) for gold in golds]
-    rng, verdicts, slowest = random.Random(82), Counter(), 0.0
+    rng, verdicts = random.Random(82), Counter()
     lines_of_synth = ["", "dog", "a", "A1", "dog 7", "ring", "truck lake", "e-E", "aaaaaaa", "dogtruck1", "1ringAdog"]
     for number, gold in enumerate(golds):
         respelled = parse(f"~(~((?:{gold})))&.*")
         assert difference(parsed[number], respelled) is None
         neighbour = (number + 1) % len(golds)
-        start = time.thread_time()
         try:
             found = difference(parsed[number], parsed[neighbour])
         except BudgetError:
             verdicts["unknown"] += 1
             continue
-        slowest = max(slowest, time.thread_time() - start)
         verdicts["different" if found else "equal"] += 1
         if number % 16 == 0:
             line = found.line if found else rng.choice(lines_of_synth)
