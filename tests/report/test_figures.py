@@ -10,9 +10,11 @@ import matplotlib as mpl
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from llm_jepa.evaluation.evaluate import BY_LIKELIHOOD
+from llm_jepa.evaluation.scorers import ALIASES, NAMES
 from llm_jepa.experiments.results import RunResult, build_results
 from llm_jepa.report import figures
-from llm_jepa.report.figures import plot_comparison, plot_curves, summarize_seeds
+from llm_jepa.report.figures import FIGURES, OTHER_SCORES, plot_comparison, plot_curves, summarize_seeds
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -195,3 +197,11 @@ def test_neighbouring_arms_differ_in_colour_and_an_arm_keeps_its_look():
     assert len({(look["color"], look["linestyle"]) for look in looks}) == 16
     assert len({look["color"] for look in looks[:7]}) == 7
     assert figures._look("arm-2", arms) == figures._look("arm-2", arms[:3])
+
+
+def test_every_scorer_has_a_panel():
+    """Those that are always reported by name, and all others."""
+    reported = {name for name in (*NAMES, *BY_LIKELIHOOD) if name not in ALIASES.values()}
+    assert set(OTHER_SCORES) == reported
+    keys = {key for panel in FIGURES["accuracy"] for key in panel.keys}
+    assert {f"eval_{name}" for name in (*reported, *ALIASES)} <= keys

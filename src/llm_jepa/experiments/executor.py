@@ -22,9 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import yaml
 from tqdm import tqdm
 
 from llm_jepa.errors import ConfigError, LLMJEPAError
+from llm_jepa.evaluation.evaluate import EvaluationConfig
 from llm_jepa.files import read_json_lines, write_json
 from llm_jepa.processes import PARENT
 
@@ -307,9 +309,8 @@ class StartingPool(_LocalPool):
     """Starts an interpreter for each run."""
 
     def start(self, job: Job, own: Mapping[str, str] | None = None) -> Attempt:
-        own = (
-            self._take_devices(job) | dict(own or {}) | {PARENT: str(os.getpid())}
-        )  # so that no run outlives this process
+        parent = {PARENT: str(os.getpid())}  # so that no run outlives this process
+        own = self._take_devices(job) | dict(own or {}) | parent
         with job.log.open("ab") as log:
             # Apart from the terminal: Ctrl-C reaches this process alone, which then stops its runs in order.
             process = subprocess.Popen(
@@ -493,8 +494,11 @@ class _Bar:
 
 def _report_done(job: Job) -> None:
     record = json.loads((job.folder / "eval.json").read_text())
-    scores = " | ".join(f"{name} {record[name]:.3f}" for name in ("exact_match", "starts_with") if name in record)
-    logger.info("run    %-24s done in %4.0f s | %s", job.name, record["training_time_s"], scores)
+    metric = yaml.safe_load((job.folder / "config.yaml").read_text(encoding="utf-8")).get(
+        "metric", EvaluationConfig.metric
+    )
+    score = f" | {metric} {record[metric]:.3f}" if isinstance(record.get(metric), int | float) else ""
+    logger.info("run    %-24s done in %4.0f s%s", job.name, record["training_time_s"], score)
 
 
 def _last_step(job: Job) -> int:

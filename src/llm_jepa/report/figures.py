@@ -79,6 +79,9 @@ class Panel:
     reference: float | None = None
 
 
+OTHER_SCORES = ("regex", "number", "any_of", "label", "sql", "choice", "choice_per_byte")
+"""Scorers that are reported where they are asked for; by name, for figures know results and not what made them."""
+
 FIGURES: dict[str, tuple[Panel, ...]] = {
     "loss": (
         Panel(("ce_loss",), "Cross-entropy, training", "nats per token"),
@@ -87,6 +90,7 @@ FIGURES: dict[str, tuple[Panel, ...]] = {
     "accuracy": (
         Panel(("eval_exact_match", "exact_match", "eval/exact_match"), "Exact match, held out", "%", percent=True),
         Panel(("eval_starts_with", "starts_with", "eval/starts_with"), "Starts with gold, held out", "%", percent=True),
+        *(Panel((f"eval_{name}",), f"Right by {name}, held out", "%", percent=True) for name in OTHER_SCORES),
         Panel(("eval_token_accuracy", "token_accuracy"), "Next-token accuracy, held out", "%", percent=True),
     ),
     "jepa_loss": (

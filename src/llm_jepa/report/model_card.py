@@ -17,6 +17,7 @@ import yaml
 from llm_jepa import __version__
 from llm_jepa.files import read_json_lines
 
+from .figures import OTHER_SCORES
 from .serving import Exported, python_snippet, server_commands
 
 MARK = "<!-- made by llm-jepa export -->"
@@ -141,12 +142,16 @@ def _last(log: Sequence[Mapping[str, Any]], key: str, step: int) -> str:
     return f"{values[-1]:.3f}" if values else ""
 
 
+def _other_scores(report: Mapping[str, Any]) -> str:
+    return "".join(f", {name} {_percent(report[name])}" for name in OTHER_SCORES if name in report)
+
+
 def _results(report: Mapping[str, Any], results: Mapping[str, Any] | None, name: str) -> str:
     lines = ["## Results"]
     if "num_rows" in report:
         lines.append(
             f"On {report['num_rows']:,} test rows: exact match {_percent(report['exact_match'])}, starts with "
-            f"{_percent(report['starts_with'])}. Text-to-code retrieval: recall@1 "
+            f"{_percent(report['starts_with'])}{_other_scores(report)}. Text-to-code retrieval: recall@1 "
             f"{_percent(report['retrieval']['recall@1'])} among {report['retrieval']['num_candidates']:,.0f} codes."
         )
     elif report.get("validation"):
