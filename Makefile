@@ -58,7 +58,7 @@ reliability: $(STAMP)
 reliability-long: $(EXTRAS)
 reliability reliability-long:
 	@rm -f $(VENV)/faults.jsonl
-	LLM_JEPA_FAULTS=$(VENV)/faults.jsonl $(TEST) -q tests/faults -m "$(FAULTS)"
+	LLM_JEPA_FAULTS=$(CURDIR)/$(VENV)/faults.jsonl $(TEST) -q tests/faults -m "$(FAULTS)"
 	$(BIN)/python tests/faults/write_table.py $(VENV)/faults.jsonl
 
 bench-gpu: $(STAMP)

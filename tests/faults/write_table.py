@@ -17,13 +17,13 @@ BEGIN, END = "<!-- table: made by `make reliability` -->", "<!-- end of table --
 
 def read_rows(path: Path) -> list[dict]:
     """Return one row a fault: what was tried, how often, how often it was survived, and the seconds it took."""
-    rows: dict[str, dict] = {}
+    rows: dict[tuple[str, str], dict] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
-        row = rows.setdefault(entry["id"], entry | {"tried": 0, "passed": 0, "seconds": 0.0})
+        row = rows.setdefault((entry["id"], entry["fault"]), entry | {"tried": 0, "passed": 0, "seconds": 0.0})
         for name in ("tried", "passed", "seconds"):
             row[name] += entry[name]
-    return sorted(rows.values(), key=lambda row: _order(row["id"]))
+    return sorted(rows.values(), key=lambda row: (_order(row["id"]), row["fault"]))
 
 
 def _order(name: str) -> tuple[str, int, str]:
