@@ -52,7 +52,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/step_cost.py
 	$(BIN)/python benchmarks/nanogpt_step.py
 
-reliability: FAULTS = not slow and not gpu and not long
+reliability: FAULTS = not gpu and not long
 reliability-long: FAULTS = not gpu
 reliability: $(STAMP)
 reliability-long: $(EXTRAS)

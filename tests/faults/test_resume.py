@@ -17,7 +17,9 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "name", [name if name == "accumulation" else pytest.param(name, marks=pytest.mark.slow) for name in SETTINGS]
+)
 def test_n9_every_checkpoint_goes_on_to_the_same_bits(name, make_run, final_weights, fault_row):
     """Ten checkpoints, over ends of epochs, in each of four settings: weights and log are those of the whole run."""
     settings = {**SETTINGS[name], "max_steps": CHECKPOINTS + 1}

@@ -102,6 +102,7 @@ def kill_runs(folder: Path, count: int) -> threading.Thread:
     return thread
 
 
+@pytest.mark.slow
 def test_d1_a_killed_run_is_marked_and_the_rest_finish_and_a_rerun_does_only_it(
     sweep, quick_runs, tmp_path, caplog, fault_row
 ):
@@ -188,6 +189,7 @@ def finish(sweep, folder, quick_runs) -> None:
     assert not (folder / OWNER_FILE).exists()
 
 
+@pytest.mark.slow
 def test_d2_a_killed_sweep_leaves_no_process_and_goes_on_from_its_folders(
     sweep, quick_runs, run_child, tmp_path, fault_row
 ):
@@ -377,6 +379,7 @@ def test_d5_a_log_cut_at_any_byte_gives_its_whole_lines(tmp_path, fault_row):
     assert refused > 0.9 * len(content)
 
 
+@pytest.mark.slow
 def test_d5_a_run_that_goes_on_after_a_cut_log_has_each_step_once(tiny_settings, warmed_up, tmp_path):
     """The half line is not written on: the log begins with what the checkpoint remembers."""
     settings = tiny_settings(max_steps=3, save_steps=1)

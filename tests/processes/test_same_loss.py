@@ -95,7 +95,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("accumulation", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_two_processes_train_as_one(accumulation, train, start_ranks):
     """2 processes x 2 rows against 1 process x 4 rows, micro-batch by micro-batch; three optimizer steps or more."""
 
