@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import math
 import pickle
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -42,6 +41,7 @@ from .arguments import JEPATrainingArguments
 from .checkpoints import check_room, find_newest, find_problem, publish, read_facts, remove_leftovers, rotate, staged
 from .embedding import view_embeddings
 from .gradients import compare_gradients
+from .meters import StepTimer, TermMeter
 from .monitors import CollapseAlarm, embedding_monitors
 from .resume import check_resume, describe_run, describe_views
 from .sampler import BesideRows, LengthGroupedSampler, MixedBatches, SharedBatches
@@ -643,38 +643,6 @@ class _Follow(TrainerCallback):
             control.should_log |= control.should_save or control.should_training_stop
 
 
-class StepTimer:
-    """Times optimizer steps from the first micro-batch to the end of the step, everything else left out.
-
-    The first steps allocate and warm caches, and are not counted.
-    """
-
-    def __init__(self, warm_up: int = 3) -> None:
-        self.warm_up = warm_up
-        self.times_s: list[float] = []
-        self._start = math.nan
-
-    def start(self) -> None:
-        """Begin a step."""
-        _wait_for_device()
-        self._start = time.perf_counter()
-
-    def leave_out(self, time_s: float) -> None:
-        """Take time that was spent on something else out of the step at hand."""
-        self._start += time_s
-
-    def stop(self) -> None:
-        """End the step."""
-        _wait_for_device()
-        self.times_s.append(time.perf_counter() - self._start)
-
-    def summary(self) -> dict[str, float]:
-        """Return the median and the mean time of a step in seconds, and the number of steps they are over."""
-        times = self.times_s[self.warm_up :] or self.times_s
-        median, mean = (statistics.median(times), statistics.fmean(times)) if times else (math.nan, math.nan)
-        return {"step_time_s": median, "mean_step_time_s": mean, "num_steps_timed": len(times)}
-
-
 @contextmanager
 def _plain_tensors_only(checkpoint: str | None) -> Iterator[None]:
     """Say it clearly where transformers, which loads plain tensors alone, meets a file with code in it."""
@@ -685,80 +653,6 @@ def _plain_tensors_only(checkpoint: str | None) -> Iterator[None]:
             f"{checkpoint} has a file that holds code beside its tensors, or is damaged; it was not loaded. Use "
             "another checkpoint."
         ) from error
-
-
-def _wait_for_device() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-class TermMeter:
-    """Means of the named terms over the optimizer steps since the last line of the log.
-
-    Each micro-batch's terms are its share of the step's means, so they add up within a step, and over processes;
-    the JEPA term is averaged over the steps that had one.
-    """
-
-    def __init__(self) -> None:
-        self._start()
-
-    def _start(self) -> None:
-        self._sums: dict[str, Tensor | float] = {"ce_loss": 0.0, "jepa_loss": 0.0, "lambda_eff": 0.0}
-        self._more: dict[str, Tensor | float] = {}  # the anti-collapse terms
-        self._steps, self._jepa_steps, self._tokens = 0, 0, 0
-        self._lambda_eff, self._time_s, self._since = 0.0, 0.0, time.perf_counter()
-        self._looks: dict[str, list[float]] = {}
-
-    def add(self, output: JEPAOutput, batch: FusedBatch, share: float = 1.0) -> None:
-        """Take in one micro-batch, whose terms count as `share` of themselves."""
-        self._sums["ce_loss"] += output.ce_loss * share
-        if output.lambda_eff:
-            self._sums["jepa_loss"] += output.jepa_loss * share
-            for name, term in output.terms.items():
-                self._more[f"{name}_loss"] = self._more.get(f"{name}_loss", 0.0) + term * share
-        self._lambda_eff = output.lambda_eff
-        self._tokens += int(batch.rows.real.sum()) if batch.num_pairs or batch.num_labels else 0
-
-    def add_looks(self, looks: dict[str, float]) -> None:
-        """Take in values that not every step has; the log gets the mean over those since its last line."""
-        for name, value in looks.items():
-            self._looks.setdefault(name, []).append(value)
-
-    def end_step(self) -> None:
-        """Close an optimizer step."""
-        self._steps += 1
-        self._jepa_steps += self._lambda_eff > 0
-        self._sums["lambda_eff"] += self._lambda_eff
-
-    def pause(self) -> None:
-        """Stop the clock of the token rate."""
-        self._time_s += time.perf_counter() - self._since
-
-    def resume(self) -> None:
-        """Start the clock again."""
-        self._since = time.perf_counter()
-
-    def pop(self) -> dict[str, float]:
-        """Return the means (nats a token, distance a pair, weight, tokens a second) and start anew."""
-        self.pause()
-        steps = max(self._steps, 1)
-        own = (
-            float(self._sums["ce_loss"]),
-            float(self._sums["jepa_loss"]),
-            self._tokens,
-            *map(float, self._more.values()),
-        )
-        ce_sum, jepa_sum, tokens, *more = (sum(share) for share in zip(*gather(own), strict=True))
-        terms = {
-            "ce_loss": ce_sum / steps,
-            "jepa_loss": jepa_sum / self._jepa_steps if self._jepa_steps else math.nan,
-            **{name: each / max(self._jepa_steps, 1) for name, each in zip(self._more, more, strict=True)},
-            "lambda_eff": float(self._sums["lambda_eff"]) / steps,
-            "tokens_per_s": tokens / max(self._time_s, 1e-9),
-        }
-        terms |= {name: statistics.fmean(values) for name, values in self._looks.items()}
-        self._start()
-        return terms
 
 
 def _non_finite(what: str, step: int, output: JEPAOutput, batch: FusedBatch) -> str:
