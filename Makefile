@@ -77,7 +77,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 # What only the slow tests need.
 $(EXTRAS): $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[qlora,ray]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[qlora,ray,trl]'
 	@touch $@
 
 clean:

@@ -37,6 +37,7 @@ def test_without_trl_it_says_what_to_install(monkeypatch, capsys):
     assert "pip install -e '.[trl]'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_both_trainers_take_the_same_steps(capsys, monkeypatch):
     """From the same weights, on the same rows: every loss within 1e-4."""
