@@ -159,13 +159,19 @@ def test_no_global_state_is_left_behind(tmp_path):
 
 @pytest.mark.parametrize("num_arms", [1, 4, 9])
 def test_no_two_texts_overlap(tmp_path, monkeypatch, num_arms: int):
-    """Titles, labels, ticks, legends and verdicts keep apart, for one arm and for nine with long names."""
+    """Titles, labels, ticks, legends, alarms and verdicts keep apart, for one arm and for nine, wide and narrow."""
     drawn = []
-    monkeypatch.setattr(figures, "_save", lambda figure, folder, name: drawn.append(figure) or [])
+    monkeypatch.setattr(figures, "_save", lambda figure, folder, name, narrow: drawn.extend((figure, narrow)) or [])
     arms = [f"jepa-infonce-lambda-0.{i}" for i in range(num_arms)]
-    plot_curves({arm: {1: rows(0.1 * i), 2: rows(0.2 * i)} for i, arm in enumerate(arms)}, None, tmp_path)
+    alarm = {"alarmed": True, "first_step": 10}
+    plot_curves(
+        {arm: {1: rows(0.1 * i), 2: rows(0.2 * i)} for i, arm in enumerate(arms)},
+        None,
+        tmp_path,
+        {arms[0]: {"1": alarm, "2": alarm}},
+    )
     plot_comparison(results_of(num_arms), tmp_path)
-    assert len(drawn) == 5
+    assert len(drawn) == 10
     for figure in drawn:
         boxes = text_boxes(figure)
         for i, (words, box) in enumerate(boxes):

@@ -16,7 +16,8 @@ import pytest
 
 from llm_jepa.experiments.results import RunResult, build_results
 from llm_jepa.report.figures import plot_comparison
-from llm_jepa.report.html import NUM_EXAMPLES, write_report
+from llm_jepa.report.html import write_report
+from llm_jepa.report.run_folders import NUM_EXAMPLES
 
 HOSTILE = [
     "<script>alert(1)</script>",
