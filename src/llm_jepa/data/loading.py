@@ -115,61 +115,25 @@ def load_data(config: DataConfig, jepa: JEPAConfig, tokenizer: PreTrainedTokeniz
     if config.train_file is None:
         raise ConfigError("train_file is not set. Set it to a .jsonl or .parquet file of training rows.")
     notes: list[str] = []
-    train = _Split.read("training", config.train_file, config, config.max_train_rows)
-    validation = _Split.read("validation", config.validation_file, config)
-    test = _Split.read("test", config.test_file, config, config.max_test_rows)
-    leaks = _handle_leaks(train, validation, test, config.on_leak, notes)
-    duplicates = _handle_duplicates(train, config.on_duplicate, notes)
-    if config.validation_file is None:
-        _set_validation_aside(train, validation, config.validation_size, notes)
-    views, views_validation, leaked_views = _read_views(config, Joined(validation.examples, test.examples), notes)
-
+    splits, counts = _read_splits(config, notes)
+    train, views = splits["train"], splits.get("views", _Split("view"))
     if tokenizer is None:
         tokenizer = _make_tokenizer(config, Joined(train.examples, views.examples))
     encoder = PairEncoder(tokenizer, config, jepa.jepa_split, jepa.jepa_views)
-    system_note = check_system_messages(chain(train.examples, validation.examples, test.examples), encoder)
+    system_note = check_system_messages(
+        chain.from_iterable(splits[name].examples for name in ("train", "validation", "test")), encoder
+    )
     if system_note:
         notes.append(system_note)
-    splits = {"train": train, "validation": validation, "test": test}
-    if config.views_file is not None:
-        splits |= {"views": views, "views_validation": views_validation}
-    marks = {"train": {"use_jepa": config.task_views}, "views": {"use_ce": config.views_cross_entropy}}
-    views_encoder = _views_encoder(config, jepa, encoder, views)
-    encoded = {
-        name: split.encode(views_encoder if "views" in name else encoder, config, **marks.get(name, {}))
-        for name, split in splits.items()
-    }
-    for name, split in splits.items():
-        check_labels(encoded[name], encoder, jepa)
-        _note_losses(split, encoded[name], config, notes)
-    _note_forms(train, encoder, jepa, notes)
-    _note_round_trips(encoded["train"], encoder, notes)
-    _check_terms(encoded["train"], encoded.get("views"), config, jepa)
-    _note_views(encoded["train"], encoded.get("views"), config, jepa, notes)
-    _note_begin_token(train, encoded["train"], encoder, notes)
-    if not jepa.train_end_token:
-        notes.append(
-            "End tokens are not under cross-entropy (train_end_token: false): answers will run to max_new_tokens."
-        )
-
-    summary: dict[str, Any] = {name: _account(split, encoded[name]) for name, split in splits.items()}
-    uses_template = encoder.chat is not None and _is_chat(train)
-    summary |= {**leaks, "duplicate_rows": duplicates, "vocab_size": len(tokenizer), "chat_template": uses_template}
-    if config.views_file is not None:
-        summary |= {**leaked_views, "views_ratio": config.views_ratio}
-        for name in ("train", "views"):
-            summary[name] |= {"jepa": encoded[name].num_jepa, "cross_entropy": encoded[name].num_ce}
+    encoded = _encode_splits(splits, config, jepa, encoder)
+    _check_encoded(splits, encoded, config, jepa, encoder, notes)
     for note in notes:
         logger.info(note)
     return LoadedData(
         tokenizer=tokenizer,
         encoder=encoder,
-        train=encoded["train"],
-        validation=encoded["validation"],
-        test=encoded["test"],
-        views=encoded.get("views", EncodedPairs()),
-        views_validation=encoded.get("views_validation", EncodedPairs()),
-        summary=summary,
+        **encoded,
+        summary=_summarise(splits, encoded, counts, config, encoder),
         notes=notes,
     )
 
@@ -198,6 +162,84 @@ def data_fingerprint(files: Iterable[str | None]) -> dict[str, str]:
         if name is not None and path is not None and path.exists():
             fingerprint[name] = _hash_path(path)
     return fingerprint
+
+
+def _read_splits(config: DataConfig, notes: list[str]) -> tuple[dict[str, _Split], dict[str, int]]:
+    """Read and clean all splits; return them by their name in `LoadedData`, and counts of leaks and duplicates."""
+    train = _Split.read("training", config.train_file, config, config.max_train_rows)
+    validation = _Split.read("validation", config.validation_file, config)
+    test = _Split.read("test", config.test_file, config, config.max_test_rows)
+    counts = _handle_leaks(train, validation, test, config.on_leak, notes)
+    counts["duplicate_rows"] = _handle_duplicates(train, config.on_duplicate, notes)
+    if config.validation_file is None:
+        _set_validation_aside(train, validation, config.validation_size, notes)
+    splits = {"train": train, "validation": validation, "test": test}
+    if config.views_file is not None:
+        views, views_validation, leaked = _read_views(config, Joined(validation.examples, test.examples), notes)
+        splits |= {"views": views, "views_validation": views_validation}
+        counts |= leaked
+    return splits, counts
+
+
+def _encode_splits(
+    splits: dict[str, _Split], config: DataConfig, jepa: JEPAConfig, encoder: PairEncoder
+) -> dict[str, EncodedPairs]:
+    views_encoder = _views_encoder(config, jepa, encoder, splits["views"]) if "views" in splits else encoder
+    marks = {"train": {"use_jepa": config.task_views}, "views": {"use_ce": config.views_cross_entropy}}
+    return {
+        name: split.encode(views_encoder if "views" in name else encoder, config, **marks.get(name, {}))
+        for name, split in splits.items()
+    }
+
+
+def _check_encoded(
+    splits: dict[str, _Split],
+    encoded: dict[str, EncodedPairs],
+    config: DataConfig,
+    jepa: JEPAConfig,
+    encoder: PairEncoder,
+    notes: list[str],
+) -> None:
+    """Raise where the encoded rows cannot train what was asked for, and say what a user may not expect."""
+    for name, split in splits.items():
+        check_labels(encoded[name], encoder, jepa)
+        _note_losses(split, encoded[name], config, notes)
+    _note_forms(splits["train"], encoder, jepa, notes)
+    _note_round_trips(encoded["train"], encoder, notes)
+    _check_terms(encoded["train"], encoded.get("views"), config, jepa)
+    _note_views(encoded["train"], encoded.get("views"), config, jepa, notes)
+    _note_begin_token(splits["train"], encoded["train"], encoder, notes)
+    if not jepa.train_end_token:
+        notes.append(
+            "End tokens are not under cross-entropy (train_end_token: false): answers will run to max_new_tokens."
+        )
+
+
+def _summarise(
+    splits: dict[str, _Split],
+    encoded: dict[str, EncodedPairs],
+    counts: dict[str, int],
+    config: DataConfig,
+    encoder: PairEncoder,
+) -> dict[str, Any]:
+    """Return `LoadedData.summary`."""
+    summary: dict[str, Any] = {
+        name: {
+            "rows_in": split.rows_in,
+            "kept": len(encoded[name]),
+            "dropped": dict(split.dropped),
+            "truncated": encoded[name].truncated,
+        }
+        for name, split in splits.items()
+    }
+    summary |= counts
+    summary["vocab_size"] = len(encoder.tokenizer)
+    summary["chat_template"] = encoder.chat is not None and _is_chat(splits["train"])
+    if config.views_file is not None:
+        summary["views_ratio"] = config.views_ratio
+        for name in ("train", "views"):
+            summary[name] |= {"jepa": encoded[name].num_jepa, "cross_entropy": encoded[name].num_ce}
+    return summary
 
 
 def _handle_leaks(train: _Split, validation: _Split, test: _Split, policy: str, notes: list[str]) -> dict[str, int]:
@@ -245,10 +287,7 @@ def _read_views(
     config: DataConfig, held_out: Sequence[Example], notes: list[str]
 ) -> tuple[_Split, _Split, dict[str, int]]:
     """Read and clean the view pairs; return those to train on, those set aside, and counts of leaks."""
-    views, validation = _Split("view"), _Split("view validation")
-    if config.views_file is None:
-        return views, validation, {}
-    views = _Split.of("view", read_views(config))
+    views, validation = _Split.of("view", read_views(config)), _Split("view validation")
     kept, num_texts = apply_views_leak_policy(views.examples, held_out, config.on_leak)
     views.keep(kept, "leak")
     if num_texts:
@@ -273,8 +312,6 @@ def _views_encoder(config: DataConfig, jepa: JEPAConfig, encoder: PairEncoder, v
     Raises:
         ConfigError: If `views_bridge` is the task's own bridge, or view rows are chats, which have their template's.
     """
-    if config.views_file is None:
-        return encoder
     if encoder.chat is not None and _is_chat(views):
         if config.views_bridge != DataConfig.views_bridge:
             raise ConfigError(
@@ -409,15 +446,6 @@ def _note_begin_token(train: _Split, encoded: EncodedPairs, encoder: PairEncoder
             f"The tokenizer begins a text with {encoder.tokenizer.bos_token!r}, its chat template does not: rows have "
             "no begin token, as in every other tool that uses the template."
         )
-
-
-def _account(split: _Split, encoded: EncodedPairs) -> dict[str, Any]:
-    return {
-        "rows_in": split.rows_in,
-        "kept": len(encoded),
-        "dropped": dict(split.dropped),
-        "truncated": encoded.truncated,
-    }
 
 
 def _hash_path(path: Path) -> str:

@@ -1,0 +1,117 @@
+"""Commands on data: `data make`, `data inspect`, `data check`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from llm_jepa.errors import CheckFailedError, ConfigError
+
+from .parsing import add_command, add_set, overrides, positive, read_settings, without_experiment
+from .printing import WIDTH, print_hanging, print_json
+
+
+def register(commands: Any) -> None:
+    """Add the commands of this module to the parser."""
+    data = commands.add_parser("data", help="make, inspect and check data").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    make = add_command(data, "make", _data_make, "generate pairs")
+    make.add_argument("kind", choices=["nlrx"], help="nlrx: descriptions and regular expressions")
+    make.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write")
+    make.add_argument("--num", type=int, required=True, metavar="N", help="number of pairs")
+    make.add_argument("--seed", type=int, default=0, metavar="S", help="seed; the same gives the same file")
+    make.add_argument("--test-out", type=Path, metavar="FILE", help="also test pairs, whose codes are not in FILE")
+    make.add_argument("--num-test", type=int, metavar="N", help="number of test pairs")
+    make.add_argument(
+        "--phrasing",
+        choices=["plain", "colloquial", "both"],
+        default="plain",
+        help="words of the descriptions (with --test-out, of the test pairs); both: pairs of two phrasings, no regex",
+    )
+    make.add_argument("--force", action="store_true", help="write over a file that is there")
+
+    inspect = add_command(data, "inspect", _data_inspect, "show rows as the model sees them")
+    inspect.add_argument("file", metavar="FILE", help="a file of rows")
+    inspect.add_argument("--config", metavar="CONFIG.yaml", help="settings to read it with")
+    inspect.add_argument("--rows", type=positive, default=3, metavar="N", help="rows to show")
+    add_set(inspect)
+
+    check = add_command(data, "check", _data_check, "find duplicates, and test pairs that leaked into train")
+    check.add_argument("train", metavar="TRAIN", help="a file of rows")
+    check.add_argument("test", metavar="TEST", help="a file of rows")
+    check.add_argument("--max-leak", type=int, metavar="N", help="exit with 3 if more test pairs than this leaked")
+    add_set(check)
+
+
+def _data_make(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.data.nlrx import generate_pairs, generate_transfer, generate_views, write_jsonl
+
+    files = {arguments.out: arguments.num}
+    if arguments.out == arguments.test_out:
+        raise ConfigError(f"--out and --test-out are both {arguments.out}. Name two files.")
+    if (arguments.test_out is None) != (arguments.num_test is None):
+        raise ConfigError("--test-out and --num-test belong together: where the test rows go, and how many.")
+    phrasing = arguments.phrasing
+    made: dict[Path, Any]
+    if arguments.test_out and phrasing == "both":
+        raise ConfigError("--phrasing both makes view pairs, which have no regex to test on. Leave --test-out out.")
+    if arguments.test_out:
+        rows = generate_transfer(arguments.num, 0, arguments.num_test, arguments.seed, test_phrasing=phrasing)
+        made = {arguments.out: rows["train"], arguments.test_out: rows["test"]}
+        files[arguments.test_out] = arguments.num_test
+    elif phrasing == "both":
+        made = {arguments.out: generate_views(arguments.num, arguments.seed)}
+    else:
+        made = {arguments.out: generate_pairs(arguments.num, arguments.seed, phrasing=phrasing)}
+    for path in made:
+        if path.exists() and not arguments.force:
+            raise ConfigError(f"{path} is there already. Choose another name, or write over it with --force.")
+    for path, pairs in made.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(pairs, path)
+    return {"files": {str(path): count for path, count in files.items()}, "seed": arguments.seed}
+
+
+def _data_inspect(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.data.inspect import inspect_rows
+    from llm_jepa.data.loading import load_data
+    from llm_jepa.experiments.settings import read_run
+
+    settings = dict(overrides(arguments)) | {"train_file": arguments.file, "validation_size": 0}
+    if arguments.config:
+        settings = without_experiment(read_settings(arguments.config)) | settings
+        settings |= {"test_file": None, "validation_file": None}
+    run = read_run(settings)
+    data = load_data(run.data, run.jepa)
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    print(inspect_rows(data.train, data.tokenizer, run.jepa, num_rows=arguments.rows, colour=colour))
+    if len(data.views):
+        print(f"\nRows of views_file, {run.data.views_ratio:g} for each row above:\n")
+        print(inspect_rows(data.views, data.tokenizer, run.jepa, num_rows=arguments.rows, colour=colour))
+    for note in data.notes:
+        print(textwrap.fill(note, WIDTH))
+    views = {"views": data.summary["views"]} if "views" in data.summary else {}
+    return {"file": arguments.file, **data.summary["train"], **views, "vocab_size": data.summary["vocab_size"]}
+
+
+def _data_check(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.data.checks import check_files
+    from llm_jepa.experiments.settings import read_run
+
+    found = check_files(arguments.train, arguments.test, read_run(dict(overrides(arguments))).data)
+    print(f"train {found['train_rows']:,} rows | test {found['test_rows']:,} rows")
+    print(f"{found['leaked_pairs']:,} test pairs stand in train too; {found['leaked_codes']:,} test codes do")
+    print(f"{found['duplicate_rows']:,} training rows repeat an earlier one")
+    for leak in found["first_leaks"]:
+        print_hanging("  leak       ", f"{leak['test']} = {leak['train']}")
+    for repeat in found["first_duplicates"]:
+        print_hanging("  duplicate  ", f"{repeat['row']} = {repeat['repeats']}")
+    if arguments.max_leak is not None and found["leaked_pairs"] > arguments.max_leak:
+        print_json(found)
+        raise SystemExit(CheckFailedError.exit_code)
+    return found

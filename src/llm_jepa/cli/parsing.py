@@ -1,0 +1,117 @@
+"""How a call is read: the parser, the kinds of its values, and the settings it names."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from llm_jepa.errors import ConfigError
+
+from .printing import print_error
+
+Command = Callable[[argparse.Namespace], dict[str, Any]]
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with our error messages, and no abbreviated flags: `--seed` is not `--seeds`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        print_error(f"{message}. `{self.prog} --help` says more.")
+        raise SystemExit(ConfigError.exit_code)
+
+
+def positive(text: str) -> int:
+    """Return a whole number from 1 on."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def text_view(text: str) -> str:
+    """Return a text view of the command line; one without a token, or that is not UTF-8, has no embedding."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; expected a text such as 'lines with a number'")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("it is not valid UTF-8") from None
+    return text
+
+
+def add_command(
+    commands: Any, name: str, command: Command, text: str, *, shared_out: bool = False
+) -> argparse.ArgumentParser:
+    """Add a command to the parser.
+
+    Args:
+        commands: The subparsers.
+        name: What is typed.
+        command: Does the work and returns what the last line of standard output holds.
+        text: What it does, in lower case, without a full stop.
+        shared_out: Several processes (torchrun, accelerate launch) may do it together.
+    """
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(command=command, shared_out=shared_out)
+    # Also behind the command, where people write it. The default is left to the one before the command.
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
+    return parser
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add CONFIG.yaml and `--set`."""
+    parser.add_argument("config", metavar="CONFIG.yaml", help="settings; `llm-jepa config` lists the keys")
+    add_set(parser)
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """Add `--set key=value`."""
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="key=value", help="override one key; may be repeated"
+    )
+
+
+def read_call(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of CONFIG.yaml with those of `--set` over them."""
+    return read_settings(arguments.config) | dict(overrides(arguments))
+
+
+def read_settings(path: str) -> dict[str, Any]:
+    """Return the settings of a YAML file."""
+    from llm_jepa.experiments.settings import read_yaml
+
+    return read_yaml(path)
+
+
+def without_experiment(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run alone: no arms, no seeds."""
+    from llm_jepa.experiments.settings import ExperimentConfig
+
+    return {key: value for key, value in settings.items() if key not in ExperimentConfig.__dataclass_fields__}
+
+
+def overrides(arguments: argparse.Namespace) -> list[tuple[str, Any]]:
+    """Return key and value of each `--set`."""
+    from llm_jepa.experiments.settings import parse_override
+
+    return [parse_override(text) for text in arguments.set]
+
+
+def numbers(flag: str, text: str) -> list[int]:
+    """Return the whole numbers of a list such as `82,23,37`."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{flag} {text!r}: expected whole numbers, such as {flag} 82,23,37.") from None
+
+
+def checked_seed(seed: Any) -> int:
+    """Return a seed; raise ConfigError if it is none."""
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ConfigError(f"seed={seed!r}: expected a whole number from 0 to 2**32 - 1.")
+    return seed

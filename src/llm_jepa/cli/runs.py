@@ -1,0 +1,193 @@
+"""Commands that read a finished run: `evaluate`, `generate`, `retrieve`, `analyze`, `export`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm_jepa.errors import ConfigError
+from llm_jepa.processes import is_main, join, on_main
+
+from .parsing import add_command, positive, text_view
+from .printing import print_hanging
+
+if TYPE_CHECKING:
+    from llm_jepa.evaluation.evaluate import EvaluationConfig
+
+RETRIEVED = 5
+
+
+def register(commands: Any) -> None:
+    """Add the commands of this module to the parser."""
+    evaluate = add_command(commands, "evaluate", _evaluate, "score a finished run on a file", shared_out=True)
+    evaluate.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    evaluate.add_argument("--data", required=True, metavar="FILE", help="rows to score on")
+    evaluate.add_argument("--predictions", type=Path, metavar="FILE", help="write every answer there")
+    evaluate.add_argument(
+        "--scorer",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="score by this too (docs/scorers.md); may be repeated",
+    )
+    evaluate.add_argument("--databases", metavar="DIR", help="SQLite files for the scorer sql")
+
+    generate = add_command(commands, "generate", _generate, "answer one text")
+    generate.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    generate.add_argument("text", type=text_view, help="the text view")
+
+    retrieve = add_command(commands, "retrieve", _retrieve, "find the codes nearest to one text")
+    retrieve.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    retrieve.add_argument("text", type=text_view, help="the text view")
+    retrieve.add_argument("--data", metavar="FILE", help="rows whose codes are searched (the run's test rows)")
+    retrieve.add_argument("--num", type=positive, default=RETRIEVED, metavar="N", help="codes to show")
+
+    _add_analyze(commands)
+    export = add_command(
+        commands, "export", _export, "write the model of a run as a plain folder; or convert nanoGPT's"
+    )
+    export.add_argument("source", type=Path, metavar="SOURCE", help="a run; or a ckpt.pt, or a GPT-2 folder")
+    export.add_argument("--to", type=Path, required=True, metavar="DEST", help="the folder, or the .pt file, to write")
+    export.add_argument("--merge", action="store_true", help="merge the LoRA adapter of a run into its model")
+    export.add_argument("--force", action="store_true", help="write over an earlier export")
+
+
+def _add_analyze(commands: Any) -> None:
+    analyze = add_command(commands, "analyze", _analyze, "measure the geometry of both views, for runs side by side")
+    analyze.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run; several are compared")
+    analyze.add_argument("--data", metavar="FILE", help="rows to look at, the same for all runs")
+    analyze.add_argument("--split", choices=["test", "validation", "train"], help="rows of the runs' own (test)")
+    analyze.add_argument("--num", type=positive, metavar="N", help="pairs to look at, drawn by --seed (2000, or all)")
+    analyze.add_argument(
+        "--view",
+        choices=["training", "published"],
+        help="where views are read: as trained (default), or at the token before an answer, without [PRED]",
+    )
+    analyze.add_argument("--ridge", type=float, metavar="R", help="ridge of the linear map (0: least squares)")
+    analyze.add_argument("--seed", type=int, metavar="S", help="seed of the draw, of shuffling and of t-SNE (0)")
+    analyze.add_argument("--out", type=Path, metavar="DIR", help="folder to write (geometry/ beside the first RUN)")
+
+
+def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.evaluation.evaluate import evaluate
+    from llm_jepa.evaluation.loading import load_run
+    from llm_jepa.files import write_json_lines
+
+    join()
+    run = load_run(arguments.run)
+    if arguments.predictions:  # before the work, so that a wrong path costs nothing
+        arguments.predictions.parent.mkdir(parents=True, exist_ok=True)
+    settings = _evaluation_settings(arguments, run.evaluation)
+    metrics, records = evaluate(
+        run.jepa, run.encoder, run.rows(arguments.data), settings, progress=sys.stderr.isatty() and is_main()
+    )
+    if arguments.predictions:
+        on_main(write_json_lines, arguments.predictions, records)
+    retrieval = metrics["retrieval"]
+    print(f"{metrics['num_rows']:,} rows of {arguments.data}")
+    print(f"exact match {metrics['exact_match']:.1%} | starts with {metrics['starts_with']:.1%}")
+    for name in (name for name in settings.reported if name not in ("exact_match", "starts_with")):
+        unknown, errors = metrics["num_unknown"][name], metrics["num_gold_errors"][name]
+        print(f"{name} {metrics[name]:.1%} | unknown {unknown:,} | gold answers that cannot be used {errors:,}")
+    print(f"retrieval among {retrieval['num_candidates']:,.0f} codes: recall@1 {retrieval['recall@1']:.1%} | ", end="")
+    print(f"recall@10 {retrieval['recall@10']:.1%} | mrr {retrieval['mrr']:.3f}")
+    return {"run_dir": str(arguments.run), "data": arguments.data, **metrics}
+
+
+def _evaluation_settings(arguments: argparse.Namespace, own: EvaluationConfig) -> EvaluationConfig:
+    """Return a run's settings with the scorers that the call adds."""
+    from dataclasses import replace
+
+    try:
+        return replace(own, scorers=[*own.scorers, *arguments.scorer], databases=arguments.databases or own.databases)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _generate(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.evaluation.loading import load_run
+
+    output = load_run(arguments.run).generate(arguments.text)
+    print(output)
+    return {"text": arguments.text, "output": output}
+
+
+def _retrieve(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.data.generated import with_files
+    from llm_jepa.data.inspect import escape
+    from llm_jepa.evaluation.loading import load_run
+
+    run = load_run(arguments.run)
+    file = arguments.data or with_files(run.data, arguments.run / "data").test_file
+    if file is None:
+        raise ConfigError("This run has no test_file to take candidates from. Name a file with --data.")
+    found = run.retrieve(arguments.text, run.rows(file), arguments.num)
+    for cosine, code in found:
+        print(f"{cosine:7.4f}  {escape(code)}")  # one line a code, whatever is in it
+    return {"text": arguments.text, "candidates": file, "found": [{"cosine": c, "code": code} for c, code in found]}
+
+
+def _analyze(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.analysis.runs import AnalysisConfig, analyze_runs
+    from llm_jepa.analysis.tables import format_geometry, summary, write_geometry
+    from llm_jepa.report.geometry_figures import plot_geometry
+
+    if arguments.data and arguments.split:
+        raise ConfigError("--data and --split both say which rows are read. Name one of them.")
+    chosen = {
+        "file": arguments.data,
+        "split": arguments.split,
+        "num_pairs": arguments.num,
+        "reading": arguments.view,
+        "ridge": arguments.ridge,
+        "seed": arguments.seed,
+    }
+    config = AnalysisConfig(**{key: value for key, value in chosen.items() if value is not None})
+    folder = arguments.out or arguments.runs[0].resolve().parent / "geometry"
+    folder.mkdir(parents=True, exist_ok=True)  # before the work, so that a wrong path costs nothing
+    geometry = analyze_runs(arguments.runs, config)
+    write_geometry(geometry, folder)
+    plot_geometry(geometry, folder)
+    print(format_geometry(geometry))
+    for note in geometry["notes"]:
+        print()
+        print_hanging("note  ", note)
+    print(f"\nFigures: {folder / 'embedding_map_enc.png'}, {folder / 'singular_values.png'}")
+    return {
+        "out": str(folder),
+        **{key: geometry[key] for key in ("split", "file", "num_pairs", "num_codes", "reading", "ridge", "seed")},
+        "runs": summary(geometry),
+    }
+
+
+def _export(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.report.run_export import is_run
+    from llm_jepa.training.nanogpt_export import export
+
+    if is_run(arguments.source) and arguments.to.suffix != ".pt":
+        return _export_run(arguments)
+    if arguments.merge:
+        raise ConfigError("--merge is for the folder of a run that trained LoRA, written to a folder.")
+    done = export(arguments.source, arguments.to, force=arguments.force)
+    print_hanging("wrote  ", f"{done['out']}: {done['parameters']:,} parameters, [PRED] {done['pred_token']}")
+    if done["format"] == "transformers":
+        print_hanging("load   ", f'AutoModelForCausalLM.from_pretrained("{done["out"]}")')
+        print_hanging("note   ", "No tokenizer is in the folder: nanoGPT checkpoints hold none.")
+    else:
+        how = "--init_from=resume and --out_dir set to its folder, where they look for the name ckpt.pt, and the import"
+        print_hanging("load   ", f"nanoGPT's train.py or sample.py, with {how}")
+        print_hanging("       ", "from llm_jepa.nanogpt import GPTConfig, GPT")
+        print_hanging("note   ", "No tokenizer is in the file: nanoGPT checkpoints hold none.")
+    return done
+
+
+def _export_run(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.report.run_export import export_run
+
+    exported = export_run(arguments.source, arguments.to, merge=arguments.merge, force=arguments.force)
+    print(exported.pop("python"))
+    print()
+    print("\n".join(exported.pop("serve")))
+    return exported
