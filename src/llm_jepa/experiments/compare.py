@@ -184,7 +184,11 @@ def summarise(folder: Path) -> Results:
     results["grids"] = {
         arm: _grid_record(experiment, grid, records, chosen[arm]) for arm, grid in experiment.grids.items()
     }
-    results["notes"] = _about_grids(config, experiment.grids) + _about_choices(experiment, results["grids"])
+    results["notes"] = (
+        _about_missing(experiment, records)
+        + _about_grids(config, experiment.grids)
+        + _about_choices(experiment, results["grids"])
+    )
     for kind in config.compare_at:
         if kind != "steps":
             results[f"equal_{kind}"] = _budgeted_results(experiment, kind, compared, baseline)
@@ -394,6 +398,15 @@ def _grid_record(experiment: Experiment, grid: Grid, records: Records, chosen: s
 def _why(job: Job) -> str | None:
     """Return how a run that was given up ended."""
     return json.loads((job.folder / FAILED_FILE).read_text())["reason"] if job.has_failed else None
+
+
+def _about_missing(experiment: Experiment, records: Records) -> list[str]:
+    """Return a sentence about runs that are not in the comparison; those of grids are told with their cells."""
+    missing = [job for job in experiment.jobs if job.arm in experiment.config.arms and job not in records]
+    failed = [f"{job.name} ({why})" for job in missing if (why := _why(job)) is not None]
+    others = [job.name for job in missing if not job.has_failed]
+    notes = [f"Runs that failed, and are in no number here: {', '.join(failed)}."] if failed else []
+    return notes + ([f"Runs that are not done: {', '.join(others)}."] if others else [])
 
 
 def _about_choices(experiment: Experiment, grids: dict[str, dict[str, Any]]) -> list[str]:

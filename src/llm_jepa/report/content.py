@@ -108,8 +108,8 @@ def grid_of(grid: Mapping[str, Any]) -> dict[str, Any]:
     held = [field for field in grid["axes"] if field not in shown_axes(grid)]
     at = next((cell for cell in grid["cells"] if cell["chosen"]), grid["cells"][0])["coordinates"]
     caption = (
-        f"Left, validation rows: {grid['choose_by']}, by which the framed cell was chosen. Right, test rows: "
-        f"{grid['metric']}, looked at after; its best cell is not the one to report. Means over seeds."
+        f"Left or above, validation rows: {grid['choose_by']}, by which the framed cell was chosen. Right or below, "
+        f"test rows: {grid['metric']}, looked at after; its best cell is not the one to report. Means over seeds."
     )
     if held:
         caption += " Of the other axes: " + ", ".join(f"{field} {at[field]}" for field in held) + "."

@@ -331,6 +331,7 @@ def _draw_alarms(axis: Axes, marks: Mapping[str, Mapping[int, int]], arms: Seque
                     fontsize=7,
                     color=colour,
                     va="center",
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
                 )
 
 
@@ -340,32 +341,31 @@ def _draw_alarms(axis: Axes, marks: Mapping[str, Mapping[int, int]], arms: Seque
 def _comparison_figure(results: Mapping[str, Any], *, narrow: bool) -> Figure:
     arms = list(results["arms"])
     comparisons = {comparison["arm"]: comparison for comparison in results["comparisons"]}
-    height_of_arms = sum((0.62, 0.45)[place >= 4] for place in range(len(arms)))  # many arms stand closer
+    num_parts = 2 if comparisons else 1
+    height_of_arms = sum(0.62 if place < 4 else 0.45 for place in range(len(arms)))  # many arms stand closer
     if narrow:
-        figure = Figure(figsize=(NARROW, 2 * (1.0 + 0.75 * height_of_arms)), layout="constrained")
-        left, right = figure.subplots(2, 1)
+        figure = Figure(figsize=(NARROW, num_parts * (1.0 + 0.75 * height_of_arms)), layout="constrained")
+        axes = figure.subplots(num_parts, 1, squeeze=False).ravel()
     else:
         figure = Figure(figsize=(9.0, 1.3 + height_of_arms), layout="constrained")
-        left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.25))
+        ratios = (1, 1.25)[:num_parts]
+        axes = figure.subplots(1, num_parts, squeeze=False, sharey=True, width_ratios=ratios).ravel()
     for height, arm in enumerate(arms):
-        look = _look(arm, arms)
-        _draw_values(left, height, results["arms"][arm], look)
+        _draw_values(axes[0], height, results["arms"][arm], _look(arm, arms))
         if arm in comparisons:
-            _draw_difference(right, height, comparisons[arm], look)
-            _write_verdict(right, height, comparisons[arm], above=narrow)
-    right.axvline(0, color=INK, linewidth=1, zorder=1)
-    baseline = next(iter(comparisons.values()))["baseline"] if comparisons else arms[0]
-    for axis in (left, right):
+            _draw_difference(axes[1], height, comparisons[arm], _look(arm, arms))
+            _write_verdict(axes[1], height, comparisons[arm], above=narrow)
+    axes[0].set_title(_plain(f"{str(results['metric']).replace('_', ' ').capitalize()}, by seed"))
+    axes[0].set_xlabel("% (bar: mean over seeds)")
+    if comparisons:
+        axes[1].axvline(0, color=INK, linewidth=1, zorder=1)
+        axes[1].set_title(f"Difference to {_shortened(next(iter(comparisons.values()))['baseline'])}")
+        axes[1].set_xlabel("points (line: 95% interval; dots: seeds)")
+    for axis in axes:
         axis.set_yticks(range(len(arms)), [_shortened(arm, 14 if narrow else 28) for arm in arms])
         axis.set_ylim(len(arms) - 0.4, -0.6)  # the first arm on top
-    right.tick_params(axis="y", labelleft=narrow)
-    left.set_title(_plain(f"{str(results['metric']).replace('_', ' ').capitalize()}, by seed"))
-    left.set_xlabel("% (bar: mean over seeds)")
-    right.set_title(f"Difference to {_shortened(baseline)}")
-    right.set_xlabel("points (line: 95% interval; dots: seeds)")
-    for axis in (left, right):
         axis.grid(axis="y", visible=False)
-        axis.tick_params(axis="y", length=0)
+        axis.tick_params(axis="y", length=0, labelleft=narrow or axis is axes[0])
         axis.xaxis.set_major_locator(MaxNLocator(6, steps=ROUND_STEPS))
     return figure
 
@@ -397,7 +397,8 @@ def _write_verdict(axis: Axes, height: float, comparison: Mapping[str, Any], *, 
     delta = "" if comparison["delta"] is None else f"{100 * comparison['delta']:+.1f}  ".replace("-", "\N{MINUS SIGN}")
     at, size = ((0.01, height - 0.33), 8) if above else ((1.02, height), 9)
     text, across = f"{delta}{comparison['verdict']}", ("axes fraction", "data")
-    axis.annotate(text, at, xycoords=across, va="center", color=INK, fontsize=size)
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # above the line at 0, not under it
+    axis.annotate(text, at, xycoords=across, va="center", color=INK, fontsize=size, bbox=box)
 
 
 # ---- grids ----
@@ -519,6 +520,7 @@ def _save(figure: Figure, out_dir: Path, name: str, narrow: Figure | None = None
     FigureCanvasAgg(figure)
     with mpl.rc_context(STYLE):
         figure.savefig(paths[0], metadata={"Date": None})  # no date: the same figure gives the same bytes
+        figure.set_layout_engine("none")  # what was placed once stays there: placing takes as long as drawing
         figure.savefig(paths[1], dpi=PNG_DPI, facecolor="white")
         if narrow is not None:
             FigureCanvasAgg(narrow)

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from llm_jepa.analysis.tables import FORM_TITLES, describe_pairs
 
@@ -95,7 +95,7 @@ def _spectra_figure(geometry: Geometry, sides: Sequence[str], *, narrow: bool) -
             if narrow or side == sides[0]:
                 axis.set_title(FORM_TITLES[form].capitalize())
             axis.set_yscale("log")
-            axis.yaxis.set_minor_formatter(NullFormatter())
+            axis.yaxis.set_minor_locator(NullLocator())
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axis.margins(x=0.02)
         line[0].set_ylabel(f"singular value of\n{DIFFERENCES[side]}")

@@ -33,7 +33,7 @@ from .content import answer_of, budgets_of, collapses_of, grid_of, price_of, row
 from .figures import NARROW_ENDING
 from .geometry_content import geometry_answer
 from .geometry_figures import sides_of
-from .maps import ends_of, maps_of
+from .maps import ends_of, maps_of, pairs_shown
 from .run_folders import environment_of, examples_of
 
 REPORT_FILE = "report.html"
@@ -160,13 +160,16 @@ def settings_text(results: Mapping[str, Any]) -> str:
 
 def _geometry(geometry: Mapping[str, Any], sides: Sequence[str], spectra: Mapping[str, str] | None) -> dict[str, Any]:
     """Return what the section of a geometry shows: tables, and for each side maps and pairs."""
+    shown = pairs_shown(geometry, 2 * len(sides) * len(geometry["runs"]))
     return {
         "about": geometry,
         "pairs": describe_pairs(geometry),
         "legend": describe_sides(geometry),
         "tables": geometry_tables(geometry),
         "spectra": spectra,
-        "sides": [{"side": side, "maps": maps_of(geometry, side), "ends": ends_of(geometry, side)} for side in sides],
+        "sides": [
+            {"side": side, "maps": maps_of(geometry, side, shown), "ends": ends_of(geometry, side)} for side in sides
+        ],
     }
 
 

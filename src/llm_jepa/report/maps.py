@@ -20,6 +20,9 @@ SIZE = 100.0
 MARGIN = 0.94
 """Share of a map that points reach."""
 
+MOST_MARKS = 6000
+"""Pairs that a page marks in all its maps: each is some 400 bytes. With many runs each map shows fewer of them."""
+
 TITLE_ROOM = 120
 """Characters of each text that a point shows."""
 
@@ -29,10 +32,18 @@ NUM_ENDS = 3
 Geometry = Mapping[str, Any]
 
 
-def maps_of(geometry: Geometry, side: str) -> dict[str, Any]:
+def pairs_shown(geometry: Geometry, num_maps: int) -> list[int]:
+    """Return which of the mapped pairs each of `num_maps` maps shows, spread evenly over them."""
+    num_mapped = len(geometry["mapped_pairs"])
+    most = min(num_mapped, max(1, MOST_MARKS // num_maps))
+    return np.unique(np.linspace(0, num_mapped - 1, most).round().astype(int)).tolist()
+
+
+def maps_of(geometry: Geometry, side: str, shown: Sequence[int]) -> dict[str, Any]:
     """Return the maps of one side, a panel a run: `pca`, on one scale for all, and `tsne`, each on its own.
 
-    A panel has the run's `name`, a `caption`, and `pairs`: title, and the places of both views in [0, SIZE].
+    A panel has the run's `name`, what is `said` of it, and `pairs`: title, and the places of both views in [0, SIZE],
+    of the mapped pairs that are `shown`.
     """
     titles = [_title(pair) for pair in geometry["mapped_pairs"]]
     runs = {name: shown_side(run, side) for name, run in geometry["runs"].items()}
@@ -46,9 +57,13 @@ def maps_of(geometry: Geometry, side: str) -> dict[str, Any]:
         cosines = found["embedding_map"].get("cosines")
         for kind, places in (("pca", flat[name]), ("tsne", curved[name])):
             scaled = None if places is None else _scaled(places, reach if kind == "pca" else None)
-            panels[kind].append(about | {"pairs": None if scaled is None else _marks(scaled, titles, cosines)})
+            panels[kind].append(about | {"pairs": None if scaled is None else _marks(scaled, titles, cosines, shown)})
     shares = {name: found["embedding_map"]["pca_explained"] for name, found in runs.items()}
-    return panels | {"shares": shares, "perplexity": next(iter(runs.values()))["embedding_map"]["perplexity"]}
+    return panels | {
+        "num_pairs": len(shown),
+        "shares": shares,
+        "perplexity": next(iter(runs.values()))["embedding_map"]["perplexity"],
+    }
 
 
 def ends_of(geometry: Geometry, side: str) -> list[dict[str, Any]]:
@@ -108,12 +123,14 @@ def _scaled(places: NDArray[np.float64], reach: float | None) -> NDArray[np.floa
     return scaled.round(1)
 
 
-def _marks(places: NDArray[np.float64], titles: Sequence[str], cosines: Sequence[float] | None) -> list[dict[str, Any]]:
+def _marks(
+    places: NDArray[np.float64], titles: Sequence[str], cosines: Sequence[float] | None, shown: Sequence[int]
+) -> list[dict[str, Any]]:
     return [
         {
-            "title": title if cosines is None else f"{title}\ncosine {cosines[number]:z.3f}",
+            "title": titles[number] if cosines is None else f"{titles[number]}\ncosine {cosines[number]:z.3f}",
             "text": places[0, number].tolist(),
             "code": places[1, number].tolist(),
         }
-        for number, title in enumerate(titles)
+        for number in shown
     ]
