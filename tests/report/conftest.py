@@ -41,6 +41,9 @@ class Page(HTMLParser):
             self.names[tag, name] += 1
             self.values.append((tag, name, value or ""))
 
+    def handle_endtag(self, tag: str) -> None:
+        self.text += " " if tag in ("td", "th", "dt", "dd") else ""  # cells stand apart
+
     def handle_data(self, data: str) -> None:
         self.text += data
 
@@ -76,6 +79,7 @@ def _make_experiment(
     seeds: Sequence[int] = (1, 2, 3),
     num_rows: int = 30,
     text: str = "plain",
+    num_pairs: int = 24,
     **settings: Any,
 ) -> tuple[dict[str, Any], dict[str, dict[int, list[dict[str, Any]]]]]:
     """Make runs that differ a little; those of the second arm have collapsed, each at its own step."""
@@ -90,7 +94,7 @@ def _make_experiment(
             runs.append(RunResult(arm, seed, metrics, alarm if place else None))
             curves[arm][seed] = _curve(place, random)
             correct[arm][seed] = right.tolist()
-            _write_run(folder / f"{arm}-s{seed}", right, text, place)
+            _write_run(folder / f"{arm}-s{seed}", right, text, place, num_pairs)
     counts = {"rows_in": 40, "kept": num_rows, "dropped": {"leak": 7, text: 3}, "truncated": 1}
     data = {"summary": dict.fromkeys(("train", "validation", "test"), counts), "notes": [f"Left out: {text}"]}
     given = {"seeds": list(seeds), "train_file": text, text: 1, "data": data | {"sha256": {text: text}}} | settings
@@ -109,14 +113,14 @@ def _curve(place: int, random: np.random.Generator) -> list[dict[str, Any]]:
     return lines
 
 
-def _write_run(folder: Path, right: np.ndarray, text: str, place: int) -> None:
+def _write_run(folder: Path, right: np.ndarray, text: str, place: int, num_pairs: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
         for row, is_right in enumerate(right):
             line = {"text": f"{text} {row}", "gold": f"gold {text}", "output": f"gold {text}" if is_right else text}
             file.write(json.dumps(line | {"exact_match": bool(is_right)}) + "\n")
     (folder / "environment.json").write_text(json.dumps({"cpu": text, text: 1, "packages": {"torch": text}}))
-    embeddings(text, place).write(folder)
+    embeddings(text, place, num_pairs).write(folder)
 
 
 def embeddings(text: str = "plain", noise: float = 1.0, num_pairs: int = 24) -> StoredEmbeddings:
