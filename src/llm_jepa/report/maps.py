@@ -98,7 +98,8 @@ def _end(pair: Mapping[str, str], cosine: float) -> dict[str, Any]:
 def _title(pair: Mapping[str, str]) -> str:
     if not pair:
         return ""
-    return f"{shortened(pair['text'], TITLE_ROOM)}\n{shortened(pair['code'], TITLE_ROOM)}\n{pair['source']}"
+    where = pair["source"].rsplit("/", 1)[-1]  # the file's name: not where it is on the machine that ran this
+    return f"{shortened(pair['text'], TITLE_ROOM)}\n{shortened(pair['code'], TITLE_ROOM)}\n{where}"
 
 
 def _said(found: Mapping[str, Any], lacks_own: bool) -> str:
