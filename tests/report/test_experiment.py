@@ -12,6 +12,7 @@ import pytest
 from llm_jepa.analysis.stored import stored_geometry
 from llm_jepa.evaluation.embeddings import EMBEDDINGS_FILE
 from llm_jepa.experiments.results import summarise_seeds, write_results
+from llm_jepa.report import experiment
 from llm_jepa.report.experiment import experiment_geometry, write_experiment_report
 from llm_jepa.report.html import write_report
 
@@ -57,6 +58,17 @@ def test_every_part_stands_in_its_file(written):
         assert {path.stem for path in (folder / "figures").glob(f"*.{kind}")} >= names
     tables = {"arms", "comparisons", "data", "grid_jepa", "geometry", "embedding_map", "singular_values"}
     assert {path.stem for path in (folder / "tables").iterdir()} == tables
+
+
+def test_an_arm_has_one_colour_in_all_figures(make_experiment, monkeypatch, tmp_path):
+    """That of its place in the results, the baseline first: the order in which runs were done does not matter."""
+    results, curves = make_experiment(tmp_path, ("ntp", "labelled_only"), seeds=(1,))
+    drawn: list[list[str]] = []
+    monkeypatch.setattr(experiment, "plot_curves", lambda runs, *_: drawn.append(list(runs)) or [])
+    monkeypatch.setattr(experiment, "plot_geometry", lambda *_: [])
+    turned = {arm: curves[arm] for arm in ("labelled_only", "ntp")}
+    experiment.write_experiment_report(results, tmp_path, turned, "llm-jepa")
+    assert drawn == [list(results["arms"])] == [["ntp", "labelled_only"]]
 
 
 def test_html_markdown_csv_and_json_say_the_same_numbers(written, read_page, tables):

@@ -15,6 +15,7 @@ import pytest
 from report_cases import HOSTILE, MARKDOWN_ENDS, with_text_everywhere
 
 from llm_jepa.experiments.results import RunResult, build_results
+from llm_jepa.report.content import answer_of, collapses_of, price_of
 from llm_jepa.report.figures import plot_comparison, plot_curves
 from llm_jepa.report.html import write_geometry_report, write_report
 from llm_jepa.report.markdown import experiment_markdown, geometry_markdown
@@ -157,6 +158,21 @@ def test_the_price_stands_before_the_picture(report):
     assert "a step of jepa takes 1.20× the time and 1.17× the FLOPs of one of ntp" in opening
     assert "6 runs trained for 1.0 hours in all." in opening
     assert "jepa collapsed in 3 of 3 runs." in opening
+
+
+def test_the_question_is_that_of_the_first_arm_with_a_jepa_term(make_experiment, tmp_path):
+    """Whatever came out: a control or another baseline that is named before it is not what the report opens with."""
+    results, _ = make_experiment(tmp_path, ("ntp", "labelled_only", "jepa", "jepa_shuffled"))
+    del results["alarms"]["labelled_only"]
+    assert answer_of(results)["question"] == "Is jepa better than ntp?"
+    assert price_of(results).startswith("a step of jepa takes 1.40× the time")
+    assert answer_of(results | {"alarms": {}})["question"] == "Is labelled_only better than ntp?"
+
+
+def test_a_collapse_that_was_overcome_is_told_as_such(make_experiment, tmp_path):
+    results, _ = make_experiment(tmp_path)
+    results["alarms"]["jepa"]["2"]["recovered"] = True
+    assert collapses_of(results) == ["jepa collapsed in 3 of 3 runs, of which 1 recovered"]
 
 
 @pytest.mark.parametrize(

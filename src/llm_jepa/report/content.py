@@ -14,12 +14,21 @@ from .words import counted, duration, interval, percent, points, ratio
 Results = Mapping[str, Any]
 
 
+def headline_of(results: Results) -> Mapping[str, Any] | None:
+    """Return the comparison that the report opens with, whatever came out: of the first arm with a JEPA term.
+
+    Those are the arms that the collapse alarm watches. Where none is, the first arm; None where there is no comparison.
+    """
+    comparisons: list[Mapping[str, Any]] = results["comparisons"]
+    return next((each for each in comparisons if each["arm"] in results["alarms"]), next(iter(comparisons), None))
+
+
 def answer_of(results: Results) -> dict[str, str]:
-    """Return question, short answer and the sentence of the first comparison: the arm that was named first."""
+    """Return question, short answer and the sentence of the comparison that the report opens with."""
     baseline = results["baseline"]
-    if not results["comparisons"]:
+    first = headline_of(results)
+    if first is None:
         return {"question": "Does it help?", "short": "Nothing to compare.", "sentence": f"{baseline} is the only arm."}
-    first = results["comparisons"][0]
     short = {"better": "Yes.", "worse": "No, it is worse."}.get(first["verdict"], "No difference shown.")
     return {
         "question": f"Is {first['arm']} better than {baseline}?",
@@ -45,10 +54,10 @@ def comparison_sentence(comparison: Mapping[str, Any], results: Results) -> str:
 
 
 def price_of(results: Results) -> str:
-    """Say what the first arm's step costs over the baseline's, and how long all trained; "" if nothing is known."""
+    """Say what a step of the headline's arm costs, and how long all runs trained; "" if nothing is known."""
     parts = []
-    if results["comparisons"]:
-        arm, baseline = results["comparisons"][0]["arm"], results["baseline"]
+    if (first := headline_of(results)) is not None:
+        arm, baseline = first["arm"], first["baseline"]
         cost = results["cost"].get(arm, {})
         of_time, of_flops = cost.get("step_time_ratio"), cost.get("flops_ratio")
         said = [f"{ratio(of_time)} the time"] if of_time is not None else []
@@ -71,7 +80,9 @@ def collapses_of(results: Results) -> list[str]:
     lines = []
     for arm, alarms in results["alarms"].items():
         if raised := sum(bool(each["alarmed"]) for each in alarms.values()):
-            lines.append(f"{arm} collapsed in {raised} of {len(alarms)} runs")
+            recovered = sum(bool(each["alarmed"] and each.get("recovered")) for each in alarms.values())
+            after = f", of which {recovered} recovered" if recovered else ""
+            lines.append(f"{arm} collapsed in {raised} of {len(alarms)} runs{after}")
     return lines
 
 

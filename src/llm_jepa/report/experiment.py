@@ -33,6 +33,7 @@ def write_experiment_report(results: Mapping[str, Any], folder: Path, curves: Ru
         command: What repeats the experiment.
     """
     geometry = experiment_geometry(results, folder)
+    curves = {arm: curves[arm] for arm in results["arms"] if arm in curves}  # an arm's colour is that of its place
     pictures = _draw(results, folder / FIGURES_FOLDER, curves, geometry)
     write_tables(results, geometry, folder)
     about: dict[str, Any] = {"geometry": geometry, "command": command}
