@@ -1,6 +1,6 @@
 """The papers' protocol for claims that no file of `experiments/` decides: other models and data sets, at full size.
 
-One experiment for each model, data set and learning rate; an arm for each setting that a claim names, and both controls.
+One experiment for each model, data set and learning rate; an arm for each setting that a claim names, and its controls.
 Claims without such a setting (figures without numbers, ablations that this library has no term for, two-stage
 pretraining, other papers' auxiliaries) have no plan: `why_not` says why.
 """

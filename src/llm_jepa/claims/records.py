@@ -67,6 +67,7 @@ def make_record(
         "command": command,
         "changed": {key: value for key, value in (changes or {}).items() if key not in FILES},
         "environment": _environment(first),
+        "data_sha256": _digests(first),
         "settings": plan.settings,
         "claims": list(claims),
         "training_time_s": _training_times(done),
@@ -145,6 +146,13 @@ def _environment(run: Path) -> dict[str, Any]:
     seen = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     packages = seen.get("packages", {})
     return {key: seen.get(key) for key in _ENVIRONMENT} | {name: packages.get(name) for name in _PACKAGES}
+
+
+def _digests(run: Path) -> dict[str, str]:
+    """Return the name of each file of data that a run read, without its folder, and the hash of its rows."""
+    file = run / "data.json"
+    seen = json.loads(file.read_text(encoding="utf-8")).get("sha256", {}) if file.is_file() else {}
+    return {Path(name).name: digest for name, digest in seen.items()}
 
 
 def _training_times(done: Mapping[str, Mapping[int, Path]]) -> dict[str, float]:
