@@ -44,6 +44,8 @@ def other_plans(claims: Sequence[Claim]) -> dict[str, Plan]:
 
 def why_not(claim: Claim) -> str | None:
     """Return why a claim has no experiment of its own; None if it can have one."""
+    if claim.regime == "pretrain+finetune":
+        return "it is of two trainings, one after the other, which one experiment does not do"
     if claim.method in ("llm-jepa(cosine)", "stp") or claim.method.startswith("stp ("):
         return _why_no_comparison(claim)
     reasons = {
@@ -57,8 +59,6 @@ def why_not(claim: Claim) -> str | None:
 
 def _why_no_comparison(claim: Claim) -> str | None:
     """The same for a claim that compares a method of this library with plain training."""
-    if claim.regime == "pretrain+finetune":
-        return "it is of two trainings, one after the other, which one experiment does not do"
     if len(models_of(claim)) != 1 or len(datasets_of(claim)) != 1:
         return "it is of several models or data sets at once, whose own claims are in the list"
     if claim.regime == "lora" or _protocol(claim) is None:

@@ -168,32 +168,29 @@ def _not_run(claim: Claim) -> str:
 
 
 def _plan_section() -> str:
-    plans = list(read_plans("tiny").values())
     lines = [
         "## What is run at tiny scale\n",
-        "One thread of an AMD EPYC, seconds of the processor, measured once for a run of each kind and averaged over",
-        "the arms; the seeds are 82, 23, 37, 84, 4. An experiment is a folder that grows: what one claim had run,",
+        "Seconds of one thread of an AMD EPYC, measured once for a run of each kind, and averaged over the arms; the",
+        f"seeds are {', '.join(map(str, PAPER_SEEDS))}. An experiment is a folder that grows: what one claim had run,",
         "another finds.",
         "Fine-tuning starts from a `nano` model trained on the first half of the training rows "
         f"({BASE['max_steps']} steps, {BASE_CPU_S} s, once).\n",
-        "| experiment | claims | arms | runs | CPU s a run | CPU minutes | command |",
+        "| experiment | decides claims | arms | runs | CPU s a run | CPU minutes | command |",
         "|---|---|---|---|---|---|---|",
     ]
+    plans = [*read_plans("tiny").values(), read_plans("tiny", "fixed")["table2.fixed"]]
     total_runs, total_s = 1, float(BASE_CPU_S)
     for plan in plans:
-        arms = len(plan.arms_of(list(plan.checks)))
-        runs = arms * len(PAPER_SEEDS)
-        cost = runs * (plan.cpu_s or 0.0)
-        total_runs, total_s = total_runs + runs, total_s + cost
-        patterns = " ".join(sorted({f"'{read_catalogue()[claim].family}.*'" for claim in plan.checks}))
+        runs = len(plan.arms) * len(PAPER_SEEDS)
+        seconds = runs * (plan.cpu_s or 0.0)
+        total_runs, total_s = total_runs + runs, total_s + seconds
+        name, _, recipe = plan.name.partition(".")
+        command = f"llm-jepa reproduce {name} --scale tiny{f' --recipe {recipe}' if recipe else ''}"
         lines.append(
-            f"| `{plan.name}`: {plan.title} | {len(plan.checks)} | {arms} | {runs} | {plan.cpu_s:g} | "
-            f"{cost / 60:.0f} | "
-            f"`llm-jepa reproduce {patterns} --scale tiny` |"
+            f"| `{plan.name}`: {plan.title} | {len(plan.checks)} | {len(plan.arms)} | {runs} | {plan.cpu_s:g} | "
+            f"{seconds / 60:.0f} | `{command}` |"
         )
-    lines.append(
-        f"| all, and the base | | | {total_runs} | | {total_s / 60:.0f} | `llm-jepa reproduce '*' --scale tiny` |"
-    )
+    lines.append(f"| all, and the base | | | {total_runs} | | {total_s / 60:.0f} | |")
     return "\n".join(lines) + "\n"
 
 

@@ -40,6 +40,9 @@ RECIPES = ("as_published", "fixed")
 SEEDS = [82, 23, 37, 84, 4]
 """The papers' seeds."""
 
+FULL = "full."
+"""What names of experiments at the papers' size begin with."""
+
 DATA = "../shared/data"
 """Where the files of data are looked for by default, as in configs/."""
 
@@ -104,7 +107,9 @@ class Plan:
 
 @functools.cache
 def read_plans(scale: Scale, recipe: str = "as_published") -> dict[str, Plan]:
-    """Return the experiments of one size by name, with all that they decide; each claim is in one of them at most.
+    """Return the experiments of one size by name (`finetune`, `finetune.fixed`, `full.finetune`), and what they decide.
+
+    A claim is in one of them at most.
 
     Raises:
         ConfigError: If the recipe has no such name.
@@ -122,7 +127,7 @@ def read_plans(scale: Scale, recipe: str = "as_published") -> dict[str, Plan]:
     if scale == "full":
         decided = {claim for plan in plans.values() for claim in plan.checks}
         plans |= other_plans([claim for name, claim in read_catalogue().items() if name not in decided])
-    return {name: _with_recipe(plan, recipe) for name, plan in plans.items()}
+    return {plan.name: plan for plan in (_with_recipe(_with_scale(each), recipe) for each in plans.values())}
 
 
 def plan_of(claim: str, scale: Scale, recipe: str = "as_published") -> Plan | None:
@@ -226,6 +231,11 @@ def claimed_size(claim: Claim, unit: str, over: str | None = None) -> float | No
         known = claim.jepa_mean and claim.baseline_mean
         return math.log(claim.jepa_mean / claim.baseline_mean) if known else None  # type: ignore[operator]
     return None if claim.delta is None else claim.delta / 100 if unit == "share" else claim.delta
+
+
+def _with_scale(plan: Plan) -> Plan:
+    """Return the plan under a name of its own: the two sizes of an experiment have folders and records of their own."""
+    return plan if plan.scale == "tiny" else replace(plan, name=f"{FULL}{plan.name}")
 
 
 def _with_recipe(plan: Plan, recipe: str) -> Plan:

@@ -25,7 +25,7 @@ from .full import why_not
 from .judging import Judged, judge_record
 from .measures import finished_runs
 from .needs import MODELS, datasets_of
-from .plans import DATA, Plan, Scale, data_files, plan_of
+from .plans import DATA, FULL, Plan, Scale, data_files, plan_of, read_plans
 from .prepare import second_half, train_base
 from .records import Record, earlier_claims, make_record, write_record
 
@@ -39,7 +39,7 @@ class Call:
     """What is asked for.
 
     Attributes:
-        patterns: Ids of claims, or patterns as of a shell.
+        patterns: Ids of claims, patterns as of a shell, or names of experiments, for all that they decide.
         scale: `full` or `tiny`.
         recipe: `as_published` or `fixed`.
         out: Folder of experiments.
@@ -97,7 +97,9 @@ def select(call: Call) -> Selection:
     Raises:
         ConfigError: If a pattern names no claim, or no claim that it names can be run at this scale.
     """
-    claims = find(call.patterns)
+    known = {name.removeprefix(FULL): plan for name, plan in read_plans(call.scale).items()}
+    named = [list(known[pattern].checks) if pattern in known else [pattern] for pattern in call.patterns]
+    claims = find([each for some in named for each in some])
     plans: dict[str, tuple[Plan, list[str]]] = {}
     left_out: dict[str, str] = {}
     for claim in claims:
@@ -219,7 +221,7 @@ def _as_text(files: dict[str, Path]) -> Settings:
 
 def _of_base(changes: Settings) -> Settings:
     """Return those changes that are for every run of a call, the base's too: how long it is, and where."""
-    return {key: changes[key] for key in ("max_steps", "max_test_rows", "use_cpu", "vocab_size") if key in changes}
+    return {key: changes[key] for key in ("max_steps", "max_test_rows", "max_new_tokens", "use_cpu") if key in changes}
 
 
 def _is_cached(name: str) -> bool:

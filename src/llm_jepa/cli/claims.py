@@ -21,7 +21,10 @@ def register(commands: Any) -> None:
     """Add the command of this module to the parser."""
     reproduce = add_command(commands, "reproduce", _reproduce, "run a claim of the papers again, and judge it")
     reproduce.add_argument(
-        "claims", nargs="*", metavar="CLAIM_ID", help="ids, or patterns such as 'llmjepa.t3.*' (docs/claims.md)"
+        "claims",
+        nargs="*",
+        metavar="CLAIM_ID",
+        help="ids, patterns such as 'llmjepa.t3.*', or experiments such as finetune (docs/claims.md)",
     )
     reproduce.add_argument("--list", action="store_true", help="show every claim, and what it needs")
     reproduce.add_argument(
