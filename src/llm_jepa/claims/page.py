@@ -133,7 +133,9 @@ def _claim_rows(claim: Claim, judged: JudgedRecords) -> Iterator[str]:
     label = f"`{claim.id}`: {_escaped(claim.claim)}"
     found = [(record, each[claim.id]) for record, each in judged if claim.id in each]
     if not found:
-        yield f"| {label} | {telling.theirs(claim)} | | | {_not_run(claim)} |"
+        plan = plan_of(claim.id, "tiny") or plan_of(claim.id, "full")
+        check = plan.checks[claim.id][0] if plan else None
+        yield f"| {label} | {telling.theirs(claim, check)} | | | {_not_run(claim)} |"
     for record, each in found:
         for place, (check, outcome) in enumerate(zip(each.checks, each.outcomes, strict=True)):
             about = f"{telling.about(check)}: {telling.ours(check, outcome)}, n {outcome.n}"
@@ -145,7 +147,7 @@ def _claim_rows(claim: Claim, judged: JudgedRecords) -> Iterator[str]:
             if len(each.checks) == 1 and outcome.word == "inconclusive" and outcome.smallest:
                 verdict += f"; {telling.could_show(check, outcome)}"
             controls = telling.against_controls(check, outcome)
-            yield f"| {label} | {telling.theirs(claim)} | {_escaped(about)} | {_escaped(controls)} | {verdict} |"
+            yield f"| {label} | {telling.theirs(claim, check)} | {_escaped(about)} | {_escaped(controls)} | {verdict} |"
             label = "same" if place + 1 < len(each.checks) else label
 
 

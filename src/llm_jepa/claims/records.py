@@ -65,7 +65,7 @@ def make_record(
         "scale": plan.scale,
         "recipe": plan.recipe,
         "command": command,
-        "changed": {key: value for key, value in (changes or {}).items() if key not in FILES},
+        "changed": _changed(plan, changes or {}),
         "environment": _environment(first),
         "data_sha256": _digests(first),
         "settings": plan.settings,
@@ -139,6 +139,12 @@ def values_of(record: Record, measure: str) -> dict[str, dict[int, float]]:
         arm: {int(seed): value for seed, value in seeds.items()}
         for arm, seeds in record["values"].get(measure, {}).items()
     }
+
+
+def _changed(plan: Plan, changes: Settings) -> Settings:
+    """Return the changes that are other values than the plan's; where files are is no change."""
+    own = plan.settings | {"recipe": plan.recipe}
+    return {key: value for key, value in changes.items() if key not in FILES and own.get(key, ...) != value}
 
 
 def _environment(run: Path) -> dict[str, Any]:

@@ -15,13 +15,19 @@ DASH = "-"
 ARROW = "→"
 
 
-def theirs(claim: Claim) -> str:
+def theirs(claim: Claim, check: Check | None = None) -> str:
     """Return the papers' figures, in percent and points where these are accuracies.
+
+    Args:
+        claim: The claim.
+        check: How it is judged: where the claim states no difference of its own, the one that follows for the check.
 
     >>> from llm_jepa.claims.catalogue import find
     >>> theirs(find(["llmjepa.t3.cosine"])[0])
     '57.29 → 71.46 (+14.17)'
     """
+    if check is not None and claim.delta is None and claim.jepa_mean is not None and check.size is not None:
+        return f"{claim.jepa_mean:g} ({difference(check, check.size)} on {check.baseline})"
     if claim.baseline_mean is not None and claim.jepa_mean is not None:
         return f"{claim.baseline_mean:g} {ARROW} {claim.jepa_mean:g} ({_signed(claim.delta)})"
     if claim.jepa_mean is not None:
@@ -29,11 +35,6 @@ def theirs(claim: Claim) -> str:
     if claim.delta is not None:
         return _signed(claim.delta)
     return DASH if claim.p_value is None else f"p {claim.p_value:.2g}"
-
-
-def claimed(check: Check) -> str:
-    """Return the difference that a check was judged by; in points, as a ratio, or as it stands."""
-    return DASH if check.size is None else difference(check, check.size)
 
 
 def ours(check: Check, outcome: Outcome) -> str:
@@ -70,7 +71,7 @@ def sentence(judged: Judged) -> str:
     for check, outcome in zip(judged.checks, judged.outcomes, strict=True):
         text = f"{about(check)}: {outcome.word}, {outcome.reason}"
         if outcome.n:
-            text += f". {ours(check, outcome)}, {outcome.n} seeds"
+            text += f". {ours(check, outcome)}, {outcome.n} seed{'s' if outcome.n > 1 else ''}"
             text += f", Holm p {format_p(outcome.p_holm)}" if outcome.p_holm is not None else ""
         if outcome.controls:
             text += f"; the arm over its controls: {against_controls(check, outcome)}"

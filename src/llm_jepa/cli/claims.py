@@ -147,7 +147,7 @@ def _run(call: Call) -> dict[str, Any]:
     verdicts: dict[str, str] = {}
     for record, judged in reproduce(call):
         rows = [["claim", "theirs", "verdict"]]
-        rows += [[claim, telling.theirs(each.claim), each.word] for claim, each in judged.items()]
+        rows += [[claim, telling.theirs(each.claim, each.checks[0]), each.word] for claim, each in judged.items()]
         print(f"{record['experiment']} | scale {record['scale']} | recipe {record['recipe']}")
         print(text_table(rows, WIDTH, left=(0, 2)))
         for claim, each in judged.items():
