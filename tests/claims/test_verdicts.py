@@ -159,6 +159,17 @@ def test_without_values_nothing_was_run_and_with_one_seed_nothing_is_known():
     assert judge(GAIN, {"ntp": {82: 0.5}, "jepa": {82: 0.9}}).word == "inconclusive"
 
 
+def test_at_a_floor_neither_a_difference_nor_its_absence_can_be_seen():
+    """Two arms that answer nothing right are not equal, and the claimed size is not excluded by them."""
+    floor = {"ntp": dict.fromkeys(SEEDS, 0.0), "jepa": dict.fromkeys(SEEDS, 0.0)}
+    grid = Check("flat", margin=0.05, pairs=(("ntp", "jepa"),))
+    for check in (Check(arm="jepa", size=0.1), Check("equal", "jepa", margin=0.02), grid):
+        outcome = judge(check, floor)
+        assert outcome.word == "inconclusive" and "floor" in outcome.reason
+    fallen = {"ntp": around(0.5), "jepa": dict.fromkeys(SEEDS, 0.0)}
+    assert judge(Check(arm="jepa", direction=-1, size=-0.57), fallen).word == "reproduced"
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

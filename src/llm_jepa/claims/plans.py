@@ -77,6 +77,11 @@ class Plan:
     also: dict[str, tuple[str, ...]] = field(default_factory=dict)
     cpu_s: float | None = None
 
+    @property
+    def workers(self) -> int:
+        """Runs at the same time: one on a GPU, two on the cores of a small machine."""
+        return 1 if self.scale == "full" else 2
+
     def arms_of(self, claims: Sequence[str]) -> list[str]:
         """Return the arms that some of its claims need, in the order of the file."""
         needed = {arm for claim in claims for check in self.checks[claim] for arm in check.arms}
@@ -102,7 +107,7 @@ class Plan:
         shared = {"recipe": self.recipe} | files | self.settings
         baseline = "ntp" if "ntp" in arms else arms[0]
         chosen = {arm: self.arms[arm] for arm in arms}
-        return shared | {"arms": chosen, "baseline": baseline, "seeds": list(seeds or SEEDS), "workers": 2}
+        return shared | {"arms": chosen, "baseline": baseline, "seeds": list(seeds or SEEDS), "workers": self.workers}
 
 
 @functools.cache

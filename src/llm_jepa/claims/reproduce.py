@@ -47,7 +47,7 @@ class Call:
         results: Folder of records; `OUT/results` by default.
         source: Folder of an experiment whose runs are read instead; nothing is run.
         seeds: The papers' by default.
-        workers: Runs at the same time.
+        workers: Runs at the same time; by default one at the papers' size, and two of the tiny ones.
         changes: Settings over those of the experiment. The record then says so.
         progress: Show progress bars on standard error.
     """
@@ -60,7 +60,7 @@ class Call:
     results: Path | None = None
     source: Path | None = None
     seeds: Sequence[int] | None = None
-    workers: int = 2
+    workers: int | None = None
     changes: Settings = field(default_factory=dict)
     progress: bool = False
 
@@ -176,7 +176,8 @@ def settings_of(call: Call, plan: Plan, claims: Sequence[str]) -> Settings:
     needed = set(plan.arms_of(claims))
     there = {arm for arm in plan.arms if finished_runs(folder, arm)} if (folder / EXPERIMENT_FILE).is_file() else set()
     arms = [arm for arm in plan.arms if arm in needed | there]
-    return plan.experiment(arms, planned_files(call, plan), call.seeds) | {"workers": call.workers} | call.changes
+    settings = plan.experiment(arms, planned_files(call, plan), call.seeds)
+    return settings | {"workers": call.workers or plan.workers} | call.changes
 
 
 def reproduce(call: Call) -> list[tuple[Record, dict[str, Judged]]]:

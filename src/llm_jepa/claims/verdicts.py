@@ -11,6 +11,8 @@
 `flat`      no pair of arms differs: every pair is `equal`.
 `value`     the arm's value is the one stated: the interval of its mean lies within the margin around it.
 
+Where every run of both arms has one and the same value (0%, say) nothing can be seen, and the claim is inconclusive.
+
 "Shown" is a paired, two-sided t-test over seeds at 0.05 and a 95% interval that leaves out 0; between arm and baseline
 after Holm's correction over the table's claims (`judging.py`). A conjunction over controls needs no correction.
 Sources of the statistics: `experiments/statistics.py`.
@@ -39,6 +41,7 @@ Values = Mapping[str, Mapping[int, float]]
 """Arm to seed to value."""
 
 CONFIDENCE = 0.95
+STUCK = "every run has the same value, as at a floor or a ceiling"
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,8 @@ def judge(check: Check, values: Values, p_holm: float | None = None) -> Outcome:
     word: Word
     if found.n < 2:
         word, reason = "inconclusive", "one seed says nothing of the spread between seeds"
+    elif _is_stuck(values, (check.arm, check.baseline)):
+        word, reason = "inconclusive", STUCK
     elif check.kind == "gain":
         word, reason = _judge_gain(check, values, found, p_holm, controls)
     else:
@@ -211,6 +216,11 @@ def _falls_short(check: Check, found: PairedComparison) -> bool:
     return found.ci[1] < check.size if check.direction > 0 else found.ci[0] > check.size
 
 
+def _is_stuck(values: Values, arms: Sequence[str]) -> bool:
+    """Whether all runs of the arms have one value: 0%, say, in which no difference and no equality can be seen."""
+    return len({value for arm in arms for value in values[arm].values()}) == 1
+
+
 def _judge_margin(check: Check, values: Values, found: PairedComparison) -> tuple[Word, str]:
     """`equal` and `reaches`: where the interval lies in relation to the margin."""
     assert check.margin is not None
@@ -233,6 +243,8 @@ def _judge_flat(check: Check, values: Values) -> Outcome:
     n = min(each.n for each in comparisons.values())
     if n < 2:
         return Outcome("inconclusive", "one seed says nothing of the spread between seeds", n)
+    if _is_stuck(values, check.arms):
+        return Outcome("inconclusive", STUCK, n)
     widest = max(comparisons.values(), key=lambda each: abs(each.delta or 0.0))
     within = sum(_within(check, each) for each in comparisons.values())
     apart = [f"{one} and {other}" for (one, other), each in comparisons.items() if _outside(check, each)]

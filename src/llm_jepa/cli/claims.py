@@ -46,7 +46,7 @@ def register(commands: Any) -> None:
         "--from", type=Path, dest="source", metavar="DIR", help="read the runs of this experiment's folder; run none"
     )
     reproduce.add_argument("--seeds", metavar="82,23,37", help="seeds (the papers': 82,23,37,84,4)")
-    reproduce.add_argument("--workers", type=positive, default=2, metavar="N", help="runs at the same time")
+    reproduce.add_argument("--workers", type=positive, metavar="N", help="runs at the same time (full 1, tiny 2)")
     reproduce.add_argument("--dry-run", action="store_true", help="print the configuration and what is missing")
     add_set(reproduce)
 
