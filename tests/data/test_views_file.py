@@ -277,6 +277,12 @@ def test_the_view_rows_set_aside_are_the_same_in_every_arm_and_are_not_trained_o
             "views_code_column='b' contradicts views_pairing",
         ),
         ({"generate_views": 10}, "generate_views=10 needs generate_train"),
+        ({"generate_validation": 10}, "generate_validation=10 needs generate_train"),
+        ({"generate_validation": -1, "generate_train": 9}, "generate_validation=-1 must be at least 0"),
+        (
+            {"generate_validation": 10, "generate_train": 9, "validation_file": "held.jsonl"},
+            "name validation rows twice. Remove one",
+        ),
         ({"generate_test_phrasing": "colloquial"}, "generate_test_phrasing='colloquial' needs generate_train"),
         ({"generate_train": 9, "generate_views": 10, "views_file": "v.jsonl"}, "name view pairs twice"),
     ],
@@ -302,6 +308,19 @@ def test_generated_experiments_name_three_files_and_write_them_once(tmp_path):
     assert train == read_json_lines(Path(plain.train_file))
     assert [row["code"] for row in test] == [row["code"] for row in read_json_lines(Path(plain.test_file))]
     assert [row["text"] for row in test] != [row["text"] for row in read_json_lines(Path(plain.test_file))]
+
+
+def test_generated_validation_rows_are_phrased_like_the_test_rows_and_share_no_regex_with_any(tmp_path):
+    """They are there to choose settings on: of the test rows' kind, and none of them a row that is trained on."""
+    settings = {"generate_train": 30, "generate_views": 20, "generate_test": 10, "generate_test_phrasing": "colloquial"}
+    named = with_files(DataConfig(**settings, generate_validation=8), tmp_path)
+    assert with_files(named, tmp_path) == named
+    files = (named.train_file, named.test_file, named.validation_file)
+    train, test, validation = ({row["code"] for row in read_json_lines(Path(file))} for file in files)
+    assert len(validation) == 8 and not validation & (train | test) and not train & test
+    without = with_files(DataConfig(**settings), tmp_path)
+    assert without.validation_file is None
+    assert read_json_lines(Path(without.test_file)) == read_json_lines(Path(named.test_file))
 
 
 def test_the_published_paraphrases_are_read():

@@ -56,6 +56,13 @@ class DataConfig:
         metadata={"help": "Generate this many NL-RX pairs to train on. Used only where train_file is not set."},
     )
     generate_test: int = field(default=500, metadata={"help": "Generated test pairs, with generate_train."})
+    generate_validation: int = field(
+        default=0,
+        metadata={
+            "help": "With generate_train: generated validation pairs, phrased like the test pairs, of regexes that no "
+            "other generated row has. 0: validation_size sets training rows aside."
+        },
+    )
     generate_seed: int = field(default=0, metadata={"help": "Seed of the generated pairs, the same for every run."})
     generate_views: int | None = field(
         default=None,
@@ -199,9 +206,15 @@ class DataConfig:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of: {', '.join(values)}.")
+        if self.generate_validation and self.validation_file is not None:
+            raise ValueError(
+                f"generate_validation={self.generate_validation} and validation_file={self.validation_file!r} name "
+                "validation rows twice. Remove one of them."
+            )
         if self.rows_in_memory not in ("auto", True, False):
             raise ValueError(f"rows_in_memory={self.rows_in_memory!r} is not one of: auto, true, false.")
-        least_values = {"vocab_size": 259, "max_length": 4, "validation_size": 0, "views_validation_size": 0}
+        least_values = {"vocab_size": 259, "max_length": 4}
+        least_values |= dict.fromkeys(("validation_size", "views_validation_size", "generate_validation"), 0)
         for name, least in least_values.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
@@ -227,9 +240,10 @@ class DataConfig:
             )
         if self.generate_views is not None and self.generate_views < 1:
             raise ValueError(f"generate_views={self.generate_views} must be at least 1, or left out for none.")
-        if self.generate_train is None and (self.generate_views is not None or self.generate_test_phrasing != "plain"):
-            name = "generate_views" if self.generate_views is not None else "generate_test_phrasing"
-            raise ValueError(f"{name}={getattr(self, name)!r} needs generate_train. Set it, or remove {name}.")
+        unused = {"generate_views": None, "generate_test_phrasing": "plain", "generate_validation": 0}
+        for name, default in unused.items():
+            if self.generate_train is None and getattr(self, name) != default:
+                raise ValueError(f"{name}={getattr(self, name)!r} needs generate_train. Set it, or remove {name}.")
         if self.views_file is None and self.generate_views is None:
             for each in fields(self):
                 value = getattr(self, each.name)

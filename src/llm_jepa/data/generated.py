@@ -19,8 +19,11 @@ def with_files(config: DataConfig, folder: Path) -> DataConfig:
     stem = f"nlrx-{config.generate_train}-{config.generate_test}-{config.generate_seed}"
     if config.generate_views is not None or config.generate_test_phrasing != "plain":
         stem += f"-{config.generate_views or 0}-{config.generate_test_phrasing}"
-    files = {name: folder / f"{stem}-{name}.jsonl" for name in ("train", "test", "views")}
+    if config.generate_validation:
+        stem += f"-{config.generate_validation}"
+    files = {name: folder / f"{stem}-{name}.jsonl" for name in ("train", "test", "views", "validation")}
     wanted = ["train", "test"] + (["views"] if config.generate_views is not None else [])
+    wanted += ["validation"] if config.generate_validation else []
     if not all(files[name].is_file() for name in wanted):
         folder.mkdir(parents=True, exist_ok=True)
         made = generate_transfer(
@@ -29,6 +32,7 @@ def with_files(config: DataConfig, folder: Path) -> DataConfig:
             config.generate_test,
             config.generate_seed,
             test_phrasing=config.generate_test_phrasing,
+            num_validation=config.generate_validation,
         )
         for name in wanted:
             write_jsonl(made[name], files[name])
@@ -37,7 +41,9 @@ def with_files(config: DataConfig, folder: Path) -> DataConfig:
         train_file=str(files["train"]),
         test_file=config.test_file or str(files["test"]),
         views_file=config.views_file if config.generate_views is None else str(files["views"]),
+        validation_file=str(files["validation"]) if config.generate_validation else config.validation_file,
         generate_train=None,
         generate_views=None,
+        generate_validation=0,
         generate_test_phrasing="plain",
     )

@@ -414,32 +414,38 @@ def generate_splits(num_train: int, num_test: int, seed: int) -> tuple[list[Gene
 
 
 def generate_transfer(
-    num_train: int, num_views: int, num_test: int, seed: int, *, test_phrasing: str = "plain"
+    num_train: int, num_views: int, num_test: int, seed: int, *, test_phrasing: str = "plain", num_validation: int = 0
 ) -> dict[str, list[GeneratedPair] | list[GeneratedViews]]:
-    """Return labelled rows, view pairs and test rows, of which no two kinds share a regex.
+    """Return labelled rows, view pairs, test and validation rows, of which no two kinds share a regex.
 
     A model that has read labels for plain descriptions alone is then asked in colloquial words, which it has met in the
-    view pairs, without a regex. Train and test rows are those of `generate_splits`, drawn first.
+    view pairs, without a regex. The test rows are drawn first, then those for validation; without the latter, train and
+    test rows are those of `generate_splits`.
 
     Args:
         num_train: How many labelled rows, plainly phrased.
         num_views: How many view pairs, a plain and a colloquial phrasing of one regex.
         num_test: How many test rows.
         seed: Seed of the random numbers, 0 or more.
-        test_phrasing: `plain` or `colloquial`.
+        test_phrasing: `plain` or `colloquial`, of the rows for validation too.
+        num_validation: How many rows to make choices on, phrased like the test rows.
 
     Returns:
-        The rows under the names `train`, `views` and `test`.
+        The rows under the names `train`, `views`, `test` and `validation`.
 
     Raises:
         ConfigError: If a number is negative, `test_phrasing` is neither, or so many different pairs cannot be found.
     """
     _check_phrasing(test_phrasing)
-    _check_not_negative(num_train=num_train, num_views=num_views, num_test=num_test, seed=seed)
+    _check_not_negative(
+        num_train=num_train, num_views=num_views, num_test=num_test, num_validation=num_validation, seed=seed
+    )
     rng = random.Random(seed)
     test = _take(_draw(rng, MAX_DEPTH, frozenset()), num_test, "num_test", f"max_depth={MAX_DEPTH}")
     codes = {tree.regex for tree in test}
     limits = f"max_depth={MAX_DEPTH} and {num_test:,} test pairs"
+    validation = _take(_draw(rng, MAX_DEPTH, codes), num_validation, "num_validation", limits) if num_validation else []
+    codes |= {tree.regex for tree in validation}
     train = _take(_draw(rng, MAX_DEPTH, codes), num_train, "num_train", limits)
     codes |= {tree.regex for tree in train}
     limits += f" and {num_train:,} training pairs"
@@ -448,6 +454,7 @@ def generate_transfer(
         "train": _phrase(train, "plain", seed),
         "views": _phrase_twice(views, seed),
         "test": _phrase(test, test_phrasing, seed),
+        "validation": _phrase(validation, test_phrasing, seed),
     }
 
 
