@@ -118,3 +118,12 @@ def test_reference_rows_and_other_papers_auxiliaries_say_what_they_are():
     assert "two trainings" in why_not(catalogue["llmjepa.t9.yelp"])
     assert "no term" in why_not(catalogue["audit.null22"])
     assert "--scale full" in why_left_out(catalogue["llmjepa.t5.qwen3"], "tiny")
+
+
+def test_a_method_that_is_said_to_beat_two_others_is_compared_with_both():
+    """STP on gemma-2-2b-it, against plain training and against LLM-JEPA at the setting of its own table."""
+    plan = plan_of("stp.fig5bc.gemma2b", "full")
+    first, second = plan.checks["stp.fig5bc.gemma2b"]
+    assert (first.baseline, second.baseline) == ("ntp", "jepa.k4.lambda2")
+    assert plan.arms["jepa.k4.lambda2"] == {"jepa_k": 4, "jepa_lambda": 2.0}
+    assert plan.settings["learning_rate"] == 1e-5 and plan.settings["model_name_or_path"] == "google/gemma-2-2b-it"

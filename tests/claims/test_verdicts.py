@@ -26,7 +26,7 @@ BASE = {"ntp": against(0.50)}
 def test_a_gain_beyond_every_control_is_reproduced():
     """+20 points over the baseline, +20 and +19 over the controls."""
     outcome = judge(GAIN, BASE | {"jepa": around(0.70), "lambda0": against(0.50), "shuffled": against(0.51)})
-    assert outcome.word == "reproduced" and outcome.n == 5
+    assert outcome.word == "reproduced" and outcome.n == 5 and "less" not in outcome.reason
     assert outcome.delta == pytest.approx(0.20) and outcome.arm_mean == pytest.approx(0.70)
     assert outcome.controls["shuffled"][0] == pytest.approx(0.19)
 
@@ -85,7 +85,8 @@ def test_no_difference_is_not_reproduced_only_if_the_interval_excludes_the_claim
 def test_a_claim_of_harm_is_judged_in_its_own_direction():
     """-40 points, claimed -55: the direction is shown, against the control too."""
     check = Check(arm="l2", direction=-1, size=-0.55, controls=("lambda0",))
-    assert judge(check, BASE | {"l2": around(0.10), "lambda0": against(0.50)}).word == "reproduced"
+    outcome = judge(check, BASE | {"l2": around(0.10), "lambda0": against(0.50)})
+    assert outcome.word == "reproduced" and outcome.reason.endswith("by less than claimed")
     assert judge(check, BASE | {"l2": around(0.50), "lambda0": against(0.50)}).word == "not reproduced"
     assert judge(check, BASE | {"l2": around(0.10), "lambda0": around(0.10)}).word == "explained by a control"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from llm_jepa.experiments.settings import Settings
@@ -102,40 +103,39 @@ def _plan(claim: Claim, model: Model, data: Dataset) -> Plan:
         "gradient_accumulation_steps": ACCUMULATION,
         "learning_rate": protocol["lr"],
     }
-    arms, check, also = _arms(claim, protocol)
+    arms, checks = _arms(claim, protocol)
     name = f"{_slug(str(claim.model))}.{data.stem}.lr{protocol['lr']:g}"
     title = f"{claim.model} on {claim.dataset}"
-    return Plan(name, title, "full", "as_published", data.stem, False, settings, arms, {claim.id: (check,)}, also)
+    return Plan(name, title, "full", "as_published", data.stem, False, settings, arms, {claim.id: checks})
 
 
-def _arms(claim: Claim, protocol: dict[str, Any]) -> tuple[dict[str, Settings], Check, dict[str, tuple[str, ...]]]:
-    """Return the arms that decide a claim, and its check."""
-    views = _llm_jepa_setting(claim) if claim.method.startswith("stp") else protocol
-    jepa = f"jepa.k{views['k']}.lambda{views['lambda']:g}" if views else "jepa"
-    own = {"jepa_k": views["k"], "jepa_lambda": float(views["lambda"])} if views else {}
-    arms: dict[str, Settings] = {
-        "ntp": {},
-        "jepa_lambda0": {},
-        jepa: own,
-        f"{jepa}_shuffled": own | {"shuffle_views": True},
-    }
+def _arms(claim: Claim, protocol: dict[str, Any]) -> tuple[dict[str, Settings], tuple[Check, ...]]:
+    """Return the arms that decide a claim, and its checks."""
     size = None if claim.delta is None else claim.delta / 100
+    arms: dict[str, Settings] = {"ntp": {}, "jepa_lambda0": {}}
     if not claim.method.startswith("stp"):
-        return arms, Check(arm=jepa, controls=("jepa_lambda0", f"{jepa}_shuffled"), size=size), {}
+        name, own = _jepa_arm(protocol)
+        arms |= {name: own, f"{name}_shuffled": own | {"shuffle_views": True}}
+        return arms, (Check(arm=name, controls=("jepa_lambda0", f"{name}_shuffled"), size=size),)
     stp = f"stp.lambda{protocol['lambda']:g}"
     arms[stp] = _STP | {"jepa_lambda": float(protocol["lambda"])}
-    del arms[f"{jepa}_shuffled"]
-    baseline = jepa if claim.id.endswith("vs_llmjepa") else "ntp"
-    also: dict[str, tuple[str, ...]] = (
-        {claim.id: (jepa,)} if claim.id.startswith("stp.fig5bc") else {}
-    )  # "better than both"
-    return arms, Check(arm=stp, baseline=baseline, controls=("jepa_lambda0",), size=size), also
+    against_ntp = Check(arm=stp, controls=("jepa_lambda0",), size=size)
+    views = _llm_jepa_setting(claim)
+    if claim.id.endswith("vs_ntp") or views is None:
+        return arms, (against_ntp,)
+    name, own = _jepa_arm(views)
+    arms[name] = own
+    against_jepa = replace(against_ntp, baseline=name)
+    return arms, (against_jepa,) if claim.id.endswith("vs_llmjepa") else (against_ntp, against_jepa)
+
+
+def _jepa_arm(setting: dict[str, Any]) -> tuple[str, Settings]:
+    own = {"jepa_k": setting["k"], "jepa_lambda": float(setting["lambda"])}
+    return f"jepa.k{setting['k']}.lambda{setting['lambda']:g}", own
 
 
 def _merged(one: Plan, other: Plan) -> Plan:
-    from dataclasses import replace
-
-    return replace(one, arms=one.arms | other.arms, checks=one.checks | other.checks, also={**one.also, **other.also})
+    return replace(one, arms=one.arms | other.arms, checks=one.checks | other.checks)
 
 
 def _slug(text: str) -> str:

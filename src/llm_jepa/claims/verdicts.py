@@ -1,7 +1,8 @@
 """From paired values to a verdict on a claim: pure functions, one rule for each kind of claim.
 
 `gain`      arm - baseline has a direction, and perhaps a size.
-  reproduced                arm - baseline is shown in that direction, and so is arm - control for every control;
+  reproduced                arm - baseline is shown in that direction, and so is arm - control for every control; where
+                            the interval lies short of the size, the reason says so;
   explained by a control    it is shown, but a control differs from the baseline in that direction too (shown), and the
                             arm is not shown to go beyond that control;
   not reproduced            the opposite is shown; or the direction is not shown and the interval excludes the size;
@@ -187,7 +188,8 @@ def _judge_gain(
     controls: Mapping[str, PairedComparison],
 ) -> tuple[Word, str]:
     if _shown(found, check.direction, p_holm):
-        return _against_controls(check, values, controls)
+        word, reason = _against_controls(check, values, controls)
+        return word, f"{reason}; by less than claimed" if _falls_short(check, found) else reason
     if _shown(found, -check.direction, p_holm):
         return "not reproduced", "the opposite is shown"
     if _falls_short(check, found):
