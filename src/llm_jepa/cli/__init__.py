@@ -22,7 +22,7 @@ from llm_jepa import __version__
 from llm_jepa.errors import ConfigError, LLMJEPAError
 from llm_jepa.processes import end_with_parent, is_main, leave, num_launched, rank, told
 
-from . import data, experiments, runs, tools
+from . import claims, data, experiments, runs, tools
 from .parsing import Parser
 from .printing import WIDTH, be_quiet, print_error, print_json
 
@@ -141,6 +141,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"llm-jepa {__version__}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks and the log of transformers")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for family in (experiments, runs, data, tools):
+    for family in (experiments, claims, runs, data, tools):
         family.register(commands)
     return parser

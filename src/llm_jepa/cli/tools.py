@@ -24,7 +24,10 @@ def register(commands: Any) -> None:
 def _add_annotate(commands: Any) -> None:
     annotate = add_command(commands, "annotate", _annotate, "write reading notes onto a paper's PDF, in a copy of it")
     annotate.add_argument("file", type=Path, metavar="IN.pdf", help="the PDF, which is only read")
-    annotate.add_argument("--notes", required=True, metavar="NOTES.yaml", help="the notes, or llm-jepa-v1: ours")
+    annotate.add_argument("--notes", metavar="NOTES.yaml", help="the notes, or llm-jepa-v1: ours")
+    annotate.add_argument(
+        "--results", type=Path, metavar="DIR", help="records of `reproduce`: write our figures beside the paper's"
+    )
     annotate.add_argument("--out", type=Path, required=True, metavar="OUT.pdf", help="the file to write")
     annotate.add_argument("--force", action="store_true", help="write over a file that is there")
     annotate.add_argument("--skip-missing", action="store_true", help="leave out notes on pages that are not there")
@@ -35,11 +38,18 @@ def _add_annotate(commands: Any) -> None:
 def _annotate(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.report.pdf_notes import annotate_pdf, read_notes
 
-    if arguments.out.exists() and arguments.out.resolve() == Path(arguments.notes).resolve():
+    if arguments.notes is None and arguments.results is None:
+        raise ConfigError("There is nothing to write. Name notes with --notes, records of `reproduce` with --results.")
+    if arguments.notes and arguments.out.exists() and arguments.out.resolve() == Path(arguments.notes).resolve():
         raise ConfigError(f"--out {arguments.out} is the file of notes, which stays as it is. Choose another name.")
+    notes = read_notes(arguments.notes) if arguments.notes else []
+    if arguments.results:
+        from llm_jepa.claims.paper_notes import measured_notes, merged
+
+        notes = merged(notes, measured_notes(arguments.results))
     result = annotate_pdf(
         arguments.file,
-        read_notes(arguments.notes),
+        notes,
         arguments.out,
         force=arguments.force,
         skip_missing=arguments.skip_missing,

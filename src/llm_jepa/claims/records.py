@@ -1,0 +1,170 @@
+"""The record of an experiment: a small JSON file with every value that its claims are judged by.
+
+    benchmarks/results/claims/EXPERIMENT.json      those that docs/claims.md is made from
+    OUT/results/EXPERIMENT.json                    those of a call
+
+It holds values, not verdicts: these follow from it by the rule of `verdicts.py`, whenever it is read. No host and no
+path is in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llm_jepa.errors import ConfigError
+from llm_jepa.experiments.run import differences
+from llm_jepa.experiments.settings import Settings, read_experiment
+from llm_jepa.files import write_json
+
+from .measures import MEASURES, finished_runs, read_values
+from .plans import Plan
+
+Record = dict[str, Any]
+
+SCHEMA = 1
+ALWAYS = ("accuracy", "exact_match", "starts_with", "recall")
+"""Measures that are kept of every arm, whatever is claimed of it: they stand in the runs' own files."""
+
+FILES = ("train_file", "test_file", "model_name_or_path", "databases")
+"""Settings that name places on one machine."""
+_ENVIRONMENT = ("python", "cpu", "device", "commit")
+_PACKAGES = ("llm-jepa", "torch", "transformers")
+
+
+def make_record(
+    plan: Plan, folder: Path, claims: Sequence[str], *, command: str, changes: Settings | None = None
+) -> Record:
+    """Read an experiment's finished runs.
+
+    Args:
+        plan: The experiment.
+        folder: Its folder, of this package's own making or of `llm-jepa compare`.
+        claims: Claims to read the values of; those that need a model loaded are slow.
+        command: That makes the record again.
+        changes: Settings that were changed by hand; a record with any is not of the protocol, and says so.
+
+    Raises:
+        ConfigError: If no run is done, or one has other settings than the plan's.
+    """
+    done = {arm: runs for arm in plan.arms if (runs := finished_runs(folder, arm))}
+    if not done:
+        raise ConfigError(f"{folder} holds no finished run of {plan.name}, whose arms are {', '.join(plan.arms)}.")
+    check_runs(plan, folder, changes or {})
+    values = {measure: read_values(folder, measure, list(done)) for measure in ALWAYS}
+    for measure, arms in plan.measures_of(claims).items():
+        values[measure] = values.get(measure, {}) | read_values(folder, measure, arms)
+    first = next(iter(next(iter(done.values())).values()))
+    return {
+        "schema": SCHEMA,
+        "experiment": plan.name,
+        "scale": plan.scale,
+        "recipe": plan.recipe,
+        "command": command,
+        "changed": _changed(plan, changes or {}),
+        "environment": _environment(first),
+        "data_sha256": _digests(first),
+        "settings": plan.settings,
+        "claims": list(claims),
+        "training_time_s": _training_times(done),
+        "values": {
+            measure: {arm: {str(seed): value for seed, value in seeds.items()} for arm, seeds in arms.items()}
+            for measure, arms in values.items()
+            if arms
+        },
+    }
+
+
+def check_runs(plan: Plan, folder: Path, changes: Settings) -> None:
+    """Make sure that an experiment's finished runs are those of the plan, but for where its files are.
+
+    Raises:
+        ConfigError: If one has other settings; the text names them.
+    """
+    for arm in plan.arms:
+        for run in finished_runs(folder, arm).values():
+            found = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+            files = {key: found[key] for key in FILES if key in found}
+            settings = plan.experiment([arm], files) | changes
+            expected = read_experiment(settings)[1][arm].settings
+            ignored = {*FILES, "seed"}
+            left, right = ({key: each[key] for key in each if key not in ignored} for each in (found, expected))
+            if differing := differences(left, right):
+                raise ConfigError(
+                    f"{run} is no run of {plan.name}: {'; '.join(differing)}. Name the folder of that experiment, or "
+                    "another --out."
+                )
+
+
+def read_record(file: Path) -> Record:
+    """Return a record, checked.
+
+    Raises:
+        ConfigError: If it is of another schema, or has a measure that is not known.
+    """
+    record = json.loads(file.read_text(encoding="utf-8"))
+    if record.get("schema") != SCHEMA or not set(record.get("values", {})) <= MEASURES.keys():
+        raise ConfigError(
+            f"{file} is no record of this version (schema {SCHEMA}). Make it again: `llm-jepa reproduce`."
+        )
+    return record
+
+
+def read_records(folder: Path) -> list[Record]:
+    """Return the records of a folder, by name."""
+    return [read_record(file) for file in sorted(folder.glob("*.json"))]
+
+
+def write_record(record: Record, folder: Path) -> Path:
+    """Write a record beside those there are; claims of an earlier one of the same experiment stay in it."""
+    file = folder / f"{record['experiment']}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(file, record)
+    return file
+
+
+def earlier_claims(folder: Path, experiment: str) -> list[str]:
+    """Return the claims that a folder's record of an experiment has already."""
+    file = folder / f"{experiment}.json"
+    return list(read_record(file)["claims"]) if file.is_file() else []
+
+
+def values_of(record: Record, measure: str) -> dict[str, dict[int, float]]:
+    """Return arm to seed to value of a measure."""
+    return {
+        arm: {int(seed): value for seed, value in seeds.items()}
+        for arm, seeds in record["values"].get(measure, {}).items()
+    }
+
+
+def _changed(plan: Plan, changes: Settings) -> Settings:
+    """Return the changes that are other values than the plan's; where files are is no change."""
+    own = plan.settings | {"recipe": plan.recipe}
+    return {key: value for key, value in changes.items() if key not in FILES and own.get(key, ...) != value}
+
+
+def _environment(run: Path) -> dict[str, Any]:
+    file = run / "environment.json"
+    seen = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    packages = seen.get("packages", {})
+    return {key: seen.get(key) for key in _ENVIRONMENT} | {name: packages.get(name) for name in _PACKAGES}
+
+
+def _digests(run: Path) -> dict[str, str]:
+    """Return the name of each file of data that a run read, without its folder, and the hash of its rows."""
+    file = run / "data.json"
+    seen = json.loads(file.read_text(encoding="utf-8")).get("sha256", {}) if file.is_file() else {}
+    return {Path(name).name: digest for name, digest in seen.items()}
+
+
+def _training_times(done: Mapping[str, Mapping[int, Path]]) -> dict[str, float]:
+    """Return the mean seconds that an arm's runs trained, by the clock of a machine that may have been busy."""
+    times = {}
+    for arm, runs in done.items():
+        seconds = [json.loads((run / "eval.json").read_text())["training_time_s"] for run in runs.values()]
+        times[arm] = round(sum(seconds) / len(seconds), 1)
+    return times

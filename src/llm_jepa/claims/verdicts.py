@@ -1,0 +1,342 @@
+"""From paired values to a verdict on a claim: pure functions, one rule for each kind of claim.
+
+`gain`      arm - baseline has a direction, and perhaps a size.
+  reproduced                arm - baseline is shown in that direction, and so is arm - control for every control; where
+                            the interval lies short of the size, the reason says so;
+  explained by a control    it is shown, but a control differs from the baseline in that direction too (shown), and the
+                            arm is not shown to go beyond that control;
+  not reproduced            the opposite is shown; or the direction is not shown and the interval excludes the size;
+  inconclusive              anything else, with the smallest difference that could have been shown.
+`equal`     arm and baseline do not differ: the interval lies within a stated margin. Nothing shown is not enough.
+`reaches`   the arm is not below the baseline: the interval's lower end is above minus the margin.
+`flat`      no pair of arms differs: every pair is `equal`.
+`value`     the arm's value is the one stated: the interval of its mean lies within the margin around it.
+
+Where every run of both arms has one and the same value (0%, say) nothing can be seen, and the claim is inconclusive.
+
+"Shown" is a paired, two-sided t-test over seeds at 0.05 and a 95% interval that leaves out 0; between arm and baseline
+after Holm's correction over the table's claims (`judging.py`). A conjunction over controls needs no correction.
+Sources of the statistics: `experiments/statistics.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from scipy import stats
+
+from llm_jepa.experiments.statistics import PairedComparison, compare_paired, verdict
+
+Kind = Literal["gain", "equal", "reaches", "flat", "value"]
+KINDS: tuple[Kind, ...] = ("gain", "equal", "reaches", "flat", "value")
+
+Word = Literal["reproduced", "not reproduced", "explained by a control", "inconclusive", "not run"]
+# Of several parts of one claim the earliest here is the claim's verdict: a claim that is wrong in one part is wrong.
+WORDS: tuple[Word, ...] = ("not reproduced", "not run", "explained by a control", "inconclusive", "reproduced")
+
+Values = Mapping[str, Mapping[int, float]]
+"""Arm to seed to value."""
+
+CONFIDENCE = 0.95
+STUCK = "every run has the same value, as at a floor or a ceiling"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a claim says of an experiment, and how it is judged.
+
+    Attributes:
+        kind: One of `KINDS`.
+        arm: The arm that the claim is about.
+        baseline: What it is compared with.
+        controls: Arms that lack what the claim credits.
+        measure: What is compared; a name of `measures.MEASURES`.
+        direction: 1 or -1: whether the arm is claimed to be above or below.
+        size: The claimed difference, in the measure's unit, with its sign; None where none is stated.
+        margin: Of `equal`, `reaches`, `flat` and `value`, in the measure's unit.
+        expected: Of `value`.
+        pairs: Of `flat`: pairs of arms, such as neighbours in a grid.
+        logarithm: Compare logarithms: the difference is then that of a ratio.
+
+    Raises:
+        ValueError: If the kind lacks what it needs.
+    """
+
+    kind: Kind = "gain"
+    arm: str = ""
+    baseline: str = "ntp"
+    controls: tuple[str, ...] = ()
+    measure: str = "accuracy"
+    direction: int = 1
+    size: float | None = None
+    margin: float | None = None
+    expected: float | None = None
+    pairs: tuple[tuple[str, str], ...] = ()
+    logarithm: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind={self.kind!r} is not one of: {', '.join(KINDS)}.")
+        if self.direction not in (1, -1):
+            raise ValueError(f"direction={self.direction!r} must be 1 (above the baseline) or -1 (below it).")
+        if self.kind != "gain" and not (self.margin or 0) > 0:
+            raise ValueError(f"kind={self.kind} needs a margin above 0; it is {self.margin!r}.")
+        if (self.kind == "flat") != bool(self.pairs) or (self.kind == "value") != (self.expected is not None):
+            raise ValueError(f"kind={self.kind}: pairs belong to flat, and expected to value.")
+        if self.kind != "flat" and not self.arm:
+            raise ValueError(f"kind={self.kind} needs an arm.")
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Every arm that has to be run, each once."""
+        if self.kind == "flat":
+            return tuple(dict.fromkeys(arm for pair in self.pairs for arm in pair))
+        baseline = () if self.kind == "value" else (self.baseline,)
+        return tuple(dict.fromkeys((*baseline, *self.controls, self.arm)))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a check.
+
+    Attributes:
+        word: The verdict.
+        reason: One sentence part that says why.
+        n: Seeds that both arms have.
+        arm_mean: Mean of the arm over them, in the measure's unit; of logarithms, the geometric mean.
+        baseline_mean: The same of the baseline.
+        delta: Mean difference, or of logarithms its mean; for `value`, the mean minus what is expected.
+        ci: Its 95% interval.
+        p_value: Two-sided p of arm - baseline, uncorrected.
+        p_holm: The p that the verdict goes by.
+        smallest: Smallest true difference that would be shown four times in five, before correction.
+        controls: Control to (mean of arm - control, its interval).
+    """
+
+    word: Word
+    reason: str
+    n: int = 0
+    arm_mean: float | None = None
+    baseline_mean: float | None = None
+    delta: float | None = None
+    ci: tuple[float, float] | None = None
+    p_value: float | None = None
+    p_holm: float | None = None
+    smallest: float | None = None
+    controls: dict[str, tuple[float, tuple[float, float] | None]] = field(default_factory=dict)
+
+
+def main_comparison(check: Check, values: Values) -> PairedComparison | None:
+    """Return arm against baseline; None for a kind that has no such comparison, or without a common seed."""
+    if check.kind in ("flat", "value"):
+        return None
+    found = _compare(check, values, check.arm, check.baseline)
+    return found if found.n else None
+
+
+def judge(check: Check, values: Values, p_holm: float | None = None) -> Outcome:
+    """Return the verdict on a check.
+
+    Args:
+        check: What is claimed.
+        values: Of the check's measure: arm to seed to value, finite; arms that were not run are left out.
+        p_holm: The corrected p of a `gain`; the uncorrected one if it is not given.
+    """
+    if check.kind == "flat":
+        return _judge_flat(check, values)
+    if check.kind == "value":
+        return _judge_value(check, values)
+    found = _compare(check, values, check.arm, check.baseline)
+    if not found.n:
+        lacking = [arm for arm in (check.arm, check.baseline) if not values.get(arm)]
+        return Outcome("not run", f"no values of {' and '.join(lacking)}" if lacking else "no seed has both arms")
+    p_holm = found.p_value if p_holm is None else p_holm
+    controls = {each: _compare(check, values, check.arm, each) for each in check.controls}
+    word: Word
+    if found.n < 2:
+        word, reason = "inconclusive", "one seed says nothing of the spread between seeds"
+    elif _is_stuck(values, (check.arm, check.baseline)):
+        word, reason = "inconclusive", STUCK
+    elif check.kind == "gain":
+        word, reason = _judge_gain(check, values, found, p_holm, controls)
+    else:
+        word, reason = _judge_margin(check, values, found)
+    return _outcome(word, reason, check, found, p_holm, controls)
+
+
+def combine(outcomes: Sequence[Outcome]) -> Word:
+    """Return the verdict on a claim of several parts.
+
+    >>> combine([Outcome("reproduced", ""), Outcome("inconclusive", "")])
+    'inconclusive'
+    """
+    return min((outcome.word for outcome in outcomes), key=WORDS.index)
+
+
+# ---- kinds ----
+
+
+def _judge_gain(
+    check: Check,
+    values: Values,
+    found: PairedComparison,
+    p_holm: float | None,
+    controls: Mapping[str, PairedComparison],
+) -> tuple[Word, str]:
+    if _shown(found, check.direction, p_holm):
+        word, reason = _against_controls(check, values, controls)
+        return word, f"{reason}; by less than claimed" if _falls_short(check, found) else reason
+    if _shown(found, -check.direction, p_holm):
+        return "not reproduced", "the opposite is shown"
+    if _falls_short(check, found):
+        return "not reproduced", "no difference shown, and the interval excludes the claimed size"
+    return "inconclusive", f"no difference to {check.baseline} shown"
+
+
+def _against_controls(check: Check, values: Values, controls: Mapping[str, PairedComparison]) -> tuple[Word, str]:
+    """Where the difference to the baseline is shown: whether anything is left of it beyond the controls."""
+    behind = [name for name, each in controls.items() if not _shown(each, check.direction)]
+    if not behind:
+        against = f", and against {' and '.join(controls)}" if controls else ""
+        return "reproduced", f"shown against {check.baseline}{against}"
+    as_well = [name for name in behind if _shown(_compare(check, values, name, check.baseline), check.direction)]
+    if as_well:
+        return "explained by a control", f"{' and '.join(as_well)} did it as well"
+    if missing := [name for name in behind if not controls[name].n]:
+        return "inconclusive", f"shown against {check.baseline}, but the control {' and '.join(missing)} was not run"
+    return "inconclusive", f"shown against {check.baseline}, but not against {' and '.join(behind)}"
+
+
+def _falls_short(check: Check, found: PairedComparison) -> bool:
+    """Whether the whole interval lies on the near side of the claimed size."""
+    if check.size is None or found.ci is None:
+        return False
+    return found.ci[1] < check.size if check.direction > 0 else found.ci[0] > check.size
+
+
+def _is_stuck(values: Values, arms: Sequence[str]) -> bool:
+    """Whether all runs of the arms have one value: 0%, say, in which no difference and no equality can be seen."""
+    return len({value for arm in arms for value in values[arm].values()}) == 1
+
+
+def _judge_margin(check: Check, values: Values, found: PairedComparison) -> tuple[Word, str]:
+    """`equal` and `reaches`: where the interval lies in relation to the margin."""
+    assert check.margin is not None
+    if not _within(check, found):
+        if _outside(check, found):
+            return "not reproduced", "the interval lies beyond the margin"
+        return "inconclusive", "the interval is wider than the margin allows"
+    as_well = [name for name in check.controls if _within(check, _compare(check, values, name, check.baseline))]
+    if as_well:
+        return "explained by a control", f"{' and '.join(as_well)} did it as well"
+    if missing := [name for name in check.controls if not values.get(name)]:
+        return "inconclusive", f"within the margin, but the control {' and '.join(missing)} was not run"
+    return "reproduced", "the interval lies within the margin"
+
+
+def _judge_flat(check: Check, values: Values) -> Outcome:
+    comparisons = {pair: _compare(check, values, *pair) for pair in check.pairs}
+    if missing := sorted({arm for arm in check.arms if not values.get(arm)}):
+        return Outcome("not run", f"no values of {' and '.join(missing)}")
+    n = min(each.n for each in comparisons.values())
+    if n < 2:
+        return Outcome("inconclusive", "one seed says nothing of the spread between seeds", n)
+    if _is_stuck(values, check.arms):
+        return Outcome("inconclusive", STUCK, n)
+    widest = max(comparisons.values(), key=lambda each: abs(each.delta or 0.0))
+    within = sum(_within(check, each) for each in comparisons.values())
+    apart = [f"{one} and {other}" for (one, other), each in comparisons.items() if _outside(check, each)]
+    told = f"{within} of {len(comparisons)} pairs of neighbours lie within the margin"
+    word: Word = "not reproduced" if apart else "reproduced" if within == len(comparisons) else "inconclusive"
+    reason = f"{told}; beyond it: {', '.join(apart)}" if apart else told
+    known = [each.smallest_detectable for each in comparisons.values() if each.smallest_detectable]
+    return Outcome(word, reason, n, delta=widest.delta, ci=widest.ci, smallest=max(known, default=None))
+
+
+def _judge_value(check: Check, values: Values) -> Outcome:
+    assert check.margin is not None and check.expected is not None
+    own = [_scaled(check, value) for value in values.get(check.arm, {}).values()]
+    expected = _scaled(check, check.expected)
+    if not own:
+        return Outcome("not run", f"no values of {check.arm}")
+    mean = math.fsum(own) / len(own)
+    half = math.inf
+    if len(own) > 1:
+        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(own) - 1)) * statistics.stdev(own) / math.sqrt(len(own))
+    ci = (mean - expected - half, mean - expected + half)
+    word: Word = "inconclusive"
+    if -check.margin < ci[0] and ci[1] < check.margin:
+        word = "reproduced"
+    elif ci[0] > check.margin or ci[1] < -check.margin:
+        word = "not reproduced"
+    reason = {
+        "reproduced": "the interval lies within the margin",
+        "not reproduced": "the interval lies beyond the margin",
+    }.get(word, "the interval is wider than the margin allows")
+    known = ci if math.isfinite(half) else None
+    return Outcome(word, reason, len(own), _unscaled(check, mean), check.expected, mean - expected, known)
+
+
+# ---- pieces ----
+
+
+def _compare(check: Check, values: Values, arm: str, baseline: str) -> PairedComparison:
+    ours, theirs = (
+        {seed: _scaled(check, value) for seed, value in values.get(name, {}).items()} for name in (arm, baseline)
+    )
+    return compare_paired(ours, theirs, confidence=CONFIDENCE, arm=arm, baseline_arm=baseline)
+
+
+def _shown(found: PairedComparison, direction: int, p: float | None = None) -> bool:
+    """Whether a difference in that direction is shown; by the uncorrected p where none is given."""
+    return verdict(found.delta, found.p_value if p is None else p, found.ci) == ("better" if direction > 0 else "worse")
+
+
+def _within(check: Check, found: PairedComparison) -> bool:
+    if found.ci is None or check.margin is None:
+        return False
+    low, high = found.ci if check.direction > 0 else (-found.ci[1], -found.ci[0])
+    return -check.margin < low and (check.kind == "reaches" or high < check.margin)
+
+
+def _outside(check: Check, found: PairedComparison) -> bool:
+    if found.ci is None or check.margin is None:
+        return False
+    low, high = found.ci if check.direction > 0 else (-found.ci[1], -found.ci[0])
+    return high < -check.margin or (check.kind != "reaches" and low > check.margin)
+
+
+def _scaled(check: Check, value: float) -> float:
+    return math.log(value) if check.logarithm else value
+
+
+def _unscaled(check: Check, value: float) -> float:
+    return math.exp(value) if check.logarithm else value
+
+
+def _outcome(
+    word: Word,
+    reason: str,
+    check: Check,
+    found: PairedComparison,
+    p_holm: float | None,
+    controls: Mapping[str, PairedComparison],
+) -> Outcome:
+    means: list[Any] = [None if each is None else _unscaled(check, each) for each in (found.mean, found.baseline_mean)]
+    return Outcome(
+        word,
+        reason,
+        found.n,
+        means[0],
+        means[1],
+        found.delta,
+        found.ci,
+        found.p_value,
+        p_holm if check.kind == "gain" else None,
+        found.smallest_detectable,
+        {name: (each.delta, each.ci) for name, each in controls.items() if each.delta is not None},
+    )

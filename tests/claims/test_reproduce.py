@@ -1,0 +1,167 @@
+"""From a claim to a verdict, end to end on two steps of a small model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from llm_jepa.claims import telling
+from llm_jepa.claims.measures import finished_runs, read_values
+from llm_jepa.claims.plans import read_plans
+from llm_jepa.claims.records import make_record, read_record, read_records
+from llm_jepa.claims.reproduce import Call, missing_files, reproduce, select
+from llm_jepa.claims.verdicts import WORDS
+from llm_jepa.errors import ConfigError
+
+SMOKE = {"max_steps": 2, "max_test_rows": 8, "max_new_tokens": 4, "use_cpu": True, "logging_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def reproduced(small_data, quick_runs, tmp_path_factory):
+    """A call for one claim of two arms, what it returned, and a second one for a claim that needs one arm more."""
+    out = tmp_path_factory.mktemp("claims") / "out"
+    call = Call(["llmjepa.t10.ratioinf"], scale="tiny", out=out, data=small_data, seeds=[1, 2], changes=SMOKE)
+    ((record, judged),) = reproduce(call)
+    assert sorted(quick_runs) == ["jepa_lambda0-s1", "jepa_lambda0-s2", "ntp-s1", "ntp-s2"]
+    quick_runs.clear()
+    ((grown, more),) = reproduce(dataclasses.replace(call, patterns=["llmjepa.t10.ratio0"]))
+    return call, (record, judged), (grown, more), list(quick_runs)
+
+
+def test_a_claim_runs_its_own_arms_and_gets_a_verdict(reproduced):
+    """Two arms of thirty, two seeds; the accuracy is that of the published recipe."""
+    _, (record, judged), _, _ = reproduced
+    assert list(judged) == ["llmjepa.t10.ratioinf"]
+    assert all(each.word in WORDS and each.word != "not run" for each in judged.values())
+    assert set(record["values"]["accuracy"]) == {"ntp", "jepa_lambda0"}
+    assert record["values"]["accuracy"] == record["values"]["starts_with"]
+    assert "jepa_lambda0 against ntp, accuracy: " in telling.sentence(judged["llmjepa.t10.ratioinf"])
+
+
+def test_what_was_run_for_one_claim_is_not_run_again_for_another(reproduced):
+    """The second claim adds one arm to the same folder, and itself to the same record."""
+    call, (record, _), (grown, more), started = reproduced
+    assert sorted(started) == ["gamma0-s1", "gamma0-s2"] and list(more) == ["llmjepa.t10.ratio0"]
+    assert grown["claims"] == ["llmjepa.t10.ratio0", "llmjepa.t10.ratioinf"]
+    assert record["values"]["accuracy"].items() <= grown["values"]["accuracy"].items()
+    assert read_records(call.out / "results") == [grown]
+
+
+def test_a_record_names_no_place_of_the_machine_and_says_what_was_changed(reproduced):
+    """It is committed, and made into a page."""
+    call, (record, _), _, _ = reproduced
+    text = json.dumps(record)
+    assert str(call.out) not in text and str(call.data) not in text and "/" not in record["command"]
+    assert record["changed"]["max_steps"] == 2 and set(record["data_sha256"]) == {
+        "nlrx_synth_train.second_half.jsonl",
+        "nlrx_synth_test.jsonl",
+    }
+
+
+def test_runs_start_from_a_base_that_has_not_seen_their_rows(reproduced):
+    """It was trained on the first half of the rows, which the runs do not read; all runs start from it."""
+    call = reproduced[0]
+    base = json.loads((call.out / "base" / "data.json").read_text())
+    assert base["summary"]["train"]["kept"] <= 30
+    rows = (call.data / "nlrx_synth_train.jsonl").read_text().splitlines()
+    assert (call.out / "data" / "nlrx_synth_train.second_half.jsonl").read_text().splitlines() == rows[30:]
+    run = json.loads((call.out / "finetune" / "ntp-s1" / "data.json").read_text())
+    assert run["tokenizer_sha256"] == base["tokenizer_sha256"]
+
+
+def test_results_can_be_taken_from_a_folder_of_compare(reproduced, quick_runs, tmp_path):
+    """--from reads an experiment's folder and runs nothing."""
+    call, (record, judged), _, _ = reproduced
+    quick_runs.clear()
+    again = dataclasses.replace(call, source=call.out / "finetune", out=tmp_path)
+    ((read, verdicts),) = reproduce(again)
+    assert quick_runs == [] and read_record(tmp_path / "results" / "finetune.json") == read
+    assert read["values"]["accuracy"]["ntp"] == record["values"]["accuracy"]["ntp"]
+    assert {claim: each.word for claim, each in verdicts.items()} == {
+        claim: each.word for claim, each in judged.items()
+    }
+
+
+def test_runs_of_other_settings_are_refused_by_name(reproduced, tmp_path):
+    """The protocol's runs have 150 steps; those of the smoke test have two."""
+    call = reproduced[0]
+    plan = read_plans("tiny")["finetune"]
+    with pytest.raises(ConfigError, match="max_steps was 2 and is 150"):
+        make_record(plan, call.out / "finetune", ["llmjepa.t3.cosine"], command="")
+    with pytest.raises(ConfigError, match="holds no finished run of finetune"):
+        make_record(plan, tmp_path, ["llmjepa.t3.cosine"], command="")
+
+
+def test_geometry_and_the_loss_of_a_tube_are_measured_once_and_kept(reproduced):
+    """On a model that trained neither; the second reading is from the file."""
+    folder = reproduced[0].out / "finetune"
+    for measure, name in (("stp_loss", "stp_loss"), ("sv100", "published")):
+        first = read_values(folder, measure, ["ntp"], [1])
+        kept = folder / "measured" / f"ntp-s1.{name}.json"
+        written = kept.stat().st_mtime_ns
+        assert first == read_values(folder, measure, ["ntp"], [1]) and 0 < first["ntp"][1] < 100
+        assert kept.stat().st_mtime_ns == written
+
+
+def test_measures_of_answers_are_counts_of_rows(tmp_path):
+    """Two of four golds end with ".*"; one of them is answered; one other answer is wrong by its suffix alone."""
+    run = tmp_path / "jepa-s1"
+    run.mkdir()
+    rows = [("a.*", "a.*"), ("b.*", "b"), ("c", "x"), ("d", "d")]
+    text = "".join(json.dumps({"gold": g, "output": o, "exact_match": g == o}) + "\n" for g, o in rows)
+    (run / "predictions.jsonl").write_text(text)
+    (run / "config.yaml").write_text("metric: exact_match\n")
+    (run / "DONE").touch()
+    looks = [{"step": step, "eval_exact_match": step / 100} for step in (10, 20, 30, 40, 50, 60)]
+    losses = [{"step": step, "ce_loss": float(step)} for step in range(1, 21)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*losses, *looks]))
+
+    def read(measure: str) -> float:
+        return read_values(tmp_path, measure, ["jepa"])["jepa"][1]
+
+    assert read("accuracy_dotstar") == 0.5 and read("suffix_errors") == 0.25
+    assert read("accuracy@1") == 0.1 and read("accuracy@6") == 0.6 and read("accuracy_stages") == pytest.approx(0.35)
+    assert read("ce_loss") == 19.5
+    assert read_values(tmp_path, "accuracy_dotstar2", ["jepa"]) == {}
+    assert finished_runs(tmp_path, "jepa") == {1: run} and finished_runs(tmp_path, "je") == {}
+
+
+# ---- what cannot be run ----
+
+
+def test_claims_without_an_experiment_at_a_scale_are_left_out_and_told(small_data):
+    """Of a pattern the others are run; alone it is an error that says why."""
+    selection = select(Call(["llmjepa.t6.s1.*"], scale="tiny", data=small_data))
+    ((plan, claims),) = selection.plans
+    assert plan.name == "loss_dropout" and len(claims) == 5 and list(selection.left_out) == ["llmjepa.t6.s1.ld0_l1"]
+    with pytest.raises(ConfigError, match=r"llmjepa\.t5\.qwen3 cannot be run at scale tiny.*--scale full has it"):
+        select(Call(["llmjepa.t5.qwen3"], scale="tiny"))
+
+
+def test_an_experiment_by_name_stands_for_all_that_it_decides():
+    """`llm-jepa reproduce lora --scale tiny`."""
+    ((plan, claims),) = select(Call(["lora"], scale="tiny")).plans
+    assert plan.name == "lora" and set(claims) == set(plan.checks)
+
+
+def test_missing_data_and_weights_are_told_with_how_to_get_them(tmp_path, monkeypatch):
+    """Nothing is asked of the hub."""
+    monkeypatch.setattr("llm_jepa.claims.reproduce._is_cached", lambda name: False)
+    call = Call(["llmjepa.t12.gemma2b"], data=tmp_path)
+    ((plan, _),) = select(call).plans
+    data, weights = missing_files(call, plan)
+    assert "nlrx_synth_train.jsonl" in data and "--data" in data and "deep-regex" in data
+    assert "google/gemma-2-2b-it" in weights and "accept its licence" in weights and "hf download" in weights
+    with pytest.raises(ConfigError, match="needs data that is not there"):
+        reproduce(call)
+    monkeypatch.setattr("llm_jepa.claims.reproduce._is_cached", lambda name: True)
+    assert len(missing_files(call, plan)) == 1
+
+
+def test_a_full_size_claim_needs_no_weights_where_the_papers_start_from_none(small_data):
+    """Table 2 and its rows."""
+    call = Call(["llmjepa.t2.synth"], data=small_data)
+    ((plan, _),) = select(call).plans
+    assert missing_files(call, plan) == [] and plan.name == "full.table2"
