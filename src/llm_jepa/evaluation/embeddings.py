@@ -47,7 +47,7 @@ class StoredEmbeddings:
         code_groups: A number for each distinct code view, (N,).
         side: One of `VIEWS`.
         views: What the two sides are, in words.
-        split: `test`, or `views` for held-out rows of `views_file`.
+        split: `test`, or `held-out view` for those of `views_file`.
         file: Name of the rows' file.
         num_rows: Rows of the split that have a JEPA term, from which the pairs are taken.
         pairs: `source`, `text` and `code` of each pair, as its views encode it.

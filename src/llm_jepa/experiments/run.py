@@ -321,7 +321,9 @@ def _keep_embeddings(trainer: JEPATrainer, data: LoadedData, run: RunConfig, fol
     """Keep the embeddings of held-out pairs of the kind that the JEPA term trains on: test rows, or view pairs."""
     of_views = bool(len(data.views_validation)) and not run.data.task_views
     rows, split, file = (
-        (data.views_validation, "views", run.data.views_file) if of_views else (data.test, "test", run.data.test_file)
+        (data.views_validation, "held-out view", run.data.views_file)
+        if of_views
+        else (data.test, "test", run.data.test_file)
     )
     kept = StoredEmbeddings.of(trainer.jepa, data.encoder, rows, split, file) if file is not None else None
     if kept is not None:
