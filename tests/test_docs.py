@@ -33,7 +33,10 @@ def test_the_readmes_settings_are_accepted():
     assert len(experiment.seeds) == 6
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+CONFIGS = [*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs" / "search").glob("*.yaml")]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS), ids=lambda path: path.stem)
 def test_every_config_is_accepted(path):
     """Arms differ from the baseline in fields of the objective or of a control."""
     settings = read_yaml(path)
