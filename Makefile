@@ -9,7 +9,7 @@ EXTRAS := $(VENV)/installed-extras
 TEST   := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: help demo test lint types doctest unit test-slow test-long test-gpu bench bench-gpu reliability reliability-long
-.PHONY: install clean
+.PHONY: install clean screenshots
 
 help:
 	@echo "make demo      compare LLM-JEPA with next-token prediction on generated pairs (minutes on two cores)"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-gpu  the tests marked gpu, on a CUDA device"
 	@echo "make bench     the cost of a step (docs/results.md)"
 	@echo "make reliability  the faults of docs/reliability.md, and its table; reliability-long: 200 kills too"
+	@echo "make screenshots REPORT=runs/demo/report.html  pictures of a report, by a headless Chromium"
 	@echo "make bench-gpu the cost of a step on a CUDA device, into benchmarks/results/"
 
 demo: $(STAMP)
@@ -63,6 +64,11 @@ reliability reliability-long:
 
 bench-gpu: $(STAMP)
 	$(BIN)/python benchmarks/gpu.py
+
+REPORT ?= runs/demo/report.html
+SHOTS  ?= screenshots
+screenshots: $(STAMP)
+	$(BIN)/python benchmarks/screenshots.py $(REPORT) --out $(SHOTS)
 
 install: $(STAMP)
 

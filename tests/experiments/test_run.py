@@ -14,15 +14,19 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from llm_jepa.errors import ConfigError
+from llm_jepa.evaluation.embeddings import StoredEmbeddings
 from llm_jepa.evaluation.evaluate import evaluate
 from llm_jepa.evaluation.loading import load_run
+from llm_jepa.evaluation.retrieval import retrieval_metrics
 from llm_jepa.experiments.run import build_trainer, count_step_flops, train_run
 from llm_jepa.experiments.settings import read_experiment, read_run
+from llm_jepa.training.embedding import first_of_each
 
 SECRET = "s3cr3t-value-of-a-token"
 SEED = 7
 TIMES = {"tokens_per_s", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos"}
 RUN_FILES = {"config.yaml", "environment.json", "data.json", "metrics.jsonl", "eval.json", "predictions.jsonl", "DONE"}
+RUN_FILES |= {"embeddings.safetensors"}
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +118,15 @@ def test_the_model_is_a_plain_one_and_scores_again_what_it_scored(finished, monk
     assert records == read_lines(finished / "predictions.jsonl")
     assert metrics["retrieval"] == pytest.approx(report["retrieval"])
     assert metrics["exact_match"] == report["exact_match"]
+
+
+def test_the_embeddings_that_are_kept_are_those_that_were_scored(finished):
+    """Twelve pairs are fewer than are kept at most: retrieval among them is that of eval.json, texts are the rows'."""
+    kept, records = StoredEmbeddings.read(finished), read_lines(finished / "predictions.jsonl")
+    assert (kept.side, kept.split, kept.file, kept.num_rows) == ("pred", "test", "test.jsonl", 12)
+    assert kept.pairs == [{"source": r["source"], "text": r["text"], "code": r["gold"]} for r in records]
+    found = retrieval_metrics(kept.text_pred, kept.code_emb[first_of_each(kept.code_groups)], kept.code_groups)
+    assert found == pytest.approx(json.loads((finished / "eval.json").read_text())["retrieval"])
 
 
 def test_the_data_is_known_by_its_hash(finished):

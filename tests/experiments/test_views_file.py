@@ -10,6 +10,7 @@ import torch
 
 from llm_jepa.cli import main
 from llm_jepa.errors import ConfigError
+from llm_jepa.evaluation.embeddings import StoredEmbeddings
 from llm_jepa.experiments.compare import open_experiment, run_experiment
 from llm_jepa.experiments.run import build_trainer, train_run
 from llm_jepa.experiments.settings import read_run, read_yaml
@@ -147,6 +148,9 @@ def test_an_experiment_is_run_and_each_run_tells_of_its_view_rows(transfer, quic
         assert any(name.endswith("-views.jsonl") for name in data["sha256"])
         assert report["views_retrieval"]["num_queries"] == 8 and "monitor/gap" in report["validation"]
         assert (report["alarm"] is None) == (arm in ("labelled_only", "ntp"))
+        kept = StoredEmbeddings.read(folder)  # of the pairs that the term is on, not of the task's
+        assert (kept.split, len(kept.pairs)) == ("held-out view", 8)
+    assert "Of 8 held-out view pairs of" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_run_goes_on_with_the_same_view_rows_alone(transfer, tmp_path):

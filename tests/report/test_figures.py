@@ -14,7 +14,14 @@ from llm_jepa.evaluation.evaluate import BY_LIKELIHOOD
 from llm_jepa.evaluation.scorers import ALIASES, NAMES
 from llm_jepa.experiments.results import RunResult, build_results
 from llm_jepa.report import figures
-from llm_jepa.report.figures import FIGURES, OTHER_SCORES, plot_comparison, plot_curves, summarize_seeds
+from llm_jepa.report.figures import (
+    FIGURES,
+    OTHER_SCORES,
+    alarm_steps,
+    plot_comparison,
+    plot_curves,
+    summarize_seeds,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -115,6 +122,35 @@ def test_curves_are_labelled_with_arms_and_units(tmp_path):
     assert {"Exact match, held out", "%"} <= set(accuracy)
 
 
+def test_alarms_are_marked_at_the_step_from_which_the_views_had_collapsed(tmp_path):
+    """On the charts of embeddings alone: a flag a step, with how many runs where it is more than one."""
+    runs = {"ntp": {1: rows(0.2)}, "jepa": {seed: rows(0.1 * seed) for seed in (1, 2, 3)}}
+    steps = {"1": 10, "2": 10, "3": 20}
+    alarms = {"jepa": {seed: {"alarmed": True, "first_step": step} for seed, step in steps.items()}}
+    alarms["jepa"]["4"] = {"alarmed": False, "first_step": None}
+    assert alarm_steps(alarms) == {"jepa": {10: 2, 20: 1}}
+    written = plot_curves(runs, ["monitors", "loss"], tmp_path, alarms)
+    monitors, loss = texts(written[0]), texts(written[2])
+    assert monitors.count("2 runs") == 2 and "collapse alarm, from this step on" in monitors  # two charts
+    assert "collapse alarm, from this step on" not in loss
+
+
+def test_a_figure_stands_beside_its_narrow_form(tmp_path):
+    """In one column, for a phone; not among the files returned, which are shown in full."""
+    wide = plot_curves({"ntp": {1: rows(0.2)}}, ["monitors"], tmp_path)[0]
+    narrow = wide.with_stem("curves_monitors_narrow")
+    width, height = (ElementTree.parse(path).getroot().get("width") for path in (wide, narrow))
+    assert float(width.removesuffix("pt")) > 1.5 * float(height.removesuffix("pt"))
+    assert set(texts(narrow)) >= {"ntp", "Gap, matched minus shuffled", "Retrieval@1, text to code"}
+
+
+def test_what_no_one_can_see_is_no_part_of_a_figure(tmp_path):
+    """Control characters, which XML refuses, and marks that turn the direction stand as a replacement."""
+    runs = {"a\x00\x1b\u202e": {1: rows(0.2)}}
+    written = plot_curves(runs, ["loss"], tmp_path)
+    assert "a\N{REPLACEMENT CHARACTER}" + 2 * "\N{REPLACEMENT CHARACTER}" in texts(written[0])
+
+
 def test_the_comparison_shows_values_differences_and_verdicts(tmp_path):
     """Each arm with its verdict in words; the axes with their units."""
     results = results_of()
@@ -159,13 +195,19 @@ def test_no_global_state_is_left_behind(tmp_path):
 
 @pytest.mark.parametrize("num_arms", [1, 4, 9])
 def test_no_two_texts_overlap(tmp_path, monkeypatch, num_arms: int):
-    """Titles, labels, ticks, legends and verdicts keep apart, for one arm and for nine with long names."""
+    """Titles, labels, ticks, legends, alarms and verdicts keep apart, for one arm and for nine, wide and narrow."""
     drawn = []
-    monkeypatch.setattr(figures, "_save", lambda figure, folder, name: drawn.append(figure) or [])
+    monkeypatch.setattr(figures, "_save", lambda figure, folder, name, narrow: drawn.extend((figure, narrow)) or [])
     arms = [f"jepa-infonce-lambda-0.{i}" for i in range(num_arms)]
-    plot_curves({arm: {1: rows(0.1 * i), 2: rows(0.2 * i)} for i, arm in enumerate(arms)}, None, tmp_path)
+    alarm = {"alarmed": True, "first_step": 10}
+    plot_curves(
+        {arm: {1: rows(0.1 * i), 2: rows(0.2 * i)} for i, arm in enumerate(arms)},
+        None,
+        tmp_path,
+        {arms[0]: {"1": alarm, "2": alarm}},
+    )
     plot_comparison(results_of(num_arms), tmp_path)
-    assert len(drawn) == 5
+    assert len(drawn) == 10
     for figure in drawn:
         boxes = text_boxes(figure)
         for i, (words, box) in enumerate(boxes):

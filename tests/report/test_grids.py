@@ -128,7 +128,7 @@ def test_the_page_tells_comparison_equal_cost_and_exploration_apart(results, tmp
     assert "1,720 steps, not 2,000." in words and ">1,720</td>" in words
     assert "was chosen by exact_match on validation rows, the highest mean over seeds" in words
     assert "All others are exploration: they were not chosen, and no difference between cells was tested." in words
-    assert "Left, validation rows: exact_match, by which the framed cell was chosen. Right, test rows:" in words
+    assert "Left or above, validation rows: exact_match, by which the framed cell was chosen. Right or below" in words
     assert "&lt;b&gt;1 and 6&lt;/b&gt;" in words and words.count('<span class="right">chosen</span>') == 1
 
 

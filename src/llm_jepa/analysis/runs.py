@@ -12,7 +12,7 @@ out where there is none (jepa_lambda 0, jepa_k 0).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from llm_jepa.data.generated import with_files
 from llm_jepa.data.loading import load_data, load_rows
 from llm_jepa.data.pairs import EncodedPairs
 from llm_jepa.errors import ConfigError, DataError
-from llm_jepa.evaluation.evaluate import gold_answers
+from llm_jepa.evaluation.embeddings import has_prediction, words_for
+from llm_jepa.evaluation.evaluate import view_texts
 from llm_jepa.evaluation.loading import TrainedRun, load_run
 from llm_jepa.objective import Pair
 from llm_jepa.training.embedding import ViewEmbeddings, view_embeddings
@@ -39,9 +40,6 @@ MOST_PAIRS = 2000
 
 SCHEMA = 1
 """Of geometry.json: raised when a key changes its meaning."""
-
-SIDES = {"enc": "Enc(Text), Enc(Code)", "pred": "Pred(Enc(Text)), Enc(Code)"}
-_CODE_PREDICTS = "Enc(Text), Pred(Enc(Code))"
 
 Geometry = dict[str, Any]
 
@@ -170,17 +168,14 @@ def _read_rows(run: TrainedRun, config: AnalysisConfig) -> _Rows:
         drawn = torch.randperm(num_rows, generator=torch.Generator().manual_seed(config.seed))[: config.num_pairs]
         chosen = [chosen[place] for place in sorted(drawn.tolist())]
     pairs, examples = [rows.pairs[place] for place in chosen], [rows.examples[place] for place in chosen]
-    codes = gold_answers(run.encoder, EncodedPairs(pairs, examples))
+    words = view_texts(run.encoder, EncodedPairs(pairs, examples))
     if config.reading == "published":
         pairs = [_up_to_the_answer(pair) for pair in pairs]
     return _Rows(
         file,
         pairs,
         [example.source for example in examples],
-        [
-            (own.text if own.text_view is None else own.text_view, code if own.code_view is None else own.code_view)
-            for own, code in zip(examples, codes, strict=True)
-        ],
+        words,
         num_rows,
         rows.rows_in - num_rows,
     )
@@ -232,18 +227,15 @@ def _analyze(run: TrainedRun, rows: _Rows, config: AnalysisConfig) -> Geometry:
     run.jepa.float()
     objective = run.jepa.config
     embedded = {"enc": view_embeddings(run.jepa, rows.pairs, run.encoder.pad_id, with_pred=False)}
-    has_pred = objective.uses_views and objective.jepa_k > 0 and config.reading == "training"
-    if has_pred:
+    if has_prediction(objective) and config.reading == "training":
         embedded["pred"] = view_embeddings(run.jepa, rows.pairs, run.encoder.pad_id)
-    views = dict(SIDES)
-    if objective.jepa_direction == "code_to_text":
-        views["pred"] = _CODE_PREDICTS
     return {
         "folder": str(run.folder),
         "objective": objective.to_dict(),
         "num_dims": embedded["enc"].text_pred.shape[1],
         "sides": {
-            side: {"views": views[side]} | asdict(_side(run, states, config)) for side, states in embedded.items()
+            side: {"views": words_for(side, objective)} | asdict(_side(run, states, config))
+            for side, states in embedded.items()
         },
     }
 
@@ -279,12 +271,17 @@ def _notes(runs: dict[str, Any], rows: _Rows, config: AnalysisConfig) -> list[st
     for name, run in runs.items():
         for side, found in run["sides"].items():
             if found["looks_collapsed"]:
-                matched, gap = (found["monitors"][key] for key in ("matched_cosine", "gap"))
-                notes.append(
-                    f"{name}, {side}: looks collapsed. Matching views are close (cosine {matched:.3f}), and so are "
-                    f"others (gap {gap:.3f}): a small A - B and a small error are no success there."
-                )
+                notes.append(collapse_note(f"{name}, {side}", found))
             if found["linear_map"]["reason"]:
                 reasons.setdefault(found["linear_map"]["reason"], []).append(f"{name} {side}")
     notes += [f"Linear map of {', '.join(where)}: {reason}" for reason, where in reasons.items()]
     return notes
+
+
+def collapse_note(where: str, found: Mapping[str, Any]) -> str:
+    """Say that a run's views look collapsed, and what that does to the numbers that look good."""
+    matched, gap = (found["monitors"][key] for key in ("matched_cosine", "gap"))
+    return (
+        f"{where}: looks collapsed. Matching views are close (cosine {matched:.3f}), and so are others (gap "
+        f"{gap:.3f}): a small A - B and a small error are no success there."
+    )

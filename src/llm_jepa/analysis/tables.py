@@ -3,6 +3,7 @@
 DIR/geometry.json        everything, with the singular values and the coordinates
 DIR/geometry.csv         a row a run and side: every single number
 DIR/embedding_map.csv    a row a point: run, side, view, pair, and its place by PCA and by t-SNE
+DIR/singular_values.csv  a row a value: run, side, form, rank, the value, and that of shuffled pairs
 """
 
 from __future__ import annotations
@@ -24,12 +25,19 @@ Geometry = Mapping[str, Any]
 
 
 def write_geometry(geometry: Geometry, out_dir: Path) -> list[Path]:
-    """Write geometry.json, geometry.csv and embedding_map.csv to a folder, which is made if it is missing."""
+    """Write geometry.json and the tables of `write_geometry_tables` to a folder, which is made if it is missing."""
     out_dir.mkdir(parents=True, exist_ok=True)
-    paths = [out_dir / name for name in ("geometry.json", "geometry.csv", "embedding_map.csv")]
-    write_json(paths[0], geometry)
-    write_whole(paths[1], _csv_text(list(_number_rows(geometry))))
-    write_whole(paths[2], _csv_text(list(_point_rows(geometry))))
+    write_json(out_dir / "geometry.json", geometry)
+    return [out_dir / "geometry.json", *write_geometry_tables(geometry, out_dir)]
+
+
+def write_geometry_tables(geometry: Geometry, out_dir: Path) -> list[Path]:
+    """Write geometry.csv, embedding_map.csv and singular_values.csv to a folder that is there."""
+    tables = {"geometry": _number_rows, "embedding_map": _point_rows, "singular_values": _value_rows}
+    paths = []
+    for name, rows in tables.items():
+        paths.append(out_dir / f"{name}.csv")
+        write_whole(paths[-1], csv_text(list(rows(geometry))))
     return paths
 
 
@@ -72,23 +80,37 @@ def summary(geometry: Geometry) -> dict[str, Any]:
 
 def format_geometry(geometry: Geometry) -> str:
     """Return the tables, at most `WIDTH` columns wide where names allow it; notes are not among them."""
+    head = f"{describe_pairs(geometry)} | {geometry['precision'].split(',')[0]}\n{describe_sides(geometry)}"
+    tables = [f"{title}\n{_table(rows)}" for title, rows in geometry_tables(geometry)]
+    return "\n\n".join([head, *tables])
+
+
+def describe_sides(geometry: Geometry) -> str:
+    """Return what the sides in the tables are."""
+    if geometry["reading"] == "published":
+        return "Views are read at the last token before an answer, without [PRED]"
+    return "enc: Enc(Text) and Enc(Code); pred: the prediction and its target"
+
+
+def geometry_tables(geometry: Geometry) -> list[tuple[str, list[list[str]]]]:
+    """Return the tables as title and rows of cells, the first of them a header; without a linear map, three of four."""
     sides = list(each_side(geometry))
     num_top = len(sides[0][2]["spectra"]["raw"]["top"])
-    fit = sides[0][2]["linear_map"]["num_fit"]
-    where = "enc: Enc(Text) and Enc(Code); pred: the prediction and its target"
-    if geometry["reading"] == "published":
-        where = "Views are read at the last token before an answer, without [PRED]"
-    return "\n\n".join(
-        [
-            f"{describe_pairs(geometry)} | {geometry['precision'].split(',')[0]}\n{where}",
-            f"How the views match: mean cosines, and retrieval among the codes\n{_table(_match_rows(sides))}",
-            f"How each view spreads: mean cosine of two pairs, effective rank\n{_table(_spread_rows(sides))}",
-            f"Singular values of A - B, mean of the top {num_top} (the same of shuffled pairs)\n"
-            f"{_table(_spectrum_rows(sides))}",
-            f"Linear map: ||A X - B|| / ||B|| on held-out pairs, fitted on {fit:,}, ridge {geometry['ridge']:g}\n"
-            f"{_table(_map_rows(sides))}",
-        ]
-    )
+    tables = [
+        ("How the views match: mean cosines, and retrieval among the codes", _match_rows(sides)),
+        ("How each view spreads: mean cosine of two pairs, effective rank", _spread_rows(sides)),
+        (
+            f"Singular values of A - B, mean of the top {num_top} (the same of shuffled pairs)",
+            _spectrum_rows(sides),
+        ),
+    ]
+    if "arms" in geometry:  # of an experiment: a run each
+        for _, rows in tables:
+            rows[0][0] = "arm"
+    if fitted := sides[0][2]["linear_map"]:
+        about = f"held-out pairs, fitted on {fitted['num_fit']:,}, ridge {geometry['ridge']:g}"
+        tables.append((f"Linear map: ||A X - B|| / ||B|| on {about}", _map_rows(sides)))
+    return tables
 
 
 def _match_rows(sides: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[list[str]]:
@@ -138,7 +160,8 @@ def _table(rows: list[list[str]]) -> str:
 # ---- for other programs ----
 
 
-def _csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows of the same keys as CSV, with a header."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -153,7 +176,7 @@ def _number_rows(geometry: Geometry) -> Iterator[dict[str, Any]]:
         row["looks_collapsed"] = int(found["looks_collapsed"])
         for form, values in found["spectra"].items():
             row |= {f"{form}_{key}": values[key] for key in ("mean_top", "shuffled_mean_top")}
-        row |= {f"map_{key}": value for key, value in found["linear_map"].items()}
+        row |= {f"map_{key}": value for key, value in (found["linear_map"] or {}).items()}
         yield row | about
 
 
@@ -171,4 +194,18 @@ def _point_rows(geometry: Geometry) -> Iterator[dict[str, Any]]:
                     "pair": number,
                     "source": pair["source"],
                     **dict(zip(("pca_1", "pca_2", "tsne_1", "tsne_2"), [*pca, *tsne], strict=True)),
+                }
+
+
+def _value_rows(geometry: Geometry) -> Iterator[dict[str, Any]]:
+    for name, side, found in each_side(geometry):
+        for form, values in found["spectra"].items():
+            for rank, (value, shuffled) in enumerate(zip(values["top"], values["shuffled_top"], strict=True), start=1):
+                yield {
+                    "run": name,
+                    "side": side,
+                    "form": form,
+                    "rank": rank,
+                    "singular_value": value,
+                    "shuffled_pairs": shuffled,
                 }

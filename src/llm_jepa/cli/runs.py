@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,7 +133,8 @@ def _retrieve(arguments: argparse.Namespace) -> dict[str, Any]:
 def _analyze(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.analysis.runs import AnalysisConfig, analyze_runs
     from llm_jepa.analysis.tables import format_geometry, summary, write_geometry
-    from llm_jepa.report.geometry_figures import plot_geometry
+    from llm_jepa.experiments.environment import describe_environment
+    from llm_jepa.report.analysis import write_analysis_report
 
     if arguments.data and arguments.split:
         raise ConfigError("--data and --split both say which rows are read. Name one of them.")
@@ -149,17 +151,32 @@ def _analyze(arguments: argparse.Namespace) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)  # before the work, so that a wrong path costs nothing
     geometry = analyze_runs(arguments.runs, config)
     write_geometry(geometry, folder)
-    plot_geometry(geometry, folder)
+    write_analysis_report(geometry, folder, _analyze_command(arguments), describe_environment())
     print(format_geometry(geometry))
     for note in geometry["notes"]:
         print()
         print_hanging("note  ", note)
-    print(f"\nFigures: {folder / 'embedding_map_enc.png'}, {folder / 'singular_values.png'}")
+    print(f"\nReport: {folder / 'report.html'}")
     return {
         "out": str(folder),
         **{key: geometry[key] for key in ("split", "file", "num_pairs", "num_codes", "reading", "ridge", "seed")},
         "runs": summary(geometry),
     }
+
+
+def _analyze_command(arguments: argparse.Namespace) -> str:
+    """Return the call that does the same again, for its report."""
+    options = {
+        "--data": "data",
+        "--split": "split",
+        "--num": "num",
+        "--view": "view",
+        "--ridge": "ridge",
+        "--seed": "seed",
+    }
+    named = [(flag, getattr(arguments, name)) for flag, name in options.items()]
+    given = [word for flag, value in named if value is not None for word in (flag, str(value))]
+    return shlex.join(["llm-jepa", "analyze", *map(str, arguments.runs), *given])
 
 
 def _export(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -119,6 +119,14 @@ def gold_answers(encoder: PairEncoder, rows: EncodedPairs) -> list[str]:
     ]
 
 
+def view_texts(encoder: PairEncoder, rows: EncodedPairs) -> list[tuple[str, str]]:
+    """Return what each view of each row encodes, as text: the row's own `text_view` and `code_view` before its pair."""
+    return [
+        (each.text if each.text_view is None else each.text_view, code if each.code_view is None else each.code_view)
+        for each, code in zip(rows.examples, gold_answers(encoder, rows), strict=True)
+    ]
+
+
 def score_generations(
     jepa: LLMJEPA, encoder: PairEncoder, rows: EncodedPairs, config: EvaluationConfig, **options: Any
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:

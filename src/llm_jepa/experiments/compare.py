@@ -4,8 +4,8 @@ An arm may be a grid (`grids`): all its cells are run, the best on validation ro
 one alone is compared. The comparison may be made again at equal FLOPs and equal time (`budgets`).
 
     OUT/experiment.yaml   settings         OUT/results.json, results.csv   values, intervals, verdicts
-    OUT/<arm>-s<seed>/    one run each     OUT/figures/                    curves and comparison, SVG and PNG
-    OUT/report.html       all of it, to read, print or send
+    OUT/<arm>-s<seed>/    one run each     OUT/figures/, OUT/tables/       SVG and PNG; CSV
+    OUT/report.html       all of it, to read, print or send; OUT/report.md: the same as Markdown
 
 Everything after the runs is rebuilt from the run folders alone.
 """
@@ -26,8 +26,7 @@ from llm_jepa.data.generated import with_files
 from llm_jepa.data.loading import load_data
 from llm_jepa.errors import ConfigError, LLMJEPAError
 from llm_jepa.files import read_json_lines, write_whole
-from llm_jepa.report.figures import plot_comparison, plot_curves, plot_grid
-from llm_jepa.report.html import write_report
+from llm_jepa.report.experiment import write_experiment_report
 
 from .budgets import Budget, plan, recorded
 from .choice import HIGHER_IS_BETTER, check_name, choose, is_higher_better, validation_value
@@ -163,7 +162,7 @@ def run_experiment(experiment: Experiment, *, progress: bool = False) -> Results
 
 
 def summarise(folder: Path) -> Results:
-    """Compare the runs in an experiment's folder; write results.json, results.csv, the figures and report.html.
+    """Compare the runs in an experiment's folder; write results.json, results.csv, figures, tables and the report.
 
     Raises:
         ConfigError: If the folder holds no experiment, or no run of it is done.
@@ -185,17 +184,17 @@ def summarise(folder: Path) -> Results:
     results["grids"] = {
         arm: _grid_record(experiment, grid, records, chosen[arm]) for arm, grid in experiment.grids.items()
     }
-    results["notes"] = _about_grids(config, experiment.grids) + _about_choices(experiment, results["grids"])
+    results["notes"] = (
+        _about_missing(experiment, records)
+        + _about_grids(config, experiment.grids)
+        + _about_choices(experiment, results["grids"])
+    )
     for kind in config.compare_at:
         if kind != "steps":
             results[f"equal_{kind}"] = _budgeted_results(experiment, kind, compared, baseline)
     write_results(results, folder)
-    figures = folder / "figures"
-    pictures = [*plot_comparison(results, figures), *plot_curves(_curves(list(compared)), None, figures)]
-    for grid in results["grids"].values():
-        pictures += plot_grid(grid, figures)
     command = f"llm-jepa compare {shlex.quote(str(file))} --out NEW_FOLDER"
-    write_report(results, folder, pictures, command)
+    write_experiment_report(results, folder, _curves(list(compared)), command)
     return results
 
 
@@ -399,6 +398,15 @@ def _grid_record(experiment: Experiment, grid: Grid, records: Records, chosen: s
 def _why(job: Job) -> str | None:
     """Return how a run that was given up ended."""
     return json.loads((job.folder / FAILED_FILE).read_text())["reason"] if job.has_failed else None
+
+
+def _about_missing(experiment: Experiment, records: Records) -> list[str]:
+    """Return a sentence about runs that are not in the comparison; those of grids are told with their cells."""
+    missing = [job for job in experiment.jobs if job.arm in experiment.config.arms and job not in records]
+    failed = [f"{job.name} ({why})" for job in missing if (why := _why(job)) is not None]
+    others = [job.name for job in missing if not job.has_failed]
+    notes = [f"Runs that failed, and are in no number here: {', '.join(failed)}."] if failed else []
+    return notes + ([f"Runs that are not done: {', '.join(others)}."] if others else [])
 
 
 def _about_choices(experiment: Experiment, grids: dict[str, dict[str, Any]]) -> list[str]:

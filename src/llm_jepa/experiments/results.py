@@ -11,7 +11,7 @@ import io
 import logging
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -215,24 +215,32 @@ def format_table(results: Results, width: int = 80) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def format_markdown(results: Results) -> str:
-    """Return the results as Markdown: one table of all columns, the alarms, and a sentence for each comparison."""
+def format_markdown(results: Results, escape: Callable[[str], str] | None = None) -> str:
+    """Return the results as Markdown: one table of all columns, the alarms, and a sentence for each comparison.
+
+    Args:
+        results: What `build_results` returned.
+        escape: Applied to every cell and sentence. Default: what would end a cell is escaped, and nothing else.
+    """
     outcome, representation = _outcome_rows(results), _representation_rows(results)
     rows = [[*left, *right[1:]] for left, right in zip(outcome, representation, strict=True)]
-    text = _markdown(rows, [c["sentence"] for c in results["comparisons"]] + _alarm_lines(results))
+    text = _markdown(rows, [c["sentence"] for c in results["comparisons"]] + _alarm_lines(results), escape)
     for kind, title in BUDGET_TITLES.items():
         if again := results.get(f"equal_{kind}"):
             notes = [*again["notes"], *(c["sentence"] for c in again["comparisons"])]
-            text += f"\n{title}:\n\n" + _markdown(_outcome_rows(again), notes)
+            text += f"\n{title}:\n\n" + _markdown(_outcome_rows(again), notes, escape)
     for grid in results.get("grids", {}).values():
-        text += f"\nExploration: the cells of {grid['arm']}.\n\n" + _markdown(_grid_rows(grid), [])
-    return text + "".join(f"\n- {note}" for note in results.get("notes", [])) + ("\n" if results.get("notes") else "")
+        name = escape(grid["arm"]) if escape else grid["arm"]
+        text += f"\nExploration: the cells of {name}.\n\n" + _markdown(_grid_rows(grid), [], escape)
+    notes = [escape(note) if escape else note for note in results.get("notes", [])]
+    return text + "".join(f"\n- {note}" for note in notes) + ("\n" if notes else "")
 
 
-def _markdown(rows: list[list[str]], notes: list[str]) -> str:
-    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
+def _markdown(rows: list[list[str]], notes: list[str], escape: Callable[[str], str] | None) -> str:
+    in_cell, in_note = escape or (lambda cell: cell.replace("|", r"\|")), escape or str
+    lines = ["| " + " | ".join(in_cell(cell) for cell in row) + " |" for row in rows]
     lines.insert(1, "|" + "---|" * len(rows[0]))
-    return "\n".join(lines) + "\n" + ("\n" + "\n".join(f"- {note}" for note in notes) + "\n" if notes else "")
+    return "\n".join(lines) + "\n" + ("\n" + "\n".join(f"- {in_note(note)}" for note in notes) + "\n" if notes else "")
 
 
 def _filled(lines: Sequence[str], width: int) -> str:

@@ -3,6 +3,7 @@
 config.yaml        the settings, with the seed          environment.json   versions, machine, commit
 metrics.jsonl      every line of the training log       eval.json          scores on the test rows, cost, alarm
 predictions.jsonl  every answer, with its verdict       model/             a plain transformers folder
+embeddings.safetensors  both views of some held-out pairs, for the report's geometry
 checkpoint-N/      with save_steps                      DONE               last of all: the run is whole
 """
 
@@ -36,6 +37,7 @@ from llm_jepa.data.loading import LoadedData, load_data
 from llm_jepa.data.pairs import EncodedPairs
 from llm_jepa.data.tokenizer import load_tokenizer
 from llm_jepa.errors import ConfigError
+from llm_jepa.evaluation.embeddings import StoredEmbeddings
 from llm_jepa.evaluation.evaluate import EvaluationConfig, evaluate, score_generations, score_retrieval
 from llm_jepa.files import write_json, write_json_lines, write_whole
 from llm_jepa.objective import LLMJEPA, UnsupportedModelError
@@ -115,6 +117,7 @@ def _train_claimed(run: RunConfig, seed: int, folder: Path, *, progress: bool) -
         on_main(write_json_lines, folder / "predictions.jsonl", records)
     if len(data.views_validation):
         report["views_retrieval"] = score_retrieval(trainer.jepa, data.views_validation, data.encoder.pad_id)
+    _keep_embeddings(trainer, data, run, folder)
     report["cost"] = trainer.step_timer.summary() | {"flops_per_step": count_step_flops(trainer)}
     if run.jepa.has_term and run.jepa.jepa_loss_dropout:
         report["cost"]["flops_per_dropped_step"] = count_step_flops(trainer, dropped=True)
@@ -312,6 +315,19 @@ def _validation_scores(trainer: JEPATrainer) -> dict[str, Any]:
     if not looks:
         return {}
     return {"validation": {key.removeprefix("eval_"): value for key, value in looks[-1].items() if key != "epoch"}}
+
+
+def _keep_embeddings(trainer: JEPATrainer, data: LoadedData, run: RunConfig, folder: Path) -> None:
+    """Keep the embeddings of held-out pairs of the kind that the JEPA term trains on: test rows, or view pairs."""
+    of_views = bool(len(data.views_validation)) and not run.data.task_views
+    rows, split, file = (
+        (data.views_validation, "held-out view", run.data.views_file)
+        if of_views
+        else (data.test, "test", run.data.test_file)
+    )
+    kept = StoredEmbeddings.of(trainer.jepa, data.encoder, rows, split, file) if file is not None else None
+    if kept is not None:
+        on_main(kept.write, folder)
 
 
 def count_step_flops(trainer: JEPATrainer, num_batches: int = FLOP_BATCHES, *, dropped: bool = False) -> float:

@@ -33,7 +33,8 @@ DASHES = ("-", "--", ":", "-.")
 
 INK, FAINT = "#222222", "#8A8A8A"
 STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
+    "font.family": ["DejaVu Sans", "sans-serif"],  # a reader's machine may have another sans serif alone
+    "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
@@ -55,6 +56,11 @@ STYLE: dict[Any, Any] = {
 }
 ROUND_STEPS = (1, 2, 2.5, 5, 10)
 """Distances of ticks, up to a power of ten."""
+
+NARROW, NARROW_ENDING = 4.2, "_narrow"
+"""Inches of a figure for a phone, on which it is shown at nine tenths of its size; and what its file is named."""
+
+ALARM, ALARM_LABEL = "v", "collapse alarm, from this step on"
 
 PNG_DPI = 160
 """Dots an inch of the PNG: 7 inches are 1120 dots, sharp at the width of a page."""
@@ -112,7 +118,16 @@ FIGURES: dict[str, tuple[Panel, ...]] = {
 """The figures by name. A key is also looked up as `monitor/KEY`."""
 
 
-def plot_curves(runs: Runs, keys: Sequence[str] | None, out_dir: str | Path) -> list[Path]:
+WATCHED = ("monitors", "jepa_loss")
+"""Figures in which a collapse shows, and on which alarms are marked."""
+
+
+def plot_curves(
+    runs: Runs,
+    keys: Sequence[str] | None,
+    out_dir: str | Path,
+    alarms: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
+) -> list[Path]:
     """Draw how the arms trained, one small chart a quantity: mean line over seeds, band from lowest to highest.
 
     What no row holds is left out: a chart without values, a figure without charts. Values that are not finite
@@ -123,19 +138,35 @@ def plot_curves(runs: Runs, keys: Sequence[str] | None, out_dir: str | Path) -> 
         runs: Arm to seed to the rows of metrics.jsonl, dicts with `step` and any of the keys.
         keys: Names of the figures to draw, or keys of rows (each gets a figure); None draws all of `FIGURES`.
         out_dir: Folder, made if it is missing.
+        alarms: Arm to seed to `CollapseAlarm.summary()`, as results.json holds them. On the charts of embeddings each
+            alarm is a mark at the step from which the views had collapsed.
 
     Returns:
-        The files written, `curves_NAME.svg` and `curves_NAME.png` for each figure.
+        The files written, `curves_NAME.svg` and `curves_NAME.png` for each figure. Beside them stands
+        `curves_NAME_narrow.svg`, the same in one column.
     """
     written: list[Path] = []
+    raised = alarm_steps(alarms or {})
     for name in FIGURES if keys is None else keys:
         panels = FIGURES.get(name, (Panel((name,), name, ""),))
         drawable = [(panel, curves) for panel in panels if (curves := _curves_of(runs, panel))]
         if drawable:
+            marks = raised if name in WATCHED else {}
             with mpl.rc_context(STYLE):
-                figure = _curves_figure(drawable, list(runs))
-            written += _save(figure, Path(out_dir), f"curves_{name.replace('/', '_').replace('@', '_at_')}")
+                wide, narrow = (_curves_figure(drawable, list(runs), marks, narrow=each) for each in (False, True))
+            written += _save(wide, Path(out_dir), f"curves_{_file_name(name)}", narrow)
     return written
+
+
+def alarm_steps(alarms: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[int, int]]:
+    """Return for each arm with alarms the steps from which runs had collapsed, and in how many runs each."""
+    steps: dict[str, dict[int, int]] = {}
+    for arm, by_seed in alarms.items():
+        for alarm in by_seed.values():
+            if alarm["alarmed"] and _is_number(alarm.get("first_step")):
+                of_arm = steps.setdefault(arm, {})
+                of_arm[alarm["first_step"]] = of_arm.get(alarm["first_step"], 0) + 1
+    return steps
 
 
 def plot_comparison(results: Mapping[str, Any], out_dir: str | Path) -> list[Path]:
@@ -145,11 +176,12 @@ def plot_comparison(results: Mapping[str, Any], out_dir: str | Path) -> list[Pat
     interval, in points; in the margin the verdict. An interval that crosses the line at 0 shows no difference.
 
     Returns:
-        The files written, `comparison.svg` and `comparison.png`.
+        The files written, `comparison.svg` and `comparison.png`. Beside them stands `comparison_narrow.svg`, with the
+        one part above the other.
     """
     with mpl.rc_context(STYLE):
-        figure = _comparison_figure(results)
-    return _save(figure, Path(out_dir), "comparison")
+        wide, narrow = (_comparison_figure(results, narrow=each) for each in (False, True))
+    return _save(wide, Path(out_dir), "comparison", narrow)
 
 
 def plot_grid(grid: Mapping[str, Any], out_dir: str | Path, axes: Sequence[str] | None = None) -> list[Path]:
@@ -164,7 +196,7 @@ def plot_grid(grid: Mapping[str, Any], out_dir: str | Path, axes: Sequence[str] 
         axes: The one or two fields to draw, the vertical one first. Default: the two with the most values.
 
     Returns:
-        The files written, `grid_ARM.svg` and `grid_ARM.png`; none if no cell has a value.
+        The files written, `grid_ARM.svg` and `grid_ARM.png`, beside `grid_ARM_narrow.svg`; none if no cell has a value.
 
     Raises:
         ValueError: If `axes` are not one or two of the grid's.
@@ -174,8 +206,8 @@ def plot_grid(grid: Mapping[str, Any], out_dir: str | Path, axes: Sequence[str] 
     if not any(cell[side]["mean"] is not None for cell in cells for side in ("validation", "test")):
         return []
     with mpl.rc_context(STYLE):
-        figure = _grid_figure(grid, shown, cells)
-    return _save(figure, Path(out_dir), f"grid_{grid['arm']}")
+        wide, narrow = (_grid_figure(grid, shown, cells, narrow=each) for each in (False, True))
+    return _save(wide, Path(out_dir), f"grid_{_file_name(grid['arm'])}", narrow)
 
 
 def grid_slice(grid: Mapping[str, Any], shown: Sequence[str]) -> list[Mapping[str, Any]]:
@@ -223,21 +255,32 @@ def _curves_of(runs: Runs, panel: Panel) -> dict[str, Curve]:
     return {arm: curve for arm, curve in curves.items() if curve is not None}
 
 
-def _curves_figure(drawable: Sequence[tuple[Panel, dict[str, Curve]]], arms: Sequence[str]) -> Figure:
-    columns = min(len(drawable), 3 if len(drawable) > 4 else 2)
+def _curves_figure(
+    drawable: Sequence[tuple[Panel, dict[str, Curve]]],
+    arms: Sequence[str],
+    marks: Mapping[str, Mapping[int, int]],
+    *,
+    narrow: bool,
+) -> Figure:
+    columns = 1 if narrow else min(len(drawable), 3 if len(drawable) > 4 else 2)
     rows = math.ceil(len(drawable) / columns)
-    width = 3.5 * columns + (1.2 if columns == 1 else 0.2)  # inches
+    width = NARROW if narrow else 3.5 * columns + (1.2 if columns == 1 else 0.2)  # inches
     shown = [arm for arm in arms if any(arm in curves for _, curves in drawable)]
-    per_line = max(1, int(width * 12 / (max(len(arm) for arm in shown) + 6)))  # names to a legend line
-    legend_lines = math.ceil(len(shown) / per_line)
+    handles = [_key_of(arm, arms) for arm in shown]
+    longest = max(len(_shortened(arm)) for arm in shown)
+    if any(arm in marks for arm in shown):
+        handles.append(Line2D([], [], linestyle="", marker=ALARM, color=INK, markersize=6, label=ALARM_LABEL))
+        longest = max(longest, len(ALARM_LABEL))
+    per_line = max(1, int(width * 12 / (longest + 6)))  # names to a legend line
+    legend_lines = math.ceil(len(handles) / per_line)
     figure = Figure(figsize=(width, 2.6 * rows + 0.25 * legend_lines + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, (panel, curves) in zip(axes, drawable, strict=False):
         _draw_panel(axis, panel, curves, arms)
+        _draw_alarms(axis, {arm: steps for arm, steps in marks.items() if arm in curves}, arms)
     for axis in axes[len(drawable) :]:
         axis.set_visible(False)
-    handles = [_key_of(arm, arms) for arm in shown]
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(per_line, len(shown)), handlelength=2.4)
+    figure.legend(handles=handles, loc="outside upper left", ncols=min(per_line, len(handles)), handlelength=2.4)
     return figure
 
 
@@ -257,6 +300,8 @@ def _draw_panel(axis: Axes, panel: Panel, curves: Mapping[str, Curve], arms: Seq
             linewidth=look["linewidth"],
             marker=marker,
         )
+    if panel.percent and axis.get_ylim()[0] < 0:
+        axis.set_ylim(bottom=0)
     if panel.reference is not None:
         axis.axhline(panel.reference, color=FAINT, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     axis.set_title(panel.title)
@@ -268,31 +313,59 @@ def _draw_panel(axis: Axes, panel: Panel, curves: Mapping[str, Curve], arms: Seq
     axis.margins(x=0.02)
 
 
+def _draw_alarms(axis: Axes, marks: Mapping[str, Mapping[int, int]], arms: Sequence[str]) -> None:
+    """Mark each step from which runs had collapsed by a dotted line and a flag, arm below arm, with how many runs."""
+    for place, (arm, steps) in enumerate(marks.items()):
+        colour, height = _look(arm, arms)["color"], 0.96 - 0.1 * place
+        for step, count in steps.items():
+            axis.axvline(step, color=colour, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
+            across = axis.get_xaxis_transform()
+            axis.plot([step], [height], marker=ALARM, color=colour, markersize=6, transform=across, clip_on=False)
+            if count > 1:
+                axis.annotate(
+                    f"{count} runs",
+                    (step, height),
+                    xycoords=across,
+                    xytext=(5, 0),
+                    textcoords="offset points",
+                    fontsize=7,
+                    color=colour,
+                    va="center",
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+                )
+
+
 # ---- comparison ----
 
 
-def _comparison_figure(results: Mapping[str, Any]) -> Figure:
+def _comparison_figure(results: Mapping[str, Any], *, narrow: bool) -> Figure:
     arms = list(results["arms"])
     comparisons = {comparison["arm"]: comparison for comparison in results["comparisons"]}
-    figure = Figure(figsize=(9.0, 1.5 + 0.62 * len(arms)), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.25))
+    num_parts = 2 if comparisons else 1
+    height_of_arms = sum(0.62 if place < 4 else 0.45 for place in range(len(arms)))  # many arms stand closer
+    if narrow:
+        figure = Figure(figsize=(NARROW, num_parts * (1.0 + 0.75 * height_of_arms)), layout="constrained")
+        axes = figure.subplots(num_parts, 1, squeeze=False).ravel()
+    else:
+        figure = Figure(figsize=(9.0, 1.3 + height_of_arms), layout="constrained")
+        ratios = (1, 1.25)[:num_parts]
+        axes = figure.subplots(1, num_parts, squeeze=False, sharey=True, width_ratios=ratios).ravel()
     for height, arm in enumerate(arms):
-        look = _look(arm, arms)
-        _draw_values(left, height, results["arms"][arm], look)
+        _draw_values(axes[0], height, results["arms"][arm], _look(arm, arms))
         if arm in comparisons:
-            _draw_difference(right, height, comparisons[arm], look)
-            _write_verdict(right, height, comparisons[arm])
-    right.axvline(0, color=INK, linewidth=1, zorder=1)
-    baseline = next(iter(comparisons.values()))["baseline"] if comparisons else arms[0]
-    left.set_yticks(range(len(arms)), [_shortened(arm) for arm in arms])
-    left.set_ylim(len(arms) - 0.4, -0.6)  # the first arm on top
-    left.set_title(f"{str(results['metric']).replace('_', ' ').capitalize()}, by seed")
-    left.set_xlabel("% (bar: mean over seeds)")
-    right.set_title(f"Difference to {_shortened(baseline)}")
-    right.set_xlabel("points (line: 95% interval; dots: seeds)")
-    for axis in (left, right):
+            _draw_difference(axes[1], height, comparisons[arm], _look(arm, arms))
+            _write_verdict(axes[1], height, comparisons[arm], above=narrow)
+    axes[0].set_title(_plain(f"{str(results['metric']).replace('_', ' ').capitalize()}, by seed"))
+    axes[0].set_xlabel("% (bar: mean over seeds)")
+    if comparisons:
+        axes[1].axvline(0, color=INK, linewidth=1, zorder=1)
+        axes[1].set_title(f"Difference to {_shortened(next(iter(comparisons.values()))['baseline'])}")
+        axes[1].set_xlabel("points (line: 95% interval; dots: seeds)")
+    for axis in axes:
+        axis.set_yticks(range(len(arms)), [_shortened(arm, 14 if narrow else 28) for arm in arms])
+        axis.set_ylim(len(arms) - 0.4, -0.6)  # the first arm on top
         axis.grid(axis="y", visible=False)
-        axis.tick_params(axis="y", length=0)
+        axis.tick_params(axis="y", length=0, labelleft=narrow or axis is axes[0])
         axis.xaxis.set_major_locator(MaxNLocator(6, steps=ROUND_STEPS))
     return figure
 
@@ -319,11 +392,13 @@ def _draw_difference(axis: Axes, height: float, comparison: Mapping[str, Any], l
     axis.plot([delta], [height], marker=look["marker"], color=look["color"], markersize=6.5, markeredgecolor="white")
 
 
-def _write_verdict(axis: Axes, height: float, comparison: Mapping[str, Any]) -> None:
-    """Write the difference and the verdict in the margin, where nothing is drawn."""
+def _write_verdict(axis: Axes, height: float, comparison: Mapping[str, Any], *, above: bool) -> None:
+    """Write the difference and the verdict in the margin, where nothing is drawn; or above the interval."""
     delta = "" if comparison["delta"] is None else f"{100 * comparison['delta']:+.1f}  ".replace("-", "\N{MINUS SIGN}")
-    at = (1.02, height)
-    axis.annotate(f"{delta}{comparison['verdict']}", at, xycoords=("axes fraction", "data"), va="center", color=INK)
+    at, size = ((0.01, height - 0.33), 8) if above else ((1.02, height), 9)
+    text, across = f"{delta}{comparison['verdict']}", ("axes fraction", "data")
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # above the line at 0, not under it
+    axis.annotate(text, at, xycoords=across, va="center", color=INK, fontsize=size, bbox=box)
 
 
 # ---- grids ----
@@ -340,7 +415,9 @@ def shown_axes(grid: Mapping[str, Any], asked: Sequence[str] | None = None) -> l
     return sorted(longest, key=known.index)
 
 
-def _grid_figure(grid: Mapping[str, Any], shown: Sequence[str], cells: Sequence[Mapping[str, Any]]) -> Figure:
+def _grid_figure(
+    grid: Mapping[str, Any], shown: Sequence[str], cells: Sequence[Mapping[str, Any]], *, narrow: bool
+) -> Figure:
     down, across = shown if len(shown) == 2 else (None, shown[0])
     rows, columns = grid["axes"][down] if down else [None], grid["axes"][across]
     chosen_by = str(grid["choose_by"]).replace("_", " ")
@@ -349,8 +426,9 @@ def _grid_figure(grid: Mapping[str, Any], shown: Sequence[str], cells: Sequence[
         "test": f"Test, looked at after: {str(grid['metric']).replace('_', ' ')}",
     }
     size = (max(3.6, 0.85 * len(columns) + 1.4), 0.5 * len(rows) + 1.5)  # inches, of each map
-    figure = Figure(figsize=(2 * size[0], size[1]), layout="constrained")
-    for axis, (side, title) in zip(figure.subplots(1, 2), sides.items(), strict=True):
+    shape = (2, 1) if narrow else (1, 2)
+    figure = Figure(figsize=(shape[1] * size[0], shape[0] * size[1]), layout="constrained")
+    for axis, (side, title) in zip(figure.subplots(*shape), sides.items(), strict=True):
         percent = side == "test" or chosen_by in ("retrieval@1", str(grid["metric"]).replace("_", " "))
         lower = side == "validation" and not grid["higher_is_better"]
         values = np.full((len(rows), len(columns)), np.nan)
@@ -413,9 +491,17 @@ def _key_of(arm: str, arms: Sequence[str]) -> Line2D:
 
 
 def _shortened(name: str, room: int = 28) -> str:
-    # A $ would start mathematics, and an underscore in front would hide a legend entry.
-    name = name if len(name) <= room else f"{name[: room // 2 - 1]}..{name[-(room // 2 - 1) :]}"
-    return name.replace("$", r"\$")
+    return _plain(name if len(name) <= room else f"{name[: room // 2 - 1]}..{name[-(room // 2 - 1) :]}")
+
+
+def _plain(text: str) -> str:
+    """Return text for a figure: a $ starts no mathematics, and what no one can see has no place in XML."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text).replace("$", r"\$")
+
+
+def _file_name(name: str) -> str:
+    """Return a name of data as part of the name of a file."""
+    return name.replace("/", "_").replace("@", "_at_")
 
 
 def _side_by_side(count: int, width: float = 0.16) -> NDArray[np.float64]:
@@ -427,11 +513,16 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _save(figure: Figure, out_dir: Path, name: str) -> list[Path]:
+def _save(figure: Figure, out_dir: Path, name: str, narrow: Figure | None = None) -> list[Path]:
+    """Write a figure as SVG and PNG; beside them the same for a phone, as SVG alone, which pages find by its name."""
     out_dir.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure)
     paths = [out_dir / f"{name}.svg", out_dir / f"{name}.png"]
+    FigureCanvasAgg(figure)
     with mpl.rc_context(STYLE):
         figure.savefig(paths[0], metadata={"Date": None})  # no date: the same figure gives the same bytes
+        figure.set_layout_engine("none")  # what was placed once stays there: placing takes as long as drawing
         figure.savefig(paths[1], dpi=PNG_DPI, facecolor="white")
+        if narrow is not None:
+            FigureCanvasAgg(narrow)
+            narrow.savefig(out_dir / f"{name}{NARROW_ENDING}.svg", metadata={"Date": None})
     return paths

@@ -17,11 +17,11 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from llm_jepa.analysis.tables import FORM_TITLES, describe_pairs
 
-from .figures import FAINT, INK, PALETTE, STYLE, _look, _save, _shortened
+from .figures import FAINT, INK, NARROW, PALETTE, STYLE, _look, _plain, _save, _shortened
 
 MAPS_TO_A_ROW = 4
 LINKED_PAIRS = 40
@@ -43,54 +43,70 @@ def plot_geometry(geometry: Geometry, out_dir: str | Path) -> list[Path]:
 
     `singular_values`: a column a form (raw, centred, row-normalised), a row a side, a line a run; dashed, the same of
     shuffled pairs. `embedding_map_enc` and, where a run has a prediction, `embedding_map_pred`: a column a run, above
-    by PCA on the same axes for all runs, below by t-SNE. A run without prediction has Enc(Text) in its place.
+    by PCA on the same axes for all runs, below by t-SNE. A run without prediction has Enc(Text) in its place. No map
+    is drawn of a side that some run has nothing to put in the place of.
 
     Returns:
         The files written, each as SVG and PNG.
     """
-    sides = ["enc", *(["pred"] if any("pred" in run["sides"] for run in geometry["runs"].values()) else [])]
+    sides = sides_of(geometry)
     with mpl.rc_context(STYLE):
-        figures = {"singular_values": _spectra_figure(geometry, sides)}
-        figures |= {f"embedding_map_{side}": _map_figure(geometry, side) for side in sides}
-    return [path for name, figure in figures.items() for path in _save(figure, Path(out_dir), name)]
+        wide, narrow = (_spectra_figure(geometry, sides, narrow=each) for each in (False, True))
+        maps = {f"embedding_map_{side}": _map_figure(geometry, side) for side in sides}
+    paths = _save(wide, Path(out_dir), "singular_values", narrow)
+    return paths + [path for name, drawn in maps.items() for path in _save(drawn, Path(out_dir), name)]
 
 
-def _found(run: Mapping[str, Any], side: str) -> Mapping[str, Any]:
-    return run["sides"].get(side, run["sides"]["enc"])
+def sides_of(geometry: Geometry) -> list[str]:
+    """Return the sides to show: each that all runs can be shown by, their own or in its place Enc(Text)."""
+    runs = geometry["runs"].values()
+    has_enc, has_pred = ([side in run["sides"] for run in runs] for side in ("enc", "pred"))
+    return [*(["enc"] if all(has_enc) else []), *(["pred"] if any(has_pred) else [])]
+
+
+def shown_side(run: Mapping[str, Any], side: str) -> Mapping[str, Any]:
+    """Return what was found of a side of a run; of Enc(Text) and Enc(Code), where the run predicts nothing."""
+    return run["sides"].get(side) or run["sides"]["enc"]
 
 
 def _head(figure: Figure, text: str) -> None:
     """Write what is shown, and over which pairs, on top; the name of a file is text, whatever is in it."""
-    lines = textwrap.fill(text.replace("$", r"\$"), int(figure.get_figwidth() * LETTERS_AN_INCH))
+    lines = textwrap.fill(_plain(text), int(figure.get_figwidth() * LETTERS_AN_INCH))
     figure.suptitle(lines, x=0.008, ha="left", fontsize=9, color=INK)
 
 
 # ---- singular values ----
 
 
-def _spectra_figure(geometry: Geometry, sides: Sequence[str]) -> Figure:
+def _spectra_figure(geometry: Geometry, sides: Sequence[str], *, narrow: bool) -> Figure:
     names = list(geometry["runs"])
-    figure = Figure(figsize=(9.6, 2.75 * len(sides) + 1.0), layout="constrained")
-    axes = figure.subplots(len(sides), len(FORM_TITLES), squeeze=False, sharex=True, sharey="col")
+    arms = geometry.get("arms", names)  # an arm keeps its colour of the other figures
+    if narrow:
+        figure = Figure(figsize=(NARROW, 2.3 * len(sides) * len(FORM_TITLES) + 1.2), layout="constrained")
+        axes = figure.subplots(len(sides) * len(FORM_TITLES), 1, squeeze=False, sharex=True)
+        axes = axes.reshape(len(sides), len(FORM_TITLES))
+    else:
+        figure = Figure(figsize=(9.6, 2.75 * len(sides) + 1.0), layout="constrained")
+        axes = figure.subplots(len(sides), len(FORM_TITLES), squeeze=False, sharex=True, sharey="col")
     for line, side in zip(axes, sides, strict=True):
         for axis, form in zip(line, FORM_TITLES, strict=True):
             for name in names:
-                _draw_spectrum(axis, _found(geometry["runs"][name], side)["spectra"][form], _look(name, names))
-            if side == sides[0]:
+                _draw_spectrum(axis, shown_side(geometry["runs"][name], side)["spectra"][form], _look(name, arms))
+            if narrow or side == sides[0]:
                 axis.set_title(FORM_TITLES[form].capitalize())
             axis.set_yscale("log")
-            axis.yaxis.set_minor_formatter(NullFormatter())
+            axis.yaxis.set_minor_locator(NullLocator())
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axis.margins(x=0.02)
         line[0].set_ylabel(f"singular value of\n{DIFFERENCES[side]}")
-    for axis in axes[-1]:
+    for axis in axes[-1][-1:] if narrow else axes[-1]:
         axis.set_xlabel("rank of the singular value")
-    keys = [Line2D([], [], color=_look(name, names)["color"], linewidth=2, label=_shortened(name)) for name in names]
+    keys = [Line2D([], [], color=_look(name, arms)["color"], linewidth=2, label=_shortened(name)) for name in names]
     keys += [
         Line2D([], [], color=FAINT, linewidth=1.8, label="matching pairs"),
         Line2D([], [], color=FAINT, linewidth=1.2, linestyle=(0, (3, 2)), label="shuffled pairs"),
     ]
-    figure.legend(handles=keys, loc="outside lower left", ncols=min(len(keys), 4), handlelength=2.4)
+    figure.legend(handles=keys, loc="outside lower left", ncols=min(len(keys), 2 if narrow else 4), handlelength=2.4)
     _head(figure, f"A \N{MINUS SIGN} B over {describe_pairs(geometry)}")
     return figure
 
@@ -111,12 +127,12 @@ def _map_figure(geometry: Geometry, side: str) -> Figure:
     blocks = math.ceil(len(runs) / columns)
     figure = Figure(figsize=(max(2.7 * columns, 5.4) + 0.4, 5.9 * blocks + 0.9), layout="constrained")
     axes = figure.subplots(2 * blocks, columns, squeeze=False)
-    reach = 1.06 * max(_reach(_found(run, side)["embedding_map"]) for run in runs.values()) or 1.0
+    reach = 1.06 * max(_reach(shown_side(run, side)["embedding_map"]) for run in runs.values()) or 1.0
     for axis in axes.ravel():
         axis.set_visible(False)
     for number, (name, run) in enumerate(runs.items()):
         block, column = divmod(number, columns)
-        found = _found(run, side)
+        found = shown_side(run, side)
         flat, curved = axes[2 * block, column], axes[2 * block + 1, column]
         _draw_pca(flat, found, reach, first=column == 0)
         flat.set_title(f"{_shortened(name, 24)}\n", fontsize=10)

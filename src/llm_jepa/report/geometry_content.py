@@ -1,0 +1,63 @@
+"""What the report of `analyze` says first: how many texts find their codes, with an interval over the pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from .geometry_figures import shown_side, sides_of
+from .words import counted, percent
+
+Z95 = 1.959964
+"""Of the standard normal distribution, for 95% between both tails."""
+
+
+def geometry_answer(geometry: Mapping[str, Any]) -> dict[str, str]:
+    """Return question, short answer, sentence, price and the side that they are of.
+
+    The sentence names the run whose texts find their codes most often, and the first named beside it. A share counts as
+    more than chance where the lower end of its interval is: the same draw at random would rarely do as well.
+    """
+    side = sides_of(geometry)[-1]
+    shares = {name: shown_side(run, side)["retrieval"] for name, run in geometry["runs"].items()}
+    collapsed = [name for name, run in geometry["runs"].items() if shown_side(run, side)["looks_collapsed"]]
+    total = counted(len(shares), "run")
+    chance = 1 / next(iter(shares.values()))["num_candidates"]
+    found = [name for name, each in shares.items() if wilson(each["recall@1"], each["num_queries"])[0] > chance]
+    first = next(iter(shares))
+    best = max(shares, key=lambda name: shares[name]["recall@1"])  # the first of equals
+    count = geometry["num_pairs"]
+    sentence = f"Of {count:,} texts, {_share(shares[best])} have their own of {1 / chance:,.0f} codes nearest in {best}"
+    if first != best:
+        sentence += f"; {_share(shares[first])} in {first}"
+    sentence += f"; at random it would be {percent(chance)}%."
+    if collapsed:
+        sentence += f" Collapsed, by these pairs: {', '.join(collapsed)}."
+    return {
+        "side": side,
+        "question": "Do texts find their own codes?",
+        "short": f"More often than by chance in {len(found)} of {total}." if found else f"Not shown in any of {total}.",
+        "sentence": sentence,
+        "price": f"no training; {counted(len(shares), 'model')} embedded both views of {count:,} pairs.",
+    }
+
+
+def wilson(share: float, num: int) -> tuple[float, float]:
+    """Return the 95% interval of a share of `num` independent draws.
+
+    Pairs that share a code are not independent, so the interval is a little too narrow where many do.
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
+
+    >>> [round(end, 3) for end in wilson(0.5, 100)], [round(end, 3) for end in wilson(0.0, 500)]
+    ([0.404, 0.596], [0.0, 0.008])
+    """
+    spread = Z95**2 / num
+    middle = (share + spread / 2) / (1 + spread)
+    half = Z95 / (1 + spread) * math.sqrt(share * (1 - share) / num + spread / (4 * num))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _share(retrieval: Mapping[str, Any]) -> str:
+    low, high = wilson(retrieval["recall@1"], retrieval["num_queries"])
+    return f"{percent(retrieval['recall@1'])}% (95% interval {percent(low)} to {percent(high)})"

@@ -1,0 +1,83 @@
+"""How pages write numbers and text: the same in HTML and in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+LONGEST_TEXT = 600
+"""Characters of a text or an answer that are shown; a diff or an essay would push everything else away."""
+
+DASH = "–"
+MINUS = "\N{MINUS SIGN}"
+
+
+def visible(value: Any) -> Any:
+    """Write what cannot be seen (controls, marks that turn the direction, half a character) by its number.
+
+    >>> visible("a\\u202eb")
+    'a<U+202E>b'
+    """
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    return "".join(char if char.isprintable() or char in "\n\t" else f"<U+{ord(char):04X}>" for char in value)
+
+
+def shortened(text: str, room: int = LONGEST_TEXT) -> str:
+    """Return at most `room` characters of a text, and how long it was where it is cut."""
+    return text if len(text) <= room else f"{text[:room]} … ({len(text):,} characters)"
+
+
+def percent(share: float | None) -> str:
+    """Return a share in percent, without the sign."""
+    return DASH if share is None else f"{100 * share:.1f}"
+
+
+def points(share: float | None) -> str:
+    """Return a difference of shares in points, with its sign."""
+    return DASH if share is None else f"{100 * share:+.1f}".replace("-", MINUS)
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    """Return the two ends of an interval of shares, in points."""
+    return DASH if bounds is None else f"{points(bounds[0])} to {points(bounds[1])}"
+
+
+def ratio(value: float | None) -> str:
+    """Return how many times as much."""
+    return DASH if value is None else f"{value:.2f}×"
+
+
+def p_value(p: float | None) -> str:
+    """Return a p value with as many digits as are worth reading."""
+    return DASH if p is None else "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time in the unit that reads best.
+
+    >>> duration(48), duration(560), duration(8600)
+    ('48 seconds', '9.3 minutes', '2.4 hours')
+    """
+    if seconds is None:
+        return DASH
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number of things.
+
+    >>> counted(1, "run"), counted(1200, "run")
+    ('1 run', '1,200 runs')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def as_text(value: Any) -> str:
+    """Return a value of an environment or a setting on one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {each}" for key, each in value.items() if each is not None)
+    return "unknown" if value is None else str(value)
