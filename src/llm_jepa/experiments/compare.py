@@ -30,6 +30,7 @@ from llm_jepa.report.experiment import write_experiment_report
 
 from .budgets import Budget, plan, recorded
 from .choice import HIGHER_IS_BETTER, check_name, choose, is_higher_better, validation_value
+from .control_arms import about_controls, control_arms
 from .executor import FAILED_FILE, Failure, Job, run_jobs
 from .grids import Grid
 from .ownership import OWNER_FILE, sole_owner
@@ -180,12 +181,14 @@ def summarise(folder: Path) -> Results:
         raise ConfigError(f"{folder} has no finished run of the baseline {config.baseline}. Run `compare` first.")
     compared = {job: each for job, each in records.items() if job.arm in chosen.values()}
     data = _data_summary(next(iter(compared)))
-    results = _results_of(experiment, compared, baseline, {**settings, **asdict(config), "data": data})
+    controls = control_arms({arm: runs[arm] for arm in chosen.values() if arm is not None}, baseline)
+    results = _results_of(experiment, compared, baseline, {**settings, **asdict(config), "data": data}, controls)
     results["grids"] = {
         arm: _grid_record(experiment, grid, records, chosen[arm]) for arm, grid in experiment.grids.items()
     }
     results["notes"] = (
         _about_missing(experiment, records)
+        + about_controls(results, controls)
         + _about_grids(config, experiment.grids)
         + _about_choices(experiment, results["grids"])
     )
@@ -330,7 +333,13 @@ def _records(jobs: list[Job]) -> Records:
     return {job: json.loads((job.folder / "eval.json").read_text()) for job in jobs if job.is_done}
 
 
-def _results_of(experiment: Experiment, records: Records, baseline: str, settings: Settings | None = None) -> Results:
+def _results_of(
+    experiment: Experiment,
+    records: Records,
+    baseline: str,
+    settings: Settings | None = None,
+    controls: dict[str, list[str]] | None = None,
+) -> Results:
     metric = experiment.metric
     return build_results(
         [RunResult.from_eval(job.arm, job.seed, record) for job, record in records.items()],
@@ -339,6 +348,7 @@ def _results_of(experiment: Experiment, records: Records, baseline: str, setting
         cost=_cost(records, baseline),
         settings=settings,
         correct=_correct(list(records), metric),
+        controls=controls,
     )
 
 

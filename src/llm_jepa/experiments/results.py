@@ -119,14 +119,16 @@ def build_results(
     cost: Mapping[str, Mapping[str, float | None]] | None = None,
     settings: Mapping[str, Any] | None = None,
     correct: Mapping[str, Mapping[int, ArrayLike]] | None = None,
+    controls: Mapping[str, Sequence[str]] | None = None,
 ) -> Results:
     """Compare every arm with the baseline, and put all that was learned in one JSON-ready dict.
 
     The schema is section 7 of the design (`metric`, `arms`, `comparisons`, `cost`), extended. Each comparison
     has also `n`, `sign_flip_p`, `bootstrap_ci95`, `smallest_detectable`, `differences`, `missing_seeds`,
-    `reason` and `sentence`. On top level stand also `baseline`, `retrieval` (arm -> key -> mean, std, n,
-    seeds), `alarms` (arm -> seed -> alarm), `settings`, and `runs` (every scalar of every run). What is not
-    known is None, never nan.
+    `reason` and `sentence`. On top level stand also `controls` (comparisons of an arm with its controls, as `baseline`;
+    each is a condition for the claim, so their p-values are not corrected), `baseline`, `retrieval` (arm -> key ->
+    mean, std, n, seeds), `alarms` (arm -> seed -> alarm), `settings`, and `runs` (every scalar of every run). What
+    is not known is None, never nan.
 
     Args:
         runs: All runs, in any order; arms keep their order of first appearance, the baseline comes first.
@@ -135,6 +137,7 @@ def build_results(
         cost: Arm to `step_time_ratio` and `flops_ratio`, as multiples of the baseline's.
         settings: Anything that a reader needs to repeat the experiment; JSON values.
         correct: Arm to seed to the examples' scores, (N,), in the same order everywhere; for the bootstrap.
+        controls: Arm to the names of its controls (`control_arms`); those without runs are left out.
 
     Raises:
         ConfigError: If the baseline has no runs.
@@ -155,6 +158,13 @@ def build_results(
         "baseline": baseline,
         "arms": {arm: summarise_seeds(by_seed) for arm, by_seed in values.items()},
         "comparisons": [_comparison_record(c, _bootstrap(c, correct or {})) for c in comparisons],
+        "controls": [
+            _comparison_record(c, _bootstrap(c, correct or {}))
+            for arm, names in (controls or {}).items()
+            for control in names
+            if arm in values and control in values
+            for c in [compare_paired(values[arm], values[control], arm=arm, baseline_arm=control)]
+        ],
         "cost": {arm: {key: _known((cost or {}).get(arm, {}).get(key)) for key in COST_KEYS} for arm in values},
         "retrieval": _retrieval(experiment),
         "alarms": {
@@ -203,7 +213,7 @@ def format_table(results: Results, width: int = 80) -> str:
         _table(_outcome_rows(results), width),
         _table(_representation_rows(results), width),
         _filled(_alarm_lines(results), width),
-        _filled([c["sentence"] for c in results["comparisons"]], width),
+        _filled(_sentences(results), width),
     ]
     for kind, title in BUDGET_TITLES.items():
         if again := results.get(f"equal_{kind}"):
@@ -224,7 +234,7 @@ def format_markdown(results: Results, escape: Callable[[str], str] | None = None
     """
     outcome, representation = _outcome_rows(results), _representation_rows(results)
     rows = [[*left, *right[1:]] for left, right in zip(outcome, representation, strict=True)]
-    text = _markdown(rows, [c["sentence"] for c in results["comparisons"]] + _alarm_lines(results), escape)
+    text = _markdown(rows, _sentences(results) + _alarm_lines(results), escape)
     for kind, title in BUDGET_TITLES.items():
         if again := results.get(f"equal_{kind}"):
             notes = [*again["notes"], *(c["sentence"] for c in again["comparisons"])]
@@ -366,6 +376,12 @@ def _representation_rows(results: Results) -> list[list[str]]:
         ratios = [_ratio(cost.get(key)) for key in COST_KEYS]
         rows.append([arm, _mean_and_std(recall) if recall else "-", *ratios, _alarm_cell(results, arm)])
     return rows
+
+
+def _sentences(results: Results) -> list[str]:
+    """Return a sentence for each comparison with the baseline, then one for each with a control."""
+    beyond = [f"Beyond its control, {each['sentence']}" for each in results.get("controls", [])]
+    return [each["sentence"] for each in results["comparisons"]] + beyond
 
 
 def budget_lines(results: Results) -> list[str]:

@@ -30,11 +30,24 @@ def answer_of(results: Results) -> dict[str, str]:
     if first is None:
         return {"question": "Does it help?", "short": "Nothing to compare.", "sentence": f"{baseline} is the only arm."}
     short = {"better": "Yes.", "worse": "No, it is worse."}.get(first["verdict"], "No difference shown.")
-    return {
-        "question": f"Is {first['arm']} better than {baseline}?",
-        "short": short,
-        "sentence": comparison_sentence(first, results),
-    }
+    sentence = comparison_sentence(first, results)
+    if first["verdict"] == "better":
+        controls = [each for each in results["controls"] if each["arm"] == first["arm"]]
+        if not controls:
+            short, sentence = "Yes, as far as it goes.", f"{sentence} No control was run."
+        else:
+            if any(each["verdict"] != "better" for each in controls):
+                short = "Not shown beyond its control."
+            sentence = f"{sentence} {' '.join(_over_control(each) for each in controls)}"
+    return {"question": f"Is {first['arm']} better than {baseline}?", "short": short, "sentence": sentence}
+
+
+def _over_control(comparison: Mapping[str, Any]) -> str:
+    """Say how far an arm is beyond a control of it."""
+    if comparison["delta"] is None:
+        return f"It cannot be compared with its control {comparison['baseline']}: {comparison['reason']}."
+    said = f"Over its control {comparison['baseline']}: {points(comparison['delta'])} points"
+    return f"{said}, 95% interval {interval(comparison['ci95'])}." if comparison["ci95"] is not None else f"{said}."
 
 
 def comparison_sentence(comparison: Mapping[str, Any], results: Results) -> str:

@@ -1,7 +1,7 @@
 """The tables of a report as CSV, for other programs: the numbers of results.json, unrounded.
 
 tables/arms.csv          a row an arm and budget: values over seeds, retrieval, cost, alarms
-tables/comparisons.csv   a row a comparison and budget: difference, interval, p values, verdict
+tables/comparisons.csv   a row a comparison with the baseline or a control, and budget: difference, interval, p, verdict
 tables/data.csv          a row a split: rows read, kept, cut; and `left_out`, with the reasons
 tables/grid_ARM.csv      a row a cell of a grid
 tables/geometry.csv, embedding_map.csv, singular_values.csv   as those of `analyze` (docs/geometry.md)
@@ -72,9 +72,11 @@ def _arms(results: Results) -> Iterator[Row]:
 def _comparisons(results: Results) -> Iterator[Row]:
     plain = ("n", "delta", "p_value", "p_holm", "sign_flip_p", "smallest_detectable", "verdict", "reason")
     for budget, each in _by_budget(results):
-        for comparison in each["comparisons"]:
+        compared = [("baseline", one) for one in each["comparisons"]] + [("control", one) for one in each["controls"]]
+        for role, comparison in compared:
             yield {
                 "budget": budget,
+                "compared_with": role,
                 "arm": comparison["arm"],
                 "baseline": comparison["baseline"],
                 **{key: comparison[key] for key in plain},
