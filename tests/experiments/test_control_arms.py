@@ -75,7 +75,7 @@ def test_a_gain_that_the_control_has_too_is_no_yes():
 def test_a_gain_without_a_control_says_so():
     """Nobody looked whether it is the match of the views."""
     results = results_of({"jepa": []}, ntp=PLAIN, jepa=HIGH)
-    assert answer_of(results)["sentence"].endswith("No control was run.")
+    assert answer_of(results)["short"] == "Yes; no control was run."
     [note] = about_controls(results, {"jepa": []})
     assert "no control of it was run" in note and "shuffle_views: true" in note
 

@@ -145,7 +145,10 @@ def test_the_first_screen_answers_the_question(report):
     _, html = report(values)
     opening = " ".join(html[html.index("<h1>") : html.index("<h2>")].split())
     assert "Is jepa better than ntp?" in opening
-    assert "<strong>Yes.</strong> Over 3 paired seeds, jepa reaches 41.0% exact match and ntp 30.0%" in opening
+    assert (
+        "<strong>Yes; no control was run.</strong> Over 3 paired seeds, jepa reaches 41.0% exact match and ntp 30.0%"
+        in opening
+    )
     assert "a difference of +11.0 points, 95% interval +8.5 to +13.5." in opening
     assert opening.index("better than ntp") < opening.index("41.0%") < opening.index("data:image/svg+xml")
     assert '<source media="(max-width: 40rem)" srcset="data:image/svg+xml' in opening

@@ -34,7 +34,7 @@ def answer_of(results: Results) -> dict[str, str]:
     if first["verdict"] == "better":
         controls = [each for each in results["controls"] if each["arm"] == first["arm"]]
         if not controls:
-            short, sentence = "Yes, as far as it goes.", f"{sentence} No control was run."
+            short = "Yes; no control was run."
         else:
             if any(each["verdict"] != "better" for each in controls):
                 short = "Not shown beyond its control."
