@@ -57,6 +57,7 @@ def test_an_arm_is_compared_with_its_control_over_the_same_seeds():
     assert (beyond["arm"], beyond["baseline"], beyond["verdict"]) == ("jepa", "jepa_shuffled", "better")
     assert beyond["delta"] == pytest.approx(0.1, abs=1e-3) and beyond["p_holm"] == beyond["p_value"]
     assert "Beyond its control, jepa: 40.0% against 30.0% (jepa_shuffled)" in " ".join(format_table(results).split())
+    assert ", p <0.001: better." in beyond["sentence"]
     assert about_controls(results, {"jepa": ["jepa_shuffled"]}) == []
     answer = answer_of(results)
     assert answer["short"] == "Yes." and "Over its control jepa_shuffled: +9.9 points" in answer["sentence"]

@@ -159,7 +159,7 @@ def build_results(
         "arms": {arm: summarise_seeds(by_seed) for arm, by_seed in values.items()},
         "comparisons": [_comparison_record(c, _bootstrap(c, correct or {})) for c in comparisons],
         "controls": [
-            _comparison_record(c, _bootstrap(c, correct or {}))
+            _comparison_record(c, _bootstrap(c, correct or {}), p_name="p")
             for arm, names in (controls or {}).items()
             for control in names
             if arm in values and control in values
@@ -271,7 +271,9 @@ def summarise_seeds(by_seed: Mapping[int, float]) -> dict[str, Any]:
     }
 
 
-def _comparison_record(comparison: PairedComparison, bootstrap: tuple[float, float] | None) -> dict[str, Any]:
+def _comparison_record(
+    comparison: PairedComparison, bootstrap: tuple[float, float] | None, p_name: str = "Holm p"
+) -> dict[str, Any]:
     c = comparison
     return {
         "arm": c.arm,
@@ -288,7 +290,7 @@ def _comparison_record(comparison: PairedComparison, bootstrap: tuple[float, flo
         "differences": {str(seed): difference for seed, difference in c.differences.items()},
         "missing_seeds": c.missing,
         "reason": c.reason or None,
-        "sentence": sentence(c),
+        "sentence": sentence(c, p_name),
     }
 
 

@@ -297,8 +297,8 @@ def _resampled_means(differences: NDArray[np.float64], num_resamples: int, seed:
     return np.concatenate(means)
 
 
-def sentence(comparison: PairedComparison) -> str:
-    """Say the result of one comparison in plain English, in points.
+def sentence(comparison: PairedComparison, p_name: str = "Holm p") -> str:
+    """Say the result of one comparison in plain English, in points; `p_name` says which p is `p_holm`.
 
     A null result comes with the smallest difference that this many seeds could have shown, since "no
     difference shown" is no proof of equality.
@@ -310,7 +310,7 @@ def sentence(comparison: PairedComparison) -> str:
     if c.ci is not None:
         text += f", {100 * c.confidence:g}% interval {_points(c.ci[0], sign=True)} to {_points(c.ci[1], sign=True)}"
     if c.p_holm is not None:
-        text += f", Holm p {format_p(c.p_holm)}"
+        text += f", {p_name} {format_p(c.p_holm)}"
     text += f": {c.verdict}."
     if c.reason:
         text += f" {c.reason[0].upper()}{c.reason[1:]}."
