@@ -140,6 +140,16 @@ def test_eval_records_become_runs():
     assert "recall@10" not in retrieval["ntp"]
 
 
+def test_retrieval_among_held_out_views_has_a_column_of_its_own_where_there_is_any():
+    """Rows of views_file find their other view; that says nothing of the task's codes."""
+    record = {"exact_match": 0.5, "retrieval": {"recall@1": 0.25}, "views_retrieval": {"recall@1": 0.75}}
+    results = build_results([RunResult.from_eval("ntp", 4, record)])
+    assert results["retrieval"]["ntp"]["recall@1"]["mean"] == 0.25
+    assert results["views_retrieval"]["ntp"]["recall@1"]["mean"] == 0.75
+    assert "of views %" in format_table(results) and "| 75.0 |" in format_markdown(results)
+    assert "of views %" not in format_table(build_results(runs_of()))
+
+
 def test_the_bootstrap_runs_where_every_seed_has_its_scores():
     """And not where one is missing; lists of different length are refused."""
     rng = np.random.default_rng(0)

@@ -127,8 +127,8 @@ def build_results(
     has also `n`, `sign_flip_p`, `bootstrap_ci95`, `smallest_detectable`, `differences`, `missing_seeds`,
     `reason` and `sentence`. On top level stand also `controls` (comparisons of an arm with its controls, as `baseline`;
     each is a condition for the claim, so their p-values are not corrected), `baseline`, `retrieval` (arm -> key ->
-    mean, std, n, seeds), `alarms` (arm -> seed -> alarm), `settings`, and `runs` (every scalar of every run). What
-    is not known is None, never nan.
+    mean, std, n, seeds), `views_retrieval` (the same of held-out rows of views_file), `alarms` (arm -> seed -> alarm),
+    `settings`, and `runs` (every scalar of every run). What is not known is None, never nan.
 
     Args:
         runs: All runs, in any order; arms keep their order of first appearance, the baseline comes first.
@@ -167,6 +167,7 @@ def build_results(
         ],
         "cost": {arm: {key: _known((cost or {}).get(arm, {}).get(key)) for key in COST_KEYS} for arm in values},
         "retrieval": _retrieval(experiment),
+        "views_retrieval": _retrieval(experiment, "views_retrieval/"),
         "alarms": {
             arm: watched
             for arm, by_seed in experiment.runs.items()
@@ -313,11 +314,11 @@ def _bootstrap(
     return bootstrap_over_examples(np.stack(ours), np.stack(theirs))
 
 
-def _retrieval(experiment: _Experiment) -> dict[str, Any]:
+def _retrieval(experiment: _Experiment, prefix: str = "") -> dict[str, Any]:
     retrieval: dict[str, Any] = {}
     for arm, by_seed in experiment.runs.items():
         for key in RETRIEVAL_KEYS:
-            measured = {seed: value for seed, run in by_seed.items() if (value := run.metric(key)) is not None}
+            measured = {seed: value for seed, run in by_seed.items() if (value := run.metric(prefix + key)) is not None}
             if measured:
                 retrieval.setdefault(arm, {})[key] = summarise_seeds(measured)
     return retrieval
@@ -371,12 +372,16 @@ def _outcome_rows(results: Results) -> list[list[str]]:
 
 
 def _representation_rows(results: Results) -> list[list[str]]:
-    rows = [["arm", "retrieval@1 %", "step time", "FLOPs", "collapse alarm"]]
+    columns = {"retrieval@1 %": results["retrieval"]}
+    if results.get("views_retrieval"):
+        columns["of views %"] = results["views_retrieval"]
+    rows = [["arm", *columns, "step time", "FLOPs", "collapse alarm"]]
     for arm in results["arms"]:
-        recall = results["retrieval"].get(arm, {}).get("recall@1")
+        recalls = [by_arm.get(arm, {}).get("recall@1") for by_arm in columns.values()]
         cost = results["cost"].get(arm, {})
         ratios = [_ratio(cost.get(key)) for key in COST_KEYS]
-        rows.append([arm, _mean_and_std(recall) if recall else "-", *ratios, _alarm_cell(results, arm)])
+        shares = [_mean_and_std(recall) if recall else "-" for recall in recalls]
+        rows.append([arm, *shares, *ratios, _alarm_cell(results, arm)])
     return rows
 
 

@@ -111,6 +111,7 @@ def rows_of(results: Results) -> list[dict[str, Any]]:
             "cost": results["cost"].get(arm, {}),
             "run_time": statistics.median(times) if (times := training_times(results, arm)) else None,
             "retrieval": results["retrieval"].get(arm, {}),
+            "views_retrieval": results["views_retrieval"].get(arm, {}),
             "alarms": results["alarms"].get(arm, {}),
             "raised": {seed: each for seed, each in results["alarms"].get(arm, {}).items() if each["alarmed"]},
         }

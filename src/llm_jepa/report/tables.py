@@ -57,6 +57,8 @@ def _arms(results: Results) -> Iterator[Row]:
             row = {"budget": budget, "arm": arm, "metric": each["metric"], **_summary("", summary)}
             for key in ("recall@1", "recall@10", "mrr"):
                 row |= _summary(f"{key}_", each["retrieval"].get(arm, {}).get(key) or {})
+            if each["views_retrieval"]:
+                row |= _summary("views_recall@1_", each["views_retrieval"].get(arm, {}).get("recall@1") or {})
             yield (
                 row
                 | {key: each["cost"].get(arm, {}).get(key) for key in COST_KEYS}
