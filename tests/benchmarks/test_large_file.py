@@ -1,4 +1,4 @@
-"""The benchmark of large files: at 8 MB it runs through, and the index keeps its promise."""
+"""The benchmark of large files: at 8 MB it runs through, and the index keeps its promise of memory."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ def rows(tmp_path_factory) -> tuple[Path, int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads a process's memory from /proc")
-def test_the_index_of_8_mb_takes_little_memory_and_time(rows):
-    """The promise of 1 GB, in a process of its own: within 64 MB above the start, at 100 MB/s or more."""
+def test_the_index_of_8_mb_takes_little_memory(rows):
+    """The promise of 1 GB, in a process of its own: within 64 MB above the start. Speed is for the benchmark to say."""
     path, num_rows = rows
     found = large_file.measure_apart("index", path)
     assert found["rows"] == num_rows
     assert found["mb_above_start"] <= large_file.PROMISE["mb_above_start"]
-    assert found["mb_per_s"] >= large_file.PROMISE["mb_per_s"]
 
 
 def test_every_task_reads_every_row(rows, tmp_path):

@@ -124,7 +124,7 @@ def test_the_page_tells_comparison_equal_cost_and_exploration_apart(results, tmp
     assert (
         words.index("<h2>Every arm") < words.index("<h2>At equal FLOPs") < words.index("<h2>Exploration: the cells of")
     )
-    assert "Is jepa.k1.lambda0.5 better than ntp? Yes." in words
+    assert "Is jepa.k1.lambda0.5 better than ntp? Yes; no control was run." in words
     assert "1,720 steps, not 2,000." in words and ">1,720</td>" in words
     assert "was chosen by exact_match on validation rows, the highest mean over seeds" in words
     assert "All others are exploration: they were not chosen, and no difference between cells was tested." in words
