@@ -187,6 +187,8 @@ def test_a_comparison_under_the_recipe_is_spelled_out_and_whole(tiny_settings, t
     results = run_experiment(open_experiment(settings, tmp_path / "out"))
     assert results["metric"] == "starts_with"
     assert [each["arm"] for each in results["comparisons"]] == ["jepa_lambda0", "jepa"]
+    assert results["alarms"] == {}, "no row is held out, so no run was watched for a collapse: none is called healthy"
+    assert [(each["arm"], each["baseline"]) for each in results["controls"]] == [("jepa", "jepa_lambda0")]
     for arm in ARMS:
         config = yaml.safe_load((tmp_path / "out" / f"{arm}-s82" / "config.yaml").read_text())
         assert config.items() >= (RECIPES["as_published"] | {"sum_micro_batches": arm != "ntp"}).items()

@@ -216,13 +216,14 @@ def test_checks_before_the_first_step_do_not_count():
     """At step 0 nothing has been trained: whatever the model looks like, the objective has not done it."""
     alarm = fed(collapsed, [0, 0, 0, 0])
     assert alarm.summary() == {"alarmed": False, "first_step": None, "reason": None, "recovered": False}
+    assert alarm.num_looks == 0
 
 
 def test_checks_that_cannot_decide_are_passed_over():
     """A check on a single pair neither raises the count nor resets it."""
     alarm = fed(collapsed, [1, 2])
     alarm.update(3, embedding_monitors(torch.ones(1, 4), torch.ones(1, 4)))
-    assert alarm.streak == 2
+    assert alarm.streak == alarm.num_looks == 2
 
 
 def test_a_resumed_alarm_goes_on_as_if_never_stopped():

@@ -121,7 +121,7 @@ def _train_claimed(run: RunConfig, seed: int, folder: Path, *, progress: bool) -
     report["cost"] = trainer.step_timer.summary() | {"flops_per_step": count_step_flops(trainer)}
     if run.jepa.has_term and run.jepa.jepa_loss_dropout:
         report["cost"]["flops_per_dropped_step"] = count_step_flops(trainer, dropped=True)
-    report["alarm"] = trainer.alarm.summary() if run.jepa.uses_views else None
+    report["alarm"] = trainer.alarm.summary() if run.jepa.uses_views and trainer.alarm.num_looks else None
     report["num_parameters"] = num_parameters(trainer.jepa.model)
     report["num_trained_parameters"] = num_parameters(trainer.jepa, trained=True)  # [PRED] among them
     size = cast(JEPATrainingArguments, trainer.args).max_shard_size

@@ -128,6 +128,7 @@ class CollapseAlarm:
         streak_start: Step of the first of them.
         first_step: Step of the first check of the streak that raised the alarm; None while there was none.
         reason: One sentence for the log and the report; None while there was no alarm.
+        num_looks: Checks taken in. A run without any was not watched, which is not the same as healthy.
     """
 
     patience: int = 3
@@ -135,6 +136,7 @@ class CollapseAlarm:
     streak_start: int | None = None
     first_step: int | None = None
     reason: str | None = None
+    num_looks: int = 0
 
     @property
     def alarmed(self) -> bool:
@@ -157,6 +159,7 @@ class CollapseAlarm:
         """
         if step == 0 or not {"matched_cosine", "gap", "retrieval@1"} <= monitors.keys():
             return None
+        self.num_looks += 1
         if not looks_collapsed(monitors):
             self.streak, self.streak_start = 0, None
             return None
