@@ -13,6 +13,8 @@ from llm_jepa.evaluation.loading import load_run
 from llm_jepa.experiments.compare import open_experiment, run_experiment
 from llm_jepa.experiments.run import build_trainer, train_run
 from llm_jepa.experiments.settings import RECIPES, read_experiment, read_run
+from llm_jepa.files import read_json_lines
+from llm_jepa.report.figures import plot_curves
 from llm_jepa.report.run_export import export_run
 
 ARMS = ["ntp", "jepa_lambda0", "jepa"]
@@ -193,4 +195,6 @@ def test_a_comparison_under_the_recipe_is_spelled_out_and_whole(tiny_settings, t
         config = yaml.safe_load((tmp_path / "out" / f"{arm}-s82" / "config.yaml").read_text())
         assert config.items() >= (RECIPES["as_published"] | {"sum_micro_batches": arm != "ntp"}).items()
         assert config["recipe"] == "as_published"
-    assert (tmp_path / "out" / "figures" / "curves_gradients.svg").is_file()
+    rows = {0: read_json_lines(tmp_path / "out" / "jepa-s82" / "metrics.jsonl")}
+    drawn = plot_curves({"jepa": rows}, None, tmp_path / "figures")
+    assert tmp_path / "figures" / "curves_gradients.svg" in drawn
