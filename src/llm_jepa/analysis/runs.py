@@ -283,5 +283,5 @@ def collapse_note(where: str, found: Mapping[str, Any]) -> str:
     matched, gap = (found["monitors"][key] for key in ("matched_cosine", "gap"))
     return (
         f"{where}: looks collapsed. Matching views are close (cosine {matched:.3f}), and so are others (gap "
-        f"{gap:.3f}): a small A - B and a small error are no success there."
+        f"{gap:z.3f}): a small A - B and a small error are no success there."
     )

@@ -59,5 +59,5 @@ def format_step(step: int, max_steps: int, logs: dict[str, float], latest: dict[
         parts.append(f"jepa {logs['jepa_loss']:.4f}")
     parts.append(f"loss {logs['loss']:.4f}")
     if "monitor/gap" in latest:
-        parts.append(f"gap {latest['monitor/gap']:.2f}")
+        parts.append(f"gap {latest['monitor/gap']:z.2f}")
     return " | ".join([*parts, f"{logs['tokens_per_s']:,.0f} tok/s"])

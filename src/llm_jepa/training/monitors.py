@@ -171,7 +171,7 @@ class CollapseAlarm:
         self.first_step = self.streak_start
         self.reason = (
             f"From step {self.first_step} to step {step} the embeddings of the two views have collapsed: cosine "
-            f"{monitors['matched_cosine']:.3f} between matching views, only {monitors['gap']:.3f} more than between "
+            f"{monitors['matched_cosine']:.3f} between matching views, only {monitors['gap']:z.3f} more than between "
             f"shuffled ones, and retrieval@1 {monitors['retrieval@1']:.1%} "
             f"(chance {monitors.get('retrieval_chance', 0.0):.1%})."
         )
