@@ -72,6 +72,14 @@ def test_a_folder_without_records_is_an_error_that_says_what_was_expected(tmp_pa
         measured_notes(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b'{"metric": "exact_match"}'])
+def test_a_file_that_is_no_record_is_named(content, tmp_path):
+    """Cut off, of another kind, not UTF-8, or the results.json of a comparison."""
+    (tmp_path / "results.json").write_bytes(content)
+    with pytest.raises(ConfigError, match="results.json is no record of this version"):
+        measured_notes(tmp_path)
+
+
 def test_annotate_writes_our_figures_without_reading_notes_and_needs_one_of_the_two(records, tmp_path, capsys):
     """The text of the copy has them; a call with neither is wrong."""
     reportlab = pytest.importorskip("reportlab.pdfgen.canvas")

@@ -104,10 +104,17 @@ def read_record(file: Path) -> Record:
     """Return a record, checked.
 
     Raises:
-        ConfigError: If it is of another schema, or has a measure that is not known.
+        ConfigError: If it is no JSON object, of another schema, or has a measure that is not known.
     """
-    record = json.loads(file.read_text(encoding="utf-8"))
-    if record.get("schema") != SCHEMA or not set(record.get("values", {})) <= MEASURES.keys():
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:  # of UTF-8 too
+        record = None
+    if (
+        not isinstance(record, dict)
+        or record.get("schema") != SCHEMA
+        or not set(record.get("values", {})) <= MEASURES.keys()
+    ):
         raise ConfigError(
             f"{file} is no record of this version (schema {SCHEMA}). Make it again: `llm-jepa reproduce`."
         )
