@@ -33,6 +33,13 @@ def register(commands: Any) -> None:
         default="plain",
         help="words of the descriptions (with --test-out, of the test pairs); both: pairs of two phrasings, no regex",
     )
+    make.add_argument(
+        "--colloquial-share",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="how much of a colloquial description is colloquial, as people mix (default 1: all)",
+    )
     make.add_argument("--force", action="store_true", help="write over a file that is there")
 
     inspect = add_command(data, "inspect", _data_inspect, "show rows as the model sees them")
@@ -56,18 +63,20 @@ def _data_make(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError(f"--out and --test-out are both {arguments.out}. Name two files.")
     if (arguments.test_out is None) != (arguments.num_test is None):
         raise ConfigError("--test-out and --num-test belong together: where the test rows go, and how many.")
-    phrasing = arguments.phrasing
+    phrasing, share = arguments.phrasing, arguments.colloquial_share
     made: dict[Path, Any]
     if arguments.test_out and phrasing == "both":
         raise ConfigError("--phrasing both makes view pairs, which have no regex to test on. Leave --test-out out.")
     if arguments.test_out:
-        rows = generate_transfer(arguments.num, 0, arguments.num_test, arguments.seed, test_phrasing=phrasing)
+        rows = generate_transfer(
+            arguments.num, 0, arguments.num_test, arguments.seed, test_phrasing=phrasing, colloquial_share=share
+        )
         made = {arguments.out: rows["train"], arguments.test_out: rows["test"]}
         files[arguments.test_out] = arguments.num_test
     elif phrasing == "both":
-        made = {arguments.out: generate_views(arguments.num, arguments.seed)}
+        made = {arguments.out: generate_views(arguments.num, arguments.seed, colloquial_share=share)}
     else:
-        made = {arguments.out: generate_pairs(arguments.num, arguments.seed, phrasing=phrasing)}
+        made = {arguments.out: generate_pairs(arguments.num, arguments.seed, phrasing=phrasing, colloquial_share=share)}
     for path in made:
         if path.exists() and not arguments.force:
             raise ConfigError(f"{path} is there already. Choose another name, or write over it with --force.")

@@ -75,6 +75,13 @@ class DataConfig:
         default="plain",
         metadata={"help": "With generate_train: how the generated test rows are phrased, plain or colloquial."},
     )
+    generate_colloquial_share: float = field(
+        default=1.0,
+        metadata={
+            "help": "How much of a colloquial description is said colloquially, above 0 and at most 1 (all of it); the "
+            "rest is plain, as people mix the two."
+        },
+    )
     shuffle_views: bool = field(
         default=False,
         metadata={
@@ -211,6 +218,10 @@ class DataConfig:
                 f"generate_validation={self.generate_validation} and validation_file={self.validation_file!r} name "
                 "validation rows twice. Remove one of them."
             )
+        if not 0 < self.generate_colloquial_share <= 1:
+            raise ValueError(
+                f"generate_colloquial_share={self.generate_colloquial_share} must be above 0 and at most 1."
+            )
         if self.rows_in_memory not in ("auto", True, False):
             raise ValueError(f"rows_in_memory={self.rows_in_memory!r} is not one of: auto, true, false.")
         least_values = {"vocab_size": 259, "max_length": 4}
@@ -240,7 +251,12 @@ class DataConfig:
             )
         if self.generate_views is not None and self.generate_views < 1:
             raise ValueError(f"generate_views={self.generate_views} must be at least 1, or left out for none.")
-        unused = {"generate_views": None, "generate_test_phrasing": "plain", "generate_validation": 0}
+        unused = {
+            "generate_views": None,
+            "generate_test_phrasing": "plain",
+            "generate_validation": 0,
+            "generate_colloquial_share": 1.0,
+        }
         for name, default in unused.items():
             if self.generate_train is None and getattr(self, name) != default:
                 raise ValueError(f"{name}={getattr(self, name)!r} needs generate_train. Set it, or remove {name}.")

@@ -19,6 +19,8 @@ def with_files(config: DataConfig, folder: Path) -> DataConfig:
     stem = f"nlrx-{config.generate_train}-{config.generate_test}-{config.generate_seed}"
     if config.generate_views is not None or config.generate_test_phrasing != "plain":
         stem += f"-{config.generate_views or 0}-{config.generate_test_phrasing}"
+    if config.generate_colloquial_share != 1:
+        stem += f"-{config.generate_colloquial_share}"
     if config.generate_validation:
         stem += f"-{config.generate_validation}"
     files = {name: folder / f"{stem}-{name}.jsonl" for name in ("train", "test", "views", "validation")}
@@ -33,6 +35,7 @@ def with_files(config: DataConfig, folder: Path) -> DataConfig:
             config.generate_seed,
             test_phrasing=config.generate_test_phrasing,
             num_validation=config.generate_validation,
+            colloquial_share=config.generate_colloquial_share,
         )
         for name in wanted:
             write_jsonl(made[name], files[name])
@@ -46,4 +49,5 @@ def with_files(config: DataConfig, folder: Path) -> DataConfig:
         generate_views=None,
         generate_validation=0,
         generate_test_phrasing="plain",
+        generate_colloquial_share=1.0,
     )

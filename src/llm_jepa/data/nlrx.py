@@ -26,6 +26,9 @@ lines that have a vowel in them"): the same trees, the same regexes, other words
 too, which needs no regex. A colloquial description has one regex as well: counts and lists bind as above, and a second
 statement follows "and also" or "or else".
 
+People mix the two. With `colloquial_share` 0.5 half of the descriptions have a colloquial frame ("lines starting with %s",
+"any line which begins with %s"), and half of what fills a frame is said colloquially ("vowels", "at least seven times").
+
 "and" and "or" join statements where "containing", "starting", "ending" or "not" comes next, and make a list
 otherwise. A reader may well group a line differently ("words with a vowel and ending with a letter": here the line
 ends with a letter, not the word); the rows themselves are consistent. The other way round there is a choice:
@@ -230,6 +233,10 @@ GRAMMAR: dict[str, tuple[Rule, ...]] = {
     ),
 }
 
+# What fills the frame of a sentence. The frame is said in one way throughout: "lines not ending with", "lines that do not
+# end in", and nothing in between.
+FILLERS = frozenset({"counted", "list", "item", "term", "number"})
+
 # Added to the seed of the colloquial words: they are drawn apart, so that the trees are those of the plain pairs.
 COLLOQUIAL_STREAM = 2**64
 
@@ -255,10 +262,20 @@ class Node:
         """The description."""
         return self.rule.english[self.phrasing] % tuple(part.english for part in self.parts)
 
-    def say(self, rng: random.Random) -> str:
-        """Return the description as people say it, in words drawn at random; asks `rng` for `random()` alone."""
-        phrasing = self.rule.colloquial[int(rng.random() * len(self.rule.colloquial))]
-        return phrasing % tuple(part.say(rng) for part in self.parts)
+    def say(self, rng: random.Random, share: float = 1.0) -> str:
+        """Return the description as people say it, in words drawn at random; asks `rng` for `random()` alone.
+
+        Args:
+            rng: Where the words are drawn from.
+            share: Probability of colloquial words, for the frame as one and for each thing that fills it.
+        """
+        return self._say(rng, share, frame_is_colloquial=_chance(rng, share))
+
+    def _say(self, rng: random.Random, share: float, frame_is_colloquial: bool) -> str:
+        is_colloquial = _chance(rng, share) if self.symbol in FILLERS else frame_is_colloquial
+        said = self.rule.colloquial
+        phrasing = said[int(rng.random() * len(said))] if is_colloquial else self.rule.english[self.phrasing]
+        return phrasing % tuple(part._say(rng, share, frame_is_colloquial) for part in self.parts)
 
     @property
     def regex(self) -> str:
@@ -276,6 +293,11 @@ class Node:
         if self.symbol == "term":
             return (self.regex,)
         return tuple(term for part in self.parts for term in part.terms)
+
+
+def _chance(rng: random.Random, probability: float) -> bool:
+    """Return True with a probability; what is certain asks `rng` for nothing."""
+    return probability >= 1 or rng.random() < probability
 
 
 def _grow(symbol: str, rng: random.Random) -> Node:
@@ -322,17 +344,17 @@ def _take(trees: Iterator[Node], number: int, name: str, limits: str) -> list[No
     return taken
 
 
-def _phrase(trees: Iterable[Node], phrasing: str, seed: int) -> list[GeneratedPair]:
+def _phrase(trees: Iterable[Node], phrasing: str, seed: int, share: float) -> list[GeneratedPair]:
     """Return trees as pairs in one phrasing; colloquial words are drawn from a stream of their own."""
     if phrasing == "plain":
         return [GeneratedPair(tree.english, tree.regex) for tree in trees]
     rng = random.Random(COLLOQUIAL_STREAM + seed)
-    return [GeneratedPair(tree.say(rng), tree.regex) for tree in trees]
+    return [GeneratedPair(tree.say(rng, share), tree.regex) for tree in trees]
 
 
-def _phrase_twice(trees: Iterable[Node], seed: int) -> list[GeneratedViews]:
+def _phrase_twice(trees: Iterable[Node], seed: int, share: float) -> list[GeneratedViews]:
     rng = random.Random(COLLOQUIAL_STREAM + seed)
-    return [GeneratedViews(tree.english, tree.say(rng)) for tree in trees]
+    return [GeneratedViews(tree.english, tree.say(rng, share)) for tree in trees]
 
 
 def generate_pairs(
@@ -342,6 +364,7 @@ def generate_pairs(
     max_depth: int = MAX_DEPTH,
     exclude_codes: Collection[str] = (),
     phrasing: str = "plain",
+    colloquial_share: float = 1.0,
 ) -> list[GeneratedPair]:
     """Return pairs of a description and its regex, no two of them with the same description.
 
@@ -355,14 +378,16 @@ def generate_pairs(
         exclude_codes: Regexes that must not occur, such as those of a test file.
         phrasing: `plain`, in the manner of SYNTH, or `colloquial`: the same regexes in the same order, as people ask
             for them. Two rows that differ in plain words alone may then be one.
+        colloquial_share: How much of a colloquial description is colloquial, above 0 and at most 1 (all of it); the rest
+            is plain.
 
     Returns:
         `num_pairs` pairs, in the order in which they were drawn. A regex may occur under several descriptions,
         a description has one regex.
 
     Raises:
-        ConfigError: If `phrasing` is neither, `num_pairs`, `seed` or `max_depth` is negative, or so many different
-            pairs cannot be found. It is a `ValueError`.
+        ConfigError: If `phrasing` is neither, `colloquial_share` is out of range, `num_pairs`, `seed` or `max_depth` is
+            negative, or so many different pairs cannot be found. It is a `ValueError`.
 
     Example:
         >>> for pair in generate_pairs(2, seed=4):
@@ -370,23 +395,29 @@ def generate_pairs(
         lines with a letter and the string 'truck', 6 or more times  ->  (([A-Za-z])&(truck)){6,}
         lines not having a vowel followed by the string 'ring'  ->  ~([AEIOUaeiou].*ring.*)
     """
-    _check_phrasing(phrasing)
+    _check_phrasing(phrasing, colloquial_share)
     _check_not_negative(num_pairs=num_pairs, seed=seed, max_depth=max_depth)
     excluded = frozenset(exclude_codes)
     trees = _draw(random.Random(seed), max_depth, excluded)
     limits = f"max_depth={max_depth} and {len(excluded):,} excluded regexes"
-    return _phrase(_take(trees, num_pairs, "num_pairs", limits), phrasing, seed)
+    return _phrase(_take(trees, num_pairs, "num_pairs", limits), phrasing, seed, colloquial_share)
 
 
-def generate_views(num_pairs: int, seed: int) -> list[GeneratedViews]:
+def generate_views(num_pairs: int, seed: int, *, colloquial_share: float = 1.0) -> list[GeneratedViews]:
     """Return view pairs: the descriptions of `generate_pairs(num_pairs, seed)` in both phrasings, without regexes.
+
+    Args:
+        num_pairs: How many.
+        seed: Seed of the random numbers, 0 or more.
+        colloquial_share: As in `generate_pairs`.
 
     Raises:
         ConfigError: As `generate_pairs`.
     """
+    _check_phrasing("colloquial", colloquial_share)
     _check_not_negative(num_pairs=num_pairs, seed=seed)
     trees = _draw(random.Random(seed), MAX_DEPTH, frozenset())
-    return _phrase_twice(_take(trees, num_pairs, "num_pairs", f"max_depth={MAX_DEPTH}"), seed)
+    return _phrase_twice(_take(trees, num_pairs, "num_pairs", f"max_depth={MAX_DEPTH}"), seed, colloquial_share)
 
 
 def generate_splits(num_train: int, num_test: int, seed: int) -> tuple[list[GeneratedPair], list[GeneratedPair]]:
@@ -414,7 +445,14 @@ def generate_splits(num_train: int, num_test: int, seed: int) -> tuple[list[Gene
 
 
 def generate_transfer(
-    num_train: int, num_views: int, num_test: int, seed: int, *, test_phrasing: str = "plain", num_validation: int = 0
+    num_train: int,
+    num_views: int,
+    num_test: int,
+    seed: int,
+    *,
+    test_phrasing: str = "plain",
+    num_validation: int = 0,
+    colloquial_share: float = 1.0,
 ) -> dict[str, list[GeneratedPair] | list[GeneratedViews]]:
     """Return labelled rows, view pairs, test and validation rows, of which no two kinds share a regex.
 
@@ -429,14 +467,16 @@ def generate_transfer(
         seed: Seed of the random numbers, 0 or more.
         test_phrasing: `plain` or `colloquial`, of the rows for validation too.
         num_validation: How many rows to make choices on, phrased like the test rows.
+        colloquial_share: As in `generate_pairs`, of view pairs, test and validation rows.
 
     Returns:
         The rows under the names `train`, `views`, `test` and `validation`.
 
     Raises:
-        ConfigError: If a number is negative, `test_phrasing` is neither, or so many different pairs cannot be found.
+        ConfigError: If a number is negative, `test_phrasing` is neither, `colloquial_share` is out of range, or so many
+            different pairs cannot be found.
     """
-    _check_phrasing(test_phrasing)
+    _check_phrasing(test_phrasing, colloquial_share)
     _check_not_negative(
         num_train=num_train, num_views=num_views, num_test=num_test, num_validation=num_validation, seed=seed
     )
@@ -451,10 +491,10 @@ def generate_transfer(
     limits += f" and {num_train:,} training pairs"
     views = _take(_draw(rng, MAX_DEPTH, codes), num_views, "num_views", limits)
     return {
-        "train": _phrase(train, "plain", seed),
-        "views": _phrase_twice(views, seed),
-        "test": _phrase(test, test_phrasing, seed),
-        "validation": _phrase(validation, test_phrasing, seed),
+        "train": _phrase(train, "plain", seed, colloquial_share),
+        "views": _phrase_twice(views, seed, colloquial_share),
+        "test": _phrase(test, test_phrasing, seed, colloquial_share),
+        "validation": _phrase(validation, test_phrasing, seed, colloquial_share),
     }
 
 
@@ -480,6 +520,8 @@ def _check_not_negative(**numbers: int) -> None:
             raise ConfigError(f"{name} is {number}, expected 0 or more.")
 
 
-def _check_phrasing(phrasing: str) -> None:
+def _check_phrasing(phrasing: str, colloquial_share: float) -> None:
     if phrasing not in PHRASINGS:
         raise ConfigError(f"phrasing={phrasing!r} is not one of: {', '.join(PHRASINGS)}.")
+    if not 0 < colloquial_share <= 1:
+        raise ConfigError(f"colloquial_share={colloquial_share} must be above 0 and at most 1.")
