@@ -13,6 +13,7 @@ from statistics import median
 import pytest
 
 from llm_jepa.data.nlrx import (
+    FILLERS,
     GRAMMAR,
     MAX_TERMS,
     GeneratedPair,
@@ -299,6 +300,63 @@ def test_every_colloquial_description_has_one_reading(symbol, keep, least):
         found.setdefault(text, set()).add(code)
     assert len(found) > least
     assert [text for text, codes in found.items() if len(codes) > 1] == []
+
+
+@pytest.mark.parametrize("frame", ["english", "colloquial"])
+@pytest.mark.parametrize(
+    ("symbol", "keep", "least"),
+    [
+        ("counted", {}, 5_000),
+        ("statement", {"item": (1, 1), "counted": (1, 1), "place": (3, 1)}, 250),
+        (
+            "line",
+            {"item": (1, 1), "list": (2, 1), "counted": (2, 1), "place": (3, 1), "claim": (3, 1), "statement": (2, 2)},
+            25_000,
+        ),
+    ],
+    ids=["lists and counts", "statements", "lines"],
+)
+def test_every_mixed_description_has_one_reading(symbol, keep, least, frame):
+    """A frame in one phrasing, filled in both; enumerated as above."""
+    mixed = {}
+    for name, rules in GRAMMAR.items():
+        count, forms = keep.get(name, (len(rules), None))
+        for rule in rules[:count]:
+            sides = ("english", "colloquial") if name in FILLERS else (frame,)
+            said = dict.fromkeys(form for side in sides for form in getattr(rule, side)[:forms])
+            mixed.setdefault(name, []).append(replace(rule, colloquial=tuple(said)))
+    mixed["line"] = [replace(rule, colloquial=rule.colloquial[:1]) for rule in mixed["line"]]
+    found: dict[str, set[str]] = {}
+    for text, code in _language(symbol, mixed, {"term": [("X", "X")], "number": [("2", "2")]}, "colloquial"):
+        found.setdefault(text, set()).add(code)
+    assert len(found) > least
+    assert [text for text, codes in found.items() if len(codes) > 1] == []
+
+
+def test_a_share_of_the_words_is_colloquial_and_each_frame_is_of_one_kind():
+    plain, mixed, said = (
+        generate_pairs(400, seed=5, phrasing="colloquial" if share else "plain", colloquial_share=share or 1.0)
+        for share in (0, 0.5, 1.0)
+    )
+    assert [pair.code for pair in mixed] == [pair.code for pair in plain] == [pair.code for pair in said]
+    assert mixed == generate_pairs(400, seed=5, phrasing="colloquial", colloquial_share=0.5)
+
+    def share_of(rows, words):
+        return sum(any(word in pair.text for word in words) for pair in rows) / len(rows)
+
+    opening = ("lines with ", "lines having", "lines containing", "lines starting", "lines ending", "lines not ")
+    with_string = ("the string '",)
+    for words in (opening, with_string):
+        assert share_of(said, words) < 0.3 * share_of(plain, words)
+        assert share_of(mixed, words) == pytest.approx(share_of(plain, words) * 0.6, abs=0.1)
+    broken = re.compile(r"(find all|show me the|any) .*(starting with|ending with|containing|not having)|not end in")
+    assert [pair.text for pair in mixed if broken.search(pair.text)] == []
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5, float("nan")])
+def test_a_share_that_is_none_is_an_error_that_names_it(share):
+    with pytest.raises(ValueError, match=f"colloquial_share={share} must be above 0 and at most 1"):
+        generate_pairs(1, seed=0, phrasing="colloquial", colloquial_share=share)
 
 
 def test_no_two_terms_are_called_the_same():

@@ -284,6 +284,9 @@ def test_the_view_rows_set_aside_are_the_same_in_every_arm_and_are_not_trained_o
             "name validation rows twice. Remove one",
         ),
         ({"generate_test_phrasing": "colloquial"}, "generate_test_phrasing='colloquial' needs generate_train"),
+        ({"generate_colloquial_share": 0.5}, "generate_colloquial_share=0.5 needs generate_train"),
+        ({"generate_colloquial_share": 0.5, "generate_train": 9}, "needs colloquial rows: generate_views or"),
+        ({"generate_colloquial_share": 0.0, "generate_train": 9}, "generate_colloquial_share=0.0 must be above 0"),
         ({"generate_train": 9, "generate_views": 10, "views_file": "v.jsonl"}, "name view pairs twice"),
     ],
 )
@@ -308,6 +311,16 @@ def test_generated_experiments_name_three_files_and_write_them_once(tmp_path):
     assert train == read_json_lines(Path(plain.train_file))
     assert [row["code"] for row in test] == [row["code"] for row in read_json_lines(Path(plain.test_file))]
     assert [row["text"] for row in test] != [row["text"] for row in read_json_lines(Path(plain.test_file))]
+
+
+def test_files_of_mixed_words_are_others_than_those_of_colloquial_words(tmp_path):
+    settings = {"generate_train": 30, "generate_views": 20, "generate_test": 10, "generate_test_phrasing": "colloquial"}
+    said = with_files(DataConfig(**settings), tmp_path)
+    mixed = with_files(DataConfig(**settings, generate_colloquial_share=0.5), tmp_path)
+    assert with_files(mixed, tmp_path) == mixed
+    assert Path(said.train_file).read_bytes() == Path(mixed.train_file).read_bytes()
+    for one, other in ((said.test_file, mixed.test_file), (said.views_file, mixed.views_file)):
+        assert Path(one).name != Path(other).name and Path(one).read_bytes() != Path(other).read_bytes()
 
 
 def test_generated_validation_rows_are_phrased_like_the_test_rows_and_share_no_regex_with_any(tmp_path):

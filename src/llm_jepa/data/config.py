@@ -260,6 +260,12 @@ class DataConfig:
         for name, default in unused.items():
             if self.generate_train is None and getattr(self, name) != default:
                 raise ValueError(f"{name}={getattr(self, name)!r} needs generate_train. Set it, or remove {name}.")
+        says_all_plainly = self.generate_views is None and self.generate_test_phrasing == "plain"
+        if self.generate_colloquial_share != 1 and says_all_plainly:
+            raise ValueError(
+                f"generate_colloquial_share={self.generate_colloquial_share} needs colloquial rows: generate_views or "
+                "generate_test_phrasing=colloquial. Set one, or remove it."
+            )
         if self.views_file is None and self.generate_views is None:
             for each in fields(self):
                 value = getattr(self, each.name)

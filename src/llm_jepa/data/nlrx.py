@@ -26,8 +26,8 @@ lines that have a vowel in them"): the same trees, the same regexes, other words
 too, which needs no regex. A colloquial description has one regex as well: counts and lists bind as above, and a second
 statement follows "and also" or "or else".
 
-People mix the two. With `colloquial_share` 0.5 half of the descriptions have a colloquial frame ("lines starting with %s",
-"any line which begins with %s"), and half of what fills a frame is said colloquially ("vowels", "at least seven times").
+People mix the two. With `colloquial_share` 0.5 half of the descriptions have a colloquial frame ("lines which begin
+with %s", not "lines starting with %s"), and half of what fills a frame is colloquial ("vowels", not "a vowel").
 
 "and" and "or" join statements where "containing", "starting", "ending" or "not" comes next, and make a list
 otherwise. A reader may well group a line differently ("words with a vowel and ending with a letter": here the line
@@ -233,8 +233,8 @@ GRAMMAR: dict[str, tuple[Rule, ...]] = {
     ),
 }
 
-# What fills the frame of a sentence. The frame is said in one way throughout: "lines not ending with", "lines that do not
-# end in", and nothing in between.
+# What fills the frame of a sentence. The frame is said in one way throughout: "lines not ending with", or "lines that
+# do not end in", and nothing in between.
 FILLERS = frozenset({"counted", "list", "item", "term", "number"})
 
 # Added to the seed of the colloquial words: they are drawn apart, so that the trees are those of the plain pairs.
@@ -378,8 +378,8 @@ def generate_pairs(
         exclude_codes: Regexes that must not occur, such as those of a test file.
         phrasing: `plain`, in the manner of SYNTH, or `colloquial`: the same regexes in the same order, as people ask
             for them. Two rows that differ in plain words alone may then be one.
-        colloquial_share: How much of a colloquial description is colloquial, above 0 and at most 1 (all of it); the rest
-            is plain.
+        colloquial_share: How much of a colloquial description is colloquial, above 0 and at most 1 (all of it); the
+            rest is plain.
 
     Returns:
         `num_pairs` pairs, in the order in which they were drawn. A regex may occur under several descriptions,
