@@ -108,18 +108,8 @@ class JEPATrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         self.jepa = model
-        if args.n_gpu > 1:
-            logger.warning(
-                "device %d GPUs are there, and one process uses one; "
-                "`torchrun --nproc-per-node %d -m llm_jepa train ...` uses all",
-                args.n_gpu,
-                args.n_gpu,
-            )
-            args._n_gpu = 1  # or the Trainer would wrap the model in nn.DataParallel, which cannot split our batches
-        # Layers by class, each a unit of FSDP; and checkpointing of activations, by its new name and its old one.
-        for name in ("_no_split_modules", "activation_checkpointing_enable", "gradient_checkpointing_enable"):
-            if hasattr(model.model, name):
-                setattr(model, name, getattr(model.model, name))  # the Trainer asks the model that it was given
+        _use_one_gpu(args)
+        _lend_what_the_trainer_asks_for(model)
         if pad_token_id is None:
             pad_token_id = getattr(processing_class, "pad_token_id", None)
         if pad_token_id is None:
@@ -150,21 +140,26 @@ class JEPATrainer(Trainer):
             eval_dataset=self.eval_pairs,
             callbacks=[*(callbacks or []), _Follow(self)],
         )
-        self._check_views_of_a_step()
         self.loss_is_scaled_for_ga = True  # our terms are means over the whole step already
-        if isinstance(model.model, PeftModel):
+        self._check_views_of_a_step()
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        """Refuse settings that do not go together."""
+        if isinstance(self.jepa.model, PeftModel):
             if self.is_fsdp_enabled:
                 raise ConfigError("LoRA with FSDP is not supported yet. Use DDP: adapters make gradients small.")
-            if args.max_shard_size != MAX_SHARD_SIZE:
+            if self.args.max_shard_size != MAX_SHARD_SIZE:
                 raise ConfigError(
-                    f"max_shard_size={args.max_shard_size} has no meaning with LoRA: an adapter is one file. Remove it."
+                    f"max_shard_size={self.args.max_shard_size} has no meaning with LoRA: an adapter is one file. "
+                    "Remove it."
                 )
-        if self.is_fsdp_enabled and model.config.jepa_detach_backbone:
+        if self.is_fsdp_enabled and self.jepa.config.jepa_detach_backbone:
             raise ConfigError(
                 "jepa_detach_backbone with FSDP is not supported: parameters that are shared out cannot be frozen for "
                 "a part of a step. Use DDP."
             )
-        if args.gradient_monitor_steps:
+        if self.args.gradient_monitor_steps:
             self._check_gradient_monitor()
 
     def _check_gradient_monitor(self) -> None:
@@ -601,6 +596,28 @@ class JEPATrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         restore_weights(self.jepa, resume_from_checkpoint)
+
+
+def _use_one_gpu(args: JEPATrainingArguments) -> None:
+    """Keep the Trainer from wrapping the model in nn.DataParallel, which cannot split our batches."""
+    if args.n_gpu > 1:
+        logger.warning(
+            "device %d GPUs are there, and one process uses one; "
+            "`torchrun --nproc-per-node %d -m llm_jepa train ...` uses all",
+            args.n_gpu,
+            args.n_gpu,
+        )
+        args._n_gpu = 1
+
+
+def _lend_what_the_trainer_asks_for(model: LLMJEPA) -> None:
+    """Give the objective what the Trainer asks of the model that it is given.
+
+    That is layers by class, each a unit of FSDP, and checkpointing of activations, by its new name and its old one.
+    """
+    for name in ("_no_split_modules", "activation_checkpointing_enable", "gradient_checkpointing_enable"):
+        if hasattr(model.model, name):
+            setattr(model, name, getattr(model.model, name))
 
 
 @dataclass(frozen=True)
