@@ -142,7 +142,7 @@ def _claim_rows(claim: Claim, judged: JudgedRecords) -> Iterator[str]:
     for record, each in found:
         for place, (check, outcome) in enumerate(zip(each.checks, each.outcomes, strict=True)):
             about = f"{telling.about(check)}: {telling.ours(check, outcome)}, n {outcome.n}"
-            told = f"{outcome.word}: {outcome.reason}"
+            told = f"part {place + 1} of {len(each.checks)}, {outcome.word}: {outcome.reason}"
             if outcome.word == "inconclusive" and outcome.smallest:
                 told += f"; {telling.could_show(check, outcome)}"
             first = f"**{each.word}** ({_made(record)})" if place == 0 else ""
