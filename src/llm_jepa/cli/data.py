@@ -64,6 +64,10 @@ def _data_make(arguments: argparse.Namespace) -> dict[str, Any]:
     if (arguments.test_out is None) != (arguments.num_test is None):
         raise ConfigError("--test-out and --num-test belong together: where the test rows go, and how many.")
     phrasing, share = arguments.phrasing, arguments.colloquial_share
+    if share != 1 and phrasing == "plain":
+        raise ConfigError(
+            "--colloquial-share needs colloquial rows. Add --phrasing colloquial or both, or leave it out."
+        )
     made: dict[Path, Any]
     if arguments.test_out and phrasing == "both":
         raise ConfigError("--phrasing both makes view pairs, which have no regex to test on. Leave --test-out out.")
