@@ -378,6 +378,20 @@ def test_data_make_writes_either_phrasing_and_pairs_of_both(call, refused, tmp_p
     )
 
 
+def test_data_make_mixes_plain_and_colloquial_words(call, refused, tmp_path):
+    """--colloquial-share says how much is colloquial; a share of rows that have no colloquial words is refused."""
+    made = {}
+    for share in ("0.5", "1"):
+        words = ["--phrasing", "both", "--colloquial-share", share]
+        assert call("data", "make", "nlrx", "--out", tmp_path / share, "--num", 30, *words).code == 0
+        made[share] = [json.loads(line) for line in (tmp_path / share).read_text().splitlines()]
+    assert [row["text"] for row in made["0.5"]] == [row["text"] for row in made["1"]]
+    assert made["0.5"] != made["1"]
+    words = ["--colloquial-share", "0.5"]
+    assert "needs colloquial rows" in refused("data", "make", "nlrx", "--out", tmp_path / "x", "--num", 3, *words)
+    assert not (tmp_path / "x").exists()
+
+
 def test_data_inspect_shows_the_view_rows_too(call, tmp_path):
     """What each row carries is drawn and counted."""
     train = write_rows(tmp_path / "train.jsonl", *ROWS)
