@@ -127,3 +127,11 @@ def test_a_cell_that_fails_is_shown_and_not_chosen_and_the_others_are_compared(t
     assert hot["failed"] == {"1": "exit code 1"} and hot["validation"]["n"] == 0 and not hot["chosen"]
     assert mild["chosen"] and [each["arm"] for each in results["comparisons"]] == ["jepa.lr0.001"]
     assert "seed 1: exit code 1" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_runs_of_equal_cost_do_not_outlive_their_baseline(swept, settings, tmp_path):
+    """Steps for what one baseline costs are no equal cost against another."""
+    shutil.copytree(swept[0], tmp_path / "out")
+    changed = settings | {"baseline": "jepa_lambda0"}
+    with pytest.raises(ConfigError, match="have steps for what ntp costs, and the baseline is jepa_lambda0 now"):
+        run_experiment(open_experiment(changed, tmp_path / "out"))

@@ -6,6 +6,7 @@ one alone is compared. The comparison may be made again at equal FLOPs and equal
     OUT/experiment.yaml   settings         OUT/results.json, results.csv   values, intervals, verdicts
     OUT/<arm>-s<seed>/    one run each     OUT/figures/, OUT/tables/       SVG and PNG; CSV
     OUT/report.html       all of it, to read, print or send; OUT/report.md: the same as Markdown
+    OUT/looks.json        the seeds of each time that results were made
 
 Everything after the runs is rebuilt from the run folders alone.
 """
@@ -30,9 +31,11 @@ from llm_jepa.report.experiment import write_experiment_report
 
 from .budgets import Budget, plan, recorded
 from .choice import HIGHER_IS_BETTER, check_name, choose, is_higher_better, validation_value
+from .comparable import about_versions, check_arms, check_data
 from .control_arms import about_controls, control_arms
 from .executor import FAILED_FILE, Failure, Job, run_jobs
 from .grids import Grid
+from .looks import note_look
 from .ownership import OWNER_FILE, sole_owner
 from .results import Results, RunResult, budget_lines, build_results, summarise_seeds, write_results
 from .run import check_folder, claim_folder, differences, has_begun, pretrained_tokenizer
@@ -113,6 +116,7 @@ def open_experiment(settings: Settings, folder: Path, *, dry_run: bool = False) 
     grids = read_grids(settings)
     _check_folder(folder, settings)
     runs = {arm: _with_data_files(run, folder) for arm, run in runs.items()}
+    check_arms(runs, grids)
     notes = _check_data(runs, grids, check_name(config.choose_by, next(iter(runs.values())).evaluation.metric))
     experiment = Experiment(config, runs, folder, [*notes, *_about_grids(config, grids)], grids)
     if not dry_run:
@@ -152,7 +156,7 @@ def run_experiment(experiment: Experiment, *, progress: bool = False) -> Results
 
         failures = run(experiment.jobs)
         cells = {cell for grid in experiment.grids.values() for cell in grid.cells}
-        if any(failure.job.arm not in cells for failure in failures):
+        if failures and (any(each.job.arm not in cells for each in failures) or not _has_baseline(experiment)):
             raise _failed(failures, len(experiment.jobs))
         budgeted = [job for kind in config.compare_at if kind != "steps" for job in _claim_budgets(experiment, kind)]
         failures += run(budgeted) if budgeted else []
@@ -179,10 +183,12 @@ def summarise(folder: Path) -> Results:
     baseline = chosen[config.baseline]
     if baseline is None or not any(job.arm == baseline for job in records):
         raise ConfigError(f"{folder} has no finished run of the baseline {config.baseline}. Run `compare` first.")
+    check_data(job.folder for job in records)
     compared = {job: each for job, each in records.items() if job.arm in chosen.values()}
     data = _data_summary(next(iter(compared)))
-    controls = control_arms({arm: runs[arm] for arm in chosen.values() if arm is not None}, baseline)
-    results = _results_of(experiment, compared, baseline, {**settings, **asdict(config), "data": data}, controls)
+    controls = control_arms(runs, baseline, [arm for arm in chosen.values() if arm is not None])
+    told = {**settings, **asdict(config), "data": data}
+    results = _results_of(experiment, compared, baseline, told, controls, records)
     results["grids"] = {
         arm: _grid_record(experiment, grid, records, chosen[arm]) for arm, grid in experiment.grids.items()
     }
@@ -191,6 +197,8 @@ def summarise(folder: Path) -> Results:
         + about_controls(results, controls)
         + _about_grids(config, experiment.grids)
         + _about_choices(experiment, results["grids"])
+        + about_versions(job.folder for job in compared)
+        + note_look(folder, _compared_seeds(results))
     )
     for kind in config.compare_at:
         if kind != "steps":
@@ -207,6 +215,7 @@ def summarise(folder: Path) -> Results:
 def _check_runs(experiment: Experiment) -> None:
     for job in experiment.jobs:
         check_folder(job.folder, _settings_of(experiment, job))
+    check_data([job.folder for job in experiment.jobs if job.is_done], files_too=True)
 
 
 def _claim_runs(experiment: Experiment) -> None:
@@ -339,16 +348,21 @@ def _results_of(
     baseline: str,
     settings: Settings | None = None,
     controls: dict[str, list[str]] | None = None,
+    all_records: Records | None = None,
 ) -> Results:
+    """Compare the runs of `records`; a control may be among all of them, as a cell that was not chosen."""
     metric = experiment.metric
+    names = {each for some in (controls or {}).values() for each in some}
+    beside = {job: each for job, each in (all_records or {}).items() if job.arm in names and job not in records}
     return build_results(
         [RunResult.from_eval(job.arm, job.seed, record) for job, record in records.items()],
         metric=metric,
         baseline=baseline,
         cost=_cost(records, baseline),
         settings=settings,
-        correct=_correct(list(records), metric),
+        correct=_correct([*records, *beside], metric),
         controls=controls,
+        control_runs=[RunResult.from_eval(job.arm, job.seed, record) for job, record in beside.items()],
     )
 
 
@@ -364,6 +378,11 @@ def _choose(experiment: Experiment, arm: str, records: Records) -> str | None:
     if any(job not in records and not job.has_failed for job in jobs):
         return None
     return choose(_validation_values(experiment, cells, records), seeds, experiment.choose_by)
+
+
+def _has_baseline(experiment: Experiment) -> bool:
+    """Whether there is something to compare with: a grid whose cells all failed has no best one."""
+    return _choose(experiment, experiment.config.baseline, _records(experiment.jobs)) is not None
 
 
 def _validation_values(experiment: Experiment, cells: list[str], records: Records) -> dict[str, dict[int, float]]:
@@ -410,6 +429,10 @@ def _why(job: Job) -> str | None:
     return json.loads((job.folder / FAILED_FILE).read_text())["reason"] if job.has_failed else None
 
 
+def _compared_seeds(results: Results) -> set[int]:
+    return {int(seed) for comparison in results["comparisons"] for seed in comparison["differences"]}
+
+
 def _about_missing(experiment: Experiment, records: Records) -> list[str]:
     """Return a sentence about runs that are not in the comparison; those of grids are told with their cells."""
     missing = [job for job in experiment.jobs if job.arm in experiment.config.arms and job not in records]
@@ -444,6 +467,11 @@ def _budgets(experiment: Experiment, kind: str, records: Records, chosen: dict[s
     budgets = []
     for arm in arms:
         found = recorded(experiment.folder, kind, arm)
+        if found and found.baseline != baseline:
+            raise ConfigError(
+                f"The runs of {found.name} have steps for what {found.baseline} costs, and the baseline is {baseline} "
+                f"now. Remove their folders, {experiment.folder / found.name}-s*, or choose another --out."
+            )
         budget = found or plan(kind, arm, baseline, experiment.runs, by_arm)
         if budget and (found or any(record["num_steps"] != budget.max_steps for record in by_arm[arm])):
             budgets.append(budget)

@@ -17,20 +17,25 @@ BESIDE_THE_TERM = ("jepa_gamma", "jepa_split")
 """Fields of the objective that say what cross-entropy is trained on, and with what weight."""
 
 
-def control_arms(runs: Mapping[str, RunConfig], baseline: str) -> dict[str, list[str]]:
+def control_arms(
+    runs: Mapping[str, RunConfig], baseline: str, compared: Sequence[str] | None = None
+) -> dict[str, list[str]]:
     """Return the controls of each arm that has a JEPA term on matching views.
 
     A control has `shuffle_views`, or `jepa_lambda` 0 (the same path without the term), and every other setting of the
-    arm. The baseline is none: it is compared with anyway.
+    arm. The baseline is none: it is compared with anyway. Of a grid the chosen cell is compared, and its control may
+    be any cell of another: the one that differs in nothing else, whether it was the best of its own grid or not.
 
     Args:
-        runs: The settings of each arm.
+        runs: The settings of each arm, or cell of one.
         baseline: Name of the baseline.
+        compared: The arms, or cells, whose controls are wanted; all by default.
     """
+    wanted = [arm for arm in (runs if compared is None else compared) if arm != baseline]
     return {
-        arm: [other for other, run in runs.items() if other not in (arm, baseline) and _is_control(run, own)]
-        for arm, own in runs.items()
-        if arm != baseline and own.jepa.has_term and not own.data.shuffle_views
+        arm: [other for other, run in runs.items() if other not in (arm, baseline) and _is_control(run, runs[arm])]
+        for arm in wanted
+        if runs[arm].jepa.has_term and not runs[arm].data.shuffle_views
     }
 
 

@@ -96,19 +96,24 @@ class _Experiment:
 
     def values(self, metric: str) -> dict[str, dict[int, float]]:
         """Return arm -> seed -> value of the headline metric; every run must have it."""
-        values: dict[str, dict[int, float]] = {}
-        for arm, by_seed in self.runs.items():
-            values[arm] = {}
-            for seed, run in by_seed.items():
-                if metric not in run.metrics:
-                    known = ", ".join(sorted(run.metrics)) or "nothing"
-                    raise ValueError(f"Arm {arm!r}, seed {seed}: no {metric!r} among its values ({known}).")
-                values[arm][seed] = float(run.metrics[metric])
-            check_finite(values[arm], arm)
-            for seed, value in values[arm].items():
-                if not 0 <= value <= 1:
-                    raise ValueError(f"Arm {arm!r}, seed {seed}: {metric} is {value}; expected a share from 0 to 1.")
-        return values
+        values = _values_of([run for by_seed in self.runs.values() for run in by_seed.values()], metric)
+        return {arm: values.get(arm, {}) for arm in self.runs}
+
+
+def _values_of(runs: Sequence[RunResult], metric: str) -> dict[str, dict[int, float]]:
+    """Return arm -> seed -> value of the headline metric; every run must have it."""
+    values: dict[str, dict[int, float]] = {}
+    for run in runs:
+        if metric not in run.metrics:
+            known = ", ".join(sorted(run.metrics)) or "nothing"
+            raise ValueError(f"Arm {run.arm!r}, seed {run.seed}: no {metric!r} among its values ({known}).")
+        values.setdefault(run.arm, {})[run.seed] = float(run.metrics[metric])
+    for arm, by_seed in values.items():
+        check_finite(by_seed, arm)
+        for seed, value in by_seed.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"Arm {arm!r}, seed {seed}: {metric} is {value}; expected a share from 0 to 1.")
+    return values
 
 
 def build_results(
@@ -120,6 +125,7 @@ def build_results(
     settings: Mapping[str, Any] | None = None,
     correct: Mapping[str, Mapping[int, ArrayLike]] | None = None,
     controls: Mapping[str, Sequence[str]] | None = None,
+    control_runs: Sequence[RunResult] = (),
 ) -> Results:
     """Compare every arm with the baseline, and put all that was learned in one JSON-ready dict.
 
@@ -138,6 +144,7 @@ def build_results(
         settings: Anything that a reader needs to repeat the experiment; JSON values.
         correct: Arm to seed to the examples' scores, (N,), in the same order everywhere; for the bootstrap.
         controls: Arm to the names of its controls (`control_arms`); those without runs are left out.
+        control_runs: Runs of controls that are no arms of the comparison, such as cells that were not chosen.
 
     Raises:
         ConfigError: If the baseline has no runs.
@@ -153,6 +160,7 @@ def build_results(
             if arm != baseline
         ]
     )
+    of_controls = values | _values_of(control_runs, metric)
     return {
         "metric": metric,
         "baseline": baseline,
@@ -162,8 +170,8 @@ def build_results(
             _comparison_record(c, _bootstrap(c, correct or {}), p_name="p")
             for arm, names in (controls or {}).items()
             for control in names
-            if arm in values and control in values
-            for c in [compare_paired(values[arm], values[control], arm=arm, baseline_arm=control)]
+            if arm in values and control in of_controls
+            for c in [compare_paired(values[arm], of_controls[control], arm=arm, baseline_arm=control)]
         ],
         "cost": {arm: {key: _known((cost or {}).get(arm, {}).get(key)) for key in COST_KEYS} for arm in values},
         "retrieval": _retrieval(experiment),

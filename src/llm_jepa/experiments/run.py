@@ -148,7 +148,7 @@ def _read_report(folder: Path) -> dict[str, Any]:
 def claim_folder(folder: Path, settings: Settings) -> None:
     """Write `config.yaml` into a new run folder, or make sure that the one there says the same.
 
-    Differences that `allow_changed` names are accepted, and written.
+    Differences that `allow_changed` names are accepted, and written, as long as the run is not done.
 
     Raises:
         ConfigError: If the folder holds a run of other settings; the text names what differs.
@@ -171,6 +171,9 @@ def check_folder(folder: Path, settings: Settings) -> bool:
     config = folder / "config.yaml"
     if config.is_file():
         before = yaml.safe_load(config.read_text(encoding="utf-8"))
+        if (folder / "DONE").is_file():
+            _check_done(folder, before, settings)
+            return False
         allowed = {"allow_changed", *(settings.get("allow_changed") or ())}
         differing = differences(*(_without(allowed, each) for each in (before, settings)))
         if differing and has_begun(folder):
@@ -182,6 +185,16 @@ def check_folder(folder: Path, settings: Settings) -> bool:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty and holds no run of llm-jepa. Choose another --out.")
     return False
+
+
+def _check_done(folder: Path, before: Settings, settings: Settings) -> None:
+    """Nothing can be accepted of a run that is done: its settings are what it was trained with."""
+    differing = differences(*(_without({"allow_changed"}, each) for each in (before, settings)))
+    if differing:
+        raise ConfigError(
+            f"{folder} holds another run: {'; '.join(differing)}. It is done, and goes on with no other settings. "
+            "Choose another --out, or remove that folder."
+        )
 
 
 def _without(names: set[str], settings: Settings) -> Settings:

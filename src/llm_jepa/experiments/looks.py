@@ -1,0 +1,38 @@
+"""How often the results were looked at, and with which seeds.
+
+Whoever adds seeds because of what the first ones showed has more chances to see a difference than a p-value counts:
+with looks at 3 and at 6 seeds, 9 in 100 comparisons of equals show one, not 5. Each look is written down, so that the
+report can say so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from llm_jepa.files import write_json
+
+LOOKS_FILE = "looks.json"
+
+
+def note_look(folder: Path, seeds: Iterable[int]) -> list[str]:
+    """Write down that results of these seeds were made; return a sentence if seeds were added after an earlier look.
+
+    Args:
+        folder: Of the experiment.
+        seeds: Those that something was compared at.
+    """
+    file, seen = folder / LOOKS_FILE, sorted(seeds)
+    looks: list[list[int]] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    if seen and seen not in looks:
+        looks.append(seen)
+        write_json(file, looks)
+    earlier = [look for look in looks if set(look) < set(seen)]
+    if not earlier:
+        return []
+    told = " and ".join(str(len(look)) for look in earlier)
+    return [
+        f"Seeds were added after results had been looked at, with {told} of these {len(seen)}. If that was for what "
+        "they showed, p-values and intervals promise too much; seeds named beforehand do not have that flaw."
+    ]
