@@ -71,6 +71,21 @@ def without_times(path):
 # ---- what a run leaves ----
 
 
+def test_validation_scores_are_those_of_the_model_that_is_kept(tiny_settings, tmp_path):
+    """With `load_best_model_at_end`, on a learning rate that does harm: the first look is the best, and is told."""
+    settings = tiny_settings(
+        load_best_model_at_end=True, learning_rate=1.0, warmup_steps=0, max_steps=3, eval_steps=1, save_steps=1
+    )
+    report = train_run(read_run(settings), SEED, tmp_path / "run")
+    losses = {
+        line["step"]: line["eval_ce_loss"]
+        for line in read_lines(tmp_path / "run" / "metrics.jsonl")
+        if "eval_ce_loss" in line
+    }
+    best = min(losses, key=losses.get)
+    assert best < 3 and report["validation"]["ce_loss"] == losses[best]
+
+
 def test_a_run_folder_holds_all_of_the_run(finished):
     """The contract: settings, environment, data, log, scores, answers, a model, and DONE."""
     assert {path.name for path in finished.iterdir()} >= RUN_FILES

@@ -138,7 +138,7 @@ def test_n7_a_sharded_model_goes_on_in_another_number_of_processes(
                 optimizer.step()
                 jepa.update_target()
                 optimizer.zero_grad()
-            save_jepa(jepa, target, with_target=True)
+            save_jepa(jepa, target)
             return losses
 
         return start_ranks(run, num_processes).results()[0]

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from llm_jepa.objective import FusedCollator
 from llm_jepa.objective.config import CHOICES
 from llm_jepa.objective.distances import get_distance
 
@@ -102,3 +103,20 @@ def test_pairs_of_one_process_among_those_of_all_have_the_distances_they_have_in
 def test_an_unknown_distance_is_refused_by_name():
     with pytest.raises(ValueError, match="jepa_distance='euclid'.*cosine"):
         get_distance("euclid")
+
+
+@pytest.mark.parametrize(
+    "objective", [{"jepa_distance": "infonce"}, {"jepa_covariance_weight": 1.0}, {"jepa_sigreg_weight": 1.0}]
+)
+def test_mixed_precision_takes_no_digit_from_the_term(objective, make_jepa, make_pairs, monkeypatch):
+    """Autocast would put the products back into bf16: what reaches the loss is float32, and says what float32 says."""
+    jepa = make_jepa(jepa_target="shared", **objective)
+    batch = FusedCollator(jepa.config, pad_token_id=0)(make_pairs(8))
+    sides = [torch.randn(8, 32), torch.randn(8, 32)]
+    monkeypatch.setattr(jepa, "_sides", lambda *_: [[side.bfloat16() for side in sides]])
+    plain = jepa(batch, step=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = jepa(batch, step=0)
+    assert torch.equal(mixed.jepa_loss, plain.jepa_loss) and mixed.jepa_loss.dtype == torch.float32
+    assert mixed.terms.keys() == plain.terms.keys()
+    assert all(torch.equal(mixed.terms[name], term) for name, term in plain.terms.items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -128,3 +130,34 @@ def test_targets_share_rows_and_stay_apart(direction):
         assert own.sum() == len(pair.code_ids) - 1
         assert rows.position_ids[row][own].tolist() == list(range(len(pair.code_ids) - 1))
         assert own.nonzero().max() == column
+
+
+@pytest.mark.parametrize("target", ["stop_grad", "ema", "shared"])
+@pytest.mark.parametrize("direction", ["text_to_code", "code_to_text", "both"])
+def test_with_same_forwards_every_batch_has_those_that_any_batch_may_have(direction, target):
+    """Pairs of every kind, and none with a term: targets have a forward of their own in all of them, or in none."""
+    config = JEPAConfig(jepa_direction=direction, jepa_target=target)
+    collate = FusedCollator(config, pad_token_id=0, same_forwards=True)
+    kinds = [replace(PAIR, use_jepa=False), PAIR, replace(PAIR, text_view_ids=[7]), replace(PAIR, code_view_ids=[7])]
+    batches = [collate([kind]) for kind in kinds]
+    assert len({batch.target_rows is None for batch in batches}) == 1
+    if direction == "text_to_code":
+        assert (batches[0].target_rows is None) == (target == "shared")
+    assert [batch.num_pairs for batch in batches] == [0, 1, 1, 1]
+
+
+def test_a_forward_that_is_there_for_the_others_changes_no_number(make_jepa):
+    """Embeddings, losses and gradients are those of the batch without it."""
+    pairs = [PAIR, replace(PAIR, use_jepa=False, text_ids=[9, 4])]
+    for direction in ("text_to_code", "code_to_text"):
+        for some in (pairs, pairs[1:]):
+            seen = []
+            for same in (False, True):
+                jepa = make_jepa(jepa_direction=direction)
+                out = jepa(FusedCollator(jepa.config, pad_token_id=0, same_forwards=same)(some))
+                out.loss.backward()
+                seen.append([out.loss, out.text_pred, out.code_emb, *(each.grad for each in jepa.parameters())])
+            for one, two in zip(*seen, strict=True):
+                assert (one is None) == (two is None)
+                if one is not None:
+                    torch.testing.assert_close(one, two)

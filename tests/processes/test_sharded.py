@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.distributed.fsdp import fully_shard
@@ -90,7 +92,7 @@ def test_a_sharded_model_trains_as_a_whole_one_and_is_saved_as_a_plain_folder(
                 assert is_sharded(jepa)
                 results[number, len(shares[0])] = train_by_hand(jepa, shares[rank], pairs)
             size = {} if number else {"max_shard_size": "20KB"}  # weights in one file, and in several
-            save_jepa(jepa, tmp_path / str(number), with_target=True, **size)
+            save_jepa(jepa, tmp_path / str(number), **size)
             with whole_at_root(jepa):
                 answers = generate_greedy(jepa.model, prompts, **options)
             again = build(objective, shard=True)
@@ -119,6 +121,32 @@ def test_a_sharded_model_trains_as_a_whole_one_and_is_saved_as_a_plain_folder(
         loaded = load_jepa(tmp_path / str(number))
         torch.testing.assert_close(loaded.predictor.embedding, weights["predictor.embedding"], rtol=1e-5, atol=1e-5)
         assert generate_greedy(plain, prompts, **options) == results[number, "answers"]
+
+
+def test_a_process_whose_rows_have_no_views_keeps_step_with_the_others(tiny_model, make_pairs, start_ranks):
+    """Every layer is called equally often in each: targets have a forward of their own where nobody reads it, too."""
+    pairs = [replace(pair, use_jepa=number < 2) for number, pair in enumerate(make_pairs(4))]
+
+    def build() -> LLMJEPA:
+        return LLMJEPA(tiny_model("llama", tie_word_embeddings=True), JEPAConfig())
+
+    def loss_of(jepa, own) -> float:
+        batch = FusedCollator(jepa.config, pad_token_id=0)(pairs)
+        collate = FusedCollator(jepa.config, pad_token_id=0, same_forwards=True)
+        loss = jepa(collate(own), step=0, num_labels=batch.num_labels, num_pairs=batch.num_pairs).loss
+        loss.backward()
+        return loss.item()
+
+    def sharded(rank: int):
+        join()
+        jepa = build()
+        for layer in jepa.model.model.layers:
+            fully_shard(layer)
+        fully_shard(jepa)
+        return loss_of(jepa, [pairs[:2], pairs[2:]][rank])
+
+    losses = start_ranks(sharded).results()
+    assert sum(losses) == pytest.approx(loss_of(build(), pairs), rel=LOSS)
 
 
 def test_the_steps_of_the_rows_of_one_process_alone_are_others(tiny_model, make_pairs):

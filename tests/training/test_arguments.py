@@ -37,6 +37,10 @@ def test_every_field_of_transformers_keeps_its_name():
         ({"logging_nan_inf_filter": True}, "logging_nan_inf_filter=True is not possible"),
         ({"monitor_pairs": 1}, "monitor_pairs=1 must be at least 2"),
         ({"gradient_monitor_steps": -1}, "gradient_monitor_steps=-1 must be 0"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 is not possible here"),
+        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha=5.0 is not possible here"),
+        ({"save_only_model": True, "save_steps": 2}, "save_only_model=True is not possible here"),
+        ({"precision": "float32", "bf16": True}, "precision=float32 contradicts bf16=True"),
     ],
 )
 def test_a_setting_that_cannot_be_names_its_field(changes, message, tmp_path):

@@ -7,15 +7,17 @@ from itertools import chain
 
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback
+from transformers import BloomConfig, BloomForCausalLM, TrainerCallback
 
-from llm_jepa.objective import FusedCollator
+from llm_jepa.errors import ConfigError
+from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig
 from llm_jepa.objective.layout import IGNORED
 from llm_jepa.objective.loss_dropout import LossDropout
 from llm_jepa.training.arguments import JEPATrainingArguments
-from llm_jepa.training.trainer import JEPATrainer, NonFiniteLossError
+from llm_jepa.training.trainer import MAX_SKIPPED, JEPATrainer, NonFiniteLossError
 
 
 class Gradients(TrainerCallback):
@@ -422,6 +424,67 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(make_jepa, make_tra
     with pytest.raises(NonFiniteLossError, match="gradient of step 1 has norm (nan|inf)"):
         trainer.train()
     assert_equal(weights(jepa), before)
+
+
+@pytest.fixture
+def overflowing(monkeypatch):
+    """fp16 with its scaler, on a CPU; the scale of 2^32 that it begins with overflows until it has been halved."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**32, growth_interval=2000)
+    initialise = AcceleratedOptimizer.__init__
+
+    def initialised(self, optimizer, device_placement=True, **_):
+        initialise(self, optimizer, device_placement, scaler)
+
+    def lend(trainer):
+        trainer.accelerator.scaler, trainer.accelerator.native_amp = scaler, True
+        trainer.accelerator.state._mixed_precision = "fp16"
+        return scaler
+
+    monkeypatch.setattr(AcceleratedOptimizer, "__init__", initialised)
+    return lend
+
+
+def test_a_step_that_overflows_in_fp16_is_left_out_and_the_run_goes_on(
+    overflowing, make_jepa, make_trainer, make_pairs
+):
+    """What the scaler does while it looks for its scale; the slow copy waits for steps that are taken."""
+    jepa = make_jepa(jepa_target="ema", jepa_ema_decay=0.5)
+    trainer = make_trainer(jepa, make_pairs(8), max_steps=30)
+    scaler = overflowing(trainer)
+    updates = []
+    jepa.update_target = lambda: updates.append(1)
+    trainer.train()
+    skipped = round(32 - math.log2(scaler.get_scale()))
+    assert 0 < skipped < 30 and len(updates) == 30 - skipped
+    norms = [line["grad_norm"] for line in trainer.state.log_history if "grad_norm" in line]
+    assert sum(not math.isfinite(norm) for norm in norms) == skipped
+
+
+def test_a_gradient_that_overflows_whatever_the_scale_ends_the_run(overflowing, make_jepa, make_trainer, make_pairs):
+    """Left out again and again, the run would train nothing for ever."""
+    jepa = make_jepa()
+    jepa.predictor.embedding.register_hook(lambda gradient: gradient * torch.inf)
+    trainer = make_trainer(jepa, make_pairs(8), max_steps=100)
+    overflowing(trainer)
+    with pytest.raises(NonFiniteLossError, match=f"gradient of step {MAX_SKIPPED + 1} has norm"):
+        trainer.train()
+
+
+# ---- models that a mask does not reach ----
+
+
+def test_a_plain_run_is_not_packed_nor_looked_at_where_the_mask_is_not_followed(make_trainer, make_pairs, caplog):
+    """ALiBi counts distances of the row: packed rows would be wrong, and so would the monitors' views."""
+    size = {"vocab_size": 64, "hidden_size": 32, "n_layer": 1, "n_head": 2}
+    torch.manual_seed(0)
+    jepa = LLMJEPA(BloomForCausalLM(BloomConfig(**size)), JEPAConfig(jepa_lambda=0.0))
+    with pytest.raises(ConfigError, match="packing=True is not possible with this model"):
+        make_trainer(jepa, make_pairs(8), packing=True, max_steps=1)
+    trainer = make_trainer(jepa, make_pairs(8), make_pairs(8, seed=1), max_steps=1)
+    trainer.train()
+    assert "embeddings of views are not looked at" in caplog.text
+    looks = [line for line in trainer.state.log_history if "eval_ce_loss" in line]
+    assert looks and not any(key.startswith("monitor/") for line in looks for key in line)
 
 
 # ---- what is logged ----

@@ -23,6 +23,7 @@ class PairsDigest:
             "code_view": pair.code_view_ids,
             "use_jepa": None if pair.use_jepa else False,
             "use_ce": None if pair.use_ce else False,
+            "group": pair.group,
         }
         for name, value in own.items():
             if value is not None:

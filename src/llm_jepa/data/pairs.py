@@ -23,7 +23,7 @@ from llm_jepa.data.chat import ChatTemplate, Message
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.digest import PairsDigest
 from llm_jepa.data.formats import Example
-from llm_jepa.data.stored import StoredExamples
+from llm_jepa.data.stored import Joined, StoredExamples
 from llm_jepa.data.tokenizer import decode_ids, encode_text
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective.config import JEPAConfig
@@ -331,6 +331,8 @@ class EncodedPairs:
 
 def row_lengths(pairs: Sequence[Pair]) -> Sequence[int]:
     """Return the tokens of each pair's row; pairs that know their `lengths` are not encoded for it."""
+    if isinstance(pairs, Joined):
+        return [length for part in pairs.parts for length in row_lengths(part)]
     known = getattr(pairs, "lengths", None)
     return [len(pair) for pair in pairs] if known is None else known
 

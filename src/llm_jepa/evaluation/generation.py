@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 from transformers import GenerationConfig
 
+from llm_jepa.errors import DataError
 from llm_jepa.objective.backbone import evaluating
 from llm_jepa.processes import gather, turns, world_size
 from llm_jepa.training.sharding import is_sharded
@@ -30,7 +32,7 @@ def generate_greedy(
     Prompts of like length share a batch, padded on the left; the answers come back in the order asked. The
     model's own generation settings (sampling, penalties, limits) are not used. Several processes share the
     batches out, and each gets all answers: every process must call it. Batches are those of a single process, so
-    answers are too.
+    answers are too. Where positions are learned (GPT-2) an answer also ends when they do.
 
     Args:
         model: A transformers causal language model.
@@ -40,6 +42,9 @@ def generate_greedy(
         max_new_tokens: Longest answer, in tokens; longer ones are cut there.
         batch_size: Prompts in a batch.
         progress: Show a progress bar on standard error.
+
+    Raises:
+        DataError: If a prompt leaves no position for an answer.
     """
     settings = GenerationConfig(
         do_sample=False,
@@ -65,6 +70,14 @@ def generate_greedy(
 
 def _generate_batch(model: Any, prompts: list[Sequence[int]], settings: GenerationConfig) -> list[list[int]]:
     width = max(len(prompt) for prompt in prompts)
+    positions = learned_positions(model)
+    if positions is not None and width + settings.max_new_tokens > positions:
+        if width >= positions:
+            raise DataError(
+                f"A prompt has {width} tokens, and the model has {positions} positions: none is left for an answer. "
+                "Shorten the prompt."
+            )
+        settings = GenerationConfig(**settings.to_diff_dict() | {"max_new_tokens": positions - width})
     pad_id = settings.pad_token_id
     ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])  # (B, T)
     real = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])  # (B, T)
@@ -77,6 +90,16 @@ def _generate_batch(model: Any, prompts: list[Sequence[int]], settings: Generati
             synced_gpus=is_sharded(model),  # a process whose answers have ended goes on until all have
         )
     return output[:, width:].tolist()
+
+
+def learned_positions(model: Any) -> int | None:
+    """Return how many positions a model has a vector for; None where it computes them, or has none (RoPE, ALiBi)."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    most = getattr(inner.config, "max_position_embeddings", None)
+    words = inner.get_input_embeddings()
+    tables = [each for each in inner.modules() if isinstance(each, nn.Embedding) and each is not words]
+    # OPT and its kin keep two rows more than there are positions.
+    return most if most and any(most <= each.num_embeddings <= most + 2 for each in tables) else None
 
 
 @contextmanager

@@ -323,8 +323,13 @@ def _validation_generations(run: RunConfig, data: LoadedData, jepa: LLMJEPA) -> 
 
 
 def _validation_scores(trainer: JEPATrainer) -> dict[str, Any]:
-    """Return the last look at the validation rows, on which every choice is to be made."""
+    """Return the look at the validation rows that the saved model had, on which every choice is to be made.
+
+    It is the last one, or with `load_best_model_at_end` that of the checkpoint which was loaded.
+    """
     looks = [line for line in trainer.state.log_history if "eval_ce_loss" in line or "monitor/gap" in line]
+    best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
+    looks = [line for line in looks if best in (None, line["step"])]
     if not looks:
         return {}
     return {"validation": {key.removeprefix("eval_"): value for key, value in looks[-1].items() if key != "epoch"}}

@@ -45,6 +45,7 @@ class Backbone:
         self.text_config = self._text_config()
         self.attention = getattr(self.text_config, "_attn_implementation", None) or "eager"
         self.windows = self._windows()
+        self.longest_row = self._longest_row()
         self._check()
 
     @property
@@ -81,6 +82,30 @@ class Backbone:
             return {FULL: None, SLIDING: window}
         return None if kinds == {FULL} else window
 
+    def _longest_row(self) -> int | None:
+        """Return how long a row may be in which views lie side by side; None where the mask alone decides.
+
+        Local layers of GPT-Neo, and Doge's, count tokens of the row themselves, whatever mask they are given: in a
+        row that is longer than their window, [PRED] would not see what it sees right after the text.
+        """
+        config = self.text_config
+        windows = [config.window_size] if "local" in (getattr(config, "attention_layers", None) or ()) else []
+        windows += [config.keep_window_size] if getattr(config, "keep_window_size", None) else []
+        return min(windows, default=None)
+
+    @property
+    def embedding_scale(self) -> float:
+        """What the model multiplies rows of its embedding table by before its first layer; 1 in most, not in Gemma."""
+        embeddings: Any = self.embeddings
+        table = embeddings.weight
+        if table.device.type == "meta" or not table.numel():
+            return 1.0
+        ids = torch.arange(min(256, len(table)), device=table.device)
+        with torch.no_grad():
+            read, own = embeddings(ids).float().norm(), table[: len(ids)].float().norm()
+        ratio = float(read / own) if own > 0 else 1.0
+        return 1.0 if abs(ratio - 1) < 1e-3 else ratio
+
     def _check(self) -> None:
         if self.attention not in ("sdpa", "eager", "flex_attention"):
             raise UnsupportedModelError(
@@ -110,6 +135,12 @@ class Backbone:
             )
         if rows.is_plain:
             return {"input_ids": rows.input_ids, "attention_mask": rows.real.long(), "use_cache": False}
+        if self.longest_row is not None and rows.input_ids.shape[1] > self.longest_row:
+            raise UnsupportedModelError(
+                f"{self.name} has layers that see the last {self.longest_row} tokens of a row, whatever mask they are "
+                f"given, and a row with its views has {rows.input_ids.shape[1]}: the views would be cut. Set "
+                "max_length lower, or use another model."
+            )
         inputs: dict[str, Any] = {"position_ids": rows.position_ids, "use_cache": False}
         inputs["attention_mask"] = self._mask(rows)
         if preds is None or len(preds) == 0:

@@ -27,6 +27,11 @@ def full_precision(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
+def without_autocast(values: Tensor) -> torch.autocast:
+    """Return a context in which products of float32 matrices stay in float32, mixed precision or not."""
+    return torch.autocast(values.device.type, enabled=False)
+
+
 def unit(vectors: Tensor) -> Tensor:
     """Return the vectors (..., C) scaled to length 1; those shorter than MIN_NORM are divided by MIN_NORM."""
     norms = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)

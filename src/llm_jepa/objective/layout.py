@@ -318,6 +318,8 @@ class FusedCollator:
             same to rounding, not to the bit.
         pack_length: Tokens that a packed row has room for. Default: those of the longest pair of the batch. A
             longer pair makes the rows of its batch longer.
+        same_forwards: Give every batch the forwards that any batch of this objective may have, one without a pair
+            too: processes that share weights out (FSDP) must call each layer equally often.
 
     >>> batch = FusedCollator(JEPAConfig(loss_on="code"), pad_token_id=0)([Pair([5, 6], [8, 1], [2])])
     >>> batch.labels.tolist()
@@ -331,6 +333,7 @@ class FusedCollator:
     monitor: bool = False
     packing: bool = False
     pack_length: int | None = None
+    same_forwards: bool = False
 
     def __call__(self, pairs: Sequence[Pair]) -> FusedBatch:
         """Lay out `pairs`; embeddings come in their order, however they share rows.
@@ -475,6 +478,12 @@ class FusedCollator:
         )
         return codes_in_rows and texts_in_rows and self.config.jepa_target != "ema" and not self._is_probe
 
+    @property
+    def _never_apart(self) -> bool:
+        """Whether targets need no forward of their own, whatever pairs a batch may have."""
+        likely, rendered = Pair([0], [0, 0]), Pair([0], [0, 0], text_view_ids=[0])
+        return self._targets_in_rows([likely]) and self._targets_in_rows([rendered])
+
     def _row(self, pair: Pair) -> tuple[_Row, dict[str, int]]:
         """Lay out one pair; return the row, and where in it each embedding is read (none without a JEPA term)."""
         row = _Row()
@@ -533,6 +542,8 @@ class FusedCollator:
             return torch.tensor([read[name] for read in reads], dtype=torch.long)
 
         inside = self._targets_in_rows(pairs) or not pairs
+        if self.same_forwards:
+            inside = self._never_apart
         target_rows, code_ends, text_ends = None, None, None
         if (self._from_text or self._from_code) and not inside:
             target_rows, code_ends, text_ends = self._target_rows(pairs, capacity=width)
@@ -559,15 +570,17 @@ class FusedCollator:
         if self._from_code:
             views += [(pair.text_view, Role.TEXT) for pair in pairs]
         row_of = pack([len(ids) for ids, _ in views], capacity)
-        packed = [_Row() for _ in range(max(row_of) + 1)]
+        packed = [_Row() for _ in range(max(row_of, default=0) + 1)]
+        if not views:  # a row that nobody reads (`same_forwards`)
+            packed[0].add([self.pad_token_id], Role.CODE, 1, 0)
         last = [
             packed[row].add(ids, role, document, 0)
             for document, (row, (ids, role)) in enumerate(zip(row_of, views, strict=True), start=1)
         ]
         rows = self._pad(packed, is_plain=False)
         width = rows.input_ids.shape[1]
-        ends = torch.tensor([row * width + column for row, column in zip(row_of, last, strict=True)])
-        return rows, ends[: len(pairs)], ends[-len(pairs) :]
+        ends = torch.tensor([row * width + column for row, column in zip(row_of, last, strict=True)], dtype=torch.long)
+        return rows, ends[: len(pairs)], ends[len(ends) - len(pairs) :]
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[int]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .anti_collapse import AntiCollapse
 from .backbone import Backbone, frozen
 from .config import JEPAConfig
-from .distances import IN_BATCH, full_precision, get_distance
+from .distances import IN_BATCH, full_precision, get_distance, without_autocast
 from .gathering import gather_rows
 from .layout import IGNORED, FusedBatch, Rows, Views
 from .loss_dropout import LossDropout
@@ -86,6 +86,7 @@ class LLMJEPA(nn.Module):
         self.predictor = PredTokens(
             config.jepa_k,
             like=self.backbone.embeddings.weight,  # type: ignore[arg-type]
+            scale=self.backbone.embedding_scale,
             distinct=config.jepa_pred_tokens == "distinct",
             head=config.jepa_predictor,
         ).requires_grad_(config.uses_views)
@@ -147,11 +148,12 @@ class LLMJEPA(nn.Module):
         ce_loss, states = self._cross_entropy(batch, num_labels)
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains_views):
             sides = self._sides(batch, states)
-            distances = [self._distance(pred, target, batch.groups) for pred, target in sides]
-            count = _at_least_one(batch.num_pairs if num_pairs is None else num_pairs)
-            jepa_loss = torch.stack(distances).mean(0).sum() / count  # of (directions, P)
-            terms = self._terms(sides, step, share=batch.num_pairs / count)
-            jepa_term = jepa_loss + self.anti_collapse.weighted(terms) if terms else jepa_loss
+            with without_autocast(states):
+                distances = [self._distance(pred, target, batch.groups) for pred, target in sides]
+                count = _at_least_one(batch.num_pairs if num_pairs is None else num_pairs)
+                jepa_loss = torch.stack(distances).mean(0).sum() / count  # of (directions, P)
+                terms = self._terms(sides, step, share=batch.num_pairs / count)
+                jepa_term = jepa_loss + self.anti_collapse.weighted(terms) if terms else jepa_loss
         loss = self.config.jepa_gamma * ce_loss + (lambda_eff * jepa_term if trains_views else 0.0)
         text_pred, code_emb = sides[0] if batch.views[0].from_text else sides[0][::-1]
         weight = lambda_eff if trains_views else 0.0
@@ -180,7 +182,8 @@ class LLMJEPA(nn.Module):
         if step is None and self.training:
             raise ValueError(f"jepa_term={self.config.jepa_term} draws once an optimizer step: pass step=, its number.")
         ce_loss, states = self._cross_entropy(batch, num_labels)
-        distances = tube_distances(self.config.jepa_term, states, batch.tubes, self.seed, step or 0)
+        with without_autocast(states):
+            distances = tube_distances(self.config.jepa_term, states, batch.tubes, self.seed, step or 0)
         jepa_loss = distances.sum() / _at_least_one(batch.num_pairs if num_pairs is None else num_pairs)
         parts = {"ce": self.config.jepa_gamma * ce_loss, "jepa": lambda_eff * jepa_loss}
         output = JEPAOutput(parts["ce"] + parts["jepa"], ce_loss.detach(), jepa_loss.detach(), lambda_eff=lambda_eff)

@@ -25,21 +25,24 @@ class PredTokens(nn.Module):
             package's presets that is the 0.02 of the original notebook.
         distinct: Whether the k tokens differ.
         head: What follows at the state of the last [PRED]: none, linear, mlp (`PredictorHead`).
+        scale: What the model multiplies rows of its table by before the first layer sees them.
 
     Attributes:
         embedding: The learned vectors, (1 or k, C).
         head: The predictor head; None without one.
     """
 
-    def __init__(self, num_tokens: int, like: Tensor, distinct: bool = False, head: str = "none") -> None:
+    def __init__(
+        self, num_tokens: int, like: Tensor, distinct: bool = False, head: str = "none", scale: float = 1.0
+    ) -> None:
         super().__init__()
         self.num_tokens = num_tokens
         num_vectors = min(num_tokens, 1) if not distinct else num_tokens
         # A generator of its own: a model with [PRED] and one without see the same global random stream.
         generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
         start = torch.randn(num_vectors, like.shape[1], generator=generator)
-        scale = like.detach().float().square().mean().sqrt() if like.numel() else torch.tensor(0.02)
-        self.embedding = nn.Parameter((start.to(like.device) * scale).to(like.dtype))
+        size = like.detach().float().square().mean().sqrt() if like.numel() else torch.tensor(0.02)
+        self.embedding = nn.Parameter((start.to(like.device) * (size * scale)).to(like.dtype))
         self.head = None if head == "none" else PredictorHead(like, hidden=head == "mlp")
 
     def forward(self) -> Tensor:

@@ -17,6 +17,12 @@ logger = logging.getLogger(__name__)
 _SIZE = r"[1-9]\d*(\.\d+)?\s*[KMGT]B"
 PRECISIONS = ("auto", "float32", "bf16")
 AUTO = "auto"
+NOT_HERE = {
+    "label_smoothing_factor": "the objective computes its cross-entropy itself, and has no smoothing",
+    "neftune_noise_alpha": "noise on the embeddings would move the views as well",
+    "save_only_model": "a run could not go on from such a checkpoint as if it had not been stopped",
+}
+"""Fields of transformers that would be ignored here, or break a promise, and why."""
 
 
 @dataclass
@@ -115,22 +121,42 @@ class JEPATrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         self._check_sharding()
+        self._check_values()
+        self._fill_in()
+        super().__post_init__()
+        asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if not (self.fp16 or self.bf16) and self.mixed_precision == asked != "no":
+            logger.warning("precision=%s is used, not the %s of accelerate's configuration", self.precision, asked)
+            self.mixed_precision = "no"
+
+    def _check_values(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is not one of: {', '.join(PRECISIONS)}.")
+        if self.precision == "float32" and (self.bf16 or self.fp16):
+            asked = "bf16" if self.bf16 else "fp16"
+            raise ValueError(f"precision=float32 contradicts {asked}=True. Remove one of them.")
         for name in ("remove_unused_columns", "logging_nan_inf_filter", "save_on_each_node"):
             if getattr(self, name):
                 raise ValueError(f"{name}=True is not possible here: {type(self).__name__} needs it off.")
+        for name, why in NOT_HERE.items():
+            if getattr(self, name):
+                raise ValueError(f"{name}={getattr(self, name)} is not possible here: {why}. Remove it.")
         if self.pack_length is not None and (self.pack_length < 1 or not self.packing):
             raise ValueError(f"pack_length={self.pack_length} must be at least 1, and needs packing=True.")
-        if self.train_sampling_strategy == AUTO:
-            # Rows of like length leave no room in each other's rows: packing fills them from a random mixture.
-            self.train_sampling_strategy = "random" if self.packing else "group_by_length"
         if self.gradient_monitor_steps < 0:
             raise ValueError(f"gradient_monitor_steps={self.gradient_monitor_steps} must be 0 (never) or more.")
         if not re.fullmatch(_SIZE, str(self.max_shard_size)):
             raise ValueError(f"max_shard_size={self.max_shard_size!r} is no size: expected a number and KB, MB or GB.")
         if self.monitor_pairs < 2:
             raise ValueError(f"monitor_pairs={self.monitor_pairs} must be at least 2: one pair has no gap.")
+
+    def _fill_in(self) -> None:
+        """Put values in the place of what depends on other settings, or on the machine."""
+        if self.train_sampling_strategy == AUTO:
+            # Rows of like length leave no room in each other's rows: packing fills them from a random mixture.
+            self.train_sampling_strategy = "random" if self.packing else "group_by_length"
+        if self.load_best_model_at_end and self.metric_for_best_model is None:
+            self.metric_for_best_model = "ce_loss"  # transformers would look for a loss that no look has
         if self.save_steps is not None and self.save_strategy == "no":
             self.save_strategy = "steps"
         self.save_steps = 500 if self.save_steps is None else self.save_steps  # transformers wants a number
@@ -140,11 +166,6 @@ class JEPATrainingArguments(TrainingArguments):
         if self.gradient_checkpointing and self.gradient_checkpointing_kwargs is None:
             self.gradient_checkpointing_kwargs = {"use_reentrant": False}
         self.dataloader_pin_memory &= torch.cuda.is_available()
-        super().__post_init__()
-        asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        if not (self.fp16 or self.bf16) and self.mixed_precision == asked != "no":
-            logger.warning("precision=%s is used, not the %s of accelerate's configuration", self.precision, asked)
-            self.mixed_precision = "no"
 
     def _check_sharding(self) -> None:
         """Refuse what accelerate would turn, on a CPU, into plain data-parallel training without a word."""

@@ -6,8 +6,9 @@
     adapter_config.json, adapter_model.safetensors       in the place of the first two, where LoRA was trained
     jepa.safetensors                                     [PRED], (number of vectors, C), and the predictor head
     jepa_config.json                                     the objective
-    jepa_target.safetensors                              what is its own of the slow copy, with jepa_target ema, in
-                                                         checkpoints; in several files where the model is
+    jepa_target.safetensors                              what is its own of the slow copy, with jepa_target ema: the
+                                                         Enc(Code) that the run's figures are of; in several files
+                                                         where the model is
 
 Only safetensors and JSON are written and read.
 """
@@ -50,7 +51,6 @@ def save_jepa(
     folder: str | Path,
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
-    with_target: bool = False,
     max_shard_size: str = MAX_SHARD_SIZE,
 ) -> None:
     """Write the model, [PRED] and the objective to `folder`.
@@ -61,7 +61,6 @@ def save_jepa(
         jepa: What to save.
         folder: Where; it is made if need be.
         tokenizer: Saved beside the model, so that the folder loads on its own.
-        with_target: Save the slow copy too: a checkpoint needs it, a finished model does not.
         max_shard_size: Size of the largest file of the model's weights, and of the slow copy's, "5GB" say; what is
             more goes into several. A tensor is never cut.
     """
@@ -78,7 +77,7 @@ def save_jepa(
         jepa.model.save_pretrained(folder, max_shard_size=max_shard_size, **model_state)  # type: ignore[operator]
     save_file(_plain(part(state, "predictor.")), folder / PREDICTOR)
     (folder / CONFIG).write_text(json.dumps(jepa.config.to_dict(), indent=2) + "\n")
-    if with_target and jepa.target is not None:
+    if jepa.target is not None:
         target = jepa.target.own_state() if whole is None else _plain(part(whole, "target."))
         pattern = TARGET.replace(".", "{suffix}.")
         save_torch_state_dict(target, folder, filename_pattern=pattern, max_shard_size=max_shard_size)
@@ -88,6 +87,8 @@ def save_jepa(
 
 def load_jepa(folder: str | Path, *, check: bool = True) -> LLMJEPA:
     """Load what `save_jepa` wrote: a whole model, or an adapter with the model that it belongs to.
+
+    A slow copy that is not beside its model, as of a model that was exported, is the model itself.
 
     Raises:
         DataError: If the folder lacks one of its files, one of them is damaged, or an adapter's model is not there.
@@ -103,6 +104,9 @@ def load_jepa(folder: str | Path, *, check: bool = True) -> LLMJEPA:
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
     jepa = LLMJEPA(load_adapted(folder) if is_adapter else _load_whole(folder), config, check=check)
     _load_predictor(jepa, folder)
+    target = folder / TARGET
+    if jepa.target is not None and (target.is_file() or target.with_name(TARGET + INDEX).is_file()):
+        jepa.target.load_own_state(_read_shards(target))
     return jepa
 
 

@@ -32,7 +32,7 @@ from transformers.trainer_utils import seed_worker
 from llm_jepa.data.pairs import row_lengths
 from llm_jepa.data.stored import Joined
 from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
-from llm_jepa.objective import LLMJEPA, FusedBatch, FusedCollator, JEPAOutput, Pair
+from llm_jepa.objective import LLMJEPA, FusedBatch, FusedCollator, JEPAConfig, JEPAOutput, Pair, UnsupportedModelError
 from llm_jepa.objective.backbone import evaluating
 from llm_jepa.processes import gather, on_main, told, turns
 
@@ -50,6 +50,7 @@ from .saving import MAX_SHARD_SIZE, restore_weights, save_jepa
 logger = logging.getLogger(__name__)
 
 MAX_ROWS_NAMED = 8
+MAX_SKIPPED = 40  # steps in a row that overflow in fp16: its scale has been halved to nothing by then
 
 
 class NonFiniteLossError(LLMJEPAError):
@@ -132,6 +133,7 @@ class JEPATrainer(Trainer):
         self._facts: dict[str, Any] | None = None
         self._is_first = False  # whether the next micro-batch is the first of its step
         self._problem: str | None = None  # why the step at hand must not be taken
+        self._num_skipped = 0  # steps in a row that the scaler of fp16 left out
         super().__init__(
             model=model,
             args=args,
@@ -143,6 +145,10 @@ class JEPATrainer(Trainer):
         self.loss_is_scaled_for_ga = True  # our terms are means over the whole step already
         self._check_views_of_a_step()
         self._check_combinations()
+        if not model.config.uses_views:
+            self._check_plain_model()
+        if self.is_fsdp_enabled:
+            cast(FusedCollator, self.data_collator).same_forwards = True
 
     def _check_combinations(self) -> None:
         """Refuse settings that do not go together."""
@@ -161,6 +167,18 @@ class JEPATrainer(Trainer):
             )
         if self.args.gradient_monitor_steps:
             self._check_gradient_monitor()
+
+    def _check_plain_model(self) -> None:
+        """Check a model that trains no views, if it meets our mask all the same: in packed rows, in a look at views."""
+        if not self.args.packing and not self.monitor_pairs:
+            return
+        try:
+            LLMJEPA(self.jepa.model, JEPAConfig())
+        except UnsupportedModelError as error:
+            if self.args.packing:
+                raise ConfigError(f"packing=True is not possible with this model. {error}") from error
+            logger.warning("model  embeddings of views are not looked at: %s", error)
+            self.monitor_pairs = []
 
     def _check_gradient_monitor(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -285,13 +303,23 @@ class JEPATrainer(Trainer):
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of a sharded model
         if not math.isfinite(norm):  # in every process: gradients have been averaged
             problems = [problem for problem in gather(self._problem) if problem]
+            self._num_skipped += 1
             message = (
                 f"The gradient of step {self.state.global_step + 1} has norm {float(norm)}; the step was not taken. "
                 "Lower learning_rate or jepa_lambda, or train in float32."
             )
-            raise told(NonFiniteLossError("\n".join(problems or [message])))
+            # While the scaler of fp16 looks for its scale, gradients overflow now and then: it leaves such a step out.
+            if problems or self.accelerator.scaler is None or self._num_skipped > MAX_SKIPPED:
+                raise told(NonFiniteLossError("\n".join(problems or [message])))
+        else:
+            self._num_skipped = 0
         self._terms.end_step()
         return norm
+
+    @property
+    def skips_step(self) -> bool:
+        """Whether the scaler of fp16 leaves the step at hand out; accelerate does not see it of fused optimizers."""
+        return self._num_skipped > 0
 
     # ---- order of rows ----
 
@@ -315,7 +343,7 @@ class JEPATrainer(Trainer):
         return DataLoader(
             dataset,
             batch_sampler=batches,
-            collate_fn=CollateOrFill(cast(FusedCollator, self.data_collator), filler=min(dataset, key=len)),
+            collate_fn=CollateOrFill(cast(FusedCollator, self.data_collator), filler=self._shortest(dataset)),
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
@@ -325,6 +353,13 @@ class JEPATrainer(Trainer):
                 seed_worker, num_workers=self.args.dataloader_num_workers, rank=self.args.process_index
             ),
         )
+
+    def _shortest(self, dataset: Sequence[Pair]) -> Pair | None:
+        """Return the shortest row, for a process that has none in a step; a single process always has one."""
+        if self.args.world_size == 1:
+            return None
+        lengths = row_lengths(dataset)
+        return dataset[min(range(len(lengths)), key=lengths.__getitem__)]
 
     def _mixed_batches(self, num_processes: int, rank: int) -> MixedBatches:
         """Return the batches of a process, where rows of the second file stand beside those of the task."""
@@ -583,7 +618,6 @@ class JEPATrainer(Trainer):
             self.jepa,
             Path(output_dir or self.args.output_dir),
             self.tokenizer,
-            with_target=True,
             max_shard_size=self.args.max_shard_size,
         )
 
@@ -625,10 +659,13 @@ class CollateOrFill:
     """Lays out a batch; for a process that has no row in it, one row in which nothing counts."""
 
     collate: FusedCollator
-    filler: Pair
+    filler: Pair | None
 
     def __call__(self, pairs: Sequence[Pair]) -> FusedBatch:
-        return self.collate(pairs) if pairs else self.collate([self.filler]).emptied()
+        if pairs:
+            return self.collate(pairs)
+        assert self.filler is not None
+        return self.collate([self.filler]).emptied()
 
 
 class _Follow(TrainerCallback):
@@ -651,7 +688,8 @@ class _Follow(TrainerCallback):
         self._log_before_saving(args, control)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.jepa.update_target()
+        if not self.trainer.skips_step:
+            self.trainer.jepa.update_target()
 
     @staticmethod
     def _log_before_saving(args: Any, control: Any) -> None:
