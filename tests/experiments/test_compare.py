@@ -18,6 +18,7 @@ import yaml
 from llm_jepa.cli import main
 from llm_jepa.errors import ConfigError, LLMJEPAError
 from llm_jepa.experiments.compare import open_experiment, run_experiment, summarise
+from llm_jepa.experiments.settings import read_run
 
 VERDICTS = {"better", "worse", "no difference shown"}
 
@@ -271,3 +272,15 @@ def test_generated_pairs_are_the_same_files_for_every_run(settings, tmp_path):
     ((train, test),) = files
     assert Path(train).parent == tmp_path / "out" / "data"
     assert [len(Path(file).read_text().splitlines()) for file in (train, test)] == [40, 10]
+
+
+def test_every_generated_file_reaches_every_run(settings, tmp_path):
+    """Validation rows of their own and view rows among them: a run reads what the experiment's settings say."""
+    made = {key: value for key, value in settings.items() if key not in ("train_file", "test_file")}
+    made |= {"generate_train": 40, "generate_test": 10, "generate_validation": 12, "generate_views": 30}
+    experiment = open_experiment(made | {"task_views": False}, tmp_path / "out")
+    for run in experiment.runs.values():
+        again = read_run(run.settings).data
+        files = [again.train_file, again.test_file, again.validation_file, again.views_file]
+        assert [len(Path(file).read_text().splitlines()) for file in files] == [40, 10, 12, 30]
+    assert "validation 12" in experiment.notes[0]

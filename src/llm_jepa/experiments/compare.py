@@ -273,8 +273,8 @@ def _with_data_files(run: RunConfig, folder: Path) -> RunConfig:
     if data is run.data:
         return run
     settings = {key: value for key, value in run.settings.items() if not key.startswith("generate_")}
-    settings |= {"train_file": data.train_file, "test_file": data.test_file}
-    settings |= {} if data.views_file is None else {"views_file": data.views_file}
+    files = ("train_file", "test_file", "validation_file", "views_file")
+    settings |= {name: getattr(data, name) for name in files if getattr(data, name) is not None}
     return replace(run, data=data, settings=settings)
 
 
