@@ -95,7 +95,7 @@ def test_claimed_sizes_come_from_the_catalogue():
 def test_a_claim_needs_only_its_own_arms():
     """Table 3's l2 runs four arms of the thirty; what is run beside decides nothing."""
     plan = read_plans("tiny")["finetune"]
-    assert plan.arms_of(["llmjepa.t3.l2"]) == ["ntp", "jepa_lambda0", "jepa_shuffled", "l2"]
+    assert plan.arms_of(["llmjepa.t3.l2"]) == ["ntp", "jepa_lambda0", "l2", "l2_shuffled"]
     dropout = read_plans("tiny")["loss_dropout"]
     assert dropout.arms_of(["llmjepa.sec5.2.cost"]) == ["ntp", "ld0_l1", "ld50_l1", "ld75_l1"]  # ntp for its FLOPs
     assert plan.arms_of(["stp.fig5a.synth.vs_ntp"]) == ["ntp", "jepa_lambda0", "stp", "stp_released"]

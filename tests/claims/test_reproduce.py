@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
+import shutil
 
 import pytest
 
 from llm_jepa.claims import telling
+from llm_jepa.claims.judging import judge_record
 from llm_jepa.claims.measures import finished_runs, read_values
-from llm_jepa.claims.plans import read_plans
-from llm_jepa.claims.records import make_record, read_record, read_records
+from llm_jepa.claims.plans import SEEDS, read_plans
+from llm_jepa.claims.records import command_of, make_record, read_record, read_records
 from llm_jepa.claims.reproduce import Call, missing_files, reproduce, select
 from llm_jepa.claims.verdicts import WORDS
 from llm_jepa.errors import ConfigError
@@ -89,9 +92,9 @@ def test_runs_of_other_settings_are_refused_by_name(reproduced, tmp_path):
     call = reproduced[0]
     plan = read_plans("tiny")["finetune"]
     with pytest.raises(ConfigError, match="max_steps was 2 and is 150"):
-        make_record(plan, call.out / "finetune", ["llmjepa.t3.cosine"], command="")
+        make_record(plan, call.out / "finetune", ["llmjepa.t3.cosine"])
     with pytest.raises(ConfigError, match="holds no finished run of finetune"):
-        make_record(plan, tmp_path, ["llmjepa.t3.cosine"], command="")
+        make_record(plan, tmp_path, ["llmjepa.t3.cosine"])
 
 
 def test_geometry_and_the_loss_of_a_tube_are_measured_once_and_kept(reproduced):
@@ -103,6 +106,44 @@ def test_geometry_and_the_loss_of_a_tube_are_measured_once_and_kept(reproduced):
         written = kept.stat().st_mtime_ns
         assert first == read_values(folder, measure, ["ntp"], [1]) and 0 < first["ntp"][1] < 100
         assert kept.stat().st_mtime_ns == written
+
+
+def test_a_record_names_the_call_that_makes_it_again(reproduced):
+    """For all its claims and seeds, whatever the last call asked for: families by their pattern, or the experiment."""
+    _, (record, _), (grown, _), _ = reproduced
+    assert record["command"] == "llm-jepa reproduce llmjepa.t10.ratioinf --scale tiny --seeds 1,2"
+    assert grown["command"] == "llm-jepa reproduce llmjepa.t10.ratio0 llmjepa.t10.ratioinf --scale tiny --seeds 1,2"
+    for scale, recipe in (("tiny", "as_published"), ("tiny", "fixed"), ("full", "as_published")):
+        for plan in read_plans(scale, recipe).values():
+            for claims in ([*plan.checks][:1], [*plan.checks][::2], [*plan.checks]):
+                words = shlex.split(command_of(plan, claims, SEEDS))
+                again = select(Call([word for word in words[2 : words.index("--scale")]], scale=scale, recipe=recipe))
+                found = dict((other.name, own) for other, own in again.plans)
+                assert set(found[plan.name]) == set(claims), (plan.name, words)
+
+
+def test_runs_on_other_data_are_no_runs_of_the_claims(reproduced, tmp_path):
+    """A folder of `compare` whose settings fit, on another file."""
+    call = reproduced[0]
+    shutil.copytree(call.out / "finetune", tmp_path / "finetune")
+    config = tmp_path / "finetune" / "ntp-s2" / "config.yaml"
+    config.write_text(config.read_text().replace("nlrx_synth_test", "nlrx_turk_test"))
+    with pytest.raises(ConfigError, match="its test_file is nlrx_turk_test.jsonl, and the claims are of nlrx_synth"):
+        reproduce(dataclasses.replace(call, source=tmp_path / "finetune", out=tmp_path))
+
+
+def test_a_verdict_on_a_handful_of_test_rows_is_none(reproduced):
+    """Seeds do not vary the rows: ten of them say nothing of others of their kind."""
+    claim = "stp.t1.dotstar2.vs_ntp"
+    values = {
+        "stp": {"82": 0.6, "23": 0.61, "37": 0.59, "84": 0.6, "4": 0.605},
+        **{arm: {"82": 0.3, "23": 0.29, "37": 0.31, "84": 0.305, "4": 0.3} for arm in ("ntp", "jepa_lambda0")},
+    }
+    record = reproduced[1][0] | {"claims": [claim], "values": {"accuracy_dotstar2": values}}
+    for count, expected in ((10, "inconclusive"), (300, "reproduced"), (None, "reproduced")):
+        judged = judge_record(record | {"num_rows": {} if count is None else {"accuracy_dotstar2": count}})[claim]
+        assert judged.word == expected
+        assert ("only 10 test rows" in judged.outcomes[0].reason) == (count == 10)
 
 
 def test_measures_of_answers_are_counts_of_rows(tmp_path):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llm_jepa.experiments.statistics import holm
 
 from .catalogue import Claim, read_catalogue
+from .measures import SMALLEST_SAMPLE
 from .plans import Plan, read_plans
 from .records import Record, values_of
 from .verdicts import Check, Outcome, Word, combine, judge, main_comparison
@@ -49,12 +50,21 @@ def judge_record(record: Record) -> dict[str, Judged]:
             read_catalogue()[claim],
             parts,
             tuple(
-                judge(part, values_of(record, part.measure), corrected.get((claim, place)))
+                _of_few_rows(record, part, judge(part, values_of(record, part.measure), corrected.get((claim, place))))
                 for place, part in enumerate(parts)
             ),
         )
         for claim, parts in checks.items()
     }
+
+
+def _of_few_rows(record: Record, part: Check, outcome: Outcome) -> Outcome:
+    """Take the verdict back where it is of a handful of test rows: seeds do not vary these."""
+    count = record.get("num_rows", {}).get(part.measure)
+    if count is None or count >= SMALLEST_SAMPLE or outcome.word == "not run":
+        return outcome
+    reason = f"only {count} test rows are of this kind"
+    return replace(outcome, word="inconclusive", reason=reason, smallest=None, falls_short=False)
 
 
 def not_run(plan: Plan, claim: str) -> Judged:

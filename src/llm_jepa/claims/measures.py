@@ -18,9 +18,13 @@ from llm_jepa.files import read_json_lines, write_json
 
 logger = logging.getLogger(__name__)
 
+SMALLEST_SAMPLE = 30
+"""With fewer test rows of the kind that a measure is of, it says nothing of others of that kind."""
+
 Unit = Literal["share", "logarithm", "plain"]
 STAGES = 6
 SUFFIX = ".*"
+SUFFIXES = {"accuracy_dotstar": SUFFIX, "accuracy_dotstar2": SUFFIX + SUFFIX}
 LAST_SHARE = 0.1
 """Share of the log's lines at its end that the final loss is the mean of."""
 
@@ -111,6 +115,15 @@ def _suffix_accuracy(suffix: str) -> Callable[[Path], float | None]:
         return sum(bool(row[metric]) for row in rows) / len(rows) if rows else None
 
     return read
+
+
+def count_rows(run: Path, measure: str) -> int | None:
+    """Return the number of test rows that a measure of a run is of, where these are not all of them."""
+    suffix = SUFFIXES.get(measure)
+    file = run / "predictions.jsonl"
+    if suffix is None or not file.is_file():
+        return None
+    return sum(str(row["gold"]).endswith(suffix) for row in read_json_lines(file))
 
 
 def _suffix_errors(run: Path) -> float | None:
@@ -246,8 +259,12 @@ def _view_distance(run: Path) -> float | None:
 
 MEASURES: dict[str, Measure] = {
     "accuracy": Measure("share", "answers that are right, by the recipe's metric", _accuracy),
-    "accuracy_dotstar": Measure("share", 'accuracy where the regex ends in ".*"', _suffix_accuracy(".*")),
-    "accuracy_dotstar2": Measure("share", 'accuracy where it ends in ".*.*"', _suffix_accuracy(".*.*")),
+    "accuracy_dotstar": Measure(
+        "share", 'accuracy where the regex ends in ".*"', _suffix_accuracy(SUFFIXES["accuracy_dotstar"])
+    ),
+    "accuracy_dotstar2": Measure(
+        "share", 'accuracy where it ends in ".*.*"', _suffix_accuracy(SUFFIXES["accuracy_dotstar2"])
+    ),
     "exact_match": Measure("share", "answers equal to the gold one", _of_eval("exact_match")),
     "starts_with": Measure("share", "answers that begin with the gold one", _of_eval("starts_with")),
     "recall": Measure("share", "retrieval@1 among the test codes", _of_eval("retrieval", "recall@1")),
@@ -256,6 +273,9 @@ MEASURES: dict[str, Measure] = {
     "ce_loss": Measure("plain", "cross-entropy at the end of training, nats a token", _final_loss),
     "flops_ratio": Measure("plain", "counted FLOPs of a step over those of a plain one", _flops_ratio),
     "lstsq": Measure("logarithm", "residual of the least-squares map over test pairs", _enc("linear_map", "residual")),
+    "map_error": Measure(
+        "plain", "its error on held-out pairs over that of a constant", _enc("linear_map", "centred_error")
+    ),
     "sv100": Measure("logarithm", "mean of the top 100 singular values", _enc("spectra", "raw", "mean_top")),
     "sv100_unit": Measure("logarithm", "the same of views of length 1", _enc("spectra", "unit", "mean_top")),
     "published_recall": Measure("share", "retrieval@1, views read as published", _enc("retrieval", "recall@1")),

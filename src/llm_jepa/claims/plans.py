@@ -218,6 +218,8 @@ def _read_check(claim: Claim, given: Mapping[str, Any]) -> Check:
     for key in ("controls", "pairs"):
         if key in fields:
             fields[key] = tuple(tuple(each) if isinstance(each, list) else each for each in fields[key])
+    if "trends" in fields:
+        fields["trends"] = tuple((name, tuple(map(tuple, levels))) for name, levels in fields["trends"].items())
     return Check(**fields, logarithm=measure.unit == "logarithm")
 
 

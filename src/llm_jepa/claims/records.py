@@ -10,6 +10,7 @@ path is in it.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,22 @@ from typing import Any
 import yaml
 
 from llm_jepa.errors import ConfigError
+from llm_jepa.experiments.comparable import check_data
 from llm_jepa.experiments.run import differences
 from llm_jepa.experiments.settings import Settings, read_experiment
 from llm_jepa.files import write_json
 
-from .measures import MEASURES, finished_runs, read_values
-from .plans import Plan
+from .catalogue import read_catalogue
+from .measures import MEASURES, count_rows, finished_runs, read_values
+from .plans import FULL, RECIPES, SEEDS, Plan, plan_of
 
 Record = dict[str, Any]
 
 SCHEMA = 1
 ALWAYS = ("accuracy", "exact_match", "starts_with", "recall")
 """Measures that are kept of every arm, whatever is claimed of it: they stand in the runs' own files."""
+BESIDE = {"lstsq": "map_error"}
+"""What is kept beside a measure because that one misleads: the residual of a map is small where views are."""
 
 FILES = ("train_file", "test_file", "model_name_or_path", "databases")
 """Settings that name places on one machine."""
@@ -36,16 +41,13 @@ _ENVIRONMENT = ("python", "cpu", "device", "commit")
 _PACKAGES = ("llm-jepa", "torch", "transformers")
 
 
-def make_record(
-    plan: Plan, folder: Path, claims: Sequence[str], *, command: str, changes: Settings | None = None
-) -> Record:
+def make_record(plan: Plan, folder: Path, claims: Sequence[str], *, changes: Settings | None = None) -> Record:
     """Read an experiment's finished runs.
 
     Args:
         plan: The experiment.
         folder: Its folder, of this package's own making or of `llm-jepa compare`.
         claims: Claims to read the values of; those that need a model loaded are slow.
-        command: That makes the record again.
         changes: Settings that were changed by hand; a record with any is not of the protocol, and says so.
 
     Raises:
@@ -55,21 +57,26 @@ def make_record(
     if not done:
         raise ConfigError(f"{folder} holds no finished run of {plan.name}, whose arms are {', '.join(plan.arms)}.")
     check_runs(plan, folder, changes or {})
+    check_data(run for runs in done.values() for run in runs.values())
     values = {measure: read_values(folder, measure, list(done)) for measure in ALWAYS}
     for measure, arms in plan.measures_of(claims).items():
         values[measure] = values.get(measure, {}) | read_values(folder, measure, arms)
+        if beside := BESIDE.get(measure):
+            values[beside] = values.get(beside, {}) | read_values(folder, beside, arms)
     first = next(iter(next(iter(done.values())).values()))
+    seeds = sorted({seed for runs in done.values() for seed in runs})
     return {
         "schema": SCHEMA,
         "experiment": plan.name,
         "scale": plan.scale,
         "recipe": plan.recipe,
-        "command": command,
+        "command": command_of(plan, claims, seeds),
         "changed": _changed(plan, changes or {}),
-        "environment": _environment(first),
+        "environment": _environment(first) | {"commit": _commits(done)},
         "data_sha256": _digests(first),
         "settings": plan.settings,
         "claims": list(claims),
+        "num_rows": {measure: count for measure in values if (count := count_rows(first, measure)) is not None},
         "training_time_s": _training_times(done),
         "values": {
             measure: {arm: {str(seed): value for seed, value in seeds.items()} for arm, seeds in arms.items()}
@@ -77,6 +84,26 @@ def make_record(
             if arms
         },
     }
+
+
+def command_of(plan: Plan, claims: Sequence[str], seeds: Sequence[int]) -> str:
+    """Return the call that makes a record of these claims and seeds, in an empty folder.
+
+    A family of claims is named by its pattern where all of it that can be decided at this size is among them.
+    """
+    known, rest = set(claims), dict.fromkeys(claims)
+    name = plan.name.removeprefix(FULL).removesuffix(f".{plan.recipe}")
+    patterns = [name] if known >= plan.checks.keys() else []
+    for family in dict.fromkeys(read_catalogue()[claim].family for claim in ([] if patterns else claims)):
+        members = [claim.id for claim in read_catalogue().values() if claim.family == family]
+        decidable = {claim for claim in members if plan_of(claim, plan.scale, plan.recipe)}
+        if len(decidable) > 1 and decidable <= known:
+            patterns.append(f"{family}.*")
+            rest = {claim: None for claim in rest if claim not in decidable}
+    words = ["llm-jepa", "reproduce", *(patterns if patterns == [name] else [*patterns, *rest]), "--scale", plan.scale]
+    words += [] if plan.recipe == RECIPES[0] else ["--recipe", plan.recipe]
+    words += [] if set(seeds) == set(SEEDS) else ["--seeds", ",".join(map(str, seeds))]
+    return shlex.join(words)
 
 
 def check_runs(plan: Plan, folder: Path, changes: Settings) -> None:
@@ -93,6 +120,13 @@ def check_runs(plan: Plan, folder: Path, changes: Settings) -> None:
             expected = read_experiment(settings)[1][arm].settings
             ignored = {*FILES, "seed"}
             left, right = ({key: each[key] for key in each if key not in ignored} for each in (found, expected))
+            named = {key: Path(str(found[key])).name for key in ("train_file", "test_file") if key in found}
+            for key, file in named.items():
+                if not file.startswith(f"{plan.stem}_{key.removesuffix('_file')}"):
+                    raise ConfigError(
+                        f"{run} is no run of {plan.name}: its {key} is {file}, and the claims are of {plan.stem}. Name "
+                        "the folder of that experiment."
+                    )
             if differing := differences(left, right):
                 raise ConfigError(
                     f"{run} is no run of {plan.name}: {'; '.join(differing)}. Name the folder of that experiment, or "
@@ -159,6 +193,12 @@ def _environment(run: Path) -> dict[str, Any]:
     seen = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     packages = seen.get("packages", {})
     return {key: seen.get(key) for key in _ENVIRONMENT} | {name: packages.get(name) for name in _PACKAGES}
+
+
+def _commits(done: Mapping[str, Mapping[int, Path]]) -> str:
+    """Return the commit that the runs are of; several, where they are of several."""
+    found = [_environment(run)["commit"] for runs in done.values() for run in runs.values()]
+    return ", ".join(dict.fromkeys(str(each)[:12] for each in found))
 
 
 def _digests(run: Path) -> dict[str, str]:

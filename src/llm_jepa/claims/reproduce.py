@@ -9,7 +9,6 @@ OUT/results/           a record an experiment (`records.py`)
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,14 +67,6 @@ class Call:
     def results_folder(self) -> Path:
         """Where the records go."""
         return self.results or self.out / "results"
-
-    @property
-    def command(self) -> str:
-        """The call as it is typed, without places of one machine."""
-        words = ["llm-jepa", "reproduce", *self.patterns, "--scale", self.scale]
-        words += [] if self.recipe == "as_published" else ["--recipe", self.recipe]
-        words += [] if self.seeds is None else ["--seeds", ",".join(map(str, self.seeds))]
-        return shlex.join(words)
 
 
 @dataclass(frozen=True)
@@ -206,7 +197,7 @@ def _judged(call: Call, plan: Plan, claims: Sequence[str]) -> tuple[Record, dict
     folder = call.source or call.out / plan.name
     earlier = earlier_claims(call.results_folder, plan.name)
     known = [claim for claim in plan.checks if claim in {*claims, *earlier}]
-    record = make_record(plan, folder, known, command=call.command, changes=call.changes)
+    record = make_record(plan, folder, known, changes=call.changes)
     write_record(record, call.results_folder)
     judged = judge_record(record)
     return record, {claim: judged[claim] for claim in claims}

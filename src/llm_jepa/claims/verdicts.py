@@ -2,14 +2,15 @@
 
 `gain`      arm - baseline has a direction, and perhaps a size.
   reproduced                arm - baseline is shown in that direction, and so is arm - control for every control; where
-                            the interval lies short of the size, the reason says so;
-  explained by a control    it is shown, but a control differs from the baseline in that direction too (shown), and the
-                            arm is not shown to go beyond that control;
+                            the interval lies short of the size, the outcome says so, and is counted apart;
+  explained by a control    it is shown, but a control differs from the baseline in that direction too (shown), and has
+                            most of the difference, or the arm is not shown to go beyond it;
   not reproduced            the opposite is shown; or the direction is not shown and the interval excludes the size;
   inconclusive              anything else, with the smallest difference that could have been shown.
 `equal`     arm and baseline do not differ: the interval lies within a stated margin. Nothing shown is not enough.
 `reaches`   the arm is not below the baseline: the interval's lower end is above minus the margin.
-`flat`      no pair of arms differs: every pair is `equal`.
+`flat`      no pair of arms differs, every pair is `equal`, and nothing rises or falls along an axis of the grid: a
+            trend is shown by the same test over the seeds' slopes, after Holm's correction over the axes.
 `value`     the arm's value is the one stated: the interval of its mean lies within the margin around it.
 
 Where every run of both arms has one and the same value (0%, say) nothing can be seen, and the claim is inconclusive.
@@ -29,7 +30,7 @@ from typing import Any, Literal
 
 from scipy import stats
 
-from llm_jepa.experiments.statistics import PairedComparison, compare_paired, verdict
+from llm_jepa.experiments.statistics import PairedComparison, compare_paired, format_p, holm, verdict
 
 Kind = Literal["gain", "equal", "reaches", "flat", "value"]
 KINDS: tuple[Kind, ...] = ("gain", "equal", "reaches", "flat", "value")
@@ -42,6 +43,8 @@ Values = Mapping[str, Mapping[int, float]]
 """Arm to seed to value."""
 
 CONFIDENCE = 0.95
+MOST = 0.5
+"""Share of a difference from which on a control that has it explains it, whatever little the arm adds."""
 STUCK = "every run has the same value, as at a floor or a ceiling"
 
 
@@ -60,6 +63,7 @@ class Check:
         margin: Of `equal`, `reaches`, `flat` and `value`, in the measure's unit.
         expected: Of `value`.
         pairs: Of `flat`: pairs of arms, such as neighbours in a grid.
+        trends: Of `flat`: axes of the grid, by name, each the arms at its levels, in order.
         logarithm: Compare logarithms: the difference is then that of a ratio.
 
     Raises:
@@ -76,6 +80,7 @@ class Check:
     margin: float | None = None
     expected: float | None = None
     pairs: tuple[tuple[str, str], ...] = ()
+    trends: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = ()
     logarithm: bool = False
 
     def __post_init__(self) -> None:
@@ -85,6 +90,8 @@ class Check:
             raise ValueError(f"direction={self.direction!r} must be 1 (above the baseline) or -1 (below it).")
         if self.kind != "gain" and not (self.margin or 0) > 0:
             raise ValueError(f"kind={self.kind} needs a margin above 0; it is {self.margin!r}.")
+        if self.trends and self.kind != "flat":
+            raise ValueError(f"kind={self.kind}: trends belong to flat.")
         if (self.kind == "flat") != bool(self.pairs) or (self.kind == "value") != (self.expected is not None):
             raise ValueError(f"kind={self.kind}: pairs belong to flat, and expected to value.")
         if self.kind != "flat" and not self.arm:
@@ -94,7 +101,8 @@ class Check:
     def arms(self) -> tuple[str, ...]:
         """Every arm that has to be run, each once."""
         if self.kind == "flat":
-            return tuple(dict.fromkeys(arm for pair in self.pairs for arm in pair))
+            in_levels = (arm for _, levels in self.trends for level in levels for arm in level)
+            return tuple(dict.fromkeys([*(arm for pair in self.pairs for arm in pair), *in_levels]))
         baseline = () if self.kind == "value" else (self.baseline,)
         return tuple(dict.fromkeys((*baseline, *self.controls, self.arm)))
 
@@ -115,6 +123,7 @@ class Outcome:
         p_holm: The p that the verdict goes by.
         smallest: Smallest true difference that would be shown four times in five, before correction.
         controls: Control to (mean of arm - control, its interval).
+        falls_short: Whether what is shown is less than what is claimed, the whole interval of it.
     """
 
     word: Word
@@ -128,6 +137,7 @@ class Outcome:
     p_holm: float | None = None
     smallest: float | None = None
     controls: dict[str, tuple[float, tuple[float, float] | None]] = field(default_factory=dict)
+    falls_short: bool = False
 
 
 def main_comparison(check: Check, values: Values) -> PairedComparison | None:
@@ -188,7 +198,7 @@ def _judge_gain(
     controls: Mapping[str, PairedComparison],
 ) -> tuple[Word, str]:
     if _shown(found, check.direction, p_holm):
-        word, reason = _against_controls(check, values, controls)
+        word, reason = _against_controls(check, values, found, controls)
         return word, f"{reason}; by less than claimed" if _falls_short(check, found) else reason
     if _shown(found, -check.direction, p_holm):
         return "not reproduced", "the opposite is shown"
@@ -197,15 +207,22 @@ def _judge_gain(
     return "inconclusive", f"no difference to {check.baseline} shown"
 
 
-def _against_controls(check: Check, values: Values, controls: Mapping[str, PairedComparison]) -> tuple[Word, str]:
-    """Where the difference to the baseline is shown: whether anything is left of it beyond the controls."""
+def _against_controls(
+    check: Check, values: Values, found: PairedComparison, controls: Mapping[str, PairedComparison]
+) -> tuple[Word, str]:
+    """Where the difference to the baseline is shown: whether most of it is left beyond the controls."""
     behind = [name for name, each in controls.items() if not _shown(each, check.direction)]
+    as_well = []
+    for name in controls:
+        its_own = _compare(check, values, name, check.baseline)
+        share = (its_own.delta or 0.0) / (found.delta or math.inf)
+        if _shown(its_own, check.direction) and (name in behind or share > MOST):
+            as_well.append(f"{name} did it as well ({share:.0%} of the difference)")
+    if as_well:
+        return "explained by a control", " and ".join(as_well)
     if not behind:
         against = f", and against {' and '.join(controls)}" if controls else ""
         return "reproduced", f"shown against {check.baseline}{against}"
-    as_well = [name for name in behind if _shown(_compare(check, values, name, check.baseline), check.direction)]
-    if as_well:
-        return "explained by a control", f"{' and '.join(as_well)} did it as well"
     if missing := [name for name in behind if not controls[name].n]:
         return "inconclusive", f"shown against {check.baseline}, but the control {' and '.join(missing)} was not run"
     return "inconclusive", f"shown against {check.baseline}, but not against {' and '.join(behind)}"
@@ -233,8 +250,9 @@ def _judge_margin(check: Check, values: Values, found: PairedComparison) -> tupl
     as_well = [name for name in check.controls if _within(check, _compare(check, values, name, check.baseline))]
     if as_well:
         return "explained by a control", f"{' and '.join(as_well)} did it as well"
-    if missing := [name for name in check.controls if not values.get(name)]:
-        return "inconclusive", f"within the margin, but the control {' and '.join(missing)} was not run"
+    compared = {name: _compare(check, values, name, check.baseline) for name in check.controls}
+    if missing := [name for name, each in compared.items() if each.ci is None]:
+        return "inconclusive", f"within the margin, but the control {' and '.join(missing)} was not run at two seeds"
     return "reproduced", "the interval lies within the margin"
 
 
@@ -251,10 +269,30 @@ def _judge_flat(check: Check, values: Values) -> Outcome:
     within = sum(_within(check, each) for each in comparisons.values())
     apart = [f"{one} and {other}" for (one, other), each in comparisons.items() if _outside(check, each)]
     told = f"{within} of {len(comparisons)} pairs of neighbours lie within the margin"
-    word: Word = "not reproduced" if apart else "reproduced" if within == len(comparisons) else "inconclusive"
-    reason = f"{told}; beyond it: {', '.join(apart)}" if apart else told
+    trends = _trends(check, values)
+    word: Word = "reproduced" if within == len(comparisons) else "inconclusive"
+    word = "not reproduced" if apart or trends else word
+    reason = "; ".join([told, *trends, *([f"beyond it: {', '.join(apart)}"] if apart else [])])
     known = [each.smallest_detectable for each in comparisons.values() if each.smallest_detectable]
     return Outcome(word, reason, n, delta=widest.delta, ci=widest.ci, smallest=max(known, default=None))
+
+
+def _trends(check: Check, values: Values) -> list[str]:
+    """Return a sentence part for each axis of a grid along which the arms are shown to rise or to fall."""
+    seeds = set.intersection(*(set(values[arm]) for arm in check.arms))
+    slopes: dict[str, PairedComparison] = {}
+    for name, levels in check.trends:
+        of_seeds = {}
+        for seed in sorted(seeds):
+            means = [statistics.fmean(_scaled(check, values[arm][seed]) for arm in level) for level in levels]
+            of_seeds[seed] = statistics.linear_regression(range(len(means)), means).slope
+        slopes[name] = compare_paired(of_seeds, dict.fromkeys(of_seeds, 0.0), confidence=CONFIDENCE)
+    corrected = holm({name: each.p_value for name, each in slopes.items()})
+    return [
+        f"it {'rises' if (each.delta or 0) > 0 else 'falls'} with {name} (p {format_p(corrected[name])})"
+        for name, each in slopes.items()
+        if verdict(each.delta, corrected[name], each.ci) != "no difference shown"
+    ]
 
 
 def _judge_value(check: Check, values: Values) -> Outcome:
@@ -339,4 +377,5 @@ def _outcome(
         p_holm if check.kind == "gain" else None,
         found.smallest_detectable,
         {name: (each.delta, each.ci) for name, each in controls.items() if each.delta is not None},
+        check.kind == "gain" and word == "reproduced" and _falls_short(check, found),
     )
