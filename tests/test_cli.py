@@ -378,6 +378,27 @@ def test_data_make_writes_either_phrasing_and_pairs_of_both(call, refused, tmp_p
     )
 
 
+def test_data_split_sets_test_rows_apart(call, refused, tmp_path):
+    """Lines as they stand, in their order; equal pairs and groups on one side; a second call changes nothing."""
+    rows = [{"text": f"line {number % 30}", "code": f"{number % 30}", "note": "ä"} for number in range(40)]
+    rows += [{"text": f"of a group {number}", "code": "g", "group": "one"} for number in range(3)]
+    file = write_rows(tmp_path / "pairs.jsonl", *rows)
+    said = call("data", "split", file, "--num-test", 8, "--out", tmp_path / "parts")
+    assert said.code == 0 and said.last["files"]["train.jsonl"] + said.last["files"]["test.jsonl"] == len(rows)
+    lines = file.read_text().splitlines()
+    parts = [(tmp_path / "parts" / name).read_text().splitlines() for name in ("train.jsonl", "test.jsonl")]
+    assert 6 <= len(parts[1]) <= 8 and not set(parts[0]) & set(parts[1])
+    for part in parts:
+        assert part == [line for line in lines if line in part]
+    grouped = [sum('"group"' in line for line in part) for part in parts]
+    assert sorted(grouped) == [0, 3]
+    again = ["data", "split", file, "--num-test", 8, "--out", tmp_path / "parts"]
+    assert "train.jsonl is there already" in refused(*again)
+    assert "leave none to train on" in refused("data", "split", file, "--num-test", 43, "--out", tmp_path / "x")
+    assert "Expected a .jsonl file" in refused("data", "split", "a.csv", "--num-test", 1, "--out", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
 def test_data_make_mixes_plain_and_colloquial_words(call, refused, tmp_path):
     """--colloquial-share says how much is colloquial; a share of rows that have no colloquial words is refused."""
     made = {}
@@ -425,7 +446,7 @@ def test_train_evaluate_generate_retrieve(run, call):
 def test_a_scorer_that_there_is_not_is_refused_with_the_nearest(run, refused):
     data = run.parent / "test.jsonl"
     assert "Did you mean 'regex'?" in refused("evaluate", run, "--data", data, "--scorer", "regexp")
-    assert "Set both databases and sql" in refused("evaluate", run, "--data", data, "--scorer", "sql")
+    assert "sql needs databases" in refused("evaluate", run, "--data", data, "--scorer", "sql")
 
 
 def test_train_takes_one_arm_and_one_seed_of_an_experiment(experiment, call, tmp_path):

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from llm_jepa.errors import DataError
+
 
 def write_whole(path: str | Path, text: str) -> None:
     """Write `text` beside `path`, flush it to disk, and rename it into place."""
@@ -39,6 +41,23 @@ def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
     """Return the whole lines of a JSONL file; a last line that a crash cut short is left out."""
     lines = Path(path).read_bytes().split(b"\n")[:-1]  # what follows the last line break is not a whole line
     return [json.loads(line) for line in lines if line.strip()]
+
+
+@contextmanager
+def reading_run(folder: Path) -> Iterator[None]:
+    """Within the context, a file of a finished run that is damaged, or that lacks what it should hold, is named so.
+
+    Raises:
+        DataError: In the place of whatever a damaged file makes of itself.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = f"it lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise DataError(
+            f"A file of the run {folder} is damaged or missing: {problem}. Remove that folder; the same command trains "
+            "the run again."
+        ) from error
 
 
 def name_beside(path: Path, ending: str) -> Path:

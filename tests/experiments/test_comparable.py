@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llm_jepa.errors import ConfigError, LLMJEPAError
+from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
 from llm_jepa.experiments.compare import open_experiment, run_experiment, summarise
 from llm_jepa.experiments.looks import note_look
+from llm_jepa.report.content import answer_of
 
 ARMS = {"ntp": {}, "jepa": {}}
 
@@ -184,3 +185,41 @@ def test_each_time_that_results_are_made_is_written_down(copied):
     shutil.rmtree(copied / "jepa-s2")
     summarise(copied)
     assert json.loads((copied / "looks.json").read_text()) == [[1, 2], [1]]
+
+
+# ---- what is told ----
+
+
+@pytest.mark.parametrize("arms", [["ntp", "jepa_shuffled", "jepa"], ["ntp", "jepa_lambda0", "jepa"]])
+def test_the_report_opens_with_the_arm_that_has_the_term_and_not_with_a_control(arms, quick_runs, settings, tmp_path):
+    """Whatever the order of arms, and whether anything was watched or not."""
+    few = settings | {"arms": {arm: {} for arm in arms}, "seeds": [1], "validation_size": 0}
+    results = run_experiment(open_experiment(few, tmp_path / "out"))
+    assert results["headline"] == "jepa" and answer_of(results)["question"] == "Is jepa better than ntp?"
+    assert results["alarms"] == {}
+
+
+def test_notes_on_data_that_not_all_arms_share_begin_with_the_arm(quick_runs, tiny_settings, tmp_path):
+    """View rows that one arm trains on and another does not are told of each."""
+    views = tmp_path / "views.jsonl"
+    rows = [{"text": f"a view of number {number}", "paraphrase": f"number {number}, seen"} for number in range(24)]
+    views.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arms = {"labelled_only": {"views_ratio": 0, "jepa_lambda": 0.0}, "ntp": {}, "jepa": {}}
+    settings = tiny_settings(views_file=str(views), task_views=False, arms=arms, seeds=[1], max_steps=2)
+    notes = run_experiment(open_experiment(settings, tmp_path / "out"))["settings"]["data"]["notes"]
+    assert sum(note.startswith("labelled_only: ") and "none is trained on" in note for note in notes) == 1
+    assert sum(note.startswith("jepa: ") and "the JEPA term" in note for note in notes) == 1
+    assert "The task's training rows train cross-entropy alone (task_views: false)." in notes
+
+
+@pytest.mark.parametrize("file", ["eval.json", "predictions.jsonl", "metrics.jsonl", "data.json", "environment.json"])
+@pytest.mark.parametrize("content", [b'{"cut sho\n', b"\xff\xfe\x00\n", b"{}\n", b"[1]\n"])
+def test_a_damaged_file_of_a_run_is_named_and_no_traceback(file, content, copied):
+    """What is not JSON, not text, or lacks what it should hold: the folder to remove, exit code 2."""
+    (copied / "jepa-s1" / file).write_bytes(content)
+    if (file, content) in {("metrics.jsonl", b"{}\n"), ("environment.json", b"{}\n")}:
+        summarise(copied)  # nothing that is needed
+        return
+    with pytest.raises(DataError, match="jepa-s1 is damaged or missing: .* Remove that folder") as error:
+        summarise(copied)
+    assert error.value.exit_code == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import yaml
 
 from llm_jepa.errors import ConfigError
 from llm_jepa.experiments.settings import (
@@ -227,3 +228,30 @@ def test_the_list_of_keys_has_each_of_our_fields_with_its_default():
     assert rows["jepa_k"][0] == "1" and rows["seeds"][0] == "[82, 23, 37]" and rows["learning_rate"][0] == "0.001"
     assert not MANAGED & rows.keys()
     assert "deepspeed" not in rows  # transformers documents its own
+
+
+def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path):
+    """The second would replace the first without a word."""
+    (tmp_path / "twice.yaml").write_text("max_steps: 3\nmodel: nano\nmax_steps: 4\n")
+    with pytest.raises(ConfigError, match=r"twice\.yaml:3: not valid YAML: the key max_steps stands twice"):
+        read_yaml(tmp_path / "twice.yaml")
+
+
+def test_no_is_a_word_where_a_strategy_is_asked_for():
+    """YAML reads it as false."""
+    run = read_run(yaml.safe_load("{eval_strategy: no, save_strategy: no, train_file: a.jsonl}"))
+    assert run.training["eval_strategy"] == run.training["save_strategy"] == "no"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora_r": 16}, "lora_r=16 adapts a pretrained model, and 'nano' is a preset"),
+        ({"attn_implementation": "flash_attention_2"}, "attn_implementation='flash_attention_2' takes no mask"),
+        ({"metric": "sql"}, "The scorer sql needs databases"),
+    ],
+)
+def test_what_no_run_could_do_is_refused_with_the_settings(changes, message):
+    """Before data or a model are read: a dry run says so, too."""
+    with pytest.raises(ConfigError, match=message):
+        read_run({"train_file": "a.jsonl"} | changes)

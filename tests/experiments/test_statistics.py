@@ -331,3 +331,19 @@ def test_a_result_of_few_seeds_carries_its_warning():
 def test_p_values_are_short():
     """Two significant digits are all that is read."""
     assert [format_p(p) for p in (None, 0.0004, 0.0213, 0.28, 1.0)] == ["-", "<0.001", "0.021", "0.28", "1.00"]
+
+
+@pytest.mark.parametrize(("value", "told"), [(0.0, "0%"), (1.0, "100%")])
+def test_at_a_floor_or_a_ceiling_there_is_no_interval(value: float, told: str):
+    """Nothing right in any run is no proof that the arms are equal; three runs at 40% each are another thing."""
+    comparison = compare_paired(dict.fromkeys(SEEDS, value), dict.fromkeys(SEEDS, value))
+    assert comparison.ci is None and comparison.p_value is None and comparison.verdict == "no difference shown"
+    assert f"very run of both is at {told}, where no difference can be seen" in sentence(comparison)
+    assert compare_paired(dict.fromkeys(SEEDS, 0.4), dict.fromkeys(SEEDS, 0.4)).ci == (0.0, 0.0)
+
+
+def test_a_difference_that_cannot_be_is_not_promised():
+    """Two seeds that disagree: the smallest difference that could be shown is beyond 100 points."""
+    comparison = compare_paired({1: 0.1, 2: 0.9}, {1: 0.5, 2: 0.2})
+    assert comparison.smallest_detectable > 1
+    assert "no possible difference would be shown four times in five" in sentence(comparison)

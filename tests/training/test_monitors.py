@@ -255,3 +255,8 @@ def test_gradient_descent_on_the_distance_alone_is_caught():
         loss.backward()
         optimizer.step()
     assert alarm.alarmed
+
+
+def test_a_run_with_fewer_looks_than_an_alarm_takes_was_not_watched():
+    """That there was no alarm says something from the third look on."""
+    assert [fed(contrastive, range(1, looks + 1)).could_alarm for looks in (0, 1, 2, 3, 4)] == [False] * 3 + [True] * 2

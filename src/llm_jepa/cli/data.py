@@ -1,4 +1,4 @@
-"""Commands on data: `data make`, `data inspect`, `data check`."""
+"""Commands on data: `data make`, `data split`, `data inspect`, `data check`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .printing import WIDTH, print_hanging, print_json
 
 def register(commands: Any) -> None:
     """Add the commands of this module to the parser."""
-    data = commands.add_parser("data", help="make, inspect and check data").add_subparsers(
+    data = commands.add_parser("data", help="make, split, inspect and check data").add_subparsers(
         required=True, metavar="COMMAND"
     )
     make = add_command(data, "make", _data_make, "generate pairs")
     make.add_argument("kind", choices=["nlrx"], help="nlrx: descriptions and regular expressions")
     make.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write")
-    make.add_argument("--num", type=int, required=True, metavar="N", help="number of pairs")
+    make.add_argument("--num", type=positive, required=True, metavar="N", help="number of pairs")
     make.add_argument("--seed", type=int, default=0, metavar="S", help="seed; the same gives the same file")
     make.add_argument("--test-out", type=Path, metavar="FILE", help="also test pairs, whose codes are not in FILE")
-    make.add_argument("--num-test", type=int, metavar="N", help="number of test pairs")
+    make.add_argument("--num-test", type=positive, metavar="N", help="number of test pairs")
     make.add_argument(
         "--phrasing",
         choices=["plain", "colloquial", "both"],
@@ -41,6 +41,14 @@ def register(commands: Any) -> None:
         help="how much of a colloquial description is colloquial, as people mix (default 1: all)",
     )
     make.add_argument("--force", action="store_true", help="write over a file that is there")
+
+    split = add_command(data, "split", _data_split, "set test rows of one file apart, equal pairs on one side")
+    split.add_argument("file", type=Path, metavar="FILE", help="a .jsonl file of rows")
+    split.add_argument("--num-test", type=positive, required=True, metavar="N", help="rows of the test file")
+    split.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for train.jsonl and test.jsonl")
+    split.add_argument("--seed", type=int, default=0, metavar="S", help="another seed chooses others")
+    split.add_argument("--force", action="store_true", help="write over files that are there")
+    add_set(split)
 
     inspect = add_command(data, "inspect", _data_inspect, "show rows as the model sees them")
     inspect.add_argument("file", metavar="FILE", help="a file of rows")
@@ -88,6 +96,19 @@ def _data_make(arguments: argparse.Namespace) -> dict[str, Any]:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_jsonl(pairs, path)
     return {"files": {str(path): count for path, count in files.items()}, "seed": arguments.seed}
+
+
+def _data_split(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.data.split_file import split_file
+    from llm_jepa.experiments.settings import read_run
+
+    config = read_run(dict(overrides(arguments))).data
+    made = split_file(
+        arguments.file, arguments.num_test, arguments.out, config, seed=arguments.seed, force=arguments.force
+    )
+    for name, count in made.items():
+        print(f"{count:7,} rows  {arguments.out / name}")
+    return {"out": str(arguments.out), "files": made, "seed": arguments.seed}
 
 
 def _data_inspect(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -124,7 +124,8 @@ def _retrieve(arguments: argparse.Namespace) -> dict[str, Any]:
     file = arguments.data or with_files(run.data, arguments.run / "data").test_file
     if file is None:
         raise ConfigError("This run has no test_file to take candidates from. Name a file with --data.")
-    found = run.retrieve(arguments.text, run.rows(file), arguments.num)
+    rows = run.rows(file, limit=None if arguments.data else run.data.max_test_rows)
+    found = run.retrieve(arguments.text, rows, arguments.num)
     for cosine, code in found:
         print(f"{cosine:7.4f}  {escape(code)}")  # one line a code, whatever is in it
     return {"text": arguments.text, "candidates": file, "found": [{"cosine": c, "code": code} for c, code in found]}

@@ -69,10 +69,13 @@ class EvaluationConfig:
                     known = f"{', '.join(SCORERS)}.{nearest(name, SCORERS)}"
                     raise ValueError(f"{key}={getattr(self, key)!r} is not one of: {known}")
         if ("sql" in self.reported) is not (self.databases is not None):
-            problem = "names files that" if self.databases is not None else "is missing;"
+            if self.databases is None:
+                raise ValueError(
+                    "The scorer sql needs databases, the folder of the SQLite files (--databases). Set it, or drop sql."
+                )
             raise ValueError(
-                f"databases={self.databases!r} {problem} the scorer sql alone reads. Set both databases and sql "
-                f"(as metric or among scorers), or neither."
+                f"databases={self.databases!r} names files that the scorer sql alone reads. Add sql (as metric or "
+                "among scorers), or remove databases."
             )
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1.")

@@ -45,9 +45,9 @@ class TrainedRun:
     evaluation: EvaluationConfig
     folder: Path
 
-    def rows(self, file: str) -> EncodedPairs:
-        """Read and encode the rows of a file as this run would."""
-        return load_rows(file, self.data, self.encoder)
+    def rows(self, file: str, limit: int | None = None) -> EncodedPairs:
+        """Read and encode the rows of a file, or the first `limit` of them, as this run would."""
+        return load_rows(file, self.data, self.encoder, limit=limit)
 
     def generate(self, text: str) -> str:
         """Return the greedy answer to one text."""

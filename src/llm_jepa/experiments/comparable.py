@@ -14,6 +14,7 @@ from typing import Any
 
 from llm_jepa.data.loading import data_fingerprint
 from llm_jepa.errors import ConfigError
+from llm_jepa.files import reading_run
 
 from .grids import Grid
 from .settings import RunConfig
@@ -111,4 +112,5 @@ def _check_equal(field: str, runs: Mapping[str, RunConfig], arms: Iterable[str],
 
 
 def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    with reading_run(file.parent):
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}

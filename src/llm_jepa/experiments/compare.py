@@ -26,7 +26,7 @@ import yaml
 from llm_jepa.data.generated import with_files
 from llm_jepa.data.loading import load_data
 from llm_jepa.errors import ConfigError, LLMJEPAError
-from llm_jepa.files import read_json_lines, write_whole
+from llm_jepa.files import read_json_lines, reading_run, write_whole
 from llm_jepa.report.experiment import write_experiment_report
 
 from .budgets import Budget, plan, recorded
@@ -38,8 +38,8 @@ from .grids import Grid
 from .looks import note_look
 from .ownership import OWNER_FILE, sole_owner
 from .results import Results, RunResult, budget_lines, build_results, summarise_seeds, write_results
-from .run import check_folder, claim_folder, differences, has_begun, pretrained_tokenizer
-from .settings import ExperimentConfig, RunConfig, Settings, count_runs, is_axis, read_experiment, read_grids
+from .run import check_folder, claim_folder, differences, has_begun, notes_on, pretrained_tokenizer
+from .settings import ExperimentConfig, RunConfig, Settings, count_runs, is_axis, read_experiment, read_grids, read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ def summarise(folder: Path) -> Results:
     file = folder / EXPERIMENT_FILE
     if not file.is_file():
         raise ConfigError(f"{folder} holds no {EXPERIMENT_FILE}. Expected the --out folder of a `compare`.")
-    settings = yaml.safe_load(file.read_text())
+    settings = read_yaml(file)
     config, runs = read_experiment(settings)
     experiment = Experiment(config, runs, folder, [], read_grids(settings))
     records = _records(experiment.jobs)
@@ -185,7 +185,7 @@ def summarise(folder: Path) -> Results:
         raise ConfigError(f"{folder} has no finished run of the baseline {config.baseline}. Run `compare` first.")
     check_data(job.folder for job in records)
     compared = {job: each for job, each in records.items() if job.arm in chosen.values()}
-    data = _data_summary(next(iter(compared)))
+    data = _data_summary(list(compared))
     controls = control_arms(runs, baseline, [arm for arm in chosen.values() if arm is not None])
     told = {**settings, **asdict(config), "data": data}
     results = _results_of(experiment, compared, baseline, told, controls, records)
@@ -287,7 +287,7 @@ def _check_data(runs: dict[str, RunConfig], grids: dict[str, Grid], choose_by: s
     if grids:
         _check_choice(run, choose_by, len(data.validation))
     counts = {name: f"{data.summary[name]['kept']:,}" for name in ("train", "validation", "test")}
-    return [" | ".join(f"{name} {count}" for name, count in counts.items()), *data.notes]
+    return [" | ".join(f"{name} {count}" for name, count in counts.items()), *data.notes, *notes_on(run)]
 
 
 def _check_choice(run: RunConfig, choose_by: str, num_rows: int) -> None:
@@ -339,7 +339,13 @@ def _failed(failures: list[Failure], num_jobs: int) -> LLMJEPAError:
 
 def _records(jobs: list[Job]) -> Records:
     """Return the eval.json of each run that is done."""
-    return {job: json.loads((job.folder / "eval.json").read_text()) for job in jobs if job.is_done}
+    records = {}
+    for job in jobs:
+        if job.is_done:
+            with reading_run(job.folder):
+                records[job] = json.loads((job.folder / "eval.json").read_text())
+                records[job]["cost"].keys()
+    return records
 
 
 def _results_of(
@@ -362,8 +368,17 @@ def _results_of(
         settings=settings,
         correct=_correct([*records, *beside], metric),
         controls=controls,
+        headline=_headline(experiment, records, baseline),
         control_runs=[RunResult.from_eval(job.arm, job.seed, record) for job, record in beside.items()],
     )
+
+
+def _headline(experiment: Experiment, records: Records, baseline: str) -> str | None:
+    """Return the arm that the question is about: the first with a JEPA term on matching views."""
+    runs = {job.arm: experiment.runs[job.arm.partition("@")[0]] for job in records}
+    arms = [arm for arm, run in runs.items() if arm != baseline and run.jepa.has_term and not run.data.shuffle_views]
+    order = list(experiment.runs)
+    return min(arms, key=lambda arm: order.index(arm.partition("@")[0]), default=None)
 
 
 def _choose(experiment: Experiment, arm: str, records: Records) -> str | None:
@@ -515,17 +530,30 @@ def _cost(records: dict[Job, dict[str, Any]], baseline: str) -> dict[str, dict[s
 def _correct(jobs: list[Job], metric: str) -> dict[str, dict[int, list[bool]]]:
     correct: dict[str, dict[int, list[bool]]] = {}
     for job in jobs:
-        rows = read_json_lines(job.folder / "predictions.jsonl")
-        correct.setdefault(job.arm, {})[job.seed] = [bool(row[metric]) for row in rows]  # null: unknown
+        with reading_run(job.folder):
+            rows = read_json_lines(job.folder / "predictions.jsonl")
+            correct.setdefault(job.arm, {})[job.seed] = [bool(row[metric]) for row in rows]  # null: unknown
     return correct
 
 
 def _curves(jobs: list[Job]) -> dict[str, dict[int, list[dict[str, Any]]]]:
     curves: dict[str, dict[int, list[dict[str, Any]]]] = {}
     for job in jobs:
-        curves.setdefault(job.arm, {})[job.seed] = read_json_lines(job.folder / "metrics.jsonl")
+        file = job.folder / "metrics.jsonl"
+        with reading_run(job.folder):
+            curves.setdefault(job.arm, {})[job.seed] = [dict(line) for line in read_json_lines(file)]
     return curves
 
 
-def _data_summary(job: Job) -> dict[str, Any]:
-    return json.loads((job.folder / "data.json").read_text())
+def _data_summary(jobs: list[Job]) -> dict[str, Any]:
+    """Return what the first run read, with the notes of all arms: those that not all share begin with the arm."""
+    seen: dict[str, dict[str, Any]] = {}
+    for job in jobs:
+        if job.arm not in seen:
+            with reading_run(job.folder):
+                seen[job.arm] = json.loads((job.folder / "data.json").read_text())
+                list(seen[job.arm]["notes"])
+    notes = [note for each in seen.values() for note in each["notes"]]
+    shared = [note for note in dict.fromkeys(notes) if notes.count(note) == len(seen)]
+    own = [f"{arm}: {note}" for arm, each in seen.items() for note in each["notes"] if note not in shared]
+    return next(iter(seen.values())) | {"notes": [*shared, *own]}

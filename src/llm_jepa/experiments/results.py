@@ -126,6 +126,7 @@ def build_results(
     correct: Mapping[str, Mapping[int, ArrayLike]] | None = None,
     controls: Mapping[str, Sequence[str]] | None = None,
     control_runs: Sequence[RunResult] = (),
+    headline: str | None = None,
 ) -> Results:
     """Compare every arm with the baseline, and put all that was learned in one JSON-ready dict.
 
@@ -145,6 +146,7 @@ def build_results(
         correct: Arm to seed to the examples' scores, (N,), in the same order everywhere; for the bootstrap.
         controls: Arm to the names of its controls (`control_arms`); those without runs are left out.
         control_runs: Runs of controls that are no arms of the comparison, such as cells that were not chosen.
+        headline: The arm whose comparison a report opens with.
 
     Raises:
         ConfigError: If the baseline has no runs.
@@ -164,6 +166,7 @@ def build_results(
     return {
         "metric": metric,
         "baseline": baseline,
+        "headline": headline,
         "arms": {arm: summarise_seeds(by_seed) for arm, by_seed in values.items()},
         "comparisons": [_comparison_record(c, _bootstrap(c, correct or {})) for c in comparisons],
         "controls": [

@@ -121,7 +121,7 @@ def _train_claimed(run: RunConfig, seed: int, folder: Path, *, progress: bool) -
     report["cost"] = trainer.step_timer.summary() | {"flops_per_step": count_step_flops(trainer)}
     if run.jepa.has_term and run.jepa.jepa_loss_dropout:
         report["cost"]["flops_per_dropped_step"] = count_step_flops(trainer, dropped=True)
-    report["alarm"] = trainer.alarm.summary() if run.jepa.uses_views and trainer.alarm.num_looks else None
+    report["alarm"] = trainer.alarm.summary() if run.jepa.uses_views and trainer.alarm.could_alarm else None
     report["num_parameters"] = num_parameters(trainer.jepa.model)
     report["num_trained_parameters"] = num_parameters(trainer.jepa, trained=True)  # [PRED] among them
     size = cast(JEPATrainingArguments, trainer.args).max_shard_size
@@ -228,6 +228,7 @@ def build_trainer(run: RunConfig, seed: int, folder: Path, *, progress: bool = F
         raise ConfigError(
             "attn_implementation=flex_attention has no gradient on a CPU. Set sdpa or eager, or use a GPU."
         )
+    data.notes += notes_on(run)
     set_seed(seed)
     jepa = _build_jepa(run, data)
     looks = _validation_generations(run, data, jepa)
@@ -248,6 +249,17 @@ def build_trainer(run: RunConfig, seed: int, folder: Path, *, progress: bool = F
     trainer.remove_callback(PrinterCallback)  # prints raw dicts to standard output
     trainer.remove_callback(ProgressCallback)
     return trainer, data
+
+
+def notes_on(run: RunConfig) -> list[str]:
+    """Return what a reader of a run must know of its settings, where a default may be far from what is meant."""
+    if not run.model.model_name_or_path or "learning_rate" in run.settings:
+        return []
+    rate = JEPATrainingArguments.learning_rate
+    return [
+        f"learning_rate is not set: {rate:g} is for small models from random weights. A pretrained model wants less, "
+        "such as 2e-5 for all of its weights, or 2e-4 with LoRA."
+    ]
 
 
 def _without_looks(run: RunConfig, data: LoadedData) -> Settings:

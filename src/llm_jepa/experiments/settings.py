@@ -29,6 +29,7 @@ from llm_jepa.objective import JEPAConfig
 from llm_jepa.training.adapters import AdapterConfig
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.models import ModelConfig
+from llm_jepa.yaml_loading import UniqueKeyLoader
 
 from .choice import check_name
 from .grids import Grid, count_cells, is_inert
@@ -252,7 +253,7 @@ def read_yaml(path: str | Path) -> Settings:
         found = "is a folder" if path.is_dir() else "is not there"
         raise ConfigError(f"{path} {found}. Expected a YAML file of settings, such as configs/demo.yaml.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -409,6 +410,11 @@ def read_run(settings: Settings) -> RunConfig:
             f"shuffle_views=true has no effect with jepa_term={run.jepa.jepa_term}, which reads no view. Leave it (and "
             "the arm jepa_shuffled) out, or set jepa_term=views."
         )
+    if run.adapter.uses_lora and not run.model.model_name_or_path:
+        raise ConfigError(
+            f"lora_r={run.adapter.lora_r} adapts a pretrained model, and {run.model.model!r} is a preset with random "
+            "weights. Set model_name_or_path, or remove lora_r."
+        )
     _check_training(run)
     _check_precision(run)
     return run
@@ -499,6 +505,8 @@ def _coerce(key: str, value: Any, hint: Any) -> Any:
     allowed = _plain_types(hint)
     if value is None and type(None) in allowed:
         return None
+    if value is False and key.endswith("_strategy"):
+        return "no"  # what YAML makes of the word
     if isinstance(value, str) and str not in allowed and {int, float} & allowed:
         value = _number(value)
     if isinstance(value, float) and value.is_integer() and float not in allowed and int in allowed:

@@ -92,7 +92,8 @@ def compare_paired(
     With n < 2 nothing is known of the spread: interval and p are None. If all differences are equal, the
     t-test divides by zero; it would call two seeds that happen to agree a certainty. There the sign-flip p,
     which needs no spread, stands in for it, and the interval is a point: six seeds or more that differ equally
-    still show a difference; if nothing differs p is 1.
+    still show a difference; if nothing differs p is 1. Where every value is 0, or every one is 1, a share has nowhere
+    to go: there is no interval and no p.
 
     Args:
         values: Seed to value of the arm.
@@ -127,6 +128,8 @@ def compare_paired(
     )
     if known.n < 2:
         return replace(known, reason="one seed says nothing of the spread between seeds")
+    if len(seen := {float(v) for s in seeds for v in (values[s], baseline[s])}) == 1 and seen <= {0.0, 1.0}:
+        return replace(known, reason=f"every run of both is at {seen.pop():.0%}, where no difference can be seen")
     return _with_tests(known, scale=max(abs(float(v)) for s in seeds for v in (values[s], baseline[s])))
 
 
@@ -314,7 +317,9 @@ def sentence(comparison: PairedComparison, p_name: str = "Holm p") -> str:
     text += f": {c.verdict}."
     if c.reason:
         text += f" {c.reason[0].upper()}{c.reason[1:]}."
-    if c.verdict == "no difference shown" and c.smallest_detectable is not None:
+    if c.verdict == "no difference shown" and c.smallest_detectable is not None and c.smallest_detectable > 1:
+        text += f" With {c.n} seeds and this spread no possible difference would be shown four times in five."
+    elif c.verdict == "no difference shown" and c.smallest_detectable is not None:
         corrected = "" if c.p_holm == c.p_value else ", before Holm's correction"
         text += (
             f" With {c.n} seeds and this spread, a true difference of about {_points(c.smallest_detectable)} points"

@@ -18,6 +18,8 @@ from .layout import Rows
 from .masks import additive_mask, block_mask, boolean_mask
 
 FULL, SLIDING = "full_attention", "sliding_attention"
+ATTENTION = ("sdpa", "eager", "flex_attention")
+"""Implementations of attention that take a mask of any shape."""
 
 
 class UnsupportedModelError(ValueError):
@@ -107,7 +109,7 @@ class Backbone:
         return 1.0 if abs(ratio - 1) < 1e-3 else ratio
 
     def _check(self) -> None:
-        if self.attention not in ("sdpa", "eager", "flex_attention"):
+        if self.attention not in ATTENTION:
             raise UnsupportedModelError(
                 f"{self.name} runs attention {self.attention!r}, which takes no mask of this shape. "
                 'Load it with attn_implementation="sdpa" (or "eager", or on a GPU "flex_attention").'

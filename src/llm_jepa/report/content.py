@@ -17,10 +17,10 @@ Results = Mapping[str, Any]
 def headline_of(results: Results) -> Mapping[str, Any] | None:
     """Return the comparison that the report opens with, whatever came out: of the first arm with a JEPA term.
 
-    Those are the arms that the collapse alarm watches. Where none is, the first arm; None where there is no comparison.
+    Controls are none of those (`headline` of the results). Without any, the first arm; None where nothing is compared.
     """
     comparisons: list[Mapping[str, Any]] = results["comparisons"]
-    return next((each for each in comparisons if each["arm"] in results["alarms"]), next(iter(comparisons), None))
+    return next((each for each in comparisons if each["arm"] == results.get("headline")), next(iter(comparisons), None))
 
 
 def answer_of(results: Results) -> dict[str, str]:

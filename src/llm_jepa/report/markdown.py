@@ -20,6 +20,8 @@ MARKDOWN_FILE = "report.md"
 _INLINE = re.compile(r"([\\`*\[\]|~$]|(?<!\w)_|_(?!\w))")
 _AT_THE_START = re.compile(r"^(>|[#+-](?=\s|[#-]|$)|\d+(?=[.)](?:\s|$)))")
 
+FROM_WHERE = "Relative names of files, in the command and in the settings, start from the folder in which it is given."
+
 
 def escaped(text: str) -> str:
     r"""Return text for Markdown, on one line; what Markdown or HTML would read as their own is escaped.
@@ -74,7 +76,8 @@ def experiment_markdown(
         parts += geometry_parts(geometry)
     if shown:
         parts += ["## Figures", *(_image(name, path) for name, path in shown.items())]
-    parts += ["## To repeat it", *([fenced(command, "sh")] if command else []), fenced(settings, "yaml")]
+    repeat = [fenced(command, "sh"), FROM_WHERE] if command else []
+    parts += ["## To repeat it", *repeat, fenced(settings, "yaml")]
     if environment["values"]:
         parts.append(_list(f"{key.replace('_', ' ')}: {value}" for key, value in environment["values"].items()))
     if environment["differing"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -23,6 +24,17 @@ NOT_HERE = {
     "save_only_model": "a run could not go on from such a checkpoint as if it had not been stopped",
 }
 """Fields of transformers that would be ignored here, or break a promise, and why."""
+AT_LEAST = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "max_steps": 1,
+    "warmup_steps": 0,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "dataloader_num_workers": 0,
+}
+"""Fields of transformers by their smallest value; it would find a smaller one once training has begun."""
 
 
 @dataclass
@@ -101,7 +113,11 @@ class JEPATrainingArguments(TrainingArguments):
         default=128, metadata={"help": "Held-out pairs whose embeddings are looked at, in one batch."}
     )
     stop_on_collapse: bool = field(
-        default=False, metadata={"help": "End the run when the collapse alarm goes off, instead of going on."}
+        default=False,
+        metadata={
+            "help": "End the run when the collapse alarm goes off (at its third look at the earliest), instead of "
+            "going on."
+        },
     )
 
     max_shard_size: str = field(
@@ -122,6 +138,7 @@ class JEPATrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         self._check_sharding()
         self._check_values()
+        self._check_ranges()
         self._fill_in()
         super().__post_init__()
         asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -149,6 +166,16 @@ class JEPATrainingArguments(TrainingArguments):
             raise ValueError(f"max_shard_size={self.max_shard_size!r} is no size: expected a number and KB, MB or GB.")
         if self.monitor_pairs < 2:
             raise ValueError(f"monitor_pairs={self.monitor_pairs} must be at least 2: one pair has no gap.")
+
+    def _check_ranges(self) -> None:
+        for name, least in AT_LEAST.items():
+            value = getattr(self, name)
+            if isinstance(value, int | float) and not value >= least and not (name == "max_steps" and value == -1):
+                raise ValueError(f"{name}={value} must be at least {least}.")
+        for name in ("learning_rate", "num_train_epochs", "eval_steps", "logging_steps", "save_steps"):
+            value = getattr(self, name)
+            if isinstance(value, int | float) and not 0 < value < math.inf:
+                raise ValueError(f"{name}={value} must be above 0.")
 
     def _fill_in(self) -> None:
         """Put values in the place of what depends on other settings, or on the machine."""

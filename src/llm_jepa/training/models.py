@@ -22,6 +22,7 @@ from transformers.models.gpt2 import GPT2Config
 
 from llm_jepa.data.tokenizer import check_tokenizer_fits, load_tokenizer
 from llm_jepa.errors import ConfigError
+from llm_jepa.objective.backbone import ATTENTION
 
 from .adapters import AdapterConfig, add_lora
 
@@ -87,7 +88,10 @@ class ModelConfig:
     )
     dropout: float = field(default=0.0, metadata={"help": "Dropout of a preset (attention; in GPT-2 also the rest)."})
     attn_implementation: str | None = field(
-        default=None, metadata={"help": "sdpa or eager; by default what transformers chooses for the model."}
+        default=None,
+        metadata={
+            "help": "sdpa, eager or, on a GPU, flex_attention; by default what transformers chooses for the model."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -98,6 +102,11 @@ class ModelConfig:
             )
         if self.weights_dtype not in WEIGHTS_DTYPES:
             raise ValueError(f"weights_dtype={self.weights_dtype!r} is not one of: {', '.join(WEIGHTS_DTYPES)}.")
+        if self.attn_implementation not in (None, *ATTENTION):
+            raise ValueError(
+                f"attn_implementation={self.attn_implementation!r} takes no mask that keeps views apart. Set it to one "
+                f"of: {', '.join(ATTENTION)}."
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be in [0, 1).")
         for name in ("model_revision", "trust_remote_code"):

@@ -128,7 +128,7 @@ class CollapseAlarm:
         streak_start: Step of the first of them.
         first_step: Step of the first check of the streak that raised the alarm; None while there was none.
         reason: One sentence for the log and the report; None while there was no alarm.
-        num_looks: Checks taken in. A run without any was not watched, which is not the same as healthy.
+        num_looks: Checks taken in. A run with fewer than `patience` was not watched, which is not the same as healthy.
     """
 
     patience: int = 3
@@ -142,6 +142,11 @@ class CollapseAlarm:
     def alarmed(self) -> bool:
         """Whether a collapse was seen in this run."""
         return self.reason is not None
+
+    @property
+    def could_alarm(self) -> bool:
+        """Whether there were looks enough for an alarm; without, that there was none says nothing."""
+        return self.num_looks >= self.patience
 
     @property
     def level(self) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from llm_jepa.errors import ConfigError
+from llm_jepa.yaml_loading import UniqueKeyLoader
 
 KEYS = ("title", "bullets", "place", "size", "colour")
 PLACES = ("top", "margin")
@@ -113,7 +114,7 @@ def _parse(text: str, name: str) -> tuple[dict[Any, Any], dict[Any, int]]:
     """Return the mapping that the YAML holds, and the line of each of its keys."""
     loader = None
     try:
-        loader = _NotesLoader(text)
+        loader = UniqueKeyLoader(text)
         node = loader.get_single_node()
         pages = loader.construct_document(node) if node else None
         if not isinstance(pages, dict) or not pages:
@@ -134,21 +135,6 @@ def _parse(text: str, name: str) -> tuple[dict[Any, Any], dict[Any, int]]:
         if loader is not None:
             loader.dispose()
     return pages, lines
-
-
-class _NotesLoader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error: the second would replace the first without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if (key.tag, key.value) in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value[:40]} stands twice", key.start_mark
-                    )
-                seen.add((key.tag, key.value))
-        return super().construct_mapping(node, deep)
 
 
 # ---- one note ----
