@@ -13,7 +13,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from llm_jepa.errors import ConfigError
+from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.evaluation.embeddings import StoredEmbeddings
 from llm_jepa.evaluation.evaluate import evaluate
 from llm_jepa.evaluation.loading import load_run
@@ -69,6 +69,13 @@ def without_times(path):
 
 
 # ---- what a run leaves ----
+
+
+def test_rows_without_what_the_metric_reads_are_told_before_training(tiny_settings, tmp_path):
+    """A metric of choices on rows that have none: no step is taken for nothing."""
+    with pytest.raises(DataError, match=r"The scorer choice can use no gold answer of \d+ rows. .*choices"):
+        train_run(read_run(tiny_settings(metric="choice", validation_generations=0)), SEED, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_validation_scores_are_those_of_the_model_that_is_kept(tiny_settings, tmp_path):

@@ -224,20 +224,38 @@ def score_choices(
         name: `choice`, the sum of the log probabilities, or `choice_per_byte`, the sum over the choice's bytes.
         config: How many choices are read at once (`generation_batch_size`).
     """
-    asked: dict[int, tuple[list[str], int]] = {}
-
-    def prepare(place: int) -> Verdict:
-        row = rows.examples[place].scoring or {}
-        choices = row_choices(row)
-        asked[place] = choices, gold_choice(choices, row.get(ANSWER, golds[place]))
-        return Verdict(False, "has choices")
-
-    judged = _judge_all(name, rows.examples, prepare)
+    judged, asked = _with_choices(name, rows.examples, golds)
     questions = [(rows.examples[place], choices) for place, (choices, _) in asked.items()]
     sums = choice_log_likelihoods(jepa, encoder, questions, batch_size=config.generation_batch_size)
     for (place, (choices, gold)), values in zip(asked.items(), sums, strict=True):
         judged.verdicts[place] = judge_choices(choices, values, gold, per_byte=name == "choice_per_byte")
     return judged
+
+
+def check_golds(encoder: PairEncoder, rows: EncodedPairs, config: EvaluationConfig) -> None:
+    """Make sure that rows have what their scorers read beside an answer, before a model is trained for it.
+
+    Raises:
+        DataError: If the rows are to be scored by `choice`, and none has choices that can be used.
+    """
+    for name in config.reported:
+        if name in BY_LIKELIHOOD and len(rows):
+            _with_choices(name, rows.examples, gold_answers(encoder, rows))
+
+
+def _with_choices(
+    name: str, examples: Sequence[Example], golds: Sequence[str]
+) -> tuple[Judged, dict[int, tuple[list[str], int]]]:
+    """Return verdicts to be filled in, and by their place the choices of each row that has any, and the right one."""
+    asked: dict[int, tuple[list[str], int]] = {}
+
+    def prepare(place: int) -> Verdict:
+        row = examples[place].scoring or {}
+        choices = row_choices(row)
+        asked[place] = choices, gold_choice(choices, row.get(ANSWER, golds[place]))
+        return Verdict(False, "has choices")
+
+    return _judge_all(name, examples, prepare), asked
 
 
 def _judge_all(name: str, examples: Sequence[Example], judge: Callable[[int], Verdict]) -> Judged:

@@ -38,7 +38,7 @@ from llm_jepa.data.pairs import EncodedPairs
 from llm_jepa.data.tokenizer import load_tokenizer
 from llm_jepa.errors import ConfigError
 from llm_jepa.evaluation.embeddings import StoredEmbeddings
-from llm_jepa.evaluation.evaluate import EvaluationConfig, evaluate, score_generations, score_retrieval
+from llm_jepa.evaluation.evaluate import EvaluationConfig, check_golds, evaluate, score_generations, score_retrieval
 from llm_jepa.files import write_json, write_json_lines, write_whole
 from llm_jepa.objective import LLMJEPA, UnsupportedModelError
 from llm_jepa.processes import is_main, join, on_main
@@ -96,6 +96,7 @@ def _train_claimed(run: RunConfig, seed: int, folder: Path, *, progress: bool) -
     watch = DataWatch([run.data.train_file, run.data.validation_file, run.data.test_file, run.data.views_file])
     trainer, data = build_trainer(run, seed, folder, progress=progress)
     settings = _evaluation_settings(run, data)
+    check_golds(data.encoder, data.test, settings)
     seen: dict[str, Any] = {"summary": data.summary, "notes": data.notes, "sha256": watch.sha256}
     seen |= {"max_new_tokens": settings.max_new_tokens, "tokenizer_sha256": digest_tokenizer(data.tokenizer)}
     on_main(write_json, folder / "data.json", seen)
