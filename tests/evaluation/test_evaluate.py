@@ -131,7 +131,7 @@ def test_no_rows_give_no_division_by_zero(learned):
         ({"metric": "exact"}, "metric='exact' is not one of: exact_match, starts_with"),
         ({"metric": "regexp"}, "metric='regexp' is not one of: .* Did you mean 'regex'?"),
         ({"scorers": ["number", "lable"]}, "scorers=.*'lable'.* is not one of: .* Did you mean 'label'?"),
-        ({"metric": "sql"}, "databases=None is missing; the scorer sql alone reads"),
+        ({"metric": "sql"}, "The scorer sql needs databases"),
         ({"databases": "spider"}, "databases='spider' names files that the scorer sql alone reads"),
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
         ({"generation_batch_size": 0}, "generation_batch_size"),

@@ -161,7 +161,8 @@ def test_the_data_is_known_by_its_hash(finished):
 
 def test_the_environment_names_versions_and_the_call(finished):
     environment = json.loads((finished / "environment.json").read_text())
-    assert environment["packages"]["torch"] == torch.__version__
+    # A build for CUDA says so in one of the two and not in the other.
+    assert environment["packages"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert environment["command"] == ["llm-jepa", "train", "config.yaml"]
     assert {"python", "cpu", "threads", "device", "world_size", "commit"} <= environment.keys()
 

@@ -25,7 +25,7 @@ TINY = {
     "max_steps": 3,
     "per_device_train_batch_size": 4,
     "logging_steps": 1,
-    "eval_steps": 2,
+    "eval_steps": 1,
     "monitor_pairs": 8,
     "max_new_tokens": 4,
     "max_test_rows": 4,

@@ -42,7 +42,7 @@ def test_every_field_of_transformers_keeps_its_name():
         ({"save_only_model": True, "save_steps": 2}, "save_only_model=True is not possible here"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size=0 must be at least 1"),
         ({"max_steps": -5}, "max_steps=-5 must be at least 1"),
-        ({"learning_rate": -1.0}, "learning_rate=-1.0 must be above 0"),
+        ({"learning_rate": -1.0}, "learning_rate=-1.0 must be at least 0"),
         ({"eval_steps": -3}, "eval_steps=-3 must be above 0"),
         ({"precision": "float32", "bf16": True}, "precision=float32 contradicts bf16=True"),
     ],

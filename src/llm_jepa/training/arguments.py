@@ -29,6 +29,7 @@ AT_LEAST = {
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,
     "max_steps": 1,
+    "learning_rate": 0,
     "warmup_steps": 0,
     "weight_decay": 0,
     "max_grad_norm": 0,
@@ -172,7 +173,7 @@ class JEPATrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if isinstance(value, int | float) and not value >= least and not (name == "max_steps" and value == -1):
                 raise ValueError(f"{name}={value} must be at least {least}.")
-        for name in ("learning_rate", "num_train_epochs", "eval_steps", "logging_steps", "save_steps"):
+        for name in ("num_train_epochs", "eval_steps", "logging_steps", "save_steps"):
             value = getattr(self, name)
             if isinstance(value, int | float) and not 0 < value < math.inf:
                 raise ValueError(f"{name}={value} must be above 0.")
