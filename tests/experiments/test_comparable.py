@@ -158,7 +158,7 @@ def test_the_control_of_a_chosen_cell_is_the_cell_that_differs_in_nothing_else(q
 def test_a_baseline_whose_cells_all_fail_is_told_with_its_reason(quick_runs, settings, tmp_path):
     """The error is that of the runs, with the end of their log, not that a baseline is missing."""
     hot = {"learning_rate": [1e30, 1e31], "warmup_steps": 0}
-    grid = settings | {"arms": {"ntp": hot, "jepa": {}}, "seeds": [1], "choose_by": "ce_loss"}
+    grid = settings | {"arms": {"ntp": hot, "jepa": {}}, "seeds": [1], "choose_by": "ce_loss", "workers": 1}
     with pytest.raises(LLMJEPAError, match=r"2 of 3 runs failed: ntp\.lr1e30-s1, ntp\.lr1e31-s1") as error:
         run_experiment(open_experiment(grid, tmp_path / "out"))
     assert "The log of ntp.lr1e30-s1 ends with" in str(error.value)

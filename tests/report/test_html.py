@@ -172,6 +172,15 @@ def test_the_question_is_that_of_the_first_arm_with_a_jepa_term(make_experiment,
     assert answer_of(results | {"headline": None})["question"] == "Is labelled_only better than ntp?"
 
 
+def test_where_no_run_has_anything_right_the_answer_is_that_nothing_can_be_seen(make_experiment, tmp_path):
+    """ "No difference shown" would read as a precise null."""
+    results, _ = make_experiment(tmp_path)
+    reason = "every run of both is at 0%, where no difference can be seen"
+    results["comparisons"][0] |= {"delta": 0.0, "ci95": None, "verdict": "no difference shown", "reason": reason}
+    answer = answer_of(results)
+    assert answer["short"] == "Nothing can be seen." and reason in answer["sentence"]
+
+
 def test_a_collapse_that_was_overcome_is_told_as_such(make_experiment, tmp_path):
     results, _ = make_experiment(tmp_path)
     results["alarms"]["jepa"]["2"]["recovered"] = True

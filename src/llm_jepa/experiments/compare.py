@@ -121,6 +121,7 @@ def open_experiment(settings: Settings, folder: Path, *, dry_run: bool = False) 
     experiment = Experiment(config, runs, folder, [*notes, *_about_grids(config, grids)], grids)
     if not dry_run:
         _check_runs(experiment)  # all of them, before anything is written
+        check_data([job.folder for job in experiment.jobs if job.is_done], files_too=True)
         with sole_owner(folder):
             _check_folder(folder, settings)
             # First of all: a folder that holds runs and no experiment would not be taken up again.
@@ -215,7 +216,6 @@ def summarise(folder: Path) -> Results:
 def _check_runs(experiment: Experiment) -> None:
     for job in experiment.jobs:
         check_folder(job.folder, _settings_of(experiment, job))
-    check_data([job.folder for job in experiment.jobs if job.is_done], files_too=True)
 
 
 def _claim_runs(experiment: Experiment) -> None:

@@ -28,7 +28,7 @@ from llm_jepa.evaluation.evaluate import EvaluationConfig
 from llm_jepa.objective import JEPAConfig
 from llm_jepa.training.adapters import AdapterConfig
 from llm_jepa.training.arguments import JEPATrainingArguments
-from llm_jepa.training.models import ModelConfig
+from llm_jepa.training.models import ModelConfig, check_adapter
 from llm_jepa.yaml_loading import UniqueKeyLoader
 
 from .choice import check_name
@@ -410,11 +410,7 @@ def read_run(settings: Settings) -> RunConfig:
             f"shuffle_views=true has no effect with jepa_term={run.jepa.jepa_term}, which reads no view. Leave it (and "
             "the arm jepa_shuffled) out, or set jepa_term=views."
         )
-    if run.adapter.uses_lora and not run.model.model_name_or_path:
-        raise ConfigError(
-            f"lora_r={run.adapter.lora_r} adapts a pretrained model, and {run.model.model!r} is a preset with random "
-            "weights. Set model_name_or_path, or remove lora_r."
-        )
+    check_adapter(run.model, run.adapter)
     _check_training(run)
     _check_precision(run)
     return run

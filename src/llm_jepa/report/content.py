@@ -30,6 +30,8 @@ def answer_of(results: Results) -> dict[str, str]:
     if first is None:
         return {"question": "Does it help?", "short": "Nothing to compare.", "sentence": f"{baseline} is the only arm."}
     short = {"better": "Yes.", "worse": "No, it is worse."}.get(first["verdict"], "No difference shown.")
+    if first["n"] > 1 and first["ci95"] is None:  # every run at 0%, or every one at 100%
+        short = "Nothing can be seen."
     sentence = comparison_sentence(first, results)
     if first["verdict"] == "better":
         controls = [each for each in results["controls"] if each["arm"] == first["arm"]]

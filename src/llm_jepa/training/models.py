@@ -119,6 +119,24 @@ class ModelConfig:
             )
 
 
+def check_adapter(config: ModelConfig, adapter: AdapterConfig) -> None:
+    """Make sure that LoRA matrices, if there are to be any, have a model that they can be trained on.
+
+    Raises:
+        ConfigError: If the model is a preset with random weights, or its weights are to be in bf16.
+    """
+    if adapter.uses_lora and config.weights_dtype != "float32":
+        raise ConfigError(
+            f"weights_dtype={config.weights_dtype} is for training all weights; with lora_r={adapter.lora_r} it is not "
+            "supported. Set weights_dtype: float32, or remove lora_r."
+        )
+    if adapter.uses_lora and not config.model_name_or_path:
+        raise ConfigError(
+            f"lora_r={adapter.lora_r} adapts a pretrained model, and {config.model!r} is a preset with random weights. "
+            "Set model_name_or_path, or remove lora_r."
+        )
+
+
 def build_model(
     config: ModelConfig,
     tokenizer: PreTrainedTokenizerBase,
@@ -147,18 +165,9 @@ def build_model(
             is to adapt weights in bf16.
     """
     adapter = adapter or AdapterConfig()
-    if adapter.uses_lora and config.weights_dtype != "float32":
-        raise ConfigError(
-            f"weights_dtype={config.weights_dtype} is for training all weights; with lora_r={adapter.lora_r} it is not "
-            "supported. Set weights_dtype: float32, or remove lora_r."
-        )
+    check_adapter(config, adapter)
     if config.model_name_or_path:
         model = _load_pretrained(config, adapter, use_cpu)
-    elif adapter.uses_lora:
-        raise ConfigError(
-            f"lora_r={adapter.lora_r} adapts a pretrained model, and {config.model!r} is a preset with random weights. "
-            "Set model_name_or_path, or remove lora_r."
-        )
     else:
         model = AutoModelForCausalLM.from_config(
             preset_config(config, len(tokenizer), end_id=end_id, pad_id=pad_id),
