@@ -319,8 +319,8 @@ class ForkedServer:
             sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115 (pytest's own goes elsewhere)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             torch.set_num_threads(1)
-            # This process, other than the real server, has computed: a child inherits a broken pool of threads of PyTorch,
-            # and makes a new one at the first call. Two threads that call first together (transformers loads with
+            # This process has computed, which the real server has not: a child inherits a broken pool of threads from
+            # it, and makes a new one at its first call. Two threads that call first together (transformers loads with
             # several) would find none, so the child's only thread does it.
             os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
             code = forks.serve(connection)
