@@ -13,7 +13,7 @@ from llm_jepa.claims import telling
 from llm_jepa.claims.judging import judge_record
 from llm_jepa.claims.measures import finished_runs, read_values
 from llm_jepa.claims.plans import SEEDS, read_plans
-from llm_jepa.claims.records import command_of, make_record, read_record, read_records
+from llm_jepa.claims.records import command_of, make_record, merge_records, read_record, read_records
 from llm_jepa.claims.reproduce import Call, missing_files, reproduce, select
 from llm_jepa.claims.verdicts import WORDS
 from llm_jepa.errors import ConfigError
@@ -120,6 +120,44 @@ def test_a_record_names_the_call_that_makes_it_again(reproduced):
                 again = select(Call([word for word in words[2 : words.index("--scale")]], scale=scale, recipe=recipe))
                 found = dict((other.name, own) for other, own in again.plans)
                 assert set(found[plan.name]) == set(claims), (plan.name, words)
+
+
+def without(record, arm):
+    """A record as of a folder in which an arm was not run."""
+    values = {measure: {a: s for a, s in arms.items() if a != arm} for measure, arms in record["values"].items()}
+    return record | {"values": values}
+
+
+def test_a_record_keeps_runs_whose_folders_are_gone(reproduced, tmp_path):
+    """A later call in an empty folder runs what it needs, checks that against the record, and adds to it."""
+    call, (record, _), (grown, _), _ = reproduced
+    folder = tmp_path / "finetune"
+    shutil.copytree(call.out / "finetune", folder)
+    for run in (*folder.glob("gamma0-*"), *folder.glob("measured/gamma0-*")):
+        shutil.rmtree(run) if run.is_dir() else run.unlink()
+    again = dataclasses.replace(call, patterns=["llmjepa.t10.ratioinf"], source=folder, results=call.out / "results")
+    ((read, judged),) = reproduce(again)
+    assert read["values"] == grown["values"] and read["claims"] == grown["claims"]
+    assert read["command"] == grown["command"] and list(judged) == ["llmjepa.t10.ratioinf"]
+    assert judge_record(read)["llmjepa.t10.ratio0"].word == judge_record(grown)["llmjepa.t10.ratio0"].word != "not run"
+    assert merge_records(grown, record) == grown  # it has all that the earlier one has
+
+
+def test_values_that_do_not_agree_are_not_put_into_one_record(reproduced):
+    """Of two machines, two versions, or two sets of rows."""
+    grown = reproduced[2][0]
+    fewer = without(grown, "gamma0")
+    other = json.loads(json.dumps(fewer))
+    other["values"]["recall"]["ntp"]["2"] += 0.125
+    with pytest.raises(ConfigError, match="as recall of ntp, seed 2, and the run that is there"):
+        merge_records(other, grown)
+    with pytest.raises(ConfigError, match=r"is of other data_sha256: nlrx_synth_test.jsonl was .* and is 'x'"):
+        merge_records(fewer | {"data_sha256": grown["data_sha256"] | {"nlrx_synth_test.jsonl": "x"}}, grown)
+    with pytest.raises(ConfigError, match="is of other changed: max_steps was 2 and is 3"):
+        merge_records(fewer | {"changed": grown["changed"] | {"max_steps": 3}}, grown)
+    alone = without(without(grown, "ntp"), "jepa_lambda0")
+    with pytest.raises(ConfigError, match="has no run in common"):
+        merge_records(alone, without(grown, "gamma0"))
 
 
 def test_runs_on_other_data_are_no_runs_of_the_claims(reproduced, tmp_path):

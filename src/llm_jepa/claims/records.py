@@ -4,12 +4,13 @@
     OUT/results/EXPERIMENT.json                    those of a call
 
 It holds values, not verdicts: these follow from it by the rule of `verdicts.py`, whenever it is read. No host and no
-path is in it.
+path is in it. A record grows: a call adds its runs to those that an earlier one recorded (`merge_records`).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from llm_jepa.files import write_json
 
 from .catalogue import read_catalogue
 from .measures import MEASURES, count_rows, finished_runs, read_values
-from .plans import FULL, RECIPES, SEEDS, Plan, plan_of
+from .plans import FULL, RECIPES, SEEDS, Plan, plan_of, read_plans
 
 Record = dict[str, Any]
 
@@ -34,6 +35,9 @@ ALWAYS = ("accuracy", "exact_match", "starts_with", "recall")
 """Measures that are kept of every arm, whatever is claimed of it: they stand in the runs' own files."""
 BESIDE = {"lstsq": "map_error"}
 """What is kept beside a measure because that one misleads: the residual of a map is small where views are."""
+
+SAME = 1e-6
+"""How far, relatively, a value may be from that of the same run in an earlier record: geometry sums in any order."""
 
 FILES = ("train_file", "test_file", "model_name_or_path", "databases")
 """Settings that name places on one machine."""
@@ -134,6 +138,56 @@ def check_runs(plan: Plan, folder: Path, changes: Settings) -> None:
                 )
 
 
+def merge_records(record: Record, earlier: Record) -> Record:
+    """Return a record with what an earlier one has of other runs, whose folders need not be there any more.
+
+    What both have is computed twice, on purpose: it must agree, or the runs of the two are not to be compared. A record
+    that has all that the earlier one has takes its place.
+
+    Raises:
+        ConfigError: If they are of other settings or data, or a value of one run differs; the text names it.
+    """
+    ours, theirs = _cells(record), _cells(earlier)
+    missing = theirs.keys() - ours.keys()
+    if not missing:
+        return record
+    advice = "Name another folder of records (--results), or run all that the record has."
+    for key in ("settings", "recipe", "changed", "data_sha256"):
+        if record[key] != earlier[key]:
+            what = "; ".join(differences(earlier[key], record[key])) if isinstance(record[key], dict) else record[key]
+            raise ConfigError(f"The record of {record['experiment']} is of other {key}: {what}. {advice}")
+    shared = sorted(ours.keys() & theirs.keys())
+    if not shared:
+        raise ConfigError(
+            f"The record of {record['experiment']} has no run in common with these, so nothing shows that their values "
+            f"can be compared. {advice}"
+        )
+    for cell in shared:
+        if not math.isclose(ours[cell], theirs[cell], rel_tol=SAME, abs_tol=SAME):
+            measure, arm, seed = cell
+            raise ConfigError(
+                f"The record of {record['experiment']} has {theirs[cell]!r} as {measure} of {arm}, seed {seed}, and "
+                f"the run that is there {ours[cell]!r}: another machine or version computes otherwise, and their "
+                f"values are not to be compared. {advice}"
+            )
+    values = {measure: {arm: dict(seeds) for arm, seeds in arms.items()} for measure, arms in record["values"].items()}
+    for measure, arm, seed in sorted(missing):
+        values.setdefault(measure, {}).setdefault(arm, {})[seed] = theirs[measure, arm, seed]
+    plan = read_plans(record["scale"], record["recipe"])[record["experiment"]]
+    known = {*record["claims"], *earlier["claims"]}
+    claims = [claim for claim in plan.checks if claim in known]
+    seeds = sorted({int(seed) for arms in values.values() for each in arms.values() for seed in each})
+    commits = dict.fromkeys(f"{earlier['environment']['commit']}, {record['environment']['commit']}".split(", "))
+    return record | {
+        "command": command_of(plan, claims, seeds),
+        "environment": record["environment"] | {"commit": ", ".join(commits)},
+        "claims": claims,
+        "num_rows": earlier["num_rows"] | record["num_rows"],
+        "training_time_s": earlier["training_time_s"] | record["training_time_s"],
+        "values": values,
+    }
+
+
 def read_record(file: Path) -> Record:
     """Return a record, checked.
 
@@ -161,17 +215,17 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def write_record(record: Record, folder: Path) -> Path:
-    """Write a record beside those there are; claims of an earlier one of the same experiment stay in it."""
+    """Write a record into a folder, in the place of an earlier one of the same experiment."""
     file = folder / f"{record['experiment']}.json"
     folder.mkdir(parents=True, exist_ok=True)
     write_json(file, record)
     return file
 
 
-def earlier_claims(folder: Path, experiment: str) -> list[str]:
-    """Return the claims that a folder's record of an experiment has already."""
+def earlier_record(folder: Path, experiment: str) -> Record | None:
+    """Return a folder's record of an experiment, if it has one."""
     file = folder / f"{experiment}.json"
-    return list(read_record(file)["claims"]) if file.is_file() else []
+    return read_record(file) if file.is_file() else None
 
 
 def values_of(record: Record, measure: str) -> dict[str, dict[int, float]]:
@@ -179,6 +233,16 @@ def values_of(record: Record, measure: str) -> dict[str, dict[int, float]]:
     return {
         arm: {int(seed): value for seed, value in seeds.items()}
         for arm, seeds in record["values"].get(measure, {}).items()
+    }
+
+
+def _cells(record: Record) -> dict[tuple[str, str, str], float]:
+    """Return (measure, arm, seed) to value."""
+    return {
+        (measure, arm, seed): value
+        for measure, arms in record["values"].items()
+        for arm, seeds in arms.items()
+        for seed, value in seeds.items()
     }
 
 

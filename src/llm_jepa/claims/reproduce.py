@@ -26,7 +26,7 @@ from .measures import finished_runs
 from .needs import MODELS, datasets_of
 from .plans import DATA, FULL, Plan, Scale, data_files, plan_of, read_plans
 from .prepare import second_half, train_base
-from .records import Record, earlier_claims, make_record, write_record
+from .records import Record, earlier_record, make_record, merge_records, write_record
 
 logger = logging.getLogger(__name__)
 
@@ -195,9 +195,11 @@ def dry_run(call: Call, plan: Plan, claims: Sequence[str]) -> str:
 
 def _judged(call: Call, plan: Plan, claims: Sequence[str]) -> tuple[Record, dict[str, Judged]]:
     folder = call.source or call.out / plan.name
-    earlier = earlier_claims(call.results_folder, plan.name)
-    known = [claim for claim in plan.checks if claim in {*claims, *earlier}]
-    record = make_record(plan, folder, known, changes=call.changes)
+    earlier = earlier_record(call.results_folder, plan.name)
+    known = {*claims, *(earlier["claims"] if earlier else ())}
+    record = make_record(plan, folder, [claim for claim in plan.checks if claim in known], changes=call.changes)
+    if earlier:
+        record = merge_records(record, earlier)
     write_record(record, call.results_folder)
     judged = judge_record(record)
     return record, {claim: judged[claim] for claim in claims}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,6 @@ from llm_jepa.errors import ConfigError
 from llm_jepa.processes import is_main
 
 from .parsing import add_command, add_config, checked_seed, numbers, read_call, without_experiment
-from .printing import WIDTH
 
 if TYPE_CHECKING:
     from llm_jepa.experiments.settings import RunConfig
@@ -59,15 +57,14 @@ def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
     folder = arguments.out or Path("runs") / Path(arguments.config).stem
     experiment = open_experiment(settings, folder, dry_run=arguments.dry_run)
     if arguments.dry_run:
-        for note in experiment.notes:
-            print(textwrap.fill(note, WIDTH))
         jobs, seeds = experiment.jobs, experiment.config.seeds
         print(f"{len(jobs):,} runs: {len(experiment.runs):,} arms x {len(seeds)} seeds", end="")
         more = experiment.most_runs - len(jobs)
         print(f", then at most {more:,} of {' and '.join(experiment.config.compare_at[1:])}" if more else "")
         for job in jobs:
             print(f"  {job.name}")
-        return {"dry_run": True, "runs": [job.name for job in jobs], "most_runs": experiment.most_runs}
+        names = [job.name for job in jobs]
+        return {"dry_run": True, "notes": experiment.notes, "runs": names, "most_runs": experiment.most_runs}
     results = run_experiment(experiment, progress=sys.stderr.isatty())
     print(format_table(results))
     print(f"\nReport: {folder / 'report.html'}")

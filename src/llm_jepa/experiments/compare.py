@@ -117,8 +117,9 @@ def open_experiment(settings: Settings, folder: Path, *, dry_run: bool = False) 
     _check_folder(folder, settings)
     runs = {arm: _with_data_files(run, folder) for arm, run in runs.items()}
     check_arms(runs, grids)
-    notes = _check_data(runs, grids, check_name(config.choose_by, next(iter(runs.values())).evaluation.metric))
-    experiment = Experiment(config, runs, folder, [*notes, *_about_grids(config, grids)], grids)
+    choose_by = check_name(config.choose_by, next(iter(runs.values())).evaluation.metric)
+    notes = [*_check_data(runs, grids, choose_by), *_tell(_about_grids(config, grids))]
+    experiment = Experiment(config, runs, folder, notes, grids)
     if not dry_run:
         _check_runs(experiment)  # all of them, before anything is written
         check_data([job.folder for job in experiment.jobs if job.is_done], files_too=True)
@@ -139,8 +140,6 @@ def run_experiment(experiment: Experiment, *, progress: bool = False) -> Results
             cells of grids failed the others are compared first: a setting that fails is a result too.
     """
     config = experiment.config
-    for note in experiment.notes:
-        logger.info("data   %s", note)
     with sole_owner(experiment.folder) as lock:
         _claim_runs(experiment)  # again: the folder was nobody's in between
 
@@ -287,7 +286,15 @@ def _check_data(runs: dict[str, RunConfig], grids: dict[str, Grid], choose_by: s
     if grids:
         _check_choice(run, choose_by, len(data.validation))
     counts = {name: f"{data.summary[name]['kept']:,}" for name in ("train", "validation", "test")}
-    return [" | ".join(f"{name} {count}" for name, count in counts.items()), *data.notes, *notes_on(run)]
+    kept = " | ".join(f"{name} {count}" for name, count in counts.items())
+    return [*_tell([kept]), *data.notes, *_tell(notes_on(run))]  # of the data's own, reading has told
+
+
+def _tell(notes: list[str]) -> list[str]:
+    """Write notes to the log, and return them."""
+    for note in notes:
+        logger.info("data   %s", note)
+    return notes
 
 
 def _check_choice(run: RunConfig, choose_by: str, num_rows: int) -> None:
