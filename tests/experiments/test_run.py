@@ -71,10 +71,13 @@ def without_times(path):
 # ---- what a run leaves ----
 
 
-def test_rows_without_what_the_metric_reads_are_told_before_training(tiny_settings, tmp_path):
-    """A metric of choices on rows that have none: no step is taken for nothing."""
-    with pytest.raises(DataError, match=r"The scorer choice can use no gold answer of \d+ rows. .*choices"):
-        train_run(read_run(tiny_settings(metric="choice", validation_generations=0)), SEED, tmp_path / "run")
+@pytest.mark.parametrize(("metric", "missing"), [("choice", "choices"), ("sql", "names no database")])
+def test_rows_without_what_the_metric_reads_are_told_before_training(tiny_settings, tmp_path, metric, missing):
+    """A metric of choices on rows that have none, of SQL on rows without a database: no step is taken for nothing."""
+    (tmp_path / "databases").mkdir()
+    more = {"databases": str(tmp_path / "databases")} if metric == "sql" else {}
+    with pytest.raises(DataError, match=rf"The scorer {metric} can use no gold answer of \d+ rows. .*{missing}"):
+        train_run(read_run(tiny_settings(metric=metric, validation_generations=0, **more)), SEED, tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 

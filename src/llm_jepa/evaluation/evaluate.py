@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -189,9 +190,11 @@ class Judged:
         return sum(not verdict.decided for verdict in self.verdicts) - self.num_gold_errors
 
 
-def _score_texts(
+@contextmanager
+def _text_judge(
     name: str, outputs: Sequence[str], examples: Sequence[Example], golds: Sequence[str], config: EvaluationConfig
-) -> Judged:
+) -> Iterator[Callable[[int], Verdict]]:
+    """Give what judges the answer to the row at a place by its text; what the scorer holds is released at the end."""
     scorer = get_scorer(name, databases=config.databases) if name == "sql" else get_scorer(name)
 
     def judge(place: int) -> Verdict:
@@ -200,10 +203,17 @@ def _score_texts(
         return scorer(outputs[place], gold, row=row)
 
     try:
-        return _judge_all(name, examples, judge)
+        yield judge
     finally:
         if close := getattr(scorer, "close", None):
             close()
+
+
+def _score_texts(
+    name: str, outputs: Sequence[str], examples: Sequence[Example], golds: Sequence[str], config: EvaluationConfig
+) -> Judged:
+    with _text_judge(name, outputs, examples, golds, config) as judge:
+        return _judge_all(name, examples, judge)
 
 
 def score_choices(
@@ -236,11 +246,34 @@ def check_golds(encoder: PairEncoder, rows: EncodedPairs, config: EvaluationConf
     """Make sure that rows have what their scorers read beside an answer, before a model is trained for it.
 
     Raises:
-        DataError: If the rows are to be scored by `choice`, and none has choices that can be used.
+        DataError: If a scorer can use the gold answer of no row: none has choices, say, or a database that is there.
     """
-    for name in config.reported:
-        if name in BY_LIKELIHOOD and len(rows):
-            _with_choices(name, rows.examples, gold_answers(encoder, rows))
+    golds = gold_answers(encoder, rows)
+    for name in config.reported if len(rows) else ():
+        if name in BY_LIKELIHOOD:
+            _with_choices(name, rows.examples, golds)
+        elif name not in ALWAYS:
+            with _text_judge(name, golds, rows.examples, golds, config) as judge:
+                _check_one_usable(name, rows.examples, judge)
+
+
+def _check_one_usable(name: str, examples: Sequence[Example], judge: Callable[[int], Verdict]) -> None:
+    """Judge gold answers until one can be used, which is the first as a rule.
+
+    Raises:
+        DataError: If none can.
+    """
+    for place, example in enumerate(examples):
+        try:
+            judge(place)
+            return
+        except GoldError as error:
+            if place == len(examples) - 1:
+                raise _no_gold(name, examples, example, error) from error
+
+
+def _no_gold(name: str, examples: Sequence[Example], last: Example, error: GoldError) -> DataError:
+    return DataError(f"The scorer {name} can use no gold answer of {len(examples)} rows. {last.source}: {error}")
 
 
 def _with_choices(
@@ -271,13 +304,10 @@ def _judge_all(name: str, examples: Sequence[Example], judge: Callable[[int], Ve
         except GoldError as error:
             judged.verdicts.append(Verdict(False, f"error: {error}", decided=False))
             judged.num_gold_errors += 1
-            message = f"{example.source}: {error}"
             if judged.num_gold_errors == len(examples):
-                raise DataError(
-                    f"The scorer {name} can use no gold answer of {len(examples)} rows. {message}"
-                ) from error
+                raise _no_gold(name, examples, example, error) from error
             if judged.num_gold_errors <= _NUM_SHOWN:
-                logger.warning("not scored by %s: %s", name, message)
+                logger.warning("not scored by %s: %s: %s", name, example.source, error)
     if judged.num_gold_errors:
         logger.warning(
             "%d of %d rows not scored by %s, and counted as not right", judged.num_gold_errors, len(examples), name
