@@ -191,11 +191,12 @@ def _plan_section() -> str:
     lines = [
         "## What is run at tiny scale\n",
         f"The seeds are {', '.join(map(str, PAPER_SEEDS))}. An experiment is a folder that grows: what one claim had",
-        "run, another finds. Fine-tuning starts from a `nano` model trained on the first half of the training rows",
-        f"({BASE['max_steps']} steps, once). Seconds are those of one thread of an AMD EPYC, counted by its processor,",
-        "of one run of a kind: the base 50, fine-tuning 35 (`ntp`) and 42 (`jepa`), LoRA 56 (`jepa`), loss dropout 75",
-        "(mean of three arms), Table 2 120 to 150 (95 by the recipe `fixed`). The table takes one mean for all arms of",
-        "an experiment; geometry adds about 5 minutes.\n",
+        "run, another finds. Its record grows too: where the runs are gone, a call adds its own if those that both have",
+        "agree to six digits, and is refused otherwise. Fine-tuning starts from a `nano` model trained on the first",
+        f"half of the training rows ({BASE['max_steps']} steps, once). Seconds are those of one thread of an AMD EPYC,",
+        "counted by its processor, of one run of a kind: the base 50, fine-tuning 35 (`ntp`) and 42 (`jepa`), LoRA 56",
+        "(`jepa`), loss dropout 75 (mean of three arms), Table 2 120 to 150 (95 by the recipe `fixed`). The table takes",
+        "one mean for all arms of an experiment; geometry adds about 5 minutes.\n",
         "| experiment | decides claims | arms | runs | CPU s a run | CPU minutes | command |",
         "|---|---|---|---|---|---|---|",
     ]
