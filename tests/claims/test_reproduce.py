@@ -8,6 +8,7 @@ import shlex
 import shutil
 
 import pytest
+import torch
 
 from llm_jepa.claims import telling
 from llm_jepa.claims.judging import judge_record
@@ -106,6 +107,9 @@ def test_geometry_and_the_loss_of_a_tube_are_measured_once_and_kept(reproduced):
         written = kept.stat().st_mtime_ns
         assert first == read_values(folder, measure, ["ntp"], [1]) and 0 < first["ntp"][1] < 100
         assert kept.stat().st_mtime_ns == written
+        kept.unlink()
+        torch.seed()  # as another process would have it
+        assert first == read_values(folder, measure, ["ntp"], [1])
 
 
 def test_a_record_names_the_call_that_makes_it_again(reproduced):

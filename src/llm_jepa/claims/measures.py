@@ -224,6 +224,7 @@ def _tube(run: Path) -> dict[str, Any]:
     pairs = load_rows(file, trained.data, trained.encoder, limit=trained.data.max_test_rows).pairs
     config = JEPAConfig(jepa_term="stp", jepa_lambda=1.0)
     jepa = LLMJEPA(trained.jepa.model, config).eval()
+    jepa.seed = 0  # the same places of a row, whichever process measures
     collate = FusedCollator(config, pad_token_id=trained.encoder.pad_id)
     total = 0.0
     with torch.no_grad():
