@@ -4,6 +4,9 @@ An error's text is one paragraph: where (file and line, or the field), what was 
 and what to do. Anything that is not one of these is our own mistake and keeps its traceback.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class LLMJEPAError(Exception):
     """The work failed; the text says what to do. Exit code 1."""
@@ -27,3 +30,13 @@ class CheckFailedError(LLMJEPAError):
     """A check that the user asked for did not hold. Exit code 3."""
 
     exit_code = 3
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Return the end of an error's sentence: " Did you mean ...?" with the nearest known name, or nothing.
+
+    >>> nearest("jepa_lamda", ["jepa_lambda", "jepa_k"]), nearest("colour", ["jepa_k"])
+    (" Did you mean 'jepa_lambda'?", '')
+    """
+    near = difflib.get_close_matches(str(name), sorted(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -14,6 +14,7 @@ from llm_jepa.claims import telling
 from llm_jepa.claims.judging import judge_record
 from llm_jepa.claims.measures import finished_runs, read_values
 from llm_jepa.claims.plans import SEEDS, read_plans
+from llm_jepa.claims.prepare import _rows, second_half
 from llm_jepa.claims.records import command_of, make_record, merge_records, read_record, read_records
 from llm_jepa.claims.reproduce import Call, missing_files, reproduce, select
 from llm_jepa.claims.verdicts import WORDS
@@ -75,6 +76,26 @@ def test_runs_start_from_a_base_that_has_not_seen_their_rows(reproduced):
     assert run["tokenizer_sha256"] == base["tokenizer_sha256"]
 
 
+def test_a_run_that_is_trained_again_is_measured_again(reproduced, tmp_path):
+    """What was measured of the model before belongs to that one."""
+    folder = tmp_path / "finetune"
+    shutil.copytree(reproduced[0].out / "finetune", folder)
+    first = read_values(folder, "stp_loss", ["ntp"])["ntp"]
+    shutil.rmtree(folder / "ntp-s1")
+    shutil.copytree(folder / "gamma0-s1", folder / "ntp-s1")
+    again = read_values(folder, "stp_loss", ["ntp"])["ntp"]
+    assert again[1] != first[1] and again[2] == first[2]
+
+
+def test_the_halves_share_no_row_whatever_the_lines_hold(tmp_path):
+    """Blank lines are no rows, and a line separator within a text ends none."""
+    rows = [json.dumps({"text": f"a\u2028b{place}", "code": str(place)}, ensure_ascii=False) for place in range(8)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n\n".join(rows) + "\n", encoding="utf-8", newline="\n")
+    second = second_half(file, tmp_path / "data").read_text(encoding="utf-8").split("\n")
+    assert second == [*rows[4:], ""] and _rows(file) == [row.encode() for row in rows]
+
+
 def test_results_can_be_taken_from_a_folder_of_compare(reproduced, quick_runs, tmp_path):
     """--from reads an experiment's folder and runs nothing."""
     call, (record, judged), _, _ = reproduced
@@ -102,14 +123,14 @@ def test_geometry_and_the_loss_of_a_tube_are_measured_once_and_kept(reproduced):
     """On a model that trained neither; the second reading is from the file."""
     folder = reproduced[0].out / "finetune"
     for measure, name in (("stp_loss", "stp_loss"), ("sv100", "published")):
-        first = read_values(folder, measure, ["ntp"], [1])
+        first = read_values(folder, measure, ["ntp"])
         kept = folder / "measured" / f"ntp-s1.{name}.json"
         written = kept.stat().st_mtime_ns
-        assert first == read_values(folder, measure, ["ntp"], [1]) and 0 < first["ntp"][1] < 100
+        assert first == read_values(folder, measure, ["ntp"]) and 0 < first["ntp"][1] < 100
         assert kept.stat().st_mtime_ns == written
         kept.unlink()
         torch.seed()  # as another process would have it
-        assert first == read_values(folder, measure, ["ntp"], [1])
+        assert first == read_values(folder, measure, ["ntp"])
 
 
 def test_a_record_names_the_call_that_makes_it_again(reproduced):

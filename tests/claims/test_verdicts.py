@@ -92,6 +92,15 @@ def test_the_opposite_of_a_claim_is_not_reproduced():
     assert (outcome.word, outcome.reason) == ("not reproduced", "the opposite is shown")
 
 
+def test_what_could_have_been_shown_is_of_the_comparison_that_was_not():
+    """Shown against the baseline, but not against a control whose differences spread more."""
+    values = BASE | {"jepa": around(0.60), "lambda0": against(0.50), "shuffled": around(0.59, [9 * x for x in WOBBLE])}
+    outcome = judge(GAIN, values)
+    assert outcome.word == "inconclusive" and outcome.reason.endswith("but not against shuffled")
+    alone = judge(Check(arm="jepa", baseline="shuffled"), values)
+    assert outcome.smallest == alone.smallest > 2 * judge(Check(arm="jepa"), BASE | {"jepa": around(0.50)}).smallest
+
+
 def test_no_difference_is_not_reproduced_only_if_the_interval_excludes_the_claimed_size():
     """An interval of about 0 +- 2 points excludes 10 and does not exclude 1."""
     values = BASE | {"jepa": around(0.50)}

@@ -96,6 +96,12 @@ def test_a_choice_word_for_word_goes_before_letters_and_places():
     assert gold_choice(["2", "1", "0"], 0) == 0
 
 
+def test_white_space_around_a_choice_or_the_answer_is_left_aside():
+    """Choices that go on from a text begin with a blank; two that differ by it alone are told apart by it."""
+    assert [gold_choice([" went home.", " ran."], answer) for answer in (" ran.", "ran.", "went home. ")] == [1, 1, 0]
+    assert gold_choice(["a", " a"], " a") == 1
+
+
 @pytest.mark.parametrize("answer", ["yellow", "D", "3", 3, -1, True, None, 1.0, "", "9" * 5000, ["A"]])
 def test_an_answer_that_names_no_choice_is_refused(answer):
     with pytest.raises(GoldError, match="none of the 3 choices"):

@@ -110,6 +110,9 @@ def test_an_unknown_scorer_is_refused_with_the_nearest_name():
         ("#### 18 dollars a day", "18"),
         ("#### 50%", "50"),
         ("#### 18\n\n#### 19", "18"),
+        ("#### 18\n18 18", "18"),  # a model that was not taught to stop goes on
+        ("#### 18\r\n7", "18"),
+        ("#### 18\n- 3 apples", "18"),
         ("#### " + "9" * 5000, "9" * 5000),
     ],
 )

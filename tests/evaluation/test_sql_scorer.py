@@ -48,7 +48,10 @@ def test_the_row_names_its_database(score, folder):
         assert not score("SELECT 'cat'", gold, row=row).correct
     assert score("SELECT 'okapi'", gold, database="zoo").correct
     assert get_scorer("sql")("SELECT 'okapi'", gold, database=folder / "zoo" / "zoo.sqlite").correct
-    assert get_scorer("sql", databases=folder / "shop.sqlite")("SELECT 'dog'", gold).correct
+    alone = get_scorer("sql", databases=folder / "shop.sqlite")
+    assert all(alone("SELECT 'dog'", gold, row=row).correct for row in ({}, ROW, {"db_id": "shop.sqlite"}))
+    with pytest.raises(GoldError, match="names the database 'zoo', and databases is the one file shop.sqlite"):
+        alone("SELECT 'dog'", gold, row={"db_id": "zoo"})
 
 
 @pytest.mark.parametrize(

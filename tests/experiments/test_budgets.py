@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from llm_jepa.experiments.budgets import Budget, plan, recorded
+from llm_jepa.experiments.compare import _cost
+from llm_jepa.experiments.executor import Job
 from llm_jepa.experiments.run import build_trainer, count_step_flops
 from llm_jepa.experiments.settings import read_experiment, read_run
 
@@ -20,6 +23,22 @@ def records(num_steps=100, **cost):
     """One eval.json a seed: each value of `cost` is a list over seeds."""
     seeds = zip(*cost.values(), strict=True)
     return [{"num_steps": num_steps, "cost": dict(zip(cost, values, strict=True))} for values in seeds]
+
+
+def test_the_price_of_loss_dropout_is_that_of_its_mean_step():
+    """Three steps of four leave the views out: the table of costs says what the runs of equal cost go by."""
+    runs = runs_of(jepa_loss_dropout=0.75)
+    cost = {
+        "ntp": {"flops_per_step": 100.0, "step_time_s": 1.0, "mean_step_time_s": 1.0},
+        "jepa": {
+            "flops_per_step": 200.0,
+            "flops_per_dropped_step": 100.0,
+            "step_time_s": 1.0,
+            "mean_step_time_s": 1.25,
+        },
+    }
+    found = {Job(arm, 1, Path(arm)): {"cost": each} for arm, each in cost.items()}
+    assert _cost(found, "ntp", runs)["jepa"] == {"step_time_ratio": 1.25, "flops_ratio": 1.25}
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.97, 1.0, 1.17, 2.9, 250.0])

@@ -168,15 +168,23 @@ def test_a_baseline_whose_cells_all_fail_is_told_with_its_reason(quick_runs, set
 
 
 def test_seeds_that_were_added_after_a_look_are_told(tmp_path):
-    """Not those of the first look, not a second look at the same ones, and not other seeds."""
+    """Not those of the first look, and not a second look at the same ones."""
     assert note_look(tmp_path, []) == []
     assert note_look(tmp_path, [1, 2, 3]) == [] and note_look(tmp_path, [3, 2, 1]) == []
-    assert note_look(tmp_path, [7]) == []
     for _ in range(2):
         [note] = note_look(tmp_path, [1, 2, 3, 4, 5, 6])
-        assert "with 3 of these 6" in note
+        assert "with 3 of these 6" in note and "promise too much" in note
     [note] = note_look(tmp_path, range(1, 8))
-    assert "with 3 and 1 and 6 of these 7" in note
+    assert "with 3 and 6 of these 7" in note
+
+
+def test_seeds_that_were_left_out_or_exchanged_after_a_look_are_told(tmp_path):
+    """Whoever drops the seeds that went badly has a clean table otherwise."""
+    note_look(tmp_path, [1, 2, 3, 4])
+    [note] = note_look(tmp_path, [1, 2])
+    assert "not among these: 3, 4." in note and "promise too much" in note
+    added, gone = note_look(tmp_path, [1, 2, 7])
+    assert "with 2 of these 3" in added and "not among these: 3, 4." in gone
 
 
 def test_each_time_that_results_are_made_is_written_down(copied):

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from llm_jepa.errors import ConfigError
-from llm_jepa.experiments.results import RunResult, build_results, format_markdown, format_table, write_results
+from llm_jepa.experiments.results import (
+    RunResult,
+    about_undecided,
+    build_results,
+    format_markdown,
+    format_table,
+    write_results,
+)
 from llm_jepa.experiments.statistics import holm
 
 SEEDS = (82, 23, 37, 84, 4, 7)
@@ -148,6 +155,27 @@ def test_retrieval_among_held_out_views_has_a_column_of_its_own_where_there_is_a
     assert results["views_retrieval"]["ntp"]["recall@1"]["mean"] == 0.75
     assert "of views %" in format_table(results) and "| 75.0 |" in format_markdown(results)
     assert "of views %" not in format_table(build_results(runs_of()))
+
+
+def test_retrieval_among_views_is_never_taken_for_that_of_the_task():
+    """Test rows without views of their own have no retrieval; that of views_file stays in its column."""
+    record = {"exact_match": 0.5, "retrieval": {"recall@1": None}, "views_retrieval": {"recall@1": 0.42}}
+    run = RunResult.from_eval("ntp", 4, record)
+    assert run.metric("recall@1") is None and run.metric("views_retrieval/recall@1") == 0.42
+    assert build_results([run])["retrieval"] == {}
+
+
+def test_answers_that_the_metric_could_not_judge_are_told_by_arm():
+    """They count as not right; two arms with different numbers of them are not compared in silence."""
+    counts = {"ntp": (0, 0), "jepa": (3, 1)}
+    runs = [
+        RunResult.from_eval(arm, seed, {"regex": 0.5, "num_unknown": {"regex": one}, "num_gold_errors": {"regex": two}})
+        for arm, (one, two) in counts.items()
+        for seed in (1, 2)
+    ]
+    [note] = about_undecided(build_results(runs, metric="regex"))
+    assert "regex could not say" in note and note.endswith("ntp 0, jepa 8.")
+    assert about_undecided(build_results(runs_of())) == []
 
 
 def test_the_bootstrap_runs_where_every_seed_has_its_scores():

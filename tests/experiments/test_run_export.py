@@ -220,7 +220,7 @@ def test_the_card_of_a_run_of_an_experiment_has_its_intervals(whole_run, tmp_pat
     (home / "results.json").write_text(json.dumps(results))
     card = Path(export_run(home / "jepa-s7", tmp_path / "out")["out"], "README.md").read_text()
     assert "| `jepa` | 3 | 50.0 ± 2.0 | +12.3 [+1.0, +23.6] | better |" in card
-    assert r"- jepa: \[1, 2\] &lt;b&gt;" in card and "1.23 times as long as one of `ntp`" in card
+    assert r"- jepa: \[1, 2\] &lt;b>" in card and "1.23 times as long as one of `ntp`" in card
     assert "One run with one seed" not in card
     results["runs"] = [{"arm": "jepa", "seed": 8}]  # results of other runs are none of its
     (home / "results.json").write_text(json.dumps(results))

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from llm_jepa.errors import ConfigError
-from llm_jepa.experiments.settings import nearest
+from llm_jepa.errors import ConfigError, nearest
 
 PACKAGE = "llm_jepa.claims"
 

@@ -6,6 +6,7 @@ EXPERIMENT/measured/, so that it is computed once.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -44,22 +45,19 @@ class Measure:
     read: Callable[[Path], float | None]
 
 
-def read_values(
-    folder: Path, measure: str, arms: Sequence[str], seeds: Sequence[int] | None = None
-) -> dict[str, dict[int, float]]:
+def read_values(folder: Path, measure: str, arms: Sequence[str]) -> dict[str, dict[int, float]]:
     """Return arm to seed to value of the runs that are done, in an experiment's folder.
 
     Args:
         folder: Of the experiment.
         measure: One of `MEASURES`.
         arms: Which arms.
-        seeds: Which seeds; all that there are by default.
     """
     read = MEASURES[measure].read
     values: dict[str, dict[int, float]] = {}
     for arm in arms:
         for seed, run in finished_runs(folder, arm).items():
-            value = read(run) if seeds is None or seed in seeds else None
+            value = read(run)
             if value is not None and math.isfinite(value):
                 values.setdefault(arm, {})[seed] = value
     return values
@@ -181,15 +179,18 @@ def _flops_ratio(run: Path) -> float | None:
 
 
 def _kept(name: str, measure: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[str, Any]]:
-    """Return `measure` with a memory: a file for each run in EXPERIMENT/measured/."""
+    """Return `measure` with a memory: a file for each run in EXPERIMENT/measured/, until the run is trained again."""
 
     def read(run: Path) -> dict[str, Any]:
         file = run.parent / "measured" / f"{run.name}.{name}.json"
-        if not file.is_file():
+        of = hashlib.sha256((run / "eval.json").read_bytes()).hexdigest()  # its times alone tell two runs apart
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if kept.get("of") != of:
             logger.info("%s of %s", name, run.name)
             file.parent.mkdir(exist_ok=True)
-            write_json(file, measure(run))
-        return json.loads(file.read_text(encoding="utf-8"))
+            kept = {"of": of, "found": measure(run)}
+            write_json(file, kept)
+        return dict(kept["found"])
 
     return read
 
@@ -277,7 +278,9 @@ MEASURES: dict[str, Measure] = {
     "map_error": Measure(
         "plain", "its error on held-out pairs over that of a constant", _enc("linear_map", "centred_error")
     ),
-    "sv100": Measure("logarithm", "mean of the top 100 singular values", _enc("spectra", "raw", "mean_top")),
+    "sv100": Measure(
+        "logarithm", "mean of the top 100 singular values of Enc(Text) - Enc(Code)", _enc("spectra", "raw", "mean_top")
+    ),
     "sv100_unit": Measure("logarithm", "the same of views of length 1", _enc("spectra", "unit", "mean_top")),
     "published_recall": Measure("share", "retrieval@1, views read as published", _enc("retrieval", "recall@1")),
     "view_distance": Measure("plain", "1 - cosine of a pair's views, held out", _view_distance),

@@ -160,7 +160,9 @@ def _read_plan(name: str, content: dict[str, Any], scale: Scale) -> Plan:
     for claim, given in rows.items():
         parts = given if isinstance(given, list) else [given]
         also[claim] = tuple(arm for part in parts for arm in part.get("also", ()))
-        checks[claim] = tuple(_read_check(read_catalogue()[claim], part) for part in parts)
+        checks[claim] = tuple(
+            _read_check(read_catalogue()[claim], part, first=place == 0) for place, part in enumerate(parts)
+        )
     recipe = settings.pop("recipe")
     cpu_s = content.get("cpu_s", {}).get(scale)
     return Plan(name, content["title"], scale, recipe, content["data"], base, settings, arms, checks, also, cpu_s)
@@ -207,8 +209,9 @@ def _rank_checks(ranks: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _read_check(claim: Claim, given: Mapping[str, Any]) -> Check:
+def _read_check(claim: Claim, given: Mapping[str, Any], *, first: bool) -> Check:
     """Return a check with the size and the direction that the catalogue's figures give it, where none are stated."""
+    own = not {"over", "size"} & given.keys() and (first or given.get("kind", "gain") == "gain")
     fields = {key: value for key, value in given.items() if key not in ("over", "also")}
     measure = MEASURES[fields.get("measure", Check.measure)]
     if "size" not in fields and fields.get("kind", "gain") == "gain":
@@ -220,7 +223,7 @@ def _read_check(claim: Claim, given: Mapping[str, Any]) -> Check:
             fields[key] = tuple(tuple(each) if isinstance(each, list) else each for each in fields[key])
     if "trends" in fields:
         fields["trends"] = tuple((name, tuple(map(tuple, levels))) for name, levels in fields["trends"].items())
-    return Check(**fields, logarithm=measure.unit == "logarithm")
+    return Check(**fields, own=own, logarithm=measure.unit == "logarithm")
 
 
 def claimed_size(claim: Claim, unit: str, over: str | None = None) -> float | None:

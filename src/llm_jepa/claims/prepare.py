@@ -37,14 +37,14 @@ def second_half(train_file: Path, folder: Path) -> Path:
     Raises:
         DataError: If the file has fewer than two rows.
     """
-    lines = train_file.read_text(encoding="utf-8").splitlines(keepends=True)
-    if len(lines) < 2:
-        raise DataError(f"{train_file} has {len(lines)} rows; expected at least two, to be divided into halves.")
+    rows = _rows(train_file)
+    if len(rows) < 2:
+        raise DataError(f"{train_file} has {len(rows)} rows; expected at least two, to be divided into halves.")
     out = folder / f"{train_file.stem}.second_half.jsonl"
-    text = "".join(lines[half_of(len(lines)) :])
-    if not out.is_file() or out.read_text(encoding="utf-8") != text:
+    content = b"".join(row + b"\n" for row in rows[half_of(len(rows)) :])
+    if not out.is_file() or out.read_bytes() != content:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(out, text)
+        write_whole(out, content.decode("utf-8"))
     return out
 
 
@@ -62,10 +62,13 @@ def train_base(files: Settings, folder: Path, changes: Settings | None = None, *
         changes: Settings over those of `BASE`.
         progress: Show progress bars.
     """
-    with Path(files["train_file"]).open(encoding="utf-8") as file:
-        num_rows = sum(1 for _ in file)
-    settings = BASE | files | {"max_train_rows": half_of(num_rows)} | (changes or {})
+    settings = BASE | files | {"max_train_rows": half_of(len(_rows(Path(files["train_file"]))))} | (changes or {})
     if not (folder / "DONE").is_file():
         logger.info("base   the model that runs start from, trained on the first half of the rows")
     train_run(read_run(settings), BASE_SEED, folder, progress=progress)
     return folder / "model"
+
+
+def _rows(file: Path) -> list[bytes]:
+    """Return the lines of a file that are rows; a blank one is none, and U+2028 within a text ends none."""
+    return [line for line in file.read_bytes().split(b"\n") if line.strip()]

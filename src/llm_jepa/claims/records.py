@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from llm_jepa.errors import ConfigError
-from llm_jepa.experiments.comparable import check_data
+from llm_jepa.experiments.comparable import check_data, short_commit
 from llm_jepa.experiments.run import differences
 from llm_jepa.experiments.settings import Settings, read_experiment
 from llm_jepa.files import write_json
@@ -262,7 +262,7 @@ def _environment(run: Path) -> dict[str, Any]:
 def _commits(done: Mapping[str, Mapping[int, Path]]) -> str:
     """Return the commit that the runs are of; several, where they are of several."""
     found = [_environment(run)["commit"] for runs in done.values() for run in runs.values()]
-    return ", ".join(dict.fromkeys(str(each)[:12] for each in found))
+    return ", ".join(dict.fromkeys(short_commit(str(each)) for each in found))
 
 
 def _digests(run: Path) -> dict[str, str]:

@@ -20,14 +20,18 @@ def theirs(claim: Claim, check: Check | None = None) -> str:
 
     Args:
         claim: The claim.
-        check: How it is judged: where the claim states no difference of its own, the one that follows for the check.
+        check: How it is judged, or a part of that: where the claim states no difference of its own, or not that of the
+            part, the one that follows for it.
 
     >>> from llm_jepa.claims.catalogue import find
     >>> theirs(find(["llmjepa.t3.cosine"])[0])
     '57.29 → 71.46 (+14.17)'
     """
-    if check is not None and claim.delta is None and claim.jepa_mean is not None and check.size is not None:
+    follows = check is not None and check.size is not None and claim.jepa_mean is not None
+    if check is not None and follows and (claim.delta is None or not check.own):
         return f"{claim.jepa_mean:g} ({difference(check, check.size)} on {check.baseline})"
+    if check is not None and not check.own and claim.delta is not None:
+        return DASH
     if claim.baseline_mean is not None and claim.jepa_mean is not None:
         return f"{claim.baseline_mean:g} {ARROW} {claim.jepa_mean:g} ({_signed(claim.delta)})"
     if claim.jepa_mean is not None:
@@ -111,7 +115,7 @@ def difference(check: Check, value: float | None) -> str:
     if value is None:
         return DASH
     if check.logarithm:
-        return f"x{math.exp(value):.2g}"
+        return f"x{math.exp(value):.3g}"
     return f"{100 * value:+.1f}" if MEASURES[check.measure].unit == "share" else f"{value:+.2g}"
 
 

@@ -58,6 +58,7 @@ class Check:
         baseline: What it is compared with.
         controls: Arms that lack what the claim credits.
         measure: What is compared; a name of `measures.MEASURES`.
+        own: Whether the figures that the claim states are of this comparison; of a part that only follows they are not.
         direction: 1 or -1: whether the arm is claimed to be above or below.
         size: The claimed difference, in the measure's unit, with its sign; None where none is stated.
         margin: Of `equal`, `reaches`, `flat` and `value`, in the measure's unit.
@@ -75,6 +76,7 @@ class Check:
     baseline: str = "ntp"
     controls: tuple[str, ...] = ()
     measure: str = "accuracy"
+    own: bool = True
     direction: int = 1
     size: float | None = None
     margin: float | None = None
@@ -175,7 +177,11 @@ def judge(check: Check, values: Values, p_holm: float | None = None) -> Outcome:
         word, reason = _judge_gain(check, values, found, p_holm, controls)
     else:
         word, reason = _judge_margin(check, values, found)
-    return _outcome(word, reason, check, found, p_holm, controls)
+    passed = check.kind == "gain" and _shown(found, check.direction, p_holm)
+    behind = [each.smallest_detectable for each in controls.values() if not _shown(each, check.direction)]
+    # Shown against the baseline, what could have been shown is asked of the controls that were not passed.
+    smallest = max((each for each in behind if each), default=None) if passed else None
+    return _outcome(word, reason, check, found, p_holm, controls, smallest)
 
 
 def combine(outcomes: Sequence[Outcome]) -> Word:
@@ -363,6 +369,7 @@ def _outcome(
     found: PairedComparison,
     p_holm: float | None,
     controls: Mapping[str, PairedComparison],
+    smallest: float | None = None,
 ) -> Outcome:
     means: list[Any] = [None if each is None else _unscaled(check, each) for each in (found.mean, found.baseline_mean)]
     return Outcome(
@@ -375,7 +382,7 @@ def _outcome(
         found.ci,
         found.p_value,
         p_holm if check.kind == "gain" else None,
-        found.smallest_detectable,
+        found.smallest_detectable if smallest is None else smallest,
         {name: (each.delta, each.ci) for name, each in controls.items() if each.delta is not None},
         check.kind == "gain" and word == "reproduced" and _falls_short(check, found),
     )

@@ -44,7 +44,8 @@ def row_choices(row: Mapping[str, Any]) -> list[str]:
 def gold_choice(choices: Sequence[str], answer: Any) -> int:
     """Return the place of the right choice, from 0.
 
-    The answer is a choice word for word; or else its letter, `A` the first; or else its place, 0 the first.
+    The answer is a choice word for word, white space around either left aside; or else its letter, `A` the first; or
+    else its place, 0 the first.
 
     Example:
         >>> gold_choice(["red", "blue"], "blue"), gold_choice(["red", "blue"], "A"), gold_choice(["red", "blue"], 1)
@@ -54,9 +55,11 @@ def gold_choice(choices: Sequence[str], answer: Any) -> int:
         GoldError: If it is none of them.
     """
     if isinstance(answer, str):
-        text = answer.strip()
-        if text in choices:
-            return list(choices).index(text)
+        if answer in choices:
+            return list(choices).index(answer)
+        text, stripped = answer.strip(), [each.strip() for each in choices]
+        if stripped.count(text) == 1:
+            return stripped.index(text)
         letters = LETTERS[: len(choices)]
         if len(text) == 1 and text.upper() in letters:
             return letters.index(text.upper())

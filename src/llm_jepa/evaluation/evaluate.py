@@ -11,7 +11,7 @@ from typing import Any
 
 from llm_jepa.data.formats import Example
 from llm_jepa.data.pairs import EncodedPairs, PairEncoder
-from llm_jepa.errors import DataError
+from llm_jepa.errors import DataError, nearest
 from llm_jepa.objective import LLMJEPA
 from llm_jepa.training.embedding import first_of_each, view_embeddings
 from llm_jepa.training.sharding import whole_at_root
@@ -19,7 +19,7 @@ from llm_jepa.training.sharding import whole_at_root
 from .choices import ANSWER, choice_log_likelihoods, gold_choice, judge_choices, row_choices
 from .generation import generate_greedy
 from .retrieval import retrieval_metrics
-from .scorers import ALIASES, NAMES, GoldError, Verdict, get_scorer, nearest
+from .scorers import ALIASES, NAMES, GoldError, Verdict, get_scorer
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class EvaluationConfig:
         default=None,
         metadata={
             "help": "For the scorer sql: the folder of the SQLite files that rows name in their column `database` or "
-            "`db_id`, or one file for all rows."
+            "`db_id`, or one file, for rows that name it or none."
         },
     )
 

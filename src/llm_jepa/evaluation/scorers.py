@@ -6,11 +6,9 @@ right by accident: not when it is empty, not when it cannot be read, not when th
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection
 from pathlib import Path
 
-from llm_jepa.errors import ConfigError
+from llm_jepa.errors import ConfigError, nearest
 
 from .regex_scorer import score_regex
 from .sql_scorer import SqlScorer
@@ -52,9 +50,3 @@ def get_scorer(name: str, *, databases: str | Path | None = None) -> Scorer:
     if databases is not None:
         raise ConfigError(f"databases={str(databases)!r} is for the scorer sql; {name} reads none. Leave it out.")
     return SCORERS[name]
-
-
-def nearest(name: str, known: Collection[str]) -> str:
-    """Return a hint at the known name that is nearest to a wrong one, or nothing."""
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""

@@ -218,6 +218,11 @@ class SqlScorer:
         if self.databases is None:
             raise GoldError("There is no database to run the query on. Give get_scorer('sql', databases=FOLDER).")
         if self.databases.is_file():
+            if name is not None and name not in (self.databases.name, self.databases.stem):
+                raise GoldError(
+                    f"The row names the database {quoted(str(name))}, and databases is the one file "
+                    f"{self.databases.name}. Give the folder of all files."
+                )
             return _checked(self.databases)
         if name is None:
             columns = " or ".join(DATABASE_COLUMNS)

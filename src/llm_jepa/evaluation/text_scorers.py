@@ -21,7 +21,7 @@ NUMBER_MARKER = "####"
 # letter and no arithmetic (1e400, 0x10, 3rd, 1 000, 3/4), so that no part of something else is taken for it.
 NUMBER = re.compile(
     r"([-+\u2212]?)\$?\s?([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(\.[0-9]+)?"
-    r"(?!\w|[.,:'\u2019\s]?[0-9]|\s*[-+*/^=\u00d7\u00f7\u2212\u2013]\s*\$?[0-9(])"
+    r"(?!\w|[.,:'\u2019]?[0-9]|[^\S\r\n][0-9]|[^\S\r\n]*[-+*/^=\u00d7\u00f7\u2212\u2013]\s*\$?[0-9(])"
 )
 
 ARTICLES = frozenset({"a", "an", "the"})

@@ -100,14 +100,14 @@ def plan(
 
 def _cost(kind: str, run: RunConfig, records: Sequence[Mapping[str, Any]]) -> float | None:
     """Return what an optimizer step of an arm costs, over its seeds."""
-    costs = [_step_flops(run, each["cost"]) if kind == "flops" else _step_time(run, each["cost"]) for each in records]
+    costs = [step_flops(run, each["cost"]) if kind == "flops" else step_time(run, each["cost"]) for each in records]
     known = [cost for cost in costs if cost and math.isfinite(cost)]
     if not known:
         return None
     return math.fsum(known) / len(known) if kind == "flops" else statistics.median(known)
 
 
-def _step_flops(run: RunConfig, cost: Mapping[str, Any]) -> float | None:
+def step_flops(run: RunConfig, cost: Mapping[str, Any]) -> float | None:
     """Return the mean FLOPs of an optimizer step: of all its batches, and of those that loss dropout makes cheap."""
     with_views, dropped = cost.get("flops_per_step"), cost.get("flops_per_dropped_step")
     if not with_views:
@@ -117,6 +117,6 @@ def _step_flops(run: RunConfig, cost: Mapping[str, Any]) -> float | None:
     return batches * ((1 - share) * with_views + share * (dropped or 0.0))
 
 
-def _step_time(run: RunConfig, cost: Mapping[str, Any]) -> float | None:
+def step_time(run: RunConfig, cost: Mapping[str, Any]) -> float | None:
     """Return the seconds of a step: the median; where loss dropout makes two kinds of steps, the mean."""
     return cost.get("mean_step_time_s" if run.jepa.jepa_loss_dropout else "step_time_s")

@@ -86,11 +86,20 @@ def about_versions(folders: Iterable[Path]) -> list[str]:
     return [f"The runs were not all made alike: {told}. A difference between arms may be owed to that."]
 
 
+def short_commit(commit: str) -> str:
+    """Return the beginning of a commit's name; that files were changed since stays with it.
+
+    >>> short_commit("0123456789abcdef0123+changes")
+    '0123456789ab+changes'
+    """
+    return commit[:12] + ("+changes" if commit.endswith("+changes") else "")
+
+
 def _made(environment: Mapping[str, Any]) -> str:
     packages = environment.get("packages", {})
     versions = [f"{name} {packages[name]}" for name in _VERSIONS if packages.get(name)]
     commit = environment.get("commit")
-    versions += [f"commit {commit[:12]}{'+changes' if commit.endswith('+changes') else ''}"] if commit else []
+    versions += [f"commit {short_commit(commit)}"] if commit else []
     device = environment.get("device")
     return ", ".join([*versions, str(environment.get("cpu") if device == "cpu" else device)])
 

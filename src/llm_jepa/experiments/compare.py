@@ -17,6 +17,7 @@ import json
 import logging
 import shlex
 import statistics
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from llm_jepa.errors import ConfigError, LLMJEPAError
 from llm_jepa.files import read_json_lines, reading_run, write_whole
 from llm_jepa.report.experiment import write_experiment_report
 
-from .budgets import Budget, plan, recorded
+from .budgets import Budget, plan, recorded, step_flops, step_time
 from .choice import HIGHER_IS_BETTER, check_name, choose, is_higher_better, validation_value
 from .comparable import about_versions, check_arms, check_data
 from .control_arms import about_controls, control_arms
@@ -37,9 +38,28 @@ from .executor import FAILED_FILE, Failure, Job, run_jobs
 from .grids import Grid
 from .looks import note_look
 from .ownership import OWNER_FILE, sole_owner
-from .results import Results, RunResult, budget_lines, build_results, summarise_seeds, write_results
+from .results import (
+    COST_KEYS,
+    Results,
+    RunResult,
+    about_undecided,
+    budget_lines,
+    build_results,
+    summarise_seeds,
+    write_results,
+)
 from .run import check_folder, claim_folder, differences, has_begun, notes_on, pretrained_tokenizer
-from .settings import ExperimentConfig, RunConfig, Settings, count_runs, is_axis, read_experiment, read_grids, read_yaml
+from .settings import (
+    ExperimentConfig,
+    RunConfig,
+    Settings,
+    count_runs,
+    is_axis,
+    read_experiment,
+    read_grids,
+    read_yaml,
+    without_secrets,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +207,7 @@ def summarise(folder: Path) -> Results:
     compared = {job: each for job, each in records.items() if job.arm in chosen.values()}
     data = _data_summary(list(compared))
     controls = control_arms(runs, baseline, [arm for arm in chosen.values() if arm is not None])
-    told = {**settings, **asdict(config), "data": data}
+    told = {**without_secrets(settings | asdict(config)), "data": data}
     results = _results_of(experiment, compared, baseline, told, controls, records)
     results["grids"] = {
         arm: _grid_record(experiment, grid, records, chosen[arm]) for arm, grid in experiment.grids.items()
@@ -195,6 +215,7 @@ def summarise(folder: Path) -> Results:
     results["notes"] = (
         _about_missing(experiment, records)
         + about_controls(results, controls)
+        + about_undecided(results)
         + _about_grids(config, experiment.grids)
         + _about_choices(experiment, results["grids"])
         + about_versions(job.folder for job in compared)
@@ -371,7 +392,7 @@ def _results_of(
         [RunResult.from_eval(job.arm, job.seed, record) for job, record in records.items()],
         metric=metric,
         baseline=baseline,
-        cost=_cost(records, baseline),
+        cost=_cost(records, baseline, experiment.runs),
         settings=settings,
         correct=_correct([*records, *beside], metric),
         controls=controls,
@@ -515,11 +536,15 @@ def _budgeted_results(experiment: Experiment, kind: str, compared: Records, base
     return results | {"notes": budget_lines(results)}
 
 
-def _cost(records: dict[Job, dict[str, Any]], baseline: str) -> dict[str, dict[str, float | None]]:
-    """Return each arm's cost over the baseline's: medians over the seeds that both have."""
-    values: dict[str, dict[int, dict[str, float]]] = {}
+def _cost(
+    records: dict[Job, dict[str, Any]], baseline: str, runs: Mapping[str, RunConfig]
+) -> dict[str, dict[str, float | None]]:
+    """Return what a step of each arm costs over one of the baseline: medians over the seeds that both have."""
+    values: dict[str, dict[int, dict[str, float | None]]] = {}
     for job, record in records.items():
-        values.setdefault(job.arm, {})[job.seed] = record["cost"]
+        run, cost = runs[job.arm.partition("@")[0]], record["cost"]
+        each = {"step_time_ratio": step_time(run, cost), "flops_ratio": step_flops(run, cost)}
+        values.setdefault(job.arm, {})[job.seed] = each
 
     def ratio(arm: str, key: str) -> float | None:
         pairs = [
@@ -528,10 +553,7 @@ def _cost(records: dict[Job, dict[str, Any]], baseline: str) -> dict[str, dict[s
         ratios = [mine / base for mine, base in pairs if mine and base]
         return statistics.median(ratios) if ratios else None
 
-    return {
-        arm: {"step_time_ratio": ratio(arm, "step_time_s"), "flops_ratio": ratio(arm, "flops_per_step")}
-        for arm in values
-    }
+    return {arm: {key: ratio(arm, key) for key in COST_KEYS} for arm in values}
 
 
 def _correct(jobs: list[Job], metric: str) -> dict[str, dict[int, list[bool]]]:

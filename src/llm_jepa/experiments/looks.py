@@ -17,7 +17,9 @@ LOOKS_FILE = "looks.json"
 
 
 def note_look(folder: Path, seeds: Iterable[int]) -> list[str]:
-    """Write down that results of these seeds were made; return a sentence if seeds were added after an earlier look.
+    """Write down that results of these seeds were made; return a sentence if others were looked at before.
+
+    Seeds that came later are told, and so are those that are gone: both let one choose by what was seen.
 
     Args:
         folder: Of the experiment.
@@ -28,11 +30,16 @@ def note_look(folder: Path, seeds: Iterable[int]) -> list[str]:
     if seen and seen not in looks:
         looks.append(seen)
         write_json(file, looks)
-    earlier = [look for look in looks if set(look) < set(seen)]
-    if not earlier:
-        return []
-    told = " and ".join(str(len(look)) for look in earlier)
-    return [
-        f"Seeds were added after results had been looked at, with {told} of these {len(seen)}. If that was for what "
-        "they showed, p-values and intervals promise too much; seeds named beforehand do not have that flaw."
-    ]
+    notes = []
+    if earlier := [look for look in looks if set(look) < set(seen)]:
+        told = " and ".join(str(len(look)) for look in earlier)
+        notes.append(f"Seeds were added after results had been looked at, with {told} of these {len(seen)}.")
+    if gone := sorted({seed for look in looks for seed in look} - set(seen)):
+        told = ", ".join(map(str, gone))
+        notes.append(f"Results were looked at with seeds that are not among these: {told}.")
+    if notes:
+        notes[-1] += (
+            " If that was for what they showed, p-values and intervals promise too much; seeds named beforehand do not "
+            "have that flaw."
+        )
+    return notes

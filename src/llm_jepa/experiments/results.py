@@ -67,11 +67,9 @@ class RunResult:
         return cls(arm, seed, metrics, record.get("alarm"))
 
     def metric(self, name: str) -> float | None:
-        """Return a metric by its name or by the last part of it (`retrieval/mrr` for `mrr`); None if not measured."""
-        for key, value in self.metrics.items():
-            if name in (key, key.rsplit("/", 1)[-1]) and math.isfinite(value):
-                return float(value)
-        return None
+        """Return a metric by its name, or of retrieval by the last part of it; None if it was not measured."""
+        value = self.metrics.get(name, self.metrics.get(f"retrieval/{name}", math.nan))
+        return float(value) if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -378,7 +376,7 @@ def _outcome_rows(results: Results) -> list[list[str]]:
         if comparison is None:
             rows.append([*row, "", "", "baseline"])
         else:
-            rows.append([*row, _difference(comparison), format_p(comparison["p_holm"]), comparison["verdict"]])
+            rows.append([*row, format_difference(comparison), format_p(comparison["p_holm"]), comparison["verdict"]])
     return rows
 
 
@@ -400,6 +398,18 @@ def _sentences(results: Results) -> list[str]:
     """Return a sentence for each comparison with the baseline, then one for each with a control."""
     beyond = [f"Beyond its control, {each['sentence']}" for each in results.get("controls", [])]
     return [each["sentence"] for each in results["comparisons"]] + beyond
+
+
+def about_undecided(results: Results) -> list[str]:
+    """Return a sentence where a score could not be told of some rows, by arm: its share is a lower bound then."""
+    metric, counts = results["metric"], dict.fromkeys(results["arms"], 0)
+    for run in results["runs"]:
+        for kind in ("num_unknown", "num_gold_errors"):
+            counts[run["arm"]] = counts.get(run["arm"], 0) + round(run["metrics"].get(f"{kind}/{metric}") or 0)
+    if not any(counts.values()):
+        return []
+    told = ", ".join(f"{arm} {count:,}" for arm, count in counts.items())
+    return [f"Answers of which {metric} could not say whether they are right, all seeds, counted as not right: {told}."]
 
 
 def budget_lines(results: Results) -> list[str]:
@@ -456,7 +466,8 @@ def _mean_and_std(summary: Mapping[str, Any]) -> str:
     return f"{100 * summary['mean']:.1f}{spread}"
 
 
-def _difference(comparison: Mapping[str, Any]) -> str:
+def format_difference(comparison: Mapping[str, Any]) -> str:
+    """Return a difference and its 95% interval in points; `-` where there is none."""
     if comparison["delta"] is None:
         return "-"
     interval = ""

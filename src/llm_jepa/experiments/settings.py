@@ -10,7 +10,6 @@ place: the field's help text is the command line's and the docs'.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import math
 import types
@@ -23,7 +22,7 @@ from typing import Any, Union
 import yaml
 
 from llm_jepa.data.config import DataConfig
-from llm_jepa.errors import ConfigError
+from llm_jepa.errors import ConfigError, nearest
 from llm_jepa.evaluation.evaluate import EvaluationConfig
 from llm_jepa.objective import JEPAConfig
 from llm_jepa.training.adapters import AdapterConfig
@@ -451,10 +450,19 @@ def check_keys(settings: Mapping[str, Any], extra: set[str] = frozenset()) -> No
             raise ConfigError(f"Unknown key {key!r}.{nearest(key, known)}")
 
 
-def nearest(name: str, known: typing.Iterable[str]) -> str:
-    """Return " Did you mean ...?" with the nearest known name, or nothing."""
-    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
-    return f" Did you mean {near[0]!r}?" if near else ""
+def without_secrets(settings: Any) -> Any:
+    """Return settings, at any depth, without what no report may show: keys of a service (`hub_token`).
+
+    >>> without_secrets({"hub_token": "hf_x", "arms": {"jepa": {"hub_token": "hf_x"}}, "train_end_token": True})
+    {'arms': {'jepa': {}}, 'train_end_token': True}
+    """
+    if not isinstance(settings, Mapping):
+        return settings
+    return {
+        key: without_secrets(value)
+        for key, value in settings.items()
+        if not (str(key).endswith("token") and isinstance(value, str))
+    }
 
 
 def _with_arms(settings: Settings) -> Settings:

@@ -22,6 +22,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from numpy.typing import NDArray
 
+from .words import can_be_shown
+
 Row = Mapping[str, Any]
 Runs = Mapping[str, Mapping[int, Sequence[Row]]]
 
@@ -207,7 +209,7 @@ def plot_grid(grid: Mapping[str, Any], out_dir: str | Path, axes: Sequence[str] 
         return []
     with mpl.rc_context(STYLE):
         wide, narrow = (_grid_figure(grid, shown, cells, narrow=each) for each in (False, True))
-    return _save(wide, Path(out_dir), f"grid_{_file_name(grid['arm'])}", narrow)
+    return _save(wide, Path(out_dir), grid_name(grid["arm"]), narrow)
 
 
 def grid_slice(grid: Mapping[str, Any], shown: Sequence[str]) -> list[Mapping[str, Any]]:
@@ -496,7 +498,12 @@ def _shortened(name: str, room: int = 28) -> str:
 
 def _plain(text: str) -> str:
     """Return text for a figure: a $ starts no mathematics, and what no one can see has no place in XML."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text).replace("$", r"\$")
+    return "".join(char if can_be_shown(char) else "\N{REPLACEMENT CHARACTER}" for char in text).replace("$", r"\$")
+
+
+def grid_name(arm: str) -> str:
+    """Return the name of an arm's grid among the figures."""
+    return f"grid_{_file_name(arm)}"
 
 
 def _file_name(name: str) -> str:

@@ -30,7 +30,7 @@ from llm_jepa.files import write_whole
 
 from . import words
 from .content import answer_of, budgets_of, collapses_of, grid_of, price_of, rows_of
-from .figures import NARROW_ENDING
+from .figures import NARROW_ENDING, grid_name
 from .geometry_content import geometry_answer
 from .geometry_figures import sides_of
 from .maps import ends_of, maps_of, pairs_shown
@@ -86,7 +86,7 @@ def render_report(
     """Return the text of the report (see `write_report`)."""
     pictures = _pictures(figures)
     grids = [
-        (about := grid_of(grid)) | {"picture": _captioned(pictures.pop(_grid_picture(grid), None), about["caption"])}
+        (about := grid_of(grid)) | {"picture": _captioned(pictures.pop(grid_name(grid["arm"]), None), about["caption"])}
         for grid in results.get("grids", {}).values()
     ]
     first, spectra = pictures.pop("comparison", None), pictures.pop("singular_values", None)
@@ -196,10 +196,6 @@ def _as_image(path: Path) -> str:
 
 def _captioned(picture: dict[str, str] | None, caption: str) -> dict[str, str] | None:
     return picture and picture | {"caption": caption}
-
-
-def _grid_picture(grid: Mapping[str, Any]) -> str:
-    return f"grid_{grid['arm'].replace('/', '_').replace('@', '_at_')}"
 
 
 # ---- how it is written ----

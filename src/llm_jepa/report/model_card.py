@@ -15,9 +15,12 @@ from typing import Any
 import yaml
 
 from llm_jepa import __version__
+from llm_jepa.experiments.results import format_difference
+from llm_jepa.experiments.settings import without_secrets
 from llm_jepa.files import read_json_lines
 
 from .figures import OTHER_SCORES
+from .markdown import escaped, fenced
 from .serving import Exported, python_snippet, server_commands
 
 MARK = "<!-- made by llm-jepa export -->"
@@ -50,10 +53,10 @@ def model_card(run: Path, model: Exported, name: str) -> str:
     parts = [
         _header(model),
         MARK,
-        f"# {_inline(name)}",
+        f"# {escaped(name)}",
         _introduction(settings, model),
-        "## Use\n\nAs a program, with transformers alone:\n\n" + _fenced(python_snippet(model, name), "python"),
-        "As a server, and a request to it:\n\n" + _fenced("\n".join(server_commands(model, name)), "sh"),
+        "## Use\n\nAs a program, with transformers alone:\n\n" + fenced(python_snippet(model, name), "python"),
+        "As a server, and a request to it:\n\n" + fenced("\n".join(server_commands(model, name)), "sh"),
         _data(settings, data),
         "## Training\n\n" + _training(run, settings, report),
         _curves(read_json_lines(run / "metrics.jsonl") if (run / "metrics.jsonl").is_file() else []),
@@ -102,20 +105,19 @@ def _data(settings: Mapping[str, Any], data: Mapping[str, Any]) -> str:
             dropped = ", ".join(f"{count:,} {why}" for why, count in counts.get("dropped", {}).items()) or "none"
             rows.append([split, f"{counts['kept']:,}", f"{counts['rows_in']:,}", dropped])
     files = [f"- `{_code(name)}`, sha256 `{value[:16]}`" for name, value in hashes.items()]
-    notes = [f"- {_inline(note)}" for note in data.get("notes", [])]
+    notes = [f"- {escaped(note)}" for note in data.get("notes", [])]
     return "\n\n".join(["## Data", _table(rows), "\n".join(files + notes)]).rstrip()
 
 
 def _training(run: Path, settings: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    secret = {key for key, value in settings.items() if key.endswith("token") and isinstance(value, str)}
-    given = {key: value for key, value in settings.items() if value is not None and key not in secret}
+    given = {key: value for key, value in without_secrets(settings).items() if value is not None}
     shown = {key: _short_name(value) if key in PATHS else value for key, value in given.items()}
-    text = _fenced(yaml.safe_dump(shown, allow_unicode=True).rstrip(), "yaml")
+    text = fenced(yaml.safe_dump(shown, allow_unicode=True).rstrip(), "yaml")
     file = run / "environment.json"
     environment = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     packages = environment.get("packages", {})
     versions = ", ".join(f"{key} {packages[key]}" for key in ("torch", "transformers", "peft") if packages.get(key))
-    where = f" on {_inline(_device(environment))}" if environment.get("device") else ""
+    where = f" on {escaped(_device(environment))}" if environment.get("device") else ""
     took = f"{report['num_steps']:,} steps{where}" + (f", with {versions}." if versions else ".")
     return f"Every setting that was given; all others have their default:\n\n{text}\n\n{took}"
 
@@ -159,7 +161,7 @@ def _results(report: Mapping[str, Any], results: Mapping[str, Any] | None, name:
     else:
         lines.append("No test rows, and no validation rows: nothing is known of how well it answers.")
     if results is not None:
-        sentences = "\n".join(f"- {_inline(each['sentence'])}" for each in results["comparisons"])
+        sentences = "\n".join(f"- {escaped(each['sentence'])}" for each in results["comparisons"])
         lines += [f"This is run `{_code(name)}` of an experiment:", _experiment_table(results), sentences]
     return "\n\n".join(lines)
 
@@ -172,18 +174,10 @@ def _experiment_table(results: Mapping[str, Any]) -> str:
         value = "–" if summary["mean"] is None else f"{100 * summary['mean']:.1f}{spread}"
         comparison = comparisons.get(arm)
         difference, verdict = (
-            ("", "baseline") if comparison is None else (_difference(comparison), comparison["verdict"])
+            ("", "baseline") if comparison is None else (format_difference(comparison), comparison["verdict"])
         )
         rows.append([f"`{_code(arm)}`", str(summary["n"]), value, difference, verdict])
     return _table(rows)
-
-
-def _difference(comparison: Mapping[str, Any]) -> str:
-    if comparison["delta"] is None:
-        return "–"
-    bounds = comparison["ci95"]
-    interval = "" if bounds is None else f" [{100 * bounds[0]:+.1f}, {100 * bounds[1]:+.1f}]"
-    return f"{100 * comparison['delta']:+.1f}{interval}"
 
 
 def _cost(report: Mapping[str, Any], results: Mapping[str, Any] | None, name: str) -> str:
@@ -207,7 +201,7 @@ def _limits(
     alarm = report.get("alarm")
     if alarm and alarm.get("alarmed"):
         recovered = " At the last look it had recovered." if alarm.get("recovered") else ""
-        lines.append(f"The collapse alarm went off: {_inline(alarm['reason'])}{recovered}")
+        lines.append(f"The collapse alarm went off: {escaped(alarm['reason'])}{recovered}")
     if results is None:
         lines.append("One run with one seed. Another seed gives other numbers, and nothing was compared.")
     lines.append("Scored on the rows above alone, with greedy answers. Nothing is known of other data or tasks.")
@@ -239,24 +233,9 @@ def _experiment(run: Path) -> dict[str, Any] | None:
 # ---- how it is written ----
 
 
-def _inline(text: object) -> str:
-    """Return text that Markdown and HTML show as it is: it may come from data that nobody has vetted."""
-    shown = "".join(char if char.isprintable() else f"<U+{ord(char):04X}>" for char in str(text))
-    for char in "\\`*[]|#!":
-        shown = shown.replace(char, f"\\{char}")
-    return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
 def _code(text: object) -> str:
     """Return text for a span of code."""
     return "".join(char if char.isprintable() and char not in "`|" else "?" for char in str(text))
-
-
-def _fenced(text: str, language: str) -> str:
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

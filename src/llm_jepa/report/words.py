@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
+
+from llm_jepa.experiments.statistics import format_p
 
 LONGEST_TEXT = 600
 """Characters of a text or an answer that are shown; a diff or an essay would push everything else away."""
@@ -20,7 +23,14 @@ def visible(value: Any) -> Any:
     """
     if not isinstance(value, str) or value.isprintable():
         return value
-    return "".join(char if char.isprintable() or char in "\n\t" else f"<U+{ord(char):04X}>" for char in value)
+    return "".join(
+        char if can_be_shown(char) or char in "\n\t" else f"<U+{ord(char):04X}>" for char in value.replace("\r\n", "\n")
+    )
+
+
+def can_be_shown(char: str) -> bool:
+    """Whether a character may stand on a page as it is: what can be printed, and spaces of any width."""
+    return char.isprintable() or unicodedata.category(char) == "Zs"
 
 
 def shortened(text: str, room: int = LONGEST_TEXT) -> str:
@@ -50,7 +60,7 @@ def ratio(value: float | None) -> str:
 
 def p_value(p: float | None) -> str:
     """Return a p value with as many digits as are worth reading."""
-    return DASH if p is None else "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+    return DASH if p is None else format_p(p)
 
 
 def duration(seconds: float | None) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import reprlib
 import stat
 import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from llm_jepa.errors import ConfigError
+from llm_jepa.errors import ConfigError, nearest
 from llm_jepa.yaml_loading import UniqueKeyLoader
 
 KEYS = ("title", "bullets", "place", "size", "colour")
@@ -222,15 +220,6 @@ def _is_number(value: Any) -> bool:
 
 
 # ---- words for errors ----
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return " Did you mean ...?" with the nearest known name, or nothing.
-
-    (The one of `experiments.settings` would bring torch into a command that needs none.)
-    """
-    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def shown(value: Any) -> str:
