@@ -47,6 +47,14 @@ def test_an_unknown_key_of_an_arm_names_the_arm():
     refused({"arms": {"ntp": {}, "mine": {"jepa_kk": 1}}}, "In arm mine: Unknown key 'jepa_kk'. Did you mean 'jepa_k'")
 
 
+def test_a_token_is_no_setting():
+    """G4: config.yaml, results.json and the report hold every setting; the text does not repeat it."""
+    for settings in ({"hub_token": "hf_s3cr3t"}, {"arms": {"ntp": {}, "jepa": {"hub_token": "hf_s3cr3t"}}}):
+        with pytest.raises(ConfigError, match="hub_token would be written into the folder of every run") as error:
+            read_experiment({"train_file": "a.jsonl", "test_file": "b.jsonl"} | settings)
+        assert "s3cr3t" not in str(error.value)
+
+
 def test_a_key_like_no_other_gets_no_suggestion():
     with pytest.raises(ConfigError) as error:
         read_run({"zzzzzz": 1})

@@ -58,7 +58,6 @@ from .settings import (
     read_experiment,
     read_grids,
     read_yaml,
-    without_secrets,
 )
 
 logger = logging.getLogger(__name__)
@@ -207,7 +206,7 @@ def summarise(folder: Path) -> Results:
     compared = {job: each for job, each in records.items() if job.arm in chosen.values()}
     data = _data_summary(list(compared))
     controls = control_arms(runs, baseline, [arm for arm in chosen.values() if arm is not None])
-    told = {**without_secrets(settings | asdict(config)), "data": data}
+    told = {**settings, **asdict(config), "data": data}
     results = _results_of(experiment, compared, baseline, told, controls, records)
     results["grids"] = {
         arm: _grid_record(experiment, grid, records, chosen[arm]) for arm, grid in experiment.grids.items()

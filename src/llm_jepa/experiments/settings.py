@@ -43,6 +43,9 @@ MANAGED = frozenset(
     }
 )
 
+SECRET = frozenset({"hub_token"})
+"""Fields of TrainingArguments whose value no file may hold."""
+
 BUILT_IN_ARMS: dict[str, Settings] = {
     "ntp": {"jepa_lambda": 0.0},
     "jepa": {},
@@ -446,23 +449,13 @@ def check_keys(settings: Mapping[str, Any], extra: set[str] = frozenset()) -> No
     for key in settings:
         if key in MANAGED:
             raise ConfigError(f"{key} is set by llm-jepa itself. Remove it; use --out for the output folder.")
+        if key in SECRET:
+            raise ConfigError(
+                f"{key} would be written into the folder of every run, and into reports. Remove it, and log in with "
+                "`hf auth login` or set HF_TOKEN."
+            )
         if key not in known:
             raise ConfigError(f"Unknown key {key!r}.{nearest(key, known)}")
-
-
-def without_secrets(settings: Any) -> Any:
-    """Return settings, at any depth, without what no report may show: keys of a service (`hub_token`).
-
-    >>> without_secrets({"hub_token": "hf_x", "arms": {"jepa": {"hub_token": "hf_x"}}, "train_end_token": True})
-    {'arms': {'jepa': {}}, 'train_end_token': True}
-    """
-    if not isinstance(settings, Mapping):
-        return settings
-    return {
-        key: without_secrets(value)
-        for key, value in settings.items()
-        if not (str(key).endswith("token") and isinstance(value, str))
-    }
 
 
 def _with_arms(settings: Settings) -> Settings:
@@ -487,7 +480,7 @@ def _with_arms(settings: Settings) -> Settings:
 
 def _field_names(part: type) -> list[str]:
     names = [each.name for each in dataclasses.fields(part) if each.init]
-    return [name for name in names if part is not JEPATrainingArguments or name not in MANAGED]
+    return [name for name in names if part is not JEPATrainingArguments or name not in MANAGED | SECRET]
 
 
 def _build(part: type, settings: Settings) -> Any:

@@ -16,7 +16,6 @@ import yaml
 
 from llm_jepa import __version__
 from llm_jepa.experiments.results import format_difference
-from llm_jepa.experiments.settings import without_secrets
 from llm_jepa.files import read_json_lines
 
 from .figures import OTHER_SCORES
@@ -110,7 +109,7 @@ def _data(settings: Mapping[str, Any], data: Mapping[str, Any]) -> str:
 
 
 def _training(run: Path, settings: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    given = {key: value for key, value in without_secrets(settings).items() if value is not None}
+    given = {key: value for key, value in settings.items() if value is not None}
     shown = {key: _short_name(value) if key in PATHS else value for key, value in given.items()}
     text = fenced(yaml.safe_dump(shown, allow_unicode=True).rstrip(), "yaml")
     file = run / "environment.json"
