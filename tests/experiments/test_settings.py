@@ -151,7 +151,8 @@ def test_the_settings_of_an_arm_are_the_flat_ones_that_were_given():
     """What a run's config.yaml will hold: shared keys, the built-in arm's, the arm's own; no defaults."""
     _, runs = read_experiment({"arms": {"ntp": {}, "jepa_shuffled": {"jepa_k": 3}}, "max_steps": 5, "seeds": [1]})
     assert runs["ntp"].settings == {"max_steps": 5, "jepa_lambda": 0.0}
-    assert runs["jepa_shuffled"].settings == {"max_steps": 5, "shuffle_views": True, "jepa_k": 3}
+    shuffled = {"shuffle_views": True, "shuffle_rule": "derangement"}
+    assert runs["jepa_shuffled"].settings == {"max_steps": 5, "jepa_k": 3} | shuffled
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -220,7 +219,7 @@ def shuffled(groups: Tensor, seed: int) -> Tensor:
 
     No pair gets a code equal to its own, as long as none is on more than half of the rows.
     """
-    return torch.tensor(exchange([array("q", [group]) for group in groups.tolist()], seed))
+    return torch.tensor(exchange(groups.tolist(), seed))
 
 
 def spectrum(text: Tensor, code: Tensor, others: Tensor, form: str = "raw") -> Spectrum:

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from llm_jepa.data.config import SHUFFLE_RULE
 from llm_jepa.errors import ConfigError
 from llm_jepa.experiments.comparable import check_data, short_commit
 from llm_jepa.experiments.run import differences
@@ -79,6 +80,7 @@ def make_record(plan: Plan, folder: Path, claims: Sequence[str], *, changes: Set
         "environment": _environment(first) | {"commit": _commits(done)},
         "data_sha256": _digests(first),
         "settings": plan.settings,
+        "shuffle_rule": SHUFFLE_RULE,
         "claims": list(claims),
         "num_rows": {measure: count for measure in values if (count := count_rows(first, measure)) is not None},
         "training_time_s": _training_times(done),
@@ -206,7 +208,19 @@ def read_record(file: Path) -> Record:
         raise ConfigError(
             f"{file} is no record of this version (schema {SCHEMA}). Make it again: `llm-jepa reproduce`."
         )
-    return record
+    return record if record.get("shuffle_rule") == SHUFFLE_RULE else _without_shuffled_arms(record)
+
+
+def _without_shuffled_arms(record: Record) -> Record:
+    """Return an earlier version's record without its shuffled controls, whose exchange left part of the match."""
+    plan = read_plans(record["scale"], record["recipe"])[record["experiment"]]
+    faulty = {arm for arm, own in plan.arms.items() if own.get("shuffle_views") or arm == "jepa_shuffled"}
+    values = {
+        measure: {arm: seeds for arm, seeds in arms.items() if arm not in faulty}
+        for measure, arms in record["values"].items()
+    }
+    times = {arm: time_s for arm, time_s in record["training_time_s"].items() if arm not in faulty}
+    return record | {"shuffle_rule": SHUFFLE_RULE, "values": values, "training_time_s": times}
 
 
 def read_records(folder: Path) -> list[Record]:

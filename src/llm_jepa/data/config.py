@@ -12,6 +12,7 @@ times the size of their file (benchmarks/large_file.py), and a machine that trai
 POLICIES = ("error", "drop", "truncate")
 PAIRINGS = ("row", "next_in_group")
 PHRASINGS = ("plain", "colloquial")
+SHUFFLE_RULE = "derangement"
 
 
 @dataclass
@@ -87,6 +88,13 @@ class DataConfig:
         metadata={
             "help": "Control: the code view of the JEPA term comes from another pair; the rows stay. Rows of "
             "views_file exchange among themselves."
+        },
+    )
+    shuffle_rule: str = field(
+        default=SHUFFLE_RULE,
+        metadata={
+            "help": "How shuffle_views exchanges the code views: derangement, a random permutation in which no row "
+            "keeps its own code. It is written into config.yaml of a run: one of an earlier rule is not continued."
         },
     )
     views_file: str | None = field(
@@ -209,6 +217,7 @@ class DataConfig:
             "on_leak": ("drop", "keep", "error"),
             "views_pairing": PAIRINGS,
             "generate_test_phrasing": PHRASINGS,
+            "shuffle_rule": (SHUFFLE_RULE,),
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from llm_jepa.data.loading import data_fingerprint
 from llm_jepa.errors import ConfigError
 from llm_jepa.files import reading_run
@@ -75,6 +77,29 @@ def check_data(folders: Iterable[Path], *, files_too: bool = False) -> None:
                 f"{file} is not what {run} read (sha256 {before[:12]} then, {digest[:12]} now): runs to come could not "
                 "be compared with it. Put the file back, or choose another --out."
             )
+
+
+def about_exchanges(runs: Iterable[tuple[str, Path]]) -> list[str]:
+    """Say which arms are shuffled controls of the faulty exchange, which wrote no `shuffle_rule` into their settings.
+
+    Args:
+        runs: Arm and folder of each run.
+    """
+    arms = dict.fromkeys(
+        arm
+        for arm, folder in runs
+        if (settings := _read_settings(folder)).get("shuffle_views") and "shuffle_rule" not in settings
+    )
+    return [
+        f"{arm} is a faulty control: an earlier version exchanged its codes in sorted order, so that codes that begin "
+        "alike were exchanged for each other and part of the match stayed. Run it again in a new folder."
+        for arm in arms
+    ]
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    file = folder / "config.yaml"
+    return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
 
 
 def about_versions(folders: Iterable[Path]) -> list[str]:

@@ -32,7 +32,7 @@ from llm_jepa.report.experiment import write_experiment_report
 
 from .budgets import Budget, plan, recorded, step_flops, step_time
 from .choice import HIGHER_IS_BETTER, check_name, choose, is_higher_better, validation_value
-from .comparable import about_versions, check_arms, check_data
+from .comparable import about_exchanges, about_versions, check_arms, check_data
 from .control_arms import about_controls, control_arms
 from .executor import FAILED_FILE, Failure, Job, run_jobs
 from .grids import Grid
@@ -217,6 +217,7 @@ def summarise(folder: Path) -> Results:
         + about_undecided(results)
         + _about_grids(config, experiment.grids)
         + _about_choices(experiment, results["grids"])
+        + about_exchanges((job.arm, job.folder) for job in compared)
         + about_versions(job.folder for job in compared)
         + note_look(folder, _compared_seeds(results))
     )

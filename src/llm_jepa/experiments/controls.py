@@ -6,7 +6,7 @@ import dataclasses
 import random
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import overload
 
@@ -19,8 +19,9 @@ def shuffle_code_views(pairs: Sequence[Pair], seed: int) -> Sequence[Pair]:
     """Give each pair, for the JEPA term only, the code view of another pair.
 
     Rows, labels and order stay as they are, so cross-entropy trains on the very same tokens; only the match
-    between the views is broken. No pair gets a view equal to its own, as long as none is on more than half of
-    the rows. Pairs without a JEPA term (`use_jepa`) give nothing and get nothing.
+    between the views is broken (`exchange`). No pair gets a view equal to its own, as long as none is on more than
+    half of the rows; `count_unexchanged` counts the rest. Pairs without a JEPA term (`use_jepa`) give nothing and get
+    nothing.
 
     Args:
         pairs: The training pairs. Of pairs that stay on disk, the code views are kept in memory, four bytes a token.
@@ -34,7 +35,8 @@ def shuffle_code_views(pairs: Sequence[Pair], seed: int) -> Sequence[Pair]:
         if pair.use_jepa:
             places.append(place)
             views.append(array("i", [*pair.code_view, pair.code_ids[-1]]))
-    others = {place: views[other] for place, other in zip(places, exchange(views, seed), strict=True)}
+    keys = [view.tobytes() for view in views]
+    others = {place: views[other] for place, other in zip(places, exchange(keys, seed), strict=True)}
     shuffled = ShuffledPairs(pairs, others)
     return list(shuffled) if isinstance(pairs, list) else shuffled
 
@@ -76,23 +78,44 @@ class ShuffledPairs(Sequence[Pair]):
         return digest.hexdigest()
 
 
-def exchange(codes: Sequence[array], seed: int) -> list[int]:
-    """Return, for each code, the number of the one that takes its place: never an equal one, where that can be.
+def exchange(codes: Sequence[Hashable], seed: int) -> list[int]:
+    """Return a random derangement: for each code, the number of the one that takes its place, never an equal one.
+
+    A random permutation, in which every code that met its equal is then swapped with a partner drawn at random among
+    those where both get another code. Nothing of a code, its beginning or its length tells which one takes its place.
+    Where more than half of the codes are equal some must keep their equal: as few as can be.
+
+    Args:
+        codes: Anything that can be compared and hashed; equal ones count as one code.
+        seed: Of the draw.
 
     Raises:
         ValueError: If fewer than two different codes are there.
     """
-    sizes = Counter(code.tobytes() for code in codes)
+    sizes = Counter(codes)
     if len(sizes) < 2:
         raise ValueError("shuffle_views needs pairs of at least two different codes: there is nothing to exchange.")
-    order = list(range(len(codes)))
     rng = random.Random(seed)
-    rng.shuffle(order)
-    order.sort(key=lambda row: codes[row])  # equal codes side by side, in shuffled order among themselves
-    # Shifted by the size of the largest group, no row meets its own code (a group of over half would).
-    largest = max(sizes.values())
-    shift = rng.randint(largest, max(len(codes) - largest, largest))
-    others = [0] * len(codes)
-    for place, row in enumerate(order):
-        others[row] = order[(place + shift) % len(order)]
+    others = list(range(len(codes)))
+    rng.shuffle(others)
+    met = [row for row, other in enumerate(others) if codes[row] == codes[other]]
+    num_met = Counter(codes[row] for row in met)
+    for row in met:
+        code = codes[row]
+        if codes[others[row]] != code:
+            continue  # it was the partner of an earlier swap
+        # Rows of another code that got another code: those that this row can be swapped with.
+        if len(codes) - 2 * sizes[code] + num_met[code] <= 0:
+            continue
+        partner = row
+        while code in (codes[partner], codes[others[partner]]):
+            partner = rng.randrange(len(codes))
+        num_met[codes[partner]] -= codes[partner] == codes[others[partner]]
+        num_met[code] -= 1
+        others[row], others[partner] = others[partner], others[row]
     return others
+
+
+def count_unexchanged(pairs: Sequence[Pair], shuffled: Sequence[Pair]) -> int:
+    """Return how many pairs have a JEPA term and, after the exchange, a code view equal to their own."""
+    return sum(one.use_jepa and one.code_view == two.code_view for one, two in zip(pairs, shuffled, strict=True))

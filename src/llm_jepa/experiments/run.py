@@ -13,7 +13,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import islice
@@ -40,7 +40,7 @@ from llm_jepa.errors import ConfigError
 from llm_jepa.evaluation.embeddings import StoredEmbeddings
 from llm_jepa.evaluation.evaluate import EvaluationConfig, check_golds, evaluate, score_generations, score_retrieval
 from llm_jepa.files import write_json, write_json_lines, write_whole
-from llm_jepa.objective import LLMJEPA, UnsupportedModelError
+from llm_jepa.objective import LLMJEPA, Pair, UnsupportedModelError
 from llm_jepa.processes import is_main, join, on_main
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.checkpoints import find_newest
@@ -51,7 +51,7 @@ from llm_jepa.training.saving import save_jepa
 from llm_jepa.training.stopping import StopRequest
 from llm_jepa.training.trainer import JEPATrainer
 
-from .controls import shuffle_code_views
+from .controls import count_unexchanged, shuffle_code_views
 from .environment import describe_environment
 from .ownership import sole_trainer
 from .settings import RunConfig, Settings
@@ -220,9 +220,10 @@ def build_trainer(run: RunConfig, seed: int, folder: Path, *, progress: bool = F
     """Load the data, build the model and the trainer of a run; the seed is set before the weights are drawn."""
     data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
     train_pairs, view_pairs = data.train.pairs, data.views.pairs
-    if run.data.shuffle_views:
-        train_pairs = shuffle_code_views(train_pairs, seed) if run.data.task_views else train_pairs
-        view_pairs = shuffle_code_views(view_pairs, seed) if run.data.trains_view_rows else view_pairs
+    if run.data.shuffle_views and run.data.task_views:
+        train_pairs = _shuffled(train_pairs, seed, data, "training rows")
+    if run.data.shuffle_views and run.data.trains_view_rows:
+        view_pairs = _shuffled(view_pairs, seed, data, "view rows")
     looks_at = {} if len(data.validation) or len(data.views_validation) else _without_looks(run, data)
     arguments = run.training_arguments(folder, seed=seed, disable_tqdm=not progress, **looks_at)
     if run.model.attn_implementation == "flex_attention" and arguments.device.type == "cpu":
@@ -250,6 +251,18 @@ def build_trainer(run: RunConfig, seed: int, folder: Path, *, progress: bool = F
     trainer.remove_callback(PrinterCallback)  # prints raw dicts to standard output
     trainer.remove_callback(ProgressCallback)
     return trainer, data
+
+
+def _shuffled(pairs: Sequence[Pair], seed: int, data: LoadedData, rows: str) -> Sequence[Pair]:
+    """Return the pairs of the shuffled control; how many keep a code equal to their own is noted with the data."""
+    shuffled = shuffle_code_views(pairs, seed)
+    if kept := count_unexchanged(pairs, shuffled):
+        data.notes.append(
+            f"shuffle_views: {kept:,} of {len(pairs):,} {rows} ({kept / len(pairs):.1%}) keep a code equal to their "
+            "own, because more than half of the rows have that code. The control still has a match there."
+        )
+        logger.info(data.notes[-1])
+    return shuffled
 
 
 def notes_on(run: RunConfig) -> list[str]:

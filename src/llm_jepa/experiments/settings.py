@@ -21,7 +21,7 @@ from typing import Any, Union
 
 import yaml
 
-from llm_jepa.data.config import DataConfig
+from llm_jepa.data.config import SHUFFLE_RULE, DataConfig
 from llm_jepa.errors import ConfigError, nearest
 from llm_jepa.evaluation.evaluate import EvaluationConfig
 from llm_jepa.objective import JEPAConfig
@@ -381,7 +381,7 @@ def _hints() -> dict[str, Any]:
 
 
 def with_recipe(settings: Settings, arm: str | None = None) -> Settings:
-    """Spell the recipe of a run out: return its settings under the given ones.
+    """Spell the recipe of a run out, and the rule of its shuffled control: return these under the given settings.
 
     Args:
         settings: Flat settings, among them perhaps `recipe`.
@@ -391,7 +391,8 @@ def with_recipe(settings: Settings, arm: str | None = None) -> Settings:
         ConfigError: If no recipe has the name.
     """
     chosen = _build(RecipeConfig, {key: settings[key] for key in _field_names(RecipeConfig) if key in settings})
-    return RECIPES[chosen.recipe] | OTHER_TRAINER.get(chosen.recipe, {}).get(arm or "", {}) | settings
+    rule = {"shuffle_rule": SHUFFLE_RULE} if settings.get("shuffle_views") else {}
+    return RECIPES[chosen.recipe] | OTHER_TRAINER.get(chosen.recipe, {}).get(arm or "", {}) | rule | settings
 
 
 def read_run(settings: Settings) -> RunConfig:
