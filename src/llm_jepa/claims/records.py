@@ -219,7 +219,7 @@ def _without_shuffled_arms(record: Record) -> Record:
         measure: {arm: seeds for arm, seeds in arms.items() if arm not in faulty}
         for measure, arms in record["values"].items()
     }
-    times = {arm: time_s for arm, time_s in record["training_time_s"].items() if arm not in faulty}
+    times = {arm: time_s for arm, time_s in record.get("training_time_s", {}).items() if arm not in faulty}
     return record | {"shuffle_rule": SHUFFLE_RULE, "values": values, "training_time_s": times}
 
 
