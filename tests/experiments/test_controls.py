@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
+import random
+import statistics
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
+from sklearn.metrics import mutual_info_score
 
-from llm_jepa.experiments.controls import shuffle_code_views
+from llm_jepa.data.nlrx import generate_pairs, write_jsonl
+from llm_jepa.errors import ConfigError
+from llm_jepa.experiments.comparable import about_exchanges
+from llm_jepa.experiments.controls import count_unexchanged, exchange, shuffle_code_views
+from llm_jepa.experiments.run import train_run
+from llm_jepa.experiments.settings import read_run
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, Pair
+
+# The benchmark is a script, not part of the package.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from shuffled_control import Task, held_out_infonce
 
 
 def with_codes(*codes):
@@ -49,6 +66,111 @@ def test_a_code_on_most_rows_stays_where_nothing_else_is_left():
     shuffled = shuffle_code_views(pairs, seed=0)
     assert shuffled[4].code_view == [8]
     assert sorted(pair.code_view[0] for pair in shuffled) == [8, 8, 8, 8, 9]
+    assert count_unexchanged(pairs, shuffled) == 3
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("sizes", [(5, 4, 3), (6, 6), (7, 3, 2), (10, 1, 1), (4, 4, 4), (2, 1)])
+def test_as_few_codes_as_can_be_meet_their_equal(sizes, seed):
+    """With m of n codes equal, 2 m - n must meet their equal, or none where that is below 0; and no more do."""
+    codes = [code for code, size in enumerate(sizes) for _ in range(size)]
+    random.Random(seed).shuffle(codes)
+    others = exchange(codes, seed)
+    assert sorted(others) == list(range(len(codes)))
+    assert sum(codes[row] == codes[other] for row, other in enumerate(others)) == max(0, 2 * max(sizes) - len(codes))
+
+
+FEATURES = {
+    "first character": lambda code: code[0],
+    "beginning": lambda code: code[:6],
+    "length": len,
+    "end": lambda code: code[-4:],
+}
+
+
+def sorted_shift(codes, seed):
+    """The exchange of earlier versions, by hand: codes in sorted order, each replaced by one at a fixed distance."""
+    order = sorted(range(len(codes)), key=lambda row: codes[row])
+    shift = random.Random(seed).randint(1, len(codes) - 1)
+    replaced_by = {row: order[(place + shift) % len(order)] for place, row in enumerate(order)}
+    return [replaced_by[row] for row in range(len(codes))]
+
+
+def information_above_chance(codes, others, feature):
+    """How far the mutual information of a code's feature and its replacement's is above that of random permutations, in
+    standard deviations of these."""
+    own = [FEATURES[feature](code) for code in codes]
+    rng, drawn = random.Random(0), []
+    for _ in range(60):
+        drawn.append(mutual_info_score(own, rng.sample(own, len(own))))
+    found = mutual_info_score(own, [own[other] for other in others])
+    return (found - statistics.mean(drawn)) / statistics.stdev(drawn)
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_a_code_says_nothing_of_the_one_that_takes_its_place(feature):
+    """The mutual information is that of a random permutation; the exchange of earlier versions fails this."""
+    codes = [pair.code for pair in generate_pairs(2000, seed=5)]
+    far = [information_above_chance(codes, exchange(codes, seed), feature) for seed in range(5)]
+    assert all(abs(each) < 5 for each in far) and abs(statistics.mean(far)) < 2
+    if feature in ("first character", "beginning"):
+        assert information_above_chance(codes, sorted_shift(codes, 0), feature) > 20
+
+
+def test_the_place_of_a_row_says_nothing_of_where_its_code_comes_from():
+    """Files are often sorted: neither the distance of the two rows nor their order may have a structure."""
+    num_rows = 3000
+    others = exchange(range(num_rows), seed=1)
+    distances = Counter((other - row) % num_rows for row, other in enumerate(others))
+    assert distances[0] == 0 and max(distances.values()) < 10  # a shift has one distance, num_rows times
+    pairs = torch.tensor([range(num_rows), others], dtype=torch.float64)
+    assert abs(torch.corrcoef(pairs)[0, 1]) < 5 / math.sqrt(num_rows)
+
+
+@pytest.mark.slow
+def test_a_model_finds_no_match_in_the_pairs_of_the_control(tmp_path, monkeypatch):
+    """Trained on the control's pairs it stays at log(batch) on held-out pairs of the same exchange. True pairs are
+    learned in as many steps, and so are, in part, those of the sorted exchange of earlier versions."""
+    write_jsonl(generate_pairs(2400, seed=3), tmp_path / "pairs.jsonl")
+    task = Task.read(str(tmp_path / "pairs.jsonl"), 2400)
+    size = {"num_held_out": 320, "steps": 150, "batch_size": 32}
+    chance = math.log(32)
+    assert held_out_infonce(task, None, **size) < 1
+    assert held_out_infonce(task, shuffle_code_views, **size) > chance - 0.1
+    monkeypatch.setattr("llm_jepa.experiments.controls.exchange", sorted_shift)
+    assert held_out_infonce(task, shuffle_code_views, **size) < chance - 0.2
+
+
+def short_run(folder, train, **changes):
+    """Settings of one step or two on a few rows, with the shuffled control."""
+    files = {}
+    for name, rows in (("train", train), ("test", [{"text": "the last", "code": "z"}])):
+        files[f"{name}_file"] = str(folder / f"{name}.jsonl")
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sizes = {"vocab_size": 300, "validation_size": 0, "max_steps": 2, "per_device_train_batch_size": 4}
+    return read_run(files | sizes | {"use_cpu": True, "max_new_tokens": 2, "shuffle_views": True} | changes)
+
+
+def test_a_run_of_the_earlier_exchange_is_not_taken_up(tmp_path):
+    """Its config.yaml has no `shuffle_rule`: neither a finished nor a begun run goes on, and a report names it."""
+    run = short_run(tmp_path, [{"text": f"number {number}", "code": f"y{number}"} for number in range(20)])
+    folder = tmp_path / "jepa_shuffled-s1"
+    train_run(run, 1, folder)
+    assert about_exchanges([("jepa_shuffled", folder)]) == []
+    config = folder / "config.yaml"
+    config.write_text("".join(line for line in config.open() if not line.startswith("shuffle_rule")))
+    assert "jepa_shuffled is a faulty control" in about_exchanges([("jepa_shuffled", folder)])[0]
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="shuffle_rule was 'not set' and is 'derangement'"):
+            train_run(run, 1, folder)
+        (folder / "DONE").unlink(missing_ok=True)
+
+
+def test_rows_that_keep_their_code_are_counted_in_the_notes(tmp_path):
+    """Three of four rows have one code: half of all rows cannot get another."""
+    rows = [{"text": f"number {number}", "code": "x" if number % 4 else f"y{number}"} for number in range(40)]
+    train_run(short_run(tmp_path, rows), 1, tmp_path / "run")
+    assert "20 of 40 training rows (50.0%) keep a code equal to their own" in (tmp_path / "run/data.json").read_text()
 
 
 def test_the_exchange_is_a_function_of_the_seed(make_pairs):
