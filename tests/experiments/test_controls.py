@@ -18,7 +18,7 @@ from sklearn.metrics import mutual_info_score
 from llm_jepa.data.nlrx import generate_pairs, write_jsonl
 from llm_jepa.errors import ConfigError
 from llm_jepa.experiments.comparable import about_exchanges
-from llm_jepa.experiments.controls import count_unexchanged, exchange, shuffle_code_views
+from llm_jepa.experiments.controls import about_exchange, exchange, shuffle_code_views
 from llm_jepa.experiments.run import train_run
 from llm_jepa.experiments.settings import read_run
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, Pair
@@ -66,7 +66,7 @@ def test_a_code_on_most_rows_stays_where_nothing_else_is_left():
     shuffled = shuffle_code_views(pairs, seed=0)
     assert shuffled[4].code_view == [8]
     assert sorted(pair.code_view[0] for pair in shuffled) == [8, 8, 8, 8, 9]
-    assert count_unexchanged(pairs, shuffled) == 3
+    assert "3 of 5 training rows (60.0%) keep a code equal" in about_exchange(pairs, shuffled, "training rows")[0]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -255,3 +255,18 @@ def test_rendered_code_views_move_with_their_codes_among_the_rows_that_have_view
     assert Counter(tuple(pair.code_view) for pair in before) == Counter(tuple(pair.code_view) for pair in after)
     assert all(one.text_view == two.text_view for one, two in zip(pairs, shuffled, strict=True))
     assert all(shuffled[number] is pairs[number] for number in set(range(20)) - set(with_views))
+
+
+def test_codes_that_repeat_and_codes_of_the_same_group_are_noted():
+    """With two codes the text tells which one it gets; a group's codes may describe what the text describes."""
+    pairs = with_codes(*[[8], [9]] * 10)
+    assert "equal codes in 50% of cases" in about_exchange(pairs, shuffle_code_views(pairs, 0), "view rows")[0]
+    pairs = [
+        dataclasses.replace(pair, group=f"g{place // 10}")
+        for place, pair in enumerate(with_codes(*[[n] for n in range(8, 108)]))
+    ]
+    assert about_exchange(pairs, shuffle_code_views(pairs, 0), "view rows")[0].endswith(
+        "get a code of their own group."
+    )
+    pairs = with_codes(*[[n] for n in range(8, 108)])
+    assert about_exchange(pairs, shuffle_code_views(pairs, 0), "view rows") == []

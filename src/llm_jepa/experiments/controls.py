@@ -20,7 +20,7 @@ def shuffle_code_views(pairs: Sequence[Pair], seed: int) -> Sequence[Pair]:
 
     Rows, labels and order stay as they are, so cross-entropy trains on the very same tokens; only the match
     between the views is broken (`exchange`). No pair gets a view equal to its own, as long as none is on more than
-    half of the rows; `count_unexchanged` counts the rest. Pairs without a JEPA term (`use_jepa`) give nothing and get
+    half of the rows; `about_exchange` counts the rest. Pairs without a JEPA term (`use_jepa`) give nothing and get
     nothing.
 
     Args:
@@ -116,6 +116,44 @@ def exchange(codes: Sequence[Hashable], seed: int) -> list[int]:
     return others
 
 
-def count_unexchanged(pairs: Sequence[Pair], shuffled: Sequence[Pair]) -> int:
-    """Return how many pairs have a JEPA term and, after the exchange, a code view equal to their own."""
-    return sum(one.use_jepa and one.code_view == two.code_view for one, two in zip(pairs, shuffled, strict=True))
+REPEATED = 0.02
+"""Share of pairs of rows with equal codes from which the exchange is reported to be weak (our choice)."""
+
+
+def about_exchange(pairs: Sequence[Pair], shuffled: Sequence[Pair], rows: str) -> list[str]:
+    """Return what weakens an exchange: rows that keep their code, codes that repeat, rows that stay in their group.
+
+    Args:
+        pairs: The pairs before the exchange.
+        shuffled: The pairs after it.
+        rows: What they are, for the sentences ("training rows").
+    """
+    sizes: Counter[tuple[int, ...]] = Counter()
+    groups: dict[tuple[int, ...], set[str | None]] = {}
+    for pair in pairs:
+        if pair.use_jepa:
+            sizes[tuple(pair.code_view)] += 1
+            groups.setdefault(tuple(pair.code_view), set()).add(pair.group)
+    kept = in_group = 0
+    for one, two in zip(pairs, shuffled, strict=True):
+        if one.use_jepa:
+            kept += one.code_view == two.code_view
+            in_group += one.group is not None and groups[tuple(two.code_view)] == {one.group}
+    total = sizes.total()
+    equal = sum(size**2 for size in sizes.values()) / total**2
+    notes = []
+    if kept:
+        notes.append(
+            f"shuffle_views: {kept:,} of {total:,} {rows} ({kept / total:.1%}) keep a code equal to their own, because "
+            "more than half of the rows have that code. The control still has a match there."
+        )
+    elif equal > REPEATED:
+        notes.append(
+            f"shuffle_views: two {rows} have equal codes in {equal:.0%} of cases. Each row gets a code that is not its "
+            "own, so with few codes the text says something of it, and the control is not free of a match."
+        )
+    if in_group > REPEATED * total:
+        notes.append(
+            f"shuffle_views: {in_group:,} of {total:,} {rows} ({in_group / total:.1%}) get a code of their own group."
+        )
+    return notes

@@ -51,7 +51,7 @@ from llm_jepa.training.saving import save_jepa
 from llm_jepa.training.stopping import StopRequest
 from llm_jepa.training.trainer import JEPATrainer
 
-from .controls import count_unexchanged, shuffle_code_views
+from .controls import about_exchange, shuffle_code_views
 from .environment import describe_environment
 from .ownership import sole_trainer
 from .settings import RunConfig, Settings
@@ -254,14 +254,12 @@ def build_trainer(run: RunConfig, seed: int, folder: Path, *, progress: bool = F
 
 
 def _shuffled(pairs: Sequence[Pair], seed: int, data: LoadedData, rows: str) -> Sequence[Pair]:
-    """Return the pairs of the shuffled control; how many keep a code equal to their own is noted with the data."""
+    """Return the pairs of the shuffled control; what weakens it is noted with the data."""
     shuffled = shuffle_code_views(pairs, seed)
-    if kept := count_unexchanged(pairs, shuffled):
-        data.notes.append(
-            f"shuffle_views: {kept:,} of {len(pairs):,} {rows} ({kept / len(pairs):.1%}) keep a code equal to their "
-            "own, because more than half of the rows have that code. The control still has a match there."
-        )
-        logger.info(data.notes[-1])
+    notes = about_exchange(pairs, shuffled, rows)
+    for note in notes:
+        logger.info(note)
+    data.notes += notes
     return shuffled
 
 
