@@ -81,9 +81,9 @@ Controls: `jepa_lambda0` is the JEPA trainer with lambda 0, whose gradients are 
 clipping (docs/deviations.md); `jepa_shuffled` has the code views of other pairs, and so has `X_shuffled` for a variant
 X. Until November 2026 their exchange was faulty (docs/results.md): values of that time are left out, and such a control
 counts as not run. By `recipe: as_published` answers are scored by `starts_with`, for the end token is not trained: from
-scratch no answer stops, after fine-tuning some do, and `exact_match` stands beside it below. At full size fine-tuned models are
-scored by exact match, as published. Geometry is read as the published code reads it. `--recipe fixed` runs any of
-this without what that script does by accident."""
+scratch no answer stops, after fine-tuning some do, and `exact_match` stands beside it below. At full size fine-tuned
+models are scored by exact match, as published. Geometry is read as the published code reads it. `--recipe fixed` runs
+any of this without what that script does by accident."""
 
 
 def claims_page(records: Sequence[Record]) -> str:
