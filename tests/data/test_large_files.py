@@ -17,9 +17,9 @@ from llm_jepa.data.jsonl import iter_lines
 from llm_jepa.data.loading import load_data
 from llm_jepa.data.mapped import MappedLines
 from llm_jepa.data.pairs import StoredPairs
+from llm_jepa.data.shuffled_views import shuffle_code_views
 from llm_jepa.data.stored import Joined, StoredExamples
 from llm_jepa.errors import DataError
-from llm_jepa.experiments.controls import shuffle_code_views
 from llm_jepa.experiments.run import train_run
 from llm_jepa.experiments.settings import read_run
 from llm_jepa.objective import JEPAConfig

@@ -26,8 +26,8 @@ from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from llm_jepa.data.shuffled_views import exchange
 from llm_jepa.evaluation.retrieval import retrieval_metrics
-from llm_jepa.experiments.controls import exchange
 from llm_jepa.objective.distances import unit
 from llm_jepa.training.embedding import first_of_each
 from llm_jepa.training.monitors import ROUNDING, effective_rank, embedding_monitors, looks_collapsed

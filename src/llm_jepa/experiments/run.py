@@ -35,6 +35,7 @@ from transformers import (
 from llm_jepa.data.generated import with_files
 from llm_jepa.data.loading import LoadedData, load_data
 from llm_jepa.data.pairs import EncodedPairs
+from llm_jepa.data.shuffled_views import about_exchange, shuffle_code_views
 from llm_jepa.data.tokenizer import load_tokenizer
 from llm_jepa.errors import ConfigError
 from llm_jepa.evaluation.embeddings import StoredEmbeddings
@@ -51,7 +52,6 @@ from llm_jepa.training.saving import save_jepa
 from llm_jepa.training.stopping import StopRequest
 from llm_jepa.training.trainer import JEPATrainer
 
-from .controls import about_exchange, shuffle_code_views
 from .environment import describe_environment
 from .ownership import sole_trainer
 from .settings import RunConfig, Settings

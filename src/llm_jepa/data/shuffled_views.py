@@ -1,4 +1,4 @@
-"""Controls: arms that take away the one thing under test and leave all the rest."""
+"""The shuffled control: the JEPA term on views that do not belong together, and all the rest as it was."""
 
 from __future__ import annotations
 

@@ -16,9 +16,9 @@ import torch
 from sklearn.metrics import mutual_info_score
 
 from llm_jepa.data.nlrx import generate_pairs, write_jsonl
+from llm_jepa.data.shuffled_views import about_exchange, exchange, shuffle_code_views
 from llm_jepa.errors import ConfigError
 from llm_jepa.experiments.comparable import about_exchanges
-from llm_jepa.experiments.controls import about_exchange, exchange, shuffle_code_views
 from llm_jepa.experiments.run import train_run
 from llm_jepa.experiments.settings import read_run
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, Pair
@@ -137,7 +137,7 @@ def test_a_model_finds_no_match_in_the_pairs_of_the_control(tmp_path, monkeypatc
     chance = math.log(32)
     assert held_out_infonce(task, None, **size) < 1
     assert held_out_infonce(task, shuffle_code_views, **size) > chance - 0.1
-    monkeypatch.setattr("llm_jepa.experiments.controls.exchange", sorted_shift)
+    monkeypatch.setattr("llm_jepa.data.shuffled_views.exchange", sorted_shift)
     assert held_out_infonce(task, shuffle_code_views, **size) < chance - 0.2
 
 
