@@ -24,7 +24,7 @@ from transformers import AutoTokenizer
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DATA = ["generate_train=400", "generate_test=40", "validation_size=64", "validation_generations=8"]
 TEMPLATE = (
-    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 # Left out of the comparison wherever they are: what a watch or another folder changes.

@@ -143,7 +143,7 @@ def make_jepa(tiny_model: Callable[..., nn.Module]) -> Callable[..., LLMJEPA]:
     """Build a tiny model under an objective; keywords of JEPAConfig, and `changes` of the model's size."""
 
     def make(model: str = "llama", seed: int = 0, changes: dict | None = None, **objective) -> LLMJEPA:
-        return LLMJEPA(tiny_model(model, seed=seed, **(changes or {})), JEPAConfig(**objective))
+        return LLMJEPA(tiny_model(model, seed=seed, **(changes or {})), JEPAConfig(**objective), seed=seed)
 
     return make
 

@@ -71,10 +71,10 @@ def test_a_head_starts_as_the_identity_and_learns(head, make_jepa, make_pairs, g
 def test_a_head_draws_from_a_stream_of_its_own(tiny_model):
     """The same seed gives the same head and leaves the global stream alone; its numbers are not [PRED]'s."""
     model, heads = tiny_model("llama"), []
+    config = JEPAConfig(jepa_predictor="mlp", jepa_k=4, jepa_pred_tokens="distinct")
     for seed in (1, 1, 2):
-        torch.manual_seed(seed)
         state = torch.get_rng_state()
-        jepa = LLMJEPA(model, JEPAConfig(jepa_predictor="mlp", jepa_k=4, jepa_pred_tokens="distinct"), check=False)
+        jepa = LLMJEPA(model, config, seed=seed, check=False)
         heads.append(jepa.predictor.head.hidden_weight)
         assert torch.equal(state, torch.get_rng_state())
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])

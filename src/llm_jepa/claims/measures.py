@@ -224,15 +224,16 @@ def _tube(run: Path) -> dict[str, Any]:
         return {"stp_loss": None}
     pairs = load_rows(file, trained.data, trained.encoder, limit=trained.data.max_test_rows).pairs
     config = JEPAConfig(jepa_term="stp", jepa_lambda=1.0)
-    jepa = LLMJEPA(trained.jepa.model, config).eval()
-    jepa.seed = 0  # the same places of a row, whichever process measures
+    jepa = LLMJEPA(trained.jepa.model, config, seed=0).eval()  # the same places of a row, whichever process measures
+    device = jepa.predictor.embedding.device
     collate = FusedCollator(config, pad_token_id=trained.encoder.pad_id)
-    total = 0.0
+    total, count = 0.0, 0
     with torch.no_grad():
         for start in range(0, len(pairs), TUBE_BATCH):
-            batch = list(pairs[start : start + TUBE_BATCH])
-            total += float(jepa(collate(batch)).jepa_loss) * len(batch)
-    return {"stp_loss": total / len(pairs)}
+            batch = collate(list(pairs[start : start + TUBE_BATCH])).to(device)
+            total += float(jepa(batch).jepa_loss) * batch.num_pairs  # pairs that are long enough to have a term
+            count += batch.num_pairs
+    return {"stp_loss": total / count if count else None}
 
 
 TUBE_BATCH = 64

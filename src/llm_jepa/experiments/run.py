@@ -232,7 +232,7 @@ def build_trainer(run: RunConfig, seed: int, folder: Path, *, progress: bool = F
         )
     data.notes += notes_on(run)
     set_seed(seed)
-    jepa = _build_jepa(run, data)
+    jepa = _build_jepa(run, data, seed)
     looks = _validation_generations(run, data, jepa)
     trainer = JEPATrainer(
         jepa,
@@ -303,7 +303,7 @@ def pretrained_tokenizer(run: RunConfig) -> PreTrainedTokenizerBase | None:
     return tokenizer
 
 
-def _build_jepa(run: RunConfig, data: LoadedData) -> LLMJEPA:
+def _build_jepa(run: RunConfig, data: LoadedData, seed: int) -> LLMJEPA:
     splits = (data.train, data.validation, data.test, data.views, data.views_validation)
     longest = max(split.longest for split in splits)
     model: nn.Module = build_model(
@@ -316,7 +316,7 @@ def _build_jepa(run: RunConfig, data: LoadedData) -> LLMJEPA:
         use_cpu=bool(run.training.get("use_cpu")),
     )
     try:
-        jepa = LLMJEPA(model, run.jepa)
+        jepa = LLMJEPA(model, run.jepa, seed=seed)
     except UnsupportedModelError as error:
         raise ConfigError(str(error)) from error
     if run.adapter.quantization != "none":  # the table is in bfloat16, in which most updates would be lost

@@ -67,6 +67,8 @@ class LLMJEPA(nn.Module):
     Args:
         model: Any decoder-only transformers model with its head. It is used as it is, never copied or changed.
         config: The objective.
+        seed: Of [PRED]'s first values, and of what is drawn in each step (loss dropout, SIGReg, Semantic Tube
+            Prediction). Random streams of PyTorch are neither read nor moved.
         check: Run the fused pass against separate forwards on two tiny pairs first (a fraction of a step).
 
     Attributes:
@@ -78,7 +80,7 @@ class LLMJEPA(nn.Module):
         UnsupportedModelError: If the model cannot be served right; it is never served wrong.
     """
 
-    def __init__(self, model: nn.Module, config: JEPAConfig, *, check: bool = True) -> None:
+    def __init__(self, model: nn.Module, config: JEPAConfig, *, seed: int = 0, check: bool = True) -> None:
         super().__init__()
         self.config = config
         self.model = model
@@ -89,16 +91,15 @@ class LLMJEPA(nn.Module):
             scale=self.backbone.embedding_scale,
             distinct=config.jepa_pred_tokens == "distinct",
             head=config.jepa_predictor,
+            seed=seed,
         ).requires_grad_(config.uses_views)
         self.predictor.embedding.requires_grad_(config.uses_views and config.jepa_k > 0)
         needs_copy = config.jepa_target == "ema" and config.uses_views
         self.target = EMATarget(self.backbone, config.jepa_ema_decay) if needs_copy else None
         self.distance = get_distance(config.jepa_distance, config.jepa_temperature)
-        self.loss_dropout = LossDropout(config.jepa_loss_dropout, seed=torch.initial_seed())
-        self.seed = torch.initial_seed()  # of what Semantic Tube Prediction draws
-        self.anti_collapse = AntiCollapse(
-            config.anti_collapse_weights, config.jepa_sigreg_directions, seed=torch.initial_seed()
-        )
+        self.loss_dropout = LossDropout(config.jepa_loss_dropout, seed)
+        self.seed = seed
+        self.anti_collapse = AntiCollapse(config.anti_collapse_weights, config.jepa_sigreg_directions, seed)
         if check and config.uses_views:
             check_model(self)
 

@@ -26,6 +26,7 @@ class PredTokens(nn.Module):
         distinct: Whether the k tokens differ.
         head: What follows at the state of the last [PRED]: none, linear, mlp (`PredictorHead`).
         scale: What the model multiplies rows of its table by before the first layer sees them.
+        seed: Of the first values.
 
     Attributes:
         embedding: The learned vectors, (1 or k, C).
@@ -33,17 +34,23 @@ class PredTokens(nn.Module):
     """
 
     def __init__(
-        self, num_tokens: int, like: Tensor, distinct: bool = False, head: str = "none", scale: float = 1.0
+        self,
+        num_tokens: int,
+        like: Tensor,
+        distinct: bool = False,
+        head: str = "none",
+        scale: float = 1.0,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.num_tokens = num_tokens
         num_vectors = min(num_tokens, 1) if not distinct else num_tokens
         # A generator of its own: a model with [PRED] and one without see the same global random stream.
-        generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+        generator = torch.Generator().manual_seed(seed % 2**63)
         start = torch.randn(num_vectors, like.shape[1], generator=generator)
         size = like.detach().float().square().mean().sqrt() if like.numel() else torch.tensor(0.02)
         self.embedding = nn.Parameter((start.to(like.device) * (size * scale)).to(like.dtype))
-        self.head = None if head == "none" else PredictorHead(like, hidden=head == "mlp")
+        self.head = None if head == "none" else PredictorHead(like, hidden=head == "mlp", seed=seed)
 
     def forward(self) -> Tensor:
         """Return the embeddings in order, (k, C)."""
@@ -72,12 +79,13 @@ class PredictorHead(nn.Module):
     Args:
         like: The model's embedding table, (V, C): device, type and size.
         hidden: Whether there is a hidden layer.
+        seed: Of the first values.
     """
 
-    def __init__(self, like: Tensor, hidden: bool) -> None:
+    def __init__(self, like: Tensor, hidden: bool, seed: int = 0) -> None:
         super().__init__()
         size = like.shape[1]
-        generator = torch.Generator().manual_seed((torch.initial_seed() + 1) % 2**63)  # not [PRED]'s own numbers
+        generator = torch.Generator().manual_seed((seed + 1) % 2**63)  # not [PRED]'s own numbers
 
         def uniform(*shape: int) -> nn.Parameter:
             start = (2 * torch.rand(*shape, generator=generator) - 1) / size**0.5
