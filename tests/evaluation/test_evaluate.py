@@ -11,7 +11,7 @@ import torch
 from llm_jepa.data.formats import Example
 from llm_jepa.errors import DataError
 from llm_jepa.evaluation import automata
-from llm_jepa.evaluation.evaluate import EvaluationConfig, answer, evaluate, score_retrieval
+from llm_jepa.evaluation.evaluate import EvaluationConfig, answer, check_golds, evaluate, score_retrieval
 from llm_jepa.files import write_json_lines
 from llm_jepa.objective import LLMJEPA
 from llm_jepa.objective.reference import enc, pred
@@ -183,6 +183,23 @@ def test_a_gold_answer_that_cannot_be_used_is_an_error_of_its_row_and_the_others
     assert "other.jsonl:2: The gold regex" in caplog.text
     with pytest.raises(DataError, match=r"regex can use no gold answer of 1 rows. .*other.jsonl:1: "):
         evaluate(learned.jepa, learned.encoder, some_rows({"text": "lines with a dog", "code": "(["}), config)
+
+
+@pytest.mark.parametrize(
+    ("metric", "undecidable", "decidable"),
+    [("number", "12", "#### 12"), ("regex", "(?=a)b", "ab")],
+)
+def test_gold_answers_that_a_scorer_cannot_decide_are_counted_before_training(
+    learned, some_rows, metric, undecidable, decidable
+):
+    """All of them: refused. Some: a note with their number and the first one's place. None: nothing to say."""
+    config = EvaluationConfig(metric=metric)
+    good, bad = {"text": "a line", "code": decidable}, {"text": "a line", "code": undecidable}
+    with pytest.raises(DataError, match=rf"{metric} can (decide none|use no gold answer) of (the )?2 .*jsonl:[12]: "):
+        check_golds(learned.encoder, some_rows(bad, bad), config)
+    (note,) = check_golds(learned.encoder, some_rows(good, bad, good), config)
+    assert f"{metric} cannot decide 1 of 3 gold answers" in note and "jsonl:2: " in note
+    assert check_golds(learned.encoder, some_rows(good, good), config) == []
 
 
 def test_sql_is_scored_on_the_database_that_the_row_names(learned, some_rows, tmp_path):

@@ -20,6 +20,7 @@ from .choices import ANSWER, choice_log_likelihoods, gold_choice, judge_choices,
 from .generation import generate_greedy
 from .retrieval import retrieval_metrics
 from .scorers import ALIASES, NAMES, GoldError, Verdict, get_scorer
+from .text_scorers import NUMBER_MARKER
 
 logger = logging.getLogger(__name__)
 
@@ -242,34 +243,53 @@ def score_choices(
     return judged
 
 
-def check_golds(encoder: PairEncoder, rows: EncodedPairs, config: EvaluationConfig) -> None:
-    """Make sure that rows have what their scorers read beside an answer, before a model is trained for it.
+def check_golds(encoder: PairEncoder, rows: EncodedPairs, config: EvaluationConfig) -> list[str]:
+    """Make sure that the scorers can judge answers to these rows, before a model is trained for them.
+
+    Returns:
+        A note for each scorer that cannot decide some of the gold answers.
 
     Raises:
-        DataError: If a scorer can use the gold answer of no row: none has choices, say, or a database that is there.
+        DataError: If a scorer can decide none: no gold answer has a number, say, no row has choices, or a database is
+            missing.
     """
     golds = gold_answers(encoder, rows)
+    notes = []
     for name in config.reported if len(rows) else ():
         if name in BY_LIKELIHOOD:
-            _with_choices(name, rows.examples, golds)
+            judged, _ = _with_choices(name, rows.examples, golds)
         elif name not in ALWAYS:
-            with _text_judge(name, golds, rows.examples, golds, config) as judge:
-                _check_one_usable(name, rows.examples, judge)
+            probes = [PROBES.get(name, "a")] * len(golds)
+            judged = _score_texts(name, probes, rows.examples, golds, config)
+        else:
+            continue
+        notes += _about_undecided(name, rows.examples, judged)
+    return notes
 
 
-def _check_one_usable(name: str, examples: Sequence[Example], judge: Callable[[int], Verdict]) -> None:
-    """Judge gold answers until one can be used, which is the first as a rule.
+PROBES = {"number": f"{NUMBER_MARKER} 1", "regex": "a", "sql": "SELECT 1"}
+"""An answer that each scorer can read, so that only a gold answer can leave it undecided."""
+
+
+def _about_undecided(name: str, examples: Sequence[Example], judged: Judged) -> list[str]:
+    """Return a note on the gold answers that a scorer cannot decide, the first of them with its reason.
 
     Raises:
-        DataError: If none can.
+        DataError: If it can decide none.
     """
-    for place, example in enumerate(examples):
-        try:
-            judge(place)
-            return
-        except GoldError as error:
-            if place == len(examples) - 1:
-                raise _no_gold(name, examples, example, error) from error
+    undecided = [place for place, verdict in enumerate(judged.verdicts) if not verdict.decided]
+    if not undecided:
+        return []
+    first = f"{examples[undecided[0]].source}: {judged.verdicts[undecided[0]].reason}"
+    if len(undecided) == len(examples):
+        raise DataError(
+            f"The scorer {name} can decide none of the {len(examples)} gold answers. {first}. Choose another metric, "
+            "or correct the test rows."
+        )
+    return [
+        f"The scorer {name} cannot decide {len(undecided)} of {len(examples)} gold answers, which count as not right. "
+        f"The first: {first}."
+    ]
 
 
 def _no_gold(name: str, examples: Sequence[Example], last: Example, error: GoldError) -> DataError:
