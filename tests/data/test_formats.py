@@ -279,12 +279,12 @@ def test_a_data_set_that_the_hub_cannot_give_is_a_data_error(monkeypatch):
     """Offline, the user reads what was tried and what is expected, not a traceback."""
     import datasets
 
-    def offline(name, split):
-        raise ConnectionError(f"no network for {name}, {split}")
+    def offline(name):
+        raise ConnectionError(f"no network for {name}")
 
-    monkeypatch.setattr(datasets, "load_dataset", offline)
+    monkeypatch.setattr(datasets, "get_dataset_config_names", offline)
     message = error("owner/name:test")
-    assert "no network for owner/name, test" in message
+    assert message.startswith("owner/name:test: ") and "no network for owner/name." in message
     assert ".jsonl" in message
 
 

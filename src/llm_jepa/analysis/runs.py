@@ -193,7 +193,8 @@ def _all_rows(run: TrainedRun, config: AnalysisConfig) -> tuple[str, EncodedPair
     rows = loaded.validation if config.split == "validation" else loaded.train
     if not len(rows):
         raise ConfigError(f"{run.folder} has no {config.split} rows. Name a file with --data, or another --split.")
-    return data.validation_file or str(data.train_file) if config.split == "validation" else str(data.train_file), rows
+    train = ", ".join(data.train_files)
+    return data.validation_file or train if config.split == "validation" else train, rows
 
 
 def _up_to_the_answer(pair: Pair) -> Pair:

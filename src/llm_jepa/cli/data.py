@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llm_jepa.errors import CheckFailedError, ConfigError
+from llm_jepa.errors import CheckFailedError, ConfigError, DataError
 
 from .parsing import add_command, add_set, overrides, positive, read_settings, without_experiment
 from .printing import WIDTH, print_hanging, print_json
+
+if TYPE_CHECKING:
+    from llm_jepa.experiments.settings import RunConfig
 
 
 def register(commands: Any) -> None:
@@ -56,9 +60,10 @@ def register(commands: Any) -> None:
     inspect.add_argument("--rows", type=positive, default=3, metavar="N", help="rows to show")
     add_set(inspect)
 
-    check = add_command(data, "check", _data_check, "find duplicates, and test pairs that leaked into train")
+    check = add_command(data, "check", _data_check, "find what training would refuse, duplicates and leaks")
     check.add_argument("train", metavar="TRAIN", help="a file of rows")
     check.add_argument("test", metavar="TEST", help="a file of rows")
+    check.add_argument("--config", metavar="CONFIG.yaml", help="settings to read them with")
     check.add_argument("--max-leak", type=int, metavar="N", help="exit with 3 if more test pairs than this leaked")
     add_set(check)
 
@@ -114,6 +119,7 @@ def _data_split(arguments: argparse.Namespace) -> dict[str, Any]:
 def _data_inspect(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.data.inspect import inspect_rows
     from llm_jepa.data.loading import load_data
+    from llm_jepa.experiments.run import pretrained_tokenizer
     from llm_jepa.experiments.settings import read_run
 
     settings = dict(overrides(arguments)) | {"train_file": arguments.file, "validation_size": 0}
@@ -121,7 +127,7 @@ def _data_inspect(arguments: argparse.Namespace) -> dict[str, Any]:
         settings = without_experiment(read_settings(arguments.config)) | settings
         settings |= {"test_file": None, "validation_file": None}
     run = read_run(settings)
-    data = load_data(run.data, run.jepa)
+    data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     print(inspect_rows(data.train, data.tokenizer, run.jepa, num_rows=arguments.rows, colour=colour))
     if len(data.views):
@@ -137,15 +143,65 @@ def _data_check(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.data.checks import check_files
     from llm_jepa.experiments.settings import read_run
 
-    found = check_files(arguments.train, arguments.test, read_run(dict(overrides(arguments))).data)
-    print(f"train {found['train_rows']:,} rows | test {found['test_rows']:,} rows")
-    print(f"{found['leaked_pairs']:,} test pairs stand in train too; {found['leaked_codes']:,} test codes do")
-    print(f"{found['duplicate_rows']:,} training rows repeat an earlier one")
-    for leak in found["first_leaks"]:
-        print_hanging("  leak       ", f"{leak['test']} = {leak['train']}")
-    for repeat in found["first_duplicates"]:
-        print_hanging("  duplicate  ", f"{repeat['row']} = {repeat['repeats']}")
+    settings = dict(overrides(arguments)) | {"train_file": arguments.train, "test_file": arguments.test}
+    if arguments.config:
+        settings = without_experiment(read_settings(arguments.config)) | settings
+    run = read_run(settings)
+    found = check_files(arguments.train, arguments.test, run.data)
+    _print_check(found)
+    if refused := _find_refused(run):
+        print_json(found | {"refused": str(refused)})
+        raise refused
     if arguments.max_leak is not None and found["leaked_pairs"] > arguments.max_leak:
         print_json(found)
         raise SystemExit(CheckFailedError.exit_code)
     return found
+
+
+def _find_refused(run: RunConfig) -> DataError | ConfigError | None:
+    """Return the first thing that training on these rows would refuse, as training finds it."""
+    from llm_jepa.data.loading import load_data
+    from llm_jepa.experiments.run import pretrained_tokenizer
+
+    log = logging.getLogger("llm_jepa")
+    level = log.level
+    log.setLevel(logging.ERROR)  # what is said of rows has been said
+    try:
+        load_data(run.data, run.jepa, pretrained_tokenizer(run))
+    except (DataError, ConfigError) as error:
+        return error
+    finally:
+        log.setLevel(level)
+    return None
+
+
+def _print_check(found: dict[str, Any]) -> None:
+    """Print the counts of a check, and the first places of each kind."""
+    print(f"train {found['train_rows']:,} rows | test {found['test_rows']:,} rows")
+    if found["empty_rows"]:
+        print(f"{found['empty_rows']:,} rows have an empty or blank view")
+    print(f"{found['leaked_pairs']:,} test pairs stand in train too; {found['leaked_codes']:,} test codes do")
+    near = found["leaked_pairs_normalised"] - found["leaked_pairs"]
+    print(f"{near:,} more test pairs stand in train up to case and space")
+    if found["leaked_groups"]:
+        print(f"{found['leaked_groups']:,} test rows have the group of a training row")
+    print(f"{found['duplicate_rows']:,} training rows repeat an earlier one")
+    near = found["duplicate_rows_normalised"] - found["duplicate_rows"]
+    print(f"{near:,} more training rows repeat an earlier one up to case and space")
+    if found["test_duplicate_rows"]:
+        print(f"{found['test_duplicate_rows']:,} test rows repeat an earlier one")
+    print(f"{found['conflicting_rows']:,} training rows have the text of another training row and another code")
+    print(f"{found['conflicting_test_rows']:,} test rows have the text of a training row and another code")
+    for source in found["first_empty"]:
+        print_hanging("  empty      ", source)
+    shown = {
+        "leak": ("first_leaks", "="),
+        "near leak": ("first_leaks_normalised", "~"),
+        "duplicate": ("first_duplicates", "="),
+        "near": ("first_duplicates_normalised", "~"),
+        "conflict": ("first_conflicts", "against"),
+        "conflict ": ("first_test_conflicts", "against"),
+    }
+    for label, (key, word) in shown.items():
+        for one, other in (place.values() for place in found[key]):
+            print_hanging(f"  {label:11}", f"{one} {word} {other}")

@@ -2,7 +2,8 @@
 
 Two rows are the same pair when their text and their code are equal after `str.strip()`; system messages are
 not compared. As an extra, rows are also compared *normalised*: case-folded, and each run of white space one
-space. That count is shown and never acted on: in a regex, case carries meaning.
+space. That count is shown and never acted on: in a regex, case carries meaning. Shown too, and never acted on, are
+rows that ask the same (text and system message equal after `str.strip()`) and have another code.
 """
 
 from __future__ import annotations
@@ -38,11 +39,14 @@ class Duplicates:
             `len(rows) == number of rows - number of distinct pairs`.
         firsts: For each of `rows`, the place of the first row that it repeats.
         num_normalised: The same count on normalised rows; includes the exact ones.
+        normalised: Place of a row that repeats an earlier one only when normalised, and that of the first row that it
+            repeats; the first few.
     """
 
     rows: list[int]
     firsts: list[int]
     num_normalised: int
+    normalised: list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Leaks:
         num_normalised: Held-out rows that stand in training when normalised; includes the exact ones.
         num_codes: Held-out rows whose code alone, stripped, stands in training; includes the exact ones. For
             many tasks this is no fault: two questions can have one answer.
+        normalised: Place of a held-out row that stands in training only when normalised, and that of the first such
+            training row; the first few.
     """
 
     held_out_rows: list[int]
@@ -63,6 +69,7 @@ class Leaks:
     train_rows: list[int]
     num_normalised: int
     num_codes: int
+    normalised: list[tuple[int, int]]
 
 
 def pair_key(example: Example) -> PairKey:
@@ -78,11 +85,13 @@ class RowKeys:
         pair: 16 bytes of each row's `pair_key`, dtype S16: two different pairs never meet in practice.
         normalised: The same of the normalised key.
         code: The same of the stripped code alone; of rows of one text, a hash that no code has.
+        question: The same of the stripped text and system message; that they ask.
     """
 
     pair: np.ndarray
     normalised: np.ndarray
     code: np.ndarray
+    question: np.ndarray
 
     @classmethod
     def of(cls, examples: Sequence[Example]) -> RowKeys:
@@ -97,13 +106,14 @@ class RowKeys:
 
     @classmethod
     def _read(cls, examples: Sequence[Example]) -> RowKeys:
-        pair, normalised, code = bytearray(), bytearray(), bytearray()
+        pair, normalised, code, question = bytearray(), bytearray(), bytearray(), bytearray()
         for example in examples:
             key = pair_key(example)
             pair += hash_key(key)
             normalised += hash_key(_normalised_key(example))
             code += hash_key((key[1],))
-        return cls(*(np.frombuffer(each, KEY_DTYPE) for each in (pair, normalised, code)))
+            question += hash_key((key[0], (example.system or "").strip()))
+        return cls(*(np.frombuffer(each, KEY_DTYPE) for each in (pair, normalised, code, question)))
 
     @classmethod
     def join(cls, parts: Sequence[RowKeys]) -> RowKeys:
@@ -129,8 +139,14 @@ def _find_duplicates(keys: RowKeys) -> Duplicates:
     _, first, number = np.unique(keys.pair, return_index=True, return_inverse=True)
     first_of_row = first[number]
     rows = np.flatnonzero(first_of_row != np.arange(len(first_of_row)))
-    num_distinct = len(np.unique(keys.normalised))
-    return Duplicates(rows.tolist(), first_of_row[rows].tolist(), len(keys.pair) - num_distinct)
+    _, first, number = np.unique(keys.normalised, return_index=True, return_inverse=True)
+    near = np.flatnonzero((first[number] != np.arange(len(number))) & (first_of_row == np.arange(len(number))))
+    return Duplicates(
+        rows.tolist(),
+        first_of_row[rows].tolist(),
+        num_normalised=len(keys.pair) - len(first),
+        normalised=[(int(row), int(first[number[row]])) for row in near[:NUM_SHOWN]],
+    )
 
 
 def find_leaks(train: Sequence[Example], held_out: Sequence[Example]) -> Leaks:
@@ -143,13 +159,40 @@ def _find_leaks(train: RowKeys, held_out: RowKeys) -> Leaks:
     leaked = np.flatnonzero(np.isin(held_out.pair, distinct))
     no_code = hash_key((None,))
     has_code = held_out.code != no_code
+    distinct_near, first_near = np.unique(train.normalised, return_index=True)
+    is_near = np.isin(held_out.normalised, distinct_near)
+    only_near = np.flatnonzero(is_near & ~np.isin(held_out.pair, distinct))[:NUM_SHOWN]
+    firsts_near = first_near[np.searchsorted(distinct_near, held_out.normalised[only_near])]
     return Leaks(
         held_out_rows=leaked.tolist(),
         first_train_rows=first[np.searchsorted(distinct, held_out.pair[leaked])].tolist(),
         train_rows=np.flatnonzero(np.isin(train.pair, held_out.pair)).tolist(),
-        num_normalised=int(np.isin(held_out.normalised, train.normalised).sum()),
+        num_normalised=int(is_near.sum()),
         num_codes=int((np.isin(held_out.code, train.code) & has_code).sum()),
+        normalised=list(zip(only_near.tolist(), firsts_near.tolist(), strict=True)),
     )
+
+
+def find_conflicts(rows: Sequence[Example], others: Sequence[Example]) -> list[tuple[int, int]]:
+    """Return the places of rows that another row asks too, with another code, each with the first such row of `others`.
+
+    Args:
+        rows: The rows that are looked at.
+        others: Those that they are compared with; the same list, or another one.
+    """
+    keys, known = RowKeys.of(rows), RowKeys.of(others)
+    order = np.lexsort((np.arange(len(known.pair)), known.question))
+    questions, starts = np.unique(known.question[order], return_index=True)
+    ends = np.append(starts[1:], len(order))
+    group = np.searchsorted(questions, keys.question)
+    is_known = np.isin(keys.question, questions)
+    found = []
+    for place in np.flatnonzero(is_known & (keys.code != hash_key((None,)))).tolist():
+        same = order[starts[group[place]] : ends[group[place]]]
+        other = same[(known.code[same] != keys.code[place]) & (known.code[same] != hash_key((None,)))]
+        if len(other):
+            found.append((place, int(other[0])))
+    return found
 
 
 def apply_duplicate_policy(examples: Sequence[Example], policy: str) -> tuple[Sequence[Example], int]:
@@ -194,25 +237,41 @@ def apply_leak_policy(
 def check_files(train: str, test: str, config: DataConfig) -> dict[str, Any]:
     """Compare a training file and a test file; nothing is changed.
 
+    Of a folder with several splits, the training split and the test split are read.
+
     Returns:
         Counts of rows, as plain values for JSON:
 
         - `train_rows`, `test_rows`: rows that could be read (all of them, unless `on_broken` is `drop`).
+        - `empty_rows`: rows with an empty or blank view, in both files.
         - `leaked_pairs`: test rows whose text and code, both stripped, stand together in a training row.
         - `leaked_pairs_normalised`: the same, case-folded and with white space collapsed.
         - `leaked_codes`: test rows whose stripped code stands in a training row, whatever its text.
         - `leaked_groups`: test rows whose `group` is that of a training row.
         - `duplicate_rows`: training rows that repeat an earlier training row (rows minus distinct pairs).
         - `duplicate_rows_normalised`, `test_duplicate_rows`: as their names say.
-        - `first_leaks`, `first_duplicates`: the first few, each as the two places.
+        - `conflicting_rows`, `conflicting_test_rows`: training and test rows with the text (and system message) of a
+          training row and another code.
+        - `first_...`: the first few of each kind, as two places, or one.
+        - `notes`: sentences on what is not read.
     """
-    train_read, test_read = read_examples(train, config), read_examples(test, config)
+    train_read, test_read = read_examples(train, config), read_examples(test, config, part="test")
     train_rows, test_rows = train_read.examples, test_read.examples
     duplicates, leaks = find_duplicates(train_rows), find_leaks(train_rows, test_rows)
+    in_train, in_test = find_conflicts(train_rows, train_rows), find_conflicts(test_rows, train_rows)
+    empty = [row.source for rows in (train_rows, test_rows) for row in rows if _is_empty(row)]
+
+    leaked = zip(leaks.held_out_rows, leaks.first_train_rows, strict=True)
+    repeated = zip(duplicates.rows, duplicates.firsts, strict=True)
+
+    def places(rows: Sequence[Example], name: str, found: Any, other: str) -> list[dict[str, str]]:
+        return [{name: rows[one].source, other: train_rows[two].source} for one, two in list(found)[:NUM_SHOWN]]
+
     return {
         "train_rows": len(train_rows),
         "test_rows": len(test_rows),
         "dropped_rows": sum(train_read.dropped.values()) + sum(test_read.dropped.values()),
+        "empty_rows": len(empty),
         "leaked_pairs": len(leaks.held_out_rows),
         "leaked_pairs_normalised": leaks.num_normalised,
         "leaked_codes": leaks.num_codes,
@@ -220,15 +279,24 @@ def check_files(train: str, test: str, config: DataConfig) -> dict[str, Any]:
         "duplicate_rows": len(duplicates.rows),
         "duplicate_rows_normalised": duplicates.num_normalised,
         "test_duplicate_rows": len(find_duplicates(test_rows).rows),
-        "first_leaks": [
-            {"test": test_rows[held_out].source, "train": train_rows[first].source}
-            for held_out, first in list(zip(leaks.held_out_rows, leaks.first_train_rows, strict=True))[:NUM_SHOWN]
-        ],
-        "first_duplicates": [
-            {"row": train_rows[repeat].source, "repeats": train_rows[first].source}
-            for repeat, first in list(zip(duplicates.rows, duplicates.firsts, strict=True))[:NUM_SHOWN]
-        ],
+        "conflicting_rows": len(in_train),
+        "conflicting_test_rows": len(in_test),
+        "first_empty": empty[:NUM_SHOWN],
+        "first_leaks": places(
+            test_rows, "test", zip(leaks.held_out_rows, leaks.first_train_rows, strict=True), "train"
+        ),
+        "first_leaks_normalised": places(test_rows, "test", leaks.normalised, "train"),
+        "first_duplicates": places(train_rows, "row", repeated, "repeats"),
+        "first_duplicates_normalised": places(train_rows, "row", duplicates.normalised, "repeats"),
+        "first_conflicts": places(train_rows, "row", in_train, "other"),
+        "first_test_conflicts": places(test_rows, "row", in_test, "other"),
+        "notes": list(dict.fromkeys([*train_read.notes, *test_read.notes])),
     }
+
+
+def _is_empty(example: Example) -> bool:
+    views = (example.text, example.code, example.text_view, example.code_view)
+    return any(view is not None and not view.strip() for view in views)
 
 
 def _num_leaked_groups(train: Sequence[Example], test: Sequence[Example]) -> int:

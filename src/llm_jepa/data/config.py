@@ -25,17 +25,23 @@ class DataConfig:
 
     PAIR_COLUMNS: ClassVar[tuple[tuple[str, str], ...]] = (("prompt", "completion"), ("text", "code"))
 
-    train_file: str | None = field(
+    train_file: str | list[str] | None = field(
         default=None,
         metadata={
-            "help": "Training rows: a .jsonl or .parquet file, a folder of the datasets library, or "
-            "owner/name on the hub (owner/name:split for another split than train)."
+            "help": "Training rows: a .jsonl or .parquet file, a folder, or owner/name on the hub. Of several splits, "
+            "train is read; folder:split or folder:config:split names another. A list: the rows of all of them."
         },
     )
-    test_file: str | None = field(default=None, metadata={"help": "Test rows, read once, after training."})
+    test_file: str | None = field(
+        default=None,
+        metadata={"help": "Test rows, read once, after training. Of several splits, test is read."},
+    )
     validation_file: str | None = field(
         default=None,
-        metadata={"help": "Validation rows. Without it, validation_size rows of the training file are set aside."},
+        metadata={
+            "help": "Validation rows. Without it, validation_size rows of the training file are set aside. Of several "
+            "splits, validation is read."
+        },
     )
     validation_size: int = field(
         default=200,
@@ -247,7 +253,22 @@ class DataConfig:
                 f"messages_column={self.messages_column!r} contradicts text_column and code_column: "
                 "a row is a chat or has two columns. Remove one of them."
             )
+        self._check_train_files()
         self._check_views()
+
+    @property
+    def train_files(self) -> list[str]:
+        """The names of `train_file`, in order; none where it is not set."""
+        if self.train_file is None:
+            return []
+        return self.train_file if isinstance(self.train_file, list) else [self.train_file]
+
+    def _check_train_files(self) -> None:
+        names = self.train_files
+        if self.train_file == [] or not all(isinstance(name, str) and name for name in names):
+            raise ValueError(f"train_file={self.train_file!r} must be a name, or a list of names.")
+        if len(set(names)) < len(names):
+            raise ValueError(f"train_file={names} names a file twice. Remove one.")
 
     def _check_views(self) -> None:
         """Make sure that no setting of the view pairs is there for nothing."""

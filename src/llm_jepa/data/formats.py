@@ -8,28 +8,41 @@ it has a JEPA term (`use_jepa`), and the rows that it belongs with (`group`). Ab
 
 from __future__ import annotations
 
-import difflib
 import logging
 from array import array
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from llm_jepa.data.config import LARGE_FILE_BYTES, DataConfig
-from llm_jepa.data.jsonl import RowError, describe_type, iter_lines, parse_line
+from llm_jepa.data.jsonl import RowError, describe_type, parse_line, text_of
 from llm_jepa.data.mapped import MappedLines
+from llm_jepa.data.messages import REASONING, Chat, is_filled, read_chat
+from llm_jepa.data.sources import Content, CsvRow, iter_rows, local_path
 from llm_jepa.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 TEXT_VIEW, CODE_VIEW, USE_JEPA, GROUP = OWN_COLUMNS = ("text_view", "code_view", "use_jepa", "group")
 SCORING_COLUMNS = ("database", "db_id", "choices", "answer", "answers")  # read by scorers alone, docs/scorers.md
-ROLES = ("system", "user", "assistant")
 FORMS_TEXT = "messages; or prompt and completion; or text and code; or text alone"
-_LOCAL_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt", ".gz", ".zst", ".arrow")
 _NUM_SHOWN = 3  # dropped rows that are shown in the log; the rest are counted
+_MOST_LISTED = 12  # columns that a message lists
+
+# Columns that change what other trainers do, and what a user can do here.
+_ADVICE = {
+    "chat_template_kwargs": "To set them for all rows, use the key of that name.",
+    **dict.fromkeys(("tools", "functions"), "No prompt describes tools."),
+    **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), "No view holds anything but text."),
+    **dict.fromkeys(("system", "history"), "Write them into messages."),
+    **dict.fromkeys(("input", "context"), "If it is a part of the question, write both into one column."),
+    **dict.fromkeys(("weight", "train", "loss"), "All rows count alike; messages may have it."),
+    **dict.fromkeys(("labels", "input_ids", "completion_mask", "assistant_masks", "loss_mask"), "See loss_on."),
+    **dict.fromkeys(REASONING, "Write it into the answer to train on it."),
+}
+# What a question consists of besides its first column, where a public format says so (Alpaca, Dolly).
+_REST_OF_QUESTION = {"instruction": ("input", "context")}
 
 
 @dataclass(frozen=True)
@@ -81,22 +94,30 @@ class ReadResult:
         rows_in: Rows that were looked at; blank lines are not rows.
         dropped: Rows left out because of `on_broken: drop`, by reason.
         form: The form of the file's rows.
+        notes: Sentences on fields that are not read, or not as a user may expect.
+        untrained: The first row with a message before the answer that is not to be trained on (`weight: 0`).
     """
 
     examples: Sequence[Example]
     rows_in: int
     dropped: dict[str, int] = field(default_factory=dict)
     form: RowForm | None = None
+    notes: list[str] = field(default_factory=list)
+    untrained: str | None = None
 
 
-def read_examples(path_or_name: str, config: DataConfig, *, limit: int | None = None) -> ReadResult:
+def read_examples(
+    path_or_name: str, config: DataConfig, *, limit: int | None = None, part: str = "train"
+) -> ReadResult:
     """Read a `.jsonl` or `.parquet` file, a folder of the `datasets` library, or a data set of the hub.
 
     Args:
-        path_or_name: A local path, or `owner/name` on the hub (`owner/name:split` for another split than
-            train).
+        path_or_name: A local path, or `owner/name` on the hub. Of a folder or a data set with several splits,
+            `:split` or `:config:split` names one.
         config: Column names and the policy for broken rows.
         limit: Look at this many rows only, from the start.
+        part: What the rows are for: `train`, `validation` or `test`, which is also the split that is read where
+            none is named.
 
     Raises:
         DataError: If the file is missing, empty or of another format; if a row cannot be used and
@@ -105,12 +126,12 @@ def read_examples(path_or_name: str, config: DataConfig, *, limit: int | None = 
     from llm_jepa.data.stored import StoredExamples  # it is made of what stands in this module
 
     reader = ExampleReader(config)
-    lines = MappedLines(Path(path_or_name).expanduser()) if stays_on_disk(path_or_name, config) else None
+    lines = MappedLines(local_path(path_or_name)) if stays_on_disk(path_or_name, config) else None
     kept: list[Example] = []
     kept_rows = array("q")
     rows_in = 0
     dropped: Counter[str] = Counter()
-    for source, content in _iter_rows(path_or_name) if lines is None else _name_lines(lines, path_or_name):
+    for source, content in iter_rows(path_or_name, part) if lines is None else _name_lines(lines, path_or_name):
         if limit is not None and rows_in == limit:
             break
         rows_in += 1
@@ -136,7 +157,10 @@ def read_examples(path_or_name: str, config: DataConfig, *, limit: int | None = 
         logger.warning("%s: %d of %d rows left out (%s)", path_or_name, dropped.total(), rows_in, _counts(dropped))
     where = "" if lines is None else ", read from disk when they are needed"
     logger.info("%s: %d rows, views from %s%s", path_or_name, len(examples), reader.form, where)
-    return ReadResult(examples, rows_in, dict(dropped), reader.form)
+    notes = reader.all_notes()
+    for note in notes:
+        logger.warning("%s", note)
+    return ReadResult(examples, rows_in, dict(dropped), reader.form, notes, reader.untrained)
 
 
 def stays_on_disk(path_or_name: str, config: DataConfig) -> bool:
@@ -145,9 +169,9 @@ def stays_on_disk(path_or_name: str, config: DataConfig) -> bool:
     Raises:
         DataError: If they are to be, and the file is of a format that cannot.
     """
-    path = Path(path_or_name).expanduser()
+    path = local_path(path_or_name)
     can = path.is_file() and path.suffix == ".jsonl"
-    if config.rows_in_memory is False and not can and path.is_file():
+    if config.rows_in_memory is False and not can and path.exists():
         raise DataError(
             f"{path_or_name}: rows_in_memory=false needs a .jsonl file, whose lines can be found again. Convert it, "
             "or leave rows_in_memory out."
@@ -173,20 +197,31 @@ def prompt_example(text: str, *, system: str | None = None, chat: bool = False) 
 
 
 class ExampleReader:
-    """Turns rows into examples and holds all rows of a file to the form of the first."""
+    """Turns rows into examples and holds all rows of a file to the form of the first.
+
+    Attributes:
+        untrained: The first row with a message before the answer that is not to be trained on.
+    """
 
     def __init__(self, config: DataConfig) -> None:
         self.config = config
         self.form: RowForm | None = None
         self.form_source = ""
-        self._told_of_kwargs = False
+        self.untrained: str | None = None
+        self._notes: dict[str, str] = {}
+        self._unread: dict[str, None] = {}
+        self._unread_of_messages: dict[str, None] = {}
+        self._num_padded = 0
+        self._first_padded = ""
 
-    def read(self, source: str, content: bytes | dict[str, Any] | None) -> Example:
+    def read(self, source: str, content: Content) -> Example:
         """Return the example of a row.
 
         Raises:
             RowError: If it cannot be used.
         """
+        if isinstance(content, RowError):
+            raise content
         row = content if isinstance(content, dict) else parse_line(content)
         form = detect_form(row, self.config)
         if self.form is not None and form != self.form:
@@ -195,16 +230,60 @@ class ExampleReader:
                 f"found {form}, but {self.form_source} has {self.form} (fields here: {_listed(row)}). "
                 "Expected the same form in every row of a file.",
             )
-        example = _with_own_columns(_to_example(row, form, source), row, form)
-        if "chat_template_kwargs" in row and not self._told_of_kwargs:
-            self._told_of_kwargs = True
-            logger.warning(
-                "%s: the column chat_template_kwargs is not read. To set them for all rows, use the key of that name.",
-                source,
-            )
+        views = _read_views(row, form)
+        own = _own_columns(_typed(row) if isinstance(row, CsvRow) else row, form)
+        if isinstance(views, Chat):
+            text, code = "\n".join(views.turns), views.answer
+            example = Example(text, code, views.system, views.messages, source, **own)
+            self._look_at_chat(views, source)
+        else:
+            example = Example(text=views[0], code=views[1], source=source, **own)
+        self._look_at_columns(row, form, source)
+        self._look_at_ends(example)
         if self.form is None:  # set last: a broken first row must not decide the form of the good rows after it
             self.form, self.form_source = form, source
         return example
+
+    def all_notes(self) -> list[str]:
+        """Return what is to be said about the rows that were read."""
+        notes = list(self._notes.values())
+        if self._unread:
+            notes.append(f"Columns that are not read: {_listed(self._unread)}. The views are from {self.form}.")
+        if self._unread_of_messages:
+            notes.append(
+                f"Fields of messages that are in no view: {_listed(self._unread_of_messages)}. A chat template may "
+                "read them in the turns before the answer."
+            )
+        if self._num_padded:
+            rows = "1 row has" if self._num_padded == 1 else f"{self._num_padded} rows have"
+            notes.append(
+                f"{rows} a view that ends in white space, the first at {self._first_padded}. It is kept, and may be "
+                "the view's last token, where Enc is read. Remove it if it has no meaning."
+            )
+        return notes
+
+    def _look_at_chat(self, chat: Chat, source: str) -> None:
+        if chat.has_untrained and self.untrained is None:
+            self.untrained = source
+        for name, note in chat.notes.items():
+            self._notes.setdefault(name, f"{source}: {note}")
+        self._unread_of_messages.update(dict.fromkeys(chat.unread))
+
+    def _look_at_columns(self, row: dict[str, Any], form: RowForm, source: str) -> None:
+        read = {*form.columns, *OWN_COLUMNS, *SCORING_COLUMNS}
+        for name, value in row.items():
+            if name in read or name in self._unread or f"column {name}" in self._notes or not is_filled(value):
+                continue
+            if name in _ADVICE:
+                self._notes[f"column {name}"] = f"{source}: the column {name} is not read. {_ADVICE[name]}"
+            else:
+                self._unread[name] = None
+
+    def _look_at_ends(self, example: Example) -> None:
+        views = (example.text, example.code, example.text_view, example.code_view)
+        if any(view is not None and view.strip() and view[-1].isspace() for view in views):
+            self._num_padded += 1
+            self._first_padded = self._first_padded or example.source
 
 
 def detect_form(row: Collection[str], config: DataConfig) -> RowForm:
@@ -246,184 +325,60 @@ def _mapped_form(row: Collection[str], config: DataConfig) -> RowForm:
     return RowForm("text", (text,)) if code is None else RowForm("pair", (text, code))
 
 
-def _to_example(row: dict[str, Any], form: RowForm, source: str) -> Example:
+def _read_views(row: dict[str, Any], form: RowForm) -> Chat | tuple[str, str | None]:
+    """Return the text and code of a row, or the chat that it is."""
     values = [row[column] for column in form.columns]
     if form.kind == "messages":
-        return _from_messages(values[0], form.columns[0], source)
+        return read_chat(values[0], form.columns[0])
     if form.kind == "pair" and isinstance(values[0], list) and isinstance(values[1], list):
-        return _from_prompt_and_completion(values[0], values[1], form, source)
-    strings = [_string(value, column) for value, column in zip(values, form.columns, strict=True)]
-    return Example(text=strings[0], code=strings[1] if form.kind == "pair" else None, source=source)
+        return _from_prompt_and_completion(values[0], values[1], form)
+    strings = [text_of(value, column) for value, column in zip(values, form.columns, strict=True)]
+    for name in _REST_OF_QUESTION.get(form.columns[0], ()):
+        if name not in form.columns and isinstance(row.get(name), str) and row[name].strip():
+            raise RowError(
+                "fields",
+                f"{name} is a part of the question that {form.columns[0]} asks, and is in no view. Write both into one "
+                "column, and name it with text_column.",
+            )
+    return strings[0], strings[1] if form.kind == "pair" else None
 
 
-def _with_own_columns(example: Example, row: dict[str, Any], form: RowForm) -> Example:
-    """Add what the row's own columns say; a column that was named as a view of the row is that view alone."""
+def _typed(row: CsvRow) -> dict[str, Any]:
+    """Return a row of a CSV file with an empty text for null, and `true` for true, in columns that are no views."""
+    words = {"": None, "true": True, "false": False}
+    return {name: words.get(value.lower(), value) if name == USE_JEPA else value or None for name, value in row.items()}
+
+
+def _own_columns(row: dict[str, Any], form: RowForm) -> dict[str, Any]:
+    """Return what the row's own columns say; a column that was named as a view of the row is that view alone."""
     own = {name: row[name] for name in OWN_COLUMNS if row.get(name) is not None and name not in form.columns}
     for name, value in own.items():
         if name != USE_JEPA:
-            _string(value, name)
+            text_of(value, name)
         elif not isinstance(value, bool):
             raise RowError("type", f"{name} holds {describe_type(value)}, expected true or false.")
     scoring = {name: row[name] for name in SCORING_COLUMNS if row.get(name) is not None and name not in form.columns}
-    if scoring:
-        own["scoring"] = scoring
-    return replace(example, **own) if own else example
+    return {**own, "scoring": scoring} if scoring else own
 
 
-def _from_prompt_and_completion(prompt: list[Any], completion: list[Any], form: RowForm, source: str) -> Example:
+def _from_prompt_and_completion(prompt: list[Any], completion: list[Any], form: RowForm) -> Chat:
     if len(completion) != 1:
         raise RowError(
             "messages", f"{form.columns[1]} holds {len(completion)} messages, expected one, of the assistant."
         )
-    return _from_messages(prompt + completion, str(form), source)
-
-
-def _from_messages(messages: Any, column: str, source: str) -> Example:
-    """Make an example of a chat: maybe a system message, turns, a last user turn, the assistant's answer."""
-    if not isinstance(messages, list):
-        raise RowError("type", f"{column} holds {describe_type(messages)}, expected a list of messages.")
-    contents = [_check_message(message, index, column) for index, message in enumerate(messages, start=1)]
-    roles = [message["role"] for message in messages]
-    if roles[-2:] != ["user", "assistant"]:
-        raise RowError(
-            "messages",
-            f"{column} ends with the roles {', '.join(roles[-2:]) or 'of nobody'}; expected a user's turn "
-            "and the assistant's answer to it as the last two.",
-        )
-    if "system" in roles[1:]:
-        raise RowError("messages", f"{column} has a system message after the first place; expected it first, or none.")
-    system = contents[0] if roles[0] == "system" else None
-    turns = contents[:-1] if system is None else contents[1:-1]
-    return Example(
-        text="\n".join(turns),
-        code=contents[-1],
-        system=system,
-        messages=[dict(m) for m in messages],
-        source=source,
-    )
-
-
-def _check_message(message: Any, index: int, column: str) -> str:
-    where = f"{column}, message {index}"
-    if not isinstance(message, dict):
-        raise RowError("type", f"{where} is {describe_type(message)}, expected an object with role and content.")
-    if message.get("role") not in ROLES:
-        raise RowError(
-            "messages", f"{where} has the role {message.get('role')!r}, expected one of: {', '.join(ROLES)}."
-        )
-    if message.get("tool_calls"):
-        raise RowError("messages", f"{where} calls tools, which no view can hold. Expected text alone.")
-    return _string(message.get("content"), f"{where}, content")
-
-
-def _string(value: Any, where: str) -> str:
-    """Return the value if it is text that every tokenizer can take and give back."""
-    if not isinstance(value, str):
-        raise RowError("type", f"{where} holds {describe_type(value)}, expected a string.")
-    if "\0" in value:
-        raise RowError("characters", f"{where} has a NUL character at place {value.index(chr(0)) + 1}.")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as err:
-        raise RowError(
-            "characters",
-            f"{where} has half a surrogate pair (\\u{ord(value[err.start]):04x}) at place {err.start + 1}, "
-            "which is no character.",
-        ) from None
-    return value
-
-
-def _iter_rows(path_or_name: str) -> Iterator[tuple[str, bytes | dict[str, Any] | None]]:
-    """Yield `(source, row)`; a row of a .jsonl file is still bytes: its faults are the caller's."""
-    path = Path(path_or_name).expanduser()
-    if path.is_file():
-        if path.suffix == ".jsonl":
-            for number, raw in _readable(iter_lines(path), path_or_name):
-                yield f"{path_or_name}:{number}", raw
-        elif path.suffix == ".parquet":
-            yield from _readable(_iter_parquet(path, path_or_name), path_or_name)
-        else:
-            raise DataError(
-                f"{path_or_name}: files that end in {path.suffix or 'nothing'} are not read. Expected .jsonl "
-                "(one JSON object per line; rename the file if it is that) or .parquet."
-            )
-    elif path.is_dir():
-        yield from _iter_dataset(path_or_name, is_folder=True)
-    elif _looks_local(path_or_name):
-        raise DataError(f"{path_or_name}: no such file.{_nearest_name(path)}")
-    else:
-        yield from _iter_dataset(path_or_name, is_folder=False)
+    return read_chat(prompt + completion, str(form))
 
 
 def _name_lines(lines: MappedLines, name: str) -> Iterator[tuple[str, bytes | None]]:
     return ((f"{name}:{number}", raw) for number, raw in lines)
 
 
-def _readable(rows: Iterator[Any], name: str) -> Iterator[Any]:
-    try:
-        yield from rows
-    except OSError as err:
-        raise DataError(f"{name}: cannot be read: {err.strerror or err}.") from err
-
-
-def _iter_parquet(path: Path, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    import pyarrow  # comes with datasets; read directly, which leaves no copy of the file in a cache
-    import pyarrow.parquet
-
-    try:
-        number = 0
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{name}:{number}", row
-    except pyarrow.ArrowException as err:
-        raise DataError(f"{name}: not a readable parquet file: {err}.") from err
-
-
-def _iter_dataset(name: str, *, is_folder: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    import datasets
-
-    base, _, split = (name, "", "") if is_folder else name.partition(":")
-    split = split or "train"
-    try:
-        if is_folder and (Path(base).expanduser() / "state.json").exists():
-            rows = datasets.load_from_disk(base)
-        else:
-            rows = datasets.load_dataset(base, split=split)
-    except Exception as err:  # the library raises many kinds: network, format, cache; all mean the same here
-        kind = "folder" if is_folder else "local file, nor a data set that the hub could give now"
-        raise DataError(
-            f"{name}: not a readable {kind}: {_first_line(err)} Expected a .jsonl or .parquet file, a folder "
-            "of the datasets library, or owner/name on the hub (owner/name:split for a split other than "
-            "train), which needs a network."
-        ) from err
-    label = base if is_folder else f"{base}:{split}"
-    for number, row in enumerate(rows, start=1):
-        yield f"{label}:{number}", dict(row)
-
-
-def _looks_local(name: str) -> bool:
-    # What is plainly a path must fail here: a typing error must not become a question to the network.
-    is_hub_name = name.partition(":")[0].count("/") == 1
-    return name.startswith((".", "/", "~")) or name.endswith(_LOCAL_SUFFIXES) or not is_hub_name
-
-
-def _nearest_name(path: Path) -> str:
-    folder = path.parent
-    if not folder.is_dir():
-        return f" Its folder {folder} does not exist."
-    close = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir()], n=1)
-    return f" Did you mean {close[0]}?" if close else " Check the path; it starts from the current folder."
-
-
 def _listed(row: Collection[str]) -> str:
-    return ", ".join(str(column) for column in row) or "(none)"
+    # A name that begins with a byte-order mark, say, is shown as it is written in Python.
+    names = [name if (name := str(column)).isprintable() else repr(name) for column in row]
+    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+    return (", ".join(names[:_MOST_LISTED]) or "(none)") + more
 
 
 def _counts(dropped: Counter[str]) -> str:
     return ", ".join(f"{reason}: {count}" for reason, count in dropped.most_common())
-
-
-def _first_line(err: Exception) -> str:
-    lines = str(err).strip().splitlines() or [type(err).__name__]
-    return lines[0].rstrip(".") + "."

@@ -6,16 +6,29 @@ a string. Memory is bounded by the longest line that is allowed, not by the file
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, cast
+
+from llm_jepa.errors import DataError
 
 MAX_LINE_BYTES = 16 * 2**20
 """Longest line that is read. Our choice: far above any row that fits a context, far below any memory."""
 
 BOM = b"\xef\xbb\xbf"
-_UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+
+# How the first bytes of a file look that is not what its name says.
+_CONTENTS = {
+    (b"\xff\xfe", b"\xfe\xff"): "The file looks like UTF-16. Save it as UTF-8.",
+    (b"\x1f\x8b",): "The file is compressed with gzip. Unpack it (gzip -dc FILE), or let its name end in .jsonl.gz.",
+    (b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ", b"PK\x03\x04"): "The file is compressed. Unpack it first.",
+    (b"PAR1",): "The file is Parquet. Let its name end in .parquet.",
+    (b"%PDF",): "The file is a PDF.",
+    (b"version https://git-lfs",): "The file is a pointer of Git LFS, not the rows. Run `git lfs pull`.",
+    (b"<!DOCTYPE", b"<!doctype", b"<html"): "The file is a web page, not the rows.",
+}
 
 
 def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -47,9 +60,10 @@ def iter_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
     """Yield `(line number from 1, bytes)` of every line that is not blank.
 
     The bytes are None for a line longer than `MAX_LINE_BYTES`; the rest of such a line is skipped over in
-    blocks. A byte-order mark at the start of the file, and line ends, are taken off.
+    blocks. Line ends are taken off, and a byte-order mark at the start of a line: files that are put together have one
+    in their midst. A file that ends in .gz is unpacked.
     """
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         number = 0
         while raw := file.readline(MAX_LINE_BYTES + 1):
             number += 1
@@ -57,10 +71,19 @@ def iter_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
                 _skip_line(file)
                 yield number, None
                 continue
-            if number == 1:
-                raw = raw.removeprefix(BOM)
+            raw = raw.removeprefix(BOM)
             if raw.strip():
                 yield number, raw.rstrip(b"\r\n")
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """Open a file to read its bytes, unpacked if its name ends in .gz."""
+    return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+
+
+def describe_content(start: bytes) -> str:
+    """Return a sentence, after a space, on what a file with these first bytes is, if it is known not to hold rows."""
+    return next((f" {says}" for magic, says in _CONTENTS.items() if start.startswith(magic)), "")
 
 
 def parse_line(raw: bytes | None) -> dict[str, Any]:
@@ -77,18 +100,54 @@ def parse_line(raw: bytes | None) -> dict[str, Any]:
     try:
         line = raw.decode("utf-8")
     except UnicodeDecodeError as err:
-        hint = " The file looks like UTF-16." if raw.startswith(_UTF16_BOMS) else ""
+        hint = describe_content(raw)
         raise RowError("encoding", f"not valid UTF-8 at byte {err.start + 1} of the line.{hint}") from None
     try:
         row = _DECODER.decode(line)
     except json.JSONDecodeError as err:
         hint = " A JSON array is not read: write one object per line." if line.startswith("[") else ""
+        hint = hint or describe_content(raw)
         raise RowError("json", f"not valid JSON: {_lower_first(err.msg)} at column {err.colno}.{hint}") from None
     except (ValueError, RecursionError) as err:  # repeated keys, numbers of thousands of digits, deep nesting
         raise RowError("json", f"JSON that cannot be read: {_lower_first(str(err))}.") from None
     if not isinstance(row, dict):
         raise RowError("json", f"found {describe_type(row)}, expected one JSON object per line.")
     return row
+
+
+def parse_array(raw: bytes, name: str) -> Iterator[dict[str, Any] | RowError]:
+    """Yield the objects of a JSON array; anything else in it is an error to be counted as a row's.
+
+    Raises:
+        DataError: If it is not a JSON array in UTF-8.
+    """
+    try:
+        rows = _DECODER.decode(raw.decode("utf-8-sig").strip())
+    except (ValueError, RecursionError) as err:
+        raise DataError(f"{name}: not readable as JSON: {_lower_first(str(err))}.{describe_content(raw)}") from None
+    for row in rows:
+        yield row if isinstance(row, dict) else RowError("json", f"found {describe_type(row)}, expected an object.")
+
+
+def text_of(value: Any, where: str) -> str:
+    """Return the value if it is text that every tokenizer can take and give back.
+
+    Raises:
+        RowError: With reason `type` or `characters`, if it is not.
+    """
+    if not isinstance(value, str):
+        raise RowError("type", f"{where} holds {describe_type(value)}, expected a string.")
+    if "\0" in value:
+        raise RowError("characters", f"{where} has a NUL character at place {value.index(chr(0)) + 1}.")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as err:
+        raise RowError(
+            "characters",
+            f"{where} has half a surrogate pair (\\u{ord(value[err.start]):04x}) at place {err.start + 1}, "
+            "which is no character.",
+        ) from None
+    return value
 
 
 def describe_type(value: Any) -> str:
@@ -101,7 +160,7 @@ def describe_type(value: Any) -> str:
     return names.get(type(value), f"a value of type {type(value).__name__}")
 
 
-def _skip_line(file: BinaryIO) -> None:
+def _skip_line(file: IO[bytes]) -> None:
     while block := file.readline(2**20):
         if block.endswith(b"\n"):
             return

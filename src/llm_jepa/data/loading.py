@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from llm_jepa.data.checks import apply_duplicate_policy, apply_leak_policy, find
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.formats import Example, ReadResult, read_examples
 from llm_jepa.data.pairs import EncodedPairs, PairEncoder, check_labels, check_system_messages, encode_examples
+from llm_jepa.data.sources import local_path
 from llm_jepa.data.splits import split_validation
 from llm_jepa.data.stored import Joined
 from llm_jepa.data.tokenizer import decode_ids, load_tokenizer, train_tokenizer
@@ -74,14 +75,17 @@ class _Split:
     examples: Sequence[Example] = field(default_factory=list)
     rows_in: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    untrained: str | None = None
 
     @classmethod
     def read(cls, name: str, file: str | None, config: DataConfig, limit: int | None = None) -> _Split:
-        return cls(name) if file is None else cls.of(name, read_examples(file, config, limit=limit))
+        """Read the rows of a file; the split of a folder is the one of this name."""
+        return cls(name) if file is None else cls.of(name, read_examples(file, config, limit=limit, part=name))
 
     @classmethod
     def of(cls, name: str, result: ReadResult) -> _Split:
-        return cls(name, result.examples, result.rows_in, dict(result.dropped))
+        return cls(name, result.examples, result.rows_in, dict(result.dropped), result.notes, result.untrained)
 
     def keep(self, examples: Sequence[Example], reason: str) -> None:
         """Go on with these examples only, and count the others under `reason`."""
@@ -114,7 +118,7 @@ def load_data(config: DataConfig, jepa: JEPAConfig, tokenizer: PreTrainedTokeniz
     """
     if config.train_file is None:
         raise ConfigError("train_file is not set. Set it to a .jsonl or .parquet file of training rows.")
-    notes: list[str] = []
+    notes: list[str] = []  # those of reading the files are in the log already
     splits, counts = _read_splits(config, notes)
     train, views = splits["train"], splits.get("views", _Split("view"))
     if tokenizer is None:
@@ -129,21 +133,24 @@ def load_data(config: DataConfig, jepa: JEPAConfig, tokenizer: PreTrainedTokeniz
     _check_encoded(splits, encoded, config, jepa, encoder, notes)
     for note in notes:
         logger.info(note)
+    of_files = dict.fromkeys(note for split in splits.values() for note in split.notes)
     return LoadedData(
         tokenizer=tokenizer,
         encoder=encoder,
         **encoded,
         summary=_summarise(splits, encoded, counts, config, encoder),
-        notes=notes,
+        notes=[*of_files, *notes],
     )
 
 
 def load_rows(file: str, config: DataConfig, encoder: PairEncoder, *, limit: int | None = None) -> EncodedPairs:
     """Read and encode one more file for a run that exists, such as a test file of `evaluate`.
 
+    Of a folder or a data set with several splits, the test split is read.
+
     Rows that `on_broken` leaves out are counted in `rows_in` and `dropped` of what comes back.
     """
-    result = read_examples(file, config, limit=limit)
+    result = read_examples(file, config, limit=limit, part="test")
     encoded = encode_examples(result.examples, encoder, config)
     encoded.rows_in = result.rows_in
     encoded.dropped = {**result.dropped, **encoded.dropped}
@@ -158,7 +165,7 @@ def data_fingerprint(files: Iterable[str | None]) -> dict[str, str]:
     """
     fingerprint = {}
     for name in files:
-        path = None if name is None else Path(name).expanduser()
+        path = None if name is None else local_path(name)
         if name is not None and path is not None and path.exists():
             fingerprint[name] = _hash_path(path)
     return fingerprint
@@ -166,7 +173,7 @@ def data_fingerprint(files: Iterable[str | None]) -> dict[str, str]:
 
 def _read_splits(config: DataConfig, notes: list[str]) -> tuple[dict[str, _Split], dict[str, int]]:
     """Read and clean all splits; return them by their name in `LoadedData`, and counts of leaks and duplicates."""
-    train = _Split.read("training", config.train_file, config, config.max_train_rows)
+    train = _Split.of("training", _read_training(config))
     validation = _Split.read("validation", config.validation_file, config)
     test = _Split.read("test", config.test_file, config, config.max_test_rows)
     counts = _handle_leaks(train, validation, test, config.on_leak, notes)
@@ -179,6 +186,42 @@ def _read_splits(config: DataConfig, notes: list[str]) -> tuple[dict[str, _Split
         splits |= {"views": views, "views_validation": views_validation}
         counts |= leaked
     return splits, counts
+
+
+def _read_training(config: DataConfig) -> ReadResult:
+    """Read the rows of `train_file`; those of several files one after the other, as if they were one."""
+    if len(config.train_files) == 1:
+        return read_examples(config.train_files[0], config, limit=config.max_train_rows)
+    if config.rows_in_memory is False:
+        raise ConfigError(
+            "rows_in_memory=false reads the rows of one file when they are needed, and train_file is a list. Put the "
+            "files together, or leave rows_in_memory out."
+        )
+    rows = ReadResult([], 0)
+    examples: list[Example] = []
+    for file in config.train_files:
+        limit = None if config.max_train_rows is None else config.max_train_rows - rows.rows_in
+        if limit == 0:
+            rows.notes.append(f"{file} is not read: the files before it have max_train_rows={config.max_train_rows}.")
+            logger.warning("%s", rows.notes[-1])
+            continue
+        read = read_examples(file, replace(config, rows_in_memory=True), limit=limit)
+        if rows.form is not None and read.form != rows.form:
+            raise DataError(
+                f"{file}: found {read.form}, but {config.train_files[0]} has {rows.form}. Expected the same form in "
+                "all files of train_file."
+            )
+        examples += read.examples
+        dropped = {reason: rows.dropped.get(reason, 0) + count for reason, count in read.dropped.items()}
+        rows = ReadResult(
+            examples,
+            rows.rows_in + read.rows_in,
+            rows.dropped | dropped,
+            read.form,
+            [*rows.notes, *read.notes],
+            rows.untrained or read.untrained,
+        )
+    return rows
 
 
 def _encode_splits(
@@ -202,6 +245,11 @@ def _check_encoded(
 ) -> None:
     """Raise where the encoded rows cannot train what was asked for, and say what a user may not expect."""
     for name, split in splits.items():
+        if split.untrained and name != "test" and jepa.loss_on == "all":
+            raise ConfigError(
+                f"{split.untrained}: a message before the answer is not to be trained on (weight 0), and loss_on=all "
+                "trains every token of a row. Set loss_on=code, or remove the field."
+            )
         check_labels(encoded[name], encoder, jepa)
         _note_losses(split, encoded[name], config, notes)
     _note_forms(splits["train"], encoder, jepa, notes)
@@ -245,6 +293,8 @@ def _summarise(
 def _handle_leaks(train: _Split, validation: _Split, test: _Split, policy: str, notes: list[str]) -> dict[str, int]:
     """Apply `on_leak` to training (against validation and test) and to a validation file (against test)."""
     found = find_leaks(train.examples, test.examples)
+    if (near := found.num_normalised - len(found.held_out_rows)) > 0:
+        notes.append(f"{near} test rows have a pair that stands in the training rows up to case and space; kept.")
     kept, num_train = apply_leak_policy(train.examples, Joined(validation.examples, test.examples), policy)
     train.keep(kept, "leak")
     kept, num_validation = apply_leak_policy(validation.examples, test.examples, policy)

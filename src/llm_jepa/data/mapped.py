@@ -26,7 +26,7 @@ _ENTRY = np.dtype([("start", "<u8"), ("size", "<u4"), ("line", "<u4")])
 _unpack = struct.Struct("<QII").unpack  # an entry without numpy, which takes longer for one alone
 _TOO_LONG = 2**32 - 1
 _NEWLINE = 0x0A
-_BLANKS = np.frombuffer(b" \t\r\n\v\f", np.uint8)
+_BLANKS = np.frombuffer(b" \t\r\n\v\f" + jsonl.BOM[:1], np.uint8)  # a line may begin with a byte-order mark
 
 
 class MappedLines:
@@ -72,7 +72,7 @@ class MappedLines:
             )
         if size == _TOO_LONG:
             return line, None
-        return line, os.pread(self._file, size, start).rstrip(b"\r\n")
+        return line, os.pread(self._file, size, start).removeprefix(jsonl.BOM).rstrip(b"\r\n")
 
     def __iter__(self) -> Iterator[tuple[int, bytes | None]]:
         return (self[row] for row in range(len(self)))
@@ -126,11 +126,8 @@ class MappedLines:
         maybe = np.isin(firsts, _BLANKS)
         if line == 1:
             maybe[0] = True
-            if entries["size"][0] != _TOO_LONG and os.pread(self._file, len(jsonl.BOM), 0) == jsonl.BOM:
-                entries["start"][0] += len(jsonl.BOM)
-                entries["size"][0] -= len(jsonl.BOM)
         blank = [row for row in np.flatnonzero(maybe).tolist() if self._is_blank(*entries[row].item())]
         return np.delete(entries, blank)
 
     def _is_blank(self, start: int, size: int, line: int) -> bool:
-        return size != _TOO_LONG and not os.pread(self._file, size, start).strip()
+        return size != _TOO_LONG and not os.pread(self._file, size, start).removeprefix(jsonl.BOM).strip()

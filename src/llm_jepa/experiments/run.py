@@ -93,7 +93,7 @@ def _train_claimed(run: RunConfig, seed: int, folder: Path, *, progress: bool) -
     on_main(lambda: write_json(folder / "environment.json", describe_environment()))
 
     run = replace(run, data=on_main(with_files, run.data, folder / "data"))
-    watch = DataWatch([run.data.train_file, run.data.validation_file, run.data.test_file, run.data.views_file])
+    watch = DataWatch([*run.data.train_files, run.data.validation_file, run.data.test_file, run.data.views_file])
     trainer, data = build_trainer(run, seed, folder, progress=progress)
     settings = _evaluation_settings(run, data)
     check_golds(data.encoder, data.test, settings)

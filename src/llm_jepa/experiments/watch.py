@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
 from llm_jepa.data.loading import data_fingerprint
+from llm_jepa.data.sources import local_path
 from llm_jepa.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class DataWatch(TrainerCallback):
 
 def look(name: str) -> Look:
     """Return name, size and time of change of a file, or of each file in a folder; nothing if it is not there."""
-    path = Path(name).expanduser()
+    path = local_path(name)
     files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
     found = [(each, each.stat()) for each in files if each.is_file()]
     return [(str(each), state.st_size, state.st_mtime_ns) for each, state in found]

@@ -110,7 +110,7 @@ def _data(settings: Mapping[str, Any], data: Mapping[str, Any]) -> str:
 
 def _training(run: Path, settings: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     given = {key: value for key, value in settings.items() if value is not None}
-    shown = {key: _short_name(value) if key in PATHS else value for key, value in given.items()}
+    shown = {key: _short_names(value) if key in PATHS else value for key, value in given.items()}
     text = fenced(yaml.safe_dump(shown, allow_unicode=True).rstrip(), "yaml")
     file = run / "environment.json"
     environment = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -247,6 +247,10 @@ def _short_name(value: Any) -> str:
     text = str(value)
     is_path = text.startswith((".", "/", "~")) or Path(text).exists() or PurePath(text).suffix in (".jsonl", ".json")
     return PurePath(text).name if is_path else text
+
+
+def _short_names(value: Any) -> Any:
+    return [_short_name(each) for each in value] if isinstance(value, list) else _short_name(value)
 
 
 def _percent(share: float | None) -> str:

@@ -1,0 +1,160 @@
+"""Chats: which message is the answer, and the fields beside role and content that other trainers read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llm_jepa.data.jsonl import RowError, describe_type, text_of
+
+ROLES = ("system", "user", "assistant")
+TRAINED = ("weight", "train", "loss")
+"""Fields of a message, of OpenAI's, Axolotl's and others' files: 0 or false keeps it out of training."""
+
+REASONING = ("reasoning_content", "reasoning", "thinking")
+_TOOLS = ("tool_calls", "function_call")
+_MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+_MASKS = ("mask", "masked", "loss_mask", "train_detail", "training_detail")
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A chat that ends with the answer to be learned.
+
+    Attributes:
+        system: The system message, if it has one.
+        turns: The words of the turns before the answer, without the system message.
+        answer: The words of the last assistant message that is trained on.
+        messages: All messages up to the answer.
+        has_untrained: Whether a message before the answer is marked as one that is not trained on.
+        notes: Sentences, by field, on what a user may not expect.
+        unread: Names of fields that no view holds.
+    """
+
+    system: str | None
+    turns: list[str]
+    answer: str
+    messages: list[dict[str, Any]]
+    has_untrained: bool = False
+    notes: dict[str, str] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
+
+
+def read_chat(messages: Any, column: str) -> Chat:
+    """Read a chat: maybe a system message, turns, a last user turn, the assistant's answer.
+
+    Messages that are not trained on (`weight: 0`) are no answer: the chat ends with the last one that is.
+
+    Raises:
+        RowError: If it is none.
+    """
+    if not isinstance(messages, list):
+        raise RowError("type", f"{column} holds {describe_type(messages)}, expected a list of messages.")
+    contents = [_check_message(message, f"{column}, message {place}") for place, message in enumerate(messages, 1)]
+    marks = [_mark(message, f"{column}, message {place}") for place, message in enumerate(messages, 1)]
+    roles = [message["role"] for message in messages]
+    end = _end_of_answer(roles, marks)
+    if end < len(roles) and roles[:end][-1:] != ["assistant"]:
+        raise RowError(
+            "messages",
+            f"no assistant message of {column} is trained on ({', '.join(TRAINED)} say so). Expected an answer: give "
+            "one of them weight 1, or remove the row.",
+        )
+    if roles[:end][-2:] != ["user", "assistant"]:
+        raise RowError(
+            "messages",
+            f"{column} ends with the roles {', '.join(roles[-2:]) or 'of nobody'}; expected a user's turn "
+            "and the assistant's answer to it as the last two.",
+        )
+    if "system" in roles[1:]:
+        raise RowError("messages", f"{column} has a system message after the first place; expected it first, or none.")
+    system = contents[0] if roles[0] == "system" else None
+    return Chat(
+        system=system,
+        turns=contents[: end - 1] if system is None else contents[1 : end - 1],
+        answer=contents[end - 1],
+        messages=[dict(message) for message in messages[:end]],
+        has_untrained=False in marks[: end - 1],
+        notes=_notes(roles, marks, messages, end),
+        unread=[name for message in messages[:end] for name in message if _is_unread(name, message[name])],
+    )
+
+
+def is_filled(value: Any) -> bool:
+    """Whether a field holds something; null and empty mean that it is not there."""
+    return value is not None and value is not False and value not in ("", [], {})
+
+
+def _end_of_answer(roles: Sequence[str], marks: Sequence[bool | None]) -> int:
+    """Return the number of messages up to the last answer that is trained on.
+
+    >>> _end_of_answer(["user", "assistant", "user", "assistant"], [None, True, None, False])
+    2
+    """
+    end = len(roles)
+    while end and roles[end - 1] == "assistant" and marks[end - 1] is False:
+        end -= 1
+        while end and roles[end - 1] == "user":
+            end -= 1
+    return end
+
+
+def _check_message(message: Any, where: str) -> str:
+    if not isinstance(message, dict):
+        raise RowError("type", f"{where} is {describe_type(message)}, expected an object with role and content.")
+    if message.get("role") not in ROLES:
+        raise RowError(
+            "messages", f"{where} has the role {message.get('role')!r}, expected one of: {', '.join(ROLES)}."
+        )
+    if any(is_filled(message.get(name)) for name in _TOOLS):
+        raise RowError("messages", f"{where} calls tools, which no view can hold. Expected text alone.")
+    for name in (*_MEDIA, *_MASKS):
+        if not is_filled(message.get(name)):
+            continue
+        if name in _MEDIA:
+            raise RowError("messages", f"{where} has {name}, which no view can hold. Expected text alone.")
+        raise RowError(
+            "messages",
+            f"{where} has {name}, which trainers do not read alike. Give a message that is not trained on weight 0, "
+            f"and remove {name}.",
+        )
+    return text_of(message.get("content"), f"{where}, content")
+
+
+def _mark(message: dict[str, Any], where: str) -> bool | None:
+    """Return whether a message says that it is trained on; None where it says nothing."""
+    said = {name: message[name] for name in TRAINED if message.get(name) is not None}
+    for name, value in said.items():
+        if value not in (0, 1):
+            raise RowError("messages", f"{where} has {name} {value!r}, expected 0 or 1 (false or true).")
+    if len(set(map(bool, said.values()))) > 1:
+        raise RowError("messages", f"{where} has {' and '.join(said)}, which contradict each other. Remove one.")
+    return bool(next(iter(said.values()))) if said else None
+
+
+def _notes(
+    roles: Sequence[str], marks: Sequence[bool | None], messages: list[dict[str, Any]], end: int
+) -> dict[str, str]:
+    notes = {}
+    if end < len(roles):
+        notes["cut"] = (
+            "the last assistant message is marked as not trained on (weight 0): the chat is read up to the last "
+            "answer that is."
+        )
+    if any(mark is True and role == "assistant" for mark, role in zip(marks[: end - 1], roles, strict=False)):
+        notes["earlier"] = (
+            "an assistant message before the last one is marked to be trained on (weight 1). It is with loss_on=all "
+            "alone; the code view is the last answer."
+        )
+    for name in REASONING:
+        if is_filled(messages[end - 1].get(name)):
+            notes[name] = (
+                f"the field {name} of the answer is not read: content alone is the answer. Put it into content to "
+                "train on it."
+            )
+    return notes
+
+
+def _is_unread(name: str, value: Any) -> bool:
+    return name not in ("role", "content", *TRAINED, *REASONING) and is_filled(value)
