@@ -471,6 +471,38 @@ def test_a_check_of_data_finds_what_was_planted(call, tmp_path):
     assert f"leak {test}:1 = {train}:18" in shown and f"duplicate {train}:21 = {train}:1" in shown
 
 
+def test_a_check_of_data_shows_what_is_equal_up_to_case_and_has_another_answer(call, tmp_path):
+    """Counts and places on the terminal."""
+    text, code = ROWS[0].values()
+    train = write_rows(tmp_path / "train.jsonl", *ROWS[:9], {"text": text, "code": "another"})
+    test = write_rows(tmp_path / "test.jsonl", {"text": text.upper(), "code": code}, {"text": text, "code": "a third"})
+    said = call("data", "check", train, test)
+    shown = " ".join(said.out.split())
+    assert "1 more test pairs stand in train up to case and space" in shown
+    assert "2 training rows have the text of another training row and another code" in shown
+    assert "1 test rows have the text of a training row and another code" in shown
+    assert f"near leak {test}:1 ~ {train}:1" in shown and f"conflict {train}:1 against {train}:10" in shown
+    assert f"conflict {test}:2 against {train}:1" in shown
+
+
+@pytest.mark.parametrize(
+    ("row", "settings", "words"),
+    [
+        ({"text": "", "code": "x"}, [], "the text view is empty or blank"),
+        ({"text": " ".join(map(str, range(1000))), "code": "x"}, [], "max_length is 512"),
+        ({"text": "a", "code": "b"}, ["metric=choice"], "choices"),
+        ({"text": "a", "code": "b", "text_view": " "}, [], "the text view is empty or blank"),
+    ],
+)
+def test_a_check_of_data_finds_what_training_would_refuse(row, settings, words, call, tmp_path):
+    """With the counts of the check before it, and exit code 2."""
+    train = write_rows(tmp_path / "train.jsonl", *ROWS[:9], row)
+    test = write_rows(tmp_path / "test.jsonl", *ROWS[9:12])
+    said = call("data", "check", train, test, *(word for each in settings for word in ("--set", each)))
+    assert said.code == 2 and said.last["train_rows"] == 10
+    assert words in said.last["refused"] and words in " ".join(said.err.split())
+
+
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the files of NL-RX-SYNTH are not beside this project")
 def test_the_published_split_has_39_leaks_and_89_duplicates(call):
     """Of NL-RX-SYNTH as it is distributed."""

@@ -8,6 +8,7 @@ from llm_jepa.data.checks import (
     apply_duplicate_policy,
     apply_leak_policy,
     check_files,
+    find_conflicts,
     find_duplicates,
     find_leaks,
 )
@@ -59,6 +60,44 @@ def test_check_names_the_lines_of_the_first_faults(write_lines):
     found = check_files(train, test, DataConfig())
     assert found["first_duplicates"] == [{"row": f"{train}:3", "repeats": f"{train}:1"}]
     assert found["first_leaks"] == [{"test": f"{test}:2", "train": f"{train}:1"}]
+
+
+def test_check_shows_rows_that_are_equal_up_to_case_and_space(write_lines):
+    """They are counted apart from exact ones, with their places."""
+    train = write_lines(*({"text": text, "code": "1"} for text in ("A  b", "c", "a b", "c")), name="train.jsonl")
+    test = write_lines(
+        {"text": "c", "code": "1"}, {"text": "C ", "code": "1"}, {"text": "d", "code": "1"}, name="t.jsonl"
+    )
+    found = check_files(train, test, DataConfig())
+    assert (found["leaked_pairs"], found["leaked_pairs_normalised"]) == (1, 2)
+    assert found["first_leaks_normalised"] == [{"test": f"{test}:2", "train": f"{train}:2"}]
+    assert (found["duplicate_rows"], found["duplicate_rows_normalised"]) == (1, 2)
+    assert found["first_duplicates_normalised"] == [{"row": f"{train}:3", "repeats": f"{train}:1"}]
+
+
+def test_check_finds_one_text_with_two_answers(write_lines):
+    """Within train both rows, between test and train the test row; another system message is another question."""
+    train = write_lines(*({"text": text, "code": code} for text, code in ("a1", "b1", "a2", "b1")), name="train.jsonl")
+    test = write_lines(*({"text": text, "code": code} for text, code in ("b2", "c1", "b1")), name="test.jsonl")
+    found = check_files(train, test, DataConfig())
+    assert (found["conflicting_rows"], found["conflicting_test_rows"]) == (2, 1)
+    assert found["first_conflicts"] == [
+        {"row": f"{train}:1", "other": f"{train}:3"},
+        {"row": f"{train}:3", "other": f"{train}:1"},
+    ]
+    assert found["first_test_conflicts"] == [{"row": f"{test}:1", "other": f"{train}:2"}]
+    french, german = (Example("a", code, system=system) for code, system in (("un", "French"), ("ein", "German")))
+    assert find_conflicts([french, german], [french, german]) == []
+    one_text = rows(("a", None), ("a", None))
+    assert find_conflicts(one_text, one_text) == []
+
+
+def test_check_counts_rows_with_an_empty_view(write_lines):
+    """In both files; training would refuse them."""
+    train = write_lines({"text": "", "code": "1"}, {"text": "a", "code": "1"}, name="train.jsonl")
+    test = write_lines({"text": "a", "code": " "}, name="test.jsonl")
+    found = check_files(train, test, DataConfig())
+    assert (found["empty_rows"], found["first_empty"]) == (2, [f"{train}:1", f"{test}:1"])
 
 
 def test_check_counts_test_rows_of_a_training_group(write_lines):

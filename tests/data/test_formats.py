@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 
@@ -126,12 +127,20 @@ def test_a_prompt_needs_no_answer():
     "change",
     [
         lambda raw: b"\xef\xbb\xbf" + raw,
+        lambda raw: raw.replace(b"\n", b"\n\xef\xbb\xbf"),
         lambda raw: raw.replace(b"\n", b"\r\n"),
         lambda raw: raw.replace(b"\n", b"\n\n  \n"),
         lambda raw: raw.rstrip(b"\n"),
         lambda raw: raw.replace(b"\\u2028", "\u2028".encode()),
     ],
-    ids=["byte-order mark", "CRLF", "blank lines", "no final newline", "U+2028 bare"],
+    ids=[
+        "byte-order mark",
+        "byte-order marks of files put together",
+        "CRLF",
+        "blank lines",
+        "no final newline",
+        "U+2028 bare",
+    ],
 )
 def test_harmless_differences_between_editors_change_no_row(write_lines, tmp_path, change):
     """The same rows come out; U+2028 inside a string is no line end."""
@@ -140,6 +149,7 @@ def test_harmless_differences_between_editors_change_no_row(write_lines, tmp_pat
     changed = tmp_path / "changed.jsonl"
     changed.write_bytes(change((tmp_path / "rows.jsonl").read_bytes()))
     assert views(str(changed)) == clean == [("one\u2028two", "x"), ("lines with a dog", ".*dog.*")]
+    assert views(str(changed), rows_in_memory=False) == clean
 
 
 def test_control_and_bidi_characters_are_kept_as_they_are(write_lines):
@@ -242,6 +252,73 @@ def test_utf16_is_recognised(tmp_path):
     assert "UTF-16" in error(str(path))
 
 
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (gzip.compress(json.dumps(PAIR).encode()), "compressed with gzip"),
+        (b"PK\x03\x04\xff", "compressed. Unpack"),
+        (b"PAR1\xff", "is Parquet"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"<!DOCTYPE html>\n", "a web page"),
+    ],
+)
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_a_file_that_is_not_what_its_name_says_is_recognised(tmp_path, name, content, words):
+    """The message names what the file is."""
+    (tmp_path / name).write_bytes(content)
+    assert words in error(str(tmp_path / name)) or content.startswith(b"PAR1")
+
+
+def test_lines_packed_with_gzip_are_read_under_their_own_name(tmp_path):
+    """A damaged file is refused."""
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps(PAIR).encode()))
+    assert views(str(path)) == [(PAIR["text"], PAIR["code"])]
+    path.write_bytes(path.read_bytes()[:20])
+    assert "rows.jsonl.gz: cannot be read" in error(str(path))
+
+
+def test_a_column_with_a_byte_order_mark_in_its_name_is_shown(write_lines):
+    """Otherwise the message would say: found text, expected text."""
+    assert "found the fields '\\ufefftext', code" in error(write_lines({"\ufefftext": "a", "code": "b"}))
+
+
+def test_white_space_at_the_end_of_a_view_is_kept_and_noted(write_lines):
+    """It may become the view's last token, where Enc is read."""
+    result = read_examples(write_lines(PAIR, {"text": "a\n", "code": "b"}, {"text": "a", "code": "b "}), DataConfig())
+    assert [example.text for example in result.examples] == [PAIR["text"], "a\n", "a"]
+    (note,) = result.notes
+    assert note.startswith("2 rows have a view that ends in white space") and "rows.jsonl:2" in note
+
+
+# Columns that are not read
+
+
+def test_columns_that_are_not_read_are_named_once(write_lines):
+    """Empty ones and those of a scorer are not among them."""
+    rows = [{**PAIR, "id": 7, "meta": None, "tags": [], "db_id": "x"}, {**PAIR, "split": "train"}]
+    assert read_examples(write_lines(*rows), DataConfig()).notes == [
+        "Columns that are not read: id, split. The views are from text and code."
+    ]
+
+
+@pytest.mark.parametrize("column", ["tools", "images", "history", "context", "labels", "weight", "reasoning_content"])
+def test_a_column_that_other_trainers_read_has_a_note_of_its_own(write_lines, column):
+    """With its name and the row."""
+    (note,) = read_examples(write_lines(PAIR, {**PAIR, column: ["x"]}), DataConfig()).notes
+    assert f"rows.jsonl:2: the column {column} is not read." in note
+
+
+@pytest.mark.parametrize("column", ["input", "context"])
+def test_the_second_half_of_a_question_is_not_left_out(write_lines, column):
+    """Alpaca and Dolly ask in two columns; an empty one is no part of the question."""
+    row = {"instruction": "Classify", column: "", "output": "x"}
+    mapped = {"text_column": "instruction", "code_column": "output"}
+    assert views(write_lines(row), **mapped) == [("Classify", "x")]
+    message = error(write_lines(row, {**row, column: "some text"}), **mapped)
+    assert f":2: {column} is a part of the question" in message
+
+
 # Files
 
 
@@ -258,7 +335,21 @@ def test_a_file_of_broken_rows_alone_is_refused_even_when_they_may_be_dropped(wr
     assert "none of its 2 rows" in error(write_lines("{", "{"), on_broken="drop")
 
 
-@pytest.mark.parametrize("name", ["gone.jsonl", "./gone", "gone", "../gone/rows.parquet", "a/b/c"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gone.jsonl",
+        "./gone",
+        "gone",
+        "../gone/rows.parquet",
+        "a/b/c",
+        "C:/data",
+        "a\\b",
+        "~nobody/x",
+        ":test",
+        "gone:test",
+    ],
+)
 def test_a_missing_file_never_becomes_a_question_to_the_network(monkeypatch, name):
     """Only owner/name, without a suffix, can be a data set of the hub."""
 

@@ -161,13 +161,15 @@ def _data_check(arguments: argparse.Namespace) -> dict[str, Any]:
 def _find_refused(run: RunConfig) -> DataError | ConfigError | None:
     """Return the first thing that training on these rows would refuse, as training finds it."""
     from llm_jepa.data.loading import load_data
+    from llm_jepa.evaluation.evaluate import check_golds
     from llm_jepa.experiments.run import pretrained_tokenizer
 
     log = logging.getLogger("llm_jepa")
     level = log.level
     log.setLevel(logging.ERROR)  # what is said of rows has been said
     try:
-        load_data(run.data, run.jepa, pretrained_tokenizer(run))
+        data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
+        check_golds(data.encoder, data.test, run.evaluation)
     except (DataError, ConfigError) as error:
         return error
     finally:

@@ -282,9 +282,7 @@ def check_files(train: str, test: str, config: DataConfig) -> dict[str, Any]:
         "conflicting_rows": len(in_train),
         "conflicting_test_rows": len(in_test),
         "first_empty": empty[:NUM_SHOWN],
-        "first_leaks": places(
-            test_rows, "test", zip(leaks.held_out_rows, leaks.first_train_rows, strict=True), "train"
-        ),
+        "first_leaks": places(test_rows, "test", leaked, "train"),
         "first_leaks_normalised": places(test_rows, "test", leaks.normalised, "train"),
         "first_duplicates": places(train_rows, "row", repeated, "repeats"),
         "first_duplicates_normalised": places(train_rows, "row", duplicates.normalised, "repeats"),

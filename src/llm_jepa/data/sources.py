@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import difflib
 import io
+import logging
 import os
 import re
 import zlib
@@ -19,6 +20,8 @@ from typing import Any
 
 from llm_jepa.data.jsonl import MAX_LINE_BYTES, RowError, describe_content, iter_lines, open_bytes, parse_array
 from llm_jepa.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 Content = bytes | dict[str, Any] | RowError | None
 
@@ -187,17 +190,33 @@ def _find_rows(name: str, base: str, parts: list[str], part: str) -> tuple[str |
         saved = datasets.load_from_disk(str(folder))
         split = _choose_split(name, base, list(saved), parts, part)
         return f"{base}:{split}", saved[split]
-    where = str(folder) if folder.is_dir() else base
+    # A whole path: a folder named csv or json would be taken for one of the library's own readers.
+    where = str(folder.resolve()) if folder.is_dir() else base
     config, wanted = _choose_config(name, base, where, parts)
     builder = datasets.load_dataset_builder(where, config)
     files = {str(split): list(map(str, of)) for split, of in (builder.config.data_files or {}).items()}
     named = f"{base}:{config}" if config else base
     is_unnamed = list(files) == ["train"] and not any("train" in _below(where, file).lower() for file in files["train"])
-    split = _choose_split(name, named, list(files or builder.info.splits or ()), wanted, part, is_unnamed=is_unnamed)
+    splits = list(map(str, files or builder.info.splits or ()))
+    split = _choose_split(name, named, splits, wanted, part, is_unnamed=is_unnamed)
+    logger.info("%s: the split %s is read; it has %s", name, split, ", ".join(splits))
+    if folder.is_dir() and not config:
+        _tell_of_others(name, where, {file for of in files.values() for file in of})
     if not _is_read_here(builder.config, files.get(split, [])):
         return f"{named}:{split}", datasets.load_dataset(where, config, split=split)
     separator = getattr(builder.config, "delimiter", None) or getattr(builder.config, "sep", None) or ","
     return None, _iter_files(files[split], base, where, separator)
+
+
+def _tell_of_others(name: str, where: str, files: set[str]) -> None:
+    """Warn of files in a folder that look like rows and belong to no split."""
+    others = sorted(
+        _below(where, str(path))
+        for path in Path(where).rglob("*")
+        if path.is_file() and _suffix(path.name) in (*_JSON_LINES, *_TABLES, ".parquet") and str(path) not in files
+    )
+    if others:
+        logger.warning("%s: files in no split, which are not read: %s", name, ", ".join(others))
 
 
 def _iter_files(files: list[str], base: str, where: str, separator: str) -> Iterator[tuple[str, Any]]:
@@ -205,13 +224,13 @@ def _iter_files(files: list[str], base: str, where: str, separator: str) -> Iter
 
     paths = files if Path(where).is_dir() else datasets.DownloadManager().download_and_extract(files)
     for file, path in zip(files, paths, strict=True):
-        yield from _iter_file(Path(path), f"{base}/{_below(where, file)}", separator, _suffix(file))
+        yield from _iter_file(Path(path), f"{base.rstrip('/')}/{_below(where, file)}", separator, _suffix(file))
 
 
 def _below(where: str, file: str) -> str:
     """Return a file's name below its folder, or below the hub's data set (`hf://datasets/owner/name@commit/...`)."""
-    if file.startswith(where):
-        return file[len(where) :].lstrip("/\\")
+    if Path(where).is_dir():
+        return Path(os.path.relpath(file, where)).as_posix()
     return file.partition("@")[2].partition("/")[2] or file
 
 
