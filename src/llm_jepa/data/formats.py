@@ -12,15 +12,16 @@ import logging
 from array import array
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import Any
 
 from llm_jepa.data.config import LARGE_FILE_BYTES, DataConfig
 from llm_jepa.data.jsonl import RowError, describe_type, parse_line, text_of
 from llm_jepa.data.mapped import MappedLines
 from llm_jepa.data.messages import REASONING, Chat, is_filled, read_chat
-from llm_jepa.data.sources import Content, CsvRow, iter_rows, local_path
-from llm_jepa.errors import DataError
+from llm_jepa.data.sources import Content, CsvRow, iter_rows, local_path, looks_local
+from llm_jepa.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
@@ -163,6 +164,48 @@ def read_examples(
     return ReadResult(examples, rows_in, dict(dropped), reader.form, notes, reader.untrained)
 
 
+def read_training(config: DataConfig) -> ReadResult:
+    """Read the rows of `train_file`; those of several files one after the other, as if they were one.
+
+    Raises:
+        ConfigError: If they are to stay on disk, which rows of one file can.
+        DataError: As `read_examples`; or if the files are of several forms.
+    """
+    if len(config.train_files) == 1:
+        return read_examples(config.train_files[0], config, limit=config.max_train_rows)
+    if config.rows_in_memory is False:
+        raise ConfigError(
+            "rows_in_memory=false reads the rows of one file when they are needed, and train_file is a list. Put the "
+            "files together, or leave rows_in_memory out."
+        )
+    rows = ReadResult([], 0)
+    examples: list[Example] = []
+    for file in config.train_files:
+        limit = None if config.max_train_rows is None else config.max_train_rows - rows.rows_in
+        if limit == 0:
+            name = PurePath(file).name  # without its folders: notes end in model cards
+            rows.notes.append(f"{name} is not read: the files before it have max_train_rows={config.max_train_rows}.")
+            logger.warning("%s", rows.notes[-1])
+            continue
+        read = read_examples(file, replace(config, rows_in_memory=True), limit=limit)
+        if rows.form is not None and read.form != rows.form:
+            raise DataError(
+                f"{file}: found {read.form}, but {config.train_files[0]} has {rows.form}. Expected the same form in "
+                "all files of train_file."
+            )
+        examples += read.examples
+        dropped = {reason: rows.dropped.get(reason, 0) + count for reason, count in read.dropped.items()}
+        rows = ReadResult(
+            examples,
+            rows.rows_in + read.rows_in,
+            rows.dropped | dropped,
+            read.form,
+            [*rows.notes, *read.notes],
+            rows.untrained or read.untrained,
+        )
+    return rows
+
+
 def stays_on_disk(path_or_name: str, config: DataConfig) -> bool:
     """Whether the rows of a file are read when they are needed (`rows_in_memory`).
 
@@ -171,7 +214,11 @@ def stays_on_disk(path_or_name: str, config: DataConfig) -> bool:
     """
     path = local_path(path_or_name)
     can = path.is_file() and path.suffix == ".jsonl"
-    if config.rows_in_memory is False and not can and path.exists():
+    if (
+        config.rows_in_memory is False
+        and not can
+        and (path.exists() or not looks_local(path_or_name.partition(":")[0]))
+    ):
         raise DataError(
             f"{path_or_name}: rows_in_memory=false needs a .jsonl file, whose lines can be found again. Convert it, "
             "or leave rows_in_memory out."
@@ -266,7 +313,7 @@ class ExampleReader:
         if chat.has_untrained and self.untrained is None:
             self.untrained = source
         for name, note in chat.notes.items():
-            self._notes.setdefault(name, f"{source}: {note}")
+            self._notes.setdefault(name, f"{_short(source)}: {note}")
         self._unread_of_messages.update(dict.fromkeys(chat.unread))
 
     def _look_at_columns(self, row: dict[str, Any], form: RowForm, source: str) -> None:
@@ -275,7 +322,7 @@ class ExampleReader:
             if name in read or name in self._unread or f"column {name}" in self._notes or not is_filled(value):
                 continue
             if name in _ADVICE:
-                self._notes[f"column {name}"] = f"{source}: the column {name} is not read. {_ADVICE[name]}"
+                self._notes[f"column {name}"] = f"{_short(source)}: the column {name} is not read. {_ADVICE[name]}"
             else:
                 self._unread[name] = None
 
@@ -283,7 +330,7 @@ class ExampleReader:
         views = (example.text, example.code, example.text_view, example.code_view)
         if any(view is not None and view.strip() and view[-1].isspace() for view in views):
             self._num_padded += 1
-            self._first_padded = self._first_padded or example.source
+            self._first_padded = self._first_padded or _short(example.source)
 
 
 def detect_form(row: Collection[str], config: DataConfig) -> RowForm:
@@ -371,6 +418,10 @@ def _from_prompt_and_completion(prompt: list[Any], completion: list[Any], form: 
 
 def _name_lines(lines: MappedLines, name: str) -> Iterator[tuple[str, bytes | None]]:
     return ((f"{name}:{number}", raw) for number, raw in lines)
+
+
+def _short(source: str) -> str:
+    return PurePath(source).name  # notes end in model cards, which show no folder of a machine
 
 
 def _listed(row: Collection[str]) -> str:

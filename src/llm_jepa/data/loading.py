@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llm_jepa.data.checks import apply_duplicate_policy, apply_leak_policy, find_leaks
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.formats import Example, ReadResult, read_examples
+from llm_jepa.data.formats import Example, ReadResult, read_examples, read_training
 from llm_jepa.data.pairs import EncodedPairs, PairEncoder, check_labels, check_system_messages, encode_examples
 from llm_jepa.data.sources import local_path
 from llm_jepa.data.splits import split_validation
@@ -173,7 +173,7 @@ def data_fingerprint(files: Iterable[str | None]) -> dict[str, str]:
 
 def _read_splits(config: DataConfig, notes: list[str]) -> tuple[dict[str, _Split], dict[str, int]]:
     """Read and clean all splits; return them by their name in `LoadedData`, and counts of leaks and duplicates."""
-    train = _Split.of("training", _read_training(config))
+    train = _Split.of("training", read_training(config))
     validation = _Split.read("validation", config.validation_file, config)
     test = _Split.read("test", config.test_file, config, config.max_test_rows)
     counts = _handle_leaks(train, validation, test, config.on_leak, notes)
@@ -186,42 +186,6 @@ def _read_splits(config: DataConfig, notes: list[str]) -> tuple[dict[str, _Split
         splits |= {"views": views, "views_validation": views_validation}
         counts |= leaked
     return splits, counts
-
-
-def _read_training(config: DataConfig) -> ReadResult:
-    """Read the rows of `train_file`; those of several files one after the other, as if they were one."""
-    if len(config.train_files) == 1:
-        return read_examples(config.train_files[0], config, limit=config.max_train_rows)
-    if config.rows_in_memory is False:
-        raise ConfigError(
-            "rows_in_memory=false reads the rows of one file when they are needed, and train_file is a list. Put the "
-            "files together, or leave rows_in_memory out."
-        )
-    rows = ReadResult([], 0)
-    examples: list[Example] = []
-    for file in config.train_files:
-        limit = None if config.max_train_rows is None else config.max_train_rows - rows.rows_in
-        if limit == 0:
-            rows.notes.append(f"{file} is not read: the files before it have max_train_rows={config.max_train_rows}.")
-            logger.warning("%s", rows.notes[-1])
-            continue
-        read = read_examples(file, replace(config, rows_in_memory=True), limit=limit)
-        if rows.form is not None and read.form != rows.form:
-            raise DataError(
-                f"{file}: found {read.form}, but {config.train_files[0]} has {rows.form}. Expected the same form in "
-                "all files of train_file."
-            )
-        examples += read.examples
-        dropped = {reason: rows.dropped.get(reason, 0) + count for reason, count in read.dropped.items()}
-        rows = ReadResult(
-            examples,
-            rows.rows_in + read.rows_in,
-            rows.dropped | dropped,
-            read.form,
-            [*rows.notes, *read.notes],
-            rows.untrained or read.untrained,
-        )
-    return rows
 
 
 def _encode_splits(

@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def iter_rows(name: str, part: str = "train") -> Iterator[tuple[str, Content]]:
                 "(one JSON object per line; rename the file if it is that) or .parquet."
             )
         yield from _iter_file(path, base)
-    elif not base or (not path.is_dir() and _looks_local(base)):
+    elif not base or (not path.is_dir() and looks_local(base)):
         raise DataError(f"{name}: no such file.{_nearest_name(path)}")
     else:
         yield from _iter_dataset(name, base, parts, part)
@@ -202,7 +202,9 @@ def _find_rows(name: str, base: str, parts: list[str], part: str) -> tuple[str |
     logger.info("%s: the split %s is read; it has %s", name, split, ", ".join(splits))
     if folder.is_dir() and not config:
         _tell_of_others(name, where, {file for of in files.values() for file in of})
-    if not _is_read_here(builder.config, files.get(split, [])):
+    # What the hub has as Parquet has its types, and the library keeps it for a time without a network.
+    kinds = _READ_HERE if folder.is_dir() else tuple(kind for kind in _READ_HERE if kind != ".parquet")
+    if not _is_read_here(builder.config, files.get(split, []), kinds):
         return f"{named}:{split}", datasets.load_dataset(where, config, split=split)
     separator = getattr(builder.config, "delimiter", None) or getattr(builder.config, "sep", None) or ","
     return None, _iter_files(files[split], base, where, separator)
@@ -234,14 +236,14 @@ def _below(where: str, file: str) -> str:
     return file.partition("@")[2].partition("/")[2] or file
 
 
-def _is_read_here(config: Any, files: list[str]) -> bool:
-    """Whether all files of a split are of a kind that is read as it stands, and nothing else is set about them."""
+def _is_read_here(config: Any, files: list[str], kinds: Sequence[str]) -> bool:
+    """Whether all files of a split are of one of these kinds, and nothing else is set about how to read them."""
     changed = {
         each.name
         for each in dataclasses.fields(config)
         if each.name not in _ALWAYS_SET and getattr(config, each.name) != each.default
     }
-    return bool(files) and not changed and all(_suffix(file) in _READ_HERE for file in files)
+    return bool(files) and not changed and all(_suffix(file) in kinds for file in files)
 
 
 def _choose_config(name: str, base: str, where: str, parts: list[str]) -> tuple[str | None, list[str]]:
@@ -290,8 +292,8 @@ def _choose_split(
     return found
 
 
-def _looks_local(base: str) -> bool:
-    # What is plainly a path must fail here: a typing error must not become a question to the network.
+def looks_local(base: str) -> bool:
+    """Whether a name is plainly a path: a typing error must not become a question to the network."""
     is_hub_name = base.count("/") == 1 and "\\" not in base and not _DRIVE.match(base)
     return base.startswith((".", "/", "~")) or base.endswith(_LOCAL_SUFFIXES) or not is_hub_name
 

@@ -96,14 +96,14 @@ def _introduction(settings: Mapping[str, Any], model: Exported) -> str:
 
 
 def _data(settings: Mapping[str, Any], data: Mapping[str, Any]) -> str:
-    hashes = {PurePath(name).name: value for name, value in data.get("sha256", {}).items()}
+    hashes = [(PurePath(name).name, value) for name, value in data.get("sha256", {}).items()]
     rows = [["split", "rows kept", "rows read", "left out"]]
     for split in ("train", "validation", "test"):
         counts = data.get("summary", {}).get(split)
         if counts and counts.get("rows_in"):
             dropped = ", ".join(f"{count:,} {why}" for why, count in counts.get("dropped", {}).items()) or "none"
             rows.append([split, f"{counts['kept']:,}", f"{counts['rows_in']:,}", dropped])
-    files = [f"- `{_code(name)}`, sha256 `{value[:16]}`" for name, value in hashes.items()]
+    files = [f"- `{_code(name)}`, sha256 `{value[:16]}`" for name, value in hashes]
     notes = [f"- {escaped(note)}" for note in data.get("notes", [])]
     return "\n\n".join(["## Data", _table(rows), "\n".join(files + notes)]).rstrip()
 
