@@ -471,6 +471,18 @@ def test_a_check_of_data_finds_what_was_planted(call, tmp_path):
     assert f"leak {test}:1 = {train}:18" in shown and f"duplicate {train}:21 = {train}:1" in shown
 
 
+def test_inspect_and_check_read_rows_with_the_tokenizer_of_the_model(call, tiny_model, tmp_path):
+    """Training would too: tokens and lengths are those of the model that is named."""
+    tokenizer = train_tokenizer(["lines with a dog"], 270)
+    tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    train, test = (write_rows(tmp_path / f"{name}.jsonl", *ROWS[:9]) for name in ("train", "test"))
+    settings = ["--set", f"model_name_or_path={tmp_path / 'model'}"]
+    assert call("data", "inspect", train, *settings).last["vocab_size"] == len(tokenizer)
+    said = call("data", "check", train, test, *settings, "--set", "max_length=12", "--set", "on_leak=keep")
+    assert said.code == 2 and "max_length is 12" in said.last["refused"]
+
+
 def test_a_check_of_data_shows_what_is_equal_up_to_case_and_has_another_answer(call, tmp_path):
     """Counts and places on the terminal."""
     text, code = ROWS[0].values()

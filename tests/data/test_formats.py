@@ -202,6 +202,7 @@ def test_a_broken_row_is_refused_by_line(write_lines, line, words):
         (["hello"], ["message 1 is a string"]),
         ([{"role": "tool", "content": "x"}], ["message 1", "'tool'", "system, user, assistant"]),
         ([{"role": "user", "content": "q"}], ["the roles user;"]),
+        ([{"from": "human", "value": "q"}], ["message 1", "in place of from and value"]),
         (CHAT["messages"][1:] + CHAT["messages"][1:2], ["assistant, user"]),
         (CHAT["messages"][1:2] + CHAT["messages"], ["system message after the first place"]),
         ([{"role": "user", "content": [{"type": "image"}]}, CHAT["messages"][2]], ["message 1, content", "a list"]),
@@ -307,6 +308,12 @@ def test_a_column_that_other_trainers_read_has_a_note_of_its_own(write_lines, co
     """With its name and the row."""
     (note,) = read_examples(write_lines(PAIR, {**PAIR, column: ["x"]}), DataConfig()).notes
     assert f"rows.jsonl:2: the column {column} is not read." in note
+
+
+def test_a_label_that_marks_bad_answers_is_noted(write_lines):
+    """As of KTO: false is a value too."""
+    (note,) = read_examples(write_lines({**PAIR, "label": False}), DataConfig()).notes
+    assert "the column label is not read. If it marks bad answers" in note
 
 
 @pytest.mark.parametrize("column", ["input", "context"])

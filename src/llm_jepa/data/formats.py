@@ -39,6 +39,7 @@ _ADVICE = {
     **dict.fromkeys(("system", "history"), "Write them into messages."),
     **dict.fromkeys(("input", "context"), "If it is a part of the question, write both into one column."),
     **dict.fromkeys(("weight", "train", "loss"), "All rows count alike; messages may have it."),
+    "label": "If it marks bad answers, take their rows out.",
     **dict.fromkeys(("labels", "input_ids", "completion_mask", "assistant_masks", "loss_mask"), "See loss_on."),
     **dict.fromkeys(REASONING, "Write it into the answer to train on it."),
 }
@@ -319,7 +320,9 @@ class ExampleReader:
     def _look_at_columns(self, row: dict[str, Any], form: RowForm, source: str) -> None:
         read = {*form.columns, *OWN_COLUMNS, *SCORING_COLUMNS}
         for name, value in row.items():
-            if name in read or name in self._unread or f"column {name}" in self._notes or not is_filled(value):
+            if name in read or name in self._unread or f"column {name}" in self._notes:
+                continue
+            if not is_filled(value) and value is not False:
                 continue
             if name in _ADVICE:
                 self._notes[f"column {name}"] = f"{_short(source)}: the column {name} is not read. {_ADVICE[name]}"

@@ -104,8 +104,9 @@ def _check_message(message: Any, where: str) -> str:
     if not isinstance(message, dict):
         raise RowError("type", f"{where} is {describe_type(message)}, expected an object with role and content.")
     if message.get("role") not in ROLES:
+        hint = " Write role and content in place of from and value." if "from" in message else ""
         raise RowError(
-            "messages", f"{where} has the role {message.get('role')!r}, expected one of: {', '.join(ROLES)}."
+            "messages", f"{where} has the role {message.get('role')!r}, expected one of: {', '.join(ROLES)}.{hint}"
         )
     if any(is_filled(message.get(name)) for name in _TOOLS):
         raise RowError("messages", f"{where} calls tools, which no view can hold. Expected text alone.")
