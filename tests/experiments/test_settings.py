@@ -95,7 +95,7 @@ def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path):
         ({"learning_rate": float("nan")}, "learning_rate=nan must be a finite number"),
         ({"jepa_lambda": float("inf")}, "jepa_lambda=inf must be a finite number"),
         ({"jepa_lambda": None}, "jepa_lambda=None is of type NoneType; expected float"),
-        ({"train_file": 3}, "train_file=3 is of type int; expected str"),
+        ({"train_file": 3}, "train_file=3 is of type int; expected list or str"),
         ({"stop_on_collapse": "yes"}, "stop_on_collapse='yes' is of type str; expected bool"),
         ({"seeds": 82}, "seeds=82 is of type int; expected list"),
         ({"seeds": [82, "x"]}, "seeds=.*whole numbers"),
