@@ -238,7 +238,8 @@ def test_the_table_says_what_was_found():
     assert " ".join(line.split()) == "jepa 6 72.5 ± 1.9 -1.7 [-2.5, -0.8] 0.008 worse"
     assert "jepa 10.0 ± 0.0 1.18x 1.17x 6 of 6 runs" in " ".join(table.split())
     assert "0 of 6 runs" in table and "not watched" in table
-    assert "Collapse alarm in jepa, seeds 4, 7, 23, 37, 82, 84 (6 of 6 runs). From" in table
+    assert "Collapse alarm in jepa, seeds 4, 7, 23, 37, 82, 84 (6 of 6 runs)." in table
+    assert "None of 6 had recovered at the last check. Seed 4: From step 40" in " ".join(table.split())
     assert "jepa: 72.5% against 74.2% (ntp), -1.7 points" in table
 
 

@@ -159,7 +159,8 @@ def test_a_collapse_is_caught_at_the_third_check(noise: float):
     reasons = [alarm.update(step, collapsed(noise)) for step in (0, 20, 40, 60, 80)]
     assert [reason is not None for reason in reasons] == [False, False, False, True, False]
     assert alarm.first_step == 20
-    assert "From step 20 to step 60" in alarm.reason
+    assert "collapsed from step 20 on. At step 60" in alarm.reason
+    assert alarm.summary()["reason"].endswith("At the last check, step 80, they were still collapsed.")
 
 
 @pytest.mark.parametrize("check", [contrastive, narrow_but_healthy, untrained])
@@ -209,7 +210,8 @@ def test_the_alarm_stays_and_speaks_once():
     alarm = fed(collapsed, range(20, 120, 20))
     assert alarm.update(200, contrastive()) is None
     assert alarm.level == "alarm"
-    assert alarm.summary() == {"alarmed": True, "first_step": 20, "reason": alarm.reason, "recovered": True}
+    reason = f"{alarm.reason} At the last check, step 200, they were no longer collapsed."
+    assert alarm.summary() == {"alarmed": True, "first_step": 20, "reason": reason, "recovered": True}
 
 
 def test_checks_before_the_first_step_do_not_count():
@@ -237,7 +239,7 @@ def test_a_resumed_alarm_goes_on_as_if_never_stopped():
         for step, monitors in checks[stop:]:
             alarm.update(step, monitors)
         assert alarm.first_step == 10
-        assert "to step 30" in alarm.reason
+        assert "At step 30" in alarm.reason
 
 
 def test_gradient_descent_on_the_distance_alone_is_caught():

@@ -442,16 +442,17 @@ def _alarm_cell(results: Results, arm: str) -> str:
 
 
 def _alarm_lines(results: Results) -> list[str]:
-    """Return one line for each arm with an alarm: how many runs, which seeds, and the first reason."""
+    """Return a line for each arm with an alarm: how many runs, which seeds, and what was seen in the first of them."""
     lines = []
     for arm, alarms in results["alarms"].items():
         raised = {seed: alarm for seed, alarm in alarms.items() if alarm["alarmed"]}
         if raised:
-            reason = next(iter(raised.values()))["reason"]
+            first, alarm = next(iter(raised.items()))
             seeds = f"seed{'s' if len(raised) > 1 else ''} {', '.join(raised)}"
             recovered = sum(bool(alarm.get("recovered")) for alarm in raised.values())
-            end = f" At the last look {recovered} of {len(raised)} had recovered." if recovered else ""
-            lines.append(f"Collapse alarm in {arm}, {seeds} ({_alarm_cell(results, arm)}). {reason}{end}")
+            end = f"{recovered or 'None'} of {len(raised)} had recovered at the last check."
+            seen = alarm["reason"] if len(raised) == 1 else f"Seed {first}: {alarm['reason']}"
+            lines.append(f"Collapse alarm in {arm}, {seeds} ({_alarm_cell(results, arm)}). {end} {seen}")
     return lines
 
 

@@ -129,6 +129,7 @@ class CollapseAlarm:
         first_step: Step of the first check of the streak that raised the alarm; None while there was none.
         reason: One sentence for the log and the report; None while there was no alarm.
         num_looks: Checks taken in. A run with fewer than `patience` was not watched, which is not the same as healthy.
+        last_step: Step of the last of them.
     """
 
     patience: int = 3
@@ -137,6 +138,7 @@ class CollapseAlarm:
     first_step: int | None = None
     reason: str | None = None
     num_looks: int = 0
+    last_step: int | None = None
 
     @property
     def alarmed(self) -> bool:
@@ -165,6 +167,7 @@ class CollapseAlarm:
         if step == 0 or not {"matched_cosine", "gap", "retrieval@1"} <= monitors.keys():
             return None
         self.num_looks += 1
+        self.last_step = step
         if not looks_collapsed(monitors):
             self.streak, self.streak_start = 0, None
             return None
@@ -175,9 +178,9 @@ class CollapseAlarm:
             return None
         self.first_step = self.streak_start
         self.reason = (
-            f"From step {self.first_step} to step {step} the embeddings of the two views have collapsed: cosine "
+            f"The embeddings of the two views collapsed from step {self.first_step} on. At step {step} the cosine was "
             f"{monitors['matched_cosine']:.3f} between matching views, only {monitors['gap']:z.3f} more than between "
-            f"shuffled ones, and retrieval@1 {monitors['retrieval@1']:.1%} "
+            f"shuffled ones, and retrieval@1 was {monitors['retrieval@1']:.1%} "
             f"(chance {monitors.get('retrieval_chance', 0.0):.1%})."
         )
         return self.reason
@@ -185,14 +188,15 @@ class CollapseAlarm:
     def summary(self) -> dict[str, Any]:
         """Return what the results keep.
 
-        `alarmed`; `first_step` and `reason`, None without alarm; and `recovered`: whether there was an alarm,
-        and the last check did not look collapsed any more.
+        `alarmed`; `first_step` and `reason`, None without alarm, the reason with what the last check saw; and
+        `recovered`: whether there was an alarm, and the last check did not look collapsed any more.
         """
         recovered = self.alarmed and self.streak == 0
+        end = f" At the last check, step {self.last_step}, they were {'no longer' if recovered else 'still'} collapsed."
         return {
             "alarmed": self.alarmed,
             "first_step": self.first_step,
-            "reason": self.reason,
+            "reason": None if self.reason is None else self.reason + end,
             "recovered": recovered,
         }
 
