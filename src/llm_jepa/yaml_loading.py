@@ -1,23 +1,124 @@
-"""YAML as this package reads it: plain values, and no key twice."""
+"""YAML as this package reads and writes it: plain values by YAML 1.2's core schema, and no key twice.
+
+PyYAML follows YAML 1.1: there `off` is false, `010` is 8, `1:30` is 90, a date is an object, and `1e-5` is text.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, ClassVar
 
 import yaml
 
+_TAG = "tag:yaml.org,2002:"
+_CORE = {  # YAML 1.2.2, section 10.3.2; whole numbers come before others, which would match them too
+    "null": (r"~|null|Null|NULL|", "~nN\0"),
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    "float": (
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    "merge": (r"<<", "<"),  # not of 1.2, but in wide use
+}
+
+
+class Word(str):
+    """A plain `yes`, `no`, `on` or `off`: text by YAML 1.2, true or false by 1.1. A reader may want to ask which."""
+
+    __slots__ = ()
+
+    @property
+    def truth(self) -> str:
+        """What YAML 1.1 takes the word for, as YAML 1.2 writes it."""
+        return "true" if self.lower() in ("yes", "on") else "false"
+
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error: the second would replace the first without a word."""
+    """YAML 1.2 in which a key that stands twice is an error: the second would replace the first without a word."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    text_keys: ClassVar[bool] = False
+    """Whether every key is text, as it is written."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build the mapping of a node, once its keys are known to differ."""
+        if isinstance(node, yaml.MappingNode):
+            self._check_keys(node)
+            self.flatten_mapping(node)
+            if self.text_keys:
+                node.value = [(_as_text(key), value) for key, value in node.value]
+        return super().construct_mapping(node, deep)
+
+    def _check_keys(self, node: yaml.MappingNode) -> None:
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
-                if (key.tag, key.value) in seen:
+                name = key.value if self.text_keys or key.tag == f"{_TAG}merge" else self.construct_object(key)
+                if name in seen:
                     raise yaml.constructor.ConstructorError(
                         None, None, f"the key {key.value[:40]} stands twice", key.start_mark
                     )
-                seen.add((key.tag, key.value))
-        return super().construct_mapping(node, deep)
+                seen.add(name)
+
+
+class SettingsLoader(UniqueKeyLoader):
+    """YAML of settings, whose keys are names: an arm called `off` or `010` is called that."""
+
+    text_keys: ClassVar[bool] = True
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts text in quotes that either version of YAML would take for something else."""
+
+
+for _name, (_pattern, _first) in _CORE.items():
+    _plain = re.compile(rf"(?:{_pattern})\Z")
+    for _class in (UniqueKeyLoader, _Dumper):
+        _class.add_implicit_resolver(_TAG + _name, _plain, ["" if char == "\0" else char for char in _first])
+
+
+def load_yaml(text: str) -> Any:
+    """Return what YAML holds, as settings are read.
+
+    Raises:
+        yaml.YAMLError: If it is no YAML, or has a key twice or a tag that is not plain.
+    """
+    try:
+        return yaml.load(text, Loader=SettingsLoader)
+    except (KeyError, AttributeError, TypeError, ValueError, RecursionError) as error:  # `!!bool maybe`, say
+        raise yaml.YAMLError("a value is not what its tag says, or is nested without end") from error
+
+
+def dump_yaml(value: Any, **options: Any) -> str:
+    """Return YAML that `load_yaml`, and a reader of YAML 1.1, gives back as it was."""
+    return yaml.dump(value, Dumper=_Dumper, **options)
+
+
+def _as_text(key: yaml.Node) -> yaml.Node:
+    if not isinstance(key, yaml.ScalarNode):
+        return key
+    return yaml.ScalarNode(f"{_TAG}str", key.value, key.start_mark, key.end_mark, style="'")
+
+
+def _construct_str(loader: UniqueKeyLoader, node: yaml.ScalarNode) -> str:
+    text = loader.construct_scalar(node)
+    return Word(text) if node.style is None and text.lower() in ("yes", "no", "on", "off") else text
+
+
+def _construct_number(loader: UniqueKeyLoader, node: yaml.ScalarNode) -> int | float:
+    text = loader.construct_scalar(node).lower()
+    try:
+        if node.tag == f"{_TAG}int":
+            return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
+        return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+    except ValueError as error:
+        raise yaml.constructor.ConstructorError(
+            None, None, f"{text[:40]} is no number that can be read", node.start_mark
+        ) from error
+
+
+UniqueKeyLoader.add_constructor(f"{_TAG}str", _construct_str)
+UniqueKeyLoader.add_constructor(f"{_TAG}int", _construct_number)
+UniqueKeyLoader.add_constructor(f"{_TAG}float", _construct_number)
+_Dumper.add_representer(Word, yaml.SafeDumper.represent_str)

@@ -19,6 +19,7 @@ from llm_jepa.experiments.settings import (
     read_yaml,
 )
 from llm_jepa.training.arguments import JEPATrainingArguments
+from llm_jepa.yaml_loading import load_yaml
 
 
 def refused(settings, message):
@@ -185,7 +186,6 @@ def test_arms_that_cannot_be_run_are_refused(settings, message):
         ("just a sentence\n", "expected lines of `key: value`, found str"),
         ("- ntp\n- jepa\n", "found list"),
         ("", r"config\.yaml is empty"),
-        ("1: 2\n", "expected lines of `key: value`"),
         (b"max_steps: \xff\n", r"config\.yaml: not valid YAML: it is not UTF-8"),
         ("max_steps: !!python/object/apply:os.system ['true']\n", r"config\.yaml:1: not valid YAML"),
     ],
@@ -247,9 +247,57 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path):
 
 
 def test_no_is_a_word_where_a_strategy_is_asked_for():
-    """YAML reads it as false."""
-    run = read_run(yaml.safe_load("{eval_strategy: no, save_strategy: no, train_file: a.jsonl}"))
-    assert run.training["eval_strategy"] == run.training["save_strategy"] == "no"
+    """YAML 1.1 reads it as false, and so did earlier versions: their files hold that."""
+    for load in (load_yaml, yaml.safe_load):
+        run = read_run(load("{eval_strategy: no, save_strategy: no, train_file: a.jsonl}"))
+        assert run.training["eval_strategy"] == run.training["save_strategy"] == "no"
+
+
+# ---- YAML 1.2 ----
+
+
+def test_an_arm_may_be_called_off_or_a_number_and_keeps_its_name(tmp_path):
+    """YAML 1.1 would call them False, True and 8."""
+    path = tmp_path / "config.yaml"
+    path.write_text("baseline: off\nseeds: [010]\narms: {off: {jepa_lambda: 0}, on: {jepa_k: 2}, 010: {jepa_k: 3}}\n")
+    experiment, runs = read_experiment(read_yaml(path))
+    assert list(runs) == ["off", "on", "010"] and experiment.baseline == "off" and experiment.seeds == [10]
+    assert parse_override("arms={off: {}, 1: {jepa_k: 2}}")[1] == {"off": {}, "1": {"jepa_k": 2}}
+
+
+def test_numbers_in_nested_mappings_are_numbers_and_dates_are_text(tmp_path):
+    text = "lr_scheduler_kwargs: {min_lr: 1e-5}\nchat_template_kwargs: {date_string: 2024-01-01, at: 1:30}\n"
+    (tmp_path / "config.yaml").write_text(text)
+    run = read_run(read_yaml(tmp_path / "config.yaml"))
+    assert run.training["lr_scheduler_kwargs"] == {"min_lr": 1e-5}
+    assert run.data.chat_template_kwargs == {"date_string": "2024-01-01", "at": "1:30"}
+    assert parse_override("lr_scheduler_kwargs={min_lr: 1e-5}")[1] == {"min_lr": 1e-5}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("packing: yes", "packing='yes' is of type str; expected bool. Write packing: true"),
+        ("packing: 'off'", "expected bool. Write packing: false"),
+        ("run_name: 010", "run_name=10 is of type int; expected str. If it is text, put it in quotes"),
+        ("text_column: true", "put it in quotes as you wrote it: text_column: 'true'"),
+        ("seeds: [1:30]", "seeds=.*'1:30'.* must be whole numbers"),
+        ("chat_template_kwargs: {enable_thinking: off}", "Write enable_thinking: false, or put the word in quotes"),
+        ("chat_template_kwargs: {a: [{b: on}]}", "a.b: on may mean true or the text 'on'"),
+        ("lr_scheduler_kwargs: {min_lr: .nan}", "lr_scheduler_kwargs.min_lr=nan must be a finite number"),
+        ("lr_scheduler_kwargs: {min_lr: !!timestamp 2024-01-01}", "min_lr=.* is of type date. Write it in quotes"),
+        ('train_file: "C:\\data"', "In double quotes a backslash begins an escape: use single quotes"),
+    ],
+)
+def test_what_yaml_reads_in_two_ways_is_refused_with_the_form_to_write(text, message, tmp_path):
+    (tmp_path / "config.yaml").write_text(text + "\n")
+    with pytest.raises(ConfigError, match=message):
+        read_experiment(read_yaml(tmp_path / "config.yaml"))
+
+
+def test_a_word_in_quotes_is_text_wherever_it_stands():
+    run = read_run(load_yaml("chat_template_kwargs: {thinking: 'off'}\nrun_name: off\n"))
+    assert run.data.chat_template_kwargs == {"thinking": "off"} and run.training["run_name"] == "off"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llm_jepa.files import read_json_lines, write_json
+from llm_jepa.yaml_loading import load_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -92,11 +93,9 @@ def _eval(run: Path) -> dict[str, Any]:
 
 def _metric(run: Path) -> str:
     """Return the metric of a run: that of its recipe where its settings name none."""
-    import yaml
-
     from llm_jepa.evaluation.evaluate import EvaluationConfig
 
-    settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    settings = load_yaml((run / "config.yaml").read_text(encoding="utf-8"))
     return str(settings.get("metric", EvaluationConfig.metric))
 
 
@@ -163,13 +162,11 @@ def _final_loss(run: Path) -> float | None:
 
 def _flops_ratio(run: Path) -> float | None:
     """Return the counted FLOPs of a step over those of a plain one of the same seed; loss dropout's mean step."""
-    import yaml
-
     own, plain = run, run.parent / f"ntp-s{run.name.rpartition('-s')[2]}"
     if not (plain / "DONE").is_file():
         return None
     cost = _eval(own)["cost"]
-    settings = yaml.safe_load((own / "config.yaml").read_text(encoding="utf-8"))
+    settings = load_yaml((own / "config.yaml").read_text(encoding="utf-8"))
     share = settings.get("jepa_loss_dropout", 0.0)
     mean = (1 - share) * cost["flops_per_step"] + share * cost.get("flops_per_dropped_step", 0.0)
     return mean / _eval(plain)["cost"]["flops_per_step"]

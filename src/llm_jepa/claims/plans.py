@@ -25,10 +25,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from llm_jepa.errors import ConfigError
 from llm_jepa.experiments.settings import Settings
+from llm_jepa.yaml_loading import load_yaml
 
 from .catalogue import PACKAGE, Claim, read_catalogue
 from .measures import MEASURES
@@ -128,7 +127,7 @@ def read_plans(scale: Scale, recipe: str = "as_published") -> dict[str, Plan]:
     for file in sorted(folder.iterdir(), key=lambda each: each.name):
         if file.name.endswith(".yaml"):
             name = file.name.removesuffix(".yaml")
-            plans[name] = _read_plan(name, yaml.safe_load(file.read_text(encoding="utf-8")), scale)
+            plans[name] = _read_plan(name, load_yaml(file.read_text(encoding="utf-8")), scale)
     if scale == "full":
         decided = {claim for plan in plans.values() for claim in plan.checks}
         plans |= other_plans([claim for name, claim in read_catalogue().items() if name not in decided])

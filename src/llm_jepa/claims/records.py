@@ -16,14 +16,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from llm_jepa.data.config import SHUFFLE_RULE
 from llm_jepa.errors import ConfigError
 from llm_jepa.experiments.comparable import check_data, short_commit
 from llm_jepa.experiments.run import differences
 from llm_jepa.experiments.settings import Settings, read_experiment
 from llm_jepa.files import write_json
+from llm_jepa.yaml_loading import load_yaml
 
 from .catalogue import read_catalogue
 from .measures import MEASURES, count_rows, finished_runs, read_values
@@ -120,7 +119,7 @@ def check_runs(plan: Plan, folder: Path, changes: Settings) -> None:
     """
     for arm in plan.arms:
         for run in finished_runs(folder, arm).values():
-            found = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+            found = load_yaml((run / "config.yaml").read_text(encoding="utf-8"))
             files = {key: found[key] for key in FILES if key in found}
             settings = plan.experiment([arm], files) | changes
             expected = read_experiment(settings)[1][arm].settings

@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from llm_jepa.errors import ConfigError
 from llm_jepa.experiments.compare import EXPERIMENT_FILE, open_experiment, run_experiment
 from llm_jepa.experiments.settings import Settings
+from llm_jepa.yaml_loading import dump_yaml
 
 from .catalogue import Claim, find
 from .full import why_not
@@ -190,7 +189,7 @@ def reproduce(call: Call) -> list[tuple[Record, dict[str, Judged]]]:
 
 def dry_run(call: Call, plan: Plan, claims: Sequence[str]) -> str:
     """Return the YAML that `llm-jepa compare` would take for the claims."""
-    return yaml.safe_dump(settings_of(call, plan, claims), sort_keys=False)
+    return dump_yaml(settings_of(call, plan, claims), sort_keys=False)
 
 
 def _judged(call: Call, plan: Plan, claims: Sequence[str]) -> tuple[Record, dict[str, Judged]]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -23,6 +22,7 @@ from llm_jepa.objective.distances import unit
 from llm_jepa.training.embedding import first_of_each, view_embeddings
 from llm_jepa.training.resume import digest_tokenizer
 from llm_jepa.training.saving import load_jepa
+from llm_jepa.yaml_loading import load_yaml
 
 from .evaluate import EvaluationConfig, answer
 
@@ -107,7 +107,7 @@ def read_run_settings(folder: Path) -> dict[str, Any]:
     if not config.is_file() or not model.is_dir():
         missing = config.name if not config.is_file() else "model/"
         raise ConfigError(f"{folder} holds no {missing}. Expected the folder of a finished run, such as OUT/jepa-s82.")
-    return yaml.safe_load(config.read_text(encoding="utf-8"))
+    return load_yaml(config.read_text(encoding="utf-8"))
 
 
 def load_run_encoder(folder: Path) -> PairEncoder:

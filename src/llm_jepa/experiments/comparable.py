@@ -12,11 +12,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from llm_jepa.data.loading import data_fingerprint
 from llm_jepa.errors import ConfigError
 from llm_jepa.files import reading_run
+from llm_jepa.yaml_loading import load_yaml
 
 from .grids import Grid
 from .settings import RunConfig
@@ -99,7 +98,7 @@ def about_exchanges(runs: Iterable[tuple[str, Path]]) -> list[str]:
 
 def _read_settings(folder: Path) -> dict[str, Any]:
     file = folder / "config.yaml"
-    return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
+    return (load_yaml(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
 
 
 def about_versions(folders: Iterable[Path]) -> list[str]:

@@ -22,13 +22,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from llm_jepa.data.generated import with_files
 from llm_jepa.data.loading import load_data
 from llm_jepa.errors import ConfigError, LLMJEPAError
 from llm_jepa.files import read_json_lines, reading_run, write_whole
 from llm_jepa.report.experiment import write_experiment_report
+from llm_jepa.yaml_loading import dump_yaml, load_yaml
 
 from .budgets import Budget, plan, recorded, step_flops, step_time
 from .choice import HIGHER_IS_BETTER, check_name, choose, is_higher_better, validation_value
@@ -145,7 +144,7 @@ def open_experiment(settings: Settings, folder: Path, *, dry_run: bool = False) 
         with sole_owner(folder):
             _check_folder(folder, settings)
             # First of all: a folder that holds runs and no experiment would not be taken up again.
-            write_whole(folder / EXPERIMENT_FILE, yaml.safe_dump(settings | {"arms": config.arms}, sort_keys=False))
+            write_whole(folder / EXPERIMENT_FILE, dump_yaml(settings | {"arms": config.arms}, sort_keys=False))
             _claim_runs(experiment)
     return experiment
 
@@ -266,7 +265,7 @@ def _claim_budgets(experiment: Experiment, kind: str) -> list[Job]:
 def _check_folder(folder: Path, settings: Settings) -> None:
     file = folder / EXPERIMENT_FILE
     if file.is_file():
-        before = yaml.safe_load(file.read_text())
+        before = load_yaml(file.read_text())
         # A grid may get more values, or become one value: each cell's own folder tells what it is.
         free = {key for each in (before, settings) for key, value in each.items() if is_axis(key, value)}
         old, new = (

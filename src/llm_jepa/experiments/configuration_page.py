@@ -33,6 +33,9 @@ Made from the help texts of the settings; do not edit by hand (see CONTRIBUTING.
 A `CONFIG.yaml` is flat: these keys side by side. `--set key=value` overrides one. Under Training stand the keys whose
 default differs from that of `transformers.TrainingArguments`, and ours; every other field of it (`max_steps`,
 `num_train_epochs`, `save_steps`, `gradient_accumulation_steps`, ...) is a key by its own name. Unknown keys are errors.
+
+Files and `--set` are read by YAML 1.2: `true` and `false` are the truth values, and `yes`, `no`, `on`, `off`, dates and
+`1:30` are text. `1e-5` is a number, and `010` is 10. A key is text as it is written, so an arm may be called `off`.
 """
 
 

@@ -22,13 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
 from tqdm import tqdm
 
 from llm_jepa.errors import ConfigError, LLMJEPAError
 from llm_jepa.evaluation.evaluate import EvaluationConfig
 from llm_jepa.files import read_json_lines, write_json
 from llm_jepa.processes import PARENT
+from llm_jepa.yaml_loading import load_yaml
 
 from .forks import Lines, send
 
@@ -494,9 +494,7 @@ class _Bar:
 
 def _report_done(job: Job) -> None:
     record = json.loads((job.folder / "eval.json").read_text())
-    metric = yaml.safe_load((job.folder / "config.yaml").read_text(encoding="utf-8")).get(
-        "metric", EvaluationConfig.metric
-    )
+    metric = load_yaml((job.folder / "config.yaml").read_text(encoding="utf-8")).get("metric", EvaluationConfig.metric)
     score = f" | {metric} {record[metric]:.3f}" if isinstance(record.get(metric), int | float) else ""
     logger.info("run    %-24s done in %4.0f s%s", job.name, record["training_time_s"], score)
 

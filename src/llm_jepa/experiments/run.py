@@ -20,7 +20,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -51,6 +50,7 @@ from llm_jepa.training.resume import digest_tokenizer
 from llm_jepa.training.saving import save_jepa
 from llm_jepa.training.stopping import StopRequest
 from llm_jepa.training.trainer import JEPATrainer
+from llm_jepa.yaml_loading import dump_yaml, load_yaml
 
 from .environment import describe_environment
 from .ownership import sole_trainer
@@ -157,7 +157,7 @@ def claim_folder(folder: Path, settings: Settings) -> None:
     accepted = check_folder(folder, settings)
     if accepted or not has_begun(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=True, allow_unicode=True))
+        write_whole(folder / "config.yaml", dump_yaml(settings, sort_keys=True, allow_unicode=True))
 
 
 def check_folder(folder: Path, settings: Settings) -> bool:
@@ -171,7 +171,7 @@ def check_folder(folder: Path, settings: Settings) -> bool:
     """
     config = folder / "config.yaml"
     if config.is_file():
-        before = yaml.safe_load(config.read_text(encoding="utf-8"))
+        before = load_yaml(config.read_text(encoding="utf-8"))
         if (folder / "DONE").is_file():
             _check_done(folder, before, settings)
             return False

@@ -28,7 +28,7 @@ from llm_jepa.objective import JEPAConfig
 from llm_jepa.training.adapters import AdapterConfig
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.models import ModelConfig, check_adapter
-from llm_jepa.yaml_loading import UniqueKeyLoader
+from llm_jepa.yaml_loading import Word, load_yaml
 
 from .choice import check_name
 from .grids import Grid, count_cells, is_inert
@@ -42,6 +42,9 @@ MANAGED = frozenset(
         *("do_train", "do_eval", "do_predict", "include_num_input_tokens_seen"),
     }
 )
+
+TRUE_WORDS, FALSE_WORDS = ("true", "yes", "on", "y"), ("false", "no", "off", "n")
+"""What people write for a truth value. YAML 1.2 knows the first of each."""
 
 SECRET = frozenset({"hub_token"})
 """Fields of TrainingArguments whose value no file may hold."""
@@ -255,15 +258,16 @@ def read_yaml(path: str | Path) -> Settings:
         found = "is a folder" if path.is_dir() else "is not there"
         raise ConfigError(f"{path} {found}. Expected a YAML file of settings, such as configs/demo.yaml.")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = load_yaml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not valid YAML: it is not UTF-8 text. Save it as UTF-8.") from error
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or "it is not UTF-8 text"
-        raise ConfigError(f"{where}: not valid YAML: {problem}. Expected lines of `key: value`.") from error
+        raise ConfigError(f"{where}: not valid YAML: {_yaml_problem(error)} Expected lines of `key: value`.") from error
     if content is None:
         raise ConfigError(f"{path} is empty. Expected lines of `key: value`.")
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+    if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected lines of `key: value`, found {type(content).__name__}.")
     return content
 
@@ -278,9 +282,16 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise ConfigError(f"--set {text!r}: expected key=value, such as --set max_steps=100.")
     try:
-        return key.strip(), yaml.safe_load(value)
+        return key.strip(), load_yaml(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text!r}: the value is not valid YAML.") from error
+        raise ConfigError(f"--set {text!r}: the value is not valid YAML: {_yaml_problem(error)}") from error
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    if "escape" in problem:
+        problem += ". In double quotes a backslash begins an escape: use single quotes, or '/' in a path"
+    return f"{problem}."
 
 
 def read_experiment(settings: Settings) -> tuple[ExperimentConfig, dict[str, RunConfig]]:
@@ -504,7 +515,7 @@ def _coerce(key: str, value: Any, hint: Any) -> Any:
     if value is None and type(None) in allowed:
         return None
     if value is False and key.endswith("_strategy"):
-        return "no"  # what YAML makes of the word
+        return "no"  # what YAML 1.1 makes of the word, and files of earlier versions hold
     if isinstance(value, str) and str not in allowed and {int, float} & allowed:
         value = _number(value)
     if isinstance(value, float) and value.is_integer() and float not in allowed and int in allowed:
@@ -515,10 +526,45 @@ def _coerce(key: str, value: Any, hint: Any) -> Any:
     fits = isinstance(value, tuple(simple)) and not (isinstance(value, bool) and bool not in allowed)
     if simple == allowed - {type(None)} and not fits:
         names = " or ".join(sorted(each.__name__ for each in simple))
-        raise ConfigError(f"{key}={value!r} is of type {type(value).__name__}; expected {names}.")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{key}={value} must be a finite number.")
+        raise ConfigError(
+            f"{key}={value!r} is of type {_type_name(value)}; expected {names}.{_how_to_write(key, value, simple)}"
+        )
+    if key not in ("arms", "grid"):  # the fields in these are checked by their own names
+        _check_nested(key, value)
     return value
+
+
+def _how_to_write(key: str, value: Any, allowed: set[type]) -> str:
+    """Return the end of an error's sentence: how a scalar of the wrong type is written in YAML 1.2."""
+    if bool in allowed and isinstance(value, str) and value.lower() in (*TRUE_WORDS, *FALSE_WORDS):
+        return f" Write {key}: {'true' if value.lower() in TRUE_WORDS else 'false'}."
+    if str in allowed and isinstance(value, bool | int | float):
+        shown = str(value).lower() if isinstance(value, bool) else value
+        return f" If it is text, put it in quotes as you wrote it: {key}: '{shown}', say."
+    return ""
+
+
+def _type_name(value: Any) -> str:
+    return "str" if isinstance(value, str) else type(value).__name__
+
+
+def _check_nested(key: str, value: Any, *, in_mapping: bool = False) -> None:
+    """Refuse what no field means, however deep it stands: a number that is not finite, a date, or a doubtful word."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            _check_nested(f"{key}.{name}", each, in_mapping=True)
+    elif isinstance(value, list):
+        for each in value:
+            _check_nested(key, each, in_mapping=in_mapping)
+    elif isinstance(value, Word) and in_mapping:
+        raise ConfigError(
+            f"{key}: {value} may mean {value.truth} or the text {str(value)!r}. Write {key.rpartition('.')[2]}: "
+            f"{value.truth}, or put the word in quotes."
+        )
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key}={value} must be a finite number.")
+    elif not isinstance(value, str | bool | int | float | None):
+        raise ConfigError(f"{key}={value!r} is of type {type(value).__name__}. Write it in quotes, as text.")
 
 
 def _number(text: str) -> Any:

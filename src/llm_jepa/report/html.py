@@ -21,12 +21,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from llm_jepa.analysis.tables import describe_pairs, describe_sides, geometry_tables
 from llm_jepa.files import write_whole
+from llm_jepa.yaml_loading import dump_yaml
 
 from . import words
 from .content import answer_of, budgets_of, collapses_of, grid_of, price_of, rows_of
@@ -141,7 +141,7 @@ def write_geometry_report(
         "geometry",
         answer=geometry_answer(geometry),
         geometry=_geometry(geometry, sides_of(geometry)[::-1], _pictures(figures).get("singular_values")),
-        settings=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
+        settings=dump_yaml(settings, sort_keys=False, allow_unicode=True),
         environment={
             "values": {key: words.as_text(value) for key, value in (environment or {}).items() if key != "command"},
             "differing": [],
@@ -155,7 +155,7 @@ def write_geometry_report(
 def settings_text(results: Mapping[str, Any]) -> str:
     """Return the settings of an experiment as YAML; what was found in its data has a section of its own."""
     settings = {key: value for key, value in results["settings"].items() if key != "data"}
-    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    return dump_yaml(settings, sort_keys=False, allow_unicode=True)
 
 
 def _geometry(geometry: Mapping[str, Any], sides: Sequence[str], spectra: Mapping[str, str] | None) -> dict[str, Any]:

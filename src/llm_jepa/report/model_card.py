@@ -12,11 +12,10 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
-import yaml
-
 from llm_jepa import __version__
 from llm_jepa.experiments.results import format_difference
 from llm_jepa.files import read_json_lines
+from llm_jepa.yaml_loading import dump_yaml, load_yaml
 
 from .figures import OTHER_SCORES
 from .markdown import escaped, fenced
@@ -45,7 +44,7 @@ def model_card(run: Path, model: Exported, name: str) -> str:
     """
     if model.base is not None and Path(model.base).is_absolute():
         model = replace(model, base=_short_name(model.base))
-    settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    settings = load_yaml((run / "config.yaml").read_text(encoding="utf-8"))
     report = json.loads((run / "eval.json").read_text(encoding="utf-8"))
     data = json.loads((run / "data.json").read_text(encoding="utf-8"))
     results = _experiment(run)
@@ -72,7 +71,7 @@ def _header(model: Exported) -> str:
     header |= {"pipeline_tag": "text-generation", "tags": ["llm-jepa", *(["lora"] if model.base else [])]}
     if model.base and not model.base.startswith((".", "~")) and model.base.count("/") == 1:
         header["base_model"] = model.base
-    return f"---\n{yaml.safe_dump(header, sort_keys=False)}---"
+    return f"---\n{dump_yaml(header, sort_keys=False)}---"
 
 
 def _introduction(settings: Mapping[str, Any], model: Exported) -> str:
@@ -111,7 +110,7 @@ def _data(settings: Mapping[str, Any], data: Mapping[str, Any]) -> str:
 def _training(run: Path, settings: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     given = {key: value for key, value in settings.items() if value is not None}
     shown = {key: _short_names(value) if key in PATHS else value for key, value in given.items()}
-    text = fenced(yaml.safe_dump(shown, allow_unicode=True).rstrip(), "yaml")
+    text = fenced(dump_yaml(shown, allow_unicode=True).rstrip(), "yaml")
     file = run / "environment.json"
     environment = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     packages = environment.get("packages", {})
