@@ -37,7 +37,7 @@ class Word(str):
 class UniqueKeyLoader(yaml.SafeLoader):
     """YAML 1.2 in which a key that stands twice is an error: the second would replace the first without a word."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
     text_keys: ClassVar[bool] = False
     """Whether every key is text, as it is written."""
 

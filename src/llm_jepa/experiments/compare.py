@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_jepa.data.generated import with_files
-from llm_jepa.data.loading import load_data
+from llm_jepa.data.loading import LoadedData, load_data
 from llm_jepa.errors import ConfigError, LLMJEPAError
 from llm_jepa.files import read_json_lines, reading_run, write_whole
 from llm_jepa.report.experiment import write_experiment_report
@@ -37,6 +37,7 @@ from .executor import FAILED_FILE, Failure, Job, run_jobs
 from .grids import Grid
 from .looks import note_look
 from .ownership import OWNER_FILE, sole_owner
+from .rehearsal import rehearse
 from .results import (
     COST_KEYS,
     Results,
@@ -136,10 +137,14 @@ def open_experiment(settings: Settings, folder: Path, *, dry_run: bool = False) 
     runs = {arm: _with_data_files(run, folder) for arm, run in runs.items()}
     check_arms(runs, grids)
     choose_by = check_name(config.choose_by, next(iter(runs.values())).evaluation.metric)
-    notes = [*_check_data(runs, grids, choose_by), *_tell(_about_grids(config, grids))]
+    first = next(iter(runs.values()))
+    data = _check_data(first, grids, choose_by)
+    notes = [*_about_data(data), *_tell([*notes_on(first), *_about_grids(config, grids)])]
     experiment = Experiment(config, runs, folder, notes, grids)
     if not dry_run:
         _check_runs(experiment)  # all of them, before anything is written
+    notes += _tell(_rehearse(experiment, data))
+    if not dry_run:
         check_data([job.folder for job in experiment.jobs if job.is_done], files_too=True)
         with sole_owner(folder):
             _check_folder(folder, settings)
@@ -297,17 +302,30 @@ def _with_data_files(run: RunConfig, folder: Path) -> RunConfig:
     return replace(run, data=data, settings=settings)
 
 
-def _check_data(runs: dict[str, RunConfig], grids: dict[str, Grid], choose_by: str) -> list[str]:
+def _check_data(run: RunConfig, grids: dict[str, Grid], choose_by: str) -> LoadedData:
     """Read the data as the first arm will, so that a broken row is told before any run starts."""
-    run = next(iter(runs.values()))
     if run.data.test_file is None:
         raise ConfigError("test_file is not set. A comparison needs rows that no arm has seen.")
     data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
     if grids:
         _check_choice(run, choose_by, len(data.validation))
+    return data
+
+
+def _about_data(data: LoadedData) -> list[str]:
     counts = {name: f"{data.summary[name]['kept']:,}" for name in ("train", "validation", "test")}
     kept = " | ".join(f"{name} {count}" for name, count in counts.items())
-    return [*_tell([kept]), *data.notes, *_tell(notes_on(run))]  # of the data's own, reading has told
+    return [*_tell([kept]), *data.notes]  # of the data's own, reading has told
+
+
+def _rehearse(experiment: Experiment, data: LoadedData) -> list[str]:
+    """Try what the runs need that are not done; return what a reader must know where that cannot be done here."""
+    config, runs = experiment.config, experiment.runs
+    if config.executor != "local":
+        return [f"What each run needs is tried when it starts: executor={config.executor} does runs on other machines."]
+    open_runs = {arm: run for arm, run in runs.items() if not all(experiment.job(arm, n).is_done for n in config.seeds)}
+    rehearse(open_runs, config.seeds[0], (next(iter(runs.values())), data))
+    return []
 
 
 def _tell(notes: list[str]) -> list[str]:

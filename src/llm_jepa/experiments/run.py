@@ -30,13 +30,14 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
+from transformers.trainer_utils import IntervalStrategy
 
 from llm_jepa.data.generated import with_files
 from llm_jepa.data.loading import LoadedData, load_data
 from llm_jepa.data.pairs import EncodedPairs
 from llm_jepa.data.shuffled_views import about_exchange, shuffle_code_views
 from llm_jepa.data.tokenizer import load_tokenizer
-from llm_jepa.errors import ConfigError
+from llm_jepa.errors import ConfigError, nearest
 from llm_jepa.evaluation.embeddings import StoredEmbeddings
 from llm_jepa.evaluation.evaluate import EvaluationConfig, check_golds, evaluate, score_generations, score_retrieval
 from llm_jepa.files import write_json, write_json_lines, write_whole
@@ -45,7 +46,7 @@ from llm_jepa.processes import is_main, join, on_main
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.checkpoints import find_newest
 from llm_jepa.training.console import StepLog
-from llm_jepa.training.models import build_model, check_same_ids, load_own_tokenizer, num_parameters
+from llm_jepa.training.models import build_model, check_model_fits, check_same_ids, load_own_tokenizer, num_parameters
 from llm_jepa.training.resume import digest_tokenizer
 from llm_jepa.training.saving import save_jepa
 from llm_jepa.training.stopping import StopRequest
@@ -54,7 +55,7 @@ from llm_jepa.yaml_loading import dump_yaml, load_yaml
 
 from .environment import describe_environment
 from .ownership import sole_trainer
-from .settings import RunConfig, Settings
+from .settings import RunConfig, Settings, naming_settings
 from .watch import DataWatch
 
 logger = logging.getLogger(__name__)
@@ -216,41 +217,84 @@ def differences(old: Settings, new: Settings) -> list[str]:
     ]
 
 
-def build_trainer(run: RunConfig, seed: int, folder: Path, *, progress: bool = False) -> tuple[JEPATrainer, LoadedData]:
-    """Load the data, build the model and the trainer of a run; the seed is set before the weights are drawn."""
-    data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
+def build_trainer(
+    run: RunConfig,
+    seed: int,
+    folder: Path,
+    *,
+    progress: bool = False,
+    data: LoadedData | None = None,
+    models: Models | None = None,
+) -> tuple[JEPATrainer, LoadedData]:
+    """Load the data, build the model and the trainer of a run; the seed is set before the weights are drawn.
+
+    Args:
+        run: The settings.
+        seed: The run's seed.
+        folder: Its folder.
+        progress: Show progress bars.
+        data: Its data, where that is loaded already.
+        models: Models that are there already, whose weights do not matter.
+
+    Raises:
+        ConfigError: If the settings do not work together, with the data, or on this machine.
+        DataError: If the data is not as the settings say.
+    """
+    data = load_data(run.data, run.jepa, pretrained_tokenizer(run)) if data is None else data
     train_pairs, view_pairs = data.train.pairs, data.views.pairs
     if run.data.shuffle_views and run.data.task_views:
         train_pairs = _shuffled(train_pairs, seed, data, "training rows")
     if run.data.shuffle_views and run.data.trains_view_rows:
         view_pairs = _shuffled(view_pairs, seed, data, "view rows")
     looks_at = {} if len(data.validation) or len(data.views_validation) else _without_looks(run, data)
-    arguments = run.training_arguments(folder, seed=seed, disable_tqdm=not progress, **looks_at)
+    with naming_settings(run):
+        arguments = run.training_arguments(folder, seed=seed, disable_tqdm=not progress, **looks_at)
     if run.model.attn_implementation == "flex_attention" and arguments.device.type == "cpu":
         raise ConfigError(
             "attn_implementation=flex_attention has no gradient on a CPU. Set sdpa or eager, or use a GPU."
         )
     data.notes += notes_on(run)
     set_seed(seed)
-    jepa = _build_jepa(run, data, seed)
+    jepa = _build_jepa(run, data, seed, models)
     looks = _validation_generations(run, data, jepa)
-    trainer = JEPATrainer(
-        jepa,
-        arguments,
-        train_pairs,
-        data.validation.pairs,
-        view_dataset=view_pairs,
-        views_ratio=run.data.views_ratio,
-        # Where the JEPA term lives: what it does to pairs that it never sees is another question.
-        monitor_dataset=None if run.data.task_views else data.views_validation.pairs,
-        pad_token_id=data.encoder.pad_id,
-        processing_class=data.tokenizer,
-        extra_metrics=looks,
-        callbacks=[MetricsFile(folder / "metrics.jsonl"), StepLog(progress)],
-    )
+    with naming_settings(run, "report_to"):
+        trainer = JEPATrainer(
+            jepa,
+            arguments,
+            train_pairs,
+            data.validation.pairs,
+            view_dataset=view_pairs,
+            views_ratio=run.data.views_ratio,
+            # Where the JEPA term lives: what it does to pairs that it never sees is another question.
+            monitor_dataset=None if run.data.task_views else data.views_validation.pairs,
+            pad_token_id=data.encoder.pad_id,
+            processing_class=data.tokenizer,
+            extra_metrics=looks,
+            callbacks=[MetricsFile(folder / "metrics.jsonl"), StepLog(progress)],
+        )
+    with naming_settings(run, "optim", "optim_args", "optim_target_modules"):
+        trainer.try_optimizer()
+    with naming_settings(run, "lr_scheduler_type", "lr_scheduler_kwargs"):
+        trainer.try_schedule()
+    with naming_settings(run, "torch_compile", "torch_compile_backend", "torch_compile_mode"):
+        trainer.try_compiler()
+    _check_best_metric(trainer, run.evaluation.metric if looks else None)
     trainer.remove_callback(PrinterCallback)  # prints raw dicts to standard output
     trainer.remove_callback(ProgressCallback)
     return trainer, data
+
+
+def _check_best_metric(trainer: JEPATrainer, scored: str | None) -> None:
+    """Make sure that each look at held-out rows measures what checkpoints, or the learning rate, are to go by."""
+    wanted = trainer.args.metric_for_best_model
+    if wanted is None or trainer.args.eval_strategy == IntervalStrategy.NO:
+        return
+    measured = [*trainer.measures_of_a_look(), *([scored] if scored else [])]
+    if wanted.removeprefix("eval_") not in measured:
+        raise ConfigError(
+            f"metric_for_best_model={wanted!r} is nothing that is measured on validation rows here. Set it to one of: "
+            f"{', '.join(measured)}.{nearest(wanted, measured)}"
+        )
 
 
 def _shuffled(pairs: Sequence[Pair], seed: int, data: LoadedData, rows: str) -> Sequence[Pair]:
@@ -303,22 +347,34 @@ def pretrained_tokenizer(run: RunConfig) -> PreTrainedTokenizerBase | None:
     return tokenizer
 
 
-def _build_jepa(run: RunConfig, data: LoadedData, seed: int) -> LLMJEPA:
+class Models(dict[str, nn.Module]):
+    """The model that was built last, by what it was built from: trainers that are only tried can share it."""
+
+    def get_or_build(self, key: str, build: Callable[[], nn.Module]) -> nn.Module:
+        """Return the model of this key; another that is kept is let go first."""
+        if key not in self:
+            self.clear()
+            self[key] = build()
+        return self[key]
+
+
+def _build_jepa(run: RunConfig, data: LoadedData, seed: int, models: Models | None = None) -> LLMJEPA:
     splits = (data.train, data.validation, data.test, data.views, data.views_validation)
     longest = max(split.longest for split in splits)
-    model: nn.Module = build_model(
-        run.model,
-        data.tokenizer,
-        run.adapter,
-        end_id=data.encoder.end_ids[0],
-        pad_id=data.encoder.pad_id,
-        max_length=longest + run.jepa.jepa_k,
-        use_cpu=bool(run.training.get("use_cpu")),
-    )
-    try:
-        jepa = LLMJEPA(model, run.jepa, seed=seed)
-    except UnsupportedModelError as error:
-        raise ConfigError(str(error)) from error
+    ids = {"end_id": data.encoder.end_ids[0], "pad_id": data.encoder.pad_id}
+    use_cpu = bool(run.training.get("use_cpu"))
+
+    def build() -> nn.Module:
+        return build_model(run.model, data.tokenizer, run.adapter, **ids, use_cpu=use_cpu)
+
+    with naming_settings(run):
+        key = repr((run.model, run.adapter, ids, use_cpu, len(data.tokenizer)))
+        model = build() if models is None else models.get_or_build(key, build)
+        check_model_fits(model, data.tokenizer, max_length=longest + run.jepa.jepa_k)
+        try:
+            jepa = LLMJEPA(model, run.jepa, seed=seed)
+        except UnsupportedModelError as error:
+            raise ConfigError(str(error)) from error
     if run.adapter.quantization != "none":  # the table is in bfloat16, in which most updates would be lost
         jepa.predictor.float()
     return jepa

@@ -12,9 +12,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union
@@ -22,7 +24,7 @@ from typing import Any, Union
 import yaml
 
 from llm_jepa.data.config import SHUFFLE_RULE, DataConfig
-from llm_jepa.errors import ConfigError, nearest
+from llm_jepa.errors import ConfigError, LLMJEPAError, nearest
 from llm_jepa.evaluation.evaluate import EvaluationConfig
 from llm_jepa.objective import JEPAConfig
 from llm_jepa.training.adapters import AdapterConfig
@@ -233,7 +235,7 @@ class RunConfig:
 
     def training_arguments(self, output_dir: str | Path, **changes: Any) -> JEPATrainingArguments:
         """Return transformers' arguments for a run in `output_dir`."""
-        return _build(JEPATrainingArguments, self.training | {"output_dir": str(output_dir)} | changes)
+        return JEPATrainingArguments(**self.training | {"output_dir": str(output_dir)} | changes)
 
 
 PARTS: dict[str, type] = {
@@ -445,14 +447,35 @@ def _check_precision(run: RunConfig) -> None:
 
 
 def _check_training(run: RunConfig) -> None:
-    """Have transformers check its own values; its messages may not name the field, so ours do."""
-    try:
+    """Have transformers check its own values."""
+    with naming_settings(run):
         run.training_arguments("unused")
-    except ConfigError as error:
-        if any(key in str(error) for key in run.training):
+
+
+@contextmanager
+def naming_settings(run: RunConfig, *suspects: str) -> Iterator[None]:
+    """Turn what a library raises over a training setting into a ConfigError that names the setting.
+
+    Args:
+        run: The settings.
+        suspects: What the error is about if its text names neither a key nor a value.
+
+    Raises:
+        ConfigError: In the place of another error.
+    """
+    try:
+        yield
+    except (ImportError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
+        if isinstance(error, LLMJEPAError):
             raise
-        named = [f"{key}={value!r}" for key, value in run.training.items() if str(value) in str(error)]
-        raise ConfigError(f"{' or '.join(named) or 'A training setting'} is refused: {error}") from error
+        text = " ".join((str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)).split())
+        text += " Install what is missing, or remove the setting." if isinstance(error, ImportError) else ""
+        if any(re.search(rf"\b{key}\b", text) for key in run.settings):
+            raise ConfigError(text) from error
+        given = {key: value for key, value in run.training.items() if value not in (None, False)}
+        by_value = [key for key, value in given.items() if isinstance(value, str) and value.lower() in text.lower()]
+        named = [f"{key}={given[key]!r}" for key in by_value or [key for key in suspects if key in given]]
+        raise ConfigError(f"{' or '.join(named) or 'A training setting'} is refused: {text}") from error
 
 
 def check_keys(settings: Mapping[str, Any], extra: set[str] = frozenset()) -> None:  # type: ignore[assignment]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import TrainingArguments
+from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
 from .saving import MAX_SHARD_SIZE
 
@@ -22,8 +23,15 @@ NOT_HERE = {
     "label_smoothing_factor": "the objective computes its cross-entropy itself, and has no smoothing",
     "neftune_noise_alpha": "noise on the embeddings would move the views as well",
     "save_only_model": "a run could not go on from such a checkpoint as if it had not been stopped",
+    "push_to_hub": "a run's folder holds rows and answers. After it, `llm-jepa export` writes a model folder, and "
+    "`hf upload` sends that",
+    "use_liger_kernel": "its kernels are put into plain models alone, and compute the cross-entropy themselves",
+    "fp16_full_eval": "held-out rows are looked at in the precision of training",
+    "bf16_full_eval": "held-out rows are looked at in the precision of training",
 }
 """Fields of transformers that would be ignored here, or break a promise, and why."""
+BY_METRIC = ("reduce_lr_on_plateau", "greedy")
+"""Learning-rate schedules that go by a metric of the validation rows."""
 AT_LEAST = {
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
@@ -66,7 +74,7 @@ class JEPATrainingArguments(TrainingArguments):
     eval_steps: float | None = field(
         default=0.1, metadata={"help": "Steps between two looks at held-out rows; below 1, a share of all steps."}
     )
-    report_to: str = field(default="none", metadata={"help": "Trackers to report to; none by default."})
+    report_to: str | list[str] = field(default="none", metadata={"help": "Trackers to report to; none by default."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off: rows are pairs."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must stay off: it would hide a nan loss."})
     save_on_each_node: bool = field(
@@ -142,6 +150,8 @@ class JEPATrainingArguments(TrainingArguments):
         self._check_ranges()
         self._fill_in()
         super().__post_init__()
+        if self.lr_scheduler_type in BY_METRIC and self.greater_is_better:  # they would wait for it to fall
+            self.lr_scheduler_kwargs = {"mode": "max"} | dict(self.lr_scheduler_kwargs or {})  # type: ignore[arg-type]
         asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         if not (self.fp16 or self.bf16) and self.mixed_precision == asked != "no":
             logger.warning("precision=%s is used, not the %s of accelerate's configuration", self.precision, asked)
@@ -159,6 +169,7 @@ class JEPATrainingArguments(TrainingArguments):
         for name, why in NOT_HERE.items():
             if getattr(self, name):
                 raise ValueError(f"{name}={getattr(self, name)} is not possible here: {why}. Remove it.")
+        self._check_bf16()
         if self.pack_length is not None and (self.pack_length < 1 or not self.packing):
             raise ValueError(f"pack_length={self.pack_length} must be at least 1, and needs packing=True.")
         if self.gradient_monitor_steps < 0:
@@ -167,6 +178,17 @@ class JEPATrainingArguments(TrainingArguments):
             raise ValueError(f"max_shard_size={self.max_shard_size!r} is no size: expected a number and KB, MB or GB.")
         if self.monitor_pairs < 2:
             raise ValueError(f"monitor_pairs={self.monitor_pairs} must be at least 2: one pair has no gap.")
+
+    def _check_bf16(self) -> None:
+        """Refuse bf16 where there is no GPU that has it, unless the CPU is asked for; by the setting's own name."""
+        if self.use_cpu or is_torch_bf16_gpu_available() or is_torch_xla_available():
+            return
+        if self.bf16 or self.precision == "bf16":
+            name = "bf16" if self.bf16 else "precision"
+            raise ValueError(
+                f"{name}={getattr(self, name)} needs a GPU with bfloat16, and none is found. Remove {name} to train in "
+                "float32, or set use_cpu: true to train in bf16 on the CPU."
+            )
 
     def _check_ranges(self) -> None:
         for name, least in AT_LEAST.items():
@@ -183,7 +205,8 @@ class JEPATrainingArguments(TrainingArguments):
         if self.train_sampling_strategy == AUTO:
             # Rows of like length leave no room in each other's rows: packing fills them from a random mixture.
             self.train_sampling_strategy = "random" if self.packing else "group_by_length"
-        if self.load_best_model_at_end and self.metric_for_best_model is None:
+        goes_by_metric = self.load_best_model_at_end or self.lr_scheduler_type in BY_METRIC
+        if goes_by_metric and self.metric_for_best_model is None:
             self.metric_for_best_model = "ce_loss"  # transformers would look for a loss that no look has
         if self.save_steps is not None and self.save_strategy == "no":
             self.save_strategy = "steps"

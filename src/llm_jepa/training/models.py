@@ -173,6 +173,23 @@ def build_model(
             preset_config(config, len(tokenizer), end_id=end_id, pad_id=pad_id),
             attn_implementation=config.attn_implementation,
         )
+    check_model_fits(model, tokenizer, max_length=max_length)
+    if not adapter.uses_lora:
+        return model if config.weights_dtype == "float32" else _cast(model, WEIGHTS_DTYPES[config.weights_dtype])
+    return add_lora(model, adapter, base=str(config.model_name_or_path), revision=config.model_revision)
+
+
+def check_model_fits(model: Any, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
+    """Make sure that a model has a row for each id of the tokenizer, and a position for each token of a row.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        max_length: Positions that the longest row needs, [PRED] included.
+
+    Raises:
+        ConfigError: If it has not.
+    """
     check_tokenizer_fits(tokenizer, model.get_input_embeddings().num_embeddings)
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and max_length > positions:
@@ -180,9 +197,6 @@ def build_model(
             f"Rows need up to {max_length} positions, [PRED] included, but the model has {positions}. "
             f"Set max_length to {positions} or less, with on_overflow: truncate or drop if rows are longer."
         )
-    if not adapter.uses_lora:
-        return model if config.weights_dtype == "float32" else _cast(model, WEIGHTS_DTYPES[config.weights_dtype])
-    return add_lora(model, adapter, base=str(config.model_name_or_path), revision=config.model_revision)
 
 
 def _cast(model: Any, dtype: torch.dtype) -> Any:

@@ -27,6 +27,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_utils import seed_worker
 
 from llm_jepa.data.pairs import row_lengths
@@ -160,6 +161,11 @@ class JEPATrainer(Trainer):
                     f"max_shard_size={self.args.max_shard_size} has no meaning with LoRA: an adapter is one file. "
                     "Remove it."
                 )
+        if self.args.fp16 and self.args.device.type == "cpu":
+            raise ConfigError(
+                "fp16=True needs a GPU, and this is a CPU, where all would be in float32. Remove fp16, or set "
+                "precision: bf16 with use_cpu: true."
+            )
         if self.is_fsdp_enabled and self.jepa.config.jepa_detach_backbone:
             raise ConfigError(
                 "jepa_detach_backbone with FSDP is not supported: parameters that are shared out cannot be frozen for "
@@ -200,6 +206,49 @@ class JEPATrainer(Trainer):
                 f"from 1 to {len(self.view_pairs)}, as many as there are. Change views_ratio or "
                 "per_device_train_batch_size."
             )
+
+    def try_optimizer(self) -> None:
+        """Make the optimizer once, as training will, and take a step of one number, so that what lacks is found now.
+
+        Raises:
+            Exception: Whatever transformers or the optimizer's package raises: a missing package, a wrong argument.
+        """
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # made when the model is shared out
+            return
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        self.create_optimizer()
+        self.optimizer = None
+        if is_optimizer_factory(kind) or {"params", "model", "optimizer_dict"} & options.keys():
+            return  # layer by layer, of this model alone
+        weight = nn.Parameter(torch.zeros(64, 128, device=self.args.device))  # enough for states in 8 bits
+        weight.grad = torch.zeros_like(weight)
+        kind([weight], **options).step()
+
+    def try_schedule(self) -> None:
+        """Make the learning-rate schedule once, as training will.
+
+        Raises:
+            Exception: Whatever transformers raises: a missing or a wrong argument.
+        """
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=self.args.learning_rate)
+        self.create_scheduler(max(self.args.max_steps, 100), optimizer)
+        self.lr_scheduler = None
+
+    def try_compiler(self) -> None:
+        """Compile one product, where the model will be compiled: that needs a compiler on this machine.
+
+        Raises:
+            Exception: Whatever torch.compile raises.
+        """
+        if self.args.torch_compile:
+            options: Any = {"backend": self.args.torch_compile_backend, "mode": self.args.torch_compile_mode}
+            torch.compile(torch.square, **options)(torch.zeros(8, device=self.args.device))
+
+    def measures_of_a_look(self) -> list[str]:
+        """Return the names of what each look at held-out rows measures, without those of `extra_metrics`."""
+        pairs = self.monitor_pairs[: self.args.monitor_pairs]
+        has_term = self.jepa.config.uses_views and any(pair.use_jepa for pair in pairs)
+        return ["ce_loss"] * bool(self.eval_pairs) + ["jepa_loss"] * has_term
 
     @property
     def _step_rows(self) -> int:
