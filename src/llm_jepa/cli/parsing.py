@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from llm_jepa.errors import ConfigError
+from llm_jepa.experiments.other_names import hint_of
 
 from .printing import print_error
 
@@ -22,7 +24,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        print_error(f"{message}. `{self.prog} --help` says more.")
+        flag = re.match(r"unrecognized arguments: --?([\w-]+)", message)
+        hint = f"{hint_of(flag[1])} A setting is given as --set key=value." if flag else ""
+        print_error(f"{message}.{hint} `{self.prog} --help` says more.")
         raise SystemExit(ConfigError.exit_code)
 
 

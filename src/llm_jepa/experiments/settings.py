@@ -34,6 +34,7 @@ from llm_jepa.yaml_loading import Word, load_yaml
 
 from .choice import check_name
 from .grids import Grid, count_cells, is_inert
+from .other_names import hint_of
 
 Settings = dict[str, Any]
 
@@ -490,7 +491,7 @@ def check_keys(settings: Mapping[str, Any], extra: set[str] = frozenset()) -> No
                 "`hf auth login` or set HF_TOKEN."
             )
         if key not in known:
-            raise ConfigError(f"Unknown key {key!r}.{nearest(key, known)}")
+            raise ConfigError(f"Unknown key {key!r}.{hint_of(key) or nearest(key, known)}")
 
 
 def _with_arms(settings: Settings) -> Settings:
