@@ -13,6 +13,23 @@ from typing import Any
 from llm_jepa.errors import DataError
 
 
+def expanded(name: str | Path) -> Path:
+    """Return a path with `~` as the home folder; one of a user whom this system does not know stays as it is."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
+def is_path(name: str) -> bool:
+    """Whether a name that could be one on the hub (`owner/name`) can only be meant as a path.
+
+    >>> [is_path(name) for name in ("~/model", "./model", "C:\\\\model", "models\\\\mine", "owner/name")]
+    [True, True, True, True, False]
+    """
+    return name.startswith((".", "/", "~")) or "\\" in name or name[1:3] == ":/"
+
+
 def write_whole(path: str | Path, text: str) -> None:
     """Write `text` beside `path`, flush it to disk, and rename it into place."""
     path = Path(path)

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 IGNORED = -1  # target of a token that is not trained on; nanoGPT's number
 MIN_VIEW = 2  # tokens; a view of one token carries next to no meaning
 INIT_STD = 0.02
+WRAPPERS = re.compile(r"(?:_orig_mod\.|module\.)+")  # before names: torch.compile, DDP, or both in any order
 A100_BF16_FLOPS = 312e12  # peak of an A100 in bfloat16, a second: nanoGPT's unit of utilisation
 
 States = tuple[Tensor, Tensor | None]  # of the rows, and of [PRED] where there are any
@@ -532,12 +534,12 @@ def _view_lengths(
 
 
 def _accept_nanogpt(module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-    """Before loading: take what nanoGPT saved, with the prefix of torch.compile, attention masks, and no [PRED]."""
+    """Before loading: take what nanoGPT saved, with prefixes of compiling and DDP, attention masks, and no [PRED]."""
     assert isinstance(module, GPT)
     *_, errors = rest
     for key in list(state_dict):
-        if key.startswith(prefix + "_orig_mod."):
-            state_dict[prefix + key.removeprefix(prefix + "_orig_mod.")] = state_dict.pop(key)
+        if key.startswith(prefix) and (wrapped := WRAPPERS.match(key, len(prefix))):
+            state_dict[prefix + key[wrapped.end() :]] = state_dict.pop(key)
     for key in list(state_dict):
         if key.startswith(prefix) and key.endswith((".attn.bias", ".attn.masked_bias")):
             del state_dict[key]

@@ -91,6 +91,45 @@ def test_a_model_of_a_folder_is_loaded_with_its_weights(tiny_model, tokenizer, t
         assert one.dtype == torch.float32 and torch.equal(one, two.float())
 
 
+@pytest.mark.parametrize("name", ["~/model", "model", "./model", "../home/model"])
+def test_a_model_is_found_by_a_home_folder_and_by_relative_paths(name, tiny_model, tokenizer, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(home / "model")
+    tokenizer.save_pretrained(home / "model")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    monkeypatch.chdir(home)
+    config = ModelConfig(model_name_or_path=name)
+    assert build(config, load_own_tokenizer(config)).config.vocab_size == len(tokenizer)
+
+
+@pytest.mark.parametrize("name", ["~/nowhere", "./nowhere", "C:\\models\\mine", "C:/models/mine", "models\\mine"])
+def test_a_path_where_nothing_is_is_not_asked_of_the_hub(name, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = ModelConfig(model_name_or_path=name)
+    for load in (lambda: build(config, tokenizer), lambda: load_own_tokenizer(config)):
+        with pytest.raises(ConfigError, match="model_name_or_path=.* there is no such folder"):
+            load()
+
+
+def test_a_file_a_run_and_an_adapter_in_the_place_of_a_model_are_told_apart(tiny_model, tokenizer, tmp_path):
+    """Each with what to set instead; an adapter with its base."""
+    folder = tmp_path / "run"
+    tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(folder / "model")
+    (tmp_path / "adapter").mkdir()
+    settings = {"peft_type": "LORA", "base_model_name_or_path": "owner/base", "task_type": "CAUSAL_LM"}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+    for place, message in (
+        (folder / "model" / "config.json", "is a file. Expected the folder"),
+        (folder, f"is the folder of a run. Set it to the model in it: {folder / 'model'}"),
+        (tmp_path / "adapter", "is an adapter .*Set model_name_or_path to its base, owner/base"),
+    ):
+        config = ModelConfig(model_name_or_path=str(place))
+        for load in (lambda config=config: build(config, tokenizer), lambda config=config: load_own_tokenizer(config)):
+            with pytest.raises(ConfigError, match=message):
+                load()
+
+
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tiny_model, tokenizer, tmp_path):
     """F4: the model has 64 rows, the tokenizer ids beyond them; numbers and remedy are named."""
     tiny_model("llama").save_pretrained(tmp_path)

@@ -285,6 +285,22 @@ def test_a_checkpoint_written_by_hand_loads(bias, tmp_path):
     assert_same_logits(model, theirs)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "module._orig_mod.", "_orig_mod.module."])
+def test_names_of_ddp_load_with_those_of_torch_compile_in_any_order(prefix, tmp_path):
+    """By the file's reader, and by `load_state_dict`."""
+    checkpoint = by_hand()
+    expected = logits(load_checkpoint(write(tmp_path / "plain.pt", checkpoint)))
+    wrapped = {prefix + key: each for key, each in checkpoint["model"].items()}
+    loaded = load_checkpoint(write(tmp_path / "wrapped.pt", checkpoint | {"model": wrapped}))
+    assert torch.equal(logits(loaded), expected)
+    loaded.load_state_dict({name: torch.zeros_like(each) for name, each in checkpoint["model"].items()})
+    loaded.load_state_dict(dict(wrapped))
+    assert torch.equal(logits(loaded), expected)
+    both = checkpoint | {"model": checkpoint["model"] | wrapped}
+    with pytest.raises(DataError, match="it holds weights twice"):
+        load_checkpoint(write(tmp_path / "both.pt", both))
+
+
 def test_names_of_torch_compile_and_masks_of_old_versions_load(tmp_path):
     """`_orig_mod.` and `.attn.bias` are in many checkpoints, and no weights."""
     checkpoint = by_hand()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_jepa.errors import ConfigError
+from llm_jepa.files import expanded
 
 from .parsing import add_command, add_set, numbers, overrides, positive
 from .printing import WIDTH, print_hanging
@@ -39,11 +40,15 @@ def register(commands: Any) -> None:
         default="as_published",
         help="as_published: the papers' protocol (default). fixed: without what their script does by accident",
     )
-    reproduce.add_argument("--out", type=Path, metavar="DIR", help="folder of experiments (runs/claims)")
-    reproduce.add_argument("--data", type=Path, metavar="DIR", help="folder of the data files (../shared/data)")
-    reproduce.add_argument("--results", type=Path, metavar="DIR", help="folder of the records (OUT/results)")
+    reproduce.add_argument("--out", type=expanded, metavar="DIR", help="folder of experiments (runs/claims)")
+    reproduce.add_argument("--data", type=expanded, metavar="DIR", help="folder of the data files (../shared/data)")
+    reproduce.add_argument("--results", type=expanded, metavar="DIR", help="folder of the records (OUT/results)")
     reproduce.add_argument(
-        "--from", type=Path, dest="source", metavar="DIR", help="read the runs of this experiment's folder; run none"
+        "--from",
+        type=expanded,
+        dest="source",
+        metavar="DIR",
+        help="read the runs of this folder; run none",
     )
     reproduce.add_argument("--seeds", metavar="82,23,37", help="seeds (the papers': 82,23,37,84,4)")
     reproduce.add_argument("--workers", type=positive, metavar="N", help="runs at the same time (full 1, tiny 2)")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_jepa.errors import CheckFailedError, ConfigError, DataError
+from llm_jepa.files import expanded
 
 from .parsing import add_command, add_set, overrides, positive, read_settings, without_experiment
 from .printing import WIDTH, print_hanging, print_json
@@ -26,10 +27,10 @@ def register(commands: Any) -> None:
     )
     make = add_command(data, "make", _data_make, "generate pairs")
     make.add_argument("kind", choices=["nlrx"], help="nlrx: descriptions and regular expressions")
-    make.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write")
+    make.add_argument("--out", type=expanded, required=True, metavar="FILE", help="the file to write")
     make.add_argument("--num", type=positive, required=True, metavar="N", help="number of pairs")
     make.add_argument("--seed", type=int, default=0, metavar="S", help="seed; the same gives the same file")
-    make.add_argument("--test-out", type=Path, metavar="FILE", help="also test pairs, whose codes are not in FILE")
+    make.add_argument("--test-out", type=expanded, metavar="FILE", help="also test pairs, whose codes are not in FILE")
     make.add_argument("--num-test", type=positive, metavar="N", help="number of test pairs")
     make.add_argument(
         "--phrasing",
@@ -47,9 +48,11 @@ def register(commands: Any) -> None:
     make.add_argument("--force", action="store_true", help="write over a file that is there")
 
     split = add_command(data, "split", _data_split, "set test rows of one file apart, equal pairs on one side")
-    split.add_argument("file", type=Path, metavar="FILE", help="a .jsonl file of rows")
+    split.add_argument("file", type=expanded, metavar="FILE", help="a .jsonl file of rows")
     split.add_argument("--num-test", type=positive, required=True, metavar="N", help="rows of the test file")
-    split.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for train.jsonl and test.jsonl")
+    split.add_argument(
+        "--out", type=expanded, required=True, metavar="DIR", help="folder of train.jsonl and test.jsonl"
+    )
     split.add_argument("--seed", type=int, default=0, metavar="S", help="another seed chooses others")
     split.add_argument("--force", action="store_true", help="write over files that are there")
     add_set(split)

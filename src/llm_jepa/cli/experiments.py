@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_jepa.errors import ConfigError
+from llm_jepa.files import expanded
 from llm_jepa.processes import is_main
 
 from .parsing import add_command, add_config, checked_seed, numbers, read_call, without_experiment
@@ -20,7 +21,7 @@ def register(commands: Any) -> None:
     """Add the commands of this module to the parser."""
     compare = add_command(commands, "compare", _compare, "train several arms with several seeds and compare them")
     add_config(compare)
-    compare.add_argument("--out", type=Path, metavar="DIR", help="folder of the experiment (runs/<config>)")
+    compare.add_argument("--out", type=expanded, metavar="DIR", help="folder of the experiment (runs/<config>)")
     compare.add_argument("--seeds", metavar="82,23,37", help="seeds, paired over the arms")
     compare.add_argument("--workers", type=int, metavar="N", help="runs at the same time")
     compare.add_argument(
@@ -30,7 +31,7 @@ def register(commands: Any) -> None:
     train = add_command(commands, "train", _train, "train one arm with one seed", shared_out=True)
     add_config(train)
     train.add_argument("--arm", metavar="NAME", help="arm of the config, or a built-in one (jepa)")
-    train.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (runs/<config>-s<seed>)")
+    train.add_argument("--out", type=expanded, metavar="DIR", help="folder of the run (runs/<config>-s<seed>)")
     train.add_argument(
         "--allow-changed",
         action="append",
@@ -41,7 +42,7 @@ def register(commands: Any) -> None:
     train.add_argument("--seed", type=int, metavar="N", help="seed of weights, order and dropout (the config's first)")
 
     report = add_command(commands, "report", _report, "rebuild an experiment's tables and figures from its run folders")
-    report.add_argument("folder", type=Path, metavar="DIR", help="folder of the experiment")
+    report.add_argument("folder", type=expanded, metavar="DIR", help="folder of the experiment")
     report.add_argument("--markdown", action="store_true", help="print the table as Markdown")
 
 

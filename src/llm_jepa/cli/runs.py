@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_jepa.errors import ConfigError
+from llm_jepa.files import expanded
 from llm_jepa.processes import is_main, join, on_main
 
 from .parsing import add_command, positive, text_view
@@ -23,9 +23,9 @@ RETRIEVED = 5
 def register(commands: Any) -> None:
     """Add the commands of this module to the parser."""
     evaluate = add_command(commands, "evaluate", _evaluate, "score a finished run on a file", shared_out=True)
-    evaluate.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    evaluate.add_argument("run", type=expanded, metavar="RUN", help="folder of the run")
     evaluate.add_argument("--data", required=True, metavar="FILE", help="rows to score on")
-    evaluate.add_argument("--predictions", type=Path, metavar="FILE", help="write every answer there")
+    evaluate.add_argument("--predictions", type=expanded, metavar="FILE", help="write every answer there")
     evaluate.add_argument(
         "--scorer",
         action="append",
@@ -36,11 +36,11 @@ def register(commands: Any) -> None:
     evaluate.add_argument("--databases", metavar="DIR", help="SQLite files for the scorer sql")
 
     generate = add_command(commands, "generate", _generate, "answer one text")
-    generate.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    generate.add_argument("run", type=expanded, metavar="RUN", help="folder of the run")
     generate.add_argument("text", type=text_view, help="the text view")
 
     retrieve = add_command(commands, "retrieve", _retrieve, "find the codes nearest to one text")
-    retrieve.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    retrieve.add_argument("run", type=expanded, metavar="RUN", help="folder of the run")
     retrieve.add_argument("text", type=text_view, help="the text view")
     retrieve.add_argument("--data", metavar="FILE", help="rows whose codes are searched (the run's test rows)")
     retrieve.add_argument("--num", type=positive, default=RETRIEVED, metavar="N", help="codes to show")
@@ -49,15 +49,15 @@ def register(commands: Any) -> None:
     export = add_command(
         commands, "export", _export, "write the model of a run as a plain folder; or convert nanoGPT's"
     )
-    export.add_argument("source", type=Path, metavar="SOURCE", help="a run; or a ckpt.pt, or a GPT-2 folder")
-    export.add_argument("--to", type=Path, required=True, metavar="DEST", help="the folder, or the .pt file, to write")
+    export.add_argument("source", type=expanded, metavar="SOURCE", help="a run; or a ckpt.pt, or a GPT-2 folder")
+    export.add_argument("--to", type=expanded, required=True, metavar="DEST", help="the folder or .pt file to write")
     export.add_argument("--merge", action="store_true", help="merge the LoRA adapter of a run into its model")
     export.add_argument("--force", action="store_true", help="write over an earlier export")
 
 
 def _add_analyze(commands: Any) -> None:
     analyze = add_command(commands, "analyze", _analyze, "measure the geometry of both views, for runs side by side")
-    analyze.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run; several are compared")
+    analyze.add_argument("runs", type=expanded, nargs="+", metavar="RUN", help="folder of a run; several are compared")
     analyze.add_argument("--data", metavar="FILE", help="rows to look at, the same for all runs")
     analyze.add_argument("--split", choices=["test", "validation", "train"], help="rows of the runs' own (test)")
     analyze.add_argument("--num", type=positive, metavar="N", help="pairs to look at, drawn by --seed (2000, or all)")
@@ -68,7 +68,7 @@ def _add_analyze(commands: Any) -> None:
     )
     analyze.add_argument("--ridge", type=float, metavar="R", help="ridge of the linear map (0: least squares)")
     analyze.add_argument("--seed", type=int, metavar="S", help="seed of the draw, of shuffling and of t-SNE (0)")
-    analyze.add_argument("--out", type=Path, metavar="DIR", help="folder to write (geometry/ beside the first RUN)")
+    analyze.add_argument("--out", type=expanded, metavar="DIR", help="folder to write (geometry/ beside the first RUN)")
 
 
 def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_jepa.errors import ConfigError
+from llm_jepa.files import expanded
 
 from .parsing import add_command, positive
 from .printing import WIDTH, print_hanging, wrapper
@@ -23,12 +24,12 @@ def register(commands: Any) -> None:
 
 def _add_annotate(commands: Any) -> None:
     annotate = add_command(commands, "annotate", _annotate, "write reading notes onto a paper's PDF, in a copy of it")
-    annotate.add_argument("file", type=Path, metavar="IN.pdf", help="the PDF, which is only read")
+    annotate.add_argument("file", type=expanded, metavar="IN.pdf", help="the PDF, which is only read")
     annotate.add_argument("--notes", metavar="NOTES.yaml", help="the notes, or llm-jepa-v1: ours")
     annotate.add_argument(
-        "--results", type=Path, metavar="DIR", help="records of `reproduce`: write our figures beside the paper's"
+        "--results", type=expanded, metavar="DIR", help="records of `reproduce`: write our figures beside the paper's"
     )
-    annotate.add_argument("--out", type=Path, required=True, metavar="OUT.pdf", help="the file to write")
+    annotate.add_argument("--out", type=expanded, required=True, metavar="OUT.pdf", help="the file to write")
     annotate.add_argument("--force", action="store_true", help="write over a file that is there")
     annotate.add_argument("--skip-missing", action="store_true", help="leave out notes on pages that are not there")
     annotate.add_argument("--max-seconds", type=positive, default=8, metavar="S", help="time for the work (8)")

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from llm_jepa.errors import ConfigError
+from llm_jepa.files import expanded, is_path
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +71,8 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     Raises:
         ConfigError: If there is no such folder, or nothing in it that is a tokenizer.
     """
-    folder = Path(name_or_path).expanduser()
-    if not folder.exists() and name_or_path.startswith((".", "/", "~")):
+    folder = expanded(name_or_path)
+    if not folder.exists() and is_path(name_or_path):
         raise ConfigError(
             f"{name_or_path}: no such folder, to load a tokenizer from. Check model_name_or_path, and "
             "tokenizer_name_or_path if it is set."

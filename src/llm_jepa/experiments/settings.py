@@ -26,6 +26,7 @@ import yaml
 from llm_jepa.data.config import SHUFFLE_RULE, DataConfig
 from llm_jepa.errors import ConfigError, LLMJEPAError, nearest
 from llm_jepa.evaluation.evaluate import EvaluationConfig
+from llm_jepa.files import expanded
 from llm_jepa.objective import JEPAConfig
 from llm_jepa.training.adapters import AdapterConfig
 from llm_jepa.training.arguments import JEPATrainingArguments
@@ -236,7 +237,8 @@ class RunConfig:
 
     def training_arguments(self, output_dir: str | Path, **changes: Any) -> JEPATrainingArguments:
         """Return transformers' arguments for a run in `output_dir`."""
-        return JEPATrainingArguments(**self.training | {"output_dir": str(output_dir)} | changes)
+        paths = {key: str(expanded(value)) for key, value in self.training.items() if str(value).startswith("~")}
+        return JEPATrainingArguments(**self.training | paths | {"output_dir": str(output_dir)} | changes)
 
 
 PARTS: dict[str, type] = {
@@ -256,7 +258,7 @@ def read_yaml(path: str | Path) -> Settings:
     Raises:
         ConfigError: If the file is missing or is no YAML mapping; the text names file and line.
     """
-    path = Path(path)
+    path = expanded(path)
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "is not there"
         raise ConfigError(f"{path} {found}. Expected a YAML file of settings, such as configs/demo.yaml.")

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.files import expanded
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 ALL_LINEAR = "all-linear"
@@ -220,7 +221,7 @@ def merged(model: PeftModel) -> Any:
 
 def _place(base: str) -> str:
     """Return a folder's name as one that is never taken for a name on the hub: `a/b` may be somebody's there."""
-    folder = Path(base).expanduser()
+    folder = expanded(base)
     return str(folder) if folder.is_absolute() else f"./{folder}" if folder.exists() else base
 
 

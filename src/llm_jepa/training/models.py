@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
+from peft import PeftConfig
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -19,12 +21,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.gpt2 import GPT2Config
+from transformers.utils import find_adapter_config_file
 
 from llm_jepa.data.tokenizer import check_tokenizer_fits, load_tokenizer
 from llm_jepa.errors import ConfigError
+from llm_jepa.files import expanded, is_path
 from llm_jepa.objective.backbone import ATTENTION
 
-from .adapters import AdapterConfig, add_lora
+from .adapters import ADAPTER_CONFIG, AdapterConfig, add_lora
 
 WEIGHTS_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -213,8 +217,8 @@ def load_own_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     Raises:
         ConfigError: If there is none.
     """
-    name = str(config.model_name_or_path)
-    if config.model_revision is None or Path(name).expanduser().exists():
+    name = find_model(config)
+    if config.model_revision is None or Path(name).exists():
         return load_tokenizer(name)
     try:
         folder = snapshot_download(name, revision=config.model_revision, allow_patterns=_TOKENIZER_FILES)
@@ -224,6 +228,41 @@ def load_own_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
             f"{_first_line(error)}"
         ) from error
     return load_tokenizer(folder)
+
+
+def find_model(config: ModelConfig) -> str:
+    """Return the folder of a pretrained model, or its name on the hub.
+
+    Raises:
+        ConfigError: If it is a path where no model is: nothing, a file, an adapter, or a run of ours.
+    """
+    name = str(config.model_name_or_path)
+    place = expanded(name)
+    what = f"model_name_or_path={name!r}"
+    if not place.exists():
+        if is_path(name):
+            hint = " Folders are separated by '/' here." if "\\" in name and os.sep == "/" else ""
+            raise ConfigError(f"{what} cannot be loaded: there is no such folder.{hint} Expected a folder with config.json.")
+        return name
+    if not place.is_dir():
+        raise ConfigError(f"{what} is a file. Expected the folder that it is in, with config.json.")
+    if (place / ADAPTER_CONFIG).is_file():
+        raise _adapter_error(what, str(place))
+    if not (place / "config.json").is_file() and (place / "model" / "config.json").is_file():
+        raise ConfigError(f"{what} is the folder of a run. Set it to the model in it: {place / 'model'}.")
+    return str(place)
+
+
+def _adapter_error(what: str, place: str) -> ConfigError:
+    """Return the error for an adapter in the place of a model; it names the model that the adapter belongs to."""
+    try:
+        base = PeftConfig.from_pretrained(place).base_model_name_or_path
+    except (OSError, ValueError, TypeError, KeyError):
+        base = None
+    return ConfigError(
+        f"{what} is an adapter (LoRA), not a model. Set model_name_or_path to its base, "
+        f"{base or 'which it does not name'}. To train on from the adapter, merge it into the base first."
+    )
 
 
 def check_same_ids(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -279,7 +318,7 @@ def num_parameters(model: nn.Module, *, trained: bool = False) -> int:
 
 
 def _load_pretrained(config: ModelConfig, adapter: AdapterConfig, use_cpu: bool) -> Any:
-    name = str(config.model_name_or_path)
+    name = find_model(config)
     source: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     if config.model_revision is not None:
         source |= {"revision": config.model_revision}
@@ -295,6 +334,8 @@ def _load_pretrained(config: ModelConfig, adapter: AdapterConfig, use_cpu: bool)
     except ConfigError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if not Path(name).exists() and _is_adapter_of_the_hub(name, config.model_revision):
+            raise _adapter_error(f"model_name_or_path={name!r}", name) from error
         hint = (
             "It brings Python code of its own, which is not run: set trust_remote_code with model_revision if you "
             "have read it."
@@ -302,6 +343,13 @@ def _load_pretrained(config: ModelConfig, adapter: AdapterConfig, use_cpu: bool)
             else "Expected a folder with config.json and model.safetensors, or the name of a model on the hub."
         )
         raise ConfigError(f"model_name_or_path={name!r} cannot be loaded: {_first_line(error)} {hint}") from error
+
+
+def _is_adapter_of_the_hub(name: str, revision: str | None) -> bool:
+    try:
+        return find_adapter_config_file(name, revision=revision) is not None
+    except (OSError, ValueError):
+        return False
 
 
 def _check_attention(found: Any, name: str) -> None:

@@ -25,8 +25,8 @@ from torch import Tensor
 from transformers.models.gpt2 import GPT2Config, GPT2LMHeadModel
 
 from llm_jepa.errors import DataError
-from llm_jepa.files import name_beside
-from llm_jepa.nanogpt import GPT, GPTConfig
+from llm_jepa.files import expanded, name_beside
+from llm_jepa.nanogpt import GPT, WRAPPERS, GPTConfig
 from llm_jepa.objective import LLMJEPA, JEPAConfig
 
 from .saving import PREDICTOR, WEIGHTS, save_jepa
@@ -37,7 +37,6 @@ BIAS_KEY = "nanogpt_bias"  # in config.json, false: the biases there are zeros t
 
 SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 MODEL_ARGS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")  # nanoGPT's, in its order
-PREFIX = "_orig_mod."  # of names that torch.compile left
 
 GPT2_END_ID = 50256
 GPT2_VOCAB_SIZES = (50257, 50304)  # of GPT-2's tokenizer, and nanoGPT's rounding of it
@@ -62,7 +61,7 @@ def load_gpt2(name: str, dropout: float = 0.0) -> GPT:
         DataError: If it cannot be loaded, or is not a GPT-2 that our class can say.
     """
     model = from_transformers(load_transformers(name), dropout)
-    take_pred_token(model, Path(name))
+    take_pred_token(model, expanded(name))
     return model
 
 
@@ -165,7 +164,8 @@ def _check_config(config: GPT2Config) -> None:
 
 def load_transformers(name: str) -> GPT2LMHeadModel:
     """Load a GPT-2 of transformers from a folder or by its name on the hub, in float32, with all its weights."""
-    local = Path(name).is_dir()
+    local = expanded(name).is_dir()
+    name = str(expanded(name)) if local else name
     try:
         values, _ = GPT2Config.get_config_dict(name, local_files_only=local)
         if values.get("model_type") != "gpt2":
@@ -239,7 +239,7 @@ def load_checkpoint(path: str | Path) -> GPT:
         DataError: If the file is missing, damaged, holds code, or is not such a checkpoint, or its weights do not
             fit its `model_args`.
     """
-    return read_checkpoint(Path(path))[0]
+    return read_checkpoint(expanded(path))[0]
 
 
 def save_checkpoint(model: GPT, path: str | Path, **extra: Any) -> None:
@@ -266,7 +266,7 @@ def save_checkpoint(model: GPT, path: str | Path, **extra: Any) -> None:
         "config": {},
         **extra,
     }
-    path = Path(path)
+    path = expanded(path)
     beside = name_beside(path, "tmp")
     try:
         with beside.open("wb") as file:
@@ -289,7 +289,9 @@ def read_checkpoint(path: Path) -> tuple[GPT, bool]:
     if not isinstance(saved, dict) or not isinstance(model_args, dict):
         found = f"the keys {listed(checkpoint)}" if isinstance(checkpoint, dict) else f"a {type(checkpoint).__name__}"
         raise DataError(f"{path} is not a nanoGPT checkpoint: it holds {found}. Expected model and model_args.")
-    weights = {str(key).removeprefix(PREFIX): each for key, each in saved.items()}
+    weights = {_unwrapped(str(key)): each for key, each in saved.items()}
+    if len(weights) < len(saved):
+        raise DataError(f"{path}: it holds weights twice, with and without _orig_mod. or module. before their names.")
     if other := [key for key, each in weights.items() if not isinstance(each, Tensor)]:
         raise DataError(f"{path} is not a nanoGPT checkpoint: among its weights, {listed(other)} are no tensors.")
     config = _config_of(path, model_args)
@@ -302,6 +304,11 @@ def read_checkpoint(path: Path) -> tuple[GPT, bool]:
     except RuntimeError as error:  # missing or unknown names, other shapes: PyTorch lists them
         raise DataError(f"{path}: the weights do not fit its model_args. {_short(error)}") from error
     return model, "pred_token" in weights
+
+
+def _unwrapped(name: str) -> str:
+    wrapped = WRAPPERS.match(name)
+    return name[wrapped.end() :] if wrapped else name
 
 
 def _load_plain(path: Path) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from llm_jepa.errors import ConfigError, nearest
+from llm_jepa.files import expanded
 from llm_jepa.yaml_loading import UniqueKeyLoader
 
 KEYS = ("title", "bullets", "place", "size", "colour")
@@ -93,7 +94,7 @@ def _read(source: str | Path) -> tuple[str, str]:
     """Return text and name of a notes file."""
     if str(source) in shipped_notes():
         return _folder().joinpath(f"{source}.yaml").read_text(encoding="utf-8"), str(source)
-    path = Path(source)
+    path = expanded(source)
     if not path.exists():
         hint = nearest(str(source), shipped_notes())
         raise ConfigError(f"{path} is not there. Expected a file of notes, or {', '.join(shipped_notes())}.{hint}")
