@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from llm_jepa.cli import main
+from llm_jepa.report.pdf_notes import annotate_pdf, read_notes
 
 pypdf = pytest.importorskip("pypdf")
 pdfium = pytest.importorskip("pypdfium2")
@@ -437,3 +438,92 @@ def test_the_same_notes_give_the_same_file(annotate):
     first = out.read_bytes()
     annotate(Kind())
     assert out.read_bytes() == first
+
+
+# ---- what viewers open, and what pages share ----
+
+
+def written(path: Path, kids: bytes, pages: dict[int, bytes], root: bytes = b"") -> Path:
+    """Write a PDF of pages that say "Hello"; the objects 1, 2, 4 and 5 are those that all have."""
+    content, size = b"BT /F1 24 Tf 72 300 Td (Hello) Tj ET", max(5, *pages) + 1
+    objects = {
+        1: b"<< /Type /Catalog /Pages 2 0 R >>",
+        2: b"<< /Type /Pages /Kids [%b] /Count %d %b >>" % (kids, kids.count(b"R"), root),
+        4: b"<< /Length %d >>\nstream\n%b\nendstream" % (len(content), content),
+        5: b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+        **pages,
+    }
+    data = b"%PDF-1.7\n"
+    places = {}
+    for number, each in objects.items():
+        places[number] = len(data)
+        data += b"%d 0 obj\n%b\nendobj\n" % (number, each)
+    table = b"".join(b"%010d 00000 n \n" % places[number] for number in range(1, size))
+    end = b"xref\n0 %d\n0000000000 65535 f \n%btrailer << /Root 1 0 R /Size %d >>\nstartxref\n%d\n%%%%EOF\n"
+    path.write_bytes(data + end % (size, table, size, len(data)))
+    return path
+
+
+def leaf(entries: bytes = b"") -> bytes:
+    return b"<< /Type /Page /Parent 2 0 R /Contents 4 0 R /Resources << /Font << /F1 5 0 R >> >> %b >>" % entries
+
+
+def seen(path: Path) -> list[tuple[bool, bool, int]]:
+    """Return of each page whether it says Hello, whether it has the note, and how many annotations it has."""
+    texts = [page.get_textpage().get_text_bounded() for page in pdfium.PdfDocument(path)]
+    counts = [len(page.get("/Annots") or ()) for page in pypdf.PdfReader(path).pages]
+    return [("Hello" in text, "Here it is" in text, count) for text, count in zip(texts, counts, strict=True)]
+
+
+def annotated(source: Path, page: int = 1) -> Path:
+    out, notes = source.with_name("out.pdf"), source.with_name("notes.yaml")
+    notes.write_text(f"{page}: {{title: Here it is, bullets: [a note]}}\n")
+    annotate_pdf(source, read_notes(notes), out, max_seconds=60)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("boxes", "size"),
+    [
+        (b"/MediaBox [0 0 612 792 0 0 612 792]", (612, 792)),
+        (b"/MediaBox [0 0 842 595 0]", (842, 595)),
+        (b"/MediaBox [0 0 6.12e2 7.92e2]", (612, 792)),
+        (b"/MediaBox [0 0 8.42E+2 5950e-1]", (842, 595)),
+        (b"/MediaBox [0 0 842.0.0 595]", (842, 595)),
+        (b"/MediaBox [0 0 842 595] /CropBox [0 0 400 500 0 0]", (400, 500)),
+        (b"/MediaBox [0 0 842 595] /CropBox [0 0]", (842, 595)),
+    ],
+)
+def test_boxes_that_viewers_read_are_read(boxes, size, tmp_path):
+    """A number more, an exponent, a second point: the page keeps its content, and has its note and a plain box."""
+    out = annotated(written(tmp_path / "in.pdf", b"3 0 R", {3: leaf(boxes)}))
+    assert seen(out) == [(True, True, 1)]
+    assert pdfium.PdfDocument(out)[0].get_size()[0] == size[0]
+    assert len(pypdf.PdfReader(out).pages[0]["/MediaBox"]) == 4
+
+
+BRANCH = b"<< /Type /Pages /Parent 2 0 R /Kids [3 0 R] /Count 1 /MediaBox [0 0 300 200] >>"
+
+
+@pytest.mark.parametrize("kids", [b"3 0 R 3 0 R", b"3 0 R 6 0 R", b"6 0 R 3 0 R", b"6 0 R 6 0 R"])
+@pytest.mark.parametrize("page", [1, 2])
+def test_a_page_that_the_tree_names_twice_is_changed_where_the_note_is(kids, page, tmp_path):
+    """Side by side or in a branch; what the page inherits is its own parent's, as viewers have it."""
+    pages = {3: leaf(), 6: BRANCH}
+    source = written(tmp_path / "in.pdf", kids, pages, root=b"/MediaBox [0 0 612 792]")
+    assert [each.get_size() for each in pdfium.PdfDocument(source)] == [(612, 792)] * 2
+    out = annotated(source, page)
+    assert seen(out) == [(True, number == page, int(number == page)) for number in (1, 2)]
+    assert [each.get_size()[0] for each in pdfium.PdfDocument(out)] == [612, 612]
+
+
+def test_an_annotation_that_two_pages_show_is_hidden_on_the_page_that_grows_alone(tmp_path):
+    """It lies where the band will be, outside of the page's crop; the other page keeps it in sight."""
+    link = b"<< /Type /Annot /Subtype /Square /Rect [100 760 200 780] /F 4 >>"
+    box = b"/MediaBox [0 0 612 792] /Annots [6 0 R]"
+    content = b"BT /F1 24 Tf 14 TL 20 700 Td " + b"(%b) Tj T* " % (b"Hello " * 8) * 50 + b"ET"
+    full = b"<< /Length %d >>\nstream\n%b\nendstream" % (len(content), content)
+    pages = {3: leaf(box + b" /CropBox [0 0 612 715]"), 4: full, 6: link, 7: leaf(box)}
+    out = annotated(written(tmp_path / "in.pdf", b"3 0 R 7 0 R", pages))
+    first, second = (page["/Annots"][0].get_object() for page in pypdf.PdfReader(out).pages)
+    assert (first["/F"] & 2, second["/F"] & 2) == (2, 0)

@@ -242,7 +242,9 @@ def find_model(config: ModelConfig) -> str:
     if not place.exists():
         if is_path(name):
             hint = " Folders are separated by '/' here." if "\\" in name and os.sep == "/" else ""
-            raise ConfigError(f"{what} cannot be loaded: there is no such folder.{hint} Expected a folder with config.json.")
+            raise ConfigError(
+                f"{what} cannot be loaded: there is no such folder.{hint} Expected a folder with config.json."
+            )
         return name
     if not place.is_dir():
         raise ConfigError(f"{what} is a file. Expected the folder that it is in, with config.json.")

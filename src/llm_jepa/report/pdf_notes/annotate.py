@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,6 +24,9 @@ from .edit import (
     grow,
     insert_page,
     label_pages,
+    part_pages,
+    read_box,
+    set_box,
     show_form,
     view_of,
 )
@@ -29,6 +34,9 @@ from .geometry import Rect, View
 from .notes import Note
 from .place import EDGE, Placement, check_size, continued, inserted_size, place_note, side_margin
 from .space import find_space
+
+_BOX = re.compile(rb"(/(?:Media|Crop|Bleed|Trim|Art)Box\s{0,20}|/Rect\s{0,20})\[([-+.0-9eE\s]{7,200})\]")
+_EXPONENT = re.compile(rb"[0-9.][eE][-+]?[0-9]")
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,7 @@ def annotate_file(source: Path, notes: Sequence[Note], target: Path, *, skip_mis
         writer, labels = _open(file)
         pages = list(writer.pages)
         wanted, skipped = _split_missing(notes, len(pages), skip_missing)
+        _repair_boxes(source, [(note.page - 1, pages[note.page - 1]) for note in wanted])
         load_fonts()
         for note in wanted:
             check_characters(note)
@@ -92,13 +101,67 @@ def _open(file: BinaryIO) -> tuple[PdfWriter, list[str]]:
     """Return a copy of the document in memory, and the labels of its pages."""
     if b"%PDF-" not in file.read(1024):
         raise DataError("it is no PDF: it does not begin with %PDF-.")
-    reader = PdfReader(file)
+    reader = PdfReader(_with_plain_boxes(file))
     if reader.is_encrypted:
         raise DataError("it is encrypted. Save a copy without a password first, and annotate that.")
     writer = PdfWriter(clone_from=reader)
     if not writer.pages:
         raise DataError("it has no pages.")
+    part_pages(writer, reader)
     return writer, list(reader.page_labels)
+
+
+def _with_plain_boxes(file: BinaryIO) -> BinaryIO:
+    """Return the file, or a copy in which no box has a number such as 6.12e2, for which pypdf loses the page."""
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if not any(_EXPONENT.search(box[0]) for box in _BOX.finditer(data)):
+            return file
+        return BytesIO(_BOX.sub(_plain_box, data))
+
+
+def _plain_box(box: re.Match[bytes]) -> bytes:
+    """Return a box with plain numbers in as many bytes, so that every place in the file stays; as it is if too long."""
+    try:
+        plain = [f"{float(each):.6f}".rstrip("0").rstrip(".").encode() for each in box[2].split()]
+    except ValueError:
+        return box[0]
+    whole = box[1] + b"[" + b" ".join(plain) + b"]"
+    return whole.ljust(len(box[0])) if len(whole) <= len(box[0]) else box[0]
+
+
+def _repair_boxes(source: Path, pages: Sequence[tuple[int, PageObject]]) -> None:
+    """Write the boxes of pages anew that viewers read in different ways, so that all show the note.
+
+    Of more than four numbers the first four count. Numbers that pypdf cannot read are pdfium's; a CropBox that it
+    cannot read either is taken away, as viewers pass it over.
+
+    Args:
+        source: The PDF.
+        pages: Pages with their number, from 0.
+    """
+    import pypdfium2
+
+    document = None
+    for number, page in pages:
+        for key in ("/MediaBox", "/CropBox"):
+            values = page.get(key)
+            values = values.get_object() if values is not None else None
+            if values is None or ((box := read_box(page, key)) and len(values) == 4):
+                continue
+            if box is None:
+                document = document or pypdfium2.PdfDocument(source)
+                box = _read_by_pdfium(document[number], key)
+            if box is not None or key == "/CropBox":
+                set_box(page, key, box)
+    if document is not None:
+        document.close()
+
+
+def _read_by_pdfium(page: Any, key: str) -> Rect | None:
+    found = page.get_mediabox(fallback_ok=False) if key == "/MediaBox" else page.get_cropbox(fallback_ok=False)
+    if found is None or not (found[0] < found[2] and found[1] < found[3]):
+        return None
+    return Rect(found[0], found[3], found[2], found[1])
 
 
 def _split_missing(notes: Sequence[Note], num_pages: int, skip: bool) -> tuple[list[Note], list[int]]:
@@ -176,7 +239,7 @@ def _draw(writer: PdfWriter, boxes: Sequence[Box]) -> None:
     drawing = PdfReader(draw_boxes([(box.layout, box.colour) for box in boxes]))
     for box, form in zip(boxes, add_forms(writer, drawing, layer), strict=True):
         if box.view != box.before:
-            grow(box.page, box.before, box.view)
+            grow(writer, box.page, box.before, box.view)
         matrix = box.view.matrix(box.left, box.top + box.layout.height)
         show_form(writer, box.page, form, matrix, box.before.visible)
         annotate(writer, box.page, box.rect, box.text, box.colour, box.name, layer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ from .geometry import Rect, View
 AUTHOR = "llm-jepa notes"
 LAYER = "Notes"
 _PRINTED, _HIDDEN = 4, 2  # flags of an annotation
+_INHERITED = ("/Resources", "/MediaBox", "/CropBox", "/Rotate")
+_DEEPEST = 100  # nodes of a page tree above a page
 _LARGEST = 1e7  # points; beyond that a page's numbers cannot be told from damage
 
 
@@ -55,15 +58,23 @@ def view_of(page: PageObject, number: int) -> View:
     return View(visible, int(rotation / 90) % 4 * 90, unit)
 
 
-def _box(page: PageObject, key: str, number: int) -> Rect:
+def read_box(page: PageObject, key: str) -> Rect | None:
+    """Return a box of a page as viewers read it, by its first four numbers; None if these enclose no area."""
     values = page.get(key)
     values = values.get_object() if values is not None else None
-    numbers = [_number(each) for each in values] if isinstance(values, ArrayObject) and len(values) == 4 else []
+    numbers = [_number(each) for each in values[:4]] if isinstance(values, ArrayObject) else []
     if len(numbers) == 4 and all(each is not None and abs(each) <= _LARGEST for each in numbers):
         x0, y0, x1, y1 = (float(each or 0) for each in numbers)
         if x0 != x1 and y0 != y1:
             return Rect(min(x0, x1), max(y0, y1), max(x0, x1), min(y0, y1))
-    found = str(values)[:60] if values is not None else "missing or unreadable"
+    return None
+
+
+def _box(page: PageObject, key: str, number: int) -> Rect:
+    if box := read_box(page, key):
+        return box
+    values = page.get(key)
+    found = str(values.get_object())[:60] if values is not None else "missing or unreadable"
     expected = f"four numbers that enclose an area, none beyond {_LARGEST:,.0f}"
     raise DataError(f"Page {number}: its {key[1:]} is {found}; expected {expected}.")
 
@@ -92,7 +103,7 @@ def annotation_boxes(page: PageObject) -> list[Rect]:
 def _rect(annotation: DictionaryObject) -> Rect | None:
     values = annotation.get("/Rect")
     values = values.get_object() if values is not None else None
-    numbers = [_number(each) for each in values] if isinstance(values, ArrayObject) and len(values) == 4 else []
+    numbers = [_number(each) for each in values[:4]] if isinstance(values, ArrayObject) and len(values) >= 4 else []
     x0, y0, x1, y1 = (math.nan if each is None else each for each in numbers or [None] * 4)
     if any(map(math.isnan, (x0, y0, x1, y1))):
         return None
@@ -302,32 +313,85 @@ def _array(*values: float) -> ArrayObject:
     return ArrayObject(FloatObject(f"{value:.4f}") for value in values)
 
 
-def grow(page: PageObject, before: View, after: View) -> None:
+def grow(writer: PdfWriter, page: PageObject, before: View, after: View) -> None:
     """Make a page's boxes reach over a band; what is cropped away stays so."""
-    box, media = after.visible, page["/MediaBox"].get_object()
+    box, media = after.visible, read_box(page, "/MediaBox")
     enlarged = _array(box.left, box.bottom, box.right, box.top)
     # Trimmed to the former size, a print shop would cut the note off.
     for key in ("/TrimBox", "/BleedBox", "/ArtBox"):
         page.pop(key, None)
-    assert isinstance(media, ArrayObject)  # `view_of` has read it
-    x0, y0, x1, y1 = (_number(each) or 0.0 for each in media)
+    assert media is not None  # `view_of` has read it
     page[NameObject("/MediaBox")] = _array(
-        min(x0, x1, box.left), min(y0, y1, box.bottom), max(x0, x1, box.right), max(y0, y1, box.top)
+        min(media.left, box.left), min(media.bottom, box.bottom), max(media.right, box.right), max(media.top, box.top)
     )
     page[NameObject("/CropBox")] = enlarged
-    _hide_outside(page, before.visible)
+    _hide_outside(writer, page, before.visible)
 
 
-def _hide_outside(page: PageObject, visible: Rect) -> None:
-    """Hide annotations that were cropped away: unlike content, no clip holds them back from the band."""
-    for each in _annotations(page):
+def _hide_outside(writer: PdfWriter, page: PageObject, visible: Rect) -> None:
+    """Hide annotations that were cropped away: unlike content, no clip holds them back from the band.
+
+    One that another page shows, too, is hidden as a copy, on this page alone.
+    """
+    shown = _annotations(page)
+    for place, each in enumerate(shown):
         annotation = each.get_object()
         if not isinstance(annotation, DictionaryObject) or (box := _rect(annotation)) is None:
             continue
         across = box.right < visible.left or box.left > visible.right
         if across or box.top < visible.bottom or box.bottom > visible.top:
+            if any(each in _annotations(other) for other in writer.pages if other is not page):
+                annotation = DictionaryObject(annotation)
+                shown[place] = writer._add_object(annotation)
+                page[NameObject("/Annots")] = ArrayObject(shown)
             flags = int(_number(annotation.get("/F", 0)) or 0)
             annotation[NameObject("/F")] = NumberObject(flags | _HIDDEN)
+
+
+def set_box(page: PageObject, key: str, box: Rect | None) -> None:
+    """Give a page a box; without one it has none of this name."""
+    page.pop(key, None)
+    if box is not None:
+        page[NameObject(key)] = _array(box.left, box.bottom, box.right, box.top)
+
+
+def part_pages(writer: PdfWriter, reader: PdfReader) -> None:
+    """Give each page an object of its own where the page tree names one object several times.
+
+    What is changed on one page would be changed on the others as well. All inherit what the object's /Parent says, as
+    viewers read it, wherever in the tree they stand.
+    """
+    kids = writer.root_object["/Pages"]["/Kids"]  # type: ignore[index]
+    leaves = [page.indirect_reference for page in reader.pages]
+    counts = Counter(leaf.idnum for leaf in leaves if leaf is not None)
+    parted: set[int] = set()
+    for place, (page, leaf) in enumerate(zip(writer.pages, leaves, strict=True)):
+        if leaf is None or counts[leaf.idnum] == 1:
+            continue
+        own: Any = leaf.get_object()
+        for key, value in _inherited(own).items():
+            page.pop(key, None)
+            if value is not None:
+                page[NameObject(key)] = value.clone(writer)
+        if leaf.idnum in parted:
+            page.indirect_reference = None
+            kids[place] = writer._add_object(page)
+        elif page.indirect_reference is not None:  # what links lead to; pypdf has put the last of these pages there
+            writer._replace_object(page.indirect_reference, page)
+        parted.add(leaf.idnum)
+
+
+def _inherited(page: DictionaryObject) -> dict[str, PdfObject | None]:
+    """Return what a page takes from above by its /Parent: None for what it lacks and nothing above has."""
+    found: dict[str, PdfObject | None] = {key: None for key in _INHERITED if key not in page}
+    node: Any = page
+    for _ in range(_DEEPEST):
+        node = node.get("/Parent")
+        node = node.get_object() if node is not None else None
+        if not isinstance(node, DictionaryObject):
+            break
+        found |= {key: node.raw_get(key) for key, value in found.items() if value is None and key in node}
+    return found
 
 
 def insert_page(writer: PdfWriter, index: int, width: float, height: float) -> PageObject:
