@@ -20,6 +20,7 @@ from typing import Any
 
 from llm_jepa.data.jsonl import MAX_LINE_BYTES, RowError, describe_content, iter_lines, open_bytes, parse_array
 from llm_jepa.errors import DataError
+from llm_jepa.files import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -49,21 +50,16 @@ def split_name(name: str) -> tuple[str, list[str]]:
     >>> split_name("owner/name:config:test"), split_name("C:/data/rows.jsonl")
     (('owner/name', ['config', 'test']), ('C:/data/rows.jsonl', []))
     """
-    if expand(name).exists():
+    if expanded(name).exists():
         return name, []
     drive = match.group() if (match := _DRIVE.match(name)) else ""
     base, *parts = name[len(drive) :].split(":")
     return drive + base, parts
 
 
-def expand(name: str) -> Path:
-    """Return the path that a name is, `~` resolved."""
-    return Path(os.path.expanduser(name))  # pathlib's raises where there is no such user
-
-
 def local_path(name: str) -> Path:
     """Return the file or folder that a name is on this disk, without the split that it may name."""
-    return expand(split_name(name)[0])
+    return expanded(split_name(name)[0])
 
 
 def iter_rows(name: str, part: str = "train") -> Iterator[tuple[str, Content]]:
@@ -79,7 +75,7 @@ def iter_rows(name: str, part: str = "train") -> Iterator[tuple[str, Content]]:
         DataError: If there is no such file or split, or it is not clear which one is meant.
     """
     base, parts = split_name(name)
-    path = expand(base)
+    path = expanded(base)
     if base and path.is_file():
         if parts:
             raise DataError(f"{name}: {base} is a file, which has no splits. Leave :{':'.join(parts)} out.")
@@ -164,7 +160,7 @@ def _iter_dataset(name: str, base: str, parts: list[str], part: str) -> Iterator
     except DataError:
         raise
     except Exception as err:  # the library raises many kinds: network, format, cache; all mean the same here
-        kind = "folder" if expand(base).is_dir() else "local file, nor a data set that the hub could give now"
+        kind = "folder" if expanded(base).is_dir() else "local file, nor a data set that the hub could give now"
         raise DataError(
             f"{name}: not a readable {kind}: {_first_line(err)} Expected a .jsonl or .parquet file, a folder "
             "of the datasets library, or owner/name on the hub (owner/name:split for one of its splits), which needs "
@@ -181,7 +177,7 @@ def _find_rows(name: str, base: str, parts: list[str], part: str) -> tuple[str |
     """Return the rows of a data set, and a name for them, or None where each row comes with its own."""
     import datasets
 
-    folder = expand(base)
+    folder = expanded(base)
     if (folder / "state.json").exists():
         if parts:
             raise DataError(f"{name}: {base} is one saved data set without splits. Leave :{':'.join(parts)} out.")

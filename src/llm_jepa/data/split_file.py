@@ -7,10 +7,9 @@ from pathlib import Path
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.formats import read_examples
 from llm_jepa.data.jsonl import iter_lines
-from llm_jepa.data.sources import expand
 from llm_jepa.data.splits import split_validation
 from llm_jepa.errors import ConfigError, DataError
-from llm_jepa.files import write_whole
+from llm_jepa.files import expanded, write_whole
 
 TRAIN, TEST = "train.jsonl", "test.jsonl"
 
@@ -37,7 +36,7 @@ def split_file(
         ConfigError: If the file is no JSONL, or a file is there already.
         DataError: If a row cannot be read, or none would be left to train on.
     """
-    file = expand(str(file))
+    file = expanded(file)
     if file.suffix != ".jsonl":
         raise ConfigError(f"{file} is split by its lines. Expected a .jsonl file.")
     for name in (TRAIN, TEST):
