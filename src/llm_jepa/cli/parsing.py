@@ -41,6 +41,11 @@ def text_view(text: str) -> str:
     """Return a text view of the command line; one without a token, or that is not UTF-8, has no embedding."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty; expected a text such as 'lines with a number'")
+    return utf8(text)
+
+
+def utf8(text: str) -> str:
+    """Return a text of the command line that is UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -11,10 +11,11 @@ from llm_jepa.errors import ConfigError
 from llm_jepa.files import expanded
 from llm_jepa.processes import is_main, join, on_main
 
-from .parsing import add_command, positive, text_view
+from .parsing import add_command, positive, text_view, utf8
 from .printing import print_hanging
 
 if TYPE_CHECKING:
+    from llm_jepa.data.context import Context
     from llm_jepa.evaluation.evaluate import EvaluationConfig
 
 RETRIEVED = 5
@@ -38,10 +39,12 @@ def register(commands: Any) -> None:
     generate = add_command(commands, "generate", _generate, "answer one text")
     generate.add_argument("run", type=expanded, metavar="RUN", help="folder of the run")
     generate.add_argument("text", type=text_view, help="the text view")
+    _add_system(generate)
 
     retrieve = add_command(commands, "retrieve", _retrieve, "find the codes nearest to one text")
     retrieve.add_argument("run", type=expanded, metavar="RUN", help="folder of the run")
     retrieve.add_argument("text", type=text_view, help="the text view")
+    _add_system(retrieve)
     retrieve.add_argument("--data", metavar="FILE", help="rows whose codes are searched (the run's test rows)")
     retrieve.add_argument("--num", type=positive, default=RETRIEVED, metavar="N", help="codes to show")
 
@@ -53,6 +56,15 @@ def register(commands: Any) -> None:
     export.add_argument("--to", type=expanded, required=True, metavar="DEST", help="the folder or .pt file to write")
     export.add_argument("--merge", action="store_true", help="merge the LoRA adapter of a run into its model")
     export.add_argument("--force", action="store_true", help="write over an earlier export")
+
+
+def _add_system(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--system",
+        type=utf8,
+        metavar="TEXT",
+        help="system message in place of the one that all training rows have, which is sent by default; '' for none",
+    )
 
 
 def _add_analyze(commands: Any) -> None:
@@ -110,9 +122,15 @@ def _evaluation_settings(arguments: argparse.Namespace, own: EvaluationConfig) -
 def _generate(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.evaluation.loading import load_run
 
-    output = load_run(arguments.run).generate(arguments.text)
+    run = load_run(arguments.run)
+    output = run.generate(arguments.text, system=arguments.system)
     print(output)
-    return {"text": arguments.text, "output": output}
+    return {"text": arguments.text, "system": _system(arguments, run.context), "output": output}
+
+
+def _system(arguments: argparse.Namespace, context: Context) -> str | None:
+    """Return the system message that was sent, for the last line of the output."""
+    return context.system if arguments.system is None else arguments.system or None
 
 
 def _retrieve(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -125,10 +143,15 @@ def _retrieve(arguments: argparse.Namespace) -> dict[str, Any]:
     if file is None:
         raise ConfigError("This run has no test_file to take candidates from. Name a file with --data.")
     rows = run.rows(file, limit=None if arguments.data else run.data.max_test_rows)
-    found = run.retrieve(arguments.text, rows, arguments.num)
+    found = run.retrieve(arguments.text, rows, arguments.num, system=arguments.system)
     for cosine, code in found:
         print(f"{cosine:7.4f}  {escape(code)}")  # one line a code, whatever is in it
-    return {"text": arguments.text, "candidates": file, "found": [{"cosine": c, "code": code} for c, code in found]}
+    return {
+        "text": arguments.text,
+        "system": _system(arguments, run.context),
+        "candidates": file,
+        "found": [{"cosine": c, "code": code} for c, code in found],
+    }
 
 
 def _analyze(arguments: argparse.Namespace) -> dict[str, Any]:

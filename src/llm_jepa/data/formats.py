@@ -229,18 +229,21 @@ def stays_on_disk(path_or_name: str, config: DataConfig) -> bool:
     )
 
 
-def prompt_example(text: str, *, system: str | None = None, chat: bool = False) -> Example:
+def prompt_example(
+    text: str, *, system: str | None = None, chat: bool = False, turns: Sequence[dict[str, Any]] = ()
+) -> Example:
     """Make an example without an answer, for `PairEncoder.encode_prompt`.
 
     Args:
         text: What the user asks.
         system: A system message, or None.
         chat: Whether the model was trained on chats, so that its chat template is to be used.
+        turns: Turns of a chat that come before the question.
     """
     messages: list[dict[str, Any]] | None = None
     if chat:
         messages = [{"role": "system", "content": system}] if system is not None else []
-        messages.append({"role": "user", "content": text})
+        messages += [*turns, {"role": "user", "content": text}]
     return Example(text=text, code="", system=system, messages=messages, source="prompt")
 
 

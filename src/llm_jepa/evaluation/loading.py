@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.formats import prompt_example
+from llm_jepa.data.context import Context
+from llm_jepa.data.formats import Example
 from llm_jepa.data.loading import load_rows
 from llm_jepa.data.pairs import EncodedPairs, PairEncoder
 from llm_jepa.data.tokenizer import check_tokenizer_fits, load_tokenizer
@@ -26,6 +29,8 @@ from llm_jepa.yaml_loading import load_yaml
 
 from .evaluate import EvaluationConfig, answer
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass
 class TrainedRun:
@@ -37,6 +42,7 @@ class TrainedRun:
         data: Its data settings.
         evaluation: Its evaluation settings, with the longest answer filled in.
         folder: Its folder.
+        context: What all of its training rows have around the words that are asked.
     """
 
     jepa: LLMJEPA
@@ -44,22 +50,38 @@ class TrainedRun:
     data: DataConfig
     evaluation: EvaluationConfig
     folder: Path
+    context: Context
 
     def rows(self, file: str, limit: int | None = None) -> EncodedPairs:
         """Read and encode the rows of a file, or the first `limit` of them, as this run would."""
-        return load_rows(file, self.data, self.encoder, limit=limit)
+        rows = load_rows(file, self.data, self.encoder, limit=limit)
+        for difference in self.context.differences(context_of(rows.examples, self.encoder), f"rows of {file}"):
+            logger.warning(difference)
+        return rows
 
-    def generate(self, text: str) -> str:
-        """Return the greedy answer to one text."""
-        example = prompt_example(text, chat=self._asks_by_chat)
-        return answer(self.jepa, self.encoder, [example], self.evaluation)[0]
+    def generate(self, text: str, *, system: str | None = None) -> str:
+        """Return the greedy answer to one text, asked as the training rows asked.
 
-    def retrieve(self, text: str, candidates: EncodedPairs, num: int) -> list[tuple[float, str]]:
-        """Return the `num` distinct codes nearest to Pred(Enc(text)), each with its cosine, nearest first."""
+        Args:
+            text: What is asked.
+            system: A system message in place of that of the training rows; "" for none.
+
+        Raises:
+            ConfigError: If a system message is given, and the run was trained without any.
+        """
+        return answer(self.jepa, self.encoder, [self._ask(text, system)], self.evaluation)[0]
+
+    def retrieve(
+        self, text: str, candidates: EncodedPairs, num: int, *, system: str | None = None
+    ) -> list[tuple[float, str]]:
+        """Return the `num` distinct codes nearest to Pred(Enc(text)), each with its cosine, nearest first.
+
+        `system` is that of `generate`.
+        """
         views = view_embeddings(self.jepa, candidates.pairs, self.encoder.pad_id)
         first = first_of_each(views.code_groups)
-        example = prompt_example(text, chat=self._asks_by_chat)
-        query = self.encoder.encode_query(example, candidates.pairs[0].code_ids)  # a row needs some code
+        # A row needs some code.
+        query = self.encoder.encode_query(self._ask(text, system), candidates.pairs[0].code_ids)
         text_pred = view_embeddings(self.jepa, [query], self.encoder.pad_id).text_pred
         cosines: Tensor = unit(views.code_emb[first]) @ unit(text_pred)[0]
         nearest = torch.topk(cosines, min(num, len(cosines)))
@@ -68,11 +90,17 @@ class TrainedRun:
             for value, place in zip(nearest.values.tolist(), nearest.indices.tolist(), strict=True)
         ]
 
-    @property
-    def _asks_by_chat(self) -> bool:
-        file = self.folder / "data.json"
-        summary: dict[str, Any] = json.loads(file.read_text())["summary"] if file.is_file() else {}
-        return bool(summary.get("chat_template"))
+    def _ask(self, text: str, system: str | None) -> Example:
+        context = self.context if system is None else self.context.with_system(system)
+        for note in context.notes(text):
+            logger.warning(note)
+        return context.ask(text)
+
+
+def context_of(examples: Sequence[Example], encoder: PairEncoder) -> Context:
+    """Return what all of these rows have around the words that are asked."""
+    is_chat = encoder.chat is not None and bool(examples) and examples[0].messages is not None
+    return Context.of(examples, is_chat=is_chat, include_system=encoder.config.include_system)
 
 
 def load_run(folder: Path) -> TrainedRun:
@@ -94,7 +122,7 @@ def load_run(folder: Path) -> TrainedRun:
     encoder = PairEncoder(tokenizer, data, jepa.config.jepa_split, jepa.config.jepa_views)
     if evaluation.max_new_tokens is None:
         evaluation = replace(evaluation, max_new_tokens=_longest_answer(folder))
-    return TrainedRun(jepa.eval(), encoder, data, evaluation, folder)
+    return TrainedRun(jepa.eval(), encoder, data, evaluation, folder, read_context(folder, data))
 
 
 def read_run_settings(folder: Path) -> dict[str, Any]:
@@ -108,6 +136,22 @@ def read_run_settings(folder: Path) -> dict[str, Any]:
         missing = config.name if not config.is_file() else "model/"
         raise ConfigError(f"{folder} holds no {missing}. Expected the folder of a finished run, such as OUT/jepa-s82.")
     return load_yaml(config.read_text(encoding="utf-8"))
+
+
+def read_context(folder: Path, data: DataConfig) -> Context:
+    """Return what all training rows of a run have around the words that are asked, as its data.json says."""
+    file = folder / "data.json"
+    seen: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if "context" in seen:
+        return Context.read(seen["context"])
+    is_chat = bool(seen.get("summary", {}).get("chat_template"))
+    if is_chat or data.include_system:
+        logger.warning(
+            "%s does not say what all training rows have before a question: the run is of an earlier version. If they "
+            "have a system message, give it with --system.",
+            file,
+        )
+    return Context(is_chat=is_chat, takes_system=is_chat or data.include_system)
 
 
 def load_run_encoder(folder: Path) -> PairEncoder:
@@ -129,7 +173,7 @@ def load_run_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     model, seen = folder / "model", folder / "data.json"
     tokenizer = load_tokenizer(str(model))
-    expected = json.loads(seen.read_text()).get("tokenizer_sha256") if seen.is_file() else None
+    expected = json.loads(seen.read_text(encoding="utf-8")).get("tokenizer_sha256") if seen.is_file() else None
     found = digest_tokenizer(tokenizer)
     if expected is not None and found != expected:
         raise ConfigError(
@@ -145,4 +189,4 @@ def _data_settings(settings: dict[str, Any]) -> DataConfig:
 
 def _longest_answer(folder: Path) -> int:
     """Return the longest answer that the run allowed, as its data.json says."""
-    return int(json.loads((folder / "data.json").read_text())["max_new_tokens"])
+    return int(json.loads((folder / "data.json").read_text(encoding="utf-8"))["max_new_tokens"])

@@ -32,6 +32,7 @@ from transformers import (
 )
 from transformers.trainer_utils import IntervalStrategy
 
+from llm_jepa.data.context import Context
 from llm_jepa.data.generated import with_files
 from llm_jepa.data.loading import LoadedData, load_data
 from llm_jepa.data.pairs import EncodedPairs
@@ -40,6 +41,7 @@ from llm_jepa.data.tokenizer import load_tokenizer
 from llm_jepa.errors import ConfigError, nearest
 from llm_jepa.evaluation.embeddings import StoredEmbeddings
 from llm_jepa.evaluation.evaluate import EvaluationConfig, check_golds, evaluate, score_generations, score_retrieval
+from llm_jepa.evaluation.loading import context_of
 from llm_jepa.files import write_json, write_json_lines, write_whole
 from llm_jepa.objective import LLMJEPA, Pair, UnsupportedModelError
 from llm_jepa.processes import is_main, join, on_main
@@ -98,8 +100,10 @@ def _train_claimed(run: RunConfig, seed: int, folder: Path, *, progress: bool) -
     trainer, data = build_trainer(run, seed, folder, progress=progress)
     settings = _evaluation_settings(run, data)
     check_golds(data.encoder, data.test, settings)
+    context = _context(data)
     seen: dict[str, Any] = {"summary": data.summary, "notes": data.notes, "sha256": watch.sha256}
     seen |= {"max_new_tokens": settings.max_new_tokens, "tokenizer_sha256": digest_tokenizer(data.tokenizer)}
+    seen["context"] = context.to_dict()
     on_main(write_json, folder / "data.json", seen)
     started = time.perf_counter()
     stop = StopRequest()
@@ -131,6 +135,16 @@ def _train_claimed(run: RunConfig, seed: int, folder: Path, *, progress: bool) -
     on_main(write_json, folder / "eval.json", _json_safe(report))
     on_main(write_whole, folder / "DONE", "")
     return on_main(_read_report, folder)
+
+
+def _context(data: LoadedData) -> Context:
+    """Return what all training rows have around a question; rows that are asked in another way are noted."""
+    context = context_of(data.train.examples, data.encoder)
+    for name, rows in (("validation rows", data.validation), ("test rows", data.test)):
+        for difference in context.differences(context_of(rows.examples, data.encoder), name) if len(rows) else ():
+            data.notes.append(difference)
+            logger.warning(difference)
+    return context
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from llm_jepa import __version__
+from llm_jepa.data.context import Context
 from llm_jepa.experiments.results import format_difference
 from llm_jepa.files import read_json_lines
 from llm_jepa.yaml_loading import dump_yaml, load_yaml
@@ -53,7 +54,9 @@ def model_card(run: Path, model: Exported, name: str) -> str:
         MARK,
         f"# {escaped(name)}",
         _introduction(settings, model),
-        "## Use\n\nAs a program, with transformers alone:\n\n" + fenced(python_snippet(model, name), "python"),
+        "## Use",
+        _context(Context.read(data.get("context", {}))),
+        "As a program, with transformers alone:\n\n" + fenced(python_snippet(model, name), "python"),
         "As a server, and a request to it:\n\n" + fenced("\n".join(server_commands(model, name)), "sh"),
         _data(settings, data),
         "## Training\n\n" + _training(run, settings, report),
@@ -92,6 +95,20 @@ def _introduction(settings: Mapping[str, Any], model: Exported) -> str:
         else "with LLM-JEPA ([arXiv 2509.14252](https://arxiv.org/abs/2509.14252))"
     )
     return f"{what}, trained {start} {how} by llm-jepa {__version__}.{kept}"
+
+
+def _context(context: Context) -> str:
+    """Return what all training rows have around a question, as far as there is anything."""
+    parts = []
+    if context.messages:
+        said = "\n".join(f"{message['role']}: {message['content']}" for message in context.messages)
+        parts.append(f"Every training row has this before the question, and the lines below send it:\n\n{fenced(said)}")
+    if context.system_differs:
+        parts.append("The training rows have different system messages. The lines below send none: add yours.")
+    for words, begins in ((context.text_prefix, "begins"), (context.text_suffix, "ends")):
+        if words:
+            parts.append(f"Every training text {begins} with these words, and yours should too:\n\n{fenced(words)}")
+    return "\n\n".join(parts)
 
 
 def _data(settings: Mapping[str, Any], data: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from llm_jepa.data.pairs import PairEncoder
 from llm_jepa.data.tokenizer import decode_ids
 from llm_jepa.errors import ConfigError
-from llm_jepa.evaluation.loading import load_run_encoder, read_run_settings
+from llm_jepa.evaluation.loading import load_run_encoder, read_context, read_run_settings
 from llm_jepa.files import put_in_place, staged_beside, write_whole
 from llm_jepa.training.adapters import ADAPTER_CONFIG
 from llm_jepa.training.resume import digest_tokenizer
@@ -91,6 +91,7 @@ def _describe(run: Path, folder: Path, written: dict[str, Any], encoder: PairEnc
     """Gather what the commands depend on, from the run and from what was written."""
     data = json.loads((run / "data.json").read_text(encoding="utf-8"))
     is_adapter = written["kind"] == "adapter"
+    context = read_context(run, encoder.config)
     # For some kinds of models AutoTokenizer puts a class of its own in the place of a generic one, which cuts text
     # otherwise; the card must not name a class that reads other tokens than the model has learned.
     found = digest_tokenizer(AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False))
@@ -99,8 +100,9 @@ def _describe(run: Path, folder: Path, written: dict[str, Any], encoder: PairEnc
         base=written["base"],
         lora_r=json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["r"] if is_adapter else None,
         tokenizer_class="AutoTokenizer" if found == digest_tokenizer(encoder.tokenizer) else "PreTrainedTokenizerFast",
-        is_chat=bool(data["summary"].get("chat_template")),
+        is_chat=context.is_chat,
         chat_template_kwargs=dict(encoder.config.chat_template_kwargs),
+        messages=context.messages,
         bridge_ids=tuple(encoder.bridge_ids),
         bridge=decode_ids(encoder.tokenizer, list(encoder.bridge_ids)),
         end_ids=tuple(encoder.end_ids),

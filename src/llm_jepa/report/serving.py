@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that vLLM's --max-lora-rank takes; 16 if not said
+
+QUESTION = "YOUR TEXT"
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Exported:
         tokenizer_class: Class of transformers that loads the tokenizer as it was trained with.
         is_chat: Whether the model was trained on a chat template.
         chat_template_kwargs: What the template was given.
+        messages: What every chat began with: a system message, turns. Without a chat template, a system message alone
+            stands before the text.
         bridge_ids: Tokens between a text and its answer, where there is no chat template.
         bridge: The same as text, special tokens by their names.
         end_ids: Tokens that end an answer.
@@ -34,10 +38,21 @@ class Exported:
     tokenizer_class: str = "AutoTokenizer"
     is_chat: bool = False
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    messages: Sequence[dict[str, Any]] = ()
     bridge_ids: Sequence[int] = ()
     bridge: str = ""
     end_ids: Sequence[int] = ()
     max_new_tokens: int = 64
+
+    @property
+    def conversation(self) -> list[dict[str, Any]]:
+        """The messages that ask one text of a chat model."""
+        return [*self.messages, {"role": "user", "content": QUESTION}]
+
+    @property
+    def text(self) -> str:
+        """What asks one text of a model without chat template: all that stands before the bridge."""
+        return "".join(f"{message['content']}\n" for message in self.messages) + QUESTION
 
 
 def python_snippet(model: Exported, folder: str) -> str:
@@ -50,14 +65,14 @@ def python_snippet(model: Exported, folder: str) -> str:
     kwargs = [f"    **{model.chat_template_kwargs!r},"] if model.chat_template_kwargs else []
     if model.is_chat:
         ask = [
-            'messages = [{"role": "user", "content": "YOUR TEXT"}]',
+            *_python_messages(model),
             "ids = tokenizer.apply_chat_template(",
             "    messages, add_generation_prompt=True, return_dict=True,",
             *kwargs,
             ')["input_ids"]',
         ]
     else:  # the tokens of text and bridge are put side by side: cut as one string they could be others
-        ask = [f'ids = tokenizer("YOUR TEXT")["input_ids"] + {list(model.bridge_ids)}']
+        ask = [f'ids = tokenizer({_quoted(model.text)})["input_ids"] + {list(model.bridge_ids)}']
     stop = f", eos_token_id={list(model.end_ids)}" if model.kind == "adapter" else ""
     needs = ["# an adapter: needs `pip install peft`"] if model.kind == "adapter" else []
     return "\n".join(
@@ -80,7 +95,10 @@ def python_snippet(model: Exported, folder: str) -> str:
 
 
 def server_commands(model: Exported, folder: str) -> list[str]:
-    """Return shell lines, none longer than 80 columns but where a name is; the first says where the model is."""
+    """Return shell lines; the first says where the model is.
+
+    No line is longer than 80 columns, except where a name or a message of the training rows is.
+    """
     lines = [f"MODEL={shlex.quote(folder)}"]
     if model.kind == "adapter":
         rank = next((each for each in VLLM_RANKS if each >= (model.lora_r or 0)), VLLM_RANKS[-1])
@@ -98,14 +116,36 @@ def _request(model: Exported) -> list[str]:
     """Return the call of a server that listens on port 8000, as both do."""
     name = "tuned" if model.kind == "adapter" else "'\"$MODEL\"'"
     if model.is_chat:
-        path, body = "chat/completions", ['"messages": [{"role": "user", "content": "YOUR TEXT"}]']
+        messages = ",\n           ".join(map(_json, model.conversation))
+        path, body = "chat/completions", [f'"messages": [{messages}]']
         if model.chat_template_kwargs:
-            body.insert(0, f'"chat_template_kwargs": {json.dumps(model.chat_template_kwargs)}')
+            body.insert(0, f'"chat_template_kwargs": {_json(model.chat_template_kwargs)}')
     else:
-        path, body = "completions", [f'"prompt": {json.dumps("YOUR TEXT" + model.bridge)}']
+        path, body = "completions", [f'"prompt": {_json(model.text + model.bridge)}']
     body = [f'"model": "{name}", "temperature": 0', *body]
     return [
         f"curl http://localhost:8000/v1/{path} \\",
         "    -H 'Content-Type: application/json' \\",
         "    -d '{" + ",\n         ".join(body) + "}'",
     ]
+
+
+def _python_messages(model: Exported) -> list[str]:
+    if not model.messages:
+        return [f"messages = [{_python(model.conversation[0])}]"]
+    return ["messages = [", *(f"    {_python(message)}," for message in model.conversation), "]"]
+
+
+def _python(message: Mapping[str, Any]) -> str:
+    return "{" + ", ".join(f"{_quoted(key)}: {_quoted(value)}" for key, value in message.items()) + "}"
+
+
+def _quoted(value: Any) -> str:
+    """Return a value as Python writes it; text in double quotes where that is the same text."""
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else ""
+    return text if text.isprintable() and text else repr(value)
+
+
+def _json(value: Any) -> str:
+    """Return a value as JSON that may stand between single quotes of a shell."""
+    return json.dumps(value).replace("'", "\\u0027")

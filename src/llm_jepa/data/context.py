@@ -1,0 +1,154 @@
+"""What all training rows have around the words that are asked; it is kept with a run, so that one text is asked alike.
+
+A model that always read "Answer with a regex." before a question was never trained to answer without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from llm_jepa.data.formats import Example, prompt_example
+from llm_jepa.errors import ConfigError
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every row has.
+
+    Attributes:
+        is_chat: Whether rows are rendered with a chat template.
+        takes_system: Whether a system message is part of the text that the model reads.
+        system: The system message of all rows; None if they have none, or not all the same one.
+        system_differs: Whether rows have different system messages, or some have none.
+        turns: The turns that every chat begins with, examples of an answer for instance.
+        text_prefix: The words that every text begins with.
+        text_suffix: The words that every text ends with.
+    """
+
+    is_chat: bool = False
+    takes_system: bool = False
+    system: str | None = None
+    system_differs: bool = False
+    turns: list[Message] = field(default_factory=list)
+    text_prefix: str = ""
+    text_suffix: str = ""
+
+    @classmethod
+    def of(cls, examples: Iterable[Example], *, is_chat: bool, include_system: bool) -> Context:
+        """Return what these rows share.
+
+        Args:
+            examples: The rows.
+            is_chat: Whether they are rendered with a chat template.
+            include_system: Whether a system message is put before a text that has no template.
+        """
+        found: Context | None = None
+        for example in examples:
+            own = _of_one(example, cls(is_chat=is_chat, takes_system=is_chat or include_system))
+            found = own if found is None else _shared(found, own)
+        return _at_words(found or cls())
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> Context:
+        """Return a context from the values that `to_dict` gave."""
+        return cls(**{key: value for key, value in values.items() if key in cls.__dataclass_fields__})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the context as values for JSON."""
+        return asdict(self)
+
+    @property
+    def messages(self) -> list[Message]:
+        """The messages that come before a question: a system message, turns."""
+        return ([] if self.system is None else [{"role": "system", "content": self.system}]) + self.turns
+
+    def with_system(self, system: str) -> Context:
+        """Return the context with another system message; an empty one is none.
+
+        Raises:
+            ConfigError: If the model reads no system message.
+        """
+        if not self.takes_system:
+            raise ConfigError(
+                "--system has no effect: the rows of this run were trained without a system message. Leave it out, or "
+                "write it into the text."
+            )
+        return replace(self, system=system or None, system_differs=False)
+
+    def ask(self, text: str) -> Example:
+        """Return a row without an answer that asks one text as training did."""
+        return prompt_example(text, system=self.system, chat=self.is_chat, turns=self.turns)
+
+    def notes(self, text: str) -> list[str]:
+        """Return what a user must know who asks this text."""
+        notes = []
+        if self.system_differs:
+            notes.append("The training rows have different system messages; none is sent. Choose one with --system.")
+        for words, begins, has in (
+            (self.text_prefix, "begin", text.startswith(self.text_prefix)),
+            (self.text_suffix, "end", text.endswith(self.text_suffix)),
+        ):
+            if not has:
+                notes.append(f"All training texts {begins} with {words!r}, this one does not.")
+        return notes
+
+    def differences(self, other: Context, rows: str) -> list[str]:
+        """Return a sentence for each way in which other rows are asked in another way than these."""
+        told = []
+        if self.is_chat != other.is_chat:
+            how = ("with", "without") if other.is_chat else ("without", "with")
+            told.append(f"The {rows} are asked {how[0]} a chat template; the training rows {how[1]} one.")
+        elif not self.system_differs and (other.system, other.system_differs) != (self.system, False):
+            theirs = "different ones" if other.system_differs else _quoted(other.system)
+            told.append(f"The system message of the training rows is {_quoted(self.system)}, the {rows} have {theirs}.")
+        return told
+
+
+def _of_one(example: Example, kind: Context) -> Context:
+    messages = example.messages or []
+    system = example.system if kind.takes_system else None
+    asked = [each for each in messages if each["role"] != "system"]
+    asked = asked[:-1] if asked and asked[-1]["role"] == "assistant" else asked
+    text = asked[-1]["content"] if asked else example.text
+    turns = asked[:-1] if kind.is_chat else []
+    return replace(kind, system=system, turns=turns, text_prefix=text, text_suffix=text)
+
+
+def _shared(one: Context, other: Context) -> Context:
+    turns = one.turns[: _num_shared(one.turns, other.turns)]
+    is_whole = len(turns) == len(one.turns) == len(other.turns)
+    while turns and not is_whole and turns[-1]["role"] == "user":  # its answer differs: the next turn is no question
+        turns.pop()
+    differs = one.system_differs or one.system != other.system
+    return replace(
+        one,
+        system=None if differs else one.system,
+        system_differs=differs,
+        turns=turns,
+        text_prefix=one.text_prefix[: _num_shared(one.text_prefix, other.text_prefix)],
+        text_suffix=one.text_suffix[
+            len(one.text_suffix) - _num_shared(one.text_suffix[::-1], other.text_suffix[::-1]) :
+        ],
+    )
+
+
+def _num_shared(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """Return the number of items, from the start, in which two sequences are the same."""
+    least = min(len(one), len(other))
+    return next((place for place in range(least) if one[place] != other[place]), least)
+
+
+def _at_words(context: Context) -> Context:
+    """Cut prefix and suffix where a word begins: half a word is no habit of the rows."""
+    prefix, suffix = context.text_prefix, context.text_suffix
+    start = next((place for place in range(len(prefix), 0, -1) if prefix[place - 1].isspace()), 0)
+    end = next((place for place in range(len(suffix)) if suffix[place].isspace()), len(suffix))
+    return replace(context, text_prefix=prefix[:start], text_suffix=suffix[end:])
+
+
+def _quoted(system: str | None) -> str:
+    return "none" if system is None else repr(system if len(system) <= 60 else f"{system[:60]}...")
