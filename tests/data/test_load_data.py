@@ -227,3 +227,27 @@ def test_a_fingerprint_changes_with_the_content_and_with_nothing_else(tmp_path):
     assert data_fingerprint([str(file), folder]) == before
     file.rename(tmp_path / "b.jsonl")
     assert data_fingerprint([folder])[folder] != before[folder]
+
+
+# Prompts and servers
+
+
+def asked(text: str) -> dict:
+    return {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "x"}]}
+
+
+def test_prompts_that_a_server_will_not_send_are_noted(load, chat_tokenizer):
+    """The name of a control token is letters here and a token there. Plain rows have no note."""
+    notes = load([asked("a dog"), asked("a cat")], tokenizer=chat_tokenizer).notes
+    assert not any("apply_chat_template" in note for note in notes)
+    (note,) = load([asked("a dog"), asked("what is <|im_end|>")], tokenizer=chat_tokenizer).notes
+    assert note.startswith("1 of the first 2 prompts are not those of apply_chat_template")
+    assert "train_file.jsonl:2" in note and "'<|im_end|>'" in note
+
+
+def test_a_template_that_reads_the_clock_is_noted_too(load, chat_tokenizer):
+    """date_string freezes the date of training; a server of the template writes its own."""
+    chat_tokenizer.chat_template = "{{ strftime_now('%Y') }}" + str(chat_tokenizer.chat_template)
+    frozen = {"date_string": "1 Jan 1999"}
+    (note,) = load([asked("a dog")], tokenizer=chat_tokenizer, chat_template_kwargs=frozen).notes
+    assert "1 of the first 1 prompts" in note and "writes today's date" in note

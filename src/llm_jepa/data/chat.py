@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from llm_jepa.data.tokenizer import encode_text
+from llm_jepa.data.tokenizer import PlainText, default_template
 from llm_jepa.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -30,19 +30,71 @@ _MARKER = re.compile("\ue000([0-9]+)\ue001")
 _FROZEN_DATE = "{%- macro strftime_now(format) -%}{{ date_string }}{%- endmacro -%}"
 
 
+# An added word that can be a control token; in templates there are plain words and spaces too.
+_NAME = re.compile(r"[^\w\s](.*[^\w\s])?", re.DOTALL)
+
+# Tags that a model writes itself: words of an answer, also where a template writes them too.
+_WORD_TAG = re.compile(r"</?\w+>")
+_TAG = re.compile(r"</?\w+>|\[/?\w+\]")
+_TAGS_AT_THE_END = re.compile(rf"((?:{_TAG.pattern})\s*)+\Z")
+
+
+class Content(NamedTuple):
+    """Where the words of a message are in a prompt, in characters, and whether they are those of an answer."""
+
+    start: int
+    end: int
+    is_answer: bool
+
+
 @dataclass(frozen=True)
 class RenderedPrompt:
     """A prompt as the template writes it, up to the point where the answer starts.
 
     Attributes:
         string: The whole prompt, generation prompt included.
-        contents: Places of the messages' words; everything else is the template's.
+        contents: Places of the messages' words; everything else is the template's. Messages of words that are the
+            same text in any place may be left out.
         last_user: Place of the last user message's words; the text view ends at its end.
     """
 
     string: str
-    contents: list[Span]
+    contents: list[Content]
     last_user: Span
+
+
+class Controls:
+    """The tokens by which a tokenizer and its template structure a text: their names in a text of the user's are text.
+
+    These are the special tokens, and added words that serve as one or stand in the template. Tags that a model writes
+    itself, such as `<think>`, are control tokens of a question; of an answer, they are words.
+
+    Args:
+        tokenizer: The tokenizer.
+        written: What its chat template writes, or may write.
+
+    Attributes:
+        ids: The id of each added token, by its name.
+        questions: Encodes words of users and system messages.
+        answers: Encodes words of answers.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, written: str = "") -> None:
+        added = tokenizer.added_tokens_decoder
+        self.ids = {token.content: index for index, token in added.items()}
+        special = {token.content for token in added.values() if token.special}
+        words = self.ids.keys() - special
+        serving = words & (set(tokenizer.all_special_tokens) - {tokenizer.unk_token})
+        in_template = {name for name in words if name in written and _NAME.fullmatch(name)}
+        tags = {name for name in in_template - serving if _WORD_TAG.fullmatch(name)}
+        in_questions = serving | in_template
+        in_answers = in_questions - tags
+        self.in_questions, self.in_answers = _any_of(special | in_questions), _any_of(special | in_answers)
+        self.questions, self.answers = PlainText(tokenizer, in_questions), PlainText(tokenizer, in_answers)
+
+
+def _any_of(names: set[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)")
 
 
 class ChatTemplate:
@@ -50,6 +102,7 @@ class ChatTemplate:
 
     Attributes:
         end_id: The token that ends an answer: the one that the template writes after the assistant's words.
+        controls: The tokens whose names in a message are text.
 
     Raises:
         ConfigError: If the template has no token after an answer and the tokenizer has no end token either, if
@@ -59,17 +112,16 @@ class ChatTemplate:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, kwargs: dict[str, Any]) -> None:
         self.tokenizer = tokenizer
         self.kwargs = dict(kwargs)
-        self._template: str | None = None  # the tokenizer's own
-        if "date_string" in kwargs and isinstance(tokenizer.chat_template, str):
-            self._template = _FROZEN_DATE + tokenizer.chat_template
+        source = default_template(tokenizer) or ""
+        self._template: str | None = _FROZEN_DATE + source if "date_string" in kwargs else None  # the tokenizer's own
         self._skeletons: dict[tuple[Any, ...], str] = {}
         self._lone_answer_role: str | None = None
-        added = tokenizer.added_tokens_decoder
-        self._added_ids = {token.content: index for index, token in added.items()}
-        specials = sorted((token.content for token in added.values() if token.special), key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, specials))) if specials else None
-        self.end_id = self._find_end_id()
-        if "strftime_now" in str(tokenizer.chat_template) and "date_string" not in self.kwargs:
+        whole, header = self._render_one()
+        self.controls = Controls(tokenizer, "\0".join([source, whole, header]))
+        before, _, after = whole.partition(_marker(1))
+        self._prefill = header[len(before) :] if header.startswith(before) else ""
+        self.end_id = self._find_end_id(before, header, after)
+        if "strftime_now" in source and "date_string" not in self.kwargs:
             logger.warning(
                 "the chat template writes today's date: rows will differ from day to day. "
                 "Set chat_template_kwargs to a fixed date_string."
@@ -82,9 +134,7 @@ class ChatTemplate:
             DataError: If the template refuses these messages, or changes a content in more than the white
                 space around it, so that the place where a view ends is not known.
         """
-        string = self._render(messages, source, add_generation_prompt=True)
-        skeleton = self._skeleton(messages, source)
-        return _placed(messages, skeleton, string, source)
+        return self._place(messages, source, add_generation_prompt=True)
 
     def encode_text_view(self, messages: list[Message], source: str) -> list[int]:
         """Return the ids of messages alone, up to the last one's last word: no header of an answer follows.
@@ -92,9 +142,7 @@ class ChatTemplate:
         Raises:
             DataError: As `render_prompt`.
         """
-        string = self._render(messages, source, add_generation_prompt=False)
-        skeleton = self._skeleton(messages, source, add_generation_prompt=False)
-        prompt = _placed(messages, skeleton, string, source)
+        prompt = self._place(messages, source, add_generation_prompt=False)
         return self.encode(prompt, 0, prompt.last_user[1])
 
     def encode_code_view(self, answer: str, source: str) -> list[int]:
@@ -107,6 +155,31 @@ class ChatTemplate:
             self._lone_answer_role = self._find_lone_answer_role()
         return self.encode_text_view([{"role": self._lone_answer_role, "content": answer}], source)
 
+    def without_opening(self, messages: list[Message], answer: str, source: str) -> str:
+        """Return an answer without what the template writes at its beginning, as if the model had: `<think>`, say.
+
+        Raises:
+            DataError: If the answer opens once more what the template has opened and closed.
+        """
+        begins = answer.lstrip()
+        if not _TAG.match(begins) and not (self._prefill.strip() and begins.startswith(self._prefill.strip())):
+            return answer
+        prompt = self.render_prompt(messages, source)
+        after = prompt.string[prompt.last_user[1] :]
+        tags = _TAGS_AT_THE_END.search(after)
+        opening = tags.group() if tags else self._prefill if after.endswith(self._prefill) else ""
+        written = opening.strip()
+        if written and begins.startswith(written):
+            return begins[len(written) :].removeprefix(opening[len(opening.rstrip()) :])
+        first = _TAG.match(written)
+        if first and begins.startswith(first.group()):
+            raise DataError(
+                f"{source}: the chat template opens the answer with {written!r}, and the answer begins with "
+                f"{first.group()!r} again. Take it out of the answers, or let the template not write it "
+                "(chat_template_kwargs, such as enable_thinking)."
+            )
+        return answer
+
     def _find_lone_answer_role(self) -> str:
         alone = _marked([{"role": "assistant", "content": ""}])
         try:
@@ -117,32 +190,97 @@ class ChatTemplate:
         logger.warning("the chat template renders no answer alone: the code view is rendered as a user's turn")
         return "user"
 
+    def encode_prompt(self, prompt: RenderedPrompt) -> tuple[list[int], list[int]]:
+        """Return the ids of a prompt up to the last user's last word, and those after it.
+
+        Together they are the ids of the whole prompt. Only where one token holds the end of the user's words and what
+        follows them, both parts are encoded alone, and the ids are others.
+        """
+        end = prompt.last_user[1]
+        text_ids, whole = self.encode(prompt, 0, end), self.encode(prompt, 0, len(prompt.string))
+        if whole[: len(text_ids)] == text_ids:
+            return text_ids, whole[len(text_ids) :]
+        return text_ids, self.encode(prompt, end, len(prompt.string))
+
+    def served_ids(self, messages: list[Message]) -> list[int]:
+        """Return the ids that a server of the template gives this chat."""
+        ids = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=False, **self.kwargs
+        )
+        return cast(list[int], ids)
+
     def encode(self, prompt: RenderedPrompt, start: int, end: int) -> list[int]:
         """Return the ids of the prompt's characters from `start` to `end`.
 
-        Special tokens that the template wrote become their ids. The same characters in a message's words
+        Control tokens that the template wrote become their ids. The same characters in a message's words
         stay characters.
         """
         string = prompt.string[start:end]
-        contents = [(max(a, start) - start, min(b, end) - start) for a, b in prompt.contents if a < end and b > start]
-        if self._special is None or not any(_overlaps(m.span(), contents) for m in self._special.finditer(string)):
+        contents = [
+            Content(max(each.start, start) - start, min(each.end, end) - start, each.is_answer)
+            for each in prompt.contents
+            if each.start < end and each.end > start
+        ]
+        if not self._names_in(string, contents):
             # The common case, left to the tokenizer: exactly the ids that every other tool gives this prompt.
             encoded = self.tokenizer(string, add_special_tokens=False, split_special_tokens=False, verbose=False)
             return encoded["input_ids"]
         return self._encode_around_contents(string, contents)
 
-    def _encode_around_contents(self, string: str, contents: list[Span]) -> list[int]:
-        assert self._special is not None
+    def _names_in(self, string: str, contents: list[Content]) -> bool:
+        """Whether the name of a control token is in the words of a message, in whole or in part."""
+        return any(
+            match.start() < content.end and content.start < match.end()
+            for content in contents
+            for match in (self.controls.in_answers if content.is_answer else self.controls.in_questions).finditer(
+                string
+            )
+        )
+
+    def _encode_around_contents(self, string: str, contents: list[Content]) -> list[int]:
         ids: list[int] = []
         done = 0
-        gap_starts = [0, *(b for _, b in contents)]
-        gap_ends = [*(a for a, _ in contents), len(string)]
+        gap_starts = [0, *(content.end for content in contents)]
+        gap_ends = [*(content.start for content in contents), len(string)]
         for gap_start, gap_end in zip(gap_starts, gap_ends, strict=True):
-            for match in self._special.finditer(string, gap_start, gap_end):
-                ids += encode_text(self.tokenizer, string[done : match.start()])
-                ids.append(self._added_ids[match.group()])
+            for match in self.controls.in_questions.finditer(string, gap_start, gap_end):
+                ids += self._encode_words(string, done, match.start(), contents)
+                ids.append(self.controls.ids[match.group()])
                 done = match.end()
-        return ids + encode_text(self.tokenizer, string[done:])
+        return ids + self._encode_words(string, done, len(string), contents)
+
+    def _encode_words(self, string: str, start: int, end: int, contents: list[Content]) -> list[int]:
+        """Encode a part of a prompt without control tokens of the template: words of messages and between them."""
+        inside = [content for content in contents if content.start < end and content.end > start]
+        is_answer = bool(inside) and all(content.is_answer for content in inside)
+        return (self.controls.answers if is_answer else self.controls.questions)(string[start:end])
+
+    def _place(self, messages: list[Message], source: str, *, add_generation_prompt: bool) -> RenderedPrompt:
+        """Render messages, and find the place of each content.
+
+        A template may read a message and write something else because of it: without the thinking of an earlier answer,
+        or in another mode (SmolLM3's `/no_think`). Then the last message alone is replaced by a marker, and it is
+        enough to know its place if the others have no name of a control token.
+        """
+        options = {"add_generation_prompt": add_generation_prompt}
+        string = self._render(messages, source, **options)
+        last = len(messages) - 1
+        contents = [message["content"] for message in messages]
+        places = _locate(contents, self._skeleton(messages, source, **options), string)
+        if places is None and not any(self.controls.in_questions.search(each) for each in contents[:-1]):
+            marked = [*messages[:-1], _marked(messages)[-1]]
+            places = _locate_last(messages, self._render(marked, source, **options), string)
+        if places is None or sum(index == last for index, _ in places) != 1:
+            raise DataError(
+                f"{source}: the chat template changes the words of the last user message or does not write them "
+                "exactly once, or changes an earlier message that has the name of a control token. So the end of the "
+                "text view is not known. Use rows of prompt and completion strings, or another chat template."
+            )
+        return RenderedPrompt(
+            string=string,
+            contents=[Content(*span, messages[index]["role"] == "assistant") for index, span in places],
+            last_user=next(span for index, span in places if index == last),
+        )
 
     def _render(self, messages: list[Message], source: str, *, add_generation_prompt: bool) -> str:
         try:
@@ -158,8 +296,8 @@ class ChatTemplate:
         except (jinja2.TemplateError, TypeError, KeyError) as err:
             roles = ", ".join(message["role"] for message in messages)
             raise DataError(
-                f"{source}: the chat template refuses this chat ({roles}): {err}. Change the roles, or use "
-                "rows of prompt and completion strings."
+                f"{source}: the chat template refuses this chat ({roles}): {_readable(str(err))}. Change the roles, or "
+                "use rows of prompt and completion strings."
             ) from err
 
     def _skeleton(self, messages: list[Message], source: str, *, add_generation_prompt: bool = True) -> str:
@@ -169,24 +307,26 @@ class ChatTemplate:
             self._skeletons[key] = self._render(_marked(messages), source, add_generation_prompt=add_generation_prompt)
         return self._skeletons[key]
 
-    def _find_end_id(self) -> int:
-        chat = [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]
+    def _render_one(self) -> tuple[str, str]:
+        """Return a question and an answer as the template writes them, and a question with the header of an answer."""
+        chat = _marked([{"role": "user", "content": ""}, {"role": "assistant", "content": ""}])
         try:
-            whole = self._render(_marked(chat), "chat template", add_generation_prompt=False)
-            header = self._render(_marked(chat)[:1], "chat template", add_generation_prompt=True)
+            whole = self._render(chat, "chat template", add_generation_prompt=False)
+            return whole, self._render(chat[:1], "chat template", add_generation_prompt=True)
         except DataError as err:
             raise ConfigError(f"The tokenizer's chat template cannot render a question and an answer: {err}") from err
-        before, _, after = whole.partition(_marker(1))
+
+    def _find_end_id(self, before: str, header: str, after: str) -> int:
         if before != header:
             logger.warning(
                 "the chat template opens an answer with %r in a chat, and with %r where it asks for one; "
                 "training uses the second, as generation does",
-                before[-40:],
-                header[-40:],
+                _readable(before)[-40:],
+                _readable(header)[-40:],
             )
-        written = [token for token in self._added_ids if after.lstrip().startswith(token)]
+        written = [token for token in self.controls.ids if after.lstrip().startswith(token)]
         if written:
-            return self._added_ids[max(written, key=len)]
+            return self.controls.ids[max(written, key=len)]
         if after.strip() and not _MARKER.search(after):  # an answer written twice is refused by its row
             raise ConfigError(
                 f"The chat template writes {after.strip()[:40]!r} after an answer, which is no token of the tokenizer: "
@@ -202,20 +342,9 @@ class ChatTemplate:
         return int(end_id)
 
 
-def _placed(messages: list[Message], skeleton: str, string: str, source: str) -> RenderedPrompt:
-    places = _locate([message["content"] for message in messages], skeleton, string)
-    last = len(messages) - 1
-    if places is None or sum(index == last for index, _ in places) != 1:
-        raise DataError(
-            f"{source}: the chat template changes the messages' words, or does not write the last user "
-            "message exactly once, so the end of the text view is not known. Use rows of prompt and "
-            "completion strings, or another chat template."
-        )
-    return RenderedPrompt(
-        string=string,
-        contents=[span for _, span in places],
-        last_user=next(span for index, span in places if index == last),
-    )
+def _readable(text: str) -> str:
+    """Return what a template wrote, with three dots for each marker."""
+    return _MARKER.sub("...", text)
 
 
 def _marker(index: int) -> str:
@@ -243,7 +372,7 @@ def _locate(contents: list[str], skeleton: str, string: str) -> list[tuple[int, 
         content = contents[index]
         # Templates of models that reason aloud leave the thinking of earlier answers out.
         said = content.rpartition("</think>")[2]
-        variants = dict.fromkeys([content, content.strip(), content.lstrip(), content.rstrip(), said.strip()])
+        variants = dict.fromkeys(variant for words in (content, said) for variant in _stripped(words))
         written = next((v for v in variants if string.startswith(v + literal, at)), None)
         if written is None:
             return None
@@ -252,5 +381,18 @@ def _locate(contents: list[str], skeleton: str, string: str) -> list[tuple[int, 
     return places if at == len(string) else None
 
 
-def _overlaps(span: Span, others: list[Span]) -> bool:
-    return any(span[0] < end and start < span[1] for start, end in others)
+def _locate_last(messages: list[Message], skeleton: str, string: str) -> list[tuple[int, Span]] | None:
+    """Return the place of the last content, where the others stand in the skeleton as they are."""
+    last = len(messages) - 1
+    before, marker, after = skeleton.partition(_marker(last))
+    room = len(string) - len(before) - len(after)
+    if not marker or room < 0 or not string.startswith(before) or not string.endswith(after):
+        return None
+    written = string[len(before) : len(before) + room]
+    if written not in _stripped(messages[last]["content"]):
+        return None
+    return [(last, (len(before), len(before) + room))]
+
+
+def _stripped(words: str) -> tuple[str, ...]:
+    return words, words.strip(), words.lstrip(), words.rstrip()

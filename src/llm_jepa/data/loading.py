@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 # At most one row in so many is set aside for validation: a small file must keep rows to learn from.
 MOST_ASIDE = 5
 
+_NUM_SERVED = 100  # prompts that are compared with those of a server
 _NUM_ROUND_TRIPS = 100  # answers that are encoded and decoded again at the start; costs milliseconds
 
 
@@ -221,6 +222,7 @@ def _check_encoded(
     _check_terms(encoded["train"], encoded.get("views"), config, jepa)
     _note_views(encoded["train"], encoded.get("views"), config, jepa, notes)
     _note_begin_token(splits["train"], encoded["train"], encoder, notes)
+    _note_serving(encoded["train"], encoder, notes)
     if not jepa.train_end_token:
         notes.append(
             "End tokens are not under cross-entropy (train_end_token: false): answers will run to max_new_tokens."
@@ -386,7 +388,7 @@ def _note_round_trips(train: EncodedPairs, encoder: PairEncoder, notes: list[str
     both = zip(train.pairs, train.examples, strict=True)
     sample = list(islice(((pair, example) for pair, example in both if example.code is not None), _NUM_ROUND_TRIPS))
     changed = sum(
-        decode_ids(encoder.tokenizer, pair.code_ids[:-1]).strip() != (example.code or "").strip()
+        decode_ids(encoder.tokenizer, pair.code_ids[:-1]).strip() != encoder.answer(example).strip()
         for pair, example in sample
     )
     if changed:
@@ -460,6 +462,25 @@ def _note_begin_token(train: _Split, encoded: EncodedPairs, encoder: PairEncoder
             f"The tokenizer begins a text with {encoder.tokenizer.bos_token!r}, its chat template does not: rows have "
             "no begin token, as in every other tool that uses the template."
         )
+
+
+def _note_serving(train: EncodedPairs, encoder: PairEncoder, notes: list[str]) -> None:
+    """Say where a prompt has other tokens than a server of the chat template will send."""
+    if encoder.chat is None:
+        return
+    chats = [example for example in islice(train.examples, _NUM_SERVED) if example.messages is not None]
+    prompts = [(example.source, encoder.encode_prompt(example), encoder.served_prompt(example)) for example in chats]
+    differing = [each for each in prompts if each[1] != each[2]]
+    if not differing:
+        return
+    source, ours, theirs = differing[0]
+    start = next((place for place, both in enumerate(zip(ours, theirs, strict=False)) if both[0] != both[1]), -1)
+    shown = [encoder.tokenizer.convert_ids_to_tokens(ids[start:][:4]) for ids in (ours, theirs)]
+    notes.append(
+        f"{len(differing)} of the first {len(chats)} prompts are not those of apply_chat_template, which servers use: "
+        f"in {source} it has {shown[1]} where training has {shown[0]}. Names of control tokens in a message are one "
+        "cause, a template that writes today's date is another."
+    )
 
 
 def _hash_path(path: Path) -> str:

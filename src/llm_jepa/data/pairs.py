@@ -19,12 +19,12 @@ from typing import overload
 
 from transformers import PreTrainedTokenizerBase
 
-from llm_jepa.data.chat import ChatTemplate, Message
+from llm_jepa.data.chat import ChatTemplate, Controls, Message
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.digest import PairsDigest
 from llm_jepa.data.formats import Example
 from llm_jepa.data.stored import Joined, StoredExamples
-from llm_jepa.data.tokenizer import decode_ids, encode_text
+from llm_jepa.data.tokenizer import decode_ids, default_template, encode_text
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective.config import JEPAConfig
 from llm_jepa.objective.layout import IGNORED, FusedCollator, Pair
@@ -66,7 +66,9 @@ class PairEncoder:
         self.config = data_config
         self.jepa_split = jepa_split
         self.jepa_views = jepa_views
-        self.chat = ChatTemplate(tokenizer, data_config.chat_template_kwargs) if tokenizer.chat_template else None
+        has_template = default_template(tokenizer) is not None
+        self.chat = ChatTemplate(tokenizer, data_config.chat_template_kwargs) if has_template else None
+        self.controls = Controls(tokenizer) if self.chat is None else self.chat.controls
         if self.chat is None and tokenizer.eos_token_id is None:
             raise ConfigError(
                 "The tokenizer has no eos_token: nothing could end an answer, and a model would never "
@@ -109,12 +111,26 @@ class PairEncoder:
 
     def _encode_row(self, example: Example) -> Pair:
         text_ids, bridge_ids = self.encode_text_view(example)
-        code_ids = self._encode_words(example, example.code or "", "code")
+        code_ids = self._encode_words(example, self.answer(example), "code")
         code_ids.append(self.end_id(example))
         return Pair(text_ids=text_ids, bridge_ids=bridge_ids, code_ids=code_ids, source=example.source)
 
+    def answer(self, example: Example) -> str:
+        """Return the words of an example's answer that follow its prompt: all, as a rule.
+
+        Where the chat template opens an answer itself, with `<think>` say, they begin after that.
+
+        Raises:
+            DataError: If the answer opens once more what the template has opened and closed.
+        """
+        code = example.code or ""
+        if self.chat is None or example.messages is None:
+            return code
+        return self.chat.without_opening(_without_answer(example.messages), code, example.source)
+
     def _encode_words(self, example: Example, words: str, view: str) -> list[int]:
-        ids = self.encode_words(words)
+        encode = self.controls.questions if view == "text" else self.controls.answers
+        ids = encode(words) if words.strip() else []
         if not ids:
             raise _empty(example, view)
         return ids
@@ -156,9 +172,14 @@ class PairEncoder:
         text_ids, bridge_ids = self.encode_text_view(example)
         return text_ids + bridge_ids
 
+    def served_prompt(self, example: Example) -> list[int]:
+        """Return the ids that a server of the chat template gives the prompt of an example, which is a chat."""
+        assert self.chat is not None and example.messages is not None
+        return self.chat.served_ids(_without_answer(example.messages))
+
     def encode_words(self, words: str) -> list[int]:
         """Return the ids of a text as those of an answer, without an end token; none for a blank text."""
-        return encode_text(self.tokenizer, words) if words.strip() else []
+        return self.controls.answers(words) if words.strip() else []
 
     def decode_code(self, ids: Sequence[int]) -> str:
         """Return the text of generated ids up to the first end token, which is not part of it."""
@@ -229,11 +250,9 @@ class PairEncoder:
             raise _empty(example, "text")
         if self.chat is not None and example.messages is not None:
             prompt = self.chat.render_prompt(_without_answer(example.messages), example.source)
-            end = prompt.last_user[1]
-            text_ids = self.chat.encode(prompt, 0, end)
-            bridge_ids = self.chat.encode(prompt, end, len(prompt.string))
+            text_ids, bridge_ids = self.chat.encode_prompt(prompt)
         else:
-            content_ids = encode_text(self.tokenizer, self._system_prefix(example) + example.text)
+            content_ids = self.controls.questions(self._system_prefix(example) + example.text)
             text_ids = self.bos_ids + content_ids if content_ids else []
             bridge_ids = list(self.bridge_ids)
         if not text_ids:
@@ -241,6 +260,12 @@ class PairEncoder:
         return text_ids, bridge_ids
 
     def _system_prefix(self, example: Example) -> str:
+        if example.messages is not None and isinstance(self.tokenizer.chat_template, dict):
+            names = ", ".join(sorted(self.tokenizer.chat_template))
+            raise DataError(
+                f"{example.source}: the row is a chat, and the tokenizer has no default chat template, only named ones "
+                f"({names}). Save the one that you want as chat_template.jinja in the tokenizer's folder."
+            )
         turns = 0 if example.messages is None else len(_without_answer(example.messages))
         if turns > (1 if example.system is None else 2):
             raise DataError(
@@ -250,7 +275,7 @@ class PairEncoder:
         return f"{example.system}\n" if self.config.include_system and example.system else ""
 
     def _encode_one_text(self, example: Example) -> Pair:
-        ids = encode_text(self.tokenizer, example.text)
+        ids = self.controls.answers(example.text)
         if not example.text.strip() or len(ids) < 2:
             raise EmptyViewError(
                 f"{example.source}: the text has {len(ids)} tokens or is blank; two views need at least 2 "
@@ -269,7 +294,7 @@ class PairEncoder:
             prompt = self.chat.render_prompt(_without_answer(example.messages), example.source)
             return len(self.chat.encode(prompt, 0, prompt.last_user[0]))
         prefix = self._system_prefix(example)
-        return len(self.bos_ids) + (len(encode_text(self.tokenizer, prefix)) if prefix else 0)
+        return len(self.bos_ids) + (len(self.controls.questions(prefix)) if prefix else 0)
 
 
 @dataclass

@@ -1,20 +1,21 @@
 """Byte-level tokenizers: one trained on the training rows, or one of the user's.
 
 Text of the user's stays text: a `<|end|>` written in a data file is encoded as its characters and never as
-the token that ends an answer. Everything that encodes a view goes through `encode_text`.
+the token that ends an answer. Everything that encodes a view goes through `encode_text`, or `PlainText`, which uses it.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from llm_jepa.errors import ConfigError
+from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.files import expanded, is_path
 
 logger = logging.getLogger(__name__)
@@ -114,6 +115,60 @@ def check_tokenizer_fits(tokenizer: PreTrainedTokenizerBase, vocab_rows: int) ->
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return the ids of a text of the user's: no special token is added, and none is read out of the text."""
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+
+
+class PlainText:
+    """Encodes texts of the user's, in which the name of a control token is letters.
+
+    The tokenizer itself can do that for special tokens. A token that was added as a word (`special=False`) it reads
+    out of any text, also where that token ends a turn: then a copy of the tokenizer is used in which it is special.
+    The copy is made when it is first needed.
+
+    Args:
+        tokenizer: The tokenizer.
+        names: Names of tokens that no text may give; those of special tokens need not be among them.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, names: Iterable[str]) -> None:
+        self.tokenizer = tokenizer
+        self._names = frozenset(names)
+        self._ids = frozenset(index for name, index in tokenizer.get_added_vocab().items() if name in self._names)
+        self._strict: PreTrainedTokenizerBase | None = None
+
+    def __call__(self, text: str) -> list[int]:
+        """Return the ids of a text.
+
+        Raises:
+            DataError: If the text has such a name, and the tokenizer cannot be changed.
+        """
+        ids = encode_text(self.tokenizer, text)
+        if self._ids.isdisjoint(ids):
+            return ids
+        if self._strict is None:
+            self._strict = _with_special(self.tokenizer, self._names)
+        return encode_text(self._strict, text)
+
+
+def _with_special(tokenizer: PreTrainedTokenizerBase, names: Collection[str]) -> PreTrainedTokenizerBase:
+    """Return a copy of a tokenizer in which these tokens are special, so that a text can be kept from giving them."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise DataError(
+            f"A text has the name of a control token, one of {', '.join(sorted(names))}, and this tokenizer reads the "
+            "token out of it. Mark the token as special in the tokenizer's files."
+        )
+    settings = json.loads(backend.to_str())
+    for token in settings["added_tokens"]:
+        token["special"] |= token["content"] in names
+    changed = copy.deepcopy(tokenizer)
+    changed._tokenizer = Tokenizer.from_str(json.dumps(settings))
+    return changed
+
+
+def default_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return the chat template that a chat without tools gets; None if the tokenizer has none, or no default one."""
+    template = tokenizer.chat_template
+    return template.get("default") if isinstance(template, dict) else template
 
 
 def decode_ids(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:

@@ -119,7 +119,7 @@ def answer(
 def gold_answers(encoder: PairEncoder, rows: EncodedPairs) -> list[str]:
     """Return the right answer of each row: its code, or, for rows of one text, what its code view decodes to."""
     return [
-        example.code if example.code is not None else encoder.decode_code(pair.code_ids)
+        encoder.answer(example) if example.code is not None else encoder.decode_code(pair.code_ids)
         for example, pair in zip(rows.examples, rows.pairs, strict=True)
     ]
 
