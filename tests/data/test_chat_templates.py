@@ -173,7 +173,7 @@ def test_a_prompt_is_tokenised_in_one_piece(llama2, example):
 
 
 def test_a_word_that_goes_on_in_the_template_keeps_its_end(llama2):
-    """Where one token would hold the last letter and the template's, the view ends with the word, and a note says so."""
+    """Where one token would hold the last letter and the template's, the view ends with the word; a note says so."""
     llama2.chat_template = LLAMA2.replace("' [/INST]'", "'og'")
     encoder = PairEncoder(llama2, DataConfig())
     (pair,) = encode_examples([chat("lines with a d", "x")], encoder, encoder.config).pairs

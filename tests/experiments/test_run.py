@@ -243,6 +243,25 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(last, copied, settings
     assert {path.name for path in copied.iterdir()} >= RUN_FILES
 
 
+@pytest.mark.parametrize("last", [2, 5])
+def test_the_times_of_a_run_that_was_killed_are_those_of_all_its_steps(last, copied, settings, finished):
+    """Also where it was killed after its last step: the seconds until the checkpoint are kept in it, and count."""
+    (copied / "DONE").unlink()
+    for step in (2, 4, 5):
+        if step > last:
+            shutil.rmtree(copied / f"checkpoint-{step}")
+    manifest = copied / f"checkpoint-{last}" / "manifest.json"
+    written = json.loads(manifest.read_text())
+    assert 0 < written["times"]["training_time_s"] < json.loads((finished / "eval.json").read_text())["training_time_s"]
+    written["times"]["training_time_s"] = 1000.0
+    manifest.write_text(json.dumps(written))
+    report = train_run(read_run(settings), SEED, copied)
+    assert 1000 < report["training_time_s"] < 1100
+    assert report["cost"]["num_steps_timed"] == (3 if last == 2 else 2) and report["cost"]["step_time_s"] > 0
+    ours, whole = (json.loads((run / "metrics.jsonl").read_text().splitlines()[-1]) for run in (copied, finished))
+    assert ours["train_runtime"] > 1000 and ours["train_loss"] == pytest.approx(whole["train_loss"], abs=1e-4)
+
+
 def test_a_run_without_test_rows_is_whole_too(tiny_settings, tmp_path):
     """Then there is nothing to answer: no predictions, and the validation rows say how it went."""
     settings = tiny_settings(test_file=None, max_steps=1, validation_generations=0, jepa_lambda=0.0)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -105,13 +104,12 @@ def _train_claimed(run: RunConfig, seed: int, folder: Path, *, progress: bool) -
     seen |= {"max_new_tokens": settings.max_new_tokens, "tokenizer_sha256": digest_tokenizer(data.tokenizer)}
     seen["context"] = context.to_dict()
     on_main(write_json, folder / "data.json", seen)
-    started = time.perf_counter()
     stop = StopRequest()
     trainer.add_callback(stop)
     trainer.add_callback(watch)
     with stop.listening():  # a signal ends the training after its step, with a checkpoint, and then this function
         trainer.train(resume_from_checkpoint=on_main(find_newest, folder))
-    training_time_s = time.perf_counter() - started
+    training_time_s = trainer.training_time_s
     watch.check()
 
     trainer.jepa.eval()

@@ -59,7 +59,9 @@ def staged(output_dir: str | Path, *, owner: bool = True) -> Iterator[Path]:
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def publish(staging: Path, output_dir: str | Path, step: int, facts: dict[str, Any]) -> Path:
+def publish(
+    staging: Path, output_dir: str | Path, step: int, facts: dict[str, Any], times: dict[str, Any] | None = None
+) -> Path:
     """Make the checkpoint of `step` in `staging` one of `output_dir`: hash it, flush it, rename it.
 
     Args:
@@ -67,6 +69,7 @@ def publish(staging: Path, output_dir: str | Path, step: int, facts: dict[str, A
         output_dir: The run's folder.
         step: Number of the last optimizer step.
         facts: What a run that resumes must have in common with this one (see `resume.py`).
+        times: How long it took until here; a run that resumes adds to it.
 
     Returns:
         The folder of the checkpoint. One of the same step that was there before is replaced.
@@ -77,7 +80,8 @@ def publish(staging: Path, output_dir: str | Path, step: int, facts: dict[str, A
         for path in sorted(source.rglob("*"))
         if path.is_file()
     }
-    write_json(source / MANIFEST, {"format": FORMAT, "step": step, "files": files, "facts": facts})
+    manifest = {"format": FORMAT, "step": step, "files": files, "facts": facts, "times": times or {}}
+    write_json(source / MANIFEST, manifest)
     for folder in {source, *(path for path in source.rglob("*") if path.is_dir())}:
         _flush(folder)
     if target.exists():  # of a run that went back to an earlier step: out of the way first, a folder has one name
@@ -136,6 +140,11 @@ def find_newest(output_dir: str | Path) -> Path | None:
 def read_facts(checkpoint: str | Path) -> dict[str, Any]:
     """Return the facts that `publish` wrote; the checkpoint must be whole."""
     return json.loads((Path(checkpoint) / MANIFEST).read_text(encoding="utf-8"))["facts"]
+
+
+def read_times(checkpoint: str | Path) -> dict[str, Any]:
+    """Return the times that `publish` wrote; none of a checkpoint of an earlier version."""
+    return json.loads((Path(checkpoint) / MANIFEST).read_text(encoding="utf-8")).get("times", {})
 
 
 def rotate(output_dir: str | Path, limit: int | None, keep: str | None = None) -> None:

@@ -17,10 +17,14 @@ class StepTimer:
     """Times optimizer steps from the first micro-batch to the end of the step, everything else left out.
 
     The first steps allocate and warm caches, and are not counted.
+
+    Attributes:
+        earlier: The summary of the part of the run before its checkpoint, if it goes on from one.
     """
 
     def __init__(self, warm_up: int = 3) -> None:
         self.warm_up = warm_up
+        self.earlier: dict[str, float] | None = None
         self.times_s: list[float] = []
         self._start = math.nan
 
@@ -39,10 +43,15 @@ class StepTimer:
         self.times_s.append(time.perf_counter() - self._start)
 
     def summary(self) -> dict[str, float]:
-        """Return the median and the mean time of a step in seconds, and the number of steps they are over."""
+        """Return the median and the mean time of a step in seconds, and the number of steps they are over.
+
+        Of a run that goes on from a checkpoint they are those of the part before it or after it: of the one with more
+        steps.
+        """
         times = self.times_s[self.warm_up :] or self.times_s
         median, mean = (statistics.median(times), statistics.fmean(times)) if times else (math.nan, math.nan)
-        return {"step_time_s": median, "mean_step_time_s": mean, "num_steps_timed": len(times)}
+        own = {"step_time_s": median, "mean_step_time_s": mean, "num_steps_timed": len(times)}
+        return own if self.earlier is None or self.earlier["num_steps_timed"] <= len(times) else self.earlier
 
 
 class TermMeter:

@@ -39,7 +39,17 @@ from llm_jepa.processes import gather, on_main, told, turns
 
 from .adapters import PeftModel, describe_adapter, is_adapted
 from .arguments import JEPATrainingArguments
-from .checkpoints import check_room, find_newest, find_problem, publish, read_facts, remove_leftovers, rotate, staged
+from .checkpoints import (
+    check_room,
+    find_newest,
+    find_problem,
+    publish,
+    read_facts,
+    read_times,
+    remove_leftovers,
+    rotate,
+    staged,
+)
 from .embedding import view_embeddings
 from .gradients import compare_gradients
 from .meters import StepTimer, TermMeter
@@ -91,6 +101,7 @@ class JEPATrainer(Trainer):
 
     Attributes:
         step_timer: Times of the optimizer steps.
+        time_before_s: Seconds that were trained before the checkpoint that the run goes on from; 0 without one.
         alarm: The collapse alarm, fed at each look at held-out rows where the run trains a JEPA term.
     """
 
@@ -127,6 +138,8 @@ class JEPATrainer(Trainer):
         self.extra_metrics = extra_metrics
         self.alarm = CollapseAlarm()
         self.step_timer = StepTimer()
+        self.time_before_s = 0.0
+        self._started_s = time.perf_counter()
         self._terms = TermMeter()
         self._sampler: LengthGroupedSampler | MixedBatches | None = None
         self._staging: Path | None = None
@@ -478,7 +491,20 @@ class JEPATrainer(Trainer):
         """Add the named terms to a line of the training log."""
         if "loss" in logs:
             logs |= self._terms.pop()
+        if "train_runtime" in logs and self.time_before_s:
+            logs = self._of_whole_run(logs)
         super().log(logs, start_time)
+
+    def _of_whole_run(self, logs: dict[str, float]) -> dict[str, float]:
+        """Return the last line of the log of a run that was resumed; the stock one is of the steps since then alone."""
+        time_s, step = self.training_time_s, self.state.global_step
+        whole = {"train_runtime": round(time_s, 4), "train_steps_per_second": round(step / time_s, 3)}
+        lines = [(line["step"], line["loss"]) for line in self.state.log_history if "loss" in line]
+        if lines:
+            starts = [0, *(end for end, _ in lines)]
+            steps = [end - start for start, (end, _) in zip(starts, lines, strict=False)]
+            whole["train_loss"] = sum(n * loss for n, (_, loss) in zip(steps, lines, strict=True)) / max(sum(steps), 1)
+        return {key: value for key, value in logs.items() if key != "train_samples_per_second"} | whole
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -563,9 +589,31 @@ class JEPATrainer(Trainer):
             self._accepted = check_resume(
                 read_facts(checkpoint), self.facts(), self.args.allow_changed, where=str(checkpoint)
             )
+            self._add_to(on_main(read_times, checkpoint), checkpoint)
         if self.args.save_strategy != "no":
             on_main(check_room, self.args.output_dir, self._checkpoint_bytes(), self.args.save_total_limit)
+        self._started_s = time.perf_counter()
         return super().train(None if checkpoint is None else str(checkpoint), **kwargs)
+
+    def _add_to(self, times: dict[str, Any], checkpoint: Path) -> None:
+        """Let the times of this run be those of a whole one, of which a part was done before the checkpoint."""
+        if "training_time_s" not in times:
+            logger.warning("time   %s does not say how long training took until there: times begin with it", checkpoint)
+        self.time_before_s = times.get("training_time_s", 0.0)
+        self.step_timer.earlier = times.get("steps")
+
+    @property
+    def training_time_s(self) -> float:
+        """Seconds since training began, those before the checkpoint that the run went on from among them.
+
+        Looks at held-out rows and checkpoints count; steps that were taken after the checkpoint and lost do not.
+        """
+        return self.time_before_s + time.perf_counter() - self._started_s
+
+    def _times(self) -> dict[str, Any]:
+        """Return what a checkpoint tells of the time until there."""
+        steps = self.step_timer.summary()
+        return {"training_time_s": self.training_time_s} | ({"steps": steps} if steps["num_steps_timed"] else {})
 
     def _check_processes(self) -> None:
         """Make sure that all processes train the same run: a machine may have another file, or another version."""
@@ -628,7 +676,7 @@ class JEPATrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 self._name_best(staging, output_dir)
-                publish(staging, output_dir, self.state.global_step, self.facts())
+                publish(staging, output_dir, self.state.global_step, self.facts(), self._times())
                 rotate(output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()  # nobody writes the next one before the staging folder has gone
 
