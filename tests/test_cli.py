@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -543,6 +544,34 @@ def test_help_fits_80_columns(argv, call):
     said = call(*argv)
     assert said.code == 0 and "usage: llm-jepa" in said.out
     assert max(map(len, said.out.splitlines())) <= WIDTH
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+@pytest.mark.parametrize("command", ["inspect", "generate", "retrieve", "evaluate", "an error"])
+def test_a_character_that_a_terminal_cannot_show_gets_a_substitute(command, encoding, run, tmp_path, monkeypatch):
+    """As with PYTHONIOENCODING=cp1252: the command does its work, and the last line is JSON that says it in full."""
+    odd = {"text": "lines with \u2713 \U0001f600 \u4e2d", "code": ".*\u2713\n.*"}
+    rows = write_rows(tmp_path / "rows\u2713.jsonl", odd, *ROWS)
+    argv = {
+        "inspect": ["data", "inspect", rows],
+        "generate": ["generate", run, odd["text"]],
+        "retrieve": ["retrieve", run, odd["text"], "--data", rows, "--num", 50],
+        "evaluate": ["evaluate", run, "--data", rows],
+        "an error": ["evaluate", run, "--data", tmp_path / "missing\u2713.jsonl"],
+    }[command]
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict") for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    assert main([str(each) for each in argv]) == (2 if command == "an error" else 0)
+    for stream in (out, err):
+        stream.flush()
+    shown, told = (stream.buffer.getvalue().decode(encoding) for stream in (out, err))
+    if command == "an error":
+        assert "missing\\u2713.jsonl" in told
+        return
+    last = json.loads(shown.splitlines()[-1])
+    assert {"inspect": str(rows), "evaluate": str(rows)}.get(command, odd["text"]) in last.values()
+    assert command in ("generate", "evaluate") or "\\u2713" in shown
 
 
 @pytest.mark.parametrize("argv", [["env"], ["config"], ["data", "inspect"]], ids=" ".join)

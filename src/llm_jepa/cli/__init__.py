@@ -24,7 +24,7 @@ from llm_jepa.processes import end_with_parent, is_main, leave, num_launched, ra
 
 from . import claims, data, experiments, runs, tools
 from .parsing import Parser
-from .printing import WIDTH, be_quiet, print_error, print_json
+from .printing import WIDTH, be_quiet, print_error, print_json, substitute_characters
 
 __all__ = ["WIDTH", "main"]
 
@@ -37,6 +37,7 @@ WRONG_PATH = frozenset(getattr(errno, name) for name in _WRONG_PATH)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
+    substitute_characters()
     arguments = _parser().parse_args(argv)
     be_quiet(arguments.debug)
     exit_code = _run(arguments)
@@ -81,7 +82,7 @@ def _one_voice() -> Iterator[None]:
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        with open(os.devnull, "w", encoding="utf-8", errors="backslashreplace") as nowhere, redirect_stdout(nowhere):
             yield
     finally:
         log.setLevel(level)

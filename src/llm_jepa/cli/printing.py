@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -12,10 +13,22 @@ from typing import Any
 WIDTH = 80
 
 
+def substitute_characters() -> None:
+    """Let standard output and error write `\\u2713` for a character that their encoding does not have, and not fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def print_json(result: dict[str, Any]) -> None:
     """Print the last line; what is nan or infinite, which JSON does not have, is null."""
     result = json.loads(json.dumps(result), parse_constant=lambda _: None)
-    print(json.dumps(result, ensure_ascii=False), flush=True)
+    line = json.dumps(result, ensure_ascii=False)
+    try:
+        line.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:  # the substitutes of the stream are no JSON
+        line = json.dumps(result)
+    print(line, flush=True)
 
 
 def print_hanging(label: str, text: str) -> None:
