@@ -251,3 +251,12 @@ def test_a_template_that_reads_the_clock_is_noted_too(load, chat_tokenizer):
     frozen = {"date_string": "1 Jan 1999"}
     (note,) = load([asked("a dog")], tokenizer=chat_tokenizer, chat_template_kwargs=frozen).notes
     assert "1 of the first 1 prompts" in note and "writes today's date" in note
+
+
+def test_a_thought_that_the_template_opens_and_no_answer_ends_is_noted(load, chat_tokenizer):
+    """The template of a reasoning model, and answers without reasoning."""
+    ended = {"messages": [{"role": "user", "content": "a cat"}, {"role": "assistant", "content": "hm</think>x"}]}
+    settings = {"tokenizer": chat_tokenizer, "chat_template_kwargs": {"no_think": True}}  # its template writes <think>
+    assert not any("opens <think>" in note for note in load([ended], **settings).notes)
+    (note,) = (each for each in load([asked("a dog"), ended], **settings).notes if "opens <think>" in each)
+    assert "1 of the first 2 answers do not close it" in note

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -223,6 +224,7 @@ def _check_encoded(
     _note_views(encoded["train"], encoded.get("views"), config, jepa, notes)
     _note_begin_token(splits["train"], encoded["train"], encoder, notes)
     _note_serving(encoded["train"], encoder, notes)
+    _note_open_tags(encoded["train"], encoder, notes)
     if not jepa.train_end_token:
         notes.append(
             "End tokens are not under cross-entropy (train_end_token: false): answers will run to max_new_tokens."
@@ -481,6 +483,22 @@ def _note_serving(train: EncodedPairs, encoder: PairEncoder, notes: list[str]) -
         f"in {source} it has {shown[1]} where training has {shown[0]}. Names of control tokens in a message are one "
         "cause, a template that writes today's date is another."
     )
+
+
+def _note_open_tags(train: EncodedPairs, encoder: PairEncoder, notes: list[str]) -> None:
+    """Say where a chat template opens a thought that the answers do not end."""
+    both = [
+        (re.search(r"<(\w+)>\s*\Z", decode_ids(encoder.tokenizer, list(pair.bridge_ids))), encoder.answer(example))
+        for pair, example in islice(zip(train.pairs, train.examples, strict=True), _NUM_SERVED)
+        if encoder.chat is not None and example.messages is not None
+    ]
+    found = [tag[1] for tag, answer in both if tag and f"</{tag[1]}>" not in answer]
+    if found:
+        notes.append(
+            f"The chat template opens <{found[0]}> before an answer, and {len(found)} of the first {len(both)} answers "
+            f"do not close it: servers will take such an answer for what is inside. Write </{found[0]}> into the "
+            "answers, or let the template not open it (chat_template_kwargs)."
+        )
 
 
 def _hash_path(path: Path) -> str:

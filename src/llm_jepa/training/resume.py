@@ -121,10 +121,13 @@ def digest_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> str | None:
     else:  # how the last call padded and cut is kept there too, and is no part of the tokenizer
         settings = json.loads(backend.to_str())
         cuts = json.dumps({key: each for key, each in settings.items() if key not in ("padding", "truncation")})
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):  # of names, in the order in which a folder lists its files
+        template = dict(sorted(template.items()))
     parts = [
         cuts,
         repr(sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())),
-        str(getattr(tokenizer, "chat_template", None)),
+        str(template),
     ]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
