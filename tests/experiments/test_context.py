@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import AddedToken
 
 from llm_jepa.cli import main
 from llm_jepa.data.tokenizer import train_tokenizer
@@ -37,10 +38,13 @@ def write_chats(pair_file: Path, out: Path, before: list[dict]) -> str:
 
 @pytest.fixture(scope="module")
 def runs(tiny_settings, pair_files, tmp_path_factory):
-    """A run of each kind, by name; all rows of a run have the same before their question. Read only."""
+    """A run of each kind, by name; all rows of a run have the same before their question. Read only.
+
+    The tokens of the template are added words, as in some published tokenizers: not special, and ends all the same.
+    """
     home = tmp_path_factory.mktemp("context")
     tokenizer = train_tokenizer([pair_files[0].read_text(), SYSTEM], 320)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.add_tokens([AddedToken(token, special=False) for token in ("<|im_start|>", "<|im_end|>")])
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(home / "tokenizer")
     for name in CASES:

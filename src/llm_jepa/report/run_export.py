@@ -106,6 +106,7 @@ def _describe(run: Path, folder: Path, written: dict[str, Any], encoder: PairEnc
         bridge_ids=tuple(encoder.bridge_ids),
         bridge=decode_ids(encoder.tokenizer, list(encoder.bridge_ids)),
         end_ids=tuple(encoder.end_ids),
+        shown_end_ids=[each for each in encoder.end_ids if encoder.tokenizer.decode([each], skip_special_tokens=True)],
         max_new_tokens=int(data["max_new_tokens"]),
     )
 

@@ -29,6 +29,7 @@ class Exported:
         bridge_ids: Tokens between a text and its answer, where there is no chat template.
         bridge: The same as text, special tokens by their names.
         end_ids: Tokens that end an answer.
+        shown_end_ids: Those of them that `skip_special_tokens` would leave in an answer: added words.
         max_new_tokens: The longest answer that was looked for.
     """
 
@@ -42,6 +43,7 @@ class Exported:
     bridge_ids: Sequence[int] = ()
     bridge: str = ""
     end_ids: Sequence[int] = ()
+    shown_end_ids: Sequence[int] = ()
     max_new_tokens: int = 64
 
     @property
@@ -89,6 +91,7 @@ def python_snippet(model: Exported, folder: str) -> str:
             "    torch.tensor([ids]),",
             f"    do_sample=False, max_new_tokens={model.max_new_tokens}{stop},",
             ")[0, len(ids):]",
+            *([f"out = [each for each in out if each not in {ends}]"] if (ends := list(model.shown_end_ids)) else []),
             "print(tokenizer.decode(out, skip_special_tokens=True))",
         ]
     )
