@@ -84,7 +84,7 @@ def _add_analyze(commands: Any) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
-    from llm_jepa.evaluation.evaluate import evaluate
+    from llm_jepa.evaluation.evaluate import check_golds, evaluate
     from llm_jepa.evaluation.loading import load_run
     from llm_jepa.files import write_json_lines
 
@@ -93,9 +93,9 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.predictions:  # before the work, so that a wrong path costs nothing
         arguments.predictions.parent.mkdir(parents=True, exist_ok=True)
     settings = _evaluation_settings(arguments, run.evaluation)
-    metrics, records = evaluate(
-        run.jepa, run.encoder, run.rows(arguments.data), settings, progress=sys.stderr.isatty() and is_main()
-    )
+    rows = run.rows(arguments.data)
+    check_golds(run.encoder, rows, settings)  # what cannot be scored is not answered first
+    metrics, records = evaluate(run.jepa, run.encoder, rows, settings, progress=sys.stderr.isatty() and is_main())
     if arguments.predictions:
         on_main(write_json_lines, arguments.predictions, records)
     retrieval = metrics["retrieval"]

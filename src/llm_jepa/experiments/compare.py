@@ -324,8 +324,7 @@ def _rehearse(experiment: Experiment, data: LoadedData) -> list[str]:
     if config.executor != "local":
         return [f"What each run needs is tried when it starts: executor={config.executor} does runs on other machines."]
     open_runs = {arm: run for arm, run in runs.items() if not all(experiment.job(arm, n).is_done for n in config.seeds)}
-    rehearse(open_runs, config.seeds[0], (next(iter(runs.values())), data))
-    return []
+    return rehearse(open_runs, config.seeds[0], (next(iter(runs.values())), data))
 
 
 def _tell(notes: list[str]) -> list[str]:

@@ -26,7 +26,7 @@ from .run import Models, build_trainer, pretrained_tokenizer
 from .settings import RunConfig, naming_settings
 
 
-def rehearse(runs: Mapping[str, RunConfig], seed: int, loaded: tuple[RunConfig, LoadedData]) -> None:
+def rehearse(runs: Mapping[str, RunConfig], seed: int, loaded: tuple[RunConfig, LoadedData]) -> list[str]:
     """Build the trainer of each run once, and check what will be asked of it; nothing is written or trained.
 
     Args:
@@ -34,13 +34,16 @@ def rehearse(runs: Mapping[str, RunConfig], seed: int, loaded: tuple[RunConfig, 
         seed: A seed that the runs will have.
         loaded: The data of one of the runs, where it is loaded already, with that run.
 
+    Returns:
+        Notes on gold answers that a scorer cannot decide.
+
     Raises:
         ConfigError: If a setting does not work with the data, the model or this machine. The text names the arm.
         DataError: If the rows do not suit an arm.
     """
     key, data = _data_key(loaded[0]), loaded[1]
     in_order = sorted(_distinct(runs).items(), key=lambda item: (_data_key(item[1]) != key, _data_key(item[1])))
-    models = Models()
+    models, notes = Models(), []
     with _quiet(), tempfile.TemporaryDirectory(prefix="llm-jepa-") as folder:
         for arm, run in in_order:
             try:
@@ -49,13 +52,14 @@ def rehearse(runs: Mapping[str, RunConfig], seed: int, loaded: tuple[RunConfig, 
                 trainer, own = build_trainer(run, seed, Path(folder), data=replace(data, notes=[]), models=models)
                 with naming_settings(run):
                     trainer.get_train_dataloader()
-                check_golds(own.encoder, own.test, run.evaluation)
+                notes += check_golds(own.encoder, own.test, run.evaluation)
             except (ConfigError, DataError) as error:
                 raise type(error)(f"In arm {arm}: {error}") from error
     models.clear()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    return list(dict.fromkeys(notes))
 
 
 def _distinct(runs: Mapping[str, RunConfig]) -> dict[str, RunConfig]:

@@ -43,6 +43,7 @@ from llm_jepa.evaluation.evaluate import EvaluationConfig, check_golds, evaluate
 from llm_jepa.evaluation.loading import context_of
 from llm_jepa.files import write_json, write_json_lines, write_whole
 from llm_jepa.objective import LLMJEPA, Pair, UnsupportedModelError
+from llm_jepa.objective.distances import IN_BATCH
 from llm_jepa.processes import is_main, join, on_main
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.checkpoints import find_newest
@@ -98,7 +99,7 @@ def _train_claimed(run: RunConfig, seed: int, folder: Path, *, progress: bool) -
     watch = DataWatch([*run.data.train_files, run.data.validation_file, run.data.test_file, run.data.views_file])
     trainer, data = build_trainer(run, seed, folder, progress=progress)
     settings = _evaluation_settings(run, data)
-    check_golds(data.encoder, data.test, settings)
+    data.notes += check_golds(data.encoder, data.test, settings)
     context = _context(data)
     seen: dict[str, Any] = {"summary": data.summary, "notes": data.notes, "sha256": watch.sha256}
     seen |= {"max_new_tokens": settings.max_new_tokens, "tokenizer_sha256": digest_tokenizer(data.tokenizer)}
@@ -291,9 +292,26 @@ def build_trainer(
     with naming_settings(run, "torch_compile", "torch_compile_backend", "torch_compile_mode"):
         trainer.try_compiler()
     _check_best_metric(trainer, run.evaluation.metric if looks else None)
+    _check_batches(trainer, run, data)
     trainer.remove_callback(PrinterCallback)  # prints raw dicts to standard output
     trainer.remove_callback(ProgressCallback)
     return trainer, data
+
+
+def _check_batches(trainer: JEPATrainer, run: RunConfig, data: LoadedData) -> None:
+    """Make sure that there is a step to take, and that a distance among a batch's pairs has more than one pair."""
+    size = trainer.args.per_device_train_batch_size
+    if run.training.get("dataloader_drop_last") and not len(trainer.get_train_dataloader()):
+        raise ConfigError(
+            f"dataloader_drop_last leaves no batch: {len(data.train):,} training rows, {size} in a batch. Lower "
+            "per_device_train_batch_size, or set dataloader_drop_last to false."
+        )
+    alone = size == 1 and trainer.args.world_size == 1 and not run.data.trains_view_rows
+    if alone and run.jepa.has_term and run.jepa.jepa_distance in IN_BATCH:
+        raise ConfigError(
+            f"jepa_distance={run.jepa.jepa_distance} compares a pair with the others of its batch, and "
+            "per_device_train_batch_size is 1: the term would be 0. Raise it to 2 or more."
+        )
 
 
 def _check_best_metric(trainer: JEPATrainer, scored: str | None) -> None:
