@@ -256,7 +256,7 @@ def test_utf16_is_recognised(tmp_path):
 @pytest.mark.parametrize(
     "content, words",
     [
-        (gzip.compress(json.dumps(PAIR).encode()), "compressed with gzip"),
+        (gzip.compress(json.dumps(PAIR).encode(), mtime=0), "compressed with gzip"),
         (b"PK\x03\x04\xff", "compressed. Unpack"),
         (b"PAR1\xff", "is Parquet"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
@@ -273,7 +273,7 @@ def test_a_file_that_is_not_what_its_name_says_is_recognised(tmp_path, name, con
 def test_lines_packed_with_gzip_are_read_under_their_own_name(tmp_path):
     """A damaged file is refused."""
     path = tmp_path / "rows.jsonl.gz"
-    path.write_bytes(gzip.compress(json.dumps(PAIR).encode()))
+    path.write_bytes(gzip.compress(json.dumps(PAIR).encode(), mtime=0))
     assert views(str(path)) == [(PAIR["text"], PAIR["code"])]
     path.write_bytes(path.read_bytes()[:20])
     assert "rows.jsonl.gz: cannot be read" in error(str(path))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -44,6 +45,7 @@ from llm_jepa.evaluation.loading import context_of
 from llm_jepa.files import write_json, write_json_lines, write_whole
 from llm_jepa.objective import LLMJEPA, Pair, UnsupportedModelError
 from llm_jepa.objective.distances import IN_BATCH
+from llm_jepa.objective.layout import share_alike
 from llm_jepa.processes import is_main, join, on_main
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.checkpoints import find_newest
@@ -62,6 +64,7 @@ from .watch import DataWatch
 
 logger = logging.getLogger(__name__)
 
+NUM_COMPARED, MANY_ALIKE = 1000, 0.01  # rows compared with each other, and the share of pairs alike that is noted
 FLOP_BATCHES = 4  # batches whose FLOPs are counted; the count differs between batches by their lengths only
 
 
@@ -266,7 +269,7 @@ def build_trainer(
         raise ConfigError(
             "attn_implementation=flex_attention has no gradient on a CPU. Set sdpa or eager, or use a GPU."
         )
-    data.notes += notes_on(run)
+    data.notes += [*notes_on(run), *_about_negatives(run, train_pairs, view_pairs)]
     set_seed(seed)
     jepa = _build_jepa(run, data, seed, models)
     looks = _validation_generations(run, data, jepa)
@@ -335,6 +338,24 @@ def _shuffled(pairs: Sequence[Pair], seed: int, data: LoadedData, rows: str) -> 
         logger.info(note)
     data.notes += notes
     return shuffled
+
+
+def _about_negatives(run: RunConfig, train_pairs: Sequence[Pair], view_pairs: Sequence[Pair]) -> list[str]:
+    """Say how many of InfoNCE's negatives are left out because pairs are alike, where it is more than MANY_ALIKE."""
+    if not run.jepa.has_term or run.jepa.jepa_distance not in IN_BATCH:
+        return []
+    notes = []
+    kinds = [("training rows", train_pairs)] if run.data.task_views else []
+    kinds += [("view rows", view_pairs)] if run.data.trains_view_rows else []
+    for rows, pairs in kinds:
+        places = random.Random(0).sample(range(len(pairs)), min(len(pairs), NUM_COMPARED))
+        share = share_alike([pair for place in places if (pair := pairs[place]).use_jepa])
+        if share > MANY_ALIKE:
+            notes.append(
+                f"jepa_distance={run.jepa.jepa_distance}: two {rows} have equal codes, equal texts or one group in "
+                f"{share:.0%} of cases. They are no negatives of each other."
+            )
+    return notes
 
 
 def notes_on(run: RunConfig) -> list[str]:

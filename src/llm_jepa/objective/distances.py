@@ -58,27 +58,38 @@ def smooth_l1_distance(pred: Tensor, target: Tensor) -> Tensor:
     return F.smooth_l1_loss(pred, target, reduction="none").mean(-1)
 
 
-def infonce_distance(pred: Tensor, target: Tensor, temperature: float, first: int = 0) -> Tensor:
+def infonce_distance(
+    pred: Tensor, target: Tensor, temperature: float, first: int = 0, alike: Tensor | None = None
+) -> Tensor:
     """-log softmax of the matching target among the batch's N targets, by cosine over `temperature`; nats.
 
     Each pair's negatives are the other targets of the same call, so the value depends on how rows are
-    grouped into batches, unlike all other distances here. With N = 1 there is no negative and it is 0.
+    grouped into batches, unlike all other distances here. With N = 1 there is no negative and it is 0. Pairs that are
+    alike are no negatives of each other: pushing equal codes apart would ask for what no model can do.
 
     Args:
         pred: Predictions, (B, C).
         target: Targets, (N, C): those of the predictions, and, in several processes, the others' around them.
         temperature: Temperature of the softmax.
         first: Row of the first prediction's own target.
+        alike: True where a target is no negative of a prediction, (B, N); its own target is not marked. None: all are.
     """
     if len(target) == 0:  # no pair in any process: a softmax over nothing
         return pred.sum(-1)
     similarity = unit(pred) @ unit(target).T / temperature  # (B, N)
+    if alike is not None:
+        similarity = similarity.masked_fill(alike, -torch.inf)
     matching = torch.arange(first, first + len(pred), device=pred.device)
     return F.cross_entropy(similarity, matching, reduction="none")
 
 
 def infonce_symmetric_distance(
-    pred: Tensor, target: Tensor, temperature: float, first: int = 0, preds: Tensor | None = None
+    pred: Tensor,
+    target: Tensor,
+    temperature: float,
+    first: int = 0,
+    preds: Tensor | None = None,
+    alike: Tensor | None = None,
 ) -> Tensor:
     """Mean of two softmaxes: a pair's target among all targets, and its prediction among all predictions; nats.
 
@@ -88,10 +99,11 @@ def infonce_symmetric_distance(
         temperature: Temperature of both.
         first: Row of the first prediction's own target.
         preds: The predictions of all, (N, C), where there are others than `pred`.
+        alike: As in `infonce_distance`.
     """
     own_targets = target[first : first + len(pred)]
-    of_targets = infonce_distance(pred, target, temperature, first)
-    of_preds = infonce_distance(own_targets, pred if preds is None else preds, temperature, first)
+    of_targets = infonce_distance(pred, target, temperature, first, alike)
+    of_preds = infonce_distance(own_targets, pred if preds is None else preds, temperature, first, alike)
     return (of_targets + of_preds) / 2
 
 
@@ -99,7 +111,7 @@ def get_distance(name: str, temperature: float = 0.1) -> Distance:
     """Return the distance of that name as a function of predictions and targets, (B, C) each, to (B,).
 
     Those of `IN_BATCH` also take more targets than predictions, (N, C), the row of the first one's own, and the
-    predictions that belong to these targets, (N, C).
+    predictions that belong to these targets, (N, C), and which targets are no negatives, (B, N).
 
     Raises:
         ValueError: If no distance has that name.
@@ -109,7 +121,9 @@ def get_distance(name: str, temperature: float = 0.1) -> Distance:
         "l2": l2_distance,
         "mse": mse_distance,
         "smooth_l1": smooth_l1_distance,
-        "infonce": lambda pred, target, first=0, preds=None: infonce_distance(pred, target, temperature, first),
+        "infonce": lambda pred, target, first=0, preds=None, alike=None: infonce_distance(
+            pred, target, temperature, first, alike
+        ),
         "infonce_symmetric": lambda pred, target, *others: infonce_symmetric_distance(
             pred, target, temperature, *others
         ),

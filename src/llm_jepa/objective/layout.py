@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from .config import JEPAConfig
+from .distances import IN_BATCH
 from .residual import group_number
 from .tube import MIN_TOKENS, Tubes, key_of
 
@@ -190,6 +191,8 @@ class FusedBatch(TensorGroup):
         is_own: True on the tokens of the pairs' own sequences: text, bridge, code and end token, (B, T).
         sources: Where each pair came from, for messages.
         groups: A number for the group of each pair that has a JEPA term, (P,), where `jepa_residual` is by group.
+        keys: Numbers of the code view, the text view and the group of each pair that has a JEPA term, (P, 3), where the
+            distance is among a batch's pairs: two pairs that share one are no negatives of each other. 0: no group.
         probe_rows: What a forward that trains no weight of the model reads, with `jepa_detach_backbone`, or None.
         tubes: Where the pairs' own tokens stand, with `jepa_term` stp or stp_released, or None.
     """
@@ -204,6 +207,7 @@ class FusedBatch(TensorGroup):
     is_own: Tensor
     sources: list[str] = field(default_factory=list)
     groups: Tensor | None = None
+    keys: Tensor | None = None
     probe_rows: Rows | None = None
     tubes: Tubes | None = None
 
@@ -258,6 +262,7 @@ class FusedBatch(TensorGroup):
             num_labels=0,
             sources=[],
             groups=None if self.groups is None else self.groups[:0],
+            keys=None if self.keys is None else self.keys[:0],
             tubes=None if self.tubes is None else Tubes([], [], []),
         )
 
@@ -374,6 +379,7 @@ class FusedCollator:
             is_own=_padded([row.is_own for row in packed], False),
             sources=[pair.source for pair in pairs if pair.source],
             groups=self._groups(pairs) if self._by_group else None,
+            keys=pair_keys(with_term) if self.config.jepa_distance in IN_BATCH else None,
             probe_rows=probe_rows,
             tubes=tubes,
         )
@@ -581,6 +587,37 @@ class FusedCollator:
         width = rows.input_ids.shape[1]
         ends = torch.tensor([row * width + column for row, column in zip(row_of, last, strict=True)], dtype=torch.long)
         return rows, ends[: len(pairs)], ends[len(ends) - len(pairs) :]
+
+
+def pair_keys(pairs: Sequence[Pair]) -> Tensor:
+    """Return numbers of each pair's code view, text view and group, (P, 3), the same in every batch and process.
+
+    Equal views and groups have equal numbers; a pair without a group has 0 there.
+    """
+    rows = [
+        (_number_of(pair.code_view), _number_of(pair.text_view), 0 if pair.group is None else group_number(pair.group))
+        for pair in pairs
+    ]
+    return torch.tensor(rows, dtype=torch.long).reshape(-1, 3)
+
+
+def share_alike(pairs: Sequence[Pair]) -> float:
+    """Return the share of pairs of pairs that are no negatives of each other, in [0, 1]; 0 with fewer than two."""
+    if len(pairs) < 2:
+        return 0.0
+    keys = pair_keys(pairs)
+    return float(are_alike(keys, keys).sum() - len(pairs)) / (len(pairs) * (len(pairs) - 1))
+
+
+def are_alike(keys: Tensor, others: Tensor) -> Tensor:
+    """Return which pairs share a code view, a text view or a group, (B, N), by their `pair_keys`, (B, 3) and (N, 3)."""
+    equal = keys[:, None] == others[None]  # (B, N, 3)
+    equal[:, :, 2] &= keys[:, None, 2] != 0
+    return equal.any(2)
+
+
+def _number_of(ids: Sequence[int]) -> int:
+    return group_number(",".join(map(str, ids)))
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[int]:

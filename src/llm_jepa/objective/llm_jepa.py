@@ -23,7 +23,7 @@ from .backbone import Backbone, frozen
 from .config import JEPAConfig
 from .distances import IN_BATCH, full_precision, get_distance, without_autocast
 from .gathering import gather_rows
-from .layout import IGNORED, FusedBatch, Rows, Views
+from .layout import IGNORED, FusedBatch, Rows, Views, are_alike
 from .loss_dropout import LossDropout
 from .predictor import PredTokens
 from .residual import without_mean
@@ -150,7 +150,7 @@ class LLMJEPA(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains_views):
             sides = self._sides(batch, states)
             with without_autocast(states):
-                distances = [self._distance(pred, target, batch.groups) for pred, target in sides]
+                distances = [self._distance(pred, target, batch) for pred, target in sides]
                 count = _at_least_one(batch.num_pairs if num_pairs is None else num_pairs)
                 jepa_loss = torch.stack(distances).mean(0).sum() / count  # of (directions, P)
                 terms = self._terms(sides, step, share=batch.num_pairs / count)
@@ -233,7 +233,7 @@ class LLMJEPA(nn.Module):
         ce_sum = F.cross_entropy(full_precision(logits), labels, ignore_index=IGNORED, reduction="sum")
         return ce_sum / _at_least_one(batch.num_labels if num_labels is None else num_labels), states
 
-    def _distance(self, pred: Tensor, target: Tensor, groups: Tensor | None) -> Tensor:
+    def _distance(self, pred: Tensor, target: Tensor, batch: FusedBatch) -> Tensor:
         """Return the distance of each pair, (B,)."""
         in_batch, residual = self.config.jepa_distance in IN_BATCH, self.config.jepa_residual != "none"
         if not in_batch and not residual:
@@ -241,13 +241,23 @@ class LLMJEPA(nn.Module):
         targets, first = self._of_all(target)
         preds = self._of_all(pred)[0] if residual or self.config.jepa_distance == "infonce_symmetric" else pred
         if residual:
+            groups = batch.groups
             if groups is not None:
                 groups = self._of_all(groups[:, None])[0].squeeze(1)
             preds, targets = (without_mean(full_precision(each), groups) for each in (preds, targets))
             pred = preds[first : first + len(pred)]
         if in_batch:
-            return self.distance(pred, targets, first, preds)
+            return self.distance(pred, targets, first, preds, self._alike(batch.keys, first))
         return self.distance(pred, targets[first : first + len(pred)])
+
+    def _alike(self, keys: Tensor | None, first: int) -> Tensor | None:
+        """Return which targets of all processes are no negatives of this one's pairs, (B, N); None if all are."""
+        if keys is None:
+            return None
+        alike = are_alike(keys, self._of_all(keys)[0])
+        own = torch.arange(len(keys), device=keys.device)
+        alike[own, first + own] = False
+        return alike
 
     def _of_all(self, rows: Tensor) -> tuple[Tensor, int]:
         """Return the rows of all processes, and where its own begin; a look at held-out rows takes its batch alone."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .distances import full_precision
+from .distances import IN_BATCH, full_precision
 from .layout import Pair
 from .tube import MIN_TOKENS, draw_places, key_of
 
@@ -98,7 +98,16 @@ def _distance(jepa: LLMJEPA, preds: Tensor, targets: Tensor, pairs: Sequence[Pai
             torch.stack([each - side[mates].mean(0) for each, mates in zip(side, together, strict=True)])
             for side in (full_precision(preds), full_precision(targets))
         )
+    if jepa.config.jepa_distance in IN_BATCH:
+        alike = [[one is not other and _are_alike(one, other) for other in pairs] for one in pairs]
+        return jepa.distance(preds, targets, 0, None, torch.tensor(alike, device=preds.device)).mean()
     return jepa.distance(preds, targets).mean()
+
+
+def _are_alike(one: Pair, other: Pair) -> bool:
+    """Whether two pairs are no negatives of each other: equal codes, equal texts, or one group."""
+    same_group = one.group is not None and one.group == other.group
+    return one.code_view == other.code_view or one.text_view == other.text_view or same_group
 
 
 def enc(layers: nn.Module, ids: Sequence[int], device: torch.device) -> Tensor:
