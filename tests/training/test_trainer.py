@@ -8,15 +8,18 @@ from itertools import chain
 import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
+from datasets import Dataset, DatasetDict
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import BloomConfig, BloomForCausalLM, TrainerCallback
 
+from llm_jepa.data.pairs import EncodedPairs
 from llm_jepa.errors import ConfigError
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig
 from llm_jepa.objective.layout import IGNORED
 from llm_jepa.objective.loss_dropout import LossDropout
 from llm_jepa.training.arguments import JEPATrainingArguments
+from llm_jepa.training.saving import load_jepa, save_jepa
 from llm_jepa.training.trainer import MAX_SKIPPED, JEPATrainer, NonFiniteLossError
 
 
@@ -596,6 +599,45 @@ def test_the_alarm_of_a_resumed_run_is_that_of_the_whole_run(make_jepa, make_tra
 def test_a_trainer_without_a_pad_id_says_so(make_jepa, make_pairs, tmp_path):
     with pytest.raises(ValueError, match="pad_token_id is not given"):
         JEPATrainer(make_jepa(), JEPATrainingArguments(output_dir=str(tmp_path)), make_pairs(2))
+
+
+@pytest.mark.parametrize("name", ["train_dataset", "eval_dataset", "view_dataset", "monitor_dataset"])
+def test_rows_that_are_no_pairs_are_refused_when_the_trainer_is_made(name, make_jepa, make_pairs, tmp_path):
+    """A Dataset, its rows, its splits, encoded pairs without `.pairs`, something without a length: one clear error."""
+    rows = Dataset.from_list([{"text": "a", "code": "b"}])
+    others = [rows, list(rows), DatasetDict({"train": rows}), EncodedPairs(make_pairs(2)), iter(make_pairs(2))]
+    args = JEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    for wrong in [*others, rows.to_iterable_dataset(), [*make_pairs(1), {"text": "a"}], "train.jsonl"]:
+        with pytest.raises(
+            ConfigError, match=f"{name} is of type .*expected a sequence of Pair.*load_data.*PairEncoder"
+        ):
+            JEPATrainer(make_jepa(), args, **{"train_dataset": make_pairs(2), name: wrong}, pad_token_id=0)
+
+
+def test_a_distance_set_by_hand_is_not_recorded_as_another(make_jepa, make_pairs, make_trainer, tmp_path):
+    """Neither is one that the config was given after the objective was built. A weight is read at each step."""
+
+    def by_hand(jepa):
+        jepa.distance = lambda pred, target: (pred - target).abs().mean(-1)
+
+    def by_config(jepa):
+        jepa.config.jepa_distance = "l2"
+
+    for change, message in (
+        (by_hand, "would be recorded as 'cosine'"),
+        (by_config, "jepa_distance of the config changed"),
+    ):
+        jepa = make_jepa()
+        change(jepa)
+        with pytest.raises(ValueError, match=message):
+            save_jepa(jepa, tmp_path / "saved")
+        with pytest.raises(ValueError, match=message):
+            make_trainer(jepa, make_pairs(4))
+    assert not (tmp_path / "saved").exists()
+    jepa = make_jepa()
+    jepa.config.jepa_lambda = 0.5
+    save_jepa(jepa, tmp_path / "saved")
+    assert load_jepa(tmp_path / "saved").config.jepa_lambda == 0.5
 
 
 # ---- rows without views ----

@@ -32,6 +32,13 @@ from .self_check import check_model
 from .target import EMATarget
 from .tube import tube_distances
 
+BUILT_FROM = (
+    *("jepa_k", "jepa_pred_tokens", "jepa_predictor", "jepa_target", "jepa_ema_decay"),
+    *("jepa_distance", "jepa_temperature", "jepa_loss_dropout"),
+    *("jepa_variance_weight", "jepa_covariance_weight", "jepa_sigreg_weight", "jepa_sigreg_directions"),
+)
+"""Settings that are read once, when an LLMJEPA is built."""
+
 
 @dataclass
 class JEPAOutput:
@@ -100,8 +107,28 @@ class LLMJEPA(nn.Module):
         self.loss_dropout = LossDropout(config.jepa_loss_dropout, seed)
         self.seed = seed
         self.anti_collapse = AntiCollapse(config.anti_collapse_weights, config.jepa_sigreg_directions, seed)
+        self._built = config.to_dict(), self.distance  # what `check_record` compares with
         if check and config.uses_views:
             check_model(self)
+
+    def check_record(self) -> None:
+        """Make sure that `config` says what this object computes, before it is saved as its record.
+
+        Raises:
+            ValueError: If the distance, or a setting that was read when the object was built, was changed by hand.
+        """
+        settings, distance = self._built
+        changed = [name for name in BUILT_FROM if getattr(self.config, name) != settings[name]]
+        if self.distance is not distance:
+            raise ValueError(
+                f"The distance was set by hand, and would be recorded as {self.config.jepa_distance!r}. Use one of "
+                "jepa_distance, or save the model alone: jepa.model.save_pretrained(folder)."
+            )
+        if changed:
+            raise ValueError(
+                f"{', '.join(changed)} of the config changed after LLMJEPA was built with other values, and would be "
+                "recorded wrongly. Build LLMJEPA with the config that is meant."
+            )
 
     def forward(
         self,

@@ -63,7 +63,11 @@ def save_jepa(
         tokenizer: Saved beside the model, so that the folder loads on its own.
         max_shard_size: Size of the largest file of the model's weights, and of the slow copy's, "5GB" say; what is
             more goes into several. A tensor is never cut.
+
+    Raises:
+        ValueError: If the objective was changed by hand, so that its record would be untrue; nothing is written.
     """
+    jepa.check_record()
     folder = Path(folder)
     whole = whole_state(jepa)
     if not is_main():

@@ -99,6 +99,10 @@ class JEPATrainer(Trainer):
         extra_metrics: Called at each look at held-out rows; its values join the log (an accuracy, say).
         callbacks: As in transformers.
 
+    Raises:
+        ConfigError: If a data set is no sequence of pairs, or the settings do not go together.
+        ValueError: If the objective was changed by hand (`LLMJEPA.check_record`), or no padding token is known.
+
     Attributes:
         step_timer: Times of the optimizer steps.
         time_before_s: Seconds that were trained before the checkpoint that the run goes on from; 0 without one.
@@ -121,6 +125,12 @@ class JEPATrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         self.jepa = model
+        model.check_record()
+        for name, rows in (
+            *(("train_dataset", train_dataset), ("eval_dataset", eval_dataset)),
+            *(("view_dataset", view_dataset), ("monitor_dataset", monitor_dataset)),
+        ):
+            _check_rows(name, rows)
         _use_one_gpu(args)
         _lend_what_the_trainer_asks_for(model)
         if pad_token_id is None:
@@ -727,6 +737,24 @@ class JEPATrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         restore_weights(self.jepa, resume_from_checkpoint)
+
+
+def _check_rows(name: str, rows: Any) -> None:
+    """Refuse rows that are not pairs, such as those of a Dataset: they would fail deep in the loader."""
+    if rows is None or (isinstance(rows, Sequence) and not len(rows)):
+        return
+    try:
+        looked_at = rows if isinstance(rows, list | tuple) else [rows[0]]  # of others, each may be read from a file
+    except (TypeError, KeyError, IndexError):  # no sequence at all
+        looked_at = [None]
+    strange = [type(row).__name__ for row in looked_at if not isinstance(row, Pair)]
+    if strange:
+        of_what = f", a row {strange[0]}" if looked_at[0] is not None else ""
+        raise ConfigError(
+            f"{name} is of type {type(rows).__name__}{of_what}; expected a sequence of Pair, which holds token ids. "
+            "Read files with llm_jepa.data.loading.load_data and take its .train.pairs, or encode each text with "
+            "PairEncoder of llm_jepa.data.pairs."
+        )
 
 
 def _use_one_gpu(args: JEPATrainingArguments) -> None:
