@@ -9,7 +9,7 @@ import torch
 
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.experiments import rehearsal, run
-from llm_jepa.experiments.compare import open_experiment, run_experiment
+from llm_jepa.experiments.compare import open_experiment, run_experiment, summarise
 from llm_jepa.experiments.run import train_run
 from llm_jepa.experiments.settings import read_run
 
@@ -126,3 +126,12 @@ def test_runs_that_are_done_are_not_tried_again(tiny_settings, quick_runs, tmp_p
     run_experiment(open_experiment(settings, tmp_path / "out"))
     monkeypatch.setattr(rehearsal, "build_trainer", None)
     open_experiment(settings, tmp_path / "out")
+
+
+@WITHOUT_GPU
+def test_a_report_is_made_on_a_machine_that_could_not_train(tiny_settings, quick_runs, tmp_path):
+    """The runs are there; that a GPU trained them is no matter."""
+    run_experiment(open_experiment(tiny_settings(seeds=[1], arms=["ntp", "jepa"]), tmp_path / "out"))
+    file = tmp_path / "out" / "experiment.yaml"
+    file.write_text(file.read_text().replace("use_cpu: true", "bf16: true"))
+    assert set(summarise(tmp_path / "out")["arms"]) == {"ntp", "jepa"}

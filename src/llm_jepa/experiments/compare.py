@@ -199,7 +199,7 @@ def summarise(folder: Path) -> Results:
     if not file.is_file():
         raise ConfigError(f"{folder} holds no {EXPERIMENT_FILE}. Expected the --out folder of a `compare`.")
     settings = read_yaml(file)
-    config, runs = read_experiment(settings)
+    config, runs = read_experiment(settings, trains=False)
     experiment = Experiment(config, runs, folder, [], read_grids(settings))
     records = _records(experiment.jobs)
     chosen = {arm: _choose(experiment, arm, records) for arm in config.arms}

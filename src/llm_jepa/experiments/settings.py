@@ -299,8 +299,12 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
     return f"{problem}."
 
 
-def read_experiment(settings: Settings) -> tuple[ExperimentConfig, dict[str, RunConfig]]:
+def read_experiment(settings: Settings, *, trains: bool = True) -> tuple[ExperimentConfig, dict[str, RunConfig]]:
     """Check flat settings as an experiment; return it and the run settings of each arm, or cell (without seed).
+
+    Args:
+        settings: The settings.
+        trains: Whether this machine is to train the runs. A report is made of runs that another has trained.
 
     Raises:
         ConfigError: If a key is unknown, a value wrong, or an arm changes what belongs to the experiment.
@@ -310,7 +314,7 @@ def read_experiment(settings: Settings) -> tuple[ExperimentConfig, dict[str, Run
     runs = {}
     for arm, own in arms.items():
         try:
-            runs[arm] = read_run(own)
+            runs[arm] = read_run(own, trains=trains)
         except ConfigError as error:
             raise ConfigError(f"In arm {arm}: {error}") from error
     check_name(experiment.choose_by, next(iter(runs.values())).evaluation.metric)
@@ -411,8 +415,12 @@ def with_recipe(settings: Settings, arm: str | None = None) -> Settings:
     return RECIPES[chosen.recipe] | OTHER_TRAINER.get(chosen.recipe, {}).get(arm or "", {}) | rule | settings
 
 
-def read_run(settings: Settings) -> RunConfig:
+def read_run(settings: Settings, *, trains: bool = True) -> RunConfig:
     """Check flat settings as those of one run; its recipe is spelled out.
+
+    Args:
+        settings: The settings.
+        trains: Whether this machine is to train it; without, the arguments of training are not checked against it.
 
     Raises:
         ConfigError: If a key is unknown or a value wrong; the text names the key.
@@ -430,7 +438,8 @@ def read_run(settings: Settings) -> RunConfig:
             "the arm jepa_shuffled) out, or set jepa_term=views."
         )
     check_adapter(run.model, run.adapter)
-    _check_training(run)
+    if trains:
+        _check_training(run)
     _check_precision(run)
     return run
 
