@@ -286,6 +286,8 @@ def test_numbers_in_nested_mappings_are_numbers_and_dates_are_text(tmp_path):
         ("chat_template_kwargs: {a: [{b: on}]}", "a.b: on may mean true or the text 'on'"),
         ("lr_scheduler_kwargs: {min_lr: .nan}", "lr_scheduler_kwargs.min_lr=nan must be a finite number"),
         ("lr_scheduler_kwargs: {min_lr: !!timestamp 2024-01-01}", "min_lr=.* is of type date. Write it in quotes"),
+        ('train_file: "C:\\new.jsonl"', "has a control character. In double quotes a backslash"),
+        ('model_name_or_path: "C:\\tiny"', "has a control character"),
         ('train_file: "C:\\data"', "In double quotes a backslash begins an escape: use single quotes"),
     ],
 )

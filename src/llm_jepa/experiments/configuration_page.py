@@ -38,8 +38,8 @@ Files and `--set` are read by YAML 1.2: `true` and `false` are the truth values,
 `1:30` are text. `1e-5` is a number, and `010` is 10. A key is text as it is written, so an arm may be called `off`.
 
 Before the first run of an experiment begins, each arm's model, trainer, optimizer and learning-rate schedule are built
-once, with the data and without a step; `--dry-run` does so, too. A missing package, a GPU that is not there, or a metric
-that is never measured ends there with exit code 2. With `executor: ray` each run tries this on its own machine.
+once, with the data and without a step; `--dry-run` does so, too. A missing package or GPU, or a metric that is never
+measured, ends there with exit code 2. With `executor: ray` each run tries this on its own machine.
 """
 
 

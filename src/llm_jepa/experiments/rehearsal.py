@@ -49,10 +49,7 @@ def rehearse(runs: Mapping[str, RunConfig], seed: int, loaded: tuple[RunConfig, 
             try:
                 if _data_key(run) != key:
                     data, key = load_data(run.data, run.jepa, pretrained_tokenizer(run)), _data_key(run)
-                trainer, own = build_trainer(run, seed, Path(folder), data=replace(data, notes=[]), models=models)
-                with naming_settings(run):
-                    trainer.get_train_dataloader()
-                notes += check_golds(own.encoder, own.test, run.evaluation)
+                notes += _try(run, seed, Path(folder), replace(data, notes=[]), models)
             except (ConfigError, DataError) as error:
                 raise type(error)(f"In arm {arm}: {error}") from error
     models.clear()
@@ -60,6 +57,14 @@ def rehearse(runs: Mapping[str, RunConfig], seed: int, loaded: tuple[RunConfig, 
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return list(dict.fromkeys(notes))
+
+
+def _try(run: RunConfig, seed: int, folder: Path, data: LoadedData, models: Models) -> list[str]:
+    """Build the trainer and the batches of a run, and let its scorers read their golds; return notes on these."""
+    trainer, _ = build_trainer(run, seed, folder, data=data, models=models)
+    with naming_settings(run):
+        trainer.get_train_dataloader()
+    return check_golds(data.encoder, data.test, run.evaluation)
 
 
 def _distinct(runs: Mapping[str, RunConfig]) -> dict[str, RunConfig]:

@@ -564,6 +564,11 @@ def _coerce(key: str, value: Any, hint: Any) -> Any:
         raise ConfigError(
             f"{key}={value!r} is of type {_type_name(value)}; expected {names}.{_how_to_write(key, value, simple)}"
         )
+    if isinstance(value, str) and key.endswith(("_file", "_path")) and any(char < " " for char in value):
+        raise ConfigError(
+            f"{key}={value!r} has a control character. In double quotes a backslash begins an escape: use "
+            "single quotes, or '/' in a path."
+        )
     if key not in ("arms", "grid"):  # the fields in these are checked by their own names
         _check_nested(key, value)
     return value
