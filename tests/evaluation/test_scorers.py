@@ -10,7 +10,7 @@ import pytest
 
 from llm_jepa.errors import ConfigError
 from llm_jepa.evaluation.scorers import GoldError, Verdict, get_scorer
-from llm_jepa.evaluation.text_scorers import normalised_words, number_after_marker
+from llm_jepa.evaluation.text_scorers import normalised_words, number_after_marker, score_label, words_for
 
 GSM8K = Path(__file__).parents[2].parent / "shared" / "data" / "gsm8k_200.jsonl"
 NAMES = ["exact", "startswith", "regex", "number", "any_of", "label"]
@@ -246,3 +246,28 @@ def test_a_verdict_that_is_not_decided_is_never_correct():
     """It cannot even be made."""
     with pytest.raises(AssertionError):
         Verdict(True, "who knows", decided=False)
+
+
+@pytest.mark.parametrize(
+    ("gold", "number"),
+    [
+        ("$-5", -5),
+        ("\u20ac18", 18),
+        ("**18**", 18),
+        ("\\boxed{18}", 18),
+        ("\\$18", 18),
+        ("= 18", 18),
+        ("Step 1\n#### 18", 18),
+    ],
+)
+def test_a_number_is_read_in_every_dress(gold, number):
+    """Currency, bold, LaTeX, an equals sign; a marker that no number follows is passed over."""
+    assert number_after_marker(f"#### {gold}") == number
+
+
+def test_two_golds_of_a_file_stay_different():
+    """A+ and A, or two words that differ in their second mark, are never one label."""
+    words = words_for(["A", "A+"])
+    assert not score_label("A+", "A", words=words).correct and score_label("A+.", "A+", words=words).correct
+    assert normalised_words("\u0e01\u0e35\u0e48") != normalised_words("\u0e01\u0e35")
+    assert normalised_words("\u22125") != normalised_words("5")

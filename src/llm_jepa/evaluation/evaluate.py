@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from .choices import ANSWER, choice_log_likelihoods, gold_choice, judge_choices,
 from .generation import generate_greedy
 from .retrieval import retrieval_metrics
 from .scorers import ALIASES, NAMES, GoldError, Verdict, get_scorer
-from .text_scorers import NUMBER_MARKER
+from .text_scorers import NUMBER_MARKER, answers_of, words_for
 
 logger = logging.getLogger(__name__)
 
@@ -197,17 +197,27 @@ def _text_judge(
 ) -> Iterator[Callable[[int], Verdict]]:
     """Give what judges the answer to the row at a place by its text; what the scorer holds is released at the end."""
     scorer = get_scorer(name, databases=config.databases) if name == "sql" else get_scorer(name)
+    own = list(golds)
+    if name == "any_of":
+        own = [(each.scoring or {}).get("answers", gold) for each, gold in zip(examples, golds, strict=True)]
+    # What makes two golds of the file equal is no way to compare its answers.
+    options = {"words": words_for(_single_golds(own))} if name in ("any_of", "label") else {}
 
     def judge(place: int) -> Verdict:
-        row = examples[place].scoring or {}
-        gold = row.get("answers", golds[place]) if name == "any_of" else golds[place]
-        return scorer(outputs[place], gold, row=row)
+        return scorer(outputs[place], own[place], row=examples[place].scoring or {}, **options)
 
     try:
         yield judge
     finally:
         if close := getattr(scorer, "close", None):
             close()
+
+
+def _single_golds(golds: Sequence[Any]) -> Iterator[str]:
+    """Yield each gold answer of a file, of a list each of its answers; those that cannot be used are left out."""
+    for gold in golds:
+        with suppress(GoldError):
+            yield from answers_of(gold)
 
 
 def _score_texts(

@@ -7,7 +7,8 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -17,10 +18,14 @@ from .verdict import EMPTY, GoldError, Verdict, checked_gold, quoted, undecided
 MAX_CHARS = 100_000
 
 NUMBER_MARKER = "####"
-# A number as people write it, in ASCII digits: -$1,234.50. What follows may be words, but no more of a number, no
-# letter and no arithmetic (1e400, 0x10, 3rd, 1 000, 3/4), so that no part of something else is taken for it.
+_CURRENCIES = r"$\u00a2-\u00a5\u20a0-\u20cf"
+# What may stand between marker and number and is no part of it: `**18**`, `\boxed{18}`, `= 18`.
+_BEFORE = re.compile(r"(?:[\s*_`=]|\\[(\[]|\\(?:boxed|text|textbf|mathbf)\s*\{|\$(?=\\))*")
+# A number as people write it, in ASCII digits: -$1,234.50, $-5, \$18. What follows may be words, but no more of a
+# number, no letter and no arithmetic (1e400, 0x10, 3rd, 1 000, 3/4), so that no part of something else is taken for it.
 NUMBER = re.compile(
-    r"([-+\u2212]?)\$?\s?([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(\.[0-9]+)?"
+    rf"([-+\u2212]?)(?:\\?([{_CURRENCIES}]))?\s?([-+\u2212]?)"
+    r"([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(\.[0-9]+)?"
     r"(?!\w|[.,:'\u2019]?[0-9]|[^\S\r\n][0-9]|[^\S\r\n]*[-+*/^=\u00d7\u00f7\u2212\u2013]\s*\$?[0-9(])"
 )
 
@@ -63,65 +68,105 @@ def score_startswith(output: str, gold: str, *, row: Mapping[str, Any] | None = 
 
 
 def score_number(output: str, gold: str, *, row: Mapping[str, Any] | None = None) -> Verdict:
-    """Right if the number after the first `####` of the output is that of the gold: GSM8K's form of an answer.
+    """Right if the number after `####` in the output is that of the gold: GSM8K's form of an answer.
 
-    Numbers are compared by value: `1,000` is `1000` and `18.00` is `18`; a `$` before and words after are left
-    aside. No number on either side is never a match. A gold text without one is not decided.
+    It is read after the first `####` that a number follows. Numbers are compared by value: `1,000` is `1000` and
+    `18.00` is `18`. The notation is fixed: a point before decimals, commas between thousands. Words after are left
+    aside, and so is a currency or percent sign that the gold lacks; one that it has must be the output's too, if the
+    output has one, and `%` in any case. No number on either side is never a match. A gold text without one, or with
+    several, is not decided.
     """
     output, gold = output.strip(), checked_gold(gold)
     if not output:
         return EMPTY
     if len(output) > MAX_CHARS:
         return _too_long(output)
-    expected, found = number_after_marker(gold), number_after_marker(output)
-    if expected is None:
-        return undecided(f"the gold text has no number after {NUMBER_MARKER}")
+    wanted, found = _marked_number(gold), _marked_number(output)
+    if wanted is None or wanted.has_more:
+        return undecided(f"the gold text has {'several numbers' if wanted else 'no number'} after {NUMBER_MARKER}")
     if found is None:
-        return Verdict(False, f"no number after {NUMBER_MARKER}: {quoted(_after_marker(output) or '')}")
-    if found == expected:
-        return Verdict(True, f"the number is that of the gold text, {quoted(str(found))}")
-    return Verdict(False, f"the number is {quoted(str(found))} instead of {quoted(str(expected))}")
+        return Verdict(False, f"no number after {NUMBER_MARKER}: {quoted(output.partition(NUMBER_MARKER)[2].strip())}")
+    return _compared(found, wanted)
+
+
+@dataclass(frozen=True)
+class _Number:
+    """A number after a marker; its currency or percent sign, if it has one; whether more numbers follow in its line."""
+
+    value: Decimal
+    sign: str
+    has_more: bool
+
+    def allows(self, other: _Number) -> bool:
+        """Whether a number of the same value is the same with the sign that it has."""
+        return not self.sign or other.sign == self.sign or (self.sign != "%" and not other.sign)
+
+
+def _compared(found: _Number, wanted: _Number) -> Verdict:
+    if found.value != wanted.value:
+        return Verdict(False, f"the number is {quoted(str(found.value))} instead of {quoted(str(wanted.value))}")
+    if not wanted.allows(found):
+        return Verdict(False, f"the number has the sign {quoted(found.sign)} instead of {quoted(wanted.sign)}")
+    return Verdict(True, f"the number is that of the gold text, {quoted(str(wanted.value))}")
 
 
 def number_after_marker(text: str) -> Decimal | None:
-    """Return the number that follows the first `####` of a text, or None.
+    """Return the number after the first `####` of a text that a number follows, or None.
 
     It stays decimal: no digit is lost, and there is no limit of digits, which `int` has.
 
     Example:
-        >>> number_after_marker("16 - 3 - 4 = 9 eggs\\n#### $1,018.50 a day")
+        >>> number_after_marker("#### Step 1: 16 - 3 - 4 = 9 eggs\\n#### $1,018.50 a day")
         Decimal('1018.50')
     """
-    after = _after_marker(text)
-    found = NUMBER.match(after) if after is not None else None
-    if found is None or not (found[2] or found[3]):
-        return None
-    return Decimal(found[1].replace("\u2212", "-") + (found[2] or "0").replace(",", "") + (found[3] or ""))
+    found = _marked_number(text)
+    return None if found is None else found.value
 
 
-def _after_marker(text: str) -> str | None:
-    _, marker, after = text.partition(NUMBER_MARKER)
-    return after.lstrip() if marker else None
+def _marked_number(text: str) -> _Number | None:
+    for after in text.split(NUMBER_MARKER)[1:]:
+        rest = after[_BEFORE.match(after).end() :]  # type: ignore[union-attr]  # it matches nothing, too
+        found = NUMBER.match(rest)
+        if found is None or not (found[4] or found[5]) or (found[1] and found[3]):
+            continue
+        minus = "-" if {found[1], found[3]} & {"-", "\u2212"} else ""
+        line = rest[found.end() :].partition("\n")[0]
+        sign = found[2] or ("%" if line.lstrip("\\ ").startswith("%") else "")
+        value = Decimal(minus + (found[4] or "0").replace(",", "") + (found[5] or ""))
+        return _Number(value, sign, re.search(r"(?<![\w^])[0-9]", line) is not None)
+    return None
 
 
-def score_any_of(output: str, gold: str | Sequence[str], *, row: Mapping[str, Any] | None = None) -> Verdict:
+Words = Callable[[str], list[str]]
+
+
+def score_any_of(
+    output: str, gold: str | Sequence[str], *, row: Mapping[str, Any] | None = None, words: Words | None = None
+) -> Verdict:
     """Right if one of the gold answers stands in the output, both normalised, as whole words.
 
     The gold is a list of answers, or its JSON text; any other text is one answer. The paper says it of NQ-Open; its
     published code asks whether the output stands in an answer, so that an empty one is right.
 
+    Args:
+        output: What the model wrote.
+        gold: The answers.
+        row: Not read.
+        words: How texts are normalised: `normalised_words` by default, or what `words_for` chose for a file.
+
     Raises:
         GoldError: If there is no answer, or one is no text or has no word in it.
     """
-    answers = {answer: normalised_words(answer) for answer in _answers(gold)}
-    if (blank := next((answer for answer, words in answers.items() if not words), None)) is not None:
+    normalise = words or normalised_words
+    answers = {answer: normalise(answer) for answer in answers_of(gold)}
+    if (blank := next((answer for answer, own in answers.items() if not own), None)) is not None:
         raise GoldError(f"The gold answer {quoted(blank)} has no word in it. Correct the row of the test file.")
     if not output.strip():
         return EMPTY
     if len(output) > MAX_CHARS:
         return _too_long(output)
-    words = normalised_words(output)
-    found = next((answer for answer, wanted in answers.items() if _contains(words, wanted)), None)
+    own_words = normalise(output)
+    found = next((answer for answer, wanted in answers.items() if _contains(own_words, wanted)), None)
     if found is not None:
         return Verdict(True, f"contains the gold answer {quoted(found)}")
     return Verdict(False, f"contains none of the {len(answers)} gold answers: {quoted(output.strip())}")
@@ -134,7 +179,12 @@ def _contains(words: list[str], wanted: list[str]) -> bool:
     return f" {' '.join(wanted)} " in f" {' '.join(words)} "
 
 
-def _answers(gold: str | Sequence[str]) -> list[str]:
+def answers_of(gold: str | Sequence[str]) -> list[str]:
+    """Return the answers that a gold lists: those of a list or its JSON text; any other text is one answer.
+
+    Raises:
+        GoldError: If there is none, or one is no text.
+    """
     answers: Any = gold
     if isinstance(gold, str):
         text = checked_gold(gold)
@@ -150,7 +200,7 @@ def _answers(gold: str | Sequence[str]) -> list[str]:
     return [checked_gold(answer) for answer in answers]
 
 
-def score_label(output: str, gold: str, *, row: Mapping[str, Any] | None = None) -> Verdict:
+def score_label(output: str, gold: str, *, row: Mapping[str, Any] | None = None, words: Words | None = None) -> Verdict:
     """Right if the first words of the output are those of the gold label, both normalised.
 
     What follows does not matter: for the label `good`, `Good. The film is` is right, `Goodish` and `Not good` are
@@ -159,17 +209,48 @@ def score_label(output: str, gold: str, *, row: Mapping[str, Any] | None = None)
     Raises:
         GoldError: If the gold label has no word in it.
     """
-    label = normalised_words(checked_gold(gold))
+    normalise = words or normalised_words
+    label = normalise(checked_gold(gold))
     if not label:
         raise GoldError(f"The gold label {quoted(gold)} has no word in it. Correct the row of the test file.")
     if not output.strip():
         return EMPTY
     if len(output) > MAX_CHARS:
         return _too_long(output)
-    words = normalised_words(output)[: len(label)]
-    if words == label:
+    found = normalise(output)[: len(label)]
+    if found == label:
         return Verdict(True, f"begins with the label {quoted(' '.join(label))}")
-    return Verdict(False, f"begins with {quoted(' '.join(words))} instead of {quoted(' '.join(label))}")
+    return Verdict(False, f"begins with {quoted(' '.join(found))} instead of {quoted(' '.join(label))}")
+
+
+def words_for(golds: Iterable[str]) -> Words:
+    """Return how the texts of a file are normalised: strictly, where the usual way would make two of its golds equal.
+
+    `C`, `C++` and `C#` are one word without their signs, and so are `A`, `A+` and `A-`, or `5` and `<5`.
+
+    Example:
+        >>> words_for(["yes", "no"])("A+!"), words_for(["A", "A+"])("A+!")
+        (['a'], ['a+'])
+    """
+    seen: dict[tuple[str, ...], list[str]] = {}
+    for gold in golds:
+        strict = strict_words(gold)
+        if seen.setdefault(tuple(normalised_words(gold)), strict) != strict:
+            return strict_words
+    return normalised_words
+
+
+def strict_words(text: str) -> list[str]:
+    """Return the words of a text between white space, by case and Unicode form alone; marks that end a sentence, and
+    quotation marks around a word, do not count.
+
+    Example:
+        >>> strict_words("The 'C++' one, I think.")
+        ['the', 'c++', 'one', 'i', 'think']
+    """
+    text = unicodedata.normalize("NFKC", text).casefold()
+    words = (word.strip("'\"`\u2018\u2019\u201c\u201d").rstrip(".,;:!?") for word in text.split())
+    return [word for word in words if word]
 
 
 def normalised_words(text: str) -> list[str]:
@@ -181,7 +262,7 @@ def normalised_words(text: str) -> list[str]:
         >>> normalised_words("The U.S. paid -3.5 of 1,000 dollars, it's said")
         ['the', 'us', 'paid', '-3.5', 'of', '1000', 'dollars', 'its', 'said']
     """
-    text = f" {unicodedata.normalize('NFKC', text).casefold()} "
+    text = f" {unicodedata.normalize('NFKC', text).casefold()} ".replace("\u2212", "-")
     words, word = [], ""
     for place in range(1, len(text) - 1):
         char = text[place]
@@ -199,8 +280,10 @@ def _is_kept(text: str, place: int) -> bool | None:
     before, char, after = text[place - 1], text[place], text[place + 1]
     if char.isalnum():
         return True
-    if unicodedata.category(char).startswith("M"):  # an accent with no letter of its own
-        return bool(before.isalnum() and ord(char) < FIRST_IDEOGRAPH)
+    if _is_mark(char):  # an accent, or a vowel sign, with no letter of its own; one may follow another
+        while _is_mark(text[place - 1]):
+            place -= 1
+        return text[place - 1].isalnum() and ord(char) < FIRST_IDEOGRAPH
     if char in ".-" and after.isdigit() and (not before.isalnum() or (char == "." and before.isdigit())):
         return True
     if char == ",":
@@ -208,6 +291,10 @@ def _is_kept(text: str, place: int) -> bool | None:
     if char == ".":  # of U.S., which is one word; not of `end.Next`
         return False if before.isalpha() and not text[place - 2].isalnum() else None
     return False if char in "'\u2019" and before.isalpha() else None
+
+
+def _is_mark(char: str) -> bool:
+    return unicodedata.category(char).startswith("M")
 
 
 def _too_long(output: str) -> Verdict:
