@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from llm_jepa.evaluation.choices import choice_log_likelihoods, gold_choice, judge_choices, row_choices
+from llm_jepa.evaluation.choices import choice_log_likelihoods, gold_choice, judge_choices, notation_of, row_choices
 from llm_jepa.evaluation.evaluate import EvaluationConfig, evaluate
 from llm_jepa.evaluation.scorers import GoldError
 from llm_jepa.objective import LLMJEPA
@@ -42,21 +42,54 @@ def test_likelihoods_are_those_of_one_token_after_the_other(learned, some_rows, 
 
 
 def test_a_model_that_knows_the_answers_chooses_them(learned, some_rows):
-    """Four rows, by word, by letter, by place and by the code; the wrong gold answer is wrong."""
+    """By place; the wrong gold answer is wrong, and a row without choices is not decided."""
     rows = some_rows(
-        {"text": "lines with a dog", "code": ".*dog.*", "choices": CHOICES},
-        {"text": "lines with a dog", "code": "-", "choices": CHOICES, "answer": "A"},
+        {"text": "lines with a dog", "code": "-", "choices": CHOICES, "answer": "0"},
         {"text": "lines with a number", "code": "-", "choices": CHOICES, "answer": 1},
         {"text": "lines with a number", "code": "-", "choices": CHOICES, "answer": 0},
         {"text": "lines with a number", "code": "-"},
     )
     config = EvaluationConfig(metric="choice", scorers=["choice_per_byte"], max_new_tokens=24)
     metrics, records = evaluate(learned.jepa, learned.encoder, rows, config)
-    assert [record["choice"] for record in records] == [True, True, True, False, None]
-    assert [record["choice_per_byte"] for record in records] == [True, True, True, False, None]
-    assert metrics["choice"] == 3 / 5 and metrics["num_gold_errors"] == {"choice": 1, "choice_per_byte": 1}
+    assert [record["choice"] for record in records] == [True, True, False, None]
+    assert [record["choice_per_byte"] for record in records] == [True, True, False, None]
+    assert metrics["choice"] == 2 / 4 and metrics["num_gold_errors"] == {"choice": 1, "choice_per_byte": 1}
     assert records[0]["reason"].startswith("the gold choice '.*dog.*' is the likeliest: -")
-    assert records[3]["reason"].startswith("'.*[0-9].*' is as likely as '.*dog.*', or likelier: -")
+    assert records[2]["reason"].startswith("'.*[0-9].*' is as likely as '.*dog.*', or likelier: -")
+
+
+@pytest.mark.parametrize("answers", [("A", "b"), (".*dog.*", " .*[0-9].* ")])
+def test_answers_are_letters_or_words_of_the_whole_file(learned, some_rows, answers):
+    rows = some_rows(
+        {"text": "lines with a dog", "code": "-", "choices": CHOICES, "answer": answers[0]},
+        {"text": "lines with a number", "code": "-", "choices": CHOICES, "answer": answers[1]},
+    )
+    metrics, _ = evaluate(learned.jepa, learned.encoder, rows, EvaluationConfig(metric="choice", max_new_tokens=24))
+    assert metrics["choice"] == 1.0
+
+
+def test_how_answers_are_written_is_decided_once_for_the_whole_file(learned, some_rows):
+    """A choice that happens to be called 0 does not make a word of one answer, where all others are places."""
+    rows = some_rows(
+        {"text": "lines with a dog", "code": "-", "choices": [".*dog.*", "0"], "answer": "0"},
+        {"text": "lines with a dog", "code": "-", "choices": CHOICES, "answer": "0"},
+        {"text": "lines with a dog", "code": "-", "choices": CHOICES, "answer": "A"},
+    )
+    config = EvaluationConfig(metric="choice", max_new_tokens=24)
+    metrics, records = evaluate(learned.jepa, learned.encoder, rows, config)
+    assert [record["choice"] for record in records] == [True, True, None]
+    assert metrics["num_gold_errors"] == {"choice": 1}
+    assert "is no place of a choice from 0, as the answers of this file are" in records[2]["reason"]
+    asked = [(["2", "1", "0"], "0"), (["red", "blue"], "1")]
+    assert notation_of(asked) == "place" and notation_of(asked[:1]) == "word"
+
+
+def test_places_that_count_from_one_are_refused_and_not_read_one_off():
+    """None is 0, and one is the number of the choices: read from 0, three of four would be the wrong choice."""
+    rows = [(["a", "b", "c", "d"], answer) for answer in ("1", 2, "3", "4")]
+    with pytest.raises(GoldError, match="seem to count from 1: none is 0, and one is 4"):
+        notation_of(rows)
+    assert notation_of([*rows, (["a", "b"], 0)]) == "place"
 
 
 def test_a_long_choice_loses_by_its_length_unless_that_is_divided_out():

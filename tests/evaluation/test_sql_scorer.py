@@ -54,6 +54,46 @@ def test_the_row_names_its_database(score, folder):
         alone("SELECT 'dog'", gold, row={"db_id": "zoo"})
 
 
+PLAIN = "SELECT name FROM animals"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"{PLAIN};", f"{PLAIN};;", f"{PLAIN} ; ;\n;", f"{PLAIN};; -- done; really", f"/* ; */ {PLAIN};/* ; */;"),
+        *(f"```sql\n{PLAIN};\n```", f"```\n{PLAIN}\n```", f"~~~SQL\r\n{PLAIN}\r\n~~~\r\n", f"```sql\n{PLAIN}"),
+        *(
+            f"The query:\n```sqlite\n{PLAIN}\n```\nIt returns names.",
+            f"`{PLAIN}`",
+            f"```sql {PLAIN}```",
+            f"```sql\n{PLAIN}```",
+        ),
+        f"{PLAIN} WHERE name <> ';;' OR name = '```'",
+    ],
+)
+def test_semicolons_and_markdown_around_a_query_do_not_count(score, text):
+    """Neither in an output nor in a gold; what is in quotes stays."""
+    assert score(text, PLAIN, row=ROW).correct
+    assert score(PLAIN, text, row=ROW).correct
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"{PLAIN}; DROP TABLE animals", f"SELECT 1;; {PLAIN}", f"```sql\nSELECT 1\n```\nor\n```sql\n{PLAIN}\n```"),
+        *(";", "```sql\n```", f"```sql\n{PLAIN}; {PLAIN}\n```", f"I think {PLAIN}", "[" * 20_000),
+    ],
+)
+def test_several_queries_and_words_are_no_query(score, text):
+    verdict = score(text, PLAIN, row=ROW)
+    assert verdict.decided and not verdict.correct
+
+
+def test_the_order_counts_in_a_gold_within_a_fence(score):
+    two = "SELECT 1 AS a UNION SELECT 2 ORDER BY a"
+    assert not score(f"{two} DESC", f"```sql\n{two};\n```", row=ROW).correct
+
+
 @pytest.mark.parametrize(
     "row",
     [None, {}, {"database": "nope"}, {"database": 7}, {"database": "../shop"}]

@@ -41,7 +41,7 @@ def home(tmp_path, monkeypatch):
         ({"train_file": "no_views.jsonl"}, "None of the 28 training rows has a JEPA term"),
         ({"train_file": "empty.jsonl"}, "no row at all"),
         ({"test_file": "empty.jsonl"}, "no row at all"),
-        ({"metric": "number"}, "number can decide none of the 2 gold answers"),
+        ({"metric": "number"}, "number can use no gold answer of 2 test rows"),
         ({"metric": "choice"}, "choices"),
     ],
 )

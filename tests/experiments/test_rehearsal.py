@@ -35,7 +35,7 @@ REFUSED = [
     ({"attn_implementation": "flex_attention"}, "flex_attention has no gradient on a CPU"),
     ({"fp16": True}, "fp16=True needs a GPU, and this is a CPU"),
     ({"dataloader_num_workers": 1, "dataloader_multiprocessing_context": "x"}, "context='x' is refused"),
-    ({"metric": "choice"}, "The scorer choice can use no gold answer of 12 rows"),
+    ({"metric": "choice"}, "The scorer choice can use no gold answer of 12 test rows"),
     pytest.param({"report_to": "wandb"}, "report_to='wandb' is refused.*pip install wandb", marks=without("wandb")),
     pytest.param({"report_to": ["wandb"]}, "report_to=.*wandb.* is refused", marks=without("wandb")),
     pytest.param({"optim": "adamw_8bit"}, "optim='adamw_8bit' is refused", marks=without("bitsandbytes")),

@@ -172,7 +172,7 @@ def _find_refused(run: RunConfig) -> DataError | ConfigError | None:
     log.setLevel(logging.ERROR)  # what is said of rows has been said
     try:
         data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
-        check_golds(data.encoder, data.test, run.evaluation)
+        check_golds(data.encoder, data.test, run.evaluation, "test")
     except (DataError, ConfigError) as error:
         return error
     finally:

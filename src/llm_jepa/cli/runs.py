@@ -94,7 +94,7 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         arguments.predictions.parent.mkdir(parents=True, exist_ok=True)
     settings = _evaluation_settings(arguments, run.evaluation)
     rows = run.rows(arguments.data)
-    check_golds(run.encoder, rows, settings)  # what cannot be scored is not answered first
+    check_golds(run.encoder, rows, settings, "given")  # what cannot be scored is not answered first
     metrics, records = evaluate(run.jepa, run.encoder, rows, settings, progress=sys.stderr.isatty() and is_main())
     if arguments.predictions:
         on_main(write_json_lines, arguments.predictions, records)

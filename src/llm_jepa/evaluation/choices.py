@@ -6,7 +6,8 @@ Nothing is generated. Letters: N choices in a batch, T tokens in a row, V vocabu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,11 +42,17 @@ def row_choices(row: Mapping[str, Any]) -> list[str]:
     return choices
 
 
-def gold_choice(choices: Sequence[str], answer: Any) -> int:
+def gold_choice(choices: Sequence[str], answer: Any, notation: str | None = None) -> int:
     """Return the place of the right choice, from 0.
 
-    The answer is a choice word for word, white space around either left aside; or else its letter, `A` the first; or
-    else its place, 0 the first.
+    The answer is a choice word for word, white space around either left aside; or its letter, `A` the first; or its
+    place, 0 the first.
+
+    Args:
+        choices: The choices of the row.
+        answer: The answer.
+        notation: One of `NOTATIONS`, that of the whole file (`notation_of`). Without it, the row is all there is: the
+            first notation that fits.
 
     Example:
         >>> gold_choice(["red", "blue"], "blue"), gold_choice(["red", "blue"], "A"), gold_choice(["red", "blue"], 1)
@@ -54,22 +61,82 @@ def gold_choice(choices: Sequence[str], answer: Any) -> int:
     Raises:
         GoldError: If it is none of them.
     """
-    if isinstance(answer, str):
-        if answer in choices:
-            return list(choices).index(answer)
-        text, stripped = answer.strip(), [each.strip() for each in choices]
-        if stripped.count(text) == 1:
-            return stripped.index(text)
-        letters = LETTERS[: len(choices)]
-        if len(text) == 1 and text.upper() in letters:
-            return letters.index(text.upper())
-        answer = int(text) if len(text) < 4 and text.isascii() and text.isdigit() else answer
-    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
-        return answer
+    names = NOTATIONS if notation is None else (notation,)
+    place = next((place for name in names if (place := _READERS[name](choices, answer)) is not None), None)
+    if place is not None:
+        return place
+    if notation is not None:
+        raise GoldError(
+            f"The answer {quoted(str(answer))} is no {_MEANINGS[notation]}, as the answers of this file are. Write all "
+            "answers of the file in one way."
+        )
     raise GoldError(
         f"The answer {quoted(str(answer))} is none of the {len(choices)} choices, nor the letter of one, nor its place "
         f"from 0."
     )
+
+
+def notation_of(rows: Iterable[tuple[Sequence[str], Any]]) -> str:
+    """Return how the answers of a file are written: the one of `NOTATIONS` in which most can be read.
+
+    Of several that read equally many it is the first, so that answers which all are choices are read as these.
+
+    Args:
+        rows: Choices and answer of each row.
+
+    Raises:
+        GoldError: If they are places that count from 1.
+    """
+    fits, zero, last = Counter(dict.fromkeys(NOTATIONS, 0)), False, None
+    for choices, answer in rows:
+        fits.update(name for name, read in _READERS.items() if read(choices, answer) is not None)
+        number = _number(answer)
+        zero |= number == 0
+        last = answer if number == len(choices) else last
+    notation = max(NOTATIONS, key=lambda name: fits[name])  # the first of equals
+    if notation == "place" and last is not None and not zero:
+        raise GoldError(
+            f"The answers seem to count from 1: none is 0, and one is {last}, the number of its choices. Write places "
+            "from 0, or letters."
+        )
+    return notation
+
+
+def _word_place(choices: Sequence[str], answer: Any) -> int | None:
+    if not isinstance(answer, str):
+        return None
+    if answer in choices:
+        return list(choices).index(answer)
+    text, stripped = answer.strip(), [each.strip() for each in choices]
+    return stripped.index(text) if stripped.count(text) == 1 else None
+
+
+def _letter_place(choices: Sequence[str], answer: Any) -> int | None:
+    text = answer.strip() if isinstance(answer, str) else ""
+    place = LETTERS.find(text.upper()) if len(text) == 1 and text.isascii() else -1
+    return place if 0 <= place < len(choices) else None
+
+
+def _number_place(choices: Sequence[str], answer: Any) -> int | None:
+    number = _number(answer)
+    return number if number is not None and 0 <= number < len(choices) else None
+
+
+def _number(answer: Any) -> int | None:
+    if isinstance(answer, str):
+        text = answer.strip()
+        return int(text) if len(text) < 4 and text.isascii() and text.isdigit() else None
+    return answer if isinstance(answer, int) and not isinstance(answer, bool) else None
+
+
+_READERS: dict[str, Callable[[Sequence[str], Any], int | None]] = {
+    "word": _word_place,
+    "letter": _letter_place,
+    "place": _number_place,
+}
+NOTATIONS = tuple(_READERS)
+"""How an answer names a choice: word for word, by its letter, by its place from 0."""
+_MEANINGS = {"word": "choice word for word", "letter": "letter of a choice", "place": "place of a choice from 0"}
 
 
 def judge_choices(choices: Sequence[str], log_likelihoods: Sequence[float], gold: int, per_byte: bool) -> Verdict:

@@ -16,11 +16,10 @@ from llm_jepa.objective import LLMJEPA
 from llm_jepa.training.embedding import first_of_each, view_embeddings
 from llm_jepa.training.sharding import whole_at_root
 
-from .choices import ANSWER, choice_log_likelihoods, gold_choice, judge_choices, row_choices
+from .choices import ANSWER, choice_log_likelihoods, gold_choice, judge_choices, notation_of, row_choices
 from .generation import generate_greedy
 from .retrieval import retrieval_metrics
-from .scorers import ALIASES, NAMES, GoldError, Verdict, get_scorer
-from .text_scorers import NUMBER_MARKER, answers_of, words_for
+from .scorers import ALIASES, NAMES, OF_FILE, GoldError, Verdict, get_scorer
 
 logger = logging.getLogger(__name__)
 
@@ -119,8 +118,8 @@ def answer(
 def gold_answers(encoder: PairEncoder, rows: EncodedPairs) -> list[str]:
     """Return the right answer of each row: its code, or, for rows of one text, what its code view decodes to."""
     return [
-        encoder.answer(example) if example.code is not None else encoder.decode_code(pair.code_ids)
-        for example, pair in zip(rows.examples, rows.pairs, strict=True)
+        encoder.answer(example) if example.code is not None else encoder.decode_code(rows.pairs[place].code_ids)
+        for place, example in enumerate(rows.examples)
     ]
 
 
@@ -132,13 +131,63 @@ def view_texts(encoder: PairEncoder, rows: EncodedPairs) -> list[tuple[str, str]
     ]
 
 
+Known = dict[str, Any]
+"""What scorers know of all gold answers of a file: the scorer itself, or, for multiple choice, how they are written."""
+
+
+def know_golds(encoder: PairEncoder, rows: EncodedPairs, config: EvaluationConfig) -> Known:
+    """Return what scorers must know of all gold answers of a file, so that none is read by guess or equals another.
+
+    Args:
+        encoder: The encoder of the run.
+        rows: All rows of the file.
+        config: What is scored by.
+    """
+    names = [name for name in config.reported if name in OF_FILE or name in BY_LIKELIHOOD]
+    golds = gold_answers(encoder, rows) if names else []
+    return {
+        name: _known_notation(rows.examples, golds)
+        if name in BY_LIKELIHOOD
+        else get_scorer(
+            name,
+            golds=[_text_gold(name, example, gold) for example, gold in zip(rows.examples, golds, strict=True)],
+        )
+        for name in names
+    }
+
+
+def _known_notation(examples: Sequence[Example], golds: Sequence[str]) -> str | GoldError:
+    rows = []
+    for example, gold in zip(examples, golds, strict=True):
+        row = example.scoring or {}
+        with suppress(GoldError):  # told where the row is judged
+            rows.append((row_choices(row), row.get(ANSWER, gold)))
+    try:
+        return notation_of(rows)
+    except GoldError as error:
+        return error
+
+
 def score_generations(
-    jepa: LLMJEPA, encoder: PairEncoder, rows: EncodedPairs, config: EvaluationConfig, **options: Any
+    jepa: LLMJEPA,
+    encoder: PairEncoder,
+    rows: EncodedPairs,
+    config: EvaluationConfig,
+    known: Known | None = None,
+    **options: Any,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Answer each row and score it by every scorer of `config.reported`.
 
     A row that a scorer could not decide, or whose gold answer cannot be used, is not right and is counted apart:
     shares are of all rows, so they are lower bounds where `num_unknown` or `num_gold_errors` is not 0.
+
+    Args:
+        jepa: The model.
+        encoder: Its encoder.
+        rows: The rows.
+        config: What they are scored by.
+        known: What `know_golds` found in the file of the rows. Default: the rows are the whole file.
+        options: Passed on to `answer`.
 
     Returns:
         The metrics (shares of the rows; counts of rows and of empty answers; `num_unknown` and `num_gold_errors` by
@@ -150,10 +199,11 @@ def score_generations(
     """
     outputs = answer(jepa, encoder, rows.examples, config, **options)
     golds = gold_answers(encoder, rows)
+    known = know_golds(encoder, rows, config) if known is None else known
     judged = {
-        name: score_choices(jepa, encoder, rows, golds, name, config)
+        name: score_choices(jepa, encoder, rows, golds, name, config, known)
         if name in BY_LIKELIHOOD
-        else _score_texts(name, outputs, rows.examples, golds, config)
+        else _score_texts(name, outputs, rows.examples, golds, config, known)
         for name in config.reported
     }
     added = [name for name in config.reported if name not in ALWAYS]
@@ -191,20 +241,25 @@ class Judged:
         return sum(not verdict.decided for verdict in self.verdicts) - self.num_gold_errors
 
 
+def _text_gold(name: str, example: Example, gold: str) -> Any:
+    return (example.scoring or {}).get("answers", gold) if name == "any_of" else gold
+
+
 @contextmanager
 def _text_judge(
-    name: str, outputs: Sequence[str], examples: Sequence[Example], golds: Sequence[str], config: EvaluationConfig
+    name: str,
+    outputs: Sequence[str],
+    examples: Sequence[Example],
+    golds: Sequence[str],
+    config: EvaluationConfig,
+    known: Known,
 ) -> Iterator[Callable[[int], Verdict]]:
     """Give what judges the answer to the row at a place by its text; what the scorer holds is released at the end."""
-    scorer = get_scorer(name, databases=config.databases) if name == "sql" else get_scorer(name)
-    own = list(golds)
-    if name == "any_of":
-        own = [(each.scoring or {}).get("answers", gold) for each, gold in zip(examples, golds, strict=True)]
-    # What makes two golds of the file equal is no way to compare its answers.
-    options = {"words": words_for(_single_golds(own))} if name in ("any_of", "label") else {}
+    scorer = known.get(name) or get_scorer(name, databases=config.databases if name == "sql" else None)
 
     def judge(place: int) -> Verdict:
-        return scorer(outputs[place], own[place], row=examples[place].scoring or {}, **options)
+        example = examples[place]
+        return scorer(outputs[place], _text_gold(name, example, golds[place]), row=example.scoring or {})
 
     try:
         yield judge
@@ -213,17 +268,15 @@ def _text_judge(
             close()
 
 
-def _single_golds(golds: Sequence[Any]) -> Iterator[str]:
-    """Yield each gold answer of a file, of a list each of its answers; those that cannot be used are left out."""
-    for gold in golds:
-        with suppress(GoldError):
-            yield from answers_of(gold)
-
-
 def _score_texts(
-    name: str, outputs: Sequence[str], examples: Sequence[Example], golds: Sequence[str], config: EvaluationConfig
+    name: str,
+    outputs: Sequence[str],
+    examples: Sequence[Example],
+    golds: Sequence[str],
+    config: EvaluationConfig,
+    known: Known,
 ) -> Judged:
-    with _text_judge(name, outputs, examples, golds, config) as judge:
+    with _text_judge(name, outputs, examples, golds, config, known) as judge:
         return _judge_all(name, examples, judge)
 
 
@@ -234,6 +287,7 @@ def score_choices(
     golds: Sequence[str],
     name: str,
     config: EvaluationConfig,
+    known: Known,
 ) -> Judged:
     """Judge each row by the likelihood of its `choices` after the prompt; nothing is generated.
 
@@ -244,8 +298,9 @@ def score_choices(
         golds: The code of each row.
         name: `choice`, the sum of the log probabilities, or `choice_per_byte`, the sum over the choice's bytes.
         config: How many choices are read at once (`generation_batch_size`).
+        known: What `know_golds` found in the file.
     """
-    judged, asked = _with_choices(name, rows.examples, golds)
+    judged, asked = _with_choices(name, rows.examples, golds, known)
     questions = [(rows.examples[place], choices) for place, (choices, _) in asked.items()]
     sums = choice_log_likelihoods(jepa, encoder, questions, batch_size=config.generation_batch_size)
     for (place, (choices, gold)), values in zip(asked.items(), sums, strict=True):
@@ -253,53 +308,47 @@ def score_choices(
     return judged
 
 
-def check_golds(encoder: PairEncoder, rows: EncodedPairs, config: EvaluationConfig) -> list[str]:
-    """Make sure that the scorers can judge answers to these rows, before a model is trained for them.
+def check_golds(
+    encoder: PairEncoder, rows: EncodedPairs, config: EvaluationConfig, split: str, known: Known | None = None
+) -> list[str]:
+    """Make sure, before a model is trained for it, that each scorer can decide some gold answer.
+
+    Each gold answer is judged as if it were the model's.
+
+    Args:
+        encoder: The encoder of the run.
+        rows: The rows; nothing is checked where there are none.
+        config: What is scored by.
+        split: What the rows are called.
+        known: What `know_golds` found in the file of the rows. Default: the rows are the whole file.
 
     Returns:
-        A note for each scorer that cannot decide some of the gold answers.
+        Sentences on the gold answers that a scorer cannot decide, and on those that it compares more strictly.
 
     Raises:
-        DataError: If a scorer can decide none: no gold answer has a number, say, no row has choices, or a database is
-            missing.
+        DataError: If a scorer can decide none: no row has choices, say, or a number, or a database that is there.
     """
-    golds = gold_answers(encoder, rows)
-    notes = []
+    golds, notes = gold_answers(encoder, rows), []
+    known = know_golds(encoder, rows, config) if known is None else known
     for name in config.reported if len(rows) else ():
-        if name in BY_LIKELIHOOD:
-            judged, _ = _with_choices(name, rows.examples, golds)
-        elif name not in ALWAYS:
-            probes = [PROBES.get(name, "a")] * len(golds)
-            judged = _score_texts(name, probes, rows.examples, golds, config)
-        else:
+        if name in ALWAYS:
             continue
-        notes += _about_undecided(name, rows.examples, judged)
+        if name in BY_LIKELIHOOD:
+            judged = _with_choices(name, rows.examples, golds, known, tell=False)[0]
+        else:
+            with _text_judge(name, golds, rows.examples, golds, config, known) as judge:
+                judged = _judge_all(name, rows.examples, judge, tell=False)
+        lost = [place for place, verdict in enumerate(judged.verdicts) if not verdict.decided]
+        if lost:
+            first = f"{rows.examples[lost[0]].source}: {judged.verdicts[lost[0]].reason.removeprefix('error: ')}"
+            if len(lost) == len(rows):
+                raise DataError(f"The scorer {name} can use no gold answer of {len(rows):,} {split} rows. {first}")
+            notes.append(
+                f"{len(lost):,} of {len(rows):,} {split} rows have a gold answer that {name} cannot decide; they "
+                f"count as not right. {first}"
+            )
+        notes += [f"{name}: {note}" for note in getattr(known.get(name), "notes", [])]
     return notes
-
-
-PROBES = {"number": f"{NUMBER_MARKER} 1", "regex": "a", "sql": "SELECT 1"}
-"""An answer that each scorer can read, so that only a gold answer can leave it undecided."""
-
-
-def _about_undecided(name: str, examples: Sequence[Example], judged: Judged) -> list[str]:
-    """Return a note on the gold answers that a scorer cannot decide, the first of them with its reason.
-
-    Raises:
-        DataError: If it can decide none.
-    """
-    undecided = [place for place, verdict in enumerate(judged.verdicts) if not verdict.decided]
-    if not undecided:
-        return []
-    first = f"{examples[undecided[0]].source}: {judged.verdicts[undecided[0]].reason}"
-    if len(undecided) == len(examples):
-        raise DataError(
-            f"The scorer {name} can decide none of the {len(examples)} gold answers. {first}. Choose another metric, "
-            "or correct the test rows."
-        )
-    return [
-        f"The scorer {name} cannot decide {len(undecided)} of {len(examples)} gold answers, which count as not right. "
-        f"The first: {first}."
-    ]
 
 
 def _no_gold(name: str, examples: Sequence[Example], last: Example, error: GoldError) -> DataError:
@@ -307,25 +356,27 @@ def _no_gold(name: str, examples: Sequence[Example], last: Example, error: GoldE
 
 
 def _with_choices(
-    name: str, examples: Sequence[Example], golds: Sequence[str]
+    name: str, examples: Sequence[Example], golds: Sequence[str], known: Known, *, tell: bool = True
 ) -> tuple[Judged, dict[int, tuple[list[str], int]]]:
     """Return verdicts to be filled in, and by their place the choices of each row that has any, and the right one."""
     asked: dict[int, tuple[list[str], int]] = {}
 
     def prepare(place: int) -> Verdict:
         row = examples[place].scoring or {}
-        choices = row_choices(row)
-        asked[place] = choices, gold_choice(choices, row.get(ANSWER, golds[place]))
+        choices, notation = row_choices(row), known[name]
+        if isinstance(notation, GoldError):
+            raise notation
+        asked[place] = choices, gold_choice(choices, row.get(ANSWER, golds[place]), notation)
         return Verdict(False, "has choices")
 
-    return _judge_all(name, examples, prepare), asked
+    return _judge_all(name, examples, prepare, tell=tell), asked
 
 
-def _judge_all(name: str, examples: Sequence[Example], judge: Callable[[int], Verdict]) -> Judged:
-    """Judge each row; those whose gold answer cannot be used are logged, the first of them in full.
+def _judge_all(name: str, examples: Sequence[Example], judge: Callable[[int], Verdict], *, tell: bool = True) -> Judged:
+    """Judge each row; with `tell`, those whose gold answer cannot be used are logged, the first of them in full.
 
     Raises:
-        DataError: If that is every row.
+        DataError: With `tell`, if that is every row.
     """
     judged = Judged()
     for place, example in enumerate(examples):
@@ -334,11 +385,11 @@ def _judge_all(name: str, examples: Sequence[Example], judge: Callable[[int], Ve
         except GoldError as error:
             judged.verdicts.append(Verdict(False, f"error: {error}", decided=False))
             judged.num_gold_errors += 1
-            if judged.num_gold_errors == len(examples):
+            if tell and judged.num_gold_errors == len(examples):
                 raise _no_gold(name, examples, example, error) from error
-            if judged.num_gold_errors <= _NUM_SHOWN:
+            if tell and judged.num_gold_errors <= _NUM_SHOWN:
                 logger.warning("not scored by %s: %s: %s", name, example.source, error)
-    if judged.num_gold_errors:
+    if tell and judged.num_gold_errors:
         logger.warning(
             "%d of %d rows not scored by %s, and counted as not right", judged.num_gold_errors, len(examples), name
         )

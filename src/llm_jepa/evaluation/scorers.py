@@ -6,24 +6,31 @@ right by accident: not when it is empty, not when it cannot be read, not when th
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from llm_jepa.errors import ConfigError, nearest
 
 from .regex_scorer import score_regex
 from .sql_scorer import SqlScorer
-from .text_scorers import score_any_of, score_exact, score_label, score_number, score_startswith
+from .text_scorers import AnyOfScorer, LabelScorer, NumberScorer, score_exact, score_startswith
 from .verdict import GoldError, Scorer, Verdict
 
 __all__ = ["ALIASES", "NAMES", "SCORERS", "GoldError", "Scorer", "Verdict", "get_scorer"]
+
+OF_FILE: dict[str, Callable[[Iterable[Any]], Scorer]] = {
+    "number": NumberScorer,
+    "any_of": AnyOfScorer,
+    "label": LabelScorer,
+}
+"""Scorers that take all gold answers of a file, so that no two of them become equal."""
 
 SCORERS: dict[str, Scorer] = {
     "exact": score_exact,
     "startswith": score_startswith,
     "regex": score_regex,
-    "number": score_number,
-    "any_of": score_any_of,
-    "label": score_label,
+    **{name: make(()) for name, make in OF_FILE.items()},
 }
 ALIASES = {"exact_match": "exact", "starts_with": "startswith"}
 
@@ -31,11 +38,13 @@ ALIASES = {"exact_match": "exact", "starts_with": "startswith"}
 NAMES = (*SCORERS, "sql")
 
 
-def get_scorer(name: str, *, databases: str | Path | None = None) -> Scorer:
+def get_scorer(name: str, *, databases: str | Path | None = None, golds: Iterable[Any] | None = None) -> Scorer:
     """Return the scorer of that name, one of `NAMES` or of `ALIASES`.
 
     Args:
         name: The name.
+        golds: All gold answers of the file, for a scorer that must tell them apart (`OF_FILE`); others need none. For
+            `any_of` each is a text or a list of texts.
         databases: For `sql`: the folder of the databases, or one file. Without it, each call names its file.
 
     Raises:
@@ -49,4 +58,4 @@ def get_scorer(name: str, *, databases: str | Path | None = None) -> Scorer:
         raise ConfigError(f"There is no scorer {name!r}; known: {', '.join(NAMES)}.{nearest(name, [*NAMES, *ALIASES])}")
     if databases is not None:
         raise ConfigError(f"databases={str(databases)!r} is for the scorer sql; {name} reads none. Leave it out.")
-    return SCORERS[name]
+    return OF_FILE[name](golds) if golds is not None and name in OF_FILE else SCORERS[name]

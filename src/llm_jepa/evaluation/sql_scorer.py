@@ -141,7 +141,8 @@ class SqlScorer:
     Rows are compared as multisets, duplicates counted, and as lists where the gold query orders its rows; columns by
     place, not by name. Whole and decimal numbers compare by value, numbers and texts never, NULL equals NULL. What is
     no query, fails, or reaches a limit of time, rows, bytes or memory is wrong, also where the gold query returns
-    nothing. `sql_worker` says what a statement can do, and what it cannot.
+    nothing. A Markdown fence around the one query of a text, and semicolons after it, do not count. `sql_worker` says
+    what a statement can do, and what it cannot.
 
     Args:
         databases: The folder of the databases: that of row `x` is `x.sqlite` or `x/x.sqlite` in it (or `.db`,
@@ -181,6 +182,7 @@ class SqlScorer:
         file = self._file(database if database is not None else _named(row or {}))
         if not output:
             return EMPTY
+        output, gold = plain_sql(output), plain_sql(gold)
         request = {"database": str(file), "gold": gold, "output": output, "ordered": is_ordered(gold)}
         with self._lock:
             try:
@@ -250,6 +252,42 @@ def _checked(file: Path) -> Path:
         if log.is_file() and log.stat().st_size:
             raise GoldError(f"{file} has changes in {log.name} that are not in it yet. Open and close it with sqlite3.")
     return file
+
+
+_FENCE = re.compile(r"^[ \t]*(?P<mark>`{3,}|~{3,})[ \t]*\w*[ \t]*\r?\n(?P<sql>.*?)(?:(?P=mark)|\Z)", re.M | re.S)
+_INLINE = re.compile(r"(`+)(?:sql(?:ite)?\s)?([^`]+)\1", re.I)
+_PART = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*|;|\S")
+
+
+def plain_sql(text: str) -> str:
+    """Return the query of a text without the Markdown around it, and without what may follow a statement.
+
+    A text with one fenced block is that block; with several, none of them is the answer, and the text stays.
+
+    Example:
+        >>> plain_sql("The query is:\\n```sql\\nSELECT 1;;\\n```"), plain_sql("SELECT ';'; SELECT 2;")
+        ('SELECT 1', "SELECT ';'; SELECT 2;")
+    """
+    if len(text) > sql_worker.MAX_SQL_CHARS:
+        return text
+    blocks = [found["sql"].strip() for found in _FENCE.finditer(text)]
+    inline = _INLINE.fullmatch(text)
+    return _one_statement(blocks[0] if len(blocks) == 1 else inline[2].strip() if inline else text)
+
+
+def _one_statement(sql: str) -> str:
+    """Return a statement up to its semicolon, where nothing but more of them, and comments, comes after."""
+    place, end = 0, None
+    while found := _PART.search(sql, place):
+        place, part = found.end(), found[0]
+        if part == "/*":
+            close = sql.find("*/", place)
+            place = close + 2 if close >= 0 else len(sql)
+        elif part == ";":
+            end = found.start() if end is None else end
+        elif not part.startswith("--") and end is not None:
+            return sql  # another statement, which is for SQLite to refuse
+    return sql if end is None else sql[:end]
 
 
 TOKEN = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*|\w+|[()]")

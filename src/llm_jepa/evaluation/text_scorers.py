@@ -1,36 +1,37 @@
 """Scorers that read output and gold as text: nothing of them is run, and no engine that backtracks sees a pattern of
 theirs, so no output, however long or odd, can be right by accident or do harm.
+
+`number`, `any_of` and `label` may know all gold answers of the file: what tells two of them apart counts then.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from .numbers import (
+    NUMBER_MARKER,
+    FoundNumber,
+    after_marker,
+    find_number,
+    has_decimal_comma,
+    is_either,
+    num_markers,
+    several_numbers,
+)
 from .verdict import EMPTY, GoldError, Verdict, checked_gold, quoted, undecided
+from .words import GoldLevels, normalised_words
 
 # Ours: longer outputs are wrong where they would have to be read word by word. No answer of a person is so long.
 MAX_CHARS = 100_000
 
-NUMBER_MARKER = "####"
-_CURRENCIES = r"$\u00a2-\u00a5\u20a0-\u20cf"
-# What may stand between marker and number and is no part of it: `**18**`, `\boxed{18}`, `= 18`.
-_BEFORE = re.compile(r"(?:[\s*_`=]|\\[(\[]|\\(?:boxed|text|textbf|mathbf)\s*\{|\$(?=\\))*")
-# A number as people write it, in ASCII digits: -$1,234.50, $-5, \$18. What follows may be words, but no more of a
-# number, no letter and no arithmetic (1e400, 0x10, 3rd, 1 000, 3/4), so that no part of something else is taken for it.
-NUMBER = re.compile(
-    rf"([-+\u2212]?)(?:\\?([{_CURRENCIES}]))?\s?([-+\u2212]?)"
-    r"([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(\.[0-9]+)?"
-    r"(?!\w|[.,:'\u2019]?[0-9]|[^\S\r\n][0-9]|[^\S\r\n]*[-+*/^=\u00d7\u00f7\u2212\u2013]\s*\$?[0-9(])"
-)
-
 ARTICLES = frozenset({"a", "an", "the"})
-FIRST_IDEOGRAPH = 0x2E80  # from here on scripts that put no spaces between words; each character counts as a word
+SEPARATORS = re.compile(r"[;|\n\t]|\s/\s")  # between answers of a gold text that lists several
+PARTS = re.compile(r"[,;|/\n\t&+]")  # the same, where all parts must be labels of the file
 
 
 def score_exact(output: str, gold: str, *, row: Mapping[str, Any] | None = None) -> Verdict:
@@ -67,234 +68,220 @@ def score_startswith(output: str, gold: str, *, row: Mapping[str, Any] | None = 
     return Verdict(True, f"begins with the gold text, {extra} characters follow" if extra else "equal to the gold text")
 
 
-def score_number(output: str, gold: str, *, row: Mapping[str, Any] | None = None) -> Verdict:
-    """Right if the number after `####` in the output is that of the gold: GSM8K's form of an answer.
+class NumberScorer:
+    """Right if the number after the first `####` of the output is that of the gold: GSM8K's form of an answer.
 
-    It is read after the first `####` that a number follows. Numbers are compared by value: `1,000` is `1000` and
-    `18.00` is `18`. The notation is fixed: a point before decimals, commas between thousands. Words after are left
-    aside, and so is a currency or percent sign that the gold lacks; one that it has must be the output's too, if the
-    output has one, and `%` in any case. No number on either side is never a match. A gold text without one, or with
-    several, is not decided.
-    """
-    output, gold = output.strip(), checked_gold(gold)
-    if not output:
-        return EMPTY
-    if len(output) > MAX_CHARS:
-        return _too_long(output)
-    wanted, found = _marked_number(gold), _marked_number(output)
-    if wanted is None or wanted.has_more:
-        return undecided(f"the gold text has {'several numbers' if wanted else 'no number'} after {NUMBER_MARKER}")
-    if found is None:
-        return Verdict(False, f"no number after {NUMBER_MARKER}: {quoted(output.partition(NUMBER_MARKER)[2].strip())}")
-    return _compared(found, wanted)
-
-
-@dataclass(frozen=True)
-class _Number:
-    """A number after a marker; its currency or percent sign, if it has one; whether more numbers follow in its line."""
-
-    value: Decimal
-    sign: str
-    has_more: bool
-
-    def allows(self, other: _Number) -> bool:
-        """Whether a number of the same value is the same with the sign that it has."""
-        return not self.sign or other.sign == self.sign or (self.sign != "%" and not other.sign)
-
-
-def _compared(found: _Number, wanted: _Number) -> Verdict:
-    if found.value != wanted.value:
-        return Verdict(False, f"the number is {quoted(str(found.value))} instead of {quoted(str(wanted.value))}")
-    if not wanted.allows(found):
-        return Verdict(False, f"the number has the sign {quoted(found.sign)} instead of {quoted(wanted.sign)}")
-    return Verdict(True, f"the number is that of the gold text, {quoted(str(wanted.value))}")
-
-
-def number_after_marker(text: str) -> Decimal | None:
-    """Return the number after the first `####` of a text that a number follows, or None.
-
-    It stays decimal: no digit is lost, and there is no limit of digits, which `int` has.
-
-    Example:
-        >>> number_after_marker("#### Step 1: 16 - 3 - 4 = 9 eggs\\n#### $1,018.50 a day")
-        Decimal('1018.50')
-    """
-    found = _marked_number(text)
-    return None if found is None else found.value
-
-
-def _marked_number(text: str) -> _Number | None:
-    for after in text.split(NUMBER_MARKER)[1:]:
-        rest = after[_BEFORE.match(after).end() :]  # type: ignore[union-attr]  # it matches nothing, too
-        found = NUMBER.match(rest)
-        if found is None or not (found[4] or found[5]) or (found[1] and found[3]):
-            continue
-        minus = "-" if {found[1], found[3]} & {"-", "\u2212"} else ""
-        line = rest[found.end() :].partition("\n")[0]
-        sign = found[2] or ("%" if line.lstrip("\\ ").startswith("%") else "")
-        value = Decimal(minus + (found[4] or "0").replace(",", "") + (found[5] or ""))
-        return _Number(value, sign, re.search(r"(?<![\w^])[0-9]", line) is not None)
-    return None
-
-
-Words = Callable[[str], list[str]]
-
-
-def score_any_of(
-    output: str, gold: str | Sequence[str], *, row: Mapping[str, Any] | None = None, words: Words | None = None
-) -> Verdict:
-    """Right if one of the gold answers stands in the output, both normalised, as whole words.
-
-    The gold is a list of answers, or its JSON text; any other text is one answer. The paper says it of NQ-Open; its
-    published code asks whether the output stands in an answer, so that an empty one is right.
+    Numbers are compared by value: `1,000` is `1000` and `18.00` is `18`; a `$` before and words after are left
+    aside. No number on either side is never a match. A gold text without one is not decided, nor is one that has
+    several.
 
     Args:
-        output: What the model wrote.
-        gold: The answers.
-        row: Not read.
-        words: How texts are normalised: `normalised_words` by default, or what `words_for` chose for a file.
-
-    Raises:
-        GoldError: If there is no answer, or one is no text or has no word in it.
+        golds: All gold answers of the file. Where two have the same number in different units, the unit counts. Where
+            one has a decimal comma, those that could have one (1,234 and 1.234) are not decided.
     """
-    normalise = words or normalised_words
-    answers = {answer: normalise(answer) for answer in answers_of(gold)}
-    if (blank := next((answer for answer, own in answers.items() if not own), None)) is not None:
-        raise GoldError(f"The gold answer {quoted(blank)} has no word in it. Correct the row of the test file.")
-    if not output.strip():
-        return EMPTY
-    if len(output) > MAX_CHARS:
-        return _too_long(output)
-    own_words = normalise(output)
-    found = next((answer for answer, wanted in answers.items() if _contains(own_words, wanted)), None)
-    if found is not None:
-        return Verdict(True, f"contains the gold answer {quoted(found)}")
-    return Verdict(False, f"contains none of the {len(answers)} gold answers: {quoted(output.strip())}")
+
+    def __init__(self, golds: Iterable[Any] = ()) -> None:
+        self.notes: list[str] = []
+        units: dict[Decimal, set[str]] = defaultdict(set)
+        self.answer_is_last = self.has_comma = False
+        for gold in golds:
+            if not isinstance(gold, str):
+                continue
+            found = find_number(gold, last=True)
+            self.answer_is_last |= num_markers(gold) > 1
+            self.has_comma |= has_decimal_comma(found, after_marker(gold))
+            if found is not None and not several_numbers(gold):
+                units[found.value].add(found.unit)
+        self.with_units = {value for value, each in units.items() if len(each) > 1}
+        if self.with_units:
+            value = min(self.with_units)
+            shown = ", ".join(ascii(unit)[1:-1] or "none" for unit in sorted(units[value]))
+            self.notes.append(f"Some gold numbers have several units, such as {value} ({shown}). Units count there.")
+
+    def __call__(self, output: str, gold: str, *, row: Mapping[str, Any] | None = None) -> Verdict:
+        """Return the verdict."""
+        output, gold = output.strip(), checked_gold(gold)
+        if not output:
+            return EMPTY
+        if len(output) > MAX_CHARS:
+            return _too_long(output)
+        expected, problem = self._read_gold(gold)
+        if expected is None:
+            return undecided(problem)
+        found = find_number(output, last=self.answer_is_last)
+        if found is None or found.lists_another:
+            return Verdict(False, f"no single number after {NUMBER_MARKER}: {quoted(after_marker(output))}")
+        return self._compare(found, expected)
+
+    def _read_gold(self, gold: str) -> tuple[FoundNumber | None, str]:
+        """Return the number of a gold answer, or None and why it has none."""
+        found = find_number(gold, last=True)
+        if found is None:
+            return None, f"the gold text has no number after {NUMBER_MARKER}"
+        if several_numbers(gold):
+            return None, f"the gold text has several numbers after {NUMBER_MARKER}"
+        if self.has_comma and is_either(found.written):
+            return None, f"other golds have decimal commas, so {found.written} may be one of two numbers"
+        return found, ""
+
+    def _compare(self, found: FoundNumber, expected: FoundNumber) -> Verdict:
+        if found.value != expected.value:
+            return Verdict(False, f"the number is {quoted(str(found.value))} instead of {quoted(str(expected.value))}")
+        if expected.value in self.with_units and found.unit != expected.unit:
+            return Verdict(False, f"the unit is {quoted(found.unit)} instead of {quoted(expected.unit)}")
+        return Verdict(True, f"the number is that of the gold text, {quoted(str(found.value))}")
 
 
-def _contains(words: list[str], wanted: list[str]) -> bool:
-    """Whether some words stand in others in a row, articles left aside (unless nothing else is wanted)."""
-    if any(word not in ARTICLES for word in wanted):
-        words, wanted = ([word for word in each if word not in ARTICLES] for each in (words, wanted))
-    return f" {' '.join(wanted)} " in f" {' '.join(words)} "
+class AnyOfScorer:
+    """Right if one of the gold answers is in the output, both normalised, as whole words.
+
+    The gold is a list of answers, or its JSON text; any other text is one answer. The paper says it of NQ-Open; its
+    published code asks whether the output is in an answer, so that an empty one is right.
+
+    Args:
+        golds: All gold answers of the file. Those that normalising would make equal are compared as they are written.
+    """
+
+    def __init__(self, golds: Iterable[Any] = ()) -> None:
+        self.levels = GoldLevels(_usable(golds, _answers), ARTICLES)
+
+    @property
+    def notes(self) -> list[str]:
+        """What there is to know of the file's gold answers."""
+        return [self.levels.note] if self.levels.note else []
+
+    def __call__(self, output: str, gold: str | Sequence[str], *, row: Mapping[str, Any] | None = None) -> Verdict:
+        """Return the verdict.
+
+        Raises:
+            GoldError: If there is no answer, one is no text or has no word in it, or a text seems to list several.
+        """
+        answers = _answers(gold)
+        if not output.strip():
+            return EMPTY
+        if len(output) > MAX_CHARS:
+            return _too_long(output)
+        found = next((answer for answer in answers if self.levels.find(answer, output)), None)
+        if found is not None:
+            return Verdict(True, f"contains the gold answer {quoted(found)}")
+        return Verdict(False, f"contains none of the {len(answers)} gold answers: {quoted(output.strip())}")
 
 
-def answers_of(gold: str | Sequence[str]) -> list[str]:
-    """Return the answers that a gold lists: those of a list or its JSON text; any other text is one answer.
+class LabelScorer:
+    """Right if the first words of the output are those of the gold label, both normalised.
+
+    What follows does not matter: for the label `good`, `Good. The film is` is right, `Goodish` and `Not good` are
+    wrong.
+
+    Args:
+        golds: All labels of the file. Those that normalising would make equal are compared as they are written. Of
+            labels that begin alike (`good`, `good enough`), an output has the longest that it begins with.
+    """
+
+    def __init__(self, golds: Iterable[Any] = ()) -> None:
+        known = _usable(golds, _one_label)
+        self.levels = GoldLevels(known)
+        self.by_words: dict[int, dict[tuple[str, ...], str]] = defaultdict(dict)
+        self.labels = {label for (label,) in known}
+        for label in self.labels:
+            self.by_words[self.levels.level(label)][tuple(self.levels.words(label))] = label
+
+    @property
+    def notes(self) -> list[str]:
+        """What there is to know of the file's labels."""
+        return [self.levels.note] if self.levels.note else []
+
+    def __call__(self, output: str, gold: str, *, row: Mapping[str, Any] | None = None) -> Verdict:
+        """Return the verdict.
+
+        Raises:
+            GoldError: If the gold label has no word in it, or lists several labels.
+        """
+        (gold,) = _one_label(gold)
+        parts = [part.strip() for part in PARTS.split(gold)]
+        if len(parts) > 1 and self.labels.issuperset(parts):
+            raise GoldError(
+                f"The gold label {quoted(gold)} lists {len(parts)} labels of the file. Use exact_match, or correct it."
+            )
+        if not output.strip():
+            return EMPTY
+        if len(output) > MAX_CHARS:
+            return _too_long(output)
+        label = self.levels.words(gold)
+        words = normalised_words(output, self.levels.level(gold))[: len(label)]
+        if words != label:
+            return Verdict(False, f"begins with {quoted(' '.join(words))} instead of {quoted(' '.join(label))}")
+        longer = self._longer(output, " ".join(label))
+        if longer is not None:
+            return Verdict(False, f"begins with the label {quoted(longer)} instead of {quoted(gold)}")
+        return Verdict(True, f"begins with the label {quoted(' '.join(label))}")
+
+    def _longer(self, output: str, label: str) -> str | None:
+        """Return another label that the output begins with, and that begins with this one."""
+        for level, known in self.by_words.items():
+            words = normalised_words(output, level)
+            for count in range(1, min(len(words), max(map(len, known))) + 1):
+                if len(" ".join(words[:count])) > len(label) and tuple(words[:count]) in known:
+                    return known[tuple(words[:count])]
+        return None
+
+
+def _usable(golds: Iterable[Any], read: Any) -> list[list[str]]:
+    """Return the answers of each gold that can be used; the others are told row by row, where they are judged."""
+    rows = []
+    for gold in golds:
+        try:
+            rows.append(read(gold))
+        except GoldError:
+            continue
+    return rows
+
+
+def _answers(gold: str | Sequence[str]) -> list[str]:
+    """Return the answers that a gold lists, or itself.
 
     Raises:
-        GoldError: If there is none, or one is no text.
+        GoldError: If it lists none, one has no word in it, or it is a text that seems to list several.
     """
     answers: Any = gold
     if isinstance(gold, str):
         text = checked_gold(gold)
-        answers = [text]
-        if text.startswith("["):
-            try:
-                answers = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                message = f"The gold answer begins with '[' and is no JSON list: {quoted(text)}. Correct the row."
-                raise GoldError(message) from error
+        answers = _listed(text) if text[0] in "[{" else [text]
+        if answers == [text] and SEPARATORS.search(text):
+            raise GoldError(f"The gold answer {quoted(text)} may list several answers. Write a JSON list of texts.")
     if not isinstance(answers, list | tuple) or not answers:
         raise GoldError(f"The gold answer is {quoted(str(gold))}, expected a list of answers. Correct the row.")
-    return [checked_gold(answer) for answer in answers]
+    answers = [checked_gold(answer) for answer in answers]
+    for answer in answers:
+        _check_words(answer, "answer")
+    return answers
 
 
-def score_label(output: str, gold: str, *, row: Mapping[str, Any] | None = None, words: Words | None = None) -> Verdict:
-    """Right if the first words of the output are those of the gold label, both normalised.
+def _listed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise GoldError(
+            f"The gold answer begins with {text[0]!r} and is no JSON list: {quoted(text)}. Correct the row."
+        ) from error
 
-    What follows does not matter: for the label `good`, `Good. The film is` is right, `Goodish` and `Not good` are
-    wrong. If a label begins with another (`good`, `good enough`), compare by `exact`.
+
+def _one_label(gold: str) -> list[str]:
+    """Return the label of a gold, in a list.
 
     Raises:
-        GoldError: If the gold label has no word in it.
+        GoldError: If it has no word in it, or is a list of labels.
     """
-    normalise = words or normalised_words
-    label = normalise(checked_gold(gold))
-    if not label:
-        raise GoldError(f"The gold label {quoted(gold)} has no word in it. Correct the row of the test file.")
-    if not output.strip():
-        return EMPTY
-    if len(output) > MAX_CHARS:
-        return _too_long(output)
-    found = normalise(output)[: len(label)]
-    if found == label:
-        return Verdict(True, f"begins with the label {quoted(' '.join(label))}")
-    return Verdict(False, f"begins with {quoted(' '.join(found))} instead of {quoted(' '.join(label))}")
+    text = checked_gold(gold)
+    if text.startswith("[") and text.endswith("]") and re.search("[\"',]", text):
+        raise GoldError(f"The gold label {quoted(text)} lists labels. Use the scorer any_of, or write one label.")
+    _check_words(text, "label")
+    return [text]
 
 
-def words_for(golds: Iterable[str]) -> Words:
-    """Return how the texts of a file are normalised: strictly, where the usual way would make two of its golds equal.
-
-    `C`, `C++` and `C#` are one word without their signs, and so are `A`, `A+` and `A-`, or `5` and `<5`.
-
-    Example:
-        >>> words_for(["yes", "no"])("A+!"), words_for(["A", "A+"])("A+!")
-        (['a'], ['a+'])
-    """
-    seen: dict[tuple[str, ...], list[str]] = {}
-    for gold in golds:
-        strict = strict_words(gold)
-        if seen.setdefault(tuple(normalised_words(gold)), strict) != strict:
-            return strict_words
-    return normalised_words
-
-
-def strict_words(text: str) -> list[str]:
-    """Return the words of a text between white space, by case and Unicode form alone; marks that end a sentence, and
-    quotation marks around a word, do not count.
-
-    Example:
-        >>> strict_words("The 'C++' one, I think.")
-        ['the', 'c++', 'one', 'i', 'think']
-    """
-    text = unicodedata.normalize("NFKC", text).casefold()
-    words = (word.strip("'\"`\u2018\u2019\u201c\u201d").rstrip(".,;:!?") for word in text.split())
-    return [word for word in words if word]
-
-
-def normalised_words(text: str) -> list[str]:
-    """Return the words of a text as answers are compared by them.
-
-    Case, punctuation and the forms of a Unicode character do not count; signs and points of numbers do.
-
-    Example:
-        >>> normalised_words("The U.S. paid -3.5 of 1,000 dollars, it's said")
-        ['the', 'us', 'paid', '-3.5', 'of', '1000', 'dollars', 'its', 'said']
-    """
-    text = f" {unicodedata.normalize('NFKC', text).casefold()} ".replace("\u2212", "-")
-    words, word = [], ""
-    for place in range(1, len(text) - 1):
-        char = text[place]
-        kept = _is_kept(text, place)
-        if kept and ord(char) < FIRST_IDEOGRAPH:
-            word += char
-        elif kept is not False:
-            words += [each for each in (word, char if kept else "") if each]
-            word = ""
-    return [*words, word] if word else words
-
-
-def _is_kept(text: str, place: int) -> bool | None:
-    """Whether a character is part of a word (True), is left out of one (False), or ends it (None)."""
-    before, char, after = text[place - 1], text[place], text[place + 1]
-    if char.isalnum():
-        return True
-    if _is_mark(char):  # an accent, or a vowel sign, with no letter of its own; one may follow another
-        while _is_mark(text[place - 1]):
-            place -= 1
-        return text[place - 1].isalnum() and ord(char) < FIRST_IDEOGRAPH
-    if char in ".-" and after.isdigit() and (not before.isalnum() or (char == "." and before.isdigit())):
-        return True
-    if char == ",":
-        return False if before.isdigit() and after.isdigit() else None
-    if char == ".":  # of U.S., which is one word; not of `end.Next`
-        return False if before.isalpha() and not text[place - 2].isalnum() else None
-    return False if char in "'\u2019" and before.isalpha() else None
-
-
-def _is_mark(char: str) -> bool:
-    return unicodedata.category(char).startswith("M")
+def _check_words(answer: str, kind: str) -> None:
+    if not normalised_words(answer):
+        raise GoldError(f"The gold {kind} {quoted(answer)} has no word in it. Correct the row of the test file.")
 
 
 def _too_long(output: str) -> Verdict:

@@ -64,7 +64,7 @@ def _try(run: RunConfig, seed: int, folder: Path, data: LoadedData, models: Mode
     trainer, _ = build_trainer(run, seed, folder, data=data, models=models)
     with naming_settings(run):
         trainer.get_train_dataloader()
-    return check_golds(data.encoder, data.test, run.evaluation)
+    return check_golds(data.encoder, data.test, run.evaluation, "test")
 
 
 def _distinct(runs: Mapping[str, RunConfig]) -> dict[str, RunConfig]:

@@ -102,7 +102,7 @@ def _train_claimed(run: RunConfig, seed: int, folder: Path, *, progress: bool) -
     watch = DataWatch([*run.data.train_files, run.data.validation_file, run.data.test_file, run.data.views_file])
     trainer, data = build_trainer(run, seed, folder, progress=progress)
     settings = _evaluation_settings(run, data)
-    data.notes += check_golds(data.encoder, data.test, settings)
+    data.notes += check_golds(data.encoder, data.test, settings, "test")
     context = _context(data)
     seen: dict[str, Any] = {"summary": data.summary, "notes": data.notes, "sha256": watch.sha256}
     seen |= {"max_new_tokens": settings.max_new_tokens, "tokenizer_sha256": digest_tokenizer(data.tokenizer)}

@@ -1,0 +1,136 @@
+r"""The number of an answer: what follows `####`, read as people write it.
+
+Marks around it do not count: `**18**`, `\boxed{18}`, `$18`, `\$18`, `= 18`. What cannot be read in one way alone is no
+number: `3/4`, `1 000`, `5 million`, `18 or 20`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+
+NUMBER_MARKER = "####"
+_MARKER = re.compile("#{4,}")
+_CURRENCY = "$\u00a2-\u00a5\u058f\u060b\u09f2\u09f3\u0e3f\u17db\u20a0-\u20c0"
+_SIGN = "[-+\u2212]"
+
+# Marks before a number: Markdown, `=`, and LaTeX with or without its dollar signs.
+_BEFORE = re.compile(
+    r"(?:[*_`=\s]|\\\(|\\\[|\$(?=\s*\\[a-z])|\\(?:boxed|fbox|text|textbf|mathbf|mathrm|mathit|bm|left)\b\s*\{?)*"
+)
+# What follows a number may be words, but no more of a number, no letter and no arithmetic (1e400, 0x10, 3rd, 1 000,
+# 3/4, 5-), so that no part of something else is taken for it.
+_NUMBER = re.compile(
+    rf"(?P<sign>{_SIGN}?)\s?(?P<currency>\\?[{_CURRENCY}])?\s?(?P<second>{_SIGN}?)"
+    r"(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?P<part>\.[0-9]+)?"
+    r"(?!_*[^\W_]|[.,:'\u2019]?[0-9]|[^\S\r\n][0-9]|[-\u2212](?!\w)"
+    r"|[^\S\r\n]*(?:[-+*/^=\u00d7\u00f7\u2212\u2013]|\\(?:times|cdot|div|pm))\s*\$?[0-9(]"
+    r"|[^\S\r\n]*\\[cdt]?frac"
+    r"|[^\S\r\n]+(?:dozen|hundred|thousand|million|billion|trillion|lakh|crore)s?\b)",
+)
+_UNIT = re.compile(rf"[\s*_`}}\\]*(?:text\{{\s*)?([%\u2030\u00b0{_CURRENCY}]|[^\W\d_]+)")
+# Another number of the same kind: 18 or 20, 18, 20. Of an output that says several, none is its answer.
+_ANOTHER = re.compile(rf"[^\r\n0-9]*?(?:[,;|/&]|\bor\b|\band\b|\bto\b)\s*[*_`]*\\?[{_CURRENCY}]?{_SIGN}?[0-9]", re.I)
+_COMMA_DECIMAL = re.compile(
+    r"(?:[0-9]+,(?:[0-9]{1,2}|[0-9]{4,})|0,[0-9]+|[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]+|[0-9]{1,3}(?:\.[0-9]{3}){2,})"
+    r"(?![0-9]|[.,][0-9])"
+)
+_EITHER = re.compile(r"[0-9]{1,3}[.,][0-9]{3}")
+
+
+@dataclass(frozen=True)
+class FoundNumber:
+    """A number in an answer.
+
+    Attributes:
+        value: Its value.
+        unit: Its currency and the sign or word after it, in lower case; "" without.
+        written: Its digits as they are written.
+        rest: What follows it on its line.
+    """
+
+    value: Decimal
+    unit: str
+    written: str
+    rest: str
+
+    @property
+    def lists_another(self) -> bool:
+        """Whether the line lists another number as an answer."""
+        return bool(_ANOTHER.match(self.rest))
+
+
+def number_after_marker(text: str) -> Decimal | None:
+    """Return the number that follows the first `####` of a text, or None.
+
+    It stays decimal: no digit is lost, and there is no limit of digits, which `int` has. A `####` before words, such
+    as that of a heading `#### Step 1`, is passed over.
+
+    Example:
+        >>> number_after_marker("16 - 3 - 4 = 9 eggs\\n#### $1,018.50 a day")
+        Decimal('1018.50')
+    """
+    found = find_number(text)
+    return None if found is None or found.lists_another else found.value
+
+
+def find_number(text: str, *, last: bool = False) -> FoundNumber | None:
+    """Return the number after the first `####` that has no words before it, or after the last one."""
+    places = [found.end() for found in _MARKER.finditer(text)]
+    for place in places[-1:] if last else places:
+        start = _BEFORE.match(text, place).end()  # type: ignore[union-attr]
+        if text[start : start + 1].isalpha():
+            continue
+        return _read(text, start, in_latex="$" in text[place:start])
+    return None
+
+
+def several_numbers(text: str) -> bool:
+    """Whether a gold answer has several numbers after `####`, so that none of them is the answer."""
+    found = find_number(text, last=True)
+    if found is None:
+        return False
+    lone = [each for each in map(_lone, _MARKER.split(text)[1:]) if each is not None]
+    return any(each != found.value for each in lone) or bool(re.search(r"\d", found.rest))
+
+
+def num_markers(text: str) -> int:
+    """Return how often `####` is in a text."""
+    return len(_MARKER.findall(text))
+
+
+def after_marker(text: str) -> str:
+    """Return what follows the first `####`; "" without one."""
+    return "".join(_MARKER.split(text, maxsplit=1)[1:]).lstrip()
+
+
+def has_decimal_comma(found: FoundNumber | None, text: str) -> bool:
+    """Whether a gold answer can only be read with a comma before its decimals, as 1,5 and 1.000,50 are."""
+    return found is None and bool(_COMMA_DECIMAL.search(text.partition("\n")[0]))
+
+
+def is_either(written: str) -> bool:
+    """Whether digits are one number in English and another in French: 1.234 and 1,234."""
+    return bool(_EITHER.fullmatch(written))
+
+
+def _lone(after: str) -> Decimal | None:
+    """Return the number of a line of a number alone."""
+    line = after.strip().partition("\n")[0]
+    found = _read(line, _BEFORE.match(line).end())  # type: ignore[union-attr]
+    return None if found is None or re.search(r"\w", found.rest) else found.value
+
+
+def _read(text: str, start: int, in_latex: bool = False) -> FoundNumber | None:
+    found = _NUMBER.match(text, start)
+    if found is None or not (found["whole"] or found["part"]) or (found["sign"] and found["second"]):
+        return None
+    sign = (found["sign"] or found["second"]).replace("\u2212", "-")
+    value = Decimal(sign + (found["whole"] or "0").replace(",", "") + (found["part"] or ""))
+    rest = text[found.end() :].partition("\n")[0]
+    currency, unit = (found["currency"] or "").lstrip("\\"), _UNIT.match(rest)
+    after = unit[1] if unit else ""
+    if after == "$" and (in_latex or after == currency):  # it ends the LaTeX
+        after = ""
+    return FoundNumber(value, f"{currency}{after.casefold()}", (found["whole"] or "") + (found["part"] or ""), rest)
