@@ -76,7 +76,7 @@ def test_rows_without_what_the_metric_reads_are_told_before_training(tiny_settin
     """A metric of choices on rows that have none, of SQL on rows without a database: no step is taken for nothing."""
     (tmp_path / "databases").mkdir()
     more = {"databases": str(tmp_path / "databases")} if metric == "sql" else {}
-    with pytest.raises(DataError, match=rf"The scorer {metric} can use no gold answer of \d+ rows. .*{missing}"):
+    with pytest.raises(DataError, match=rf"The scorer {metric} can use no gold answer of \d+ test rows. .*{missing}"):
         train_run(read_run(tiny_settings(metric=metric, validation_generations=0, **more)), SEED, tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
