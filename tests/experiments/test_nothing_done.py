@@ -34,8 +34,11 @@ def home(tmp_path, monkeypatch):
     [
         ({"max_steps": 0}, "max_steps=0"),
         ({"max_steps": -1, "num_train_epochs": 0}, "num_train_epochs=0"),
-        ({"dataloader_drop_last": True, "per_device_train_batch_size": 64}, "leaves no batch: 28 training rows"),
-        ({"jepa_distance": "infonce", "per_device_train_batch_size": 1}, "the term would be 0"),
+        (
+            {"dataloader_drop_last": True, "per_device_train_batch_size": 64},
+            "there are 28 training rows",
+        ),
+        ({"jepa_distance": "infonce", "per_device_train_batch_size": 1}, "the JEPA term would do nothing"),
         ({"jepa_gamma": 0.0, "jepa_lambda": 0.0}, "leave no loss"),
         ({"jepa_loss_dropout": 1.0}, "jepa_loss_dropout=1.0"),
         ({"train_file": "no_views.jsonl"}, "None of the 28 training rows has a JEPA term"),

@@ -295,26 +295,9 @@ def build_trainer(
     with naming_settings(run, "torch_compile", "torch_compile_backend", "torch_compile_mode"):
         trainer.try_compiler()
     _check_best_metric(trainer, run.evaluation.metric if looks else None)
-    _check_batches(trainer, run, data)
     trainer.remove_callback(PrinterCallback)  # prints raw dicts to standard output
     trainer.remove_callback(ProgressCallback)
     return trainer, data
-
-
-def _check_batches(trainer: JEPATrainer, run: RunConfig, data: LoadedData) -> None:
-    """Make sure that there is a step to take, and that a distance among a batch's pairs has more than one pair."""
-    size = trainer.args.per_device_train_batch_size
-    if run.training.get("dataloader_drop_last") and not len(trainer.get_train_dataloader()):
-        raise ConfigError(
-            f"dataloader_drop_last leaves no batch: {len(data.train):,} training rows, {size} in a batch. Lower "
-            "per_device_train_batch_size, or set dataloader_drop_last to false."
-        )
-    alone = size == 1 and trainer.args.world_size == 1 and not run.data.trains_view_rows
-    if alone and run.jepa.has_term and run.jepa.jepa_distance in IN_BATCH:
-        raise ConfigError(
-            f"jepa_distance={run.jepa.jepa_distance} compares a pair with the others of its batch, and "
-            "per_device_train_batch_size is 1: the term would be 0. Raise it to 2 or more."
-        )
 
 
 def _check_best_metric(trainer: JEPATrainer, scored: str | None) -> None:

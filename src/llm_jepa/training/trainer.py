@@ -57,6 +57,7 @@ from .monitors import CollapseAlarm, embedding_monitors
 from .resume import check_resume, describe_run, describe_views
 from .sampler import BesideRows, LengthGroupedSampler, MixedBatches, SharedBatches
 from .saving import MAX_SHARD_SIZE, restore_weights, save_jepa
+from .work import check_work
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +170,7 @@ class JEPATrainer(Trainer):
         self.loss_is_scaled_for_ga = True  # our terms are means over the whole step already
         self._check_views_of_a_step()
         self._check_combinations()
+        check_work(model, args, train_dataset, self.view_pairs)
         if not model.config.uses_views:
             self._check_plain_model()
         if self.is_fsdp_enabled:
