@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -529,6 +530,61 @@ def test_a_dry_run_checks_everything_and_runs_nothing(call, tmp_path):
     said = call("compare", write_config(tmp_path), "--seeds", "1,2", "--dry-run", "--out", tmp_path / "out")
     assert said.last["runs"] == [f"{arm}-s{seed}" for seed in (1, 2) for arm in ("ntp", "jepa", "jepa_shuffled")]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("metric", "golds", "reason"),
+    [
+        ("number", ["3", "12"], "no number after ####"),
+        ("regex", ["(?=a)b", "(?!a)b"], "it has a group that begins with"),
+        ("label", ["...", '["a", "b"]'], "no word in it|lists labels"),
+        ("any_of", ["a; b", "c | d"], "may list several answers"),
+        ("choice", ["a", "b"], "choices is 'None'"),
+    ],
+)
+def test_a_metric_that_can_decide_no_gold_answer_is_refused_before_training(metric, golds, reason, refused, tmp_path):
+    """Of test rows and of validation rows, by `train`, by `compare`, and by its --dry-run."""
+    rows = write_rows(tmp_path / "golds.jsonl", *({"text": f"question {gold}", "code": gold} for gold in golds))
+    test = write_config(tmp_path, "a.yaml", metric=metric, test_file=str(rows), arms=["ntp", "jepa"])
+    for more in ((), ("--dry-run",)):
+        message = refused("compare", test, *more, "--out", tmp_path / "out")
+        assert f"The scorer {metric} can use no gold answer of 2 test rows. {rows}:" in message
+        assert re.search(reason, message)
+    assert "2 test rows" in refused("train", test, "--out", tmp_path / "run")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_golds_that_a_metric_cannot_decide_are_counted_before_training(call, refused, run, tmp_path):
+    """In the notes of a dry run and of a run, and by `evaluate`, which refuses where it is all of them."""
+    rows = [{"text": f"question {number}", "code": f"#### {number}"} for number in range(3)]
+    file = write_rows(tmp_path / "golds.jsonl", *rows, {"text": "q", "code": "7"})
+    note = "1 of 4 test rows have a gold answer that number cannot"
+    config = write_config(tmp_path, metric="number", test_file=str(file), validation_generations=0, max_steps=1)
+    said = call("compare", config, "--dry-run", "--out", tmp_path / "out")
+    assert any(each.startswith(note) for each in said.last["notes"])
+    assert call("train", config, "--out", tmp_path / "run").code == 0
+    assert any(each.startswith(note) for each in json.loads((tmp_path / "run" / "data.json").read_text())["notes"])
+    said = call("evaluate", run, "--data", file, "--scorer", "number")
+    assert "1 of 4 given rows have a gold answer that number cannot" in " ".join(said.out.split())
+    plain = run.parent / "test.jsonl"
+    assert "can use no gold answer of 8 given rows" in refused("evaluate", run, "--data", plain, "--scorer", "number")
+
+
+def test_a_call_that_finds_nothing_to_do_is_refused(call, refused, run, tmp_path):
+    """No view to look at or to search, no row that fits into a split, no step, and no learning rate."""
+    idle = write_rows(tmp_path / "idle.jsonl", *({**row, "use_jepa": False} for row in ROWS[:5]))
+    assert "has a JEPA term" in refused("retrieve", run, "lines", "--data", idle)
+    assert "has a JEPA term" in refused("analyze", run, "--data", idle, "--out", tmp_path / "geometry")
+    said = call("evaluate", run, "--data", idle)
+    assert "no row has a JEPA term" in said.out and "nan" not in said.out
+    same = write_rows(tmp_path / "same.jsonl", *[ROWS[0]] * 5)
+    assert "fit into 2 test rows" in refused("data", "split", same, "--num-test", 2, "--out", tmp_path / "parts")
+    assert not (tmp_path / "parts").exists()
+    for settings, message in (
+        ({"learning_rate": 0.0}, "learning_rate=0 trains nothing"),
+        ({"dataloader_drop_last": True, "per_device_train_batch_size": 64}, "drop_last=true leaves no batch"),
+    ):
+        assert message in refused("train", write_config(tmp_path, **settings), "--out", tmp_path / "run")
 
 
 def all_help() -> list[list[str]]:

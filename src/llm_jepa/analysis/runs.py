@@ -164,6 +164,11 @@ def _read_rows(run: TrainedRun, config: AnalysisConfig) -> _Rows:
     file, rows = _all_rows(run, config)
     chosen = [place for place, pair in enumerate(rows.pairs) if pair.use_jepa]
     num_rows = len(chosen)
+    if not num_rows:
+        raise DataError(
+            f"None of the {len(rows):,} rows of {file} has a JEPA term (use_jepa is false in all), so there is no view "
+            "to look at. Use rows without use_jepa, or with use_jepa: true."
+        )
     if num_rows > config.num_pairs:
         drawn = torch.randperm(num_rows, generator=torch.Generator().manual_seed(config.seed))[: config.num_pairs]
         chosen = [chosen[place] for place in sorted(drawn.tolist())]

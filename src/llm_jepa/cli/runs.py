@@ -94,7 +94,8 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         arguments.predictions.parent.mkdir(parents=True, exist_ok=True)
     settings = _evaluation_settings(arguments, run.evaluation)
     rows = run.rows(arguments.data)
-    check_golds(run.encoder, rows, settings, "given")  # what cannot be scored is not answered first
+    for note in check_golds(run.encoder, rows, settings, "given"):  # what cannot be scored is not answered first
+        print_hanging("note  ", note)
     metrics, records = evaluate(run.jepa, run.encoder, rows, settings, progress=sys.stderr.isatty() and is_main())
     if arguments.predictions:
         on_main(write_json_lines, arguments.predictions, records)
@@ -104,8 +105,13 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     for name in (name for name in settings.reported if name not in ("exact_match", "starts_with")):
         unknown, errors = metrics["num_unknown"][name], metrics["num_gold_errors"][name]
         print(f"{name} {metrics[name]:.1%} | unknown {unknown:,} | gold answers that cannot be used {errors:,}")
-    print(f"retrieval among {retrieval['num_candidates']:,.0f} codes: recall@1 {retrieval['recall@1']:.1%} | ", end="")
-    print(f"recall@10 {retrieval['recall@10']:.1%} | mrr {retrieval['mrr']:.3f}")
+    if metrics["num_empty"]:
+        print(f"{metrics['num_empty']:,} answers are empty")
+    if retrieval["num_queries"]:
+        print(f"retrieval among {retrieval['num_candidates']:,.0f} codes: recall@1 {retrieval['recall@1']:.1%}", end="")
+        print(f" | recall@10 {retrieval['recall@10']:.1%} | mrr {retrieval['mrr']:.3f}")
+    else:
+        print("retrieval: not measured, for no row has a JEPA term (use_jepa is false in all)")
     return {"run_dir": str(arguments.run), "data": arguments.data, **metrics}
 
 
@@ -125,6 +131,8 @@ def _generate(arguments: argparse.Namespace) -> dict[str, Any]:
     run = load_run(arguments.run)
     output = run.generate(arguments.text, system=arguments.system)
     print(output)
+    if not output.strip():
+        print("note   the answer is empty: the model ends it at once", file=sys.stderr)
     return {"text": arguments.text, "system": _system(arguments, run.context), "output": output}
 
 

@@ -451,7 +451,7 @@ def _note_views(
     if not config.trains_view_rows:
         notes.append(f"{len(views)} view rows made the tokenizer, and none is trained on (views_ratio: 0).")
         return
-    terms = ["the JEPA term"] if jepa.has_term else []
+    terms = ["the JEPA term"] if jepa.has_term and views.num_jepa else []
     terms += ["cross-entropy"] if config.views_cross_entropy else []
     number = f"{len(views)} view rows, {config.views_ratio:g} for each task row of a step"
     notes.append(f"{number}, train {' and '.join(terms)}.")

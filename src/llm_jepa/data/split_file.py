@@ -34,7 +34,7 @@ def split_file(
 
     Raises:
         ConfigError: If the file is no JSONL, or a file is there already.
-        DataError: If a row cannot be read, or none would be left to train on.
+        DataError: If a row cannot be read, or none would be left to train on, or to test on.
     """
     file = expanded(file)
     if file.suffix != ".jsonl":
@@ -46,6 +46,11 @@ def split_file(
     if num_test >= len(examples):
         raise DataError(f"{num_test} test rows leave none to train on: {file} has {len(examples)}. Ask for fewer.")
     parts = dict(zip((TRAIN, TEST), split_validation(examples, num_test, seed), strict=True))
+    if not parts[TEST]:
+        raise DataError(
+            f"No rows of {file} fit into {num_test} test rows: rows with one pair, or one group, stay together. Ask "
+            "for more, or remove repeated rows."
+        )
     lines = {number: raw for number, raw in iter_lines(file) if raw is not None}
     out.mkdir(parents=True, exist_ok=True)
     for name, rows in parts.items():

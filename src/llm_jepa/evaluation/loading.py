@@ -19,7 +19,7 @@ from llm_jepa.data.formats import Example
 from llm_jepa.data.loading import load_rows
 from llm_jepa.data.pairs import EncodedPairs, PairEncoder
 from llm_jepa.data.tokenizer import check_tokenizer_fits, load_tokenizer
-from llm_jepa.errors import ConfigError
+from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective import LLMJEPA, JEPAConfig
 from llm_jepa.objective.distances import unit
 from llm_jepa.training.embedding import first_of_each, view_embeddings
@@ -77,8 +77,16 @@ class TrainedRun:
         """Return the `num` distinct codes nearest to Pred(Enc(text)), each with its cosine, nearest first.
 
         `system` is that of `generate`.
+
+        Raises:
+            DataError: If no candidate has a JEPA term, so that none is encoded.
         """
         views = view_embeddings(self.jepa, candidates.pairs, self.encoder.pad_id)
+        if not len(views.numbers):
+            raise DataError(
+                f"None of the {len(candidates.pairs)} rows has a JEPA term (use_jepa is false in all), so there is no "
+                "code to find. Remove use_jepa from the rows, or set it to true."
+            )
         first = first_of_each(views.code_groups)
         # A row needs some code.
         query = self.encoder.encode_query(self._ask(text, system), candidates.pairs[0].code_ids)
