@@ -269,6 +269,8 @@ def build_trainer(
         raise ConfigError(
             "attn_implementation=flex_attention has no gradient on a CPU. Set sdpa or eager, or use a GPU."
         )
+    if arguments.learning_rate == 0:
+        raise ConfigError("learning_rate=0 trains nothing. Set it above 0.")
     data.notes += [*notes_on(run), *_about_negatives(run, train_pairs, view_pairs)]
     set_seed(seed)
     jepa = _build_jepa(run, data, seed, models)
