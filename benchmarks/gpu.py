@@ -29,10 +29,10 @@ import transformers
 from torch import nn
 from tqdm import tqdm
 
-from llm_jepa.data.loading import LoadedData
-from llm_jepa.experiments.environment import describe_environment
+from llm_jepa.data.prepare import LoadedData
 from llm_jepa.files import write_whole
 from llm_jepa.objective import LLMJEPA, JEPAConfig, Pair, UnsupportedModelError
+from llm_jepa.runs.environment import describe_environment
 from llm_jepa.training.models import PRESETS, ModelConfig, build_model, num_parameters
 from step_cost import SEED, load_pairs, stretch
 from step_objectives import Cached, Fused, Objective

@@ -44,14 +44,14 @@ def write_rows(path: Path, size_bytes: int) -> int:
 
 def index(path: Path) -> int:
     """Index the lines."""
-    from llm_jepa.data.mapped import MappedLines
+    from llm_jepa.data.line_index import MappedLines
 
     return len(MappedLines(path))
 
 
 def read_random(path: Path) -> int:
     """Index the lines and read some of them, all over the file."""
-    from llm_jepa.data.mapped import MappedLines
+    from llm_jepa.data.line_index import MappedLines
 
     lines = MappedLines(path)
     places = [number * 7919 * 104_729 % len(lines) for number in range(NUM_RANDOM)]
@@ -61,7 +61,7 @@ def read_random(path: Path) -> int:
 
 def scan(path: Path) -> int:
     """Read line after line."""
-    from llm_jepa.data.jsonl import iter_lines
+    from llm_jepa.data.json_lines import iter_lines
 
     return sum(1 for _ in iter_lines(path))
 
@@ -69,7 +69,7 @@ def scan(path: Path) -> int:
 def parse(path: Path) -> int:
     """Read, parse and check each row, and keep none."""
     from llm_jepa.data.config import DataConfig
-    from llm_jepa.data.formats import read_examples
+    from llm_jepa.data.rows import read_examples
 
     return len(read_examples(str(path), DataConfig(rows_in_memory=False)).examples)
 
@@ -77,7 +77,7 @@ def parse(path: Path) -> int:
 def refuse_long_line(path: Path) -> int:
     """Refuse one line of hundreds of MB, and read the row after it."""
     from llm_jepa.data.config import DataConfig
-    from llm_jepa.data.formats import read_examples
+    from llm_jepa.data.rows import read_examples
 
     result = read_examples(str(path), DataConfig(rows_in_memory=False, on_broken="drop"))
     assert result.dropped == {"too_long": 1}
@@ -87,7 +87,7 @@ def refuse_long_line(path: Path) -> int:
 def load(path: Path, in_memory: bool) -> int:
     """Go the whole way to encoded pairs."""
     from llm_jepa.data.config import DataConfig
-    from llm_jepa.data.loading import load_data
+    from llm_jepa.data.prepare import load_data
     from llm_jepa.data.tokenizer import train_tokenizer
     from llm_jepa.objective import JEPAConfig
 
@@ -117,7 +117,7 @@ def memory_bytes(name: str) -> int:
 
 def measure(task: str, path: Path) -> dict[str, Any]:
     """Do a task in this process, and say what it took."""
-    import llm_jepa.data.loading  # noqa: F401 (what every command has imported when it begins to read)
+    import llm_jepa.data.prepare  # noqa: F401 (what every command has imported when it begins to read)
 
     start_bytes = memory_bytes("VmRSS")
     start = time.perf_counter()

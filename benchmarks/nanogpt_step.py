@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llm_jepa.experiments.environment import describe_environment
 from llm_jepa.files import write_whole
 from llm_jepa.nanogpt import GPT, GPTConfig
 from llm_jepa.objective.distances import cosine_distance
+from llm_jepa.runs.environment import describe_environment
 
 PLAIN = "nanogpt_style"
 WARM_UP = 2  # steps of a turn that are not counted: the caches still hold the last variant's weights

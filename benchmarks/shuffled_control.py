@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.loading import load_data
+from llm_jepa.data.prepare import load_data
 from llm_jepa.data.shuffled_views import shuffle_code_views
 from llm_jepa.files import write_json
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, Pair

@@ -28,12 +28,12 @@ from torch import nn
 from tqdm import tqdm
 
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.generated import with_files
-from llm_jepa.data.loading import LoadedData, load_data
+from llm_jepa.data.generated_files import with_files
+from llm_jepa.data.prepare import LoadedData, load_data
 from llm_jepa.evaluation.generation import generate_greedy
-from llm_jepa.experiments.environment import describe_environment
 from llm_jepa.files import write_whole
 from llm_jepa.objective import LLMJEPA, JEPAConfig, Pair
+from llm_jepa.runs.environment import describe_environment
 from llm_jepa.training.models import PRESETS, ModelConfig, build_model, num_parameters
 from llm_jepa.training.sampler import LengthGroupedSampler
 from step_objectives import (

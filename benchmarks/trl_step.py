@@ -28,9 +28,9 @@ import transformers
 from torch import nn
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
-from llm_jepa.experiments.environment import describe_environment
 from llm_jepa.files import write_whole
 from llm_jepa.objective import LLMJEPA, JEPAConfig, Pair
+from llm_jepa.runs.environment import describe_environment
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.models import PRESETS
 from llm_jepa.training.trainer import JEPATrainer

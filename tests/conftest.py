@@ -17,20 +17,24 @@ from typing import Any
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import shutil
+
 import pytest
 import torch
 import transformers
 from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 from tqdm import tqdm
-from transformers import PrinterCallback
+from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback
 
 from llm_jepa.data.nlrx import generate_splits, write_jsonl
-from llm_jepa.experiments import executor, forks
-from llm_jepa.experiments.run import train_run
-from llm_jepa.experiments.settings import read_run
+from llm_jepa.data.tokenizer import train_tokenizer
+from llm_jepa.experiments import fork_server as fork_server_module
+from llm_jepa.experiments import workers
 from llm_jepa.objective import LLMJEPA, JEPAConfig, Pair
-from llm_jepa.report import experiment
+from llm_jepa.report import experiment_report
+from llm_jepa.runs.run import train_run
+from llm_jepa.runs.settings import read_run
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.trainer import JEPATrainer
 
@@ -323,7 +327,7 @@ class ForkedServer:
             # it, and makes a new one at its first call. Two threads that call first together (transformers loads with
             # several) would find none, so the child's only thread does it.
             os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
-            code = forks.serve(connection)
+            code = fork_server_module.serve(connection)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
         except BaseException:
@@ -353,7 +357,7 @@ def warmed_up(tiny_settings: Callable[..., dict[str, Any]], tmp_path_factory: py
 def quick_runs(warmed_up: None) -> Iterator[list[str]]:
     """Fork runs instead of starting processes, where that can be done; yield a list that gets the runs started."""
     started: list[str] = []
-    start = executor.local_pool
+    start = workers.local_pool
 
     def open_pool(*arguments: Any) -> Any:
         pool = start(*arguments)
@@ -362,12 +366,12 @@ def quick_runs(warmed_up: None) -> Iterator[list[str]]:
         return pool
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executor, "local_pool", open_pool)
+        patch.setattr(workers, "local_pool", open_pool)
         if sys.platform == "linux":
-            patch.setattr(executor, "launch_server", fork_server)
-        patch.setattr(executor, "POLL_S", 0.02)
+            patch.setattr(workers, "launch_server", fork_server)
+        patch.setattr(workers, "POLL_S", 0.02)
         for curves_or_maps in ("plot_curves", "plot_geometry"):  # drawn by the tests of the report, where they are seen
-            patch.setattr(experiment, curves_or_maps, lambda *_: [])
+            patch.setattr(experiment_report, curves_or_maps, lambda *_: [])
         patch.setenv("TOKENIZERS_PARALLELISM", "false")
         yield started
 
@@ -381,3 +385,49 @@ def contents() -> Callable[[Path], dict[str, bytes]]:
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
     return read
+
+
+@pytest.fixture(scope="session")
+def lora_home(pair_files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the pairs and a pretrained model beside them. Read only."""
+    folder = tmp_path_factory.mktemp("lora")
+    for file in pair_files:
+        shutil.copy(file, folder)
+    tokenizer = train_tokenizer([pair_files[0].read_text()], 320)
+    torch.manual_seed(0)
+    size: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=256, **size))
+    model.save_pretrained(folder / "base" / "llama")
+    tokenizer.save_pretrained(folder / "base" / "llama")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lora_settings(tiny_settings: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """Those of a run of LoRA matrices, with names relative to `lora_home`."""
+    return tiny_settings(
+        train_file="train.jsonl",
+        test_file="test.jsonl",
+        vocab_size=None,
+        model_name_or_path="base/llama",
+        lora_r=4,
+        lora_dropout=0.1,
+        jepa_k=2,
+        save_steps=2,
+        max_steps=4,
+        learning_rate=1e-2,
+    )
+
+
+@pytest.fixture(scope="session")
+def lora_run(lora_home: Path, lora_settings: dict[str, Any]) -> Path:
+    """The folder of a whole run. Read only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(lora_home)
+        train_run(read_run(lora_settings), 7, Path("run"))
+    return lora_home / "run"

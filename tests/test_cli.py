@@ -18,7 +18,7 @@ import pytest
 
 from llm_jepa.cli import WIDTH, main
 from llm_jepa.data.tokenizer import train_tokenizer
-from llm_jepa.experiments.executor import Job
+from llm_jepa.experiments.workers import Job
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 ROWS = [{"text": f"lines with the number {n}", "code": f".*{n}.*"} for n in range(10, 42)]

@@ -10,7 +10,8 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
 from llm_jepa.experiments.configuration_page import configuration_page
-from llm_jepa.experiments.settings import read_experiment, read_grids, read_yaml
+from llm_jepa.experiments.experiment import read_experiment, read_grids
+from llm_jepa.runs.settings import read_yaml
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llm_jepa.data.jsonl import RowError, iter_lines, parse_line
+from llm_jepa.data.json_lines import RowError, iter_lines, parse_line
 from llm_jepa.errors import DataError
 
 SEPARATOR, END = "\x1f", "\x03"  # ASCII's own "unit separator" and "end of text", which no description has in it

@@ -23,7 +23,7 @@ import torch
 from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
 from llm_jepa.files import write_json
 from llm_jepa.nanogpt import GPT, GPTConfig
-from llm_jepa.training.nanogpt_files import save_checkpoint
+from llm_jepa.nanogpt.weights import save_checkpoint
 from looks import describe, look_at
 from rows import rows_of_pairs, rows_of_text
 

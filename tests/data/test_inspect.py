@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.formats import Example
+from llm_jepa.data.encode import PairEncoder, encode_examples
 from llm_jepa.data.inspect import display_width, escape, inspect_pair, inspect_rows, wrap_words
-from llm_jepa.data.pairs import PairEncoder, encode_examples
+from llm_jepa.data.rows import Example
 from llm_jepa.objective.config import JEPAConfig
 
 DOG = Example("0 1", "\\d", source="rows.jsonl:1")

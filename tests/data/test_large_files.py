@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 
 from llm_jepa.data import config as data_config
-from llm_jepa.data import formats, jsonl, mapped
+from llm_jepa.data import json_lines, line_index, rows
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.jsonl import iter_lines
-from llm_jepa.data.loading import load_data
-from llm_jepa.data.mapped import MappedLines
-from llm_jepa.data.pairs import StoredPairs
+from llm_jepa.data.encode import StoredPairs
+from llm_jepa.data.json_lines import iter_lines
+from llm_jepa.data.lazy_rows import Joined, StoredExamples
+from llm_jepa.data.line_index import MappedLines
+from llm_jepa.data.prepare import load_data
 from llm_jepa.data.shuffled_views import shuffle_code_views
-from llm_jepa.data.stored import Joined, StoredExamples
 from llm_jepa.errors import DataError
-from llm_jepa.experiments.run import train_run
-from llm_jepa.experiments.settings import read_run
 from llm_jepa.objective import JEPAConfig
+from llm_jepa.runs.run import train_run
+from llm_jepa.runs.settings import read_run
 from llm_jepa.training.resume import digest_rows
 
 FILES = {
@@ -46,14 +46,14 @@ FILES = {
 @pytest.fixture(params=[1, 3, 16, 4 * 2**20])
 def block_bytes(request, monkeypatch) -> int:
     """Lines that end in another block than they began in, or in the one after it."""
-    monkeypatch.setattr(mapped, "BLOCK_BYTES", request.param)
+    monkeypatch.setattr(line_index, "BLOCK_BYTES", request.param)
     return request.param
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_lines_by_number_are_the_lines_that_a_scan_reads(tmp_path, monkeypatch, block_bytes, name):
     """Line numbers, bytes, blank lines, byte-order mark, cap: one rule for both ways to read, at any block size."""
-    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 40)
+    monkeypatch.setattr(json_lines, "MAX_LINE_BYTES", 40)
     path = tmp_path / "rows.jsonl"
     path.write_bytes(FILES[name])
     assert list(MappedLines(path)) == list(iter_lines(path))
@@ -61,7 +61,7 @@ def test_lines_by_number_are_the_lines_that_a_scan_reads(tmp_path, monkeypatch, 
 
 def test_random_files_read_the_same_both_ways(tmp_path, monkeypatch, block_bytes):
     """200 files of line breaks, blanks and letters in any order."""
-    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 8)
+    monkeypatch.setattr(json_lines, "MAX_LINE_BYTES", 8)
     draw, path = random.Random(0), tmp_path / "rows.jsonl"
     for _ in range(200):
         path.write_bytes(bytes(draw.choices(b"\n\n\r \tab\xef\xbb\xbf\x0b", k=draw.randrange(40))))
@@ -170,11 +170,11 @@ def test_a_run_on_rows_from_disk_has_the_losses_of_one_from_memory(write_lines, 
 def test_large_files_stay_on_disk_by_themselves(write_lines, monkeypatch):
     """`auto` goes by the size of the file; true and false by what was asked."""
     path = write_lines(*ROWS)
-    monkeypatch.setattr(formats, "LARGE_FILE_BYTES", os.path.getsize(path))
-    assert not formats.stays_on_disk(path, DataConfig())
-    monkeypatch.setattr(formats, "LARGE_FILE_BYTES", os.path.getsize(path) - 1)
-    assert formats.stays_on_disk(path, DataConfig())
-    assert not formats.stays_on_disk(path, DataConfig(rows_in_memory=True))
+    monkeypatch.setattr(rows, "LARGE_FILE_BYTES", os.path.getsize(path))
+    assert not rows.stays_on_disk(path, DataConfig())
+    monkeypatch.setattr(rows, "LARGE_FILE_BYTES", os.path.getsize(path) - 1)
+    assert rows.stays_on_disk(path, DataConfig())
+    assert not rows.stays_on_disk(path, DataConfig(rows_in_memory=True))
     assert data_config.LARGE_FILE_BYTES == 256 * 2**20
 
 
@@ -183,7 +183,7 @@ def test_a_format_that_cannot_stay_on_disk_is_refused_where_it_was_asked_to(tmp_
     path = tmp_path / "rows.parquet"
     path.write_bytes(b"x")
     with pytest.raises(DataError, match=r"rows.parquet: rows_in_memory=false needs a .jsonl file"):
-        formats.stays_on_disk(str(path), DataConfig(rows_in_memory=False))
+        rows.stays_on_disk(str(path), DataConfig(rows_in_memory=False))
     with pytest.raises(ValueError, match=r"rows_in_memory='maybe' is not one of: auto, true, false"):
         DataConfig(rows_in_memory="maybe")
 
@@ -192,7 +192,7 @@ def test_rows_that_are_on_disk_are_named_by_their_line(write_lines):
     """An error later in the run still leads to the row."""
     path = write_lines("", ROWS[0], "{", ROWS[1])
     config = DataConfig(on_broken="drop", rows_in_memory=False)
-    examples = formats.read_examples(path, config).examples
+    examples = rows.read_examples(path, config).examples
     assert isinstance(examples, StoredExamples)
     assert [example.source for example in examples] == [f"{path}:2", f"{path}:4"]
     assert examples[-1] == examples[1:][0] == examples.take([1])[0]
@@ -208,7 +208,7 @@ def test_a_broken_row_is_refused_by_line_on_disk_as_in_memory(write_lines):
     path, messages = write_lines(ROWS[0], "{", ROWS[1]), []
     for in_memory in (True, False):
         with pytest.raises(DataError) as caught:
-            formats.read_examples(path, DataConfig(rows_in_memory=in_memory))
+            rows.read_examples(path, DataConfig(rows_in_memory=in_memory))
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
     assert messages[0].startswith(f"{Path(path)}:2: ")

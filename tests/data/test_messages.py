@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.formats import ReadResult, read_examples
-from llm_jepa.data.loading import load_data
+from llm_jepa.data.prepare import load_data
+from llm_jepa.data.rows import ReadResult, read_examples
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective import JEPAConfig
 

@@ -18,10 +18,10 @@ from sklearn.metrics import mutual_info_score
 from llm_jepa.data.nlrx import generate_pairs, write_jsonl
 from llm_jepa.data.shuffled_views import about_exchange, exchange, shuffle_code_views
 from llm_jepa.errors import ConfigError
-from llm_jepa.experiments.comparable import about_exchanges
-from llm_jepa.experiments.run import train_run
-from llm_jepa.experiments.settings import read_run
+from llm_jepa.experiments.comparability import about_exchanges
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, Pair
+from llm_jepa.runs.run import train_run
+from llm_jepa.runs.settings import read_run
 
 # The benchmark is a script, not part of the package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))

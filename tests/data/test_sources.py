@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.formats import read_examples
-from llm_jepa.data.loading import data_fingerprint, load_data
+from llm_jepa.data.prepare import data_fingerprint, load_data
+from llm_jepa.data.rows import read_examples
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective import JEPAConfig
 

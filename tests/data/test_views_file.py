@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.generated import with_files
+from llm_jepa.data.generated_files import with_files
 from llm_jepa.data.inspect import inspect_rows
-from llm_jepa.data.loading import LoadedData, load_data
-from llm_jepa.data.views import read_views
+from llm_jepa.data.prepare import LoadedData, load_data
+from llm_jepa.data.views_file import read_views
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.files import read_json_lines
 from llm_jepa.objective.config import JEPAConfig

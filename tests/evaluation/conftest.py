@@ -12,8 +12,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.loading import load_rows
-from llm_jepa.data.pairs import EncodedPairs, PairEncoder
+from llm_jepa.data.encode import EncodedPairs, PairEncoder
+from llm_jepa.data.prepare import load_rows
 from llm_jepa.data.tokenizer import train_tokenizer
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig
 

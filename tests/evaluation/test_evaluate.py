@@ -8,10 +8,10 @@ import sqlite3
 import pytest
 import torch
 
-from llm_jepa.data.formats import Example
+from llm_jepa.data.rows import Example
 from llm_jepa.errors import DataError
-from llm_jepa.evaluation import automata
 from llm_jepa.evaluation.evaluate import EvaluationConfig, answer, check_golds, evaluate, score_retrieval
+from llm_jepa.evaluation.scorers.regex import automata
 from llm_jepa.files import write_json_lines
 from llm_jepa.objective import LLMJEPA
 from llm_jepa.objective.reference import enc, pred

@@ -11,10 +11,10 @@ import yaml
 
 from llm_jepa.cli import main
 from llm_jepa.errors import ConfigError
-from llm_jepa.experiments.choice import check_name, choose, is_higher_better, validation_value
+from llm_jepa.experiments.choose_cell import check_name, choose, is_higher_better, validation_value
 from llm_jepa.experiments.compare import open_experiment
+from llm_jepa.experiments.experiment import read_experiment, read_grids
 from llm_jepa.experiments.grids import Grid
-from llm_jepa.experiments.settings import read_experiment, read_grids
 
 FILES = {"train_file": "train.jsonl", "test_file": "test.jsonl"}
 

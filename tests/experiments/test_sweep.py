@@ -11,6 +11,7 @@ import yaml
 
 from llm_jepa.errors import ConfigError, LLMJEPAError
 from llm_jepa.experiments.compare import open_experiment, run_experiment, summarise
+from llm_jepa.report.experiment_report import write_experiment_report
 
 SEEDS = [1, 2]
 STEPS = 6  # enough that a step of 1.16 times the cost makes one step less
@@ -28,7 +29,7 @@ def settings(tiny_settings):
 def swept(settings, quick_runs, tmp_path_factory):
     """The folder of a whole sweep, and its results. Read only."""
     folder = tmp_path_factory.mktemp("sweeps") / "out"
-    return folder, run_experiment(open_experiment(settings, folder))
+    return folder, run_experiment(open_experiment(settings, folder), render=write_experiment_report)
 
 
 def report_of(folder, arm, seed):
@@ -95,7 +96,8 @@ def test_a_finished_sweep_is_not_run_again_and_its_results_come_from_the_folders
     for name in ("results.json", "results.csv", "report.html"):
         (tmp_path / "out" / name).unlink()
     quick_runs.clear()
-    assert run_experiment(open_experiment(settings, tmp_path / "out")) == results and quick_runs == []
+    again = run_experiment(open_experiment(settings, tmp_path / "out"), render=write_experiment_report)
+    assert again == results and quick_runs == []
     assert summarise(tmp_path / "out") == results
     pages = [(each / "report.html").read_text().replace(str(each), "") for each in (tmp_path / "out", folder)]
     assert pages[0] == pages[1]
@@ -120,7 +122,7 @@ def test_a_cell_that_fails_is_shown_and_not_chosen_and_the_others_are_compared(t
     settings = tiny_settings(arms=arms, seeds=[1], choose_by="ce_loss", max_steps=2)
     quick_runs.clear()
     with pytest.raises(LLMJEPAError, match=r"1 of 3 runs failed: jepa\.lr1e30-s1") as error:
-        run_experiment(open_experiment(settings, tmp_path / "out"))
+        run_experiment(open_experiment(settings, tmp_path / "out"), render=write_experiment_report)
     assert error.value.exit_code == 1 and len(quick_runs) == 3  # what fails by itself is not tried again
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     hot, mild = results["grids"]["jepa"]["cells"]

@@ -14,20 +14,20 @@ import yaml
 from tokenizers import AddedToken, processors
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
-from llm_jepa.data import jsonl, sources
+from llm_jepa.data import json_lines, sources
 from llm_jepa.data.checks import check_files, find_duplicates, find_leaks
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.formats import Example, read_examples
-from llm_jepa.data.loading import load_data
-from llm_jepa.data.pairs import PairEncoder, check_labels, encode_examples
+from llm_jepa.data.encode import PairEncoder, check_labels, encode_examples
+from llm_jepa.data.prepare import load_data
+from llm_jepa.data.rows import Example, read_examples
 from llm_jepa.data.splits import split_validation
 from llm_jepa.data.tokenizer import decode_ids, train_tokenizer
 from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
-from llm_jepa.experiments import run as run_module
-from llm_jepa.experiments.run import train_run
-from llm_jepa.experiments.settings import read_run
 from llm_jepa.objective import FusedCollator, JEPAConfig
 from llm_jepa.objective.layout import IGNORED
+from llm_jepa.runs import run as run_module
+from llm_jepa.runs.run import train_run
+from llm_jepa.runs.settings import read_run
 
 SYNTH = [Path(__file__).parents[3] / "shared" / "data" / f"nlrx_synth_{split}.jsonl" for split in ("train", "test")]
 CHATML = (
@@ -103,7 +103,7 @@ LINES: dict[str, tuple[bytes, list[str] | None]] = {
 def test_c1_every_crafted_line_is_decided_as_specified_with_file_and_line(tmp_path, monkeypatch, fault_row):
     """23 files of 501 lines: 19 refused at line 501, 4 read; with on_broken=drop that line alone is lost."""
     cap = 1_500_000
-    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", cap)
+    monkeypatch.setattr(json_lines, "MAX_LINE_BYTES", cap)
     path = tmp_path / "train.jsonl"
     with fault_row("C1", "a broken line at line 501", len(LINES)) as row:
         for name, (line, words) in LINES.items():
@@ -466,7 +466,7 @@ def test_the_check_of_c1_notices_a_reader_that_gives_the_wrong_line(tmp_path, mo
     """Negative control: with lines counted from 0, the message names line 500, and the test above would fail."""
     path = tmp_path / "train.jsonl"
     path.write_bytes((GOOD + b"\n") * NUM_BEFORE + b"{\n")
-    lines = jsonl.iter_lines
+    lines = json_lines.iter_lines
     monkeypatch.setattr(sources, "iter_lines", lambda path: ((number - 1, raw) for number, raw in lines(path)))
     assert f"{path}:501: " not in refusal(lambda: read_examples(str(path), DataConfig()))
     with pytest.raises((DataError, ConfigError), match=":500: "):

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "report"))
 
 from report_cases import HOSTILE, Page, make_experiment, make_geometry, with_text_everywhere
 
-from llm_jepa.report import html
+from llm_jepa.report import page as page_module
 from llm_jepa.report.figures import plot_comparison
 
 IMAGE = "data:image/svg+xml;base64,"
@@ -22,17 +22,17 @@ IMAGE = "data:image/svg+xml;base64,"
 @pytest.fixture
 def render(tmp_path) -> list[Callable[[str], str]]:
     """The two pages, of `compare` and of `analyze`, with a text in every place where text of data can be."""
-    pictures = plot_comparison(make_experiment(tmp_path / "drawn", num_rows=9)[0], tmp_path)
+    pictures = plot_comparison(make_experiment(tmp_path / "drawn", num_rows=9), tmp_path)
 
     def experiment(text: str) -> str:
-        results = with_text_everywhere(make_experiment(tmp_path, num_rows=9, text=text)[0], text)
+        results = with_text_everywhere(make_experiment(tmp_path, num_rows=9, text=text), text)
         geometry = make_geometry(("ntp", f"arm {text}"), text)
-        path = html.write_report(results, tmp_path, pictures, f"llm-jepa {text}", geometry)
+        path = page_module.write_report(results, tmp_path, pictures, f"llm-jepa {text}", geometry)
         return path.read_text(encoding="utf-8")
 
     def analysis(text: str) -> str:
         geometry, environment = make_geometry(("ntp", f"run {text}"), text), {"cpu": text, text: 1}
-        path = html.write_geometry_report(geometry, tmp_path, [], f"llm-jepa {text}", environment)
+        path = page_module.write_geometry_report(geometry, tmp_path, [], f"llm-jepa {text}", environment)
         return path.read_text(encoding="utf-8")
 
     return [experiment, analysis]
@@ -59,8 +59,8 @@ def test_g1_no_text_of_the_data_becomes_markup(render, fault_row, monkeypatch):
             for payload in HOSTILE:
                 assert is_inert(page(payload), plain), payload
                 row.passed += 1
-    unguarded: Any = html._templates().overlay(autoescape=False, finalize=lambda value: value)
-    monkeypatch.setattr(html, "_templates", lambda: unguarded)
+    unguarded: Any = page_module._templates().overlay(autoescape=False, finalize=lambda value: value)
+    monkeypatch.setattr(page_module, "_templates", lambda: unguarded)
     plain = Page(render[1]("plain"))
     visible = [payload for payload in HOSTILE if "\ud800" not in payload]  # which is not even UTF-8
     assert sum(not is_inert(render[1](payload), plain) for payload in visible) >= 20  # the control: it bites

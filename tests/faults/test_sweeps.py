@@ -18,11 +18,11 @@ import yaml
 
 from llm_jepa.errors import ConfigError
 from llm_jepa.experiments.compare import open_experiment, run_experiment
-from llm_jepa.experiments.executor import FAILED_FILE, run_jobs
-from llm_jepa.experiments.ownership import OWNER_FILE, sole_owner, sole_trainer
-from llm_jepa.experiments.run import train_run
-from llm_jepa.experiments.settings import read_run
+from llm_jepa.experiments.workers import FAILED_FILE, run_jobs
 from llm_jepa.files import read_json_lines
+from llm_jepa.runs.locks import OWNER_FILE, sole_owner, sole_trainer
+from llm_jepa.runs.run import train_run
+from llm_jepa.runs.settings import read_run
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes in /proc")
 
@@ -339,9 +339,9 @@ def test_d4_a_run_of_other_settings_is_refused_and_no_byte_is_overwritten(
 
 def test_d4_a_run_that_is_being_trained_is_left_alone(run_child, tmp_path, monkeypatch):
     """A second process waits for the first, and gives up; when the first has gone it may train."""
-    from llm_jepa.experiments import ownership
+    from llm_jepa.runs import locks
 
-    monkeypatch.setattr(ownership, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(locks, "PATIENCE_S", 0.2)
     here = tmp_path / "here"
 
     def train():

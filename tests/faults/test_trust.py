@@ -13,7 +13,7 @@ import pytest
 
 from llm_jepa.data.tokenizer import check_tokenizer_fits, train_tokenizer
 from llm_jepa.errors import ConfigError, DataError
-from llm_jepa.experiments.settings import read_experiment
+from llm_jepa.experiments.experiment import read_experiment
 from llm_jepa.objective import JEPAConfig
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.checkpoints import MANIFEST, publish

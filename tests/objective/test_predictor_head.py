@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig
 from llm_jepa.objective.predictor import PredictorHead
-from llm_jepa.training.embedding import view_embeddings
+from llm_jepa.training.view_embeddings import view_embeddings
 
 HEADS = ["linear", "mlp"]
 

@@ -12,7 +12,7 @@ from llm_jepa.objective.cached import CachedLLMJEPA
 from llm_jepa.objective.config import CHOICES
 from llm_jepa.objective.layout import Role
 from llm_jepa.objective.masks import boolean_mask
-from llm_jepa.training.embedding import view_embeddings
+from llm_jepa.training.view_embeddings import view_embeddings
 
 PAIR = Pair(text_ids=[5, 6, 7], bridge_ids=[2], code_ids=[8, 9, 1])
 RENDERED = Pair([5, 6, 7], [8, 9, 1], [2], text_view_ids=[3, 5, 6], code_view_ids=[4, 8])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig
-from llm_jepa.training.embedding import view_embeddings
+from llm_jepa.training.view_embeddings import view_embeddings
 
 
 def loss_and_gradients(jepa, batch, **at):

@@ -8,7 +8,7 @@ import torch
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig
 from llm_jepa.objective.config import CHOICES
 from llm_jepa.objective.residual import group_number, without_mean
-from llm_jepa.training.embedding import view_embeddings
+from llm_jepa.training.view_embeddings import view_embeddings
 
 
 def grouped(pairs, names="aabab"):

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from llm_jepa.errors import ConfigError
-from llm_jepa.experiments.settings import read_run
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, Pair
 from llm_jepa.objective.tube import Tubes, draw_places, key_of, tube_distances
-from llm_jepa.training.embedding import view_embeddings
+from llm_jepa.runs.settings import read_run
+from llm_jepa.training.view_embeddings import view_embeddings
 
 FORMS = ["stp", "stp_released"]
 

@@ -20,13 +20,13 @@ from llm_jepa.cli import main
 from llm_jepa.errors import ConfigError
 from llm_jepa.evaluation.evaluate import evaluate
 from llm_jepa.evaluation.generation import generate_greedy
-from llm_jepa.evaluation.loading import load_run
-from llm_jepa.experiments.run import train_run
-from llm_jepa.experiments.settings import read_run
 from llm_jepa.files import read_json_lines
 from llm_jepa.objective import LLMJEPA
 from llm_jepa.processes import gather, join, leave, on_main, rank, turns
-from llm_jepa.training.embedding import view_embeddings
+from llm_jepa.runs.run import train_run
+from llm_jepa.runs.settings import read_run
+from llm_jepa.runs.trained_run import load_run
+from llm_jepa.training.view_embeddings import view_embeddings
 
 SETTINGS = {
     "generate_train": 40,

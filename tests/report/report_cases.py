@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from llm_jepa.analysis.geometry import view_geometry
-from llm_jepa.evaluation.embeddings import StoredEmbeddings
+from llm_jepa.evaluation.kept_embeddings import StoredEmbeddings
 from llm_jepa.experiments.results import RunResult, build_results
+from llm_jepa.files import write_json_lines
+from llm_jepa.geometry.view_geometry import view_geometry
 
 LOADING = ("src", "srcset", "href", "xlink:href", "action", "formaction", "data", "poster", "background", "srcdoc")
 
@@ -135,26 +136,27 @@ def make_experiment(
     text: str = "plain",
     num_pairs: int = 24,
     **settings: Any,
-) -> tuple[dict[str, Any], dict[str, dict[int, list[dict[str, Any]]]]]:
+) -> dict[str, Any]:
     """Make runs that differ a little; those of the second arm have collapsed, each at its own step."""
     random = np.random.default_rng(0)
-    runs, curves, correct = [], {}, {}
+    runs, correct = [], {}
     for place, arm in enumerate(arms):
-        curves[arm], correct[arm] = {}, {}
+        correct[arm] = {}
         for seed in seeds:
             right = random.random(num_rows) < 0.3 + 0.1 * (place > 0) + 0.02 * random.standard_normal()
             alarm = {"alarmed": place == 1, "first_step": 20 + 10 * (seed % 2), "reason": f"Collapsed: {text}"}
             metrics = {"exact_match": float(right.mean()), "recall@1": 0.5, "recall@10": 0.9, "training_time_s": 600.0}
             runs.append(RunResult(arm, seed, metrics, alarm if place else None))
-            curves[arm][seed] = _curve(place, random)
             correct[arm][seed] = right.tolist()
+            curve = _curve(place, random)
             _write_run(folder / f"{arm}-s{seed}", right, text, place, num_pairs)
+            write_json_lines(folder / f"{arm}-s{seed}" / "metrics.jsonl", curve)
     counts = {"rows_in": 40, "kept": num_rows, "dropped": {"leak": 7, text: 3}, "truncated": 1}
     data = {"summary": dict.fromkeys(("train", "validation", "test"), counts), "notes": [f"Left out: {text}"]}
     given = {"seeds": list(seeds), "train_file": text, text: 1, "data": data | {"sha256": {text: text}}} | settings
     costs = {arm: {"step_time_ratio": 1 + 0.2 * i, "flops_ratio": 1 + 0.17 * i} for i, arm in enumerate(arms)}
     results = build_results(runs, baseline=arms[0], settings=given, cost=costs, correct=correct)
-    return results | {"grids": {}, "notes": []}, curves
+    return results | {"grids": {}, "notes": []}
 
 
 def _curve(place: int, random: np.random.Generator) -> list[dict[str, Any]]:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llm_jepa.report.analysis import write_analysis_report
-from llm_jepa.report.experiment import write_experiment_report
+from llm_jepa.report.experiment_report import write_experiment_report
+from llm_jepa.report.geometry_report import write_analysis_report
 
 DESKTOP, PHONE = (1280, 800), (390, 844)
 ARMS = ("ntp", "jepa", "jepa_infonce_with_a_long_name_of_fifty_characters_", "jepa_shuffled")
@@ -23,8 +23,8 @@ TEXT = "a <b onclick='x'>text</b> </title></svg><script>document.title='run'</sc
 def pages(make_experiment, make_geometry, tmp_path_factory) -> dict[str, Path]:
     """The page of an experiment and of an analysis, with markup in every text."""
     folder = tmp_path_factory.mktemp("experiment")
-    results, curves = make_experiment(folder, ARMS, seeds=range(1, 6), text=TEXT)
-    experiment = write_experiment_report(results, folder, curves, f"llm-jepa compare {TEXT}")
+    results = make_experiment(folder, ARMS, seeds=range(1, 6), text=TEXT)
+    experiment = write_experiment_report(results, folder)
     other = tmp_path_factory.mktemp("analysis")
     analysis = write_analysis_report(make_geometry(ARMS, TEXT), other, f"llm-jepa analyze {TEXT}", {"cpu": TEXT})
     return {"experiment": experiment, "analysis": analysis}

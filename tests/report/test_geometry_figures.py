@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from llm_jepa.analysis.geometry import view_geometry
+from llm_jepa.geometry.view_geometry import view_geometry
 from llm_jepa.report.geometry_figures import MAPS_TO_A_ROW, plot_geometry
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -10,7 +10,7 @@ import pytest
 from llm_jepa.experiments.grids import Grid
 from llm_jepa.experiments.results import RunResult, build_results, format_markdown, format_table, summarise_seeds
 from llm_jepa.report.figures import PALETTE, grid_slice, plot_grid
-from llm_jepa.report.html import write_report
+from llm_jepa.report.page import write_report
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import BloomConfig, BloomForCausalLM, TrainerCallback
 
-from llm_jepa.data.pairs import EncodedPairs
+from llm_jepa.data.encode import EncodedPairs
 from llm_jepa.errors import ConfigError
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig
 from llm_jepa.objective.layout import IGNORED

@@ -22,7 +22,7 @@ from llm_jepa import __version__
 from llm_jepa.errors import ConfigError, LLMJEPAError
 from llm_jepa.processes import end_with_parent, is_main, leave, num_launched, rank, told
 
-from . import claims, data, experiments, runs, tools
+from . import data_commands, experiment_commands, reproduce_command, run_commands, tool_commands
 from .parsing import Parser
 from .printing import WIDTH, be_quiet, print_error, print_json, substitute_characters
 
@@ -142,6 +142,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"llm-jepa {__version__}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks and the log of transformers")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for family in (experiments, claims, runs, data, tools):
+    for family in (experiment_commands, reproduce_command, run_commands, data_commands, tool_commands):
         family.register(commands)
     return parser

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from llm_jepa.errors import ConfigError
-from llm_jepa.experiments.other_names import hint_of
+from llm_jepa.runs.setting_hints import hint_of
 
 from .printing import print_error
 
@@ -92,21 +92,21 @@ def read_call(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def read_settings(path: str) -> dict[str, Any]:
     """Return the settings of a YAML file."""
-    from llm_jepa.experiments.settings import read_yaml
+    from llm_jepa.runs.settings import read_yaml
 
     return read_yaml(path)
 
 
 def without_experiment(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a run alone: no arms, no seeds."""
-    from llm_jepa.experiments.settings import ExperimentConfig
+    from llm_jepa.experiments.experiment import ExperimentConfig
 
     return {key: value for key, value in settings.items() if key not in ExperimentConfig.__dataclass_fields__}
 
 
 def overrides(arguments: argparse.Namespace) -> list[tuple[str, Any]]:
     """Return key and value of each `--set`."""
-    from llm_jepa.experiments.settings import parse_override
+    from llm_jepa.runs.settings import parse_override
 
     return [parse_override(text) for text in arguments.set]
 

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, cast
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from llm_jepa.data.tokenizer import PlainText, default_template
 from llm_jepa.errors import ConfigError, DataError
+
+from .tokenizer import PlainText, default_template
 
 logger = logging.getLogger(__name__)
 

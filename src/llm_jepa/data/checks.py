@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from llm_jepa.data.config import DataConfig
-from llm_jepa.data.formats import Example, read_examples
-from llm_jepa.data.stored import Joined, StoredExamples, take
 from llm_jepa.errors import DataError
+
+from .config import DataConfig
+from .lazy_rows import Joined, StoredExamples, take
+from .rows import Example, read_examples
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from llm_jepa.data.formats import Example, prompt_example
 from llm_jepa.errors import ConfigError
+
+from .rows import Example, prompt_example
 
 Message = dict[str, Any]
 

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from llm_jepa.data.pairs import EncodedPairs
 from llm_jepa.objective.config import JEPAConfig
 from llm_jepa.objective.layout import Pair
+
+from .encode import EncodedPairs
 
 WIDTH = 80
 

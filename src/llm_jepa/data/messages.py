@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm_jepa.data.jsonl import RowError, describe_type, text_of
+from .json_lines import RowError, describe_type, text_of
 
 ROLES = ("system", "user", "assistant")
 TRAINED = ("weight", "train", "loss")

@@ -49,9 +49,10 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate, islice
 from pathlib import Path
 
-from llm_jepa.data.config import PHRASINGS
 from llm_jepa.errors import ConfigError
 from llm_jepa.files import write_json_lines
+
+from .config import PHRASINGS
 
 # All but 15 of the 8,000 training rows of NL-RX-SYNTH have four terms or less.
 MAX_TERMS = 4

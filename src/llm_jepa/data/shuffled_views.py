@@ -10,9 +10,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import overload
 
-from llm_jepa.data.digest import PairsDigest
-from llm_jepa.data.pairs import row_lengths
 from llm_jepa.objective import Pair
+
+from .digest import PairsDigest
+from .encode import row_lengths
 
 
 def shuffle_code_views(pairs: Sequence[Pair], seed: int) -> Sequence[Pair]:

@@ -18,9 +18,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm_jepa.data.jsonl import MAX_LINE_BYTES, RowError, describe_content, iter_lines, open_bytes, parse_array
 from llm_jepa.errors import DataError
 from llm_jepa.files import expanded
+
+from .json_lines import MAX_LINE_BYTES, RowError, describe_content, iter_lines, open_bytes, parse_array
 
 logger = logging.getLogger(__name__)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llm_jepa.data.config import DataConfig
-from llm_jepa.data.formats import read_examples
-from llm_jepa.data.jsonl import iter_lines
-from llm_jepa.data.splits import split_validation
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.files import expanded, write_whole
+
+from .config import DataConfig
+from .json_lines import iter_lines
+from .rows import read_examples
+from .splits import split_validation
 
 TRAIN, TEST = "train.jsonl", "test.jsonl"
 

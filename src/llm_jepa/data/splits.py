@@ -8,10 +8,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from llm_jepa.data.checks import KEY_BYTES, KEY_DTYPE, pair_key
-from llm_jepa.data.formats import Example
-from llm_jepa.data.stored import take
 from llm_jepa.errors import DataError
+
+from .checks import KEY_BYTES, KEY_DTYPE, pair_key
+from .lazy_rows import take
+from .rows import Example
 
 
 def split_validation(

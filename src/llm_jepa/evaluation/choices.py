@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm_jepa.data.formats import Example
-from llm_jepa.data.pairs import PairEncoder
+from llm_jepa.data.encode import PairEncoder
+from llm_jepa.data.rows import Example
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, Pair
 from llm_jepa.objective.backbone import evaluating
 from llm_jepa.objective.layout import IGNORED, FusedBatch
 from llm_jepa.processes import gather, turns
 from llm_jepa.training.sharding import whole_at_root
 
-from .verdict import GoldError, Verdict, quoted
+from .scorers.verdict import GoldError, Verdict, quoted
 
 CHOICES, ANSWER = "choices", "answer"  # columns of a row
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

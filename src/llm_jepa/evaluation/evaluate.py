@@ -9,12 +9,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm_jepa.data.formats import Example
-from llm_jepa.data.pairs import EncodedPairs, PairEncoder
+from llm_jepa.data.encode import EncodedPairs, PairEncoder
+from llm_jepa.data.rows import Example
 from llm_jepa.errors import DataError, nearest
 from llm_jepa.objective import LLMJEPA
-from llm_jepa.training.embedding import first_of_each, view_embeddings
 from llm_jepa.training.sharding import whole_at_root
+from llm_jepa.training.view_embeddings import first_of_each, view_embeddings
 
 from .choices import ANSWER, choice_log_likelihoods, gold_choice, judge_choices, notation_of, row_choices
 from .generation import generate_greedy

@@ -4,40 +4,38 @@ An arm may be a grid (`grids`): all its cells are run, the best on validation ro
 one alone is compared. The comparison may be made again at equal FLOPs and equal time (`budgets`).
 
     OUT/experiment.yaml   settings         OUT/results.json, results.csv   values, intervals, verdicts
-    OUT/<arm>-s<seed>/    one run each     OUT/figures/, OUT/tables/       SVG and PNG; CSV
-    OUT/report.html       all of it, to read, print or send; OUT/report.md: the same as Markdown
-    OUT/looks.json        the seeds of each time that results were made
+    OUT/<arm>-s<seed>/    one run each     OUT/looks.json                  the seeds of each time that results were made
 
-Everything after the runs is rebuilt from the run folders alone.
+Everything after the runs is rebuilt from the run folders alone. `report/` draws the results.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import shlex
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llm_jepa.data.generated import with_files
-from llm_jepa.data.loading import LoadedData, load_data
+from llm_jepa.data.generated_files import with_files
+from llm_jepa.data.prepare import LoadedData, load_data
 from llm_jepa.errors import ConfigError, LLMJEPAError
 from llm_jepa.files import read_json_lines, reading_run, write_whole
-from llm_jepa.report.experiment import write_experiment_report
+from llm_jepa.runs.locks import OWNER_FILE, sole_owner
+from llm_jepa.runs.run import check_folder, claim_folder, differences, has_begun, notes_on, pretrained_tokenizer
+from llm_jepa.runs.settings import RunConfig, Settings, read_yaml
 from llm_jepa.yaml_loading import dump_yaml, load_yaml
 
-from .budgets import Budget, plan, recorded, step_flops, step_time
-from .choice import HIGHER_IS_BETTER, check_name, choose, is_higher_better, validation_value
-from .comparable import about_exchanges, about_versions, check_arms, check_data
-from .control_arms import about_controls, control_arms
-from .executor import FAILED_FILE, Failure, Job, run_jobs
+from .choose_cell import HIGHER_IS_BETTER, check_name, choose, is_higher_better, validation_value
+from .comparability import about_exchanges, about_versions, check_arms, check_data
+from .controls import about_controls, control_arms
+from .equal_cost import Budget, plan, recorded, step_flops, step_time
+from .experiment import ExperimentConfig, count_runs, is_axis, read_experiment, read_grids
 from .grids import Grid
-from .looks import note_look
-from .ownership import OWNER_FILE, sole_owner
-from .rehearsal import rehearse
+from .interim_looks import note_look
+from .preflight import rehearse
 from .results import (
     COST_KEYS,
     Results,
@@ -48,17 +46,7 @@ from .results import (
     summarise_seeds,
     write_results,
 )
-from .run import check_folder, claim_folder, differences, has_begun, notes_on, pretrained_tokenizer
-from .settings import (
-    ExperimentConfig,
-    RunConfig,
-    Settings,
-    count_runs,
-    is_axis,
-    read_experiment,
-    read_grids,
-    read_yaml,
-)
+from .workers import FAILED_FILE, Failure, Job, run_jobs
 
 logger = logging.getLogger(__name__)
 
@@ -154,8 +142,15 @@ def open_experiment(settings: Settings, folder: Path, *, dry_run: bool = False) 
     return experiment
 
 
-def run_experiment(experiment: Experiment, *, progress: bool = False) -> Results:
+def run_experiment(
+    experiment: Experiment, *, progress: bool = False, render: Callable[[Results, Path], object] | None = None
+) -> Results:
     """Do the runs that are not done yet, then compare; return what results.json holds.
+
+    Args:
+        experiment: The experiment.
+        progress: Whether to draw bars.
+        render: Called with results and folder: also where cells of grids failed, before that is raised.
 
     Raises:
         ConfigError: If another process works in the folder.
@@ -184,13 +179,15 @@ def run_experiment(experiment: Experiment, *, progress: bool = False) -> Results
         budgeted = [job for kind in config.compare_at if kind != "steps" for job in _claim_budgets(experiment, kind)]
         failures += run(budgeted) if budgeted else []
         results = summarise(experiment.folder)
+        if render is not None:
+            render(results, experiment.folder)
     if failures:
         raise _failed(failures, len(experiment.jobs) + len(budgeted))
     return results
 
 
 def summarise(folder: Path) -> Results:
-    """Compare the runs in an experiment's folder; write results.json, results.csv, figures, tables and the report.
+    """Compare the runs in an experiment's folder; write results.json and results.csv.
 
     Raises:
         ConfigError: If the folder holds no experiment, or no run of it is done.
@@ -229,8 +226,6 @@ def summarise(folder: Path) -> Results:
         if kind != "steps":
             results[f"equal_{kind}"] = _budgeted_results(experiment, kind, compared, baseline)
     write_results(results, folder)
-    command = f"llm-jepa compare {shlex.quote(str(file))} --out NEW_FOLDER"
-    write_experiment_report(results, folder, _curves(list(compared)), command)
     return results
 
 
@@ -579,15 +574,6 @@ def _correct(jobs: list[Job], metric: str) -> dict[str, dict[int, list[bool]]]:
             rows = read_json_lines(job.folder / "predictions.jsonl")
             correct.setdefault(job.arm, {})[job.seed] = [bool(row[metric]) for row in rows]  # null: unknown
     return correct
-
-
-def _curves(jobs: list[Job]) -> dict[str, dict[int, list[dict[str, Any]]]]:
-    curves: dict[str, dict[int, list[dict[str, Any]]]] = {}
-    for job in jobs:
-        file = job.folder / "metrics.jsonl"
-        with reading_run(job.folder):
-            curves.setdefault(job.arm, {})[job.seed] = [dict(line) for line in read_json_lines(file)]
-    return curves
 
 
 def _data_summary(jobs: list[Job]) -> dict[str, Any]:

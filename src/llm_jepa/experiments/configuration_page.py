@@ -9,11 +9,12 @@ from typing import Any
 from llm_jepa.data.config import DataConfig
 from llm_jepa.evaluation.evaluate import EvaluationConfig
 from llm_jepa.objective import JEPAConfig
+from llm_jepa.runs.settings import OTHER_TRAINER, RECIPES, RecipeConfig, describe_fields
 from llm_jepa.training.adapters import AdapterConfig
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.models import ModelConfig
 
-from .settings import BUILT_IN_ARMS, OTHER_TRAINER, RECIPES, ExperimentConfig, RecipeConfig, describe_fields
+from .experiment import BUILT_IN_ARMS, ExperimentConfig
 
 SECTIONS: dict[str, type] = {
     "Experiment": ExperimentConfig,

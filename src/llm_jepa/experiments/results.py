@@ -20,7 +20,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from llm_jepa.errors import ConfigError
-from llm_jepa.experiments.statistics import (
+from llm_jepa.files import write_json, write_whole
+from llm_jepa.text_tables import text_table
+
+from .statistics import (
     PairedComparison,
     bootstrap_over_examples,
     check_finite,
@@ -29,8 +32,6 @@ from llm_jepa.experiments.statistics import (
     format_p,
     sentence,
 )
-from llm_jepa.files import write_json, write_whole
-from llm_jepa.text_tables import text_table
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 from llm_jepa.experiments.results import BUDGET_TITLES
 
 from .figures import PALETTE, shown_axes
-from .words import counted, duration, interval, percent, points, ratio
+from .formatting import counted, duration, interval, percent, points, ratio
 
 Results = Mapping[str, Any]
 

@@ -22,7 +22,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from numpy.typing import NDArray
 
-from .words import can_be_shown
+from .formatting import can_be_shown
 
 Row = Mapping[str, Any]
 Runs = Mapping[str, Mapping[int, Sequence[Row]]]

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from .formatting import counted, percent
 from .geometry_figures import shown_side, sides_of
-from .words import counted, percent
 
 Z95 = 1.959964
 """Of the standard normal distribution, for 95% between both tails."""

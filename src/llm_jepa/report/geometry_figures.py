@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from llm_jepa.analysis.tables import FORM_TITLES, describe_pairs
+from llm_jepa.geometry.geometry_tables import FORM_TITLES, describe_pairs
 
 from .figures import FAINT, INK, NARROW, PALETTE, STYLE, _look, _plain, _save, _shortened
 

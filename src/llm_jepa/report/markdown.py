@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm_jepa.analysis.tables import describe_pairs, describe_sides, geometry_tables
 from llm_jepa.experiments.results import format_markdown
+from llm_jepa.geometry.geometry_tables import describe_pairs, describe_sides, geometry_tables
 
 from .content import answer_of, collapses_of, price_of
-from .words import visible
+from .formatting import visible
 
 MARKDOWN_FILE = "report.md"
 _INLINE = re.compile(r"([\\`*\[\]|~$]|(?<!\w)_|_(?!\w))")

@@ -30,8 +30,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_utils import seed_worker
 
-from llm_jepa.data.pairs import row_lengths
-from llm_jepa.data.stored import Joined
+from llm_jepa.data.encode import row_lengths
+from llm_jepa.data.lazy_rows import Joined
 from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
 from llm_jepa.objective import LLMJEPA, FusedBatch, FusedCollator, JEPAConfig, JEPAOutput, Pair, UnsupportedModelError
 from llm_jepa.objective.backbone import evaluating
@@ -50,14 +50,14 @@ from .checkpoints import (
     rotate,
     staged,
 )
-from .embedding import view_embeddings
 from .gradients import compare_gradients
 from .meters import StepTimer, TermMeter
 from .monitors import CollapseAlarm, embedding_monitors
 from .resume import check_resume, describe_run, describe_views
 from .sampler import BesideRows, LengthGroupedSampler, MixedBatches, SharedBatches
+from .sanity_checks import check_work
 from .saving import MAX_SHARD_SIZE, restore_weights, save_jepa
-from .work import check_work
+from .view_embeddings import view_embeddings
 
 logger = logging.getLogger(__name__)
 
@@ -754,8 +754,8 @@ def _check_rows(name: str, rows: Any) -> None:
         of_what = f", a row {strange[0]}" if looked_at[0] is not None else ""
         raise ConfigError(
             f"{name} is of type {type(rows).__name__}{of_what}; expected a sequence of Pair, which holds token ids. "
-            "Read files with llm_jepa.data.loading.load_data and take its .train.pairs, or encode each text with "
-            "PairEncoder of llm_jepa.data.pairs."
+            "Read files with llm_jepa.data.prepare.load_data and take its .train.pairs, or encode each text with "
+            "PairEncoder of llm_jepa.data.encode."
         )
 
 

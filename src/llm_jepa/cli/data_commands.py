@@ -1,0 +1,212 @@
+"""Commands on data: `data make`, `data split`, `data inspect`, `data check`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm_jepa.errors import CheckFailedError, ConfigError, DataError
+from llm_jepa.files import expanded
+
+from .parsing import add_command, add_set, overrides, positive, read_settings, without_experiment
+from .printing import WIDTH, print_hanging, print_json
+
+if TYPE_CHECKING:
+    from llm_jepa.runs.settings import RunConfig
+
+
+def register(commands: Any) -> None:
+    """Add the commands of this module to the parser."""
+    data = commands.add_parser("data", help="make, split, inspect and check data").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    make = add_command(data, "make", _data_make, "generate pairs")
+    make.add_argument("kind", choices=["nlrx"], help="nlrx: descriptions and regular expressions")
+    make.add_argument("--out", type=expanded, required=True, metavar="FILE", help="the file to write")
+    make.add_argument("--num", type=positive, required=True, metavar="N", help="number of pairs")
+    make.add_argument("--seed", type=int, default=0, metavar="S", help="seed; the same gives the same file")
+    make.add_argument("--test-out", type=expanded, metavar="FILE", help="also test pairs, whose codes are not in FILE")
+    make.add_argument("--num-test", type=positive, metavar="N", help="number of test pairs")
+    make.add_argument(
+        "--phrasing",
+        choices=["plain", "colloquial", "both"],
+        default="plain",
+        help="words of the descriptions (with --test-out, of the test pairs); both: pairs of two phrasings, no regex",
+    )
+    make.add_argument(
+        "--colloquial-share",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="how much of a colloquial description is colloquial, as people mix (default 1: all)",
+    )
+    make.add_argument("--force", action="store_true", help="write over a file that is there")
+
+    split = add_command(data, "split", _data_split, "set test rows of one file apart, equal pairs on one side")
+    split.add_argument("file", type=expanded, metavar="FILE", help="a .jsonl file of rows")
+    split.add_argument("--num-test", type=positive, required=True, metavar="N", help="rows of the test file")
+    split.add_argument(
+        "--out", type=expanded, required=True, metavar="DIR", help="folder of train.jsonl and test.jsonl"
+    )
+    split.add_argument("--seed", type=int, default=0, metavar="S", help="another seed chooses others")
+    split.add_argument("--force", action="store_true", help="write over files that are there")
+    add_set(split)
+
+    inspect = add_command(data, "inspect", _data_inspect, "show rows as the model sees them")
+    inspect.add_argument("file", metavar="FILE", help="a file of rows")
+    inspect.add_argument("--config", metavar="CONFIG.yaml", help="settings to read it with")
+    inspect.add_argument("--rows", type=positive, default=3, metavar="N", help="rows to show")
+    add_set(inspect)
+
+    check = add_command(data, "check", _data_check, "find what training would refuse, duplicates and leaks")
+    check.add_argument("train", metavar="TRAIN", help="a file of rows")
+    check.add_argument("test", metavar="TEST", help="a file of rows")
+    check.add_argument("--config", metavar="CONFIG.yaml", help="settings to read them with")
+    check.add_argument("--max-leak", type=int, metavar="N", help="exit with 3 if more test pairs than this leaked")
+    add_set(check)
+
+
+def _data_make(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.data.nlrx import generate_pairs, generate_transfer, generate_views, write_jsonl
+
+    files = {arguments.out: arguments.num}
+    if arguments.out == arguments.test_out:
+        raise ConfigError(f"--out and --test-out are both {arguments.out}. Name two files.")
+    if (arguments.test_out is None) != (arguments.num_test is None):
+        raise ConfigError("--test-out and --num-test belong together: where the test rows go, and how many.")
+    phrasing, share = arguments.phrasing, arguments.colloquial_share
+    if share != 1 and phrasing == "plain":
+        raise ConfigError(
+            "--colloquial-share needs colloquial rows. Add --phrasing colloquial or both, or leave it out."
+        )
+    made: dict[Path, Any]
+    if arguments.test_out and phrasing == "both":
+        raise ConfigError("--phrasing both makes view pairs, which have no regex to test on. Leave --test-out out.")
+    if arguments.test_out:
+        rows = generate_transfer(
+            arguments.num, 0, arguments.num_test, arguments.seed, test_phrasing=phrasing, colloquial_share=share
+        )
+        made = {arguments.out: rows["train"], arguments.test_out: rows["test"]}
+        files[arguments.test_out] = arguments.num_test
+    elif phrasing == "both":
+        made = {arguments.out: generate_views(arguments.num, arguments.seed, colloquial_share=share)}
+    else:
+        made = {arguments.out: generate_pairs(arguments.num, arguments.seed, phrasing=phrasing, colloquial_share=share)}
+    for path in made:
+        if path.exists() and not arguments.force:
+            raise ConfigError(f"{path} is there already. Choose another name, or write over it with --force.")
+    for path, pairs in made.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(pairs, path)
+    return {"files": {str(path): count for path, count in files.items()}, "seed": arguments.seed}
+
+
+def _data_split(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.data.split_file import split_file
+    from llm_jepa.runs.settings import read_run
+
+    config = read_run(dict(overrides(arguments))).data
+    made = split_file(
+        arguments.file, arguments.num_test, arguments.out, config, seed=arguments.seed, force=arguments.force
+    )
+    for name, count in made.items():
+        print(f"{count:7,} rows  {arguments.out / name}")
+    return {"out": str(arguments.out), "files": made, "seed": arguments.seed}
+
+
+def _data_inspect(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.data.inspect import inspect_rows
+    from llm_jepa.data.prepare import load_data
+    from llm_jepa.runs.run import pretrained_tokenizer
+    from llm_jepa.runs.settings import read_run
+
+    settings = dict(overrides(arguments)) | {"train_file": arguments.file, "validation_size": 0}
+    if arguments.config:
+        settings = without_experiment(read_settings(arguments.config)) | settings
+        settings |= {"test_file": None, "validation_file": None}
+    run = read_run(settings)
+    data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    print(inspect_rows(data.train, data.tokenizer, run.jepa, num_rows=arguments.rows, colour=colour))
+    if len(data.views):
+        print(f"\nRows of views_file, {run.data.views_ratio:g} for each row above:\n")
+        print(inspect_rows(data.views, data.tokenizer, run.jepa, num_rows=arguments.rows, colour=colour))
+    for note in data.notes:
+        print(textwrap.fill(note, WIDTH))
+    views = {"views": data.summary["views"]} if "views" in data.summary else {}
+    return {"file": arguments.file, **data.summary["train"], **views, "vocab_size": data.summary["vocab_size"]}
+
+
+def _data_check(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.data.checks import check_files
+    from llm_jepa.runs.settings import read_run
+
+    settings = dict(overrides(arguments)) | {"train_file": arguments.train, "test_file": arguments.test}
+    if arguments.config:
+        settings = without_experiment(read_settings(arguments.config)) | settings
+    run = read_run(settings)
+    found = check_files(arguments.train, arguments.test, run.data)
+    _print_check(found)
+    if refused := _find_refused(run):
+        print_json(found | {"refused": str(refused)})
+        raise refused
+    if arguments.max_leak is not None and found["leaked_pairs"] > arguments.max_leak:
+        print_json(found)
+        raise SystemExit(CheckFailedError.exit_code)
+    return found
+
+
+def _find_refused(run: RunConfig) -> DataError | ConfigError | None:
+    """Return the first thing that training on these rows would refuse, as training finds it."""
+    from llm_jepa.data.prepare import load_data
+    from llm_jepa.evaluation.evaluate import check_golds
+    from llm_jepa.runs.run import pretrained_tokenizer
+
+    log = logging.getLogger("llm_jepa")
+    level = log.level
+    log.setLevel(logging.ERROR)  # what is said of rows has been said
+    try:
+        data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
+        check_golds(data.encoder, data.test, run.evaluation, "test")
+    except (DataError, ConfigError) as error:
+        return error
+    finally:
+        log.setLevel(level)
+    return None
+
+
+def _print_check(found: dict[str, Any]) -> None:
+    """Print the counts of a check, and the first places of each kind."""
+    print(f"train {found['train_rows']:,} rows | test {found['test_rows']:,} rows")
+    if found["empty_rows"]:
+        print(f"{found['empty_rows']:,} rows have an empty or blank view")
+    print(f"{found['leaked_pairs']:,} test pairs stand in train too; {found['leaked_codes']:,} test codes do")
+    near = found["leaked_pairs_normalised"] - found["leaked_pairs"]
+    print(f"{near:,} more test pairs stand in train up to case and space")
+    if found["leaked_groups"]:
+        print(f"{found['leaked_groups']:,} test rows have the group of a training row")
+    print(f"{found['duplicate_rows']:,} training rows repeat an earlier one")
+    near = found["duplicate_rows_normalised"] - found["duplicate_rows"]
+    print(f"{near:,} more training rows repeat an earlier one up to case and space")
+    if found["test_duplicate_rows"]:
+        print(f"{found['test_duplicate_rows']:,} test rows repeat an earlier one")
+    print(f"{found['conflicting_rows']:,} training rows have the text of another training row and another code")
+    print(f"{found['conflicting_test_rows']:,} test rows have the text of a training row and another code")
+    for source in found["first_empty"]:
+        print_hanging("  empty      ", source)
+    shown = {
+        "leak": ("first_leaks", "="),
+        "near leak": ("first_leaks_normalised", "~"),
+        "duplicate": ("first_duplicates", "="),
+        "near": ("first_duplicates_normalised", "~"),
+        "conflict": ("first_conflicts", "against"),
+        "conflict ": ("first_test_conflicts", "against"),
+    }
+    for label, (key, word) in shown.items():
+        for one, other in (place.values() for place in found[key]):
+            print_hanging(f"  {label:11}", f"{one} {word} {other}")

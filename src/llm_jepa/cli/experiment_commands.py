@@ -1,0 +1,134 @@
+"""Commands that train: `compare`, `report`, `train`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm_jepa.errors import ConfigError
+from llm_jepa.files import expanded
+from llm_jepa.processes import is_main
+
+from .parsing import add_command, add_config, checked_seed, numbers, read_call, without_experiment
+
+if TYPE_CHECKING:
+    from llm_jepa.runs.settings import RunConfig
+
+
+def register(commands: Any) -> None:
+    """Add the commands of this module to the parser."""
+    compare = add_command(commands, "compare", _compare, "train several arms with several seeds and compare them")
+    add_config(compare)
+    compare.add_argument("--out", type=expanded, metavar="DIR", help="folder of the experiment (runs/<config>)")
+    compare.add_argument("--seeds", metavar="82,23,37", help="seeds, paired over the arms")
+    compare.add_argument("--workers", type=int, metavar="N", help="runs at the same time")
+    compare.add_argument(
+        "--dry-run", action="store_true", help="check settings and data, print the runs, do none of them"
+    )
+
+    train = add_command(commands, "train", _train, "train one arm with one seed", shared_out=True)
+    add_config(train)
+    train.add_argument("--arm", metavar="NAME", help="arm of the config, or a built-in one (jepa)")
+    train.add_argument("--out", type=expanded, metavar="DIR", help="folder of the run (runs/<config>-s<seed>)")
+    train.add_argument(
+        "--allow-changed",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="go on although KEY differs; may be repeated",
+    )
+    train.add_argument("--seed", type=int, metavar="N", help="seed of weights, order and dropout (the config's first)")
+
+    report = add_command(commands, "report", _report, "rebuild an experiment's tables and figures from its run folders")
+    report.add_argument("folder", type=expanded, metavar="DIR", help="folder of the experiment")
+    report.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+
+
+def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.experiments.compare import open_experiment, run_experiment
+    from llm_jepa.experiments.results import format_table
+    from llm_jepa.report.experiment_report import write_experiment_report
+
+    settings = read_call(arguments)
+    if arguments.seeds is not None:
+        settings["seeds"] = numbers("--seeds", arguments.seeds)
+    if arguments.workers is not None:
+        settings["workers"] = arguments.workers
+    folder = arguments.out or Path("runs") / Path(arguments.config).stem
+    experiment = open_experiment(settings, folder, dry_run=arguments.dry_run)
+    if arguments.dry_run:
+        jobs, seeds = experiment.jobs, experiment.config.seeds
+        print(f"{len(jobs):,} runs: {len(experiment.runs):,} arms x {len(seeds)} seeds", end="")
+        more = experiment.most_runs - len(jobs)
+        print(f", then at most {more:,} of {' and '.join(experiment.config.compare_at[1:])}" if more else "")
+        for job in jobs:
+            print(f"  {job.name}")
+        names = [job.name for job in jobs]
+        return {"dry_run": True, "notes": experiment.notes, "runs": names, "most_runs": experiment.most_runs}
+    results = run_experiment(experiment, progress=sys.stderr.isatty(), render=write_experiment_report)
+    print(format_table(results))
+    print(f"\nReport: {folder / 'report.html'}")
+    return {
+        "out": str(folder),
+        "metric": results["metric"],
+        "arms": {arm: {"mean": values["mean"], "n": values["n"]} for arm, values in results["arms"].items()},
+        "verdicts": {each["arm"]: each["verdict"] for each in results["comparisons"]},
+        "chosen": {arm: grid["chosen"] for arm, grid in results["grids"].items()},
+    }
+
+
+def _report(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.experiments.compare import summarise
+    from llm_jepa.experiments.results import format_markdown, format_table
+    from llm_jepa.report.experiment_report import write_experiment_report
+
+    results = summarise(arguments.folder)
+    write_experiment_report(results, arguments.folder)
+    print(format_markdown(results) if arguments.markdown else format_table(results))
+    return {"out": str(arguments.folder), "verdicts": {each["arm"]: each["verdict"] for each in results["comparisons"]}}
+
+
+def _train(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.runs.run import train_run
+
+    run, arm, seed = _one_run(arguments)
+    name = Path(arguments.config).stem + (f"-{arm}" if arm else "")
+    folder = arguments.out or Path("runs") / f"{name}-s{seed}"
+    report = train_run(run, seed, folder, progress=sys.stderr.isatty())
+    shown: dict[str, Any] = {
+        key: report[key]
+        for key in dict.fromkeys(("exact_match", "starts_with", run.evaluation.metric, "num_rows", "num_steps"))
+        if key in report
+    }
+    return {"run_dir": str(folder), "seed": seed, **shown, "alarm": report["alarm"]}
+
+
+def _one_run(arguments: argparse.Namespace) -> tuple[RunConfig, str | None, int]:
+    """Return settings, arm and seed of the run that `train` does; the arm is None where the file has no arms.
+
+    The file may be one for `compare`: of its arms and seeds, those that are not chosen are chosen here, and said.
+    """
+    from llm_jepa.experiments.experiment import ExperimentConfig, read_experiment
+    from llm_jepa.runs.settings import nearest, read_run
+
+    settings = read_call(arguments)
+    if arguments.allow_changed:
+        settings["allow_changed"] = [*(settings.get("allow_changed") or []), *arguments.allow_changed]
+    seed = settings.pop("seed", None)  # the config.yaml of a run has one
+    own = {key: value for key, value in settings.items() if key in ExperimentConfig.__dataclass_fields__}
+    arm = arguments.arm
+    if arm is None and not {"arms", "grid"} & own.keys():
+        experiment = read_experiment(own)[0]
+        run = read_run(without_experiment(settings))
+    else:
+        experiment, runs = read_experiment(settings)
+        if (arm := arm or "jepa") not in runs:
+            raise ConfigError(f"--arm {arm}: the arms are {', '.join(runs)}.{nearest(arm, runs)} Name one of them.")
+        run = runs[arm]
+    if arguments.seed is not None or seed is None:
+        seed = experiment.seeds[0] if arguments.seed is None else arguments.seed
+    if arguments.arm is None and arm and is_main():
+        print(f"train  arm {arm} of {', '.join(experiment.arms)}; --arm names another", file=sys.stderr)
+    return run, arm, checked_seed(seed)

@@ -1,0 +1,242 @@
+"""Commands that read a finished run: `evaluate`, `generate`, `retrieve`, `analyze`, `export`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+from llm_jepa.errors import ConfigError
+from llm_jepa.files import expanded
+from llm_jepa.processes import is_main, join, on_main
+
+from .parsing import add_command, positive, text_view, utf8
+from .printing import print_hanging
+
+if TYPE_CHECKING:
+    from llm_jepa.data.context import Context
+    from llm_jepa.evaluation.evaluate import EvaluationConfig
+
+RETRIEVED = 5
+
+
+def register(commands: Any) -> None:
+    """Add the commands of this module to the parser."""
+    evaluate = add_command(commands, "evaluate", _evaluate, "score a finished run on a file", shared_out=True)
+    evaluate.add_argument("run", type=expanded, metavar="RUN", help="folder of the run")
+    evaluate.add_argument("--data", required=True, metavar="FILE", help="rows to score on")
+    evaluate.add_argument("--predictions", type=expanded, metavar="FILE", help="write every answer there")
+    evaluate.add_argument(
+        "--scorer",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="score by this too (docs/scorers.md); may be repeated",
+    )
+    evaluate.add_argument("--databases", metavar="DIR", help="SQLite files for the scorer sql")
+
+    generate = add_command(commands, "generate", _generate, "answer one text")
+    generate.add_argument("run", type=expanded, metavar="RUN", help="folder of the run")
+    generate.add_argument("text", type=text_view, help="the text view")
+    _add_system(generate)
+
+    retrieve = add_command(commands, "retrieve", _retrieve, "find the codes nearest to one text")
+    retrieve.add_argument("run", type=expanded, metavar="RUN", help="folder of the run")
+    retrieve.add_argument("text", type=text_view, help="the text view")
+    _add_system(retrieve)
+    retrieve.add_argument("--data", metavar="FILE", help="rows whose codes are searched (the run's test rows)")
+    retrieve.add_argument("--num", type=positive, default=RETRIEVED, metavar="N", help="codes to show")
+
+    _add_analyze(commands)
+    export = add_command(
+        commands, "export", _export, "write the model of a run as a plain folder; or convert nanoGPT's"
+    )
+    export.add_argument("source", type=expanded, metavar="SOURCE", help="a run; or a ckpt.pt, or a GPT-2 folder")
+    export.add_argument("--to", type=expanded, required=True, metavar="DEST", help="the folder or .pt file to write")
+    export.add_argument("--merge", action="store_true", help="merge the LoRA adapter of a run into its model")
+    export.add_argument("--force", action="store_true", help="write over an earlier export")
+
+
+def _add_system(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--system",
+        type=utf8,
+        metavar="TEXT",
+        help="system message in place of the one that all training rows have, which is sent by default; '' for none",
+    )
+
+
+def _add_analyze(commands: Any) -> None:
+    analyze = add_command(commands, "analyze", _analyze, "measure the geometry of both views, for runs side by side")
+    analyze.add_argument("runs", type=expanded, nargs="+", metavar="RUN", help="folder of a run; several are compared")
+    analyze.add_argument("--data", metavar="FILE", help="rows to look at, the same for all runs")
+    analyze.add_argument("--split", choices=["test", "validation", "train"], help="rows of the runs' own (test)")
+    analyze.add_argument("--num", type=positive, metavar="N", help="pairs to look at, drawn by --seed (2000, or all)")
+    analyze.add_argument(
+        "--view",
+        choices=["training", "published"],
+        help="where views are read: as trained (default), or at the token before an answer, without [PRED]",
+    )
+    analyze.add_argument("--ridge", type=float, metavar="R", help="ridge of the linear map (0: least squares)")
+    analyze.add_argument("--seed", type=int, metavar="S", help="seed of the draw, of shuffling and of t-SNE (0)")
+    analyze.add_argument("--out", type=expanded, metavar="DIR", help="folder to write (geometry/ beside the first RUN)")
+
+
+def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.evaluation.evaluate import check_golds, evaluate
+    from llm_jepa.files import write_json_lines
+    from llm_jepa.runs.trained_run import load_run
+
+    join()
+    run = load_run(arguments.run)
+    if arguments.predictions:  # before the work, so that a wrong path costs nothing
+        arguments.predictions.parent.mkdir(parents=True, exist_ok=True)
+    settings = _evaluation_settings(arguments, run.evaluation)
+    rows = run.rows(arguments.data)
+    for note in check_golds(run.encoder, rows, settings, "given"):  # what cannot be scored is not answered first
+        print_hanging("note  ", note)
+    metrics, records = evaluate(run.jepa, run.encoder, rows, settings, progress=sys.stderr.isatty() and is_main())
+    if arguments.predictions:
+        on_main(write_json_lines, arguments.predictions, records)
+    retrieval = metrics["retrieval"]
+    print(f"{metrics['num_rows']:,} rows of {arguments.data}")
+    print(f"exact match {metrics['exact_match']:.1%} | starts with {metrics['starts_with']:.1%}")
+    for name in (name for name in settings.reported if name not in ("exact_match", "starts_with")):
+        unknown, errors = metrics["num_unknown"][name], metrics["num_gold_errors"][name]
+        print(f"{name} {metrics[name]:.1%} | unknown {unknown:,} | gold answers that cannot be used {errors:,}")
+    if metrics["num_empty"]:
+        print(f"{metrics['num_empty']:,} answers are empty")
+    if retrieval["num_queries"]:
+        print(f"retrieval among {retrieval['num_candidates']:,.0f} codes: recall@1 {retrieval['recall@1']:.1%}", end="")
+        print(f" | recall@10 {retrieval['recall@10']:.1%} | mrr {retrieval['mrr']:.3f}")
+    else:
+        print("retrieval: not measured, for no row has a JEPA term (use_jepa is false in all)")
+    return {"run_dir": str(arguments.run), "data": arguments.data, **metrics}
+
+
+def _evaluation_settings(arguments: argparse.Namespace, own: EvaluationConfig) -> EvaluationConfig:
+    """Return a run's settings with the scorers that the call adds."""
+    from dataclasses import replace
+
+    try:
+        return replace(own, scorers=[*own.scorers, *arguments.scorer], databases=arguments.databases or own.databases)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _generate(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.runs.trained_run import load_run
+
+    run = load_run(arguments.run)
+    output = run.generate(arguments.text, system=arguments.system)
+    print(output)
+    if not output.strip():
+        print("note   the answer is empty: the model ends it at once", file=sys.stderr)
+    return {"text": arguments.text, "system": _system(arguments, run.context), "output": output}
+
+
+def _system(arguments: argparse.Namespace, context: Context) -> str | None:
+    """Return the system message that was sent, for the last line of the output."""
+    return context.system if arguments.system is None else arguments.system or None
+
+
+def _retrieve(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.data.generated_files import with_files
+    from llm_jepa.data.inspect import escape
+    from llm_jepa.runs.trained_run import load_run
+
+    run = load_run(arguments.run)
+    file = arguments.data or with_files(run.data, arguments.run / "data").test_file
+    if file is None:
+        raise ConfigError("This run has no test_file to take candidates from. Name a file with --data.")
+    rows = run.rows(file, limit=None if arguments.data else run.data.max_test_rows)
+    found = run.retrieve(arguments.text, rows, arguments.num, system=arguments.system)
+    for cosine, code in found:
+        print(f"{cosine:7.4f}  {escape(code)}")  # one line a code, whatever is in it
+    return {
+        "text": arguments.text,
+        "system": _system(arguments, run.context),
+        "candidates": file,
+        "found": [{"cosine": c, "code": code} for c, code in found],
+    }
+
+
+def _analyze(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.geometry.geometry_tables import format_geometry, summary, write_geometry
+    from llm_jepa.geometry.runs_geometry import AnalysisConfig, analyze_runs
+    from llm_jepa.report.geometry_report import write_analysis_report
+    from llm_jepa.runs.environment import describe_environment
+
+    if arguments.data and arguments.split:
+        raise ConfigError("--data and --split both say which rows are read. Name one of them.")
+    chosen = {
+        "file": arguments.data,
+        "split": arguments.split,
+        "num_pairs": arguments.num,
+        "reading": arguments.view,
+        "ridge": arguments.ridge,
+        "seed": arguments.seed,
+    }
+    config = AnalysisConfig(**{key: value for key, value in chosen.items() if value is not None})
+    folder = arguments.out or arguments.runs[0].resolve().parent / "geometry"
+    folder.mkdir(parents=True, exist_ok=True)  # before the work, so that a wrong path costs nothing
+    geometry = analyze_runs(arguments.runs, config)
+    write_geometry(geometry, folder)
+    write_analysis_report(geometry, folder, _analyze_command(arguments), describe_environment())
+    print(format_geometry(geometry))
+    for note in geometry["notes"]:
+        print()
+        print_hanging("note  ", note)
+    print(f"\nReport: {folder / 'report.html'}")
+    return {
+        "out": str(folder),
+        **{key: geometry[key] for key in ("split", "file", "num_pairs", "num_codes", "reading", "ridge", "seed")},
+        "runs": summary(geometry),
+    }
+
+
+def _analyze_command(arguments: argparse.Namespace) -> str:
+    """Return the call that does the same again, for its report."""
+    options = {
+        "--data": "data",
+        "--split": "split",
+        "--num": "num",
+        "--view": "view",
+        "--ridge": "ridge",
+        "--seed": "seed",
+    }
+    named = [(flag, getattr(arguments, name)) for flag, name in options.items()]
+    given = [word for flag, value in named if value is not None for word in (flag, str(value))]
+    return shlex.join(["llm-jepa", "analyze", *map(str, arguments.runs), *given])
+
+
+def _export(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.export.export_run import is_run
+    from llm_jepa.nanogpt.convert import export
+
+    if is_run(arguments.source) and arguments.to.suffix != ".pt":
+        return _export_run(arguments)
+    if arguments.merge:
+        raise ConfigError("--merge is for the folder of a run that trained LoRA, written to a folder.")
+    done = export(arguments.source, arguments.to, force=arguments.force)
+    print_hanging("wrote  ", f"{done['out']}: {done['parameters']:,} parameters, [PRED] {done['pred_token']}")
+    if done["format"] == "transformers":
+        print_hanging("load   ", f'AutoModelForCausalLM.from_pretrained("{done["out"]}")')
+        print_hanging("note   ", "No tokenizer is in the folder: nanoGPT checkpoints hold none.")
+    else:
+        how = "--init_from=resume and --out_dir set to its folder, where they look for the name ckpt.pt, and the import"
+        print_hanging("load   ", f"nanoGPT's train.py or sample.py, with {how}")
+        print_hanging("       ", "from llm_jepa.nanogpt import GPTConfig, GPT")
+        print_hanging("note   ", "No tokenizer is in the file: nanoGPT checkpoints hold none.")
+    return done
+
+
+def _export_run(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.export.export_run import export_run
+
+    exported = export_run(arguments.source, arguments.to, merge=arguments.merge, force=arguments.force)
+    print(exported.pop("python"))
+    print()
+    print("\n".join(exported.pop("serve")))
+    return exported

@@ -1,0 +1,88 @@
+"""Commands beside the experiments: `annotate`, `env`, `config`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from llm_jepa.errors import ConfigError
+from llm_jepa.files import expanded
+
+from .parsing import add_command, positive
+from .printing import WIDTH, print_hanging, wrapper
+
+
+def register(commands: Any) -> None:
+    """Add the commands of this module to the parser."""
+    _add_annotate(commands)
+    add_command(commands, "env", _env, "show versions and hardware")
+    add_command(commands, "config", _config, "list the keys of a CONFIG.yaml")
+
+
+def _add_annotate(commands: Any) -> None:
+    annotate = add_command(commands, "annotate", _annotate, "write reading notes onto a paper's PDF, in a copy of it")
+    annotate.add_argument("file", type=expanded, metavar="IN.pdf", help="the PDF, which is only read")
+    annotate.add_argument("--notes", metavar="NOTES.yaml", help="the notes, or llm-jepa-v1: ours")
+    annotate.add_argument(
+        "--results", type=expanded, metavar="DIR", help="records of `reproduce`: write our figures beside the paper's"
+    )
+    annotate.add_argument("--out", type=expanded, required=True, metavar="OUT.pdf", help="the file to write")
+    annotate.add_argument("--force", action="store_true", help="write over a file that is there")
+    annotate.add_argument("--skip-missing", action="store_true", help="leave out notes on pages that are not there")
+    annotate.add_argument("--max-seconds", type=positive, default=8, metavar="S", help="time for the work (8)")
+    annotate.add_argument("--max-memory", type=positive, default=448, metavar="MIB", help="memory for it (448)")
+
+
+def _annotate(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.papers.notes import annotate_pdf, read_notes
+
+    if arguments.notes is None and arguments.results is None:
+        raise ConfigError("There is nothing to write. Name notes with --notes, records of `reproduce` with --results.")
+    if arguments.notes and arguments.out.exists() and arguments.out.resolve() == Path(arguments.notes).resolve():
+        raise ConfigError(f"--out {arguments.out} is the file of notes, which stays as it is. Choose another name.")
+    notes = read_notes(arguments.notes) if arguments.notes else []
+    if arguments.results:
+        from llm_jepa.papers.claims.paper_notes import measured_notes, merged
+
+        notes = merged(notes, measured_notes(arguments.results))
+    result = annotate_pdf(
+        arguments.file,
+        notes,
+        arguments.out,
+        force=arguments.force,
+        skip_missing=arguments.skip_missing,
+        max_seconds=arguments.max_seconds,
+        max_memory_mib=arguments.max_memory,
+    )
+    if result["skipped"]:
+        pages = ", ".join(map(str, result["skipped"]))
+        skipped = f"Skipped {len(result['skipped'])} notes on pages that the file does not have: {pages}"
+        print(wrapper().fill(skipped), file=sys.stderr)
+    counts = f"{result['notes']} notes | {result['pages']} pages, {result['inserted_pages']} of them inserted"
+    print(f"{counts} | {result['bands']} pages grew to make room")
+    return result
+
+
+def _env(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.runs.environment import describe_environment
+
+    environment = describe_environment()
+    for name, value in environment.items():
+        pairs = [f"{key} {each}" for key, each in value.items()] if isinstance(value, dict) else []
+        shown = ", ".join(pairs) if pairs else " ".join(value) if isinstance(value, list) else str(value)
+        print_hanging(f"{name:13}", shown)
+    return environment
+
+
+def _config(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.experiments.experiment import ExperimentConfig
+    from llm_jepa.runs.settings import PARTS, describe_fields
+
+    rows = describe_fields([ExperimentConfig, *PARTS.values()])
+    for name, default, text in rows:
+        print(f"{name}: {default}")
+        print(textwrap.fill(text, WIDTH, initial_indent="    ", subsequent_indent="    "))
+    return {"keys": len(rows), "also": "every other field of transformers.TrainingArguments by its own name"}

@@ -1,0 +1,512 @@
+"""From the configured files to encoded splits: the one path by which data enters a run.
+
+    read -> leave out leaked rows -> duplicates -> set validation aside -> tokenizer -> encode
+
+The order matters. Leaks go first, so that validation has none either; the tokenizer comes after the split, so
+that it has seen training rows alone. View pairs (`views_file`) go the same way, once it is known what is held out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.objective.config import JEPAConfig
+
+from .checks import apply_duplicate_policy, apply_leak_policy, find_leaks
+from .config import DataConfig
+from .encode import EncodedPairs, PairEncoder, check_labels, check_system_messages, encode_examples
+from .lazy_rows import Joined
+from .rows import Example, ReadResult, read_examples, read_training
+from .sources import local_path
+from .splits import split_validation
+from .tokenizer import decode_ids, load_tokenizer, train_tokenizer
+from .views_file import apply_views_leak_policy, find_views, read_views
+
+logger = logging.getLogger(__name__)
+
+# At most one row in so many is set aside for validation: a small file must keep rows to learn from.
+MOST_ASIDE = 5
+
+_NUM_SERVED = 100  # prompts that are compared with those of a server
+_NUM_ROUND_TRIPS = 100  # answers that are encoded and decoded again at the start; costs milliseconds
+
+
+@dataclass
+class LoadedData:
+    """Everything that training and evaluation need from the data.
+
+    Attributes:
+        tokenizer: The tokenizer of the run.
+        encoder: The encoder of the run; generation starts at `encoder.encode_prompt(example)`.
+        train: Training pairs.
+        validation: Validation pairs; empty where none were asked for.
+        test: Test pairs; empty without a test file.
+        views: Pairs of `views_file`; empty without one. They are there with `views_ratio` 0 too, where no step has any.
+        views_validation: Pairs of `views_file` that are set aside, to be looked at.
+        summary: Counts of rows, plain values for JSON. For each split `rows_in == kept + sum(dropped)`, where
+            the rows set aside for validation count as `dropped` from training under `to_validation`.
+            `chat_template` says whether training rows are rendered with the tokenizer's chat template.
+        notes: Sentences for the user about every choice that was made for them, and every row left out.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    encoder: PairEncoder
+    train: EncodedPairs
+    validation: EncodedPairs
+    test: EncodedPairs
+    views: EncodedPairs = field(default_factory=EncodedPairs)
+    views_validation: EncodedPairs = field(default_factory=EncodedPairs)
+    summary: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Split:
+    """The rows of one split on their way, and the account of those that left."""
+
+    name: str
+    examples: Sequence[Example] = field(default_factory=list)
+    rows_in: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    untrained: str | None = None
+
+    @classmethod
+    def read(cls, name: str, file: str | None, config: DataConfig, limit: int | None = None) -> _Split:
+        """Read the rows of a file; the split of a folder is the one of this name."""
+        return cls(name) if file is None else cls.of(name, read_examples(file, config, limit=limit, part=name))
+
+    @classmethod
+    def of(cls, name: str, result: ReadResult) -> _Split:
+        return cls(name, result.examples, result.rows_in, dict(result.dropped), result.notes, result.untrained)
+
+    def keep(self, examples: Sequence[Example], reason: str) -> None:
+        """Go on with these examples only, and count the others under `reason`."""
+        if len(examples) < len(self.examples):
+            self.dropped[reason] = self.dropped.get(reason, 0) + len(self.examples) - len(examples)
+        self.examples = examples
+
+    def encode(self, encoder: PairEncoder, config: DataConfig, **marks: bool) -> EncodedPairs:
+        encoded = encode_examples(self.examples, encoder, config, **marks)
+        for reason, count in encoded.dropped.items():
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
+        if self.rows_in and not len(encoded):
+            reasons = ", ".join(f"{reason} {count}" for reason, count in self.dropped.items())
+            raise DataError(f"The {self.name} rows are all left out ({reasons}); expected at least one.")
+        return encoded
+
+
+def load_data(config: DataConfig, jepa: JEPAConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> LoadedData:
+    """Read, clean, split and encode the configured files.
+
+    Args:
+        config: Files, columns, sizes and policies.
+        jepa: Its `jepa_split` says where rows of one text are split, its `jepa_views` what the views are.
+        tokenizer: The tokenizer of a model that is already there. It comes before
+            `tokenizer_name_or_path`; with neither, one is trained on the training rows.
+
+    Raises:
+        ConfigError: If no training file is named, or the tokenizer cannot be used.
+        DataError: If a file or a row is wrong and its policy is `error`, or if a split has no row left.
+    """
+    if config.train_file is None:
+        raise ConfigError("train_file is not set. Set it to a .jsonl or .parquet file of training rows.")
+    notes: list[str] = []  # those of reading the files are in the log already
+    splits, counts = _read_splits(config, notes)
+    train, views = splits["train"], splits.get("views", _Split("view"))
+    if tokenizer is None:
+        tokenizer = _make_tokenizer(config, Joined(train.examples, views.examples))
+    encoder = PairEncoder(tokenizer, config, jepa.jepa_split, jepa.jepa_views)
+    system_note = check_system_messages(
+        chain.from_iterable(splits[name].examples for name in ("train", "validation", "test")), encoder
+    )
+    if system_note:
+        notes.append(system_note)
+    encoded = _encode_splits(splits, config, jepa, encoder)
+    _check_encoded(splits, encoded, config, jepa, encoder, notes)
+    for note in notes:
+        logger.info(note)
+    of_files = dict.fromkeys(note for split in splits.values() for note in split.notes)
+    return LoadedData(
+        tokenizer=tokenizer,
+        encoder=encoder,
+        **encoded,
+        summary=_summarise(splits, encoded, counts, config, encoder),
+        notes=[*of_files, *notes],
+    )
+
+
+def load_rows(file: str, config: DataConfig, encoder: PairEncoder, *, limit: int | None = None) -> EncodedPairs:
+    """Read and encode one more file for a run that exists, such as a test file of `evaluate`.
+
+    Of a folder or a data set with several splits, the test split is read.
+
+    Rows that `on_broken` leaves out are counted in `rows_in` and `dropped` of what comes back.
+    """
+    result = read_examples(file, config, limit=limit, part="test")
+    encoded = encode_examples(result.examples, encoder, config)
+    encoded.rows_in = result.rows_in
+    encoded.dropped = {**result.dropped, **encoded.dropped}
+    return encoded
+
+
+def data_fingerprint(files: Iterable[str | None]) -> dict[str, str]:
+    """Return the sha256 of each local file, to tell later whether the data changed.
+
+    A folder's hash covers the names and contents of all files in it. None, and names that are not on this
+    disk (data sets of the hub), are left out.
+    """
+    fingerprint = {}
+    for name in files:
+        path = None if name is None else local_path(name)
+        if name is not None and path is not None and path.exists():
+            fingerprint[name] = _hash_path(path)
+    return fingerprint
+
+
+def _read_splits(config: DataConfig, notes: list[str]) -> tuple[dict[str, _Split], dict[str, int]]:
+    """Read and clean all splits; return them by their name in `LoadedData`, and counts of leaks and duplicates."""
+    train = _Split.of("training", read_training(config))
+    validation = _Split.read("validation", config.validation_file, config)
+    test = _Split.read("test", config.test_file, config, config.max_test_rows)
+    counts = _handle_leaks(train, validation, test, config.on_leak, notes)
+    counts["duplicate_rows"] = _handle_duplicates(train, config.on_duplicate, notes)
+    if config.validation_file is None:
+        _set_validation_aside(train, validation, config.validation_size, notes)
+    splits = {"train": train, "validation": validation, "test": test}
+    if config.views_file is not None:
+        views, views_validation, leaked = _read_views(config, Joined(validation.examples, test.examples), notes)
+        splits |= {"views": views, "views_validation": views_validation}
+        counts |= leaked
+    return splits, counts
+
+
+def _encode_splits(
+    splits: dict[str, _Split], config: DataConfig, jepa: JEPAConfig, encoder: PairEncoder
+) -> dict[str, EncodedPairs]:
+    views_encoder = _views_encoder(config, jepa, encoder, splits["views"]) if "views" in splits else encoder
+    marks = {"train": {"use_jepa": config.task_views}, "views": {"use_ce": config.views_cross_entropy}}
+    return {
+        name: split.encode(views_encoder if "views" in name else encoder, config, **marks.get(name, {}))
+        for name, split in splits.items()
+    }
+
+
+def _check_encoded(
+    splits: dict[str, _Split],
+    encoded: dict[str, EncodedPairs],
+    config: DataConfig,
+    jepa: JEPAConfig,
+    encoder: PairEncoder,
+    notes: list[str],
+) -> None:
+    """Raise where the encoded rows cannot train what was asked for, and say what a user may not expect."""
+    for name, split in splits.items():
+        if split.untrained and name != "test" and jepa.loss_on == "all":
+            raise ConfigError(
+                f"{split.untrained}: a message before the answer is not to be trained on (weight 0), and loss_on=all "
+                "trains every token of a row. Set loss_on=code, or remove the field."
+            )
+        check_labels(encoded[name], encoder, jepa)
+        _note_losses(split, encoded[name], config, notes)
+    _note_forms(splits["train"], encoder, jepa, notes)
+    _note_round_trips(encoded["train"], encoder, notes)
+    _check_terms(encoded["train"], encoded.get("views"), config, jepa)
+    _note_views(encoded["train"], encoded.get("views"), config, jepa, notes)
+    _note_begin_token(splits["train"], encoded["train"], encoder, notes)
+    _note_serving(encoded["train"], encoder, notes)
+    _note_open_tags(encoded["train"], encoder, notes)
+    if not jepa.train_end_token:
+        notes.append(
+            "End tokens are not under cross-entropy (train_end_token: false): answers will run to max_new_tokens."
+        )
+
+
+def _summarise(
+    splits: dict[str, _Split],
+    encoded: dict[str, EncodedPairs],
+    counts: dict[str, int],
+    config: DataConfig,
+    encoder: PairEncoder,
+) -> dict[str, Any]:
+    """Return `LoadedData.summary`."""
+    summary: dict[str, Any] = {
+        name: {
+            "rows_in": split.rows_in,
+            "kept": len(encoded[name]),
+            "dropped": dict(split.dropped),
+            "truncated": encoded[name].truncated,
+        }
+        for name, split in splits.items()
+    }
+    summary |= counts
+    summary["vocab_size"] = len(encoder.tokenizer)
+    summary["chat_template"] = encoder.chat is not None and _is_chat(splits["train"])
+    if config.views_file is not None:
+        summary["views_ratio"] = config.views_ratio
+        for name in ("train", "views"):
+            summary[name] |= {"jepa": encoded[name].num_jepa, "cross_entropy": encoded[name].num_ce}
+    return summary
+
+
+def _handle_leaks(train: _Split, validation: _Split, test: _Split, policy: str, notes: list[str]) -> dict[str, int]:
+    """Apply `on_leak` to training (against validation and test) and to a validation file (against test)."""
+    found = find_leaks(train.examples, test.examples)
+    if (near := found.num_normalised - len(found.held_out_rows)) > 0:
+        notes.append(f"{near} test rows have a pair that stands in the training rows up to case and space; kept.")
+    kept, num_train = apply_leak_policy(train.examples, Joined(validation.examples, test.examples), policy)
+    train.keep(kept, "leak")
+    kept, num_validation = apply_leak_policy(validation.examples, test.examples, policy)
+    validation.keep(kept, "leak")
+    for split, count, others in ((train, num_train, "validation or test"), (validation, num_validation, "test")):
+        if count:
+            fate = "left out" if policy == "drop" else "kept: scores on them are not to be trusted"
+            notes.append(f"{count} {split.name} rows have a pair that stands in the {others} rows too; {fate}.")
+    return {
+        "leaked_pairs": len(found.held_out_rows),
+        "leaked_codes": found.num_codes,
+        "leaked_train_rows": num_train,
+        "leaked_validation_rows": num_validation,
+    }
+
+
+def _handle_duplicates(train: _Split, policy: str, notes: list[str]) -> int:
+    kept, num_found = apply_duplicate_policy(train.examples, policy)
+    train.keep(kept, "duplicate")
+    if num_found:
+        notes.append(f"{num_found} training rows repeat an earlier one; {'left out' if policy == 'drop' else 'kept'}.")
+    return num_found
+
+
+def _set_validation_aside(
+    train: _Split, validation: _Split, size: int, notes: list[str], key: str = "validation_size"
+) -> None:
+    most = len(train.examples) // MOST_ASIDE
+    if size > most:
+        notes.append(
+            f"{key}={size} is more than a fifth of the {len(train.examples)} {train.name} rows; {most} are set aside."
+        )
+        size = most
+    kept, validation.examples = split_validation(train.examples, size)
+    validation.rows_in = len(validation.examples)
+    train.keep(kept, "to_validation")
+
+
+def _read_views(
+    config: DataConfig, held_out: Sequence[Example], notes: list[str]
+) -> tuple[_Split, _Split, dict[str, int]]:
+    """Read and clean the view pairs; return those to train on, those set aside, and counts of leaks."""
+    views, validation = _Split.of("view", read_views(config)), _Split("view validation")
+    kept, num_texts = apply_views_leak_policy(views.examples, held_out, config.on_leak)
+    views.keep(kept, "leak")
+    if num_texts:
+        fate = "left out" if config.on_leak == "drop" else "kept"
+        notes.append(f"{num_texts} view rows have the text of a validation or test row for a view; {fate}.")
+    num_codes = len(find_views(views.examples, (row.code for row in held_out if row.code is not None)))
+    if num_codes:
+        notes.append(f"{num_codes} view rows have the code of a validation or test row for a view; kept.")
+    kept, num_repeats = apply_duplicate_policy(views.examples, config.on_duplicate)
+    views.keep(kept, "duplicate")
+    if num_repeats:
+        notes.append(
+            f"{num_repeats} view rows repeat an earlier one; {'left out' if config.on_duplicate == 'drop' else 'kept'}."
+        )
+    _set_validation_aside(views, validation, config.views_validation_size, notes, "views_validation_size")
+    return views, validation, {"leaked_view_rows": num_texts, "leaked_view_codes": num_codes}
+
+
+def _views_encoder(config: DataConfig, jepa: JEPAConfig, encoder: PairEncoder, views: _Split) -> PairEncoder:
+    """Return the encoder of view rows, whose bridge tells the model that another view is asked for, and no answer.
+
+    Raises:
+        ConfigError: If `views_bridge` is the task's own bridge, or view rows are chats, which have their template's.
+    """
+    if encoder.chat is not None and _is_chat(views):
+        if config.views_bridge != DataConfig.views_bridge:
+            raise ConfigError(
+                f"views_bridge={config.views_bridge!r} has no place in rows of messages, which the chat template "
+                "renders. Leave it out, or give view rows as two strings."
+            )
+        return encoder
+    views_encoder = PairEncoder(encoder.tokenizer, config, jepa.jepa_split, jepa.jepa_views, bridge=config.views_bridge)
+    if views_encoder.bridge_ids == encoder.bridge_ids:
+        raise ConfigError(
+            f"views_bridge={config.views_bridge!r} is the bridge of the task's rows too: a text before it would ask "
+            "for an answer and for another view at once. Set another."
+        )
+    return views_encoder
+
+
+def _make_tokenizer(config: DataConfig, train: Sequence[Example]) -> PreTrainedTokenizerBase:
+    if config.tokenizer_name_or_path:
+        return load_tokenizer(config.tokenizer_name_or_path)
+    return train_tokenizer(_views(train, config.include_system), config.vocab_size)
+
+
+def _views(examples: Sequence[Example], include_system: bool) -> Iterator[str]:
+    for example in examples:
+        if include_system and example.system:
+            yield example.system
+        yield example.text
+        yield from (view for view in (example.code, example.text_view, example.code_view) if view is not None)
+
+
+def _note_losses(split: _Split, encoded: EncodedPairs, config: DataConfig, notes: list[str]) -> None:
+    told = {"leak", "duplicate", "to_validation"}  # have sentences of their own
+    lost = {reason: count for reason, count in split.dropped.items() if reason not in told}
+    if lost:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in lost.items())
+        notes.append(f"{sum(lost.values())} of {split.rows_in} {split.name} rows are left out: {reasons}.")
+    if encoded.truncated:
+        notes.append(f"{encoded.truncated} {split.name} rows are cut to max_length={config.max_length} tokens.")
+
+
+def _note_forms(train: _Split, encoder: PairEncoder, jepa: JEPAConfig, notes: list[str]) -> None:
+    """Say what the form of the rows leads to, where a user may have meant another."""
+    if encoder.chat is not None and not _is_chat(train):
+        notes.append("The tokenizer has a chat template; it is not used, for the rows are no chats (messages).")
+    if train.examples and train.examples[0].code is None:
+        notes.append(
+            f"Rows hold one text; its first {jepa.jepa_split:.0%} of tokens is the text view, the rest the "
+            "code view. For rows of two columns, set text_column and code_column."
+        )
+
+
+def _is_chat(train: _Split) -> bool:
+    return bool(train.examples) and train.examples[0].messages is not None
+
+
+def _note_round_trips(train: EncodedPairs, encoder: PairEncoder, notes: list[str]) -> None:
+    """Say where the tokenizer does not give an answer back as it was: no model could get it exactly right."""
+    both = zip(train.pairs, train.examples, strict=True)
+    sample = list(islice(((pair, example) for pair, example in both if example.code is not None), _NUM_ROUND_TRIPS))
+    changed = sum(
+        decode_ids(encoder.tokenizer, pair.code_ids[:-1]).strip() != encoder.answer(example).strip()
+        for pair, example in sample
+    )
+    if changed:
+        notes.append(
+            f"The tokenizer does not give back {changed} of the first {len(sample)} answers as they were "
+            "(or max_length cut them): an exact match is out of reach for such rows."
+        )
+
+
+def _check_terms(train: EncodedPairs, views: EncodedPairs | None, config: DataConfig, jepa: JEPAConfig) -> None:
+    """Make sure that the JEPA term has rows where it has weight, and that view rows in the steps train something.
+
+    Raises:
+        DataError: If the rows' own flags leave none for the term.
+        ConfigError: If the settings do.
+    """
+    in_steps = views if views is not None and config.trains_view_rows else None
+    num_jepa = train.num_jepa + (0 if in_steps is None else in_steps.num_jepa)
+    if jepa.has_term and len(train) and not num_jepa:
+        if not config.task_views:
+            raise ConfigError(
+                f"task_views=false and views_ratio={config.views_ratio} leave no row with a JEPA term, and "
+                f"jepa_lambda is {jepa.jepa_lambda}. Set views_ratio above 0, task_views to true, or jepa_lambda to 0."
+            )
+        raise DataError(
+            f"None of the {len(train)} training rows has a JEPA term (use_jepa is false in all of them), and "
+            f"jepa_lambda is {jepa.jepa_lambda}. Set use_jepa to true where the views match, or jepa_lambda to 0."
+        )
+    if jepa.jepa_residual == "group" and jepa.uses_views:
+        rows = [*train.pairs, *(in_steps.pairs if in_steps is not None else ())]
+        lone = next((pair for pair in rows if pair.use_jepa and pair.group is None), None)
+        if lone is not None:
+            raise DataError(
+                f"{lone.source} has no group, and jepa_residual=group takes the mean of each. Give every row a "
+                "`group`, or set jepa_residual=batch."
+            )
+    if in_steps is not None and not config.views_cross_entropy:
+        num_idle = len(in_steps) - in_steps.num_jepa if jepa.has_term else len(in_steps)
+        if num_idle:
+            raise ConfigError(
+                f"views_cross_entropy=false leaves {num_idle} of the {len(in_steps)} view rows nothing to train: they "
+                "have no JEPA term (jepa_lambda is 0, or the row's use_jepa is false). Set views_cross_entropy to "
+                "true, or views_ratio to 0 in this arm."
+            )
+
+
+def _note_views(
+    train: EncodedPairs, views: EncodedPairs | None, config: DataConfig, jepa: JEPAConfig, notes: list[str]
+) -> None:
+    """Say which rows have a JEPA term and which are under cross-entropy, where it is not all of them."""
+    without = len(train) - train.num_jepa
+    if not config.task_views:
+        notes.append("The task's training rows train cross-entropy alone (task_views: false).")
+    elif without:
+        notes.append(f"{without} of {len(train)} training rows train cross-entropy alone (use_jepa: false).")
+    if views is None:
+        return
+    if not config.trains_view_rows:
+        notes.append(f"{len(views)} view rows made the tokenizer, and none is trained on (views_ratio: 0).")
+        return
+    terms = ["the JEPA term"] if jepa.has_term and views.num_jepa else []
+    terms += ["cross-entropy"] if config.views_cross_entropy else []
+    number = f"{len(views)} view rows, {config.views_ratio:g} for each task row of a step"
+    notes.append(f"{number}, train {' and '.join(terms)}.")
+
+
+def _note_begin_token(train: _Split, encoded: EncodedPairs, encoder: PairEncoder, notes: list[str]) -> None:
+    """Say where a chat template leaves out the begin token that the tokenizer puts before any other text."""
+    if encoder.bos_ids and len(encoded) and _is_chat(train) and encoded.pairs[0].text_ids[:1] != encoder.bos_ids:
+        notes.append(
+            f"The tokenizer begins a text with {encoder.tokenizer.bos_token!r}, its chat template does not: rows have "
+            "no begin token, as in every other tool that uses the template."
+        )
+
+
+def _note_serving(train: EncodedPairs, encoder: PairEncoder, notes: list[str]) -> None:
+    """Say where a prompt has other tokens than a server of the chat template will send."""
+    if encoder.chat is None:
+        return
+    chats = [example for example in islice(train.examples, _NUM_SERVED) if example.messages is not None]
+    prompts = [(example.source, encoder.encode_prompt(example), encoder.served_prompt(example)) for example in chats]
+    differing = [each for each in prompts if each[1] != each[2]]
+    if not differing:
+        return
+    source, ours, theirs = differing[0]
+    start = next((place for place, both in enumerate(zip(ours, theirs, strict=False)) if both[0] != both[1]), -1)
+    shown = [encoder.tokenizer.convert_ids_to_tokens(ids[start:][:4]) for ids in (ours, theirs)]
+    notes.append(
+        f"{len(differing)} of the first {len(chats)} prompts are not those of apply_chat_template, which servers use: "
+        f"in {source} it has {shown[1]} where training has {shown[0]}. Names of control tokens in a message are one "
+        "cause, a template that writes today's date is another."
+    )
+
+
+def _note_open_tags(train: EncodedPairs, encoder: PairEncoder, notes: list[str]) -> None:
+    """Say where a chat template opens a thought that the answers do not end."""
+    both = [
+        (re.search(r"<(\w+)>\s*\Z", decode_ids(encoder.tokenizer, list(pair.bridge_ids))), encoder.answer(example))
+        for pair, example in islice(zip(train.pairs, train.examples, strict=True), _NUM_SERVED)
+        if encoder.chat is not None and example.messages is not None
+    ]
+    found = [tag[1] for tag, answer in both if tag and f"</{tag[1]}>" not in answer]
+    if found:
+        notes.append(
+            f"The chat template opens <{found[0]}> before an answer, and {len(found)} of the first {len(both)} answers "
+            f"do not close it: servers will take such an answer for what is inside. Write </{found[0]}> into the "
+            "answers, or let the template not open it (chat_template_kwargs)."
+        )
+
+
+def _hash_path(path: Path) -> str:
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    whole = hashlib.sha256()
+    for entry in sorted(p for p in path.rglob("*") if p.is_file()):
+        whole.update(f"{entry.relative_to(path).as_posix()}\0{_hash_path(entry)}\n".encode())
+    return whole.hexdigest()

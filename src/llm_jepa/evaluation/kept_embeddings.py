@@ -1,0 +1,142 @@
+"""The embeddings of some held-out pairs, kept with a run: what its geometry is drawn from without its model.
+
+embeddings.safetensors of a run folder holds at most `MOST_PAIRS` pairs, as the objective compares them:
+
+    text_pred, code_emb   (N, C), float32        code_groups   (N,), a number for each distinct code view
+    metadata              `about`: JSON of the other fields of `StoredEmbeddings`
+
+Its size is 8 N C bytes and the texts: 0.5 MB for 128 features, 3.6 MB for 896. Letters: N pairs, C hidden size.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from llm_jepa.data.encode import EncodedPairs, PairEncoder
+from llm_jepa.errors import DataError
+from llm_jepa.files import put_in_place, staged_beside
+from llm_jepa.objective import LLMJEPA, JEPAConfig
+from llm_jepa.training.view_embeddings import view_embeddings
+
+from .evaluate import view_texts
+
+EMBEDDINGS_FILE = "embeddings.safetensors"
+
+MOST_PAIRS = 500
+"""Pairs that are kept, spread evenly over the rows: enough for a retrieval and a map (our choice)."""
+
+VIEWS = {"enc": "Enc(Text), Enc(Code)", "pred": "Pred(Enc(Text)), Enc(Code)"}
+"""The two sides that can be compared: the encodings, or the prediction and its target, where a [PRED] was trained."""
+
+
+@dataclass
+class StoredEmbeddings:
+    """Both views of N pairs as vectors, and which pairs they are.
+
+    Attributes:
+        text_pred: The text's side, (N, C), float32.
+        code_emb: The code's side, (N, C), float32.
+        code_groups: A number for each distinct code view, (N,).
+        side: One of `VIEWS`.
+        views: What the two sides are, in words.
+        split: `test`, or `held-out view` for those of `views_file`.
+        file: Name of the rows' file.
+        num_rows: Rows of the split that have a JEPA term, from which the pairs are taken.
+        pairs: `source`, `text` and `code` of each pair, as its views encode it.
+    """
+
+    text_pred: Tensor
+    code_emb: Tensor
+    code_groups: Tensor
+    side: str
+    views: str
+    split: str
+    file: str
+    num_rows: int
+    pairs: list[dict[str, str]]
+
+    @classmethod
+    def of(
+        cls, jepa: LLMJEPA, encoder: PairEncoder, rows: EncodedPairs, split: str, file: str, most: int = MOST_PAIRS
+    ) -> StoredEmbeddings | None:
+        """Embed some of the rows; None if none has a JEPA term. Every process of a run must call it.
+
+        Args:
+            jepa: The model under its objective.
+            encoder: Its encoder.
+            rows: Held-out rows.
+            split: Their name.
+            file: The file that they come from.
+            most: Pairs to take, at most.
+        """
+        places = [place for place, pair in enumerate(rows.pairs) if pair.use_jepa]
+        if not places:
+            return None
+        spread = np.unique(np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int))
+        chosen = [places[number] for number in spread]
+        taken = EncodedPairs([rows.pairs[place] for place in chosen], [rows.examples[place] for place in chosen])
+        views = view_embeddings(jepa, taken.pairs, encoder.pad_id)
+        pairs = [
+            {"source": example.source, "text": text, "code": code}
+            for example, (text, code) in zip(taken.examples, view_texts(encoder, taken), strict=True)
+        ]
+        side = "pred" if has_prediction(jepa.config) else "enc"
+        return cls(
+            views.text_pred,
+            views.code_emb,
+            views.code_groups,
+            side=side,
+            views=words_for(side, jepa.config),
+            split=split,
+            file=Path(file).name,
+            num_rows=len(places),
+            pairs=pairs,
+        )
+
+    def write(self, folder: Path) -> Path:
+        """Write the embeddings into a run's folder, whole or not at all; return the file's path."""
+        about = {key: getattr(self, key) for key in ("side", "views", "split", "file", "num_rows", "pairs")}
+        tensors = {key: getattr(self, key).contiguous() for key in ("text_pred", "code_emb", "code_groups")}
+        path = folder / EMBEDDINGS_FILE
+        with staged_beside(path) as staged:
+            # ASCII: half a character, which JSON may hold, would be no UTF-8.
+            staged.write_bytes(save(tensors, {"about": json.dumps(about)}))
+            put_in_place(staged, path)
+        return path
+
+    @classmethod
+    def read(cls, folder: Path) -> StoredEmbeddings | None:
+        """Return what a run's folder holds; None if the run is of a time when nothing was kept.
+
+        Raises:
+            DataError: If the file is damaged.
+        """
+        path = folder / EMBEDDINGS_FILE
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                about: dict[str, Any] = json.loads(file.metadata()["about"])
+                return cls(*(file.get_tensor(key) for key in ("text_pred", "code_emb", "code_groups")), **about)
+        except (SafetensorError, TypeError, KeyError, ValueError) as error:
+            raise DataError(
+                f"{path} is damaged: {error}. Remove it; the report then leaves the geometry of this run out."
+            ) from error
+
+
+def has_prediction(config: JEPAConfig) -> bool:
+    """Whether runs of this objective train a [PRED], so that there is more than Enc(Text) and Enc(Code)."""
+    return config.uses_views and config.jepa_k > 0
+
+
+def words_for(side: str, config: JEPAConfig) -> str:
+    """Return what the text's and the code's side are: the text predicts, or the code does."""
+    return "Enc(Text), Pred(Enc(Code))" if side == "pred" and config.jepa_direction == "code_to_text" else VIEWS[side]

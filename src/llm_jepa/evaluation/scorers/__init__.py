@@ -1,0 +1,61 @@
+"""Is a generated output right? Scorers by name; `docs/scorers.md` says what each of them takes for right.
+
+A scorer takes `(output, gold)`, and the row where it needs more of it, and returns a `Verdict`. An output is never
+right by accident: not when it is empty, not when it cannot be read, not when the gold answer cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from llm_jepa.errors import ConfigError, nearest
+
+from .regex.regex_scorer import score_regex
+from .sql.sql_scorer import SqlScorer
+from .text_scorers import AnyOfScorer, LabelScorer, NumberScorer, score_exact, score_startswith
+from .verdict import GoldError, Scorer, Verdict
+
+__all__ = ["ALIASES", "NAMES", "SCORERS", "GoldError", "Scorer", "Verdict", "get_scorer"]
+
+OF_FILE: dict[str, Callable[[Iterable[Any]], Scorer]] = {
+    "number": NumberScorer,
+    "any_of": AnyOfScorer,
+    "label": LabelScorer,
+}
+"""Scorers that take all gold answers of a file, so that no two of them become equal."""
+
+SCORERS: dict[str, Scorer] = {
+    "exact": score_exact,
+    "startswith": score_startswith,
+    "regex": score_regex,
+    **{name: make(()) for name, make in OF_FILE.items()},
+}
+ALIASES = {"exact_match": "exact", "starts_with": "startswith"}
+
+
+NAMES = (*SCORERS, "sql")
+
+
+def get_scorer(name: str, *, databases: str | Path | None = None, golds: Iterable[Any] | None = None) -> Scorer:
+    """Return the scorer of that name, one of `NAMES` or of `ALIASES`.
+
+    Args:
+        name: The name.
+        golds: All gold answers of the file, for a scorer that must tell them apart (`OF_FILE`); others need none. For
+            `any_of` each is a text or a list of texts.
+        databases: For `sql`: the folder of the databases, or one file. Without it, each call names its file.
+
+    Raises:
+        ConfigError: If no scorer has that name (the text gives the nearest one), or `databases` is not there or is
+            given to a scorer that reads none.
+    """
+    name = ALIASES.get(name, name)
+    if name == "sql":
+        return SqlScorer(databases)
+    if name not in SCORERS:
+        raise ConfigError(f"There is no scorer {name!r}; known: {', '.join(NAMES)}.{nearest(name, [*NAMES, *ALIASES])}")
+    if databases is not None:
+        raise ConfigError(f"databases={str(databases)!r} is for the scorer sql; {name} reads none. Leave it out.")
+    return OF_FILE[name](golds) if golds is not None and name in OF_FILE else SCORERS[name]

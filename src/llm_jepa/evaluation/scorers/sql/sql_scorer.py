@@ -1,0 +1,315 @@
+"""Right if the output, run as SQL on the row's database, returns what the gold query returns."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from llm_jepa.errors import ConfigError
+from llm_jepa.evaluation.scorers.verdict import EMPTY, GoldError, Verdict, checked_gold, quoted, undecided
+
+from . import sql_worker
+
+# The worker ends itself by its own limits; this one is for a child that does nothing at all. Ours.
+WAIT_S = 20.0
+TIMER_SIGNAL = getattr(signal, "SIGPROF", None)
+START_S = 30.0  # a Python process starts in 20 ms; a machine may be busy
+
+MAX_REASON_CHARS = 200
+
+DATABASE_COLUMNS = ("database", "db_id")  # `db_id` is Spider's name
+SUFFIXES = (".sqlite", ".db", ".sqlite3")
+
+
+class WorkerDiedError(Exception):
+    """The process that ran the SQL is gone; its exit code, if it has one."""
+
+    def __init__(self, code: int | None) -> None:
+        super().__init__(f"the process that ran the SQL died (exit code {code})")
+        self.was_too_slow = TIMER_SIGNAL is not None and code == -TIMER_SIGNAL
+
+
+class SqlWorker:
+    """A child process that runs SQL, started when it is needed and again when it has died."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._stop: Any = None
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, or None where there is none."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def ask(self, request: Mapping[str, Any]) -> None:
+        """Send a request to a child that is ready.
+
+        Raises:
+            WorkerDiedError: If there is none.
+        """
+        if self.pid is None:
+            self._start()
+        assert self._process is not None and self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise self._died() from None
+
+    def read(self, timeout_s: float) -> dict[str, Any] | None:
+        """Return the next answer; None if it does not come in time, for which the child has been ended.
+
+        Raises:
+            WorkerDiedError: If the child died otherwise.
+        """
+        try:
+            line = self._lines.get(timeout=timeout_s)
+        except queue.Empty:
+            self.close()
+            return None
+        if line:
+            return json.loads(line)
+        death = self._died()
+        if death.was_too_slow:
+            return None
+        raise death
+
+    def close(self) -> None:
+        """End the child; the next request starts another."""
+        if self._stop is not None:
+            self._stop()
+        self._process = None
+
+    def _died(self) -> WorkerDiedError:
+        assert self._process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(1)
+        code = self._process.poll()
+        self.close()
+        return WorkerDiedError(code)
+
+    def _start(self) -> None:
+        self.close()
+        self._lines = queue.Queue()
+        kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "SYSTEMROOT") if name in os.environ}
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-B", sql_worker.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="ascii",
+            env=kept,
+        )
+        threading.Thread(target=_forward, args=(self._process.stdout, self._lines), daemon=True).start()
+        self._stop = weakref.finalize(self, _end, self._process)
+        if self.read(START_S) is None:
+            raise WorkerDiedError(None)
+
+
+def _forward(lines: Iterator[str], to: queue.Queue[str]) -> None:
+    with contextlib.suppress(ValueError):  # the pipe was closed while it was read
+        for line in lines:
+            to.put(line)
+    to.put("")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError):
+            if pipe is not None:
+                pipe.close()
+
+
+class SqlScorer:
+    """Right if the output returns what the gold query returns, both run on the row's database.
+
+    Rows are compared as multisets, duplicates counted, and as lists where the gold query orders its rows; columns by
+    place, not by name. Whole and decimal numbers compare by value, numbers and texts never, NULL equals NULL. What is
+    no query, fails, or reaches a limit of time, rows, bytes or memory is wrong, also where the gold query returns
+    nothing. A Markdown fence around the one query of a text, and semicolons after it, do not count. `sql_worker` says
+    what a statement can do, and what it cannot.
+
+    Args:
+        databases: The folder of the databases: that of row `x` is `x.sqlite` or `x/x.sqlite` in it (or `.db`,
+            `.sqlite3`). Or one file, for rows that name none.
+
+    Raises:
+        ConfigError: If there is no such folder or file.
+    """
+
+    def __init__(self, databases: str | Path | None = None) -> None:
+        self.databases = Path(databases).expanduser().resolve() if databases is not None else None
+        if self.databases is not None and not self.databases.exists():
+            raise ConfigError(f"databases={str(databases)!r} is not there. Expected a folder of SQLite files, or one.")
+        self.worker = SqlWorker()
+        self._lock = threading.Lock()
+
+    def __call__(
+        self,
+        output: str,
+        gold: str,
+        *,
+        row: Mapping[str, Any] | None = None,
+        database: str | Path | None = None,
+    ) -> Verdict:
+        """Return the verdict; not decided where the process that runs the SQL died.
+
+        Args:
+            output: What the model wrote.
+            gold: The gold query.
+            row: The row; its column `database` or `db_id` names the database.
+            database: That name, or the file itself; goes before the row.
+
+        Raises:
+            GoldError: If the gold query cannot be run, or there is no database to run it on.
+        """
+        output, gold = output.strip(), checked_gold(gold)
+        file = self._file(database if database is not None else _named(row or {}))
+        if not output:
+            return EMPTY
+        output, gold = plain_sql(output), plain_sql(gold)
+        request = {"database": str(file), "gold": gold, "output": output, "ordered": is_ordered(gold)}
+        with self._lock:
+            try:
+                return self._judge(request)
+            except WorkerDiedError as error:
+                return undecided(str(error))
+
+    def close(self) -> None:
+        """End the child process; another is started where it is needed."""
+        self.worker.close()
+
+    def _judge(self, request: dict[str, Any]) -> Verdict:
+        too_late: dict[str, Any] = {
+            "ok": False,
+            "correct": False,
+            "reason": f"it was stopped after {sql_worker.MAX_SECONDS} s",
+        }
+        self.worker.ask(request)
+        answer = self.worker.read(WAIT_S) or too_late
+        if not answer["ok"]:
+            raise GoldError(
+                f"The gold query {quoted(request['gold'])} cannot be used: "
+                f"{ascii(answer['reason'])[1:-1][:MAX_REASON_CHARS]}."
+            )
+        answer = self.worker.read(WAIT_S) or too_late
+        # SQLite's messages hold the token at fault, which may be the whole output.
+        return Verdict(answer["correct"], ascii(answer["reason"])[1:-1][:MAX_REASON_CHARS])
+
+    def _file(self, name: str | Path | None) -> Path:
+        if isinstance(name, Path) or (name is not None and self.databases is None):
+            found = Path(name).expanduser().resolve()
+            if not found.is_file():
+                raise GoldError(f"There is no database {str(name)!r}.")
+            return _checked(found)
+        if self.databases is None:
+            raise GoldError("There is no database to run the query on. Give get_scorer('sql', databases=FOLDER).")
+        if self.databases.is_file():
+            if name is not None and name not in (self.databases.name, self.databases.stem):
+                raise GoldError(
+                    f"The row names the database {quoted(str(name))}, and databases is the one file "
+                    f"{self.databases.name}. Give the folder of all files."
+                )
+            return _checked(self.databases)
+        if name is None:
+            columns = " or ".join(DATABASE_COLUMNS)
+            raise GoldError(f"The row names no database of {self.databases}. Add a column {columns}.")
+        if not re.fullmatch(r"\w[\w .-]*", name) or ".." in name:
+            raise GoldError(f"The database name {quoted(name)} is no plain name. Use letters, digits, '_', '-', '.'.")
+        places = [self.databases / folder / f"{name}{suffix}" for folder in ("", name) for suffix in ("", *SUFFIXES)]
+        found_file = next((place for place in places if place.is_file()), None)
+        if found_file is None:
+            raise GoldError(f"There is no {name}.sqlite, nor {name}/{name}.sqlite, in {self.databases}.")
+        return _checked(found_file)
+
+
+def _named(row: Mapping[str, Any]) -> str | None:
+    name = next((row[column] for column in DATABASE_COLUMNS if row.get(column) is not None), None)
+    if name is not None and not isinstance(name, str):
+        raise GoldError(f"The row's database is {type(name).__name__}, expected its name.")
+    return name
+
+
+def _checked(file: Path) -> Path:
+    """A database with a log beside it is not whole, and is not read as if it were."""
+    for suffix in ("-wal", "-journal"):
+        log = file.with_name(file.name + suffix)
+        if log.is_file() and log.stat().st_size:
+            raise GoldError(f"{file} has changes in {log.name} that are not in it yet. Open and close it with sqlite3.")
+    return file
+
+
+_FENCE = re.compile(r"^[ \t]*(?P<mark>`{3,}|~{3,})[ \t]*\w*[ \t]*\r?\n(?P<sql>.*?)(?:(?P=mark)|\Z)", re.M | re.S)
+_INLINE = re.compile(r"(`+)(?:sql(?:ite)?\s)?([^`]+)\1", re.I)
+_PART = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*|;|\S")
+
+
+def plain_sql(text: str) -> str:
+    """Return the query of a text without the Markdown around it, and without what may follow a statement.
+
+    A text with one fenced block is that block; with several, none of them is the answer, and the text stays.
+
+    Example:
+        >>> plain_sql("The query is:\\n```sql\\nSELECT 1;;\\n```"), plain_sql("SELECT ';'; SELECT 2;")
+        ('SELECT 1', "SELECT ';'; SELECT 2;")
+    """
+    if len(text) > sql_worker.MAX_SQL_CHARS:
+        return text
+    blocks = [found["sql"].strip() for found in _FENCE.finditer(text)]
+    inline = _INLINE.fullmatch(text)
+    return _one_statement(blocks[0] if len(blocks) == 1 else inline[2].strip() if inline else text)
+
+
+def _one_statement(sql: str) -> str:
+    """Return a statement up to its semicolon, where nothing but more of them, and comments, comes after."""
+    place, end = 0, None
+    while found := _PART.search(sql, place):
+        place, part = found.end(), found[0]
+        if part == "/*":
+            close = sql.find("*/", place)
+            place = close + 2 if close >= 0 else len(sql)
+        elif part == ";":
+            end = found.start() if end is None else end
+        elif not part.startswith("--") and end is not None:
+            return sql  # another statement, which is for SQLite to refuse
+    return sql if end is None else sql[:end]
+
+
+TOKEN = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*|\w+|[()]")
+
+
+def is_ordered(sql: str) -> bool:
+    """Whether a query orders its rows itself: ORDER BY outside of all parentheses, quotes and comments.
+
+    Example:
+        >>> is_ordered("SELECT a FROM t ORDER BY b LIMIT 3"), is_ordered("SELECT a FROM (SELECT * FROM t ORDER BY b)")
+        (True, False)
+    """
+    depth, place, last = 0, 0, ""
+    while found := TOKEN.search(sql, place):
+        place, token = found.end(), found[0].lower()
+        if token == "/*":
+            end = sql.find("*/", place)
+            place = end + 2 if end >= 0 else len(sql)
+        elif token in "()":
+            depth += 1 if token == "(" else -1
+        elif not token.startswith("--"):
+            if depth == 0 and (last, token) == ("order", "by"):
+                return True
+            last = token
+    return False

@@ -1,0 +1,299 @@
+"""Scorers that read output and gold as text: nothing of them is run, and no engine that backtracks sees a pattern of
+theirs, so no output, however long or odd, can be right by accident or do harm.
+
+`number`, `any_of` and `label` may know all gold answers of the file: what tells two of them apart counts then.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from .answer_numbers import (
+    NUMBER_MARKER,
+    FoundNumber,
+    after_marker,
+    find_number,
+    has_decimal_comma,
+    is_either,
+    num_markers,
+    several_numbers,
+)
+from .answer_words import GoldLevels, normalised_words
+from .verdict import EMPTY, GoldError, Verdict, checked_gold, quoted, undecided
+
+# Ours: longer outputs are wrong where they would have to be read word by word. No answer of a person is so long.
+MAX_CHARS = 100_000
+
+ARTICLES = frozenset({"a", "an", "the"})
+SEPARATORS = re.compile(r"[;|\n\t]|\s/\s")  # between answers of a gold text that lists several
+PARTS = re.compile(r"[,;|/\n\t&+]")  # the same, where all parts must be labels of the file
+
+
+def score_exact(output: str, gold: str, *, row: Mapping[str, Any] | None = None) -> Verdict:
+    """Right if output and gold are the same string, white space around either left aside.
+
+    This is the metric of the paper's regex pairs. Case, inner spaces and Unicode forms all count.
+
+    Raises:
+        GoldError: If the gold text is empty or blank.
+    """
+    output, gold = output.strip(), checked_gold(gold)
+    if not output:
+        return EMPTY
+    if output == gold:
+        return Verdict(True, "equal to the gold text")
+    return Verdict(False, _first_difference(output, gold))
+
+
+def score_startswith(output: str, gold: str, *, row: Mapping[str, Any] | None = None) -> Verdict:
+    """Right if the output begins with the gold text, white space around either left aside.
+
+    This is the paper's metric for models trained from scratch, which had not learned to stop. It is generous:
+    for the gold text `a`, the output `ab` is right.
+
+    Raises:
+        GoldError: If the gold text is empty or blank.
+    """
+    output, gold = output.strip(), checked_gold(gold)
+    if not output:
+        return EMPTY
+    if not output.startswith(gold):
+        return Verdict(False, _first_difference(output, gold))
+    extra = len(output) - len(gold)
+    return Verdict(True, f"begins with the gold text, {extra} characters follow" if extra else "equal to the gold text")
+
+
+class NumberScorer:
+    """Right if the number after the first `####` of the output is that of the gold: GSM8K's form of an answer.
+
+    Numbers are compared by value: `1,000` is `1000` and `18.00` is `18`; a `$` before and words after are left
+    aside. No number on either side is never a match. A gold text without one is not decided, nor is one that has
+    several.
+
+    Args:
+        golds: All gold answers of the file. Where two have the same number in different units, the unit counts. Where
+            one has a decimal comma, those that could have one (1,234 and 1.234) are not decided.
+    """
+
+    def __init__(self, golds: Iterable[Any] = ()) -> None:
+        self.notes: list[str] = []
+        units: dict[Decimal, set[str]] = defaultdict(set)
+        self.answer_is_last = self.has_comma = False
+        for gold in golds:
+            if not isinstance(gold, str):
+                continue
+            found = find_number(gold, last=True)
+            self.answer_is_last |= num_markers(gold) > 1
+            self.has_comma |= has_decimal_comma(found, after_marker(gold))
+            if found is not None and not several_numbers(gold):
+                units[found.value].add(found.unit)
+        self.with_units = {value for value, each in units.items() if len(each) > 1}
+        if self.with_units:
+            value = min(self.with_units)
+            shown = ", ".join(ascii(unit)[1:-1] or "none" for unit in sorted(units[value]))
+            self.notes.append(f"Some gold numbers have several units, such as {value} ({shown}). Units count there.")
+
+    def __call__(self, output: str, gold: str, *, row: Mapping[str, Any] | None = None) -> Verdict:
+        """Return the verdict."""
+        output, gold = output.strip(), checked_gold(gold)
+        if not output:
+            return EMPTY
+        if len(output) > MAX_CHARS:
+            return _too_long(output)
+        expected, problem = self._read_gold(gold)
+        if expected is None:
+            return undecided(problem)
+        found = find_number(output, last=self.answer_is_last)
+        if found is None or found.lists_another:
+            return Verdict(False, f"no single number after {NUMBER_MARKER}: {quoted(after_marker(output))}")
+        return self._compare(found, expected)
+
+    def _read_gold(self, gold: str) -> tuple[FoundNumber | None, str]:
+        """Return the number of a gold answer, or None and why it has none."""
+        found = find_number(gold, last=True)
+        if found is None:
+            return None, f"the gold text has no number after {NUMBER_MARKER}"
+        if several_numbers(gold):
+            return None, f"the gold text has several numbers after {NUMBER_MARKER}"
+        if self.has_comma and is_either(found.written):
+            return None, f"other golds have decimal commas, so {found.written} may be one of two numbers"
+        return found, ""
+
+    def _compare(self, found: FoundNumber, expected: FoundNumber) -> Verdict:
+        if found.value != expected.value:
+            return Verdict(False, f"the number is {quoted(str(found.value))} instead of {quoted(str(expected.value))}")
+        if expected.value in self.with_units and found.unit != expected.unit:
+            return Verdict(False, f"the unit is {quoted(found.unit)} instead of {quoted(expected.unit)}")
+        return Verdict(True, f"the number is that of the gold text, {quoted(str(found.value))}")
+
+
+class AnyOfScorer:
+    """Right if one of the gold answers is in the output, both normalised, as whole words.
+
+    The gold is a list of answers, or its JSON text; any other text is one answer. The paper says it of NQ-Open; its
+    published code asks whether the output is in an answer, so that an empty one is right.
+
+    Args:
+        golds: All gold answers of the file. Those that normalising would make equal are compared as they are written.
+    """
+
+    def __init__(self, golds: Iterable[Any] = ()) -> None:
+        self.levels = GoldLevels(_usable(golds, _answers), ARTICLES)
+
+    @property
+    def notes(self) -> list[str]:
+        """What there is to know of the file's gold answers."""
+        return [self.levels.note] if self.levels.note else []
+
+    def __call__(self, output: str, gold: str | Sequence[str], *, row: Mapping[str, Any] | None = None) -> Verdict:
+        """Return the verdict.
+
+        Raises:
+            GoldError: If there is no answer, one is no text or has no word in it, or a text seems to list several.
+        """
+        answers = _answers(gold)
+        if not output.strip():
+            return EMPTY
+        if len(output) > MAX_CHARS:
+            return _too_long(output)
+        found = next((answer for answer in answers if self.levels.find(answer, output)), None)
+        if found is not None:
+            return Verdict(True, f"contains the gold answer {quoted(found)}")
+        return Verdict(False, f"contains none of the {len(answers)} gold answers: {quoted(output.strip())}")
+
+
+class LabelScorer:
+    """Right if the first words of the output are those of the gold label, both normalised.
+
+    What follows does not matter: for the label `good`, `Good. The film is` is right, `Goodish` and `Not good` are
+    wrong.
+
+    Args:
+        golds: All labels of the file. Those that normalising would make equal are compared as they are written. Of
+            labels that begin alike (`good`, `good enough`), an output has the longest that it begins with.
+    """
+
+    def __init__(self, golds: Iterable[Any] = ()) -> None:
+        known = _usable(golds, _one_label)
+        self.levels = GoldLevels(known)
+        self.by_words: dict[int, dict[tuple[str, ...], str]] = defaultdict(dict)
+        self.labels = {label for (label,) in known}
+        for label in self.labels:
+            self.by_words[self.levels.level(label)][tuple(self.levels.words(label))] = label
+
+    @property
+    def notes(self) -> list[str]:
+        """What there is to know of the file's labels."""
+        return [self.levels.note] if self.levels.note else []
+
+    def __call__(self, output: str, gold: str, *, row: Mapping[str, Any] | None = None) -> Verdict:
+        """Return the verdict.
+
+        Raises:
+            GoldError: If the gold label has no word in it, or lists several labels.
+        """
+        (gold,) = _one_label(gold)
+        parts = [part.strip() for part in PARTS.split(gold)]
+        if len(parts) > 1 and self.labels.issuperset(parts):
+            raise GoldError(
+                f"The gold label {quoted(gold)} lists {len(parts)} labels of the file. Use exact_match, or correct it."
+            )
+        if not output.strip():
+            return EMPTY
+        if len(output) > MAX_CHARS:
+            return _too_long(output)
+        label = self.levels.words(gold)
+        words = normalised_words(output, self.levels.level(gold))[: len(label)]
+        if words != label:
+            return Verdict(False, f"begins with {quoted(' '.join(words))} instead of {quoted(' '.join(label))}")
+        longer = self._longer(output, " ".join(label))
+        if longer is not None:
+            return Verdict(False, f"begins with the label {quoted(longer)} instead of {quoted(gold)}")
+        return Verdict(True, f"begins with the label {quoted(' '.join(label))}")
+
+    def _longer(self, output: str, label: str) -> str | None:
+        """Return another label that the output begins with, and that begins with this one."""
+        for level, known in self.by_words.items():
+            words = normalised_words(output, level)
+            for count in range(1, min(len(words), max(map(len, known))) + 1):
+                if len(" ".join(words[:count])) > len(label) and tuple(words[:count]) in known:
+                    return known[tuple(words[:count])]
+        return None
+
+
+def _usable(golds: Iterable[Any], read: Any) -> list[list[str]]:
+    """Return the answers of each gold that can be used; the others are told row by row, where they are judged."""
+    rows = []
+    for gold in golds:
+        try:
+            rows.append(read(gold))
+        except GoldError:
+            continue
+    return rows
+
+
+def _answers(gold: str | Sequence[str]) -> list[str]:
+    """Return the answers that a gold lists, or itself.
+
+    Raises:
+        GoldError: If it lists none, one has no word in it, or it is a text that seems to list several.
+    """
+    answers: Any = gold
+    if isinstance(gold, str):
+        text = checked_gold(gold)
+        answers = _listed(text) if text[0] in "[{" else [text]
+        if answers == [text] and SEPARATORS.search(text):
+            raise GoldError(f"The gold answer {quoted(text)} may list several answers. Write a JSON list of texts.")
+    if not isinstance(answers, list | tuple) or not answers:
+        raise GoldError(f"The gold answer is {quoted(str(gold))}, expected a list of answers. Correct the row.")
+    answers = [checked_gold(answer) for answer in answers]
+    for answer in answers:
+        _check_words(answer, "answer")
+    return answers
+
+
+def _listed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise GoldError(
+            f"The gold answer begins with {text[0]!r} and is no JSON list: {quoted(text)}. Correct the row."
+        ) from error
+
+
+def _one_label(gold: str) -> list[str]:
+    """Return the label of a gold, in a list.
+
+    Raises:
+        GoldError: If it has no word in it, or is a list of labels.
+    """
+    text = checked_gold(gold)
+    if text.startswith("[") and text.endswith("]") and re.search("[\"',]", text):
+        raise GoldError(f"The gold label {quoted(text)} lists labels. Use the scorer any_of, or write one label.")
+    _check_words(text, "label")
+    return [text]
+
+
+def _check_words(answer: str, kind: str) -> None:
+    if not normalised_words(answer):
+        raise GoldError(f"The gold {kind} {quoted(answer)} has no word in it. Correct the row of the test file.")
+
+
+def _too_long(output: str) -> Verdict:
+    return Verdict(False, f"the output has {len(output):,} characters, more than {MAX_CHARS:,}")
+
+
+def _first_difference(output: str, gold: str) -> str:
+    """Say where two different texts part; positions count characters from 0."""
+    shared = next((i for i, (a, b) in enumerate(zip(output, gold, strict=False)) if a != b), None)
+    if shared is None:
+        shared = min(len(output), len(gold))
+        if len(output) < len(gold):
+            return f"ends after {shared} of the gold text's {len(gold)} characters"
+        return f"equal for {shared} characters, then goes on: {quoted(output[shared:])}"
+    return f"differs from character {shared} on: {quoted(output[shared:])} instead of {quoted(gold[shared:])}"

@@ -1,0 +1,121 @@
+"""Equal FLOPs and equal time: how many steps an arm may take for what the baseline's run costs.
+
+A JEPA step costs more than a plain one, so at equal steps the arm has had more of the machine. Here its number of steps
+is scaled so that the whole run costs as much. Schedules that are shares of all steps (warm-up, decay, looks) scale with
+it. The arm is scaled and the baseline is not: its runs are those of equal steps, in every table.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_jepa.files import write_json
+from llm_jepa.runs.settings import RunConfig
+
+BUDGET_FILE = "budget.json"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The steps of an arm's runs in one table.
+
+    Attributes:
+        kind: `flops` or `time`.
+        arm: The arm at equal steps.
+        baseline: The arm whose cost is the measure.
+        max_steps: Steps that the arm takes here.
+        baseline_steps: Steps of the baseline.
+        cost: What a step of the arm costs, in FLOPs or seconds ...
+        baseline_cost: ... and one of the baseline.
+    """
+
+    kind: str
+    arm: str
+    baseline: str
+    max_steps: int
+    baseline_steps: int
+    cost: float
+    baseline_cost: float
+
+    @property
+    def name(self) -> str:
+        """The name of the arm's runs."""
+        return f"{self.arm}@{self.kind}"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """As JSON: also the ratio of a step's costs and both totals, which are equal to half a step."""
+        totals = {"total": self.max_steps * self.cost, "baseline_total": self.baseline_steps * self.baseline_cost}
+        return asdict(self) | {"ratio": self.cost / self.baseline_cost} | totals
+
+    def write(self, run_folder: Path) -> None:
+        """Put the record beside a run's settings, where `recorded` finds it."""
+        write_json(run_folder / BUDGET_FILE, self.record)
+
+
+def recorded(folder: Path, kind: str, arm: str) -> Budget | None:
+    """Return the budget that an experiment's runs of an arm began with; None if there are none.
+
+    It stays what it was: a median over more seeds would be another, and the runs would not be comparable.
+    """
+    for file in sorted(folder.glob(f"{arm}@{kind}-s*/{BUDGET_FILE}")):
+        record = json.loads(file.read_text())
+        return Budget(**{name: record[name] for name in Budget.__dataclass_fields__})
+    return None
+
+
+def plan(
+    kind: str,
+    arm: str,
+    baseline: str,
+    runs: Mapping[str, RunConfig],
+    records: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> Budget | None:
+    """Return the budget of an arm by what the runs of equal steps counted or measured.
+
+    Args:
+        kind: `flops`: counted, the same on every machine. `time`: the median step, by the clock of this one.
+        arm, baseline: The two arms.
+        runs: Their settings.
+        records: Their eval.json, one a seed.
+
+    Returns:
+        None if nothing was counted or measured.
+    """
+    cost = _cost(kind, runs[arm], records[arm])
+    baseline_cost = _cost(kind, runs[baseline], records[baseline])
+    if not cost or not baseline_cost:
+        return None
+    baseline_steps = round(statistics.median(record["num_steps"] for record in records[baseline]))
+    max_steps = max(1, round(baseline_steps * baseline_cost / cost))
+    return Budget(kind, arm, baseline, max_steps, baseline_steps, cost, baseline_cost)
+
+
+def _cost(kind: str, run: RunConfig, records: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return what an optimizer step of an arm costs, over its seeds."""
+    costs = [step_flops(run, each["cost"]) if kind == "flops" else step_time(run, each["cost"]) for each in records]
+    known = [cost for cost in costs if cost and math.isfinite(cost)]
+    if not known:
+        return None
+    return math.fsum(known) / len(known) if kind == "flops" else statistics.median(known)
+
+
+def step_flops(run: RunConfig, cost: Mapping[str, Any]) -> float | None:
+    """Return the mean FLOPs of an optimizer step: of all its batches, and of those that loss dropout makes cheap."""
+    with_views, dropped = cost.get("flops_per_step"), cost.get("flops_per_dropped_step")
+    if not with_views:
+        return None
+    share = run.jepa.jepa_loss_dropout if dropped else 0.0
+    batches = int(run.training.get("gradient_accumulation_steps", 1))
+    return batches * ((1 - share) * with_views + share * (dropped or 0.0))
+
+
+def step_time(run: RunConfig, cost: Mapping[str, Any]) -> float | None:
+    """Return the seconds of a step: the median; where loss dropout makes two kinds of steps, the mean."""
+    return cost.get("mean_step_time_s" if run.jepa.jepa_loss_dropout else "step_time_s")

@@ -1,0 +1,104 @@
+"""What the runs of an experiment need is tried before the first of them begins: data, model, trainer, optimizer.
+
+A run builds these in its own process, perhaps hours later, and a missing package would be found there. Here each arm's
+trainer is built once, without a step. Data and models are loaded once for all arms that share them.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llm_jepa.data.prepare import LoadedData, load_data
+from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.evaluation.evaluate import check_golds
+from llm_jepa.runs.run import Models, build_trainer, pretrained_tokenizer
+from llm_jepa.runs.settings import RunConfig, naming_settings
+
+
+def rehearse(runs: Mapping[str, RunConfig], seed: int, loaded: tuple[RunConfig, LoadedData]) -> list[str]:
+    """Build the trainer of each run once, and check what will be asked of it; nothing is written or trained.
+
+    Args:
+        runs: The settings of each arm, or cell of one.
+        seed: A seed that the runs will have.
+        loaded: The data of one of the runs, where it is loaded already, with that run.
+
+    Returns:
+        Notes on gold answers that a scorer cannot decide.
+
+    Raises:
+        ConfigError: If a setting does not work with the data, the model or this machine. The text names the arm.
+        DataError: If the rows do not suit an arm.
+    """
+    key, data = _data_key(loaded[0]), loaded[1]
+    in_order = sorted(_distinct(runs).items(), key=lambda item: (_data_key(item[1]) != key, _data_key(item[1])))
+    models, notes = Models(), []
+    with _quiet(), tempfile.TemporaryDirectory(prefix="llm-jepa-") as folder:
+        for arm, run in in_order:
+            try:
+                if _data_key(run) != key:
+                    data, key = load_data(run.data, run.jepa, pretrained_tokenizer(run)), _data_key(run)
+                notes += _try(run, seed, Path(folder), replace(data, notes=[]), models)
+            except (ConfigError, DataError) as error:
+                raise type(error)(f"In arm {arm}: {error}") from error
+    models.clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return list(dict.fromkeys(notes))
+
+
+def _try(run: RunConfig, seed: int, folder: Path, data: LoadedData, models: Models) -> list[str]:
+    """Build the trainer and the batches of a run, and let its scorers read their golds; return notes on these."""
+    trainer, _ = build_trainer(run, seed, folder, data=data, models=models)
+    with naming_settings(run):
+        trainer.get_train_dataloader()
+    return check_golds(data.encoder, data.test, run.evaluation, "test")
+
+
+def _distinct(runs: Mapping[str, RunConfig]) -> dict[str, RunConfig]:
+    """Return the runs without those whose trainer another's has tried: the size of a weight or rate differs alone."""
+    kept: dict[str, tuple[str, RunConfig]] = {}
+    for arm, run in runs.items():
+        kept.setdefault(_key(run), (arm, run))
+    return dict(kept.values())
+
+
+def _key(run: RunConfig) -> str:
+    training = dict(run.training)
+    if not training.get("lr_scheduler_kwargs"):
+        training |= {name: bool(training[name]) for name in ("learning_rate", "weight_decay") if name in training}
+    objective = {name: bool(value) if isinstance(value, float) else value for name, value in asdict(run.jepa).items()}
+    parts = [asdict(each) for each in (run.data, run.model, run.adapter, run.evaluation)]
+    return json.dumps([*parts, objective, training], sort_keys=True, default=str)
+
+
+def _data_key(run: RunConfig) -> str:
+    """Return what two runs that read the same data have in common."""
+    jepa = run.jepa
+    settings: list[Any] = [asdict(replace(run.data, shuffle_views=False))]
+    settings += [run.model.model_name_or_path, run.model.model_revision]
+    settings += [jepa.jepa_split, jepa.jepa_views, jepa.train_end_token, jepa.jepa_residual]
+    return json.dumps([*settings, jepa.has_term, jepa.uses_views], sort_keys=True, default=str)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out the lines that each run will log itself."""
+    log = logging.getLogger("llm_jepa")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)

@@ -1,0 +1,278 @@
+"""The card of an exported model: what it is, what it was trained on and how, what came out, what it cost, its limits.
+
+It is made from the files of the run folder and, where the run is one of an experiment, from the experiment's
+results.json. It computes no result of its own, and says no path of the machine that it was made on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePath
+from typing import Any
+
+from llm_jepa import __version__
+from llm_jepa.data.context import Context
+from llm_jepa.experiments.results import format_difference
+from llm_jepa.files import read_json_lines
+from llm_jepa.report.figures import OTHER_SCORES
+from llm_jepa.report.markdown import escaped, fenced
+from llm_jepa.yaml_loading import dump_yaml, load_yaml
+
+from .serving import Exported, python_snippet, server_commands
+
+MARK = "<!-- made by llm-jepa export -->"
+NUM_LOOKS = 8
+
+# Settings that name files; a card shows the last part of the name.
+PATHS = ("train_file", "validation_file", "test_file", "model_name_or_path", "tokenizer_name_or_path")
+CURVES = {
+    "ce_loss": "cross-entropy",
+    "jepa_loss": "JEPA distance",
+    "eval_ce_loss": "held-out cross-entropy",
+    "monitor/retrieval@1": "held-out retrieval@1",
+}
+
+
+def model_card(run: Path, model: Exported, name: str) -> str:
+    """Return the card as Markdown, with the header that the hub reads.
+
+    Args:
+        run: The folder of a finished run.
+        model: What was exported.
+        name: The name of the model.
+    """
+    if model.base is not None and Path(model.base).is_absolute():
+        model = replace(model, base=_short_name(model.base))
+    settings = load_yaml((run / "config.yaml").read_text(encoding="utf-8"))
+    report = json.loads((run / "eval.json").read_text(encoding="utf-8"))
+    data = json.loads((run / "data.json").read_text(encoding="utf-8"))
+    results = _experiment(run)
+    parts = [
+        _header(model),
+        MARK,
+        f"# {escaped(name)}",
+        _introduction(settings, model),
+        "## Use",
+        _context(Context.read(data.get("context", {}))),
+        "As a program, with transformers alone:\n\n" + fenced(python_snippet(model, name), "python"),
+        "As a server, and a request to it:\n\n" + fenced("\n".join(server_commands(model, name)), "sh"),
+        _data(settings, data),
+        "## Training\n\n" + _training(run, settings, report),
+        _curves(read_json_lines(run / "metrics.jsonl") if (run / "metrics.jsonl").is_file() else []),
+        _results(report, results, run.resolve().name),
+        _cost(report, results, run.resolve().name),
+        _limits(settings, report, results, model),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _header(model: Exported) -> str:
+    """Return the YAML header; a model of a folder is nobody's on the hub, and is not linked."""
+    header: dict[str, Any] = {"library_name": "peft" if model.kind == "adapter" else "transformers"}
+    header |= {"pipeline_tag": "text-generation", "tags": ["llm-jepa", *(["lora"] if model.base else [])]}
+    if model.base and not model.base.startswith((".", "~")) and model.base.count("/") == 1:
+        header["base_model"] = model.base
+    return f"---\n{dump_yaml(header, sort_keys=False)}---"
+
+
+def _introduction(settings: Mapping[str, Any], model: Exported) -> str:
+    what = {
+        "model": "A causal language model",
+        "merged": "A causal language model, with its LoRA adapter merged in",
+        "adapter": "A LoRA adapter of a causal language model",
+    }[model.kind]
+    source = settings.get("model_name_or_path")
+    start = (
+        f"from `{_short_name(source)}`" if source else f"from random weights, preset `{settings.get('model', 'nano')}`"
+    )
+    kept = " Vocabulary and tokenizer are those it came with." if source else ""
+    weight = settings.get("jepa_lambda", 1.0)
+    how = (
+        "on next-token prediction alone (`jepa_lambda: 0`)"
+        if weight == 0
+        else "with LLM-JEPA ([arXiv 2509.14252](https://arxiv.org/abs/2509.14252))"
+    )
+    return f"{what}, trained {start} {how} by llm-jepa {__version__}.{kept}"
+
+
+def _context(context: Context) -> str:
+    """Return what all training rows have around a question, as far as there is anything."""
+    parts = []
+    if context.messages:
+        said = "\n".join(f"{message['role']}: {message['content']}" for message in context.messages)
+        parts.append(f"Every training row has this before the question, and the lines below send it:\n\n{fenced(said)}")
+    if context.system_differs:
+        parts.append("The training rows have different system messages. The lines below send none: add yours.")
+    for words, begins in ((context.text_prefix, "begins"), (context.text_suffix, "ends")):
+        if words:
+            parts.append(f"Every training text {begins} with these words, and yours should too:\n\n{fenced(words)}")
+    return "\n\n".join(parts)
+
+
+def _data(settings: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    hashes = [(PurePath(name).name, value) for name, value in data.get("sha256", {}).items()]
+    rows = [["split", "rows kept", "rows read", "left out"]]
+    for split in ("train", "validation", "test"):
+        counts = data.get("summary", {}).get(split)
+        if counts and counts.get("rows_in"):
+            dropped = ", ".join(f"{count:,} {why}" for why, count in counts.get("dropped", {}).items()) or "none"
+            rows.append([split, f"{counts['kept']:,}", f"{counts['rows_in']:,}", dropped])
+    files = [f"- `{_code(name)}`, sha256 `{value[:16]}`" for name, value in hashes]
+    notes = [f"- {escaped(note)}" for note in data.get("notes", [])]
+    return "\n\n".join(["## Data", _table(rows), "\n".join(files + notes)]).rstrip()
+
+
+def _training(run: Path, settings: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    given = {key: value for key, value in settings.items() if value is not None}
+    shown = {key: _short_names(value) if key in PATHS else value for key, value in given.items()}
+    text = fenced(dump_yaml(shown, allow_unicode=True).rstrip(), "yaml")
+    file = run / "environment.json"
+    environment = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    packages = environment.get("packages", {})
+    versions = ", ".join(f"{key} {packages[key]}" for key in ("torch", "transformers", "peft") if packages.get(key))
+    where = f" on {escaped(_device(environment))}" if environment.get("device") else ""
+    took = f"{report['num_steps']:,} steps{where}" + (f", with {versions}." if versions else ".")
+    return f"Every setting that was given; all others have their default:\n\n{text}\n\n{took}"
+
+
+def _device(environment: Mapping[str, Any]) -> str:
+    return str(environment["cpu"] if environment["device"] == "cpu" else environment["device"])
+
+
+def _curves(log: Sequence[Mapping[str, Any]]) -> str:
+    """Return the curves as a table of a few steps: each value is the last one logged up to that step."""
+    steps = sorted({line["step"] for line in log if any(line.get(key) is not None for key in CURVES)})
+    if not steps:
+        return ""
+    places = sorted({round(place * (len(steps) - 1) / (NUM_LOOKS - 1)) for place in range(NUM_LOOKS)})
+    keys = [key for key in CURVES if any(line.get(key) is not None for line in log)]
+    rows = [["step", *(CURVES[key] for key in keys)]]
+    for step in (steps[place] for place in places):
+        rows.append([f"{step:,}", *(_last(log, key, step) for key in keys)])
+    return "## Curves\n\n" + _table(rows)
+
+
+def _last(log: Sequence[Mapping[str, Any]], key: str, step: int) -> str:
+    values = [line[key] for line in log if line["step"] <= step and line.get(key) is not None]
+    return f"{values[-1]:.3f}" if values else ""
+
+
+def _other_scores(report: Mapping[str, Any]) -> str:
+    return "".join(f", {name} {_percent(report[name])}" for name in OTHER_SCORES if name in report)
+
+
+def _results(report: Mapping[str, Any], results: Mapping[str, Any] | None, name: str) -> str:
+    lines = ["## Results"]
+    if "num_rows" in report:
+        lines.append(
+            f"On {report['num_rows']:,} test rows: exact match {_percent(report['exact_match'])}, starts with "
+            f"{_percent(report['starts_with'])}{_other_scores(report)}. Text-to-code retrieval: recall@1 "
+            f"{_percent(report['retrieval']['recall@1'])} among {report['retrieval']['num_candidates']:,.0f} codes."
+        )
+    elif report.get("validation"):
+        lines.append(f"No test rows. Cross-entropy of validation rows: {report['validation']['ce_loss']:.3f} a token.")
+    else:
+        lines.append("No test rows, and no validation rows: nothing is known of how well it answers.")
+    if results is not None:
+        sentences = "\n".join(f"- {escaped(each['sentence'])}" for each in results["comparisons"])
+        lines += [f"This is run `{_code(name)}` of an experiment:", _experiment_table(results), sentences]
+    return "\n\n".join(lines)
+
+
+def _experiment_table(results: Mapping[str, Any]) -> str:
+    comparisons = {each["arm"]: each for each in results["comparisons"]}
+    rows = [["arm", "seeds", str(results["metric"]).replace("_", " "), "difference, 95% interval", "verdict"]]
+    for arm, summary in results["arms"].items():
+        spread = "" if summary["std"] is None else f" ± {100 * summary['std']:.1f}"
+        value = "–" if summary["mean"] is None else f"{100 * summary['mean']:.1f}{spread}"
+        comparison = comparisons.get(arm)
+        difference, verdict = (
+            ("", "baseline") if comparison is None else (format_difference(comparison), comparison["verdict"])
+        )
+        rows.append([f"`{_code(arm)}`", str(summary["n"]), value, difference, verdict])
+    return _table(rows)
+
+
+def _cost(report: Mapping[str, Any], results: Mapping[str, Any] | None, name: str) -> str:
+    cost, trained = report.get("cost", {}), report.get("num_trained_parameters", 0)
+    lines = [f"Training took {_duration(report['training_time_s'])}, evaluation and saving not counted."]
+    if cost.get("step_time_s") is not None:
+        flops = f"{cost['flops_per_step']:.3g} FLOPs a batch"
+        lines.append(f"A step took {cost['step_time_s']:.3g} s (median), and {flops}.")
+    share = f", {trained:,} of them trained" if 0 < trained < report["num_parameters"] else ""
+    lines.append(f"{report['num_parameters']:,} parameters{share}.")
+    ratio = (results or {}).get("cost", {}).get(name.rsplit("-s", 1)[0], {}).get("step_time_ratio")
+    if results is not None and ratio is not None:
+        lines.append(f"A step takes {ratio:.2f} times as long as one of `{_code(results['baseline'])}`.")
+    return "## Cost\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _limits(
+    settings: Mapping[str, Any], report: Mapping[str, Any], results: Mapping[str, Any] | None, model: Exported
+) -> str:
+    lines = []
+    alarm = report.get("alarm")
+    if alarm and alarm.get("alarmed"):
+        recovered = " At the last look it had recovered." if alarm.get("recovered") else ""
+        lines.append(f"The collapse alarm went off: {escaped(alarm['reason'])}{recovered}")
+    if results is None:
+        lines.append("One run with one seed. Another seed gives other numbers, and nothing was compared.")
+    lines.append("Scored on the rows above alone, with greedy answers. Nothing is known of other data or tasks.")
+    if model.kind == "adapter":
+        lines.append(f"It is of no use without its model, `{_code(_short_name(model.base))}`.")
+    if not settings.get("train_end_token", True):
+        lines.append("It was never trained to stop (`train_end_token: false`): an answer is what it begins with.")
+    if settings.get("quantization", "none") != "none":
+        lines.append(
+            "Trained beside weights in four bits; here it stands on the full ones, whose answers differ a little."
+        )
+    lines.append(
+        "`[PRED]` and the objective are not here: answers never use them. They stand in the run, for retrieval and for "
+        "further training."
+    )
+    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _experiment(run: Path) -> dict[str, Any] | None:
+    """Return the results of the experiment that the run is one of; None where there is none."""
+    file = run.resolve().parent / "results.json"
+    if not file.is_file():
+        return None
+    results = json.loads(file.read_text(encoding="utf-8"))
+    names = {f"{each['arm']}-s{each['seed']}" for each in results.get("runs", [])}
+    return results if run.resolve().name in names else None
+
+
+# ---- how it is written ----
+
+
+def _code(text: object) -> str:
+    """Return text for a span of code."""
+    return "".join(char if char.isprintable() and char not in "`|" else "?" for char in str(text))
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = [" | ".join(row) for row in rows]
+    return "\n".join([f"| {head} |", "|" + "---|" * len(rows[0]), *(f"| {row} |" for row in body)])
+
+
+def _short_name(value: Any) -> str:
+    """Return a file's name without the folders of the machine it lies on; a name on the hub is left whole."""
+    text = str(value)
+    is_path = text.startswith((".", "/", "~")) or Path(text).exists() or PurePath(text).suffix in (".jsonl", ".json")
+    return PurePath(text).name if is_path else text
+
+
+def _short_names(value: Any) -> Any:
+    return [_short_name(each) for each in value] if isinstance(value, list) else _short_name(value)
+
+
+def _percent(share: float | None) -> str:
+    return "not measured" if share is None else f"{100 * share:.1f}%"
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if hours < 2 else f"{hours:.1f} h"

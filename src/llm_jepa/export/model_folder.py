@@ -1,0 +1,118 @@
+"""The model of a run as a plain folder that any program serves: whole, merged, or as an adapter.
+
+What only this package reads ([PRED], the objective) stays in the run. Servers that read every *.safetensors of a
+folder would stumble over it, and answers never use it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from llm_jepa.errors import DataError, LLMJEPAError
+from llm_jepa.files import write_json
+from llm_jepa.training.adapters import ADAPTER_CONFIG, load_adapted, merged
+from llm_jepa.training.saving import CONFIG, INDEX, PREDICTOR, WEIGHTS, shards
+
+MAX_DIFFERENCE = 1e-3  # of the largest logit; merging adds two float32 matrices, and rounds to about 1e-6 a layer
+CHECKED_TOKENS = 32
+OURS = frozenset({PREDICTOR, CONFIG})
+
+
+def export_weights(
+    model: Path, out: Path, tokenizer: PreTrainedTokenizerBase, *, end_ids: list[int], pad_id: int, merge: bool
+) -> dict[str, Any]:
+    """Write the model of a run to `out`, with its tokenizer.
+
+    Args:
+        model: The `model` folder of a run.
+        out: The folder to make.
+        tokenizer: The run's tokenizer; a merged model is saved with it.
+        end_ids: All tokens that end an answer: whatever generates stops at them.
+        pad_id: Token that fills padding, where the model names none.
+        merge: Add an adapter's matrices into the weights of its model. A model without adapter is whole already.
+
+    Returns:
+        `kind` ("model", "merged" or "adapter"), `base` (an adapter's model, else None), and for a merged model
+        `max_logit_difference`, the largest over a few random tokens.
+
+    Raises:
+        DataError: If the model is damaged, or its base is not to be found.
+        LLMJEPAError: If the merged model gives other logits than the adapter.
+    """
+    is_adapter = (model / ADAPTER_CONFIG).is_file()
+    base = PeftConfig.from_pretrained(str(model)).base_model_name_or_path if is_adapter else None
+    if is_adapter and merge:
+        out.mkdir()
+        difference = _save_merged(model, out)
+        tokenizer.save_pretrained(out)
+        _let_generation_stop(out, end_ids, pad_id)
+        return {"kind": "merged", "base": base, "max_logit_difference": difference}
+    _check_weights(model)
+    shutil.copytree(model, out, ignore=lambda _, names: [name for name in names if name in OURS])
+    if is_adapter:
+        return {"kind": "adapter", "base": base}
+    _let_generation_stop(out, end_ids, pad_id)
+    return {"kind": "model", "base": None}
+
+
+def _check_weights(model: Path) -> None:
+    """Open each file of weights: one that was cut short is told here, not by a server."""
+    files = sorted(model.glob("*.safetensors"))
+    if (model / (WEIGHTS + INDEX)).is_file():
+        files += [file for file in shards(model / WEIGHTS) if file not in files]  # one that is missing is opened, too
+    if not files:
+        raise DataError(f"{model} holds no *.safetensors. Use another run, or train again.")
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as weights:
+                weights.keys()
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{file} is missing or damaged: {error}. Use another run, or train again.") from error
+
+
+@torch.no_grad()
+def _save_merged(model: Path, out: Path) -> float:
+    """Merge an adapter and save the whole; return the largest difference of the logits before and after."""
+    adapted = load_adapted(model).eval()
+    vocab_size = adapted.get_input_embeddings().num_embeddings
+    tokens = torch.randint(vocab_size, (1, CHECKED_TOKENS), generator=torch.Generator().manual_seed(0))
+    expected = _logits(adapted, tokens)
+    plain = merged(adapted)
+    difference, largest = (_logits(plain, tokens) - expected).abs().max().item(), expected.abs().max().item()
+    if not math.isfinite(largest):
+        raise DataError(f"The logits of {model} are not finite numbers: its training has diverged. Use another run.")
+    if not difference <= MAX_DIFFERENCE * largest:  # nan fails, too
+        raise LLMJEPAError(
+            f"The merged model differs from the adapter: its logits by up to {difference:.1e}, where the largest is "
+            f"{largest:.1e}. Nothing was written. Export the adapter, without --merge; it is exact."
+        )
+    plain.save_pretrained(out)
+    return difference
+
+
+def _logits(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    return model(input_ids=tokens, use_cache=False).logits.float()  # (1, T, V)
+
+
+def _let_generation_stop(out: Path, end_ids: list[int], pad_id: int) -> None:
+    """Write every token that ended an answer in training into generation_config.json, beside those there."""
+    file = out / "generation_config.json"
+    settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    settings.pop("_from_model_config", None)  # it would have config.json, which knows one end token, win over this
+    before = settings.get("eos_token_id")
+    known = [] if before is None else [before] if isinstance(before, int) else list(before)
+    ends = list(dict.fromkeys([*end_ids, *known]))
+    settings["eos_token_id"] = ends[0] if len(ends) == 1 else ends
+    if settings.get("pad_token_id") is None:
+        settings["pad_token_id"] = pad_id
+    write_json(file, settings)

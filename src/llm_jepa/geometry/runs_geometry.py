@@ -1,0 +1,293 @@
+"""The geometry of finished runs, side by side on the same pairs.
+
+    RUN, RUN, ... ──▶ the pairs of a split or a file, the same for all     evaluation/loading.py
+                  ──▶ both views as vectors, in float32                    training/embedding.py
+                  ──▶ numbers and maps                                     analysis/geometry.py
+                  ──▶ one dict, as geometry.json holds it                  analysis/tables.py writes it
+
+`enc` is Enc(Text) beside Enc(Code). `pred` is the prediction beside its target, as the run was trained: it is left
+out where there is none (jepa_lambda 0, jepa_k 0).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llm_jepa.data.encode import EncodedPairs
+from llm_jepa.data.generated_files import with_files
+from llm_jepa.data.prepare import load_data, load_rows
+from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.evaluation.evaluate import view_texts
+from llm_jepa.evaluation.kept_embeddings import has_prediction, words_for
+from llm_jepa.objective import Pair
+from llm_jepa.runs.trained_run import TrainedRun, load_run
+from llm_jepa.training.view_embeddings import ViewEmbeddings, view_embeddings
+
+from .view_geometry import MIN_PAIRS, view_geometry
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("test", "validation", "train")
+READINGS = ("training", "published")
+MOST_PAIRS = 2000
+"""Pairs that are looked at where the call does not say: the test rows of NL-RX-SYNTH (our choice)."""
+
+SCHEMA = 1
+"""Of geometry.json: raised when a key changes its meaning."""
+
+Geometry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AnalysisConfig:
+    """What is looked at, and how.
+
+    Attributes:
+        file: A file of rows; None for a split of the runs' own data.
+        split: One of `SPLITS`, where no file is named.
+        num_pairs: Pairs to take, at most: drawn by `seed`, kept in the order of the file.
+        reading: `training`: where the run's objective reads the views. `published`: without [PRED], at the last
+            token that stands between a view and an answer, as in the published code (docs/geometry.md).
+        ridge: Of the linear map.
+        seed: Of the draw, of shuffling, of the parts held out, and of t-SNE.
+
+    Raises:
+        ConfigError: If a value is out of its range.
+    """
+
+    file: str | None = None
+    split: str = "test"
+    num_pairs: int = MOST_PAIRS
+    reading: str = "training"
+    ridge: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS or self.reading not in READINGS:
+            raise ConfigError(
+                f"split={self.split!r}, reading={self.reading!r}: expected one of {', '.join(SPLITS)}, and one of "
+                f"{', '.join(READINGS)}."
+            )
+        if self.num_pairs < MIN_PAIRS:
+            raise ConfigError(f"num={self.num_pairs}: a geometry needs at least {MIN_PAIRS} pairs.")
+        if not 0 <= self.ridge < float("inf"):
+            raise ConfigError(f"ridge={self.ridge}: expected a finite number, 0 or more.")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed={self.seed}: expected a whole number from 0 to 2**32 - 1.")
+
+
+@dataclass
+class _Rows:
+    """The pairs that a run reads: those that were drawn from `num_rows` with a JEPA term, and their words."""
+
+    file: str
+    pairs: list[Pair]
+    sources: list[str]
+    words: list[tuple[str, str]]
+    num_rows: int
+    num_dropped: int
+
+
+def analyze_runs(folders: Sequence[Path], config: AnalysisConfig) -> Geometry:
+    """Measure the geometry of finished runs on the same pairs; return what geometry.json holds.
+
+    Models are loaded one after the other and run in float32.
+
+    Raises:
+        ConfigError: If a folder is no finished run, is named twice, or has no such split; or if the runs do not read
+            the same pairs.
+        DataError: If the rows cannot be read, or are too few.
+    """
+    names = run_names(folders)
+    runs: dict[str, Any] = {}
+    notes: list[str] = []
+    first: _Rows | None = None
+    for name, folder in zip(names, folders, strict=True):
+        run = load_run(folder)
+        rows = _read_rows(run, config)
+        first = first or rows
+        _check_same(names[0], first, name, rows)
+        logger.info("%s   %d pairs", name, len(rows.pairs))
+        runs[name] = _analyze(run, rows, config)
+    assert first is not None
+    notes += _notes(runs, first, config)
+    sides: Geometry = next(iter(runs.values()))["sides"]["enc"]
+    shown = sides["embedding_map"]["places"]
+    return {
+        "schema": SCHEMA,
+        "split": None if config.file else config.split,
+        "file": first.file,
+        "num_rows": first.num_rows,
+        "num_pairs": sides["num_pairs"],
+        "num_codes": sides["num_codes"],
+        "precision": "float32 models, float64 algebra",
+        "reading": config.reading,
+        "ridge": config.ridge,
+        "seed": config.seed,
+        "notes": notes,
+        "mapped_pairs": [
+            {"source": first.sources[place], "text": first.words[place][0], "code": first.words[place][1]}
+            for place in shown
+        ],
+        "runs": runs,
+    }
+
+
+def run_names(folders: Sequence[Path]) -> list[str]:
+    """Return a name for each run: the end of its path, as short as tells it from the others.
+
+    >>> run_names([Path("a/ntp-s82"), Path("a/jepa-s82")]), run_names([Path("a/jepa-s82"), Path("b/jepa-s82")])
+    (['ntp-s82', 'jepa-s82'], ['a/jepa-s82', 'b/jepa-s82'])
+
+    Raises:
+        ConfigError: If one folder is given twice.
+    """
+    parts = [folder.resolve().parts for folder in folders]
+    for place, each in enumerate(parts):
+        if each in parts[:place]:
+            raise ConfigError(f"{folders[place]} is given twice. Name each run once.")
+    for length in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(each[-length:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise ConfigError("No run is given. Name the folder of a finished run, such as OUT/jepa-s82.")
+
+
+def _read_rows(run: TrainedRun, config: AnalysisConfig) -> _Rows:
+    """Read the pairs that are looked at, as this run encodes them."""
+    file, rows = _all_rows(run, config)
+    chosen = [place for place, pair in enumerate(rows.pairs) if pair.use_jepa]
+    num_rows = len(chosen)
+    if not num_rows:
+        raise DataError(
+            f"None of the {len(rows):,} rows of {file} has a JEPA term (use_jepa is false in all), so there is no view "
+            "to look at. Use rows without use_jepa, or with use_jepa: true."
+        )
+    if num_rows > config.num_pairs:
+        drawn = torch.randperm(num_rows, generator=torch.Generator().manual_seed(config.seed))[: config.num_pairs]
+        chosen = [chosen[place] for place in sorted(drawn.tolist())]
+    pairs, examples = [rows.pairs[place] for place in chosen], [rows.examples[place] for place in chosen]
+    words = view_texts(run.encoder, EncodedPairs(pairs, examples))
+    if config.reading == "published":
+        pairs = [_up_to_the_answer(pair) for pair in pairs]
+    return _Rows(
+        file,
+        pairs,
+        [example.source for example in examples],
+        words,
+        num_rows,
+        rows.rows_in - num_rows,
+    )
+
+
+def _all_rows(run: TrainedRun, config: AnalysisConfig) -> tuple[str, EncodedPairs]:
+    if config.file is not None:
+        return config.file, run.rows(config.file)
+    data = with_files(run.data, run.folder / "data")
+    if config.split == "test":
+        if data.test_file is None:
+            raise ConfigError(f"{run.folder} has no test_file. Name a file with --data, or --split validation.")
+        return data.test_file, load_rows(data.test_file, data, run.encoder, limit=data.max_test_rows)
+    loaded = load_data(data, run.jepa.config, run.encoder.tokenizer)
+    rows = loaded.validation if config.split == "validation" else loaded.train
+    if not len(rows):
+        raise ConfigError(f"{run.folder} has no {config.split} rows. Name a file with --data, or another --split.")
+    train = ", ".join(data.train_files)
+    return data.validation_file or train if config.split == "validation" else train, rows
+
+
+def _up_to_the_answer(pair: Pair) -> Pair:
+    """Return the pair with each view followed by its row's bridge, whose last token is the one before an answer."""
+    if not pair.bridge_ids:
+        raise ConfigError(
+            f"{pair.source}: no token stands between the views, so that none could ask for an answer. Leave "
+            "--view published out for rows of one text."
+        )
+    return replace(
+        pair,
+        text_view_ids=pair.text_view + pair.bridge_ids,
+        code_view_ids=pair.code_view + pair.bridge_ids,
+    )
+
+
+def _check_same(name: str, rows: _Rows, other: str, others: _Rows) -> None:
+    if rows.words == others.words:
+        return
+    pairs = zip(rows.words, others.words, strict=False)
+    place = next((number for number, (mine, theirs) in enumerate(pairs) if mine != theirs), None)
+    where = f", first in {rows.sources[place]} and {others.sources[place]}" if place is not None else ""
+    raise ConfigError(
+        f"{name} reads {len(rows.words):,} pairs of {rows.file}, {other} {len(others.words):,} of {others.file}, and "
+        f"they are not the same{where}: their numbers cannot stand side by side. Name one file for all runs with "
+        "--data, or look at each run by itself."
+    )
+
+
+def _analyze(run: TrainedRun, rows: _Rows, config: AnalysisConfig) -> Geometry:
+    run.jepa.float()
+    objective = run.jepa.config
+    embedded = {"enc": view_embeddings(run.jepa, rows.pairs, run.encoder.pad_id, with_pred=False)}
+    if has_prediction(objective) and config.reading == "training":
+        embedded["pred"] = view_embeddings(run.jepa, rows.pairs, run.encoder.pad_id)
+    return {
+        "folder": str(run.folder),
+        "objective": objective.to_dict(),
+        "num_dims": embedded["enc"].text_pred.shape[1],
+        "sides": {
+            side: {"views": words_for(side, objective)} | asdict(_side(run, states, config))
+            for side, states in embedded.items()
+        },
+    }
+
+
+def _side(run: TrainedRun, states: ViewEmbeddings, config: AnalysisConfig) -> Any:
+    try:
+        return view_geometry(
+            states.text_pred, states.code_emb, states.code_groups, ridge=config.ridge, seed=config.seed
+        )
+    except ValueError as error:
+        raise DataError(f"{run.folder}: {error}") from error
+
+
+def _notes(runs: dict[str, Any], rows: _Rows, config: AnalysisConfig) -> list[str]:
+    """Say what a reader of the numbers must know."""
+    notes = []
+    if rows.num_rows > len(rows.pairs):
+        notes.append(
+            f"{len(rows.pairs):,} of {rows.num_rows:,} pairs were drawn, seed {config.seed}; --num takes more."
+        )
+    if rows.num_dropped:
+        notes.append(f"Rows of {rows.file} without a pair or a JEPA term, left out: {rows.num_dropped:,}.")
+    dims = {name: run["num_dims"] for name, run in runs.items()}
+    if len(set(dims.values())) > 1:
+        sizes = ", ".join(f"{name} {size}" for name, size in dims.items())
+        notes.append(
+            f"The hidden sizes differ ({sizes}): raw and centred singular values, ranks and the map's errors depend on "
+            "them. What can be compared: cosines, retrieval, and row-normalised values."
+        )
+    if len({run["objective"]["jepa_views"] for run in runs.values()}) > 1:
+        notes.append("The runs differ in jepa_views: the same words, read in other surroundings.")
+    reasons: dict[str, list[str]] = {}
+    for name, run in runs.items():
+        for side, found in run["sides"].items():
+            if found["looks_collapsed"]:
+                notes.append(collapse_note(f"{name}, {side}", found))
+            if found["linear_map"]["reason"]:
+                reasons.setdefault(found["linear_map"]["reason"], []).append(f"{name} {side}")
+    notes += [f"Linear map of {', '.join(where)}: {reason}" for reason, where in reasons.items()]
+    return notes
+
+
+def collapse_note(where: str, found: Mapping[str, Any]) -> str:
+    """Say that a run's views look collapsed, and what that does to the numbers that look good."""
+    matched, gap = (found["monitors"][key] for key in ("matched_cosine", "gap"))
+    return (
+        f"{where}: looks collapsed. Matching views are close (cosine {matched:.3f}), and so are others (gap "
+        f"{gap:z.3f}): a small A - B and a small error are no success there."
+    )

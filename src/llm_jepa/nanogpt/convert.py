@@ -1,0 +1,131 @@
+"""`llm-jepa export`: a nanoGPT checkpoint to a transformers folder and back, checked before it gets its name."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.models.gpt2 import GPT2LMHeadModel
+
+from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
+from llm_jepa.files import put_in_place, staged_beside
+from llm_jepa.training.saving import CONFIG, PREDICTOR, WEIGHTS
+
+from . import GPT
+from .weights import (
+    from_transformers,
+    listed,
+    load_checkpoint,
+    load_transformers,
+    read_checkpoint,
+    save_checkpoint,
+    save_folder,
+    take_pred_token,
+)
+
+MAX_DIFFERENCE = 1e-4  # of the largest logit; float32 sums in another order differ by about 1e-6
+CHECKED_ROWS, CHECKED_TOKENS = 2, 64
+
+# What an export writes into a folder: `force` removes a folder of these, and no other.
+EXPORTED = frozenset({"config.json", "generation_config.json", WEIGHTS, PREDICTOR, CONFIG})
+
+
+def export(source: str | Path, to: str | Path, *, force: bool = False) -> dict[str, Any]:
+    """Convert a nanoGPT checkpoint to a transformers folder, or a GPT-2 folder to a nanoGPT checkpoint.
+
+    What was written is read back, and must give the logits of the source before it gets its name.
+
+    Args:
+        source: A checkpoint file, a GPT-2 folder, or the folder of a run that trained a GPT-2. It is only read.
+        to: The folder or the .pt file to write. Folders above it are made if need be.
+        force: Write over an earlier export of that name.
+
+    Returns:
+        `source`, `out`, `format` ("transformers" or "nanogpt"), `parameters` (without [PRED]), `pred_token` ("kept"
+        or "fresh") and `max_logit_difference`, the largest over a few random tokens.
+
+    Raises:
+        ConfigError: If `to` is there already, has the wrong ending, or would touch the source.
+        DataError: If the source cannot be converted.
+        LLMJEPAError: If what was written gives other logits. Nothing is left at `to`.
+    """
+    source, out = Path(source), Path(to).resolve()
+    folder = _model_folder(source)
+    _check_out(source, out, to_file=folder is not None, is_run=folder != source, force=force)
+    with staged_beside(out) as beside:
+        if folder is None:
+            ours, is_kept = read_checkpoint(source)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            save_folder(ours, beside)
+            theirs = load_transformers(str(beside))
+        else:
+            theirs = load_transformers(str(folder))
+            converted = from_transformers(theirs, dropout=theirs.config.resid_pdrop)
+            is_kept = take_pred_token(converted, folder)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            save_checkpoint(converted, beside)
+            ours = load_checkpoint(beside)
+        difference = _max_logit_difference(ours, theirs, out)
+        put_in_place(beside, out)
+    return {
+        "source": str(source),
+        "out": str(to),
+        "format": "transformers" if folder is None else "nanogpt",
+        "parameters": ours.get_num_params(non_embedding=False) - ours.pred_token.numel(),
+        "pred_token": "kept" if is_kept else "fresh",
+        "max_logit_difference": difference,
+    }
+
+
+def _model_folder(source: Path) -> Path | None:
+    """Return the folder that holds the source's model; None where the source is a file, a checkpoint."""
+    if source.is_file():
+        return None
+    if not source.is_dir():
+        raise DataError(f"{source} is not there. Expected a nanoGPT checkpoint (ckpt.pt), a GPT-2 folder, or a run.")
+    for folder in (source, source / "model"):
+        if (folder / "config.json").is_file():
+            return folder
+    raise DataError(f"{source} holds neither config.json nor model/config.json: it is no GPT-2 folder and no run.")
+
+
+def _check_out(source: Path, out: Path, *, to_file: bool, is_run: bool, force: bool) -> None:
+    """Refuse a destination that has the wrong ending, would touch the source, or is taken."""
+    real = source.resolve()
+    if out == real or real in out.parents or out in real.parents:
+        raise ConfigError(f"--to {out} and the source {real} are one inside the other. Choose another --to.")
+    if to_file and out.suffix != ".pt":
+        what = "of a run to a folder is made by `export_run`" if is_run else "from folder to folder changes nothing"
+        raise ConfigError(f"--to {out}: an export {what}. For a nanoGPT checkpoint, choose a name that ends in .pt.")
+    if not to_file and out.suffix == ".pt":
+        raise ConfigError(f"--to {out}: a checkpoint becomes a folder. Choose a name that does not end in .pt.")
+    if not out.exists():
+        return
+    if not force:
+        raise ConfigError(f"{out} is there already. Choose another name, or write over it with --force.")
+    if to_file != out.is_file():
+        raise ConfigError(f"{out} is {'no file' if to_file else 'no folder'}: --force does not replace it.")
+    if not to_file and (other := sorted(each.name for each in out.iterdir() if each.name not in EXPORTED)):
+        raise ConfigError(
+            f"{out} holds {listed(other)}, which no export wrote, and --force would remove it. Choose another --to."
+        )
+
+
+@torch.no_grad()
+def _max_logit_difference(ours: GPT, theirs: GPT2LMHeadModel, out: Path) -> float:
+    """Return the largest difference of the logits of a few random tokens; refuse one that is no rounding error."""
+    shape = (CHECKED_ROWS, min(CHECKED_TOKENS, ours.config.block_size))
+    tokens = torch.randint(ours.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
+    expected = theirs.eval()(tokens).logits  # (B, T, V)
+    found = ours.eval()(tokens, tokens)[0]
+    difference, largest = (found - expected).abs().max().item(), expected.abs().max().item()
+    if not math.isfinite(largest):
+        raise DataError("The model's logits are not finite numbers: its weights have diverged. Use another checkpoint.")
+    if not difference <= MAX_DIFFERENCE * largest:  # nan fails, too
+        raise LLMJEPAError(
+            f"The two models differ: their logits by up to {difference:.1e}, where the largest is {largest:.1e}. "
+            f"Nothing was written to {out}. This is a fault of llm-jepa; please report it with the model's config."
+        )
+    return difference

@@ -1,0 +1,392 @@
+"""nanoGPT checkpoints and transformers GPT-2 folders: the same weights in two kinds of file, either way.
+
+    nanoGPT        ckpt.pt      {"model": ..., "model_args": ..., "optimizer": ...}, [PRED] among the weights
+    transformers   a folder     config.json, model.safetensors, and [PRED] in the files of `saving.py`
+
+GPT-2 of transformers keeps its linear layers transposed, always has biases, and calls its sizes otherwise; beyond
+that the two are one model. A .pt file is a pickle, which can hold code: it is read as plain weights or not at all.
+
+Letters: C n_embd, V vocab_size.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers.models.gpt2 import GPT2Config, GPT2LMHeadModel
+
+from llm_jepa.errors import DataError
+from llm_jepa.files import expanded, name_beside
+from llm_jepa.objective import LLMJEPA, JEPAConfig
+from llm_jepa.training.saving import PREDICTOR, WEIGHTS, save_jepa
+
+from . import GPT, WRAPPERS, GPTConfig
+
+CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")  # stored transposed
+ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new"}  # transformers' name -> ours
+BIAS_KEY = "nanogpt_bias"  # in config.json, false: the biases there are zeros that the model never had
+
+SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
+MODEL_ARGS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")  # nanoGPT's, in its order
+
+GPT2_END_ID = 50256
+GPT2_VOCAB_SIZES = (50257, 50304)  # of GPT-2's tokenizer, and nanoGPT's rounding of it
+
+# What nanoGPT's train.py begins with. An optimizer's state brings these along, so a checkpoint without a history
+# must name them; `learning_rate` is set anew at each step.
+OPTIMIZER = {"weight_decay": 0.1, "learning_rate": 6e-4, "betas": (0.9, 0.95)}
+NO_VAL_LOSS = 1e9  # nanoGPT's best_val_loss before the first evaluation
+
+
+# ---- GPT-2 of transformers ----
+
+
+def load_gpt2(name: str, dropout: float = 0.0) -> GPT:
+    """Return a GPT-2 of transformers as our GPT, in float32.
+
+    Args:
+        name: Its name on the hub, or a local folder. Where the folder holds [PRED], that is loaded, too.
+        dropout: Dropout of the new model, from 0 up to, not including, 1.
+
+    Raises:
+        DataError: If it cannot be loaded, or is not a GPT-2 that our class can say.
+    """
+    model = from_transformers(load_transformers(name), dropout)
+    take_pred_token(model, expanded(name))
+    return model
+
+
+def from_transformers(model: GPT2LMHeadModel, dropout: float = 0.0) -> GPT:
+    """Return a model of transformers as our GPT, with copied weights and a fresh [PRED].
+
+    It is bias-free where `to_transformers` made the model of a bias-free one, and no bias was trained since.
+
+    Raises:
+        DataError: If the model is not a GPT-2 that our class can say.
+    """
+    if not isinstance(model, GPT2LMHeadModel):
+        raise DataError(f"A {type(model).__name__} cannot be a GPT of nanoGPT. Expected a GPT2LMHeadModel.")
+    _check_config(model.config)
+    weights = model.state_dict()
+    if not _same(weights["lm_head.weight"], weights["transformer.wte.weight"]):
+        raise DataError("The model's head differs from its word embeddings. A GPT of nanoGPT has one table for both.")
+    biases = [each for key, each in weights.items() if key.endswith(".bias")]
+    bias = getattr(model.config, BIAS_KEY, True) is not False or any(bool(each.any()) for each in biases)
+    config = GPTConfig(
+        block_size=model.config.n_positions,
+        vocab_size=model.config.vocab_size,
+        n_layer=model.config.n_layer,
+        n_head=model.config.n_head,
+        n_embd=model.config.n_embd,
+        dropout=dropout,
+        bias=bias,
+        activation=ACTIVATIONS[model.config.activation_function],
+    )
+    ours = GPT(config)
+    table = weights["lm_head.weight"]
+    own = {key: each for key, each in ours.state_dict().items() if key not in weights}  # [PRED], and the activation
+    copied = {key: _transposed(key, each) for key, each in weights.items() if bias or not key.endswith(".bias")}
+    ours.load_state_dict({**own, **copied})
+    return ours.to(device=table.device, dtype=table.dtype)
+
+
+def to_transformers(model: GPT) -> GPT2LMHeadModel:
+    """Return our GPT as a model of transformers, with copied weights and without [PRED].
+
+    A bias-free model gets biases of zero; its config.json says so.
+    """
+    size = model.config
+    end_id = GPT2_END_ID if size.vocab_size in GPT2_VOCAB_SIZES else None
+    config = GPT2Config(
+        vocab_size=size.vocab_size,
+        n_positions=size.block_size,
+        n_embd=size.n_embd,
+        n_layer=size.n_layer,
+        n_head=size.n_head,
+        activation_function=size.activation,
+        resid_pdrop=size.dropout,
+        embd_pdrop=size.dropout,
+        attn_pdrop=size.dropout,
+        bos_token_id=end_id,
+        eos_token_id=end_id,
+    )
+    if not size.bias:
+        config.update({BIAS_KEY: False})
+    theirs: Any = GPT2LMHeadModel(config)
+    weights = model.state_dict()
+    table = weights["lm_head.weight"]
+    zeros = {key: torch.zeros_like(each) for key, each in theirs.state_dict().items() if key.endswith(".bias")}
+    copied = {key: _transposed(key, each) for key, each in weights.items() if key not in ("pred_token", "gelu_new")}
+    theirs.load_state_dict({**zeros, **copied})
+    return theirs.to(device=table.device, dtype=table.dtype)
+
+
+def _transposed(key: str, weight: Tensor) -> Tensor:
+    return weight.T if key.endswith(CONV1D) else weight
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors are equal, where nan equals nan: a model that diverged is still whole."""
+    return first.shape == second.shape and torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)
+
+
+def _check_config(config: GPT2Config) -> None:
+    """Refuse a GPT-2 with a setting that nanoGPT's model has no word for."""
+    expected = {
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "reorder_and_upcast_attn": False,
+        "add_cross_attention": False,
+        "tie_word_embeddings": True,
+        "layer_norm_epsilon": 1e-5,
+    }
+    found = [f"{name}={getattr(config, name)}" for name, value in expected.items() if getattr(config, name) != value]
+    if config.n_inner not in (None, 4 * config.n_embd):
+        found.append(f"n_inner={config.n_inner} with n_embd={config.n_embd}")
+    if config.activation_function not in ACTIVATIONS:
+        found.append(f"activation_function={config.activation_function!r}")
+    if found:
+        raise DataError(
+            f"This GPT-2 has {', '.join(found)}, which the model of nanoGPT cannot say. It has plain scaled attention, "
+            "one table for words and head, inner layers of 4 * n_embd, layer_norm_epsilon=1e-5 and one of the "
+            f"activations {', '.join(ACTIVATIONS)}. Use such a model."
+        )
+
+
+def load_transformers(name: str) -> GPT2LMHeadModel:
+    """Load a GPT-2 of transformers from a folder or by its name on the hub, in float32, with all its weights."""
+    local = expanded(name).is_dir()
+    name = str(expanded(name)) if local else name
+    try:
+        values, _ = GPT2Config.get_config_dict(name, local_files_only=local)
+        if values.get("model_type") != "gpt2":
+            raise DataError(f"{name} holds a model of type {values.get('model_type')!r}. Expected one of type 'gpt2'.")
+        config = GPT2Config.from_dict(values)
+        _check_config(config)  # before the weights, which may be large
+        loaded: Any = GPT2LMHeadModel.from_pretrained(
+            name, config=config, dtype=torch.float32, local_files_only=local, output_loading_info=True
+        )
+    except DataError:
+        raise
+    except (
+        *(OSError, RuntimeError, ValueError, TypeError, AttributeError, KeyError),
+        *(pickle.UnpicklingError, SafetensorError, StrictDataclassError),
+    ) as error:
+        raise DataError(
+            f"{name} cannot be loaded as a GPT-2: {_first_line(error)} Expected a folder with config.json and "
+            f"{WEIGHTS}, or the name of a model on the hub."
+        ) from error
+    model, info = loaded
+    if missing := sorted(set(info["missing_keys"]) - {"lm_head.weight"}):  # the head is the word table
+        raise DataError(f"{name} lacks {len(missing)} of its weights, {missing[0]} first. Copy the folder again.")
+    return model
+
+
+def take_pred_token(model: GPT, folder: Path) -> bool:
+    """Put the [PRED] of a folder into our GPT, in place; return whether there is one."""
+    path = folder / PREDICTOR
+    if not path.is_file():
+        return False
+    try:
+        saved = load_file(path).get("embedding")
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} is damaged: {error}. Copy it again, or remove it for a fresh [PRED].") from error
+    if saved is not None and len(saved) == 0:  # jepa_k 0: there is nothing to learn
+        return False
+    expected = (1, model.config.n_embd)
+    if saved is None or saved.shape != expected:
+        found = "no embedding" if saved is None else f"[PRED] of shape {tuple(saved.shape)}"
+        raise DataError(
+            f"{path} holds {found}; this model has one vector for all [PRED], of shape {expected}. Convert a model "
+            "with jepa_pred_tokens: shared, or a copy of the folder without that file, for a fresh [PRED]."
+        )
+    with torch.no_grad():
+        model.pred_token.copy_(saved[None])  # (1, 1, C)
+    return True
+
+
+def save_folder(model: GPT, folder: Path) -> None:
+    """Write our GPT as a plain transformers folder, with [PRED] beside it: what `saving.load_jepa` takes."""
+    config = JEPAConfig(jepa_k=1, jepa_pred_tokens="shared", jepa_target="stop_grad")
+    jepa = LLMJEPA(to_transformers(model), config, check=False)
+    jepa.predictor.load_state_dict({"embedding": model.pred_token.detach()[0]})  # (1, C)
+    save_jepa(jepa, folder)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{(lines or [type(error).__name__])[0].rstrip('.:')}."
+
+
+# ---- checkpoints of nanoGPT ----
+
+
+def load_checkpoint(path: str | Path) -> GPT:
+    """Return the model of a nanoGPT checkpoint, written with nanoGPT's class or with ours.
+
+    Only plain weights are read. [PRED] is fresh where the checkpoint has none.
+
+    Raises:
+        DataError: If the file is missing, damaged, holds code, or is not such a checkpoint, or its weights do not
+            fit its `model_args`.
+    """
+    return read_checkpoint(expanded(path))[0]
+
+
+def save_checkpoint(model: GPT, path: str | Path, **extra: Any) -> None:
+    """Write a checkpoint that nanoGPT's train.py resumes and its sample.py loads, with our class in theirs' place.
+
+    It stands for the start of a training: iteration 0, no best loss yet, and an optimizer without a history, with
+    the weight decay and betas of nanoGPT's train.py. Those are what a resumed run trains with.
+
+    Args:
+        model: What to save.
+        path: The file; it is written beside its name and renamed into place.
+        extra: Entries in the place of these: `iter_num`, `best_val_loss`, `optimizer`, `config`.
+    """
+    config = model.config
+    model_args = {name: getattr(config, name) for name in MODEL_ARGS}
+    if config.activation != "gelu":
+        model_args["activation"] = config.activation
+    checkpoint = {
+        "model": model.state_dict(),
+        "optimizer": model.configure_optimizers(device_type="cpu", **OPTIMIZER).state_dict(),  # type: ignore[arg-type]
+        "model_args": model_args,
+        "iter_num": 0,
+        "best_val_loss": NO_VAL_LOSS,
+        "config": {},
+        **extra,
+    }
+    path = expanded(path)
+    beside = name_beside(path, "tmp")
+    try:
+        with beside.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> tuple[GPT, bool]:
+    """Return the model of a checkpoint, and whether [PRED] was in it."""
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "is not there"
+        raise DataError(f"{path} {found}. Expected a checkpoint that nanoGPT's train.py wrote, such as out/ckpt.pt.")
+    checkpoint = _load_plain(path)
+    parts = [checkpoint.get(name) if isinstance(checkpoint, dict) else None for name in ("model", "model_args")]
+    saved, model_args = parts
+    if not isinstance(saved, dict) or not isinstance(model_args, dict):
+        found = f"the keys {listed(checkpoint)}" if isinstance(checkpoint, dict) else f"a {type(checkpoint).__name__}"
+        raise DataError(f"{path} is not a nanoGPT checkpoint: it holds {found}. Expected model and model_args.")
+    weights = {_unwrapped(str(key)): each for key, each in saved.items()}
+    if len(weights) < len(saved):
+        raise DataError(f"{path}: it holds weights twice, with and without _orig_mod. or module. before their names.")
+    if other := [key for key, each in weights.items() if not isinstance(each, Tensor)]:
+        raise DataError(f"{path} is not a nanoGPT checkpoint: among its weights, {listed(other)} are no tensors.")
+    config = _config_of(path, model_args)
+    _check_sizes(path, config, weights)
+    if config.activation == "gelu_new":
+        weights.setdefault("gelu_new", torch.tensor(True))
+    model = GPT(config)
+    try:
+        model.load_state_dict(dict(weights))
+    except RuntimeError as error:  # missing or unknown names, other shapes: PyTorch lists them
+        raise DataError(f"{path}: the weights do not fit its model_args. {_short(error)}") from error
+    return model, "pred_token" in weights
+
+
+def _unwrapped(name: str) -> str:
+    wrapped = WRAPPERS.match(name)
+    return name[wrapped.end() :] if wrapped else name
+
+
+def _load_plain(path: Path) -> Any:
+    """Return what a file of torch.save holds, if that is plain data; never run what it says."""
+    with path.open("rb") as file:
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            code = re.search(r"GLOBAL (\S+)", str(error))
+            if code:
+                raise DataError(
+                    f"{path} holds code ({code[1]}) beside its weights, which may do anything, so it is not loaded. "
+                    "Save the checkpoint with plain tensors, numbers and text alone."
+                ) from error
+            raise DataError(
+                f"{path} is damaged, or is no file of torch.save. Other pickles can hold code and are not loaded. "
+                "Expected a checkpoint that nanoGPT's train.py wrote; copy it again."
+            ) from error
+        except Exception as error:  # a damaged file makes PyTorch's reader fail in nearly any way
+            raise DataError(
+                f"{path} is damaged, or is no file of torch.save: {_first_line(error)} Copy it again, or use another "
+                "checkpoint."
+            ) from error
+
+
+def _config_of(path: Path, model_args: dict[Any, Any]) -> GPTConfig:
+    """Return the config that a checkpoint's model_args say, each value checked."""
+    optional = {name: GPTConfig.__dataclass_fields__[name].default for name in ("bias", "dropout", "activation")}
+    known = (*SIZES, *optional)
+    if unknown := [name for name in model_args if name not in known]:
+        raise DataError(
+            f"{path}: model_args has {listed(unknown)}, which nanoGPT's model does not know. Expected "
+            f"{', '.join(known)}: another model wrote this checkpoint."
+        )
+    if missing := [name for name in SIZES if name not in model_args]:
+        raise DataError(f"{path}: model_args lacks {listed(missing)}, without which the model's size is not known.")
+    values = optional | model_args
+    fits = {name: type(values[name]) is int and values[name] > 0 for name in SIZES}
+    fits["bias"] = isinstance(values["bias"], bool)
+    fits["dropout"] = type(values["dropout"]) in (int, float) and 0 <= values["dropout"] < 1
+    fits["activation"] = values["activation"] in ("gelu", "gelu_new")
+    if wrong := [f"{name}={values[name]!r}" for name, is_right in fits.items() if not is_right]:
+        raise DataError(
+            f"{path}: model_args has {', '.join(wrong)}. Expected whole numbers above 0 for sizes, True or False for "
+            "bias, dropout from 0 up to 1, and gelu or gelu_new for activation."
+        )
+    if values["n_embd"] % values["n_head"]:
+        raise DataError(f"{path}: n_embd={values['n_embd']} is not a multiple of n_head={values['n_head']}.")
+    return GPTConfig(**values)
+
+
+def _check_sizes(path: Path, config: GPTConfig, weights: dict[str, Tensor]) -> None:
+    """Hold the sizes to the weights before a model of those sizes is built, and the head to the word table."""
+    tables = {
+        "transformer.wte.weight": (config.vocab_size, config.n_embd),
+        "transformer.wpe.weight": (config.block_size, config.n_embd),
+        "lm_head.weight": (config.vocab_size, config.n_embd),
+    }
+    wrong = [
+        f"{key} has shape {tuple(weights[key].shape)} in place of {shape}" if key in weights else f"{key} is missing"
+        for key, shape in tables.items()
+        if key not in weights or weights[key].shape != shape
+    ]
+    layers = {key.split(".")[2] for key in weights if key.startswith("transformer.h.")}
+    if len(layers) != config.n_layer:
+        wrong.append(f"there are {len(layers)} layers in place of {config.n_layer}")
+    if wrong:
+        raise DataError(f"{path}: the weights do not fit its model_args: {'; '.join(wrong)}. Use another checkpoint.")
+    if not _same(weights["lm_head.weight"], weights["transformer.wte.weight"]):
+        raise DataError(f"{path}: lm_head.weight and transformer.wte.weight differ. nanoGPT has one table for both.")
+
+
+def listed(values: Any) -> str:
+    """Return the first few names of a list, for an error."""
+    shown = [str(each) for each in values]
+    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "") or "(none)"
+
+
+def _short(error: BaseException) -> str:
+    words = str(error).replace("\n", " ").split()
+    return " ".join(words[:40]) + (" ..." if len(words) > 40 else "")

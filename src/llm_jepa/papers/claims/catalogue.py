@@ -1,0 +1,106 @@
+"""The catalogue: every numeric statement of the three papers, with its figures, in our words.
+
+Papers: LLM-JEPA (arXiv 2509.14252), Semantic Tube Prediction (arXiv 2602.22617), the audit (arXiv 2605.15394).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from llm_jepa.errors import ConfigError, nearest
+
+PACKAGE = "llm_jepa.papers.claims"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim. Accuracies are in percent and differences in points, as the papers print them; None is unknown.
+
+    Attributes:
+        id: Paper, table or figure, row: `llmjepa.t3.cosine`.
+        paper: Name and arXiv number.
+        version: Of the paper.
+        where: Table or figure, and section.
+        v1_page: Page of version 1 that says it.
+        claim: What is said, in our words.
+        model: The model it is said of.
+        dataset: The data it is said of.
+        regime: pretrain, finetune, lora, pretrain+finetune.
+        method: What is compared with the baseline.
+        metric: What is measured.
+        baseline_mean: Theirs ...
+        baseline_std: ... and its deviation over seeds.
+        jepa_mean: The method's ...
+        jepa_std: ... and its deviation.
+        delta: The method's minus the baseline's.
+        n_seeds: Runs of each.
+        p_value: Theirs, one-tailed.
+        config: lr, lr_ft, lambda, k, gamma, epochs, lora_rank, loss_dropout.
+        notes: What is known against it, or assumed.
+    """
+
+    id: str
+    paper: str
+    version: str
+    where: str
+    v1_page: int | None
+    claim: str
+    model: str | None
+    dataset: str | None
+    regime: str | None
+    method: str
+    metric: str | None
+    baseline_mean: float | None
+    baseline_std: float | None
+    jepa_mean: float | None
+    jepa_std: float | None
+    delta: float | None
+    n_seeds: int | None
+    p_value: float | None
+    config: dict[str, Any]
+    notes: str | None
+
+    @property
+    def family(self) -> str:
+        """The table or figure, whose claims are corrected together: `llmjepa.t3`, `llmjepa.v1.t9`.
+
+        >>> find(["llmjepa.t6.s1.ld0_l1"])[0].family, find(["llmjepa.v1.t9.synth"])[0].family
+        ('llmjepa.t6', 'llmjepa.v1.t9')
+        """
+        parts = self.id.split(".")
+        return ".".join(parts[: 3 if parts[1] == "v1" else 2])
+
+
+@functools.cache
+def read_catalogue() -> dict[str, Claim]:
+    """Return all claims by id, in the order of the papers."""
+    rows = json.loads((resources.files(PACKAGE) / "catalogue.json").read_text(encoding="utf-8"))
+    return {row["id"]: Claim(**row) for row in rows}
+
+
+def find(patterns: Sequence[str]) -> list[Claim]:
+    """Return the claims that any of the patterns names, in the order of the catalogue.
+
+    Args:
+        patterns: Ids, or patterns as of a shell: `llmjepa.t3.*`.
+
+    Raises:
+        ConfigError: If a pattern names none; the text has the nearest id.
+    """
+    catalogue = read_catalogue()
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = fnmatch.filter(catalogue, pattern)
+        if not found:
+            raise ConfigError(
+                f"No claim is called {pattern!r}.{nearest(pattern, catalogue)} `llm-jepa reproduce --list` has all of "
+                "them; a pattern such as 'llmjepa.t3.*' names a table."
+            )
+        chosen.update(found)
+    return [claim for name, claim in catalogue.items() if name in chosen]

@@ -1,0 +1,296 @@
+"""What is read from finished runs: one number a run for each measure that a claim is about.
+
+Most stand in a run's own files. The geometry and STP's loss load the model; what they give is kept in
+EXPERIMENT/measured/, so that it is computed once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from llm_jepa.files import read_json_lines, write_json
+from llm_jepa.yaml_loading import load_yaml
+
+logger = logging.getLogger(__name__)
+
+SMALLEST_SAMPLE = 30
+"""With fewer test rows of the kind that a measure is of, it says nothing of others of that kind."""
+
+Unit = Literal["share", "logarithm", "plain"]
+STAGES = 6
+SUFFIX = ".*"
+SUFFIXES = {"accuracy_dotstar": SUFFIX, "accuracy_dotstar2": SUFFIX + SUFFIX}
+LAST_SHARE = 0.1
+"""Share of the log's lines at its end that the final loss is the mean of."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is measured of a run.
+
+    Attributes:
+        unit: `share` (shown in percent, differences in points), `logarithm` (compared as ratios), `plain`.
+        about: What it is.
+        read: Takes a run's folder; None where the run has no such value.
+    """
+
+    unit: Unit
+    about: str
+    read: Callable[[Path], float | None]
+
+
+def read_values(folder: Path, measure: str, arms: Sequence[str]) -> dict[str, dict[int, float]]:
+    """Return arm to seed to value of the runs that are done, in an experiment's folder.
+
+    Args:
+        folder: Of the experiment.
+        measure: One of `MEASURES`.
+        arms: Which arms.
+    """
+    read = MEASURES[measure].read
+    values: dict[str, dict[int, float]] = {}
+    for arm in arms:
+        for seed, run in finished_runs(folder, arm).items():
+            value = read(run)
+            if value is not None and math.isfinite(value):
+                values.setdefault(arm, {})[seed] = value
+    return values
+
+
+def finished_runs(folder: Path, arm: str) -> dict[int, Path]:
+    """Return seed to folder of an arm's finished runs, in order of seed."""
+    found = {}
+    for done in folder.glob(f"{_escaped(arm)}-s*/DONE"):
+        seed = done.parent.name.removeprefix(f"{arm}-s")
+        if seed.isdecimal():
+            found[int(seed)] = done.parent
+    return dict(sorted(found.items()))
+
+
+# ---- a run's own files ----
+
+
+def _of_eval(*keys: str) -> Callable[[Path], float | None]:
+    def read(run: Path) -> float | None:
+        value: Any = _eval(run)
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return None if value is None else float(value)
+
+    return read
+
+
+def _eval(run: Path) -> dict[str, Any]:
+    return json.loads((run / "eval.json").read_text(encoding="utf-8"))
+
+
+def _metric(run: Path) -> str:
+    """Return the metric of a run: that of its recipe where its settings name none."""
+    from llm_jepa.evaluation.evaluate import EvaluationConfig
+
+    settings = load_yaml((run / "config.yaml").read_text(encoding="utf-8"))
+    return str(settings.get("metric", EvaluationConfig.metric))
+
+
+def _accuracy(run: Path) -> float | None:
+    return _of_eval(_metric(run))(run)
+
+
+def _suffix_accuracy(suffix: str) -> Callable[[Path], float | None]:
+    """Return the accuracy among rows whose gold answer ends with `suffix`."""
+
+    def read(run: Path) -> float | None:
+        metric = _metric(run)
+        rows = [row for row in read_json_lines(run / "predictions.jsonl") if str(row["gold"]).endswith(suffix)]
+        return sum(bool(row[metric]) for row in rows) / len(rows) if rows else None
+
+    return read
+
+
+def count_rows(run: Path, measure: str) -> int | None:
+    """Return the number of test rows that a measure of a run is of, where these are not all of them."""
+    suffix = SUFFIXES.get(measure)
+    file = run / "predictions.jsonl"
+    if suffix is None or not file.is_file():
+        return None
+    return sum(str(row["gold"]).endswith(suffix) for row in read_json_lines(file))
+
+
+def _suffix_errors(run: Path) -> float | None:
+    """Return the share of answers that are wrong in nothing but a trailing `.*`, too many or too few."""
+    rows = read_json_lines(run / "predictions.jsonl")
+    wrong = [row for row in rows if row["output"] != row["gold"]]
+    only = [row for row in wrong if _stripped(row["output"]) == _stripped(row["gold"])]
+    return len(only) / len(rows) if rows else None
+
+
+def _stripped(text: str) -> str:
+    while text.endswith(SUFFIX):
+        text = text.removesuffix(SUFFIX)
+    return text
+
+
+def _stage(number: int) -> Callable[[Path], float | None]:
+    """Return the accuracy on held-out rows at the n-th look of a run, from 1."""
+    return lambda run: dict(enumerate(_looks(run), start=1)).get(number)
+
+
+def _looks(run: Path) -> list[float]:
+    key = f"eval_{_metric(run)}"
+    looks = {line["step"]: line[key] for line in read_json_lines(run / "metrics.jsonl") if line.get(key) is not None}
+    return [float(looks[step]) for step in sorted(looks)]
+
+
+def _mean_stage(run: Path) -> float | None:
+    looks = _looks(run)
+    return math.fsum(looks) / len(looks) if len(looks) == STAGES else None
+
+
+def _final_loss(run: Path) -> float | None:
+    """Return the mean training cross-entropy of the last tenth of the log."""
+    losses = [line["ce_loss"] for line in read_json_lines(run / "metrics.jsonl") if line.get("ce_loss") is not None]
+    last = losses[-max(1, round(LAST_SHARE * len(losses))) :]
+    return math.fsum(last) / len(last) if last else None
+
+
+def _flops_ratio(run: Path) -> float | None:
+    """Return the counted FLOPs of a step over those of a plain one of the same seed; loss dropout's mean step."""
+    own, plain = run, run.parent / f"ntp-s{run.name.rpartition('-s')[2]}"
+    if not (plain / "DONE").is_file():
+        return None
+    cost = _eval(own)["cost"]
+    settings = load_yaml((own / "config.yaml").read_text(encoding="utf-8"))
+    share = settings.get("jepa_loss_dropout", 0.0)
+    mean = (1 - share) * cost["flops_per_step"] + share * cost.get("flops_per_dropped_step", 0.0)
+    return mean / _eval(plain)["cost"]["flops_per_step"]
+
+
+# ---- what loads the model ----
+
+
+def _kept(name: str, measure: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[str, Any]]:
+    """Return `measure` with a memory: a file for each run in EXPERIMENT/measured/, until the run is trained again."""
+
+    def read(run: Path) -> dict[str, Any]:
+        file = run.parent / "measured" / f"{run.name}.{name}.json"
+        of = hashlib.sha256((run / "eval.json").read_bytes()).hexdigest()  # its times alone tell two runs apart
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if kept.get("of") != of:
+            logger.info("%s of %s", name, run.name)
+            file.parent.mkdir(exist_ok=True)
+            kept = {"of": of, "found": measure(run)}
+            write_json(file, kept)
+        return dict(kept["found"])
+
+    return read
+
+
+def _geometry(reading: str) -> Callable[[Path], dict[str, Any]]:
+    def measure(run: Path) -> dict[str, Any]:
+        from llm_jepa.geometry.runs_geometry import AnalysisConfig, analyze_runs
+
+        sides = analyze_runs([run], AnalysisConfig(reading=reading))["runs"][run.name]["sides"]
+        for side in sides.values():
+            side.pop("embedding_map")
+            for spectrum in side["spectra"].values():
+                spectrum.pop("top")
+                spectrum.pop("shuffled_top")
+        return {"reading": reading, "sides": sides}
+
+    return measure
+
+
+def _tube(run: Path) -> dict[str, Any]:
+    """Return the mean loss of Semantic Tube Prediction over the test pairs, by a model that may not have trained it."""
+    import torch
+
+    from llm_jepa.data.prepare import load_rows
+    from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig
+    from llm_jepa.runs.trained_run import load_run
+
+    trained = load_run(run)
+    file = trained.data.test_file
+    if file is None:
+        return {"stp_loss": None}
+    pairs = load_rows(file, trained.data, trained.encoder, limit=trained.data.max_test_rows).pairs
+    config = JEPAConfig(jepa_term="stp", jepa_lambda=1.0)
+    jepa = LLMJEPA(trained.jepa.model, config, seed=0).eval()  # the same places of a row, whichever process measures
+    device = jepa.predictor.embedding.device
+    collate = FusedCollator(config, pad_token_id=trained.encoder.pad_id)
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for start in range(0, len(pairs), TUBE_BATCH):
+            batch = collate(list(pairs[start : start + TUBE_BATCH])).to(device)
+            total += float(jepa(batch).jepa_loss) * batch.num_pairs  # pairs that are long enough to have a term
+            count += batch.num_pairs
+    return {"stp_loss": total / count if count else None}
+
+
+TUBE_BATCH = 64
+_published = _kept("published", _geometry("published"))
+_training = _kept("training", _geometry("training"))
+_stp_loss = _kept("stp_loss", _tube)
+
+
+def _enc(*keys: str) -> Callable[[Path], float | None]:
+    """Return a number about Enc(Text) and Enc(Code), read as the published code reads them."""
+
+    def read(run: Path) -> float | None:
+        value: Any = _published(run)["sides"]["enc"]
+        for key in keys:
+            value = value[key]
+        return None if value is None else float(value)
+
+    return read
+
+
+def _view_distance(run: Path) -> float | None:
+    """Return 1 - cosine of a pair's views, as trained: of the prediction and its target where there is a [PRED]."""
+    sides = _training(run)["sides"]
+    return 1.0 - float(sides.get("pred", sides["enc"])["monitors"]["matched_cosine"])
+
+
+MEASURES: dict[str, Measure] = {
+    "accuracy": Measure("share", "answers that are right, by the recipe's metric", _accuracy),
+    "accuracy_dotstar": Measure(
+        "share", 'accuracy where the regex ends in ".*"', _suffix_accuracy(SUFFIXES["accuracy_dotstar"])
+    ),
+    "accuracy_dotstar2": Measure(
+        "share", 'accuracy where it ends in ".*.*"', _suffix_accuracy(SUFFIXES["accuracy_dotstar2"])
+    ),
+    "exact_match": Measure("share", "answers equal to the gold one", _of_eval("exact_match")),
+    "starts_with": Measure("share", "answers that begin with the gold one", _of_eval("starts_with")),
+    "recall": Measure("share", "retrieval@1 among the test codes", _of_eval("retrieval", "recall@1")),
+    "suffix_errors": Measure("share", 'answers wrong by a trailing ".*" alone', _suffix_errors),
+    "accuracy_stages": Measure("share", "mean accuracy over the stages of equal compute", _mean_stage),
+    "ce_loss": Measure("plain", "cross-entropy at the end of training, nats a token", _final_loss),
+    "flops_ratio": Measure("plain", "counted FLOPs of a step over those of a plain one", _flops_ratio),
+    "lstsq": Measure("logarithm", "residual of the least-squares map over test pairs", _enc("linear_map", "residual")),
+    "map_error": Measure(
+        "plain", "its error on held-out pairs over that of a constant", _enc("linear_map", "centred_error")
+    ),
+    "sv100": Measure(
+        "logarithm", "mean of the top 100 singular values of Enc(Text) - Enc(Code)", _enc("spectra", "raw", "mean_top")
+    ),
+    "sv100_unit": Measure("logarithm", "the same of views of length 1", _enc("spectra", "unit", "mean_top")),
+    "published_recall": Measure("share", "retrieval@1, views read as published", _enc("retrieval", "recall@1")),
+    "view_distance": Measure("plain", "1 - cosine of a pair's views, held out", _view_distance),
+    "stp_loss": Measure("plain", "STP's loss on held-out pairs", lambda run: _stp_loss(run)["stp_loss"]),
+} | {
+    f"accuracy@{stage}": Measure("share", f"accuracy at stage {stage} of equal compute", _stage(stage))
+    for stage in range(1, STAGES + 1)
+}
+"""Every measure by name. All are measured on held-out rows but ce_loss and flops_ratio."""
+
+
+def _escaped(arm: str) -> str:
+    import glob
+
+    return glob.escape(arm)

@@ -1,0 +1,256 @@
+"""What is run to decide claims, and what each claim says of it: read from `experiments/*.yaml`.
+
+A file holds one experiment of `compare` at two sizes, `tiny` and `full`, and the checks of the claims that it decides:
+
+    settings, tiny, full       flat settings: those of both sizes, and what each size adds
+    arms, tiny_arms, full_arms the fields that an arm changes, at both sizes, and what each size adds
+    data                       stem of the files NAME_train.jsonl and NAME_test.jsonl
+    ranks                      LoRA ranks by name, at each size: four arms and a check of Table 8 each
+    stage_checks               the checks of Table 6, at `stages` stages
+    checks                     claim: fields of a `Check`, or a list of them; `over` names the claim of the baseline's
+                               figure, `also` arms that are run beside and decide nothing
+    cpu_s                      CPU seconds of a run, as measured once: the mean over its kinds
+
+`tiny: {base: true}`: the runs start from a model that is trained here on the first half of the training rows, and read
+the second half (`prepare.py`).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from llm_jepa.errors import ConfigError
+from llm_jepa.runs.settings import Settings
+from llm_jepa.yaml_loading import load_yaml
+
+from .catalogue import PACKAGE, Claim, read_catalogue
+from .measures import MEASURES
+from .verdicts import Check
+
+Scale = Literal["full", "tiny"]
+SCALES: tuple[Scale, ...] = ("full", "tiny")
+RECIPES = ("as_published", "fixed")
+SEEDS = [82, 23, 37, 84, 4]
+"""The papers' seeds."""
+
+FULL = "full."
+"""What names of experiments at the papers' size begin with."""
+
+DATA = "../shared/data"
+"""Where the files of data are looked for by default, as in configs/."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment of one size, and the claims that it decides.
+
+    Attributes:
+        name: Of its folder and of its record.
+        title: What it is, for headings.
+        scale: `tiny` or `full`.
+        recipe: `as_published` or `fixed`.
+        stem: Of the files of data.
+        base: Whether runs start from the model of `prepare.py`.
+        settings: Shared by its arms; files and folders are not among them.
+        arms: The fields that each arm changes.
+        checks: Claim to its parts.
+        also: Claim to arms that are run with it and decide nothing.
+        cpu_s: CPU seconds of a run, measured; None where it was not.
+    """
+
+    name: str
+    title: str
+    scale: Scale
+    recipe: str
+    stem: str
+    base: bool
+    settings: Settings
+    arms: dict[str, Settings]
+    checks: dict[str, tuple[Check, ...]]
+    also: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    cpu_s: float | None = None
+
+    @property
+    def workers(self) -> int:
+        """Runs at the same time: one on a GPU, two on the cores of a small machine."""
+        return 1 if self.scale == "full" else 2
+
+    def arms_of(self, claims: Sequence[str]) -> list[str]:
+        """Return the arms that some of its claims need, in the order of the file."""
+        needed = {arm for claim in claims for check in self.checks[claim] for arm in check.arms}
+        needed |= {arm for claim in claims for arm in self.also.get(claim, ())}
+        return [arm for arm in self.arms if arm in needed]
+
+    def measures_of(self, claims: Sequence[str]) -> dict[str, list[str]]:
+        """Return measure to the arms that it is needed of."""
+        found: dict[str, dict[str, None]] = {}
+        for claim in claims:
+            for check in self.checks[claim]:
+                found.setdefault(check.measure, {}).update(dict.fromkeys(check.arms))
+        return {measure: list(arms) for measure, arms in found.items()}
+
+    def experiment(self, arms: Sequence[str], files: Settings, seeds: Sequence[int] | None = None) -> Settings:
+        """Return the settings of `compare` for some of its arms.
+
+        Args:
+            arms: Names.
+            files: train_file, test_file, and perhaps model_name_or_path.
+            seeds: The papers' by default.
+        """
+        shared = {"recipe": self.recipe} | files | self.settings
+        baseline = "ntp" if "ntp" in arms else arms[0]
+        chosen = {arm: self.arms[arm] for arm in arms}
+        return shared | {"arms": chosen, "baseline": baseline, "seeds": list(seeds or SEEDS), "workers": self.workers}
+
+
+@functools.cache
+def read_plans(scale: Scale, recipe: str = "as_published") -> dict[str, Plan]:
+    """Return the experiments of one size by name (`finetune`, `finetune.fixed`, `full.finetune`), and what they decide.
+
+    A claim is in one of them at most.
+
+    Raises:
+        ConfigError: If the recipe has no such name.
+    """
+    from .paper_protocol import other_plans
+
+    if recipe not in RECIPES:
+        raise ConfigError(f"recipe={recipe!r} is not one of: {', '.join(RECIPES)}.")
+    folder = resources.files(PACKAGE) / "experiments"
+    plans = {}
+    for file in sorted(folder.iterdir(), key=lambda each: each.name):
+        if file.name.endswith(".yaml"):
+            name = file.name.removesuffix(".yaml")
+            plans[name] = _read_plan(name, load_yaml(file.read_text(encoding="utf-8")), scale)
+    if scale == "full":
+        decided = {claim for plan in plans.values() for claim in plan.checks}
+        plans |= other_plans([claim for name, claim in read_catalogue().items() if name not in decided])
+    return {plan.name: plan for plan in (_with_recipe(_with_scale(each), recipe) for each in plans.values())}
+
+
+def plan_of(claim: str, scale: Scale, recipe: str = "as_published") -> Plan | None:
+    """Return the experiment that decides a claim at one size; None if none does."""
+    return next((plan for plan in read_plans(scale, recipe).values() if claim in plan.checks), None)
+
+
+def data_files(stem: str, folder: str | Path) -> Settings:
+    """Return train_file and test_file of a data set in a folder; of Spider, whose answers are run, also databases."""
+    files = {f"{part}_file": str(Path(folder) / f"{stem}_{part}.jsonl") for part in ("train", "test")}
+    return files | ({"databases": str(Path(folder) / "spider_databases")} if stem == "spider" else {})
+
+
+# ---- reading ----
+
+
+def _read_plan(name: str, content: dict[str, Any], scale: Scale) -> Plan:
+    settings = content["settings"] | content[scale]
+    base = bool(settings.pop("base", False))
+    arms = {arm: own | content.get(f"{scale}_arms", {}).get(arm, {}) for arm, own in content.get("arms", {}).items()}
+    ranks = content.get("ranks", {}).get(scale, {})
+    arms |= _rank_arms(ranks)
+    rows = content["checks"] | _stage_checks(content) | _rank_checks(ranks)
+    checks, also = {}, {}
+    for claim, given in rows.items():
+        parts = given if isinstance(given, list) else [given]
+        also[claim] = tuple(arm for part in parts for arm in part.get("also", ()))
+        checks[claim] = tuple(
+            _read_check(read_catalogue()[claim], part, first=place == 0) for place, part in enumerate(parts)
+        )
+    recipe = settings.pop("recipe")
+    cpu_s = content.get("cpu_s", {}).get(scale)
+    return Plan(name, content["title"], scale, recipe, content["data"], base, settings, arms, checks, also, cpu_s)
+
+
+def _stage_checks(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the checks of Table 6: every setting at every stage, each against the same without loss dropout."""
+    rule = content.get("stage_checks", {})
+    return {
+        rule["claim"].format(stage=stage, arm=arm): {
+            "measure": f"accuracy@{stage}",
+            "arm": arm,
+            "baseline": rule["baseline"],
+            "controls": rule["controls"],
+            "over": rule["over"].format(stage=stage),
+        }
+        for stage in range(1, content.get("stages", 0) + 1)
+        for arm in rule.get("arms", ())
+    }
+
+
+def _rank_arms(ranks: Mapping[str, int]) -> dict[str, Settings]:
+    """Return the four arms of each LoRA rank; alpha is twice the rank (arXiv 2509.14252, its code)."""
+    arms: dict[str, Settings] = {}
+    for name, rank in ranks.items():
+        size = {"lora_r": rank, "lora_alpha": 2.0 * rank}
+        # Only the arm called ntp goes through the published baseline's trainer by itself.
+        arms[f"ntp.{name}"] = size | {"jepa_lambda": 0.0, "sum_micro_batches": False}
+        arms[f"jepa_lambda0.{name}"] = size | {"jepa_lambda": 0.0}
+        arms[f"jepa.{name}"] = dict(size)
+        arms[f"jepa_shuffled.{name}"] = size | {"shuffle_views": True}
+    return arms
+
+
+def _rank_checks(ranks: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """Return the checks of Table 8: at each rank the JEPA arm against the plain one."""
+    return {
+        f"llmjepa.t8.{name}": {
+            "arm": f"jepa.{name}",
+            "baseline": f"ntp.{name}",
+            "controls": [f"jepa_lambda0.{name}", f"jepa_shuffled.{name}"],
+        }
+        for name in ranks
+    }
+
+
+def _read_check(claim: Claim, given: Mapping[str, Any], *, first: bool) -> Check:
+    """Return a check with the size and the direction that the catalogue's figures give it, where none are stated."""
+    own = not {"over", "size"} & given.keys() and (first or given.get("kind", "gain") == "gain")
+    fields = {key: value for key, value in given.items() if key not in ("over", "also")}
+    measure = MEASURES[fields.get("measure", Check.measure)]
+    if "size" not in fields and fields.get("kind", "gain") == "gain":
+        fields["size"] = claimed_size(claim, measure.unit, given.get("over"))
+    if "direction" not in fields and fields.get("size"):
+        fields["direction"] = 1 if fields["size"] > 0 else -1
+    for key in ("controls", "pairs"):
+        if key in fields:
+            fields[key] = tuple(tuple(each) if isinstance(each, list) else each for each in fields[key])
+    if "trends" in fields:
+        fields["trends"] = tuple((name, tuple(map(tuple, levels))) for name, levels in fields["trends"].items())
+    return Check(**fields, own=own, logarithm=measure.unit == "logarithm")
+
+
+def claimed_size(claim: Claim, unit: str, over: str | None = None) -> float | None:
+    """Return the difference that a claim states, in the unit of a measure; None if it states none.
+
+    Args:
+        claim: The claim.
+        unit: `share`: points become shares. `logarithm`: the logarithm of the ratio. `plain`: as it stands.
+        over: The claim whose method is the baseline, where the claim's own is not.
+    """
+    if over is not None:
+        ours, theirs = claim.jepa_mean, read_catalogue()[over].jepa_mean
+        return None if ours is None or theirs is None else round(ours - theirs, 6) / 100
+    if unit == "logarithm":
+        known = claim.jepa_mean and claim.baseline_mean
+        return math.log(claim.jepa_mean / claim.baseline_mean) if known else None  # type: ignore[operator]
+    return None if claim.delta is None else claim.delta / 100 if unit == "share" else claim.delta
+
+
+def _with_scale(plan: Plan) -> Plan:
+    """Return the plan under a name of its own: the two sizes of an experiment have folders and records of their own."""
+    return plan if plan.scale == "tiny" else replace(plan, name=f"{FULL}{plan.name}")
+
+
+def _with_recipe(plan: Plan, recipe: str) -> Plan:
+    """Return the plan by another recipe: `fixed` differs from `as_published` by what the published script does."""
+    if recipe == plan.recipe:
+        return plan
+    # The published objective has gradients through both views, whatever the recipe; STP has no views.
+    settings = {"jepa_target": "shared"} | plan.settings
+    return replace(plan, recipe=recipe, name=f"{plan.name}.{recipe}", settings=settings)

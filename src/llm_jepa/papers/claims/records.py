@@ -1,0 +1,295 @@
+"""The record of an experiment: a small JSON file with every value that its claims are judged by.
+
+    benchmarks/results/claims/EXPERIMENT.json      those that docs/claims.md is made from
+    OUT/results/EXPERIMENT.json                    those of a call
+
+It holds values, not verdicts: these follow from it by the rule of `verdicts.py`, whenever it is read. No host and no
+path is in it. A record grows: a call adds its runs to those that an earlier one recorded (`merge_records`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llm_jepa.data.config import SHUFFLE_RULE
+from llm_jepa.errors import ConfigError
+from llm_jepa.experiments.comparability import check_data, short_commit
+from llm_jepa.experiments.experiment import read_experiment
+from llm_jepa.files import write_json
+from llm_jepa.runs.run import differences
+from llm_jepa.runs.settings import Settings
+from llm_jepa.yaml_loading import load_yaml
+
+from .catalogue import read_catalogue
+from .measures import MEASURES, count_rows, finished_runs, read_values
+from .plans import FULL, RECIPES, SEEDS, Plan, plan_of, read_plans
+
+Record = dict[str, Any]
+
+SCHEMA = 1
+ALWAYS = ("accuracy", "exact_match", "starts_with", "recall")
+"""Measures that are kept of every arm, whatever is claimed of it: they stand in the runs' own files."""
+BESIDE = {"lstsq": "map_error"}
+"""What is kept beside a measure because that one misleads: the residual of a map is small where views are."""
+
+SAME = 1e-6
+"""How far, relatively, a value may be from that of the same run in an earlier record: geometry sums in any order."""
+
+FILES = ("train_file", "test_file", "model_name_or_path", "databases")
+"""Settings that name places on one machine."""
+_ENVIRONMENT = ("python", "cpu", "device", "commit")
+_PACKAGES = ("llm-jepa", "torch", "transformers")
+
+
+def make_record(plan: Plan, folder: Path, claims: Sequence[str], *, changes: Settings | None = None) -> Record:
+    """Read an experiment's finished runs.
+
+    Args:
+        plan: The experiment.
+        folder: Its folder, of this package's own making or of `llm-jepa compare`.
+        claims: Claims to read the values of; those that need a model loaded are slow.
+        changes: Settings that were changed by hand; a record with any is not of the protocol, and says so.
+
+    Raises:
+        ConfigError: If no run is done, or one has other settings than the plan's.
+    """
+    done = {arm: runs for arm in plan.arms if (runs := finished_runs(folder, arm))}
+    if not done:
+        raise ConfigError(f"{folder} holds no finished run of {plan.name}, whose arms are {', '.join(plan.arms)}.")
+    check_runs(plan, folder, changes or {})
+    check_data(run for runs in done.values() for run in runs.values())
+    values = {measure: read_values(folder, measure, list(done)) for measure in ALWAYS}
+    for measure, arms in plan.measures_of(claims).items():
+        values[measure] = values.get(measure, {}) | read_values(folder, measure, arms)
+        if beside := BESIDE.get(measure):
+            values[beside] = values.get(beside, {}) | read_values(folder, beside, arms)
+    first = next(iter(next(iter(done.values())).values()))
+    seeds = sorted({seed for runs in done.values() for seed in runs})
+    return {
+        "schema": SCHEMA,
+        "experiment": plan.name,
+        "scale": plan.scale,
+        "recipe": plan.recipe,
+        "command": command_of(plan, claims, seeds),
+        "changed": _changed(plan, changes or {}),
+        "environment": _environment(first) | {"commit": _commits(done)},
+        "data_sha256": _digests(first),
+        "settings": plan.settings,
+        "shuffle_rule": SHUFFLE_RULE,
+        "claims": list(claims),
+        "num_rows": {measure: count for measure in values if (count := count_rows(first, measure)) is not None},
+        "training_time_s": _training_times(done),
+        "values": {
+            measure: {arm: {str(seed): value for seed, value in seeds.items()} for arm, seeds in arms.items()}
+            for measure, arms in values.items()
+            if arms
+        },
+    }
+
+
+def command_of(plan: Plan, claims: Sequence[str], seeds: Sequence[int]) -> str:
+    """Return the call that makes a record of these claims and seeds, in an empty folder.
+
+    A family of claims is named by its pattern where all of it that can be decided at this size is among them.
+    """
+    known, rest = set(claims), dict.fromkeys(claims)
+    name = plan.name.removeprefix(FULL).removesuffix(f".{plan.recipe}")
+    patterns = [name] if known >= plan.checks.keys() else []
+    for family in dict.fromkeys(read_catalogue()[claim].family for claim in ([] if patterns else claims)):
+        members = [claim.id for claim in read_catalogue().values() if claim.family == family]
+        decidable = {claim for claim in members if plan_of(claim, plan.scale, plan.recipe)}
+        if len(decidable) > 1 and decidable <= known:
+            patterns.append(f"{family}.*")
+            rest = {claim: None for claim in rest if claim not in decidable}
+    words = ["llm-jepa", "reproduce", *(patterns if patterns == [name] else [*patterns, *rest]), "--scale", plan.scale]
+    words += [] if plan.recipe == RECIPES[0] else ["--recipe", plan.recipe]
+    words += [] if set(seeds) == set(SEEDS) else ["--seeds", ",".join(map(str, seeds))]
+    return shlex.join(words)
+
+
+def check_runs(plan: Plan, folder: Path, changes: Settings) -> None:
+    """Make sure that an experiment's finished runs are those of the plan, but for where its files are.
+
+    Raises:
+        ConfigError: If one has other settings; the text names them.
+    """
+    for arm in plan.arms:
+        for run in finished_runs(folder, arm).values():
+            found = load_yaml((run / "config.yaml").read_text(encoding="utf-8"))
+            files = {key: found[key] for key in FILES if key in found}
+            settings = plan.experiment([arm], files) | changes
+            expected = read_experiment(settings, trains=False)[1][arm].settings
+            ignored = {*FILES, "seed"}
+            left, right = ({key: each[key] for key in each if key not in ignored} for each in (found, expected))
+            named = {key: Path(str(found[key])).name for key in ("train_file", "test_file") if key in found}
+            for key, file in named.items():
+                if not file.startswith(f"{plan.stem}_{key.removesuffix('_file')}"):
+                    raise ConfigError(
+                        f"{run} is no run of {plan.name}: its {key} is {file}, and the claims are of {plan.stem}. Name "
+                        "the folder of that experiment."
+                    )
+            if differing := differences(left, right):
+                raise ConfigError(
+                    f"{run} is no run of {plan.name}: {'; '.join(differing)}. Name the folder of that experiment, or "
+                    "another --out."
+                )
+
+
+def merge_records(record: Record, earlier: Record) -> Record:
+    """Return a record with what an earlier one has of other runs, whose folders need not be there any more.
+
+    What both have is computed twice, on purpose: it must agree, or the runs of the two are not to be compared. A record
+    that has all that the earlier one has takes its place.
+
+    Raises:
+        ConfigError: If they are of other settings or data, or a value of one run differs; the text names it.
+    """
+    ours, theirs = _cells(record), _cells(earlier)
+    missing = theirs.keys() - ours.keys()
+    if not missing:
+        return record
+    advice = "Name another folder of records (--results), or run all that the record has."
+    for key in ("settings", "recipe", "changed", "data_sha256"):
+        if record[key] != earlier[key]:
+            what = "; ".join(differences(earlier[key], record[key])) if isinstance(record[key], dict) else record[key]
+            raise ConfigError(f"The record of {record['experiment']} is of other {key}: {what}. {advice}")
+    shared = sorted(ours.keys() & theirs.keys())
+    if not shared:
+        raise ConfigError(
+            f"The record of {record['experiment']} has no run in common with these, so nothing shows that their values "
+            f"can be compared. {advice}"
+        )
+    for cell in shared:
+        if not math.isclose(ours[cell], theirs[cell], rel_tol=SAME, abs_tol=SAME):
+            measure, arm, seed = cell
+            raise ConfigError(
+                f"The record of {record['experiment']} has {theirs[cell]!r} as {measure} of {arm}, seed {seed}, and "
+                f"the run that is there {ours[cell]!r}: another machine or version computes otherwise, and their "
+                f"values are not to be compared. {advice}"
+            )
+    values = {measure: {arm: dict(seeds) for arm, seeds in arms.items()} for measure, arms in record["values"].items()}
+    for measure, arm, seed in sorted(missing):
+        values.setdefault(measure, {}).setdefault(arm, {})[seed] = theirs[measure, arm, seed]
+    plan = read_plans(record["scale"], record["recipe"])[record["experiment"]]
+    known = {*record["claims"], *earlier["claims"]}
+    claims = [claim for claim in plan.checks if claim in known]
+    seeds = sorted({int(seed) for arms in values.values() for each in arms.values() for seed in each})
+    commits = dict.fromkeys(f"{earlier['environment']['commit']}, {record['environment']['commit']}".split(", "))
+    return record | {
+        "command": command_of(plan, claims, seeds),
+        "environment": record["environment"] | {"commit": ", ".join(commits)},
+        "claims": claims,
+        "num_rows": earlier["num_rows"] | record["num_rows"],
+        "training_time_s": earlier["training_time_s"] | record["training_time_s"],
+        "values": values,
+    }
+
+
+def read_record(file: Path) -> Record:
+    """Return a record, checked.
+
+    Raises:
+        ConfigError: If it is no JSON object, of another schema, or has a measure that is not known.
+    """
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:  # of UTF-8 too
+        record = None
+    if (
+        not isinstance(record, dict)
+        or record.get("schema") != SCHEMA
+        or not set(record.get("values", {})) <= MEASURES.keys()
+    ):
+        raise ConfigError(
+            f"{file} is no record of this version (schema {SCHEMA}). Make it again: `llm-jepa reproduce`."
+        )
+    return record if record.get("shuffle_rule") == SHUFFLE_RULE else _without_shuffled_arms(record)
+
+
+def _without_shuffled_arms(record: Record) -> Record:
+    """Return an earlier version's record without its shuffled controls, whose exchange left part of the match."""
+    plan = read_plans(record["scale"], record["recipe"])[record["experiment"]]
+    faulty = {arm for arm, own in plan.arms.items() if own.get("shuffle_views") or arm == "jepa_shuffled"}
+    values = {
+        measure: {arm: seeds for arm, seeds in arms.items() if arm not in faulty}
+        for measure, arms in record["values"].items()
+    }
+    times = {arm: time_s for arm, time_s in record.get("training_time_s", {}).items() if arm not in faulty}
+    return record | {"shuffle_rule": SHUFFLE_RULE, "values": values, "training_time_s": times}
+
+
+def read_records(folder: Path) -> list[Record]:
+    """Return the records of a folder, by name."""
+    return [read_record(file) for file in sorted(folder.glob("*.json"))]
+
+
+def write_record(record: Record, folder: Path) -> Path:
+    """Write a record into a folder, in the place of an earlier one of the same experiment."""
+    file = folder / f"{record['experiment']}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(file, record)
+    return file
+
+
+def earlier_record(folder: Path, experiment: str) -> Record | None:
+    """Return a folder's record of an experiment, if it has one."""
+    file = folder / f"{experiment}.json"
+    return read_record(file) if file.is_file() else None
+
+
+def values_of(record: Record, measure: str) -> dict[str, dict[int, float]]:
+    """Return arm to seed to value of a measure."""
+    return {
+        arm: {int(seed): value for seed, value in seeds.items()}
+        for arm, seeds in record["values"].get(measure, {}).items()
+    }
+
+
+def _cells(record: Record) -> dict[tuple[str, str, str], float]:
+    """Return (measure, arm, seed) to value."""
+    return {
+        (measure, arm, seed): value
+        for measure, arms in record["values"].items()
+        for arm, seeds in arms.items()
+        for seed, value in seeds.items()
+    }
+
+
+def _changed(plan: Plan, changes: Settings) -> Settings:
+    """Return the changes that are other values than the plan's; where files are is no change."""
+    own = plan.settings | {"recipe": plan.recipe}
+    return {key: value for key, value in changes.items() if key not in FILES and own.get(key, ...) != value}
+
+
+def _environment(run: Path) -> dict[str, Any]:
+    file = run / "environment.json"
+    seen = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    packages = seen.get("packages", {})
+    return {key: seen.get(key) for key in _ENVIRONMENT} | {name: packages.get(name) for name in _PACKAGES}
+
+
+def _commits(done: Mapping[str, Mapping[int, Path]]) -> str:
+    """Return the commit that the runs are of; several, where they are of several."""
+    found = [_environment(run)["commit"] for runs in done.values() for run in runs.values()]
+    return ", ".join(dict.fromkeys(short_commit(str(each)) for each in found))
+
+
+def _digests(run: Path) -> dict[str, str]:
+    """Return the name of each file of data that a run read, without its folder, and the hash of its rows."""
+    file = run / "data.json"
+    seen = json.loads(file.read_text(encoding="utf-8")).get("sha256", {}) if file.is_file() else {}
+    return {Path(name).name: digest for name, digest in seen.items()}
+
+
+def _training_times(done: Mapping[str, Mapping[int, Path]]) -> dict[str, float]:
+    """Return the mean seconds that an arm's runs trained, by the clock of a machine that may have been busy."""
+    times = {}
+    for arm, runs in done.items():
+        seconds = [json.loads((run / "eval.json").read_text())["training_time_s"] for run in runs.values()]
+        times[arm] = round(sum(seconds) / len(seconds), 1)
+    return times

@@ -1,0 +1,226 @@
+"""`llm-jepa reproduce`: run what a claim needs, no more, and judge it.
+
+OUT/<experiment>/      a folder of `llm-jepa compare`, shared by all claims of the experiment: what was run for one
+                       claim is not run again for another
+OUT/base/, OUT/data/   the model that tiny runs start from, and the half of the rows that they read
+OUT/results/           a record an experiment (`records.py`)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llm_jepa.errors import ConfigError
+from llm_jepa.experiments.compare import EXPERIMENT_FILE, open_experiment, run_experiment
+from llm_jepa.report.experiment_report import write_experiment_report
+from llm_jepa.runs.settings import Settings
+from llm_jepa.yaml_loading import dump_yaml
+
+from .catalogue import Claim, find
+from .judging import Judged, judge_record
+from .measures import finished_runs
+from .paper_protocol import why_not
+from .plans import DATA, FULL, Plan, Scale, data_files, plan_of, read_plans
+from .records import Record, earlier_record, make_record, merge_records, write_record
+from .resources_needed import MODELS, datasets_of
+from .starting_points import second_half, train_base
+
+logger = logging.getLogger(__name__)
+
+OUT = "runs/claims"
+
+
+@dataclass(frozen=True)
+class Call:
+    """What is asked for.
+
+    Attributes:
+        patterns: Ids of claims, patterns as of a shell, or names of experiments, for all that they decide.
+        scale: `full` or `tiny`.
+        recipe: `as_published` or `fixed`.
+        out: Folder of experiments.
+        data: Folder of the files of data.
+        results: Folder of records; `OUT/results` by default.
+        source: Folder of an experiment whose runs are read instead; nothing is run.
+        seeds: The papers' by default.
+        workers: Runs at the same time; by default one at the papers' size, and two of the tiny ones.
+        changes: Settings over those of the experiment. The record then says so.
+        progress: Show progress bars on standard error.
+    """
+
+    patterns: Sequence[str]
+    scale: Scale = "full"
+    recipe: str = "as_published"
+    out: Path = Path(OUT)
+    data: Path = Path(DATA)
+    results: Path | None = None
+    source: Path | None = None
+    seeds: Sequence[int] | None = None
+    workers: int | None = None
+    changes: Settings = field(default_factory=dict)
+    progress: bool = False
+
+    @property
+    def results_folder(self) -> Path:
+        """Where the records go."""
+        return self.results or self.out / "results"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The claims of a call, by experiment.
+
+    Attributes:
+        plans: Experiment to its claims, in the order of the catalogue.
+        left_out: Claim to why it has no experiment at this scale.
+    """
+
+    plans: list[tuple[Plan, list[str]]]
+    left_out: dict[str, str]
+
+
+def select(call: Call) -> Selection:
+    """Return what a call is about.
+
+    Raises:
+        ConfigError: If a pattern names no claim, or no claim that it names can be run at this scale.
+    """
+    known = {name.removeprefix(FULL): plan for name, plan in read_plans(call.scale).items()}
+    named = [list(known[pattern].checks) if pattern in known else [pattern] for pattern in call.patterns]
+    claims = find([each for some in named for each in some])
+    plans: dict[str, tuple[Plan, list[str]]] = {}
+    left_out: dict[str, str] = {}
+    for claim in claims:
+        plan = plan_of(claim.id, call.scale, call.recipe)
+        if plan is None:
+            left_out[claim.id] = why_left_out(claim, call.scale)
+        else:
+            plans.setdefault(plan.name, (plan, []))[1].append(claim.id)
+    if not plans:
+        claim_id, reason = next(iter(left_out.items()))
+        more = f" The same holds for the other {len(left_out) - 1}." if len(left_out) > 1 else ""
+        raise ConfigError(f"{claim_id} cannot be run at scale {call.scale}: {reason}.{more}")
+    return Selection(list(plans.values()), left_out)
+
+
+def why_left_out(claim: Claim, scale: Scale) -> str:
+    """Return why a claim has no experiment at a scale."""
+    if scale == "tiny" and plan_of(claim.id, "full"):
+        return "it is about another model or data set than the tiny experiments have; --scale full has it"
+    return why_not(claim) or "it is of a curve without numbers"
+
+
+def prepare(call: Call, plan: Plan) -> Settings:
+    """Return the files that the runs of an experiment read; a base is trained where it is missing.
+
+    Raises:
+        ConfigError: If data or weights are not there; the text says what, and how to get it.
+    """
+    if missing := missing_files(call, plan):
+        raise ConfigError(" ".join(missing))
+    files = planned_files(call, plan)
+    if plan.base:
+        second_half(_whole(call, plan)["train_file"], call.out / "data")
+        train_base(_as_text(_whole(call, plan)), call.out / "base", _of_base(call.changes), progress=call.progress)
+    return files
+
+
+def planned_files(call: Call, plan: Plan) -> Settings:
+    """Return the names of the files that the runs of an experiment read; nothing is made."""
+    files = _as_text(_whole(call, plan))
+    if plan.base:
+        train = Path(files["train_file"])
+        files["train_file"] = str(call.out / "data" / f"{train.stem}.second_half.jsonl")
+        files["model_name_or_path"] = str(call.out / "base" / "model")
+    return files
+
+
+def missing_files(call: Call, plan: Plan) -> list[str]:
+    """Return a sentence for each thing that an experiment needs and that is not there."""
+    files = planned_files(call, plan) | plan.settings | call.changes
+    found = []
+    absent = [str(path) for path in _whole(call, plan).values() if not path.exists()]
+    if absent:
+        source = next((each.source for claim in find(list(plan.checks)) for each in datasets_of(claim)), "the papers")
+        found.append(
+            f"{plan.name} needs data that is not there: {', '.join(absent)}. The rows are from {source}, as JSON lines "
+            "(docs/data.md); name their folder with --data."
+        )
+    name = files.get("model_name_or_path")
+    if name and not plan.base and not Path(str(name)).expanduser().exists() and not _is_cached(str(name)):
+        model = next((each for each in MODELS.values() if each.hub == name), None)
+        how = "accept its licence on the hub, log in, and download it" if model and model.gated else "download it"
+        extra = f" It also needs {model.note}." if model and model.note else ""
+        found.append(
+            f"{plan.name} needs the weights of {name}, which are not on this machine: {how} (`hf download {name}`), or "
+            f"name a folder with --set model_name_or_path=FOLDER.{extra}"
+        )
+    return found
+
+
+def settings_of(call: Call, plan: Plan, claims: Sequence[str]) -> Settings:
+    """Return the settings of `compare` for the claims, and for the arms that are in the folder already."""
+    folder = call.out / plan.name
+    needed = set(plan.arms_of(claims))
+    there = {arm for arm in plan.arms if finished_runs(folder, arm)} if (folder / EXPERIMENT_FILE).is_file() else set()
+    arms = [arm for arm in plan.arms if arm in needed | there]
+    settings = plan.experiment(arms, planned_files(call, plan), call.seeds)
+    return settings | {"workers": call.workers or plan.workers} | call.changes
+
+
+def reproduce(call: Call) -> list[tuple[Record, dict[str, Judged]]]:
+    """Run what the claims of a call need and is not there yet; record and judge it, experiment by experiment.
+
+    Raises:
+        ConfigError: If a claim, the data or the weights are not there, or a folder holds something else.
+        LLMJEPAError: If a run failed; the same call goes on with the rest.
+    """
+    done = []
+    for plan, claims in select(call).plans:
+        if call.source is None:
+            prepare(call, plan)
+            settings = settings_of(call, plan, claims)
+            experiment = open_experiment(settings, call.out / plan.name)
+            run_experiment(experiment, progress=call.progress, render=write_experiment_report)
+        done.append(_judged(call, plan, claims))
+    return done
+
+
+def dry_run(call: Call, plan: Plan, claims: Sequence[str]) -> str:
+    """Return the YAML that `llm-jepa compare` would take for the claims."""
+    return dump_yaml(settings_of(call, plan, claims), sort_keys=False)
+
+
+def _judged(call: Call, plan: Plan, claims: Sequence[str]) -> tuple[Record, dict[str, Judged]]:
+    folder = call.source or call.out / plan.name
+    earlier = earlier_record(call.results_folder, plan.name)
+    known = {*claims, *(earlier["claims"] if earlier else ())}
+    record = make_record(plan, folder, [claim for claim in plan.checks if claim in known], changes=call.changes)
+    if earlier:
+        record = merge_records(record, earlier)
+    write_record(record, call.results_folder)
+    judged = judge_record(record)
+    return record, {claim: judged[claim] for claim in claims}
+
+
+def _whole(call: Call, plan: Plan) -> dict[str, Path]:
+    return {key: Path(name) for key, name in data_files(plan.stem, call.data).items()}
+
+
+def _as_text(files: dict[str, Path]) -> Settings:
+    return {key: str(path) for key, path in files.items()}
+
+
+def _of_base(changes: Settings) -> Settings:
+    """Return those changes that are for every run of a call, the base's too: how long it is, and where."""
+    return {key: changes[key] for key in ("max_steps", "max_test_rows", "max_new_tokens", "use_cpu") if key in changes}
+
+
+def _is_cached(name: str) -> bool:
+    """Whether the hub's cache of this machine has a model; nothing is asked of the hub."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, "config.json"), str)

@@ -1,0 +1,409 @@
+"""Changes to a PDF, on pypdf's objects: a drawn box, its annotation, a larger page, an inserted one, page labels."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from pypdf import PageObject, PdfReader, PdfWriter
+from pypdf.generic import (
+    ArrayObject,
+    DecodedStreamObject,
+    DictionaryObject,
+    FloatObject,
+    IndirectObject,
+    NameObject,
+    NumberObject,
+    PdfObject,
+    StreamObject,
+    TextStringObject,
+)
+
+from llm_jepa.errors import DataError
+
+from .draw import FRAME
+from .page_geometry import Rect, View
+
+AUTHOR = "llm-jepa notes"
+LAYER = "Notes"
+_PRINTED, _HIDDEN = 4, 2  # flags of an annotation
+_INHERITED = ("/Resources", "/MediaBox", "/CropBox", "/Rotate")
+_DEEPEST = 100  # nodes of a page tree above a page
+_LARGEST = 1e7  # points; beyond that a page's numbers cannot be told from damage
+
+
+def view_of(page: PageObject, number: int) -> View:
+    """Return how a page is displayed.
+
+    Raises:
+        DataError: If its boxes are no rectangles with an area; it names the page.
+    """
+    media = _box(page, "/MediaBox", number)
+    crop = _box(page, "/CropBox", number) if "/CropBox" in page else media
+    visible = Rect(
+        max(media.left, crop.left),
+        min(media.top, crop.top),
+        min(media.right, crop.right),
+        max(media.bottom, crop.bottom),
+    )
+    if visible.width <= 0 or visible.top <= visible.bottom:
+        raise DataError(f"Page {number}: its CropBox lies outside of its MediaBox, so that nothing of it is shown.")
+    rotation = _number(page.get("/Rotate", 0)) or 0.0
+    unit = _number(page.get("/UserUnit", 1)) or 1.0
+    if not 0 < unit <= 1000:
+        raise DataError(f"Page {number}: its UserUnit is {unit:g}; expected a number from 0 to 1000.")
+    return View(visible, int(rotation / 90) % 4 * 90, unit)
+
+
+def read_box(page: PageObject, key: str) -> Rect | None:
+    """Return a box of a page as viewers read it, by its first four numbers; None if these enclose no area."""
+    values = page.get(key)
+    values = values.get_object() if values is not None else None
+    numbers = [_number(each) for each in values[:4]] if isinstance(values, ArrayObject) else []
+    if len(numbers) == 4 and all(each is not None and abs(each) <= _LARGEST for each in numbers):
+        x0, y0, x1, y1 = (float(each or 0) for each in numbers)
+        if x0 != x1 and y0 != y1:
+            return Rect(min(x0, x1), max(y0, y1), max(x0, x1), min(y0, y1))
+    return None
+
+
+def _box(page: PageObject, key: str, number: int) -> Rect:
+    if box := read_box(page, key):
+        return box
+    values = page.get(key)
+    found = str(values.get_object())[:60] if values is not None else "missing or unreadable"
+    expected = f"four numbers that enclose an area, none beyond {_LARGEST:,.0f}"
+    raise DataError(f"Page {number}: its {key[1:]} is {found}; expected {expected}.")
+
+
+def _number(value: Any) -> float | None:
+    value = value.get_object() if isinstance(value, PdfObject) else value
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def annotation_boxes(page: PageObject) -> list[Rect]:
+    """Return the rectangles of a page's annotations that a reader sees or can click, in user space."""
+    boxes = []
+    for each in _annotations(page):
+        annotation = each.get_object()
+        if not isinstance(annotation, DictionaryObject) or annotation.get("/Subtype") == "/Popup":
+            continue
+        if (box := _rect(annotation)) and not int(_number(annotation.get("/F", 0)) or 0) & _HIDDEN:
+            boxes.append(box)
+    return boxes
+
+
+def _rect(annotation: DictionaryObject) -> Rect | None:
+    values = annotation.get("/Rect")
+    values = values.get_object() if values is not None else None
+    numbers = [_number(each) for each in values[:4]] if isinstance(values, ArrayObject) and len(values) >= 4 else []
+    x0, y0, x1, y1 = (math.nan if each is None else each for each in numbers or [None] * 4)
+    if any(map(math.isnan, (x0, y0, x1, y1))):
+        return None
+    return Rect(min(x0, x1), max(y0, y1), max(x0, x1), min(y0, y1))
+
+
+def _annotations(page: PageObject) -> list[Any]:
+    annotations = page.get("/Annots")
+    annotations = annotations.get_object() if annotations is not None else None
+    return list(annotations) if isinstance(annotations, ArrayObject) else []
+
+
+# ---- the drawn box ----
+
+
+def add_layer(writer: PdfWriter) -> IndirectObject:
+    """Add a layer (optional content group), with which a viewer shows or hides all notes; return it."""
+    layer = writer._add_object(
+        DictionaryObject({NameObject("/Type"): NameObject("/OCG"), NameObject("/Name"): TextStringObject(LAYER)})
+    )
+    properties = _child(writer.root_object, "/OCProperties", DictionaryObject)
+    _child(properties, "/OCGs", ArrayObject).append(layer)
+    default = _child(properties, "/D", DictionaryObject)
+    _child(default, "/Order", ArrayObject).append(layer)
+    _child(default, "/ON", ArrayObject).append(layer)
+    return layer
+
+
+def _child(parent: DictionaryObject, key: str, kind: type) -> Any:
+    """Return an entry of this kind, made where there is none or something else is in its place."""
+    child = parent.get(key)
+    child = child.get_object() if child is not None else None
+    if not isinstance(child, kind):
+        child = parent[NameObject(key)] = kind()
+    return child
+
+
+def add_forms(writer: PdfWriter, drawing: PdfReader, layer: IndirectObject) -> list[IndirectObject]:
+    """Return each page of a drawing as a form that pages of `writer` can show, on the layer."""
+    forms = []
+    for page in drawing.pages:
+        content = page.get_contents()
+        drawn = DecodedStreamObject()
+        drawn.set_data(content.get_data() if content is not None else b"")
+        form = drawn.flate_encode()
+        form.update(
+            {
+                NameObject("/Type"): NameObject("/XObject"),
+                NameObject("/Subtype"): NameObject("/Form"),
+                NameObject("/BBox"): ArrayObject(FloatObject(each) for each in page.mediabox),
+                NameObject("/Resources"): page["/Resources"].clone(writer),
+                NameObject("/OC"): layer,
+            }
+        )
+        forms.append(writer._add_object(form))
+    return forms
+
+
+def show_form(writer: PdfWriter, page: PageObject, form: IndirectObject, matrix: Sequence[float], clip: Rect) -> None:
+    """Draw a form on top of a page's own content, which is kept inside `clip` (user space) and as it was."""
+    resources = page.get("/Resources")
+    resources = resources.get_object() if resources is not None else None
+    # Copies: pages share their resources, and a name added to one page's must not stand for another form elsewhere.
+    resources = DictionaryObject(resources if isinstance(resources, DictionaryObject) else {})
+    shared = resources.get("/XObject")
+    shared = shared.get_object() if shared is not None else None
+    own = DictionaryObject(shared if isinstance(shared, DictionaryObject) else {})
+    name = next(name for n in range(len(own) + 1) if (name := f"/LLMJEPANote{n}") not in own)
+    own[NameObject(name)] = form
+    resources[NameObject("/XObject")] = own
+    page[NameObject("/Resources")] = resources
+
+    contents, unclosed = _balanced(writer, page)
+    edges = (clip.left, clip.bottom, clip.width, clip.height)
+    before = f"q {_numbers(edges)} re W n\n"
+    after = "\n" + "Q " * (1 + unclosed) + f"q {_numbers(matrix)} cm {name} Do Q\n"
+    page[NameObject("/Contents")] = ArrayObject(
+        [_add_content(writer, before.encode()), *contents, _add_content(writer, after.encode())]
+    )
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.4f}".rstrip("0").rstrip(".") for value in values)
+
+
+def _add_content(writer: PdfWriter, data: bytes) -> IndirectObject:
+    stream = DecodedStreamObject()
+    stream.set_data(data)
+    return writer._add_object(stream)
+
+
+def _balanced(writer: PdfWriter, page: PageObject) -> tuple[list[Any], int]:
+    """Return a page's content streams, and how often they save the graphics state without restoring it.
+
+    A `Q` too much does nothing for a viewer. Inside our own `q` and `Q` it would undo ours, so it is taken out.
+    """
+    contents: Any = page.raw_get("/Contents") if "/Contents" in page else None
+    found = contents.get_object() if contents is not None else None
+    one = [contents] if isinstance(found, StreamObject) else []
+    parts: list[Any] = list(found) if isinstance(found, ArrayObject) else one
+    streams = [stream for each in parts if isinstance(stream := each.get_object(), StreamObject)]
+    data = b"\n".join(stream.get_data() for stream in streams)
+    stray, unclosed = unbalanced(data)
+    if not stray:
+        return parts, unclosed
+    fixed = bytearray(data)
+    for place in stray:
+        fixed[place : place + 1] = b" "
+    stream = DecodedStreamObject()
+    stream.set_data(bytes(fixed))
+    return [writer._add_object(stream.flate_encode())], unclosed
+
+
+_TOKENS = re.compile(
+    rb"(?P<comment>%[^\r\n]*)|(?P<string>\()|(?P<image>(?<=\s)ID\s)"
+    rb"|(?:(?<=[\s\])>}])|\A)(?P<state>[qQ])(?=[\s\[(</%]|\Z)"
+)
+_IN_STRING = re.compile(rb"\\.|[()]", re.DOTALL)
+_IMAGE_END = re.compile(rb"\sEI(?=\s|\Z)")
+
+
+def unbalanced(content: bytes) -> tuple[list[int], int]:
+    """Return where a content stream has a `Q` without `q`, and how many `q` have no `Q`.
+
+    >>> unbalanced(b"q (a Q in \\\\( text) Tj Q % Q\\nQ q q")
+    ([28], 2)
+    """
+    stray, depth, place = [], 0, 0
+    while token := _TOKENS.search(content, place):
+        place = token.end()
+        if token["string"]:
+            place = _string_end(content, place)
+        elif token["image"]:
+            end = _IMAGE_END.search(content, place)
+            place = end.end() if end else len(content)
+        elif token["state"] == b"q":
+            depth += 1
+        elif token["state"] and depth:
+            depth -= 1
+        elif token["state"]:
+            stray.append(token.start("state"))
+    return stray, depth
+
+
+def _string_end(content: bytes, place: int) -> int:
+    depth = 1
+    for mark in _IN_STRING.finditer(content, place):
+        depth += {b"(": 1, b")": -1}.get(mark[0], 0)
+        if not depth:
+            return mark.end()
+    return len(content)
+
+
+# ---- annotation, boxes of a page, inserted pages ----
+
+
+def annotate(
+    writer: PdfWriter, page: PageObject, rect: Rect, text: str, colour: str, name: str, layer: IndirectObject
+) -> None:
+    """Add the note as an annotation on the frame of its box: readers list it, copy it and can delete it.
+
+    Args:
+        writer: The document.
+        page: The page.
+        rect: The box in user space.
+        text: The note; its first line is the subject.
+        colour: "#rrggbb".
+        name: What tells the annotation from the page's others.
+        layer: The layer that it is hidden with.
+    """
+    channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    half = FRAME / 2
+    frame = f"{_numbers(channels)} RG {FRAME} w "
+    frame += f"{_numbers((half, half, rect.width - FRAME, rect.height - FRAME))} re S"
+    appearance = DecodedStreamObject()
+    appearance.set_data(frame.encode())
+    appearance.update(
+        {
+            NameObject("/Type"): NameObject("/XObject"),
+            NameObject("/Subtype"): NameObject("/Form"),
+            NameObject("/BBox"): _array(0, 0, rect.width, rect.height),
+            NameObject("/OC"): layer,  # some viewers look here, and not at the annotation's own
+        }
+    )
+    annotation = DictionaryObject(
+        {
+            NameObject("/Type"): NameObject("/Annot"),
+            NameObject("/Subtype"): NameObject("/Square"),
+            NameObject("/Rect"): _array(rect.left, rect.bottom, rect.right, rect.top),
+            NameObject("/Contents"): TextStringObject(text),
+            NameObject("/T"): TextStringObject(AUTHOR),
+            NameObject("/Subj"): TextStringObject(text.split("\n", 1)[0]),
+            NameObject("/NM"): TextStringObject(name),
+            NameObject("/F"): NumberObject(_PRINTED),
+            NameObject("/C"): _array(*channels),
+            NameObject("/BS"): DictionaryObject({NameObject("/W"): FloatObject(FRAME)}),
+            NameObject("/AP"): DictionaryObject({NameObject("/N"): writer._add_object(appearance)}),
+            NameObject("/OC"): layer,
+        }
+    )
+    if page.indirect_reference is not None:
+        annotation[NameObject("/P")] = page.indirect_reference
+    page[NameObject("/Annots")] = ArrayObject([*_annotations(page), writer._add_object(annotation)])
+
+
+def _array(*values: float) -> ArrayObject:
+    return ArrayObject(FloatObject(f"{value:.4f}") for value in values)
+
+
+def grow(writer: PdfWriter, page: PageObject, before: View, after: View) -> None:
+    """Make a page's boxes reach over a band; what is cropped away stays so."""
+    box, media = after.visible, read_box(page, "/MediaBox")
+    enlarged = _array(box.left, box.bottom, box.right, box.top)
+    # Trimmed to the former size, a print shop would cut the note off.
+    for key in ("/TrimBox", "/BleedBox", "/ArtBox"):
+        page.pop(key, None)
+    assert media is not None  # `view_of` has read it
+    page[NameObject("/MediaBox")] = _array(
+        min(media.left, box.left), min(media.bottom, box.bottom), max(media.right, box.right), max(media.top, box.top)
+    )
+    page[NameObject("/CropBox")] = enlarged
+    _hide_outside(writer, page, before.visible)
+
+
+def _hide_outside(writer: PdfWriter, page: PageObject, visible: Rect) -> None:
+    """Hide annotations that were cropped away: unlike content, no clip holds them back from the band.
+
+    One that another page shows, too, is hidden as a copy, on this page alone.
+    """
+    shown = _annotations(page)
+    for place, each in enumerate(shown):
+        annotation = each.get_object()
+        if not isinstance(annotation, DictionaryObject) or (box := _rect(annotation)) is None:
+            continue
+        across = box.right < visible.left or box.left > visible.right
+        if across or box.top < visible.bottom or box.bottom > visible.top:
+            if any(each in _annotations(other) for other in writer.pages if other is not page):
+                annotation = DictionaryObject(annotation)
+                shown[place] = writer._add_object(annotation)
+                page[NameObject("/Annots")] = ArrayObject(shown)
+            flags = int(_number(annotation.get("/F", 0)) or 0)
+            annotation[NameObject("/F")] = NumberObject(flags | _HIDDEN)
+
+
+def set_box(page: PageObject, key: str, box: Rect | None) -> None:
+    """Give a page a box; without one it has none of this name."""
+    page.pop(key, None)
+    if box is not None:
+        page[NameObject(key)] = _array(box.left, box.bottom, box.right, box.top)
+
+
+def part_pages(writer: PdfWriter, reader: PdfReader) -> None:
+    """Give each page an object of its own where the page tree names one object several times.
+
+    What is changed on one page would be changed on the others as well. All inherit what the object's /Parent says, as
+    viewers read it, wherever in the tree they stand.
+    """
+    kids = writer.root_object["/Pages"]["/Kids"]  # type: ignore[index]
+    leaves = [page.indirect_reference for page in reader.pages]
+    counts = Counter(leaf.idnum for leaf in leaves if leaf is not None)
+    parted: set[int] = set()
+    for place, (page, leaf) in enumerate(zip(writer.pages, leaves, strict=True)):
+        if leaf is None or counts[leaf.idnum] == 1:
+            continue
+        own: Any = leaf.get_object()
+        for key, value in _inherited(own).items():
+            page.pop(key, None)
+            if value is not None:
+                page[NameObject(key)] = value.clone(writer)
+        if leaf.idnum in parted:
+            page.indirect_reference = None
+            kids[place] = writer._add_object(page)
+        elif page.indirect_reference is not None:  # what links lead to; pypdf has put the last of these pages there
+            writer._replace_object(page.indirect_reference, page)
+        parted.add(leaf.idnum)
+
+
+def _inherited(page: DictionaryObject) -> dict[str, PdfObject | None]:
+    """Return what a page takes from above by its /Parent: None for what it lacks and nothing above has."""
+    found: dict[str, PdfObject | None] = {key: None for key in _INHERITED if key not in page}
+    node: Any = page
+    for _ in range(_DEEPEST):
+        node = node.get("/Parent")
+        node = node.get_object() if node is not None else None
+        if not isinstance(node, DictionaryObject):
+            break
+        found |= {key: node.raw_get(key) for key, value in found.items() if value is None and key in node}
+    return found
+
+
+def insert_page(writer: PdfWriter, index: int, width: float, height: float) -> PageObject:
+    """Insert an empty page so that it becomes number `index` (from 0); return it."""
+    blank = PageObject.create_blank_page(width=width, height=height)
+    return writer.insert_page(blank, index)
+
+
+def label_pages(writer: PdfWriter, labels: Sequence[str]) -> None:
+    """Give each page its label, so that a viewer's page numbers stay the paper's where pages were inserted."""
+    entries = ArrayObject()
+    for index, label in enumerate(labels):
+        entries.append(NumberObject(index))
+        entries.append(DictionaryObject({NameObject("/P"): TextStringObject(label)}))
+    writer.root_object[NameObject("/PageLabels")] = DictionaryObject({NameObject("/Nums"): entries})

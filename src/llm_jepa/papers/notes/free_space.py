@@ -1,0 +1,111 @@
+"""Where a displayed page is free: neither text (also text that is not painted) nor ink nor a link."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from .page_geometry import Rect, View
+
+MAX_CELLS = 1200  # along the longer side of a page; an A4 page gets cells of 0.7 points
+_MAX_CELLS_A_POINT = 1.5
+_INK = 6  # of 255: how far from the paper's colour a channel must be; paler is not seen
+
+
+class Space:
+    """The cells of a displayed page that something is on.
+
+    Args:
+        taken: Rows and columns of cells, true where something is, (rows, columns).
+        view: The page.
+    """
+
+    def __init__(self, taken: np.ndarray, view: View) -> None:
+        rows, columns = taken.shape
+        self.x, self.y = columns / view.width, rows / view.height  # cells in a point
+        # [r, c]: taken cells above row r and left of column c; four look-ups count those in any rectangle.
+        self.counts = np.zeros((rows + 1, columns + 1), dtype=np.int64)
+        self.counts[1:, 1:] = taken.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
+
+    def is_free(self, rect: Rect) -> bool:
+        """Return whether nothing is in a displayed rectangle."""
+        rows, columns = (n - 1 for n in self.counts.shape)
+        left, right = max(0, math.floor(rect.left * self.x)), min(columns, math.ceil(rect.right * self.x))
+        top, bottom = max(0, math.floor(rect.top * self.y)), min(rows, math.ceil(rect.bottom * self.y))
+        counts = self.counts
+        return int(counts[bottom, right] - counts[top, right] - counts[bottom, left] + counts[top, left]) == 0
+
+    def depth(self, left: float, right: float) -> float:
+        """Return how far down from the upper edge nothing is between two displayed x, in points."""
+        columns = self.counts.shape[1] - 1
+        first, last = max(0, math.floor(left * self.x)), min(columns, math.ceil(right * self.x))
+        above = self.counts[1:, last] - self.counts[1:, first]  # of each row: what is taken in it and above
+        return float(np.searchsorted(above, 1)) / self.y
+
+    def find(self, width: float, height: float, region: Rect) -> tuple[float, float] | None:
+        """Return left and top of the highest free rectangle of this size (points) in a region, leftmost of equals."""
+        w, h = math.ceil(width * self.x), math.ceil(height * self.y)
+        left, top = math.ceil(region.left * self.x), math.ceil(region.top * self.y)
+        right, bottom = math.floor(region.right * self.x + 1e-6), math.floor(region.bottom * self.y + 1e-6)
+        if right - left < w or bottom - top < h:
+            return None
+        counts = self.counts[top : bottom + 1, left : right + 1]
+        inside = counts[h:, w:] - counts[:-h, w:] - counts[h:, :-w] + counts[:-h, :-w]
+        spots = np.argwhere(inside == 0)  # in the order of rows, then columns
+        if not len(spots):
+            return None
+        row, column = spots[0]
+        return (left + int(column)) / self.x, (top + int(row)) / self.y
+
+
+def find_space(page: Any, view: View, links: Iterable[Rect]) -> Space:
+    """Return what is free on a page.
+
+    Args:
+        page: A page of pypdfium2.
+        view: The same page's view.
+        links: Rectangles of links and other annotations, in user space.
+    """
+    taken = _ink(page, view)
+    for rect in [*_text_boxes(page), *links]:
+        _take(taken, view, view.to_display(rect))
+    return Space(taken, view)
+
+
+def _ink(page: Any, view: View) -> np.ndarray:
+    """Return the cells that are not the colour of the paper, which is the most common one."""
+    scale = min(_MAX_CELLS_A_POINT, MAX_CELLS / max(view.width, view.height))
+    # pdfium measures a page in units of user space.
+    picture = page.render(scale=scale * view.unit, prefer_bgrx=True, rotation=0).to_numpy()[:, :, :3]
+    colours = picture[::3, ::3].reshape(-1, 3).astype(np.uint32) @ np.array([1, 256, 65536], dtype=np.uint32)
+    values, counts = np.unique(colours, return_counts=True)
+    common = int(values[counts.argmax()])
+    paper = np.array([common & 255, common >> 8 & 255, common >> 16], dtype=np.int16)
+    return (np.abs(picture.astype(np.int16) - paper) > _INK).any(axis=2)
+
+
+def _text_boxes(page: Any) -> list[Rect]:
+    """Return the boxes of all runs of text in user space, those that are not painted too (a scan's text layer)."""
+    import pypdfium2.raw as pdfium
+
+    text = page.get_textpage()
+    edges = [ctypes.c_double() for _ in range(4)]
+    boxes = []
+    for index in range(text.count_rects()):
+        pdfium.FPDFText_GetRect(text, index, *edges)
+        boxes.append(Rect(*(edge.value for edge in edges)))
+    text.close()
+    return boxes
+
+
+def _take(taken: np.ndarray, view: View, rect: Rect) -> None:
+    rows, columns = taken.shape
+    if not all(map(math.isfinite, rect)):
+        return
+    left, right = (min(max(edge / view.width * columns, 0), columns) for edge in (rect.left, rect.right))
+    top, bottom = (min(max(edge / view.height * rows, 0), rows) for edge in (rect.top, rect.bottom))
+    taken[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)] = True

@@ -1,0 +1,168 @@
+"""Work on a stranger's PDF in a child process with a limit on time and memory.
+
+Whatever the file does to the libraries (an endless loop, memory without end, a crash in native code), the child ends,
+nothing is written, and the caller gets one DataError.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.processes import PARENT
+
+from .child import PDF_FILE, REQUEST_FILE, RESULT_FILE
+from .notes_file import Note
+
+logger = logging.getLogger(__name__)
+
+MAX_SECONDS = 8.0  # with the start of both processes: an answer within ten
+MAX_MEMORY_MIB = 448  # of address space, libraries included: with the parent below 512
+MIN_MEMORY_MIB = 256  # with the libraries loaded and one plain page rendered, 200 are in use
+_LIBRARIES = ("pypdf", "pypdfium2", "reportlab")
+
+
+def annotate_pdf(
+    source: Path,
+    notes: Sequence[Note],
+    out: Path,
+    *,
+    force: bool = False,
+    skip_missing: bool = False,
+    max_seconds: float = MAX_SECONDS,
+    max_memory_mib: int = MAX_MEMORY_MIB,
+) -> dict[str, Any]:
+    """Write a copy of a PDF with notes on its pages.
+
+    Args:
+        source: The PDF; it is only read.
+        notes: What `read_notes` returned.
+        out: The file to write; it appears whole, or not at all.
+        force: Write over `out` if it is there.
+        skip_missing: Leave out notes on pages that the PDF does not have, and return their numbers.
+        max_seconds: Time for the work on the PDF, on the clock.
+        max_memory_mib: Memory for it, in MiB of address space; enforced where the system can (Linux).
+
+    Returns:
+        `out`, `notes` (drawn), `pages` (of `out`), `bands`, `inserted_pages`, `skipped`.
+
+    Raises:
+        ConfigError: If the libraries of the extra `pdf` are missing, `out` cannot be written, or a limit is too low.
+        DataError: If the PDF cannot be used, or needs more than the limits.
+    """
+    _check_call(source, notes, out, force)
+    if max_memory_mib < MIN_MEMORY_MIB:
+        raise ConfigError(f"--max-memory {max_memory_mib}: expected {MIN_MEMORY_MIB} MiB at least, for the libraries.")
+    with source.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+    if size > max_memory_mib * 2**20 // 4:
+        raise DataError(
+            f"{source} has {size / 2**20:,.0f} MiB, too many for {max_memory_mib} MiB of memory. Give it "
+            f"--max-memory {4 * size // 2**20 + 1}, or annotate a part of it."
+        )
+    with tempfile.TemporaryDirectory(prefix="llm-jepa-") as name:
+        folder = Path(name)
+        request = {
+            "source": str(source.resolve()),
+            "notes": [asdict(note) for note in notes],
+            "skip_missing": skip_missing,
+            "max_seconds": max_seconds,
+            "max_memory_mib": max_memory_mib,
+        }
+        (folder / REQUEST_FILE).write_text(json.dumps(request), encoding="utf-8")
+        result = _run_child(source, folder, max_seconds, max_memory_mib)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _move_into_place(folder / PDF_FILE, out)
+    return {"out": str(out), **result}
+
+
+def _check_call(source: Path, notes: Sequence[Note], out: Path, force: bool) -> None:
+    """Refuse what is wrong before any work."""
+    missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"Notes on a PDF need {', '.join(missing)}. Install them: pip install 'llm-jepa[pdf]'.")
+    if not notes:
+        raise ConfigError("There are no notes. Expected one at least.")
+    if not source.exists():
+        raise DataError(f"{source} is not there. Expected a PDF.")
+    if not stat.S_ISREG(source.stat().st_mode):  # a pipe or a device might never end
+        raise DataError(f"{source} is {'a folder' if source.is_dir() else 'no regular file'}. Expected a PDF.")
+    if out.resolve() == source.resolve() or (out.exists() and os.path.samefile(out, source)):
+        raise ConfigError(f"--out {out} is the PDF itself, which stays as it is. Choose another name.")
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a folder. Name a file in it.")
+    if (out.exists() or out.is_symlink()) and not force:
+        raise ConfigError(f"{out} is there already. Choose another name, or write over it with --force.")
+
+
+def _run_child(source: Path, folder: Path, max_seconds: float, max_memory_mib: int) -> dict[str, Any]:
+    """Do the work in a child process; return its result, or raise what it ended with."""
+    # One thread: each further one of numpy's would take address space of its own.
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-m", "llm_jepa.papers.notes.child", str(folder)],
+        env=os.environ | threads | {PARENT: str(os.getpid())},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,  # libraries warn of each damaged object, and a file may have millions
+    )
+    try:
+        code = child.wait(timeout=max_seconds)
+    except subprocess.TimeoutExpired:
+        raise DataError(_too_slow(source, max_seconds)) from None
+    finally:
+        child.kill()
+        child.wait()
+    try:
+        result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        if code == -getattr(signal, "SIGXCPU", 0):
+            raise DataError(_too_slow(source, max_seconds)) from None
+        raise DataError(
+            f"{source}: reading it ended in a crash ({_named(code)}): it is damaged, or it needs more than "
+            f"{max_memory_mib} MiB of memory. If it is honest, --max-memory allows more."
+        ) from None
+    if "error" in result:
+        logger.debug("%s", result.get("traceback", ""))
+        raise DataError(f"{source}: {result['error']}")
+    return result
+
+
+def _too_slow(source: Path, max_seconds: float) -> str:
+    return (
+        f"{source}: not done after {max_seconds:g} seconds: it is endless, damaged or very large. If it is honest, "
+        f"--max-seconds {10 * max_seconds:g} allows more."
+    )
+
+
+def _named(code: int) -> str:
+    try:
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _move_into_place(made: Path, out: Path) -> None:
+    """Copy a file beside `out`, flush it to disk, and rename it into place."""
+    beside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        with made.open("rb") as source, beside.open("wb") as target:
+            shutil.copyfileobj(source, target)
+            target.flush()
+            os.fsync(target.fileno())
+        beside.replace(out)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,119 @@
+"""The tables of a report as CSV, for other programs: the numbers of results.json, unrounded.
+
+tables/arms.csv          a row an arm and budget: values over seeds, retrieval, cost, alarms
+tables/comparisons.csv   a row a comparison with the baseline or a control, and budget: difference, interval, p, verdict
+tables/data.csv          a row a split: rows read, kept, cut; and `left_out`, with the reasons
+tables/grid_ARM.csv      a row a cell of a grid
+tables/geometry.csv, embedding_map.csv, singular_values.csv   as those of `analyze` (docs/geometry.md)
+
+The runs one by one are in results.csv. What is not known is an empty cell.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llm_jepa.experiments.results import BUDGET_TITLES, COST_KEYS
+from llm_jepa.files import write_whole
+from llm_jepa.geometry.geometry_tables import csv_text, write_geometry_tables
+
+from .content import training_times
+
+Results = Mapping[str, Any]
+Row = dict[str, Any]
+
+TABLES_FOLDER = "tables"
+
+
+def write_tables(results: Results, geometry: Mapping[str, Any] | None, folder: Path) -> list[Path]:
+    """Write every table of an experiment's report below its folder; a table without rows is not written."""
+    out = folder / TABLES_FOLDER
+    out.mkdir(parents=True, exist_ok=True)
+    tables = {"arms": _arms(results), "comparisons": _comparisons(results), "data": _data(results)}
+    tables |= {f"grid_{grid['arm'].replace('/', '_')}": _cells(grid) for grid in results.get("grids", {}).values()}
+    paths = []
+    for name, rows in tables.items():
+        if found := list(rows):
+            paths.append(out / f"{name}.csv")
+            write_whole(paths[-1], csv_text(found))
+    return paths + (write_geometry_tables(geometry, out) if geometry is not None else [])
+
+
+def _by_budget(results: Results) -> Iterator[tuple[str, Results]]:
+    yield "steps", results
+    for kind in BUDGET_TITLES:
+        if again := results.get(f"equal_{kind}"):
+            yield kind, again
+
+
+def _arms(results: Results) -> Iterator[Row]:
+    for budget, each in _by_budget(results):
+        for arm, summary in each["arms"].items():
+            alarms = each["alarms"].get(arm, {})
+            times = training_times(each, arm)
+            row = {"budget": budget, "arm": arm, "metric": each["metric"], **_summary("", summary)}
+            for key in ("recall@1", "recall@10", "mrr"):
+                row |= _summary(f"{key}_", each["retrieval"].get(arm, {}).get(key) or {})
+            if each["views_retrieval"]:
+                row |= _summary("views_recall@1_", each["views_retrieval"].get(arm, {}).get("recall@1") or {})
+            yield (
+                row
+                | {key: each["cost"].get(arm, {}).get(key) for key in COST_KEYS}
+                | {
+                    "median_training_time_s": statistics.median(times) if times else None,
+                    "max_steps": each.get("budgets", {}).get(arm, {}).get("max_steps"),
+                    "watched_runs": len(alarms),
+                    "alarmed_runs": sum(bool(alarm["alarmed"]) for alarm in alarms.values()),
+                }
+            )
+
+
+def _comparisons(results: Results) -> Iterator[Row]:
+    plain = ("n", "delta", "p_value", "p_holm", "sign_flip_p", "smallest_detectable", "verdict", "reason")
+    for budget, each in _by_budget(results):
+        compared = [("baseline", one) for one in each["comparisons"]] + [("control", one) for one in each["controls"]]
+        for role, comparison in compared:
+            yield {
+                "budget": budget,
+                "compared_with": role,
+                "arm": comparison["arm"],
+                "baseline": comparison["baseline"],
+                **{key: comparison[key] for key in plain},
+                **_ends("ci95", comparison["ci95"]),
+                **_ends("bootstrap_ci95", comparison["bootstrap_ci95"]),
+            }
+
+
+def _cells(grid: Mapping[str, Any]) -> Iterator[Row]:
+    for cell in grid["cells"]:
+        row = {"cell": cell["arm"], **{field: cell["coordinates"][field] for field in grid["axes"]}}
+        row |= {"chosen_by": grid["choose_by"], **_summary("validation_", cell["validation"])}
+        row |= {"metric": grid["metric"], **_summary("test_", cell["test"])}
+        yield row | {"chosen": int(cell["chosen"]), "failed_runs": len(cell["failed"])}
+
+
+def _data(results: Results) -> Iterator[Row]:
+    summary = results["settings"].get("data", {}).get("summary", {})
+    for split in ("train", "validation", "test", "views", "views_validation"):
+        if split in summary:
+            counts = summary[split]
+            left_out = "; ".join(f"{reason} {count}" for reason, count in counts["dropped"].items())
+            yield {
+                "split": split,
+                "rows_in": counts["rows_in"],
+                "kept": counts["kept"],
+                "truncated": counts["truncated"],
+                "left_out": left_out,
+            }
+
+
+def _summary(prefix: str, summary: Mapping[str, Any]) -> Row:
+    return {f"{prefix}{key}": summary.get(key) for key in ("n", "mean", "std")}
+
+
+def _ends(name: str, bounds: Sequence[float] | None) -> Row:
+    low, high = bounds or (None, None)
+    return {f"{name}_low": low, f"{name}_high": high}

@@ -1,0 +1,68 @@
+"""What a reader takes from an experiment's folder: figures, tables, Markdown and the page, of the same numbers.
+
+results.json, run folders  ──▶  figures/*.svg, *.png     tables/*.csv     report.md     report.html
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llm_jepa.experiments.compare import EXPERIMENT_FILE
+from llm_jepa.files import write_whole
+from llm_jepa.geometry.experiment_geometry import stored_geometry
+
+from .csv_tables import write_tables
+from .figures import Runs, plot_comparison, plot_curves, plot_grid
+from .geometry_figures import plot_geometry
+from .markdown import MARKDOWN_FILE, experiment_markdown
+from .page import settings_text, write_report
+from .run_details import curves_of, environment_of, seeds_of
+
+FIGURES_FOLDER = "figures"
+
+
+def write_experiment_report(results: Mapping[str, Any], folder: Path) -> Path:
+    """Write figures, tables, report.md and report.html of an experiment; return the page's path.
+
+    Args:
+        results: What results.json holds.
+        folder: The experiment's folder, with its runs.
+    """
+    geometry = experiment_geometry(results, folder)
+    pictures = _draw(results, folder / FIGURES_FOLDER, curves_of(results, folder), geometry)
+    write_tables(results, geometry, folder)
+    command = f"llm-jepa compare {shlex.quote(str(folder / EXPERIMENT_FILE))} --out NEW_FOLDER"
+    about: dict[str, Any] = {"geometry": geometry, "command": command}
+    settings, environment = settings_text(results), environment_of(results, folder)
+    text = experiment_markdown(results, pictures, folder, settings=settings, environment=environment, **about)
+    write_whole(folder / MARKDOWN_FILE, text)
+    return write_report(results, folder, pictures, **about)
+
+
+def _draw(results: Mapping[str, Any], out: Path, curves: Runs, geometry: Mapping[str, Any] | None) -> list[Path]:
+    pictures = [*plot_comparison(results, out), *plot_curves(curves, None, out, results["alarms"])]
+    for grid in results["grids"].values():
+        pictures += plot_grid(grid, out)
+    return pictures + (plot_geometry(geometry, out) if geometry is not None else [])
+
+
+def experiment_geometry(results: Mapping[str, Any], folder: Path) -> Mapping[str, Any] | None:
+    """Return the geometry of one seed's runs: from what the runs kept, or else what `analyze` found of them.
+
+    None for runs of a time when none was kept, as long as `analyze` has not written its `geometry/` beside them.
+    """
+    arms = list(results["arms"])
+    return stored_geometry(folder, arms, seeds_of(results)) or _analysed(folder)
+
+
+def _analysed(folder: Path) -> Mapping[str, Any] | None:
+    file = folder / "geometry" / "geometry.json"
+    if not file.is_file():
+        return None
+    geometry: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    names: Sequence[str] = list(geometry["runs"])
+    return geometry if all((folder / name / "config.yaml").is_file() for name in names) else None

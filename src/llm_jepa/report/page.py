@@ -1,0 +1,238 @@
+"""Reports as one HTML file each, for a screen, a phone or paper: of an experiment, and of the geometry of runs.
+
+They compute no result of their own: numbers come from what `build_results` or `analyze_runs` returned, pictures from
+`figures`, answers and environment from the run folders. The same folder gives the same bytes.
+
+    content, run_folders, maps  ──▶  templates/*.html.j2 and report.css  ──▶  report.html
+
+What the file may hold comes from data that nobody has vetted. So it has no script and no link, its policy
+(Content-Security-Policy) lets a browser load nothing and apply no style but its own, every value is escaped, and
+characters that no one can see, or that turn the direction of writing, are shown by their number.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from llm_jepa.files import write_whole
+from llm_jepa.geometry.geometry_tables import describe_pairs, describe_sides, geometry_tables
+from llm_jepa.yaml_loading import dump_yaml
+
+from . import formatting
+from .content import answer_of, budgets_of, collapses_of, grid_of, price_of, rows_of
+from .embedding_maps import ends_of, maps_of, pairs_shown
+from .figures import NARROW_ENDING, grid_name
+from .geometry_content import geometry_answer
+from .geometry_figures import sides_of
+from .run_details import environment_of, examples_of
+
+REPORT_FILE = "report.html"
+
+CAPTIONS = {
+    "comparison": "Each seed's value and the mean, and the differences to the baseline with their 95% intervals.",
+    "curves_loss": "Cross-entropy during training: mean over seeds, band from lowest to highest.",
+    "curves_accuracy": "Answers to validation rows during training: mean over seeds, band from lowest to highest.",
+    "curves_jepa_loss": "Distance between prediction and target of the JEPA term.",
+    "curves_gradients": "Whether the two terms pull the weights the same way, and how hard each pulls.",
+    "curves_monitors": "Whether the embeddings of the views match, and whether they have collapsed.",
+    "singular_values": "Singular values of the one view minus the other, solid; the same of shuffled pairs, dashed. "
+    "Small values say that the views match only where the dashed line is well above the solid one.",
+}
+EARLY = ("curves_loss", "curves_accuracy")
+"""Pictures of how well the arms learn; the other curves are of their embeddings."""
+
+
+def write_report(
+    results: Mapping[str, Any],
+    folder: Path,
+    figures: Sequence[Path] = (),
+    command: str | None = None,
+    geometry: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `report.html` into an experiment's folder.
+
+    Args:
+        results: What `build_results` returned, or results.json holds.
+        folder: The experiment's folder; answers and environment are read from its run folders, where they are.
+        figures: Pictures; those that are SVG are shown, `comparison` at the top. On a phone one that stands beside it
+            and is named NAME_narrow.svg takes its place.
+        command: What repeats the experiment, for the reader.
+        geometry: What `stored_geometry` returned, or geometry.json holds.
+
+    Returns:
+        The path of the file.
+    """
+    write_whole(folder / REPORT_FILE, render_report(results, folder, figures, command, geometry))
+    return folder / REPORT_FILE
+
+
+def render_report(
+    results: Mapping[str, Any],
+    folder: Path,
+    figures: Sequence[Path],
+    command: str | None,
+    geometry: Mapping[str, Any] | None = None,
+) -> str:
+    """Return the text of the report (see `write_report`)."""
+    pictures = _pictures(figures)
+    grids = [
+        (about := grid_of(grid)) | {"picture": _captioned(pictures.pop(grid_name(grid["arm"]), None), about["caption"])}
+        for grid in results.get("grids", {}).values()
+    ]
+    first, spectra = pictures.pop("comparison", None), pictures.pop("singular_values", None)
+    return _render(
+        "comparison",
+        results=results,
+        metric=str(results["metric"]).replace("_", " "),
+        answer=answer_of(results),
+        price=price_of(results),
+        collapses=collapses_of(results),
+        rows=rows_of(results),
+        comparison=first,
+        budgets=budgets_of(results),
+        grids=grids,
+        notes=results.get("notes", []),
+        learning=[picture for name, picture in pictures.items() if name in EARLY],
+        watching=[
+            picture for name, picture in pictures.items() if name not in EARLY and not name.startswith("embedding_map")
+        ],
+        geometry=None if geometry is None else _geometry(geometry, sides_of(geometry)[-1:], spectra),
+        data=results["settings"].get("data", {}),
+        examples=examples_of(results, folder),
+        settings=settings_text(results),
+        environment=environment_of(results, folder),
+        command=command,
+    )
+
+
+def write_geometry_report(
+    geometry: Mapping[str, Any],
+    folder: Path,
+    figures: Sequence[Path] = (),
+    command: str | None = None,
+    environment: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `report.html` of `analyze` beside its geometry.json.
+
+    Args:
+        geometry: What `analyze_runs` returned.
+        folder: Where it goes.
+        figures: Pictures; `singular_values` is shown, the maps are drawn by the page.
+        command: What repeats the analysis, for the reader.
+        environment: Where it was done: names and values.
+
+    Returns:
+        The path of the file.
+    """
+    about = ("split", "file", "num_rows", "num_pairs", "num_codes", "precision", "reading", "ridge", "seed")
+    settings = {key: geometry[key] for key in about}
+    settings |= {"runs": {name: run["objective"] for name, run in geometry["runs"].items()}}
+    text = _render(
+        "geometry",
+        answer=geometry_answer(geometry),
+        geometry=_geometry(geometry, sides_of(geometry)[::-1], _pictures(figures).get("singular_values")),
+        settings=dump_yaml(settings, sort_keys=False, allow_unicode=True),
+        environment={
+            "values": {
+                key: formatting.as_text(value) for key, value in (environment or {}).items() if key != "command"
+            },
+            "differing": [],
+        },
+        command=command,
+    )
+    write_whole(folder / REPORT_FILE, text)
+    return folder / REPORT_FILE
+
+
+def settings_text(results: Mapping[str, Any]) -> str:
+    """Return the settings of an experiment as YAML; what was found in its data has a section of its own."""
+    settings = {key: value for key, value in results["settings"].items() if key != "data"}
+    return dump_yaml(settings, sort_keys=False, allow_unicode=True)
+
+
+def _geometry(geometry: Mapping[str, Any], sides: Sequence[str], spectra: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return what the section of a geometry shows: tables, and for each side maps and pairs."""
+    shown = pairs_shown(geometry, 2 * len(sides) * len(geometry["runs"]))
+    return {
+        "about": geometry,
+        "pairs": describe_pairs(geometry),
+        "legend": describe_sides(geometry),
+        "tables": geometry_tables(geometry),
+        "spectra": spectra,
+        "sides": [
+            {"side": side, "maps": maps_of(geometry, side, shown), "ends": ends_of(geometry, side)} for side in sides
+        ],
+    }
+
+
+# ---- pictures ----
+
+
+def _pictures(figures: Sequence[Path]) -> dict[str, dict[str, str]]:
+    """Return the SVG among the figures by name, each with what stands beside it for a phone, or with ""."""
+    return {
+        path.stem: {
+            "source": _as_image(path),
+            "narrow": _as_image(narrow) if (narrow := path.with_stem(f"{path.stem}{NARROW_ENDING}")).is_file() else "",
+            "caption": CAPTIONS.get(path.stem, path.stem.replace("_", " ")),
+        }
+        for path in figures
+        if path.suffix == ".svg"
+    }
+
+
+def _as_image(path: Path) -> str:
+    """Return an SVG as a data URI: as an image it can load and run nothing, and its ids meet no others."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _captioned(picture: dict[str, str] | None, caption: str) -> dict[str, str] | None:
+    return picture and picture | {"caption": caption}
+
+
+# ---- how it is written ----
+
+
+def _render(name: str, **content: Any) -> str:
+    css = resources.files("llm_jepa.report").joinpath("report.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    return _templates().get_template(f"{name}.html.j2").render(css=Markup(css), css_hash=digest, **content)
+
+
+@cache
+def _templates() -> Environment:
+    templates = Environment(
+        loader=PackageLoader("llm_jepa", "report/templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    templates.filters |= {
+        "percent": formatting.percent,
+        "points": formatting.points,
+        "interval": formatting.interval,
+        "minus": lambda text: re.sub(r"(?<![\w-])-(?=\d)", formatting.MINUS, text),
+        "ratio": formatting.ratio,
+        "p_value": formatting.p_value,
+        "duration": formatting.duration,
+        "in_words": lambda key: str(key).replace("_", " "),
+    }
+    return templates
+
+
+def _finalize(value: Any) -> Any:
+    """Make what cannot be seen visible. Jinja calls it on every value, before it escapes."""
+    return value if isinstance(value, Markup) else formatting.visible(value)

@@ -1,0 +1,94 @@
+"""What a report takes from the run folders of an experiment: curves, answers that differ, and the environment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice, zip_longest
+from pathlib import Path
+from typing import Any
+
+from llm_jepa.files import read_json_lines, reading_run
+
+from .formatting import as_text, shortened
+
+NUM_EXAMPLES = 20
+
+
+def curves_of(results: Mapping[str, Any], folder: Path) -> dict[str, dict[int, list[dict[str, Any]]]]:
+    """Return the rows of metrics.jsonl of each arm's runs, by seed; arms stand in the order of the results."""
+    curves: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    for arm, values in results["arms"].items():
+        for seed in values["seeds"]:
+            run = folder / f"{arm}-s{seed}"
+            with reading_run(run):
+                curves.setdefault(arm, {})[int(seed)] = [dict(line) for line in read_json_lines(run / "metrics.jsonl")]
+    return curves
+
+
+def examples_of(results: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
+    """Return test rows that a single arm got right, of the first seed that most arms have; None if none compare.
+
+    Each arm gives as many examples as the others as long as it has them: an arm is not shown at its best.
+    """
+    arms = list(results["arms"])
+    seed = max(seeds_of(results), key=lambda each: len(_files(folder, arms, each)))  # the first of equals
+    answers = {arm: read_json_lines(file) for arm, file in _files(folder, arms, seed).items()}
+    texts = {tuple(row["text"] for row in rows) for rows in answers.values()}
+    if len(answers) < 2 or len(texts) > 1:
+        return None
+    metric, num_rows = results["metric"], len(next(iter(answers.values())))
+    only: dict[str, list[int]] = {arm: [] for arm in answers}
+    for place in range(num_rows):
+        right = [arm for arm, rows in answers.items() if rows[place][metric]]
+        if len(right) == 1:
+            only[right[0]].append(place)
+    in_turn = chain.from_iterable(zip_longest(*([(arm, place) for place in only[arm]] for arm in only)))
+    chosen = islice((each for each in in_turn if each is not None), NUM_EXAMPLES)
+    return {
+        "seed": seed,
+        "num_rows": num_rows,
+        "counts": {arm: len(places) for arm, places in only.items()},
+        "total": sum(map(len, only.values())),
+        "shown": [_example(answers, arm, place) for arm, place in chosen],
+    }
+
+
+def seeds_of(results: Mapping[str, Any]) -> list[Any]:
+    """Return the seeds of an experiment, in its order; those of the baseline where the settings name none."""
+    return results["settings"].get("seeds") or list(results["arms"][results["baseline"]]["seeds"])
+
+
+def _example(answers: Mapping[str, list[dict[str, Any]]], right: str, place: int) -> dict[str, Any]:
+    """Return one row with every arm's answer; the gold answer only where the right one is not the same."""
+    row = answers[right][place]
+    outputs = {arm: shortened(rows[place]["output"]) for arm, rows in answers.items()}
+    return {
+        "text": shortened(row["text"]),
+        "gold": None if row["gold"].strip() == row["output"].strip() else shortened(row["gold"]),
+        "right": right,
+        "output": outputs.pop(right),
+        "others": outputs,
+    }
+
+
+def _files(folder: Path, arms: Sequence[str], seed: object) -> dict[str, Path]:
+    files = {arm: folder / f"{arm}-s{seed}" / "predictions.jsonl" for arm in arms}
+    return {arm: file for arm, file in files.items() if file.is_file()}
+
+
+def environment_of(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the environment of the first run, and the names of what was not the same in all runs."""
+    found = list(_environments(results, folder))
+    if not found:
+        return {"values": {}, "differing": []}
+    values = {key: value for key, value in found[0].items() if key != "command"}
+    differing = [key for key, value in values.items() if any(each.get(key) != value for each in found)]
+    return {"values": {key: as_text(value) for key, value in values.items()}, "differing": differing}
+
+
+def _environments(results: Mapping[str, Any], folder: Path) -> Iterator[dict[str, Any]]:
+    for run in results["runs"]:
+        file = folder / f"{run['arm']}-s{run['seed']}" / "environment.json"
+        if file.is_file():
+            yield json.loads(file.read_text(encoding="utf-8"))

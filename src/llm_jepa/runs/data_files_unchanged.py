@@ -1,0 +1,89 @@
+"""Data files that must stay as they are while a run trains on them.
+
+A run is known by the hash of its files, and goes on after a stop only with the same rows. A file that somebody
+writes to in between would make both untrue, and nothing in the losses would say so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from llm_jepa.data.prepare import data_fingerprint
+from llm_jepa.data.sources import local_path
+from llm_jepa.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+Look = list[tuple[str, int, int]]  # name, size in bytes, time of the last change in ns, of each file
+
+
+class DataWatch(TrainerCallback):
+    """Looks at the files at the end of each epoch; where one changed, training ends there, with a checkpoint.
+
+    Made before the files are read. A look is at size and time of change; only where one differs is the file hashed
+    again, so that a file which was touched, or copied over itself, stops nothing.
+
+    Args:
+        files: Names of files and folders; None, and names that are not on this disk, are left out.
+
+    Attributes:
+        sha256: The hash of each file, taken at the start.
+    """
+
+    def __init__(self, files: Iterable[str | None]) -> None:
+        names = [name for name in files if name is not None]
+        self._looks = {name: look(name) for name in names}
+        self.sha256 = data_fingerprint(names)
+
+    def find_changed(self) -> str | None:
+        """Return a sentence about the first file that is not what it was, or None."""
+        for name, before in self.sha256.items():
+            seen = look(name)
+            if seen == self._looks[name]:
+                continue
+            now = data_fingerprint([name]).get(name)
+            if now != before:
+                return (
+                    f"{name} changed while the run trained on it: {_size(self._looks[name])}, sha256 {before[:12]} at "
+                    f"the start, {_size(seen) + ', sha256 ' + now[:12] if now else 'gone'} now."
+                )
+            self._looks[name] = seen
+        return None
+
+    def check(self) -> None:
+        """Make sure that all files are what they were.
+
+        Raises:
+            DataError: If one is not; the text says how the run can go on.
+        """
+        if changed := self.find_changed():
+            raise DataError(
+                f"{changed} Expected it to stay as it is until the run ends. The work so far is in the newest "
+                "checkpoint: put the file back and give the same command again, or go on with the new rows with "
+                "--allow-changed train_rows."
+            )
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        changed = torch.tensor(int(self.find_changed() is not None), device=args.device)
+        if args.world_size > 1:  # all processes must end after the same step
+            torch.distributed.all_reduce(changed, op=torch.distributed.ReduceOp.MAX)
+        if changed:
+            logger.warning("stop   a data file changed: the work is saved, and the run ends")
+            control.should_save = control.should_training_stop = True
+
+
+def look(name: str) -> Look:
+    """Return name, size and time of change of a file, or of each file in a folder; nothing if it is not there."""
+    path = local_path(name)
+    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    found = [(each, each.stat()) for each in files if each.is_file()]
+    return [(str(each), state.st_size, state.st_mtime_ns) for each, state in found]
+
+
+def _size(seen: Look) -> str:
+    return f"{sum(size for _, size, _ in seen):,} bytes"

@@ -1,0 +1,402 @@
+"""From a flat YAML file to the checked settings of one run.
+
+A run's settings are the fields of seven dataclasses under their own names, side by side: data (`DataConfig`),
+model (`ModelConfig`), adapter (`AdapterConfig`), objective (`JEPAConfig`), training (`JEPATrainingArguments`,
+that is every field of transformers' TrainingArguments), evaluation (`EvaluationConfig`), and the recipe
+(`RecipeConfig`), which gives other defaults to them. Each fact has one place: the field's help text is the command
+line's and the docs'. `experiments/experiment.py` adds the settings of an experiment of many runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Union
+
+import yaml
+
+from llm_jepa.data.config import SHUFFLE_RULE, DataConfig
+from llm_jepa.errors import ConfigError, LLMJEPAError, nearest
+from llm_jepa.evaluation.evaluate import EvaluationConfig
+from llm_jepa.files import expanded
+from llm_jepa.objective import JEPAConfig
+from llm_jepa.training.adapters import AdapterConfig
+from llm_jepa.training.arguments import JEPATrainingArguments
+from llm_jepa.training.models import ModelConfig, check_adapter
+from llm_jepa.yaml_loading import Word, load_yaml
+
+from .setting_hints import hint_of
+
+Settings = dict[str, Any]
+
+# Fields of TrainingArguments that the experiment decides: a YAML file that set them would be ignored.
+MANAGED = frozenset(
+    {
+        *("output_dir", "resume_from_checkpoint", "seed", "disable_tqdm", "label_names"),
+        *("do_train", "do_eval", "do_predict", "include_num_input_tokens_seen"),
+    }
+)
+
+TRUE_WORDS, FALSE_WORDS = ("true", "yes", "on", "y"), ("false", "no", "off", "n")
+"""What people write for a truth value. YAML 1.2 knows the first of each."""
+
+SECRET = frozenset({"hub_token"})
+"""Fields of TrainingArguments whose value no file may hold."""
+
+RECIPES: dict[str, Settings] = {
+    "fixed": {},
+    # What the published training script does (arXiv 2509.14252, its code), where our defaults differ or may change.
+    "as_published": {
+        "loss_on": "all",  # the stock collator overwrites the masked labels
+        "train_end_token": False,  # it takes the end token for padding
+        "sum_micro_batches": True,  # the JEPA trainer's loss; its baseline's trainer is OTHER_TRAINER
+        "gradient_accumulation_steps": 4,
+        "weights_dtype": "bf16",
+        "validation_size": 0,
+        "jepa_target": "shared",
+        "jepa_pred_tokens": "distinct",
+        "train_sampling_strategy": "random",
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 0,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "metric": "starts_with",  # a model that never stops has no exact match
+    },
+}
+# The published baseline goes through the stock trainer, which takes its mean over the whole step. `jepa_lambda0` is
+# the control that the publication lacks: the same model and objective through the JEPA trainer.
+OTHER_TRAINER: dict[str, dict[str, Settings]] = {"as_published": {"ntp": {"sum_micro_batches": False}}}
+
+
+@dataclass
+class RecipeConfig:
+    """Which set of defaults a run starts from.
+
+    Raises:
+        ValueError: If no recipe has the name.
+    """
+
+    recipe: str = field(
+        default="fixed",
+        metadata={
+            "help": "fixed, or as_published: other defaults for the settings listed under Recipes, which are those of "
+            "the published training script; a key given explicitly wins. The arm ntp then goes through the published "
+            "baseline's trainer (sum_micro_batches false), every other arm through the JEPA trainer."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.recipe not in RECIPES:
+            raise ValueError(f"recipe={self.recipe!r} is not one of: {', '.join(RECIPES)}.")
+
+
+@dataclass
+class RunConfig:
+    """The checked settings of one run.
+
+    Attributes:
+        settings: The flat settings as given, and those of the recipe; other defaults are left out. It is what
+            `config.yaml` of the run holds.
+    """
+
+    recipe: RecipeConfig
+    data: DataConfig
+    model: ModelConfig
+    adapter: AdapterConfig
+    jepa: JEPAConfig
+    evaluation: EvaluationConfig
+    training: Settings
+    settings: Settings
+
+    def training_arguments(self, output_dir: str | Path, **changes: Any) -> JEPATrainingArguments:
+        """Return transformers' arguments for a run in `output_dir`."""
+        paths = {key: str(expanded(value)) for key, value in self.training.items() if str(value).startswith("~")}
+        return JEPATrainingArguments(**self.training | paths | {"output_dir": str(output_dir)} | changes)
+
+
+PARTS: dict[str, type] = {
+    "recipe": RecipeConfig,
+    "data": DataConfig,
+    "model": ModelConfig,
+    "adapter": AdapterConfig,
+    "jepa": JEPAConfig,
+    "evaluation": EvaluationConfig,
+    "training": JEPATrainingArguments,
+}
+
+
+def read_yaml(path: str | Path) -> Settings:
+    """Return the mapping that a YAML file holds.
+
+    Raises:
+        ConfigError: If the file is missing or is no YAML mapping; the text names file and line.
+    """
+    path = expanded(path)
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "is not there"
+        raise ConfigError(f"{path} {found}. Expected a YAML file of settings, such as configs/demo.yaml.")
+    try:
+        content = load_yaml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not valid YAML: it is not UTF-8 text. Save it as UTF-8.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not valid YAML: {_yaml_problem(error)} Expected lines of `key: value`.") from error
+    if content is None:
+        raise ConfigError(f"{path} is empty. Expected lines of `key: value`.")
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected lines of `key: value`, found {type(content).__name__}.")
+    return content
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Return key and value of a `--set key=value`; the value is read as YAML.
+
+    Raises:
+        ConfigError: If there is no `=`, or the value is no YAML.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {text!r}: expected key=value, such as --set max_steps=100.")
+    try:
+        return key.strip(), load_yaml(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text!r}: the value is not valid YAML: {_yaml_problem(error)}") from error
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    if "escape" in problem:
+        problem += ". In double quotes a backslash begins an escape: use single quotes, or '/' in a path"
+    return f"{problem}."
+
+
+@functools.cache
+def field_types() -> dict[str, Any]:
+    return {name: hint for part in PARTS.values() for name, hint in typing.get_type_hints(part).items()}
+
+
+def with_recipe(settings: Settings, arm: str | None = None) -> Settings:
+    """Spell the recipe of a run out, and the rule of its shuffled control: return these under the given settings.
+
+    Args:
+        settings: Flat settings, among them perhaps `recipe`.
+        arm: The arm of the run. Without, it goes through the JEPA trainer, whatever its `jepa_lambda`.
+
+    Raises:
+        ConfigError: If no recipe has the name.
+    """
+    chosen = build(RecipeConfig, {key: settings[key] for key in _field_names(RecipeConfig) if key in settings})
+    rule = {"shuffle_rule": SHUFFLE_RULE} if settings.get("shuffle_views") else {}
+    return RECIPES[chosen.recipe] | OTHER_TRAINER.get(chosen.recipe, {}).get(arm or "", {}) | rule | settings
+
+
+def read_run(settings: Settings, *, trains: bool = True) -> RunConfig:
+    """Check flat settings as those of one run; its recipe is spelled out.
+
+    Args:
+        settings: The settings.
+        trains: Whether this machine is to train it; without, the arguments of training are not checked against it.
+
+    Raises:
+        ConfigError: If a key is unknown or a value wrong; the text names the key.
+    """
+    check_keys(settings)
+    settings = with_recipe(settings)
+    parts: dict[str, Any] = {}
+    for name, part in PARTS.items():
+        mine = {key: settings[key] for key in _field_names(part) if key in settings}
+        parts[name] = coerced(part, mine) if part is JEPATrainingArguments else build(part, mine)
+    run = RunConfig(**parts, settings=settings)
+    if run.data.shuffle_views and run.jepa.uses_tube:
+        raise ConfigError(
+            f"shuffle_views=true has no effect with jepa_term={run.jepa.jepa_term}, which reads no view. Leave it (and "
+            "the arm jepa_shuffled) out, or set jepa_term=views."
+        )
+    check_adapter(run.model, run.adapter)
+    if trains:
+        _check_training(run)
+    _check_precision(run)
+    return run
+
+
+def _check_precision(run: RunConfig) -> None:
+    """Refuse what weights in bf16 would make meaningless."""
+    if run.model.weights_dtype == "float32":
+        return
+    if run.training.get("precision") == "float32" or run.training.get("fp16"):
+        asked = "fp16: true" if run.training.get("fp16") else "precision: float32"
+        raise ConfigError(f"{asked} contradicts weights_dtype={run.model.weights_dtype}. Remove one of them.")
+    if run.jepa.jepa_target == "ema" and run.jepa.uses_views:
+        raise ConfigError(
+            f"weights_dtype={run.model.weights_dtype} cannot hold the small steps of the slow copy. Set jepa_target to "
+            "shared or stop_grad, or weights_dtype to float32."
+        )
+
+
+def _check_training(run: RunConfig) -> None:
+    """Have transformers check its own values."""
+    with naming_settings(run):
+        run.training_arguments("unused")
+
+
+@contextmanager
+def naming_settings(run: RunConfig, *suspects: str) -> Iterator[None]:
+    """Turn what a library raises over a training setting into a ConfigError that names the setting.
+
+    Args:
+        run: The settings.
+        suspects: What the error is about if its text names neither a key nor a value.
+
+    Raises:
+        ConfigError: In the place of another error.
+    """
+    try:
+        yield
+    except (ImportError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
+        if isinstance(error, LLMJEPAError):
+            raise
+        text = " ".join((str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)).split())
+        text += " Install what is missing, or remove the setting." if isinstance(error, ImportError) else ""
+        if any(re.search(rf"\b{key}\b", text) for key in run.settings):
+            raise ConfigError(text) from error
+        given = {key: value for key, value in run.training.items() if value not in (None, False)}
+        by_value = [key for key, value in given.items() if isinstance(value, str) and value.lower() in text.lower()]
+        named = [f"{key}={given[key]!r}" for key in by_value or [key for key in suspects if key in given]]
+        raise ConfigError(f"{' or '.join(named) or 'A training setting'} is refused: {text}") from error
+
+
+def check_keys(settings: Mapping[str, Any], extra: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    """Raise ConfigError for the first key that is not a field, with the nearest that is."""
+    known = {name for part in PARTS.values() for name in _field_names(part)} | set(extra)
+    for key in settings:
+        if key in MANAGED:
+            raise ConfigError(f"{key} is set by llm-jepa itself. Remove it; use --out for the output folder.")
+        if key in SECRET:
+            raise ConfigError(
+                f"{key} would be written into the folder of every run, and into reports. Remove it, and log in with "
+                "`hf auth login` or set HF_TOKEN."
+            )
+        if key not in known:
+            raise ConfigError(f"Unknown key {key!r}.{hint_of(key) or nearest(key, known)}")
+
+
+def _field_names(part: type) -> list[str]:
+    names = [each.name for each in dataclasses.fields(part) if each.init]
+    return [name for name in names if part is not JEPATrainingArguments or name not in MANAGED | SECRET]
+
+
+def build(part: type, settings: Settings) -> Any:
+    try:
+        return part(**coerced(part, settings))
+    except (ValueError, TypeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(str(error)) from error
+
+
+def coerced(part: type, settings: Settings) -> Settings:
+    """Return the settings with numbers that YAML took for text ("1e-5") as numbers, and types checked."""
+    hints = typing.get_type_hints(part)
+    return {key: coerce(key, value, hints[key]) for key, value in settings.items()}
+
+
+def coerce(key: str, value: Any, hint: Any) -> Any:
+    allowed = plain_types(hint)
+    if value is None and type(None) in allowed:
+        return None
+    if value is False and key.endswith("_strategy"):
+        return "no"  # what YAML 1.1 makes of the word, and files of earlier versions hold
+    if isinstance(value, str) and str not in allowed and {int, float} & allowed:
+        value = _number(value)
+    if isinstance(value, float) and value.is_integer() and float not in allowed and int in allowed:
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and float in allowed and int not in allowed:
+        value = float(value)
+    simple = allowed & {int, float, str, bool, list, dict}
+    fits = isinstance(value, tuple(simple)) and not (isinstance(value, bool) and bool not in allowed)
+    if simple == allowed - {type(None)} and not fits:
+        names = " or ".join(sorted(each.__name__ for each in simple))
+        raise ConfigError(
+            f"{key}={value!r} is of type {_type_name(value)}; expected {names}.{_how_to_write(key, value, simple)}"
+        )
+    if isinstance(value, str) and key.endswith(("_file", "_path")) and any(char < " " for char in value):
+        raise ConfigError(
+            f"{key}={value!r} has a control character. In double quotes a backslash begins an escape: use "
+            "single quotes, or '/' in a path."
+        )
+    if key not in ("arms", "grid"):  # the fields in these are checked by their own names
+        _check_nested(key, value)
+    return value
+
+
+def _how_to_write(key: str, value: Any, allowed: set[type]) -> str:
+    """Return the end of an error's sentence: how a scalar of the wrong type is written in YAML 1.2."""
+    if bool in allowed and isinstance(value, str) and value.lower() in (*TRUE_WORDS, *FALSE_WORDS):
+        return f" Write {key}: {'true' if value.lower() in TRUE_WORDS else 'false'}."
+    if str in allowed and isinstance(value, bool | int | float):
+        shown = str(value).lower() if isinstance(value, bool) else value
+        return f" If it is text, put it in quotes as you wrote it: {key}: '{shown}', say."
+    return ""
+
+
+def _type_name(value: Any) -> str:
+    return "str" if isinstance(value, str) else type(value).__name__
+
+
+def _check_nested(key: str, value: Any, *, in_mapping: bool = False) -> None:
+    """Refuse what no field means, however deep it stands: a number that is not finite, a date, or a doubtful word."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            _check_nested(f"{key}.{name}", each, in_mapping=True)
+    elif isinstance(value, list):
+        for each in value:
+            _check_nested(key, each, in_mapping=in_mapping)
+    elif isinstance(value, Word) and in_mapping:
+        raise ConfigError(
+            f"{key}: {value} may mean {value.truth} or the text {str(value)!r}. Write {key.rpartition('.')[2]}: "
+            f"{value.truth}, or put the word in quotes."
+        )
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key}={value} must be a finite number.")
+    elif not isinstance(value, str | bool | int | float | None):
+        raise ConfigError(f"{key}={value!r} is of type {type(value).__name__}. Write it in quotes, as text.")
+
+
+def _number(text: str) -> Any:
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return int(number) if number.is_integer() and not set(text) & set(".eE") else number
+
+
+def plain_types(hint: Any) -> set[type]:
+    """Return the types that an annotation allows: `int | None` gives {int, NoneType}."""
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return {each for part in typing.get_args(hint) for each in plain_types(part)}
+    return {typing.get_origin(hint) or hint}
+
+
+def describe_fields(parts: Sequence[type]) -> list[tuple[str, str, str]]:
+    """Return (name, default, help) of every field of ours, for `--help` and the docs.
+
+    Of TrainingArguments only the fields that `JEPATrainingArguments` declares itself are ours.
+    """
+    rows = []
+    for part in parts:
+        for each in dataclasses.fields(part):
+            if each.name in MANAGED or (part is JEPATrainingArguments and each.name not in part.__annotations__):
+                continue
+            default = each.default_factory() if callable(each.default_factory) else each.default
+            rows.append((each.name, str(default), each.metadata["help"]))
+    return rows

@@ -1,0 +1,199 @@
+"""A finished run, ready to be asked: its model, its tokenizer, its settings."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from llm_jepa.data.config import DataConfig
+from llm_jepa.data.context import Context
+from llm_jepa.data.encode import EncodedPairs, PairEncoder
+from llm_jepa.data.prepare import load_rows
+from llm_jepa.data.rows import Example
+from llm_jepa.data.tokenizer import check_tokenizer_fits, load_tokenizer
+from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.evaluation.evaluate import EvaluationConfig, answer
+from llm_jepa.objective import LLMJEPA, JEPAConfig
+from llm_jepa.objective.distances import unit
+from llm_jepa.training.resume import digest_tokenizer
+from llm_jepa.training.saving import load_jepa
+from llm_jepa.training.view_embeddings import first_of_each, view_embeddings
+from llm_jepa.yaml_loading import load_yaml
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainedRun:
+    """A finished run.
+
+    Attributes:
+        jepa: Its model, in evaluation mode.
+        encoder: Its encoder.
+        data: Its data settings.
+        evaluation: Its evaluation settings, with the longest answer filled in.
+        folder: Its folder.
+        context: What all of its training rows have around the words that are asked.
+    """
+
+    jepa: LLMJEPA
+    encoder: PairEncoder
+    data: DataConfig
+    evaluation: EvaluationConfig
+    folder: Path
+    context: Context
+
+    def rows(self, file: str, limit: int | None = None) -> EncodedPairs:
+        """Read and encode the rows of a file, or the first `limit` of them, as this run would."""
+        rows = load_rows(file, self.data, self.encoder, limit=limit)
+        for difference in self.context.differences(context_of(rows.examples, self.encoder), f"rows of {file}"):
+            logger.warning(difference)
+        return rows
+
+    def generate(self, text: str, *, system: str | None = None) -> str:
+        """Return the greedy answer to one text, asked as the training rows asked.
+
+        Args:
+            text: What is asked.
+            system: A system message in place of that of the training rows; "" for none.
+
+        Raises:
+            ConfigError: If a system message is given, and the run was trained without any.
+        """
+        return answer(self.jepa, self.encoder, [self._ask(text, system)], self.evaluation)[0]
+
+    def retrieve(
+        self, text: str, candidates: EncodedPairs, num: int, *, system: str | None = None
+    ) -> list[tuple[float, str]]:
+        """Return the `num` distinct codes nearest to Pred(Enc(text)), each with its cosine, nearest first.
+
+        `system` is that of `generate`.
+
+        Raises:
+            DataError: If no candidate has a JEPA term, so that none is encoded.
+        """
+        views = view_embeddings(self.jepa, candidates.pairs, self.encoder.pad_id)
+        if not len(views.numbers):
+            raise DataError(
+                f"None of the {len(candidates.pairs)} rows has a JEPA term (use_jepa is false in all), so there is no "
+                "code to find. Remove use_jepa from the rows, or set it to true."
+            )
+        first = first_of_each(views.code_groups)
+        # A row needs some code.
+        query = self.encoder.encode_query(self._ask(text, system), candidates.pairs[0].code_ids)
+        text_pred = view_embeddings(self.jepa, [query], self.encoder.pad_id).text_pred
+        cosines: Tensor = unit(views.code_emb[first]) @ unit(text_pred)[0]
+        nearest = torch.topk(cosines, min(num, len(cosines)))
+        return [
+            (value, self.encoder.decode_code(candidates.pairs[int(views.numbers[first[place]])].code_ids))
+            for value, place in zip(nearest.values.tolist(), nearest.indices.tolist(), strict=True)
+        ]
+
+    def _ask(self, text: str, system: str | None) -> Example:
+        context = self.context if system is None else self.context.with_system(system)
+        for note in context.notes(text):
+            logger.warning(note)
+        return context.ask(text)
+
+
+def context_of(examples: Sequence[Example], encoder: PairEncoder) -> Context:
+    """Return what all of these rows have around the words that are asked."""
+    is_chat = encoder.chat is not None and bool(examples) and examples[0].messages is not None
+    return Context.of(examples, is_chat=is_chat, include_system=encoder.config.include_system)
+
+
+def load_run(folder: Path) -> TrainedRun:
+    """Load a finished run.
+
+    Raises:
+        ConfigError: If the folder is no finished run, or its tokenizer is not the one that it was trained with.
+        DataError: If its model cannot be loaded.
+    """
+    settings = read_run_settings(folder)
+    data = _data_settings(settings)
+    own = {key: value for key, value in settings.items() if key in EvaluationConfig.__dataclass_fields__}
+    evaluation = EvaluationConfig(**own)
+    tokenizer = load_run_tokenizer(folder)
+    jepa = load_jepa(folder / "model")
+    check_tokenizer_fits(tokenizer, jepa.backbone.embeddings.num_embeddings)  # type: ignore[arg-type]
+    if torch.cuda.is_available():
+        jepa.to("cuda")
+    encoder = PairEncoder(tokenizer, data, jepa.config.jepa_split, jepa.config.jepa_views)
+    if evaluation.max_new_tokens is None:
+        evaluation = replace(evaluation, max_new_tokens=_longest_answer(folder))
+    return TrainedRun(jepa.eval(), encoder, data, evaluation, folder, read_context(folder, data))
+
+
+def read_run_settings(folder: Path) -> dict[str, Any]:
+    """Return the flat settings of a finished run.
+
+    Raises:
+        ConfigError: If the folder is no finished run.
+    """
+    config, model = folder / "config.yaml", folder / "model"
+    if not config.is_file() or not model.is_dir():
+        missing = config.name if not config.is_file() else "model/"
+        raise ConfigError(f"{folder} holds no {missing}. Expected the folder of a finished run, such as OUT/jepa-s82.")
+    return load_yaml(config.read_text(encoding="utf-8"))
+
+
+def read_context(folder: Path, data: DataConfig) -> Context:
+    """Return what all training rows of a run have around the words that are asked, as its data.json says."""
+    file = folder / "data.json"
+    seen: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if "context" in seen:
+        return Context.read(seen["context"])
+    is_chat = bool(seen.get("summary", {}).get("chat_template"))
+    if is_chat or data.include_system:
+        logger.warning(
+            "%s does not say what all training rows have before a question: the run is of an earlier version. If they "
+            "have a system message, give it with --system.",
+            file,
+        )
+    return Context(is_chat=is_chat, takes_system=is_chat or data.include_system)
+
+
+def load_run_encoder(folder: Path) -> PairEncoder:
+    """Load the encoder of a finished run without its model.
+
+    Raises:
+        ConfigError: If the folder is no finished run, or its tokenizer is not the one that it was trained with.
+    """
+    settings = read_run_settings(folder)
+    split, views = (settings.get(name, getattr(JEPAConfig, name)) for name in ("jepa_split", "jepa_views"))
+    return PairEncoder(load_run_tokenizer(folder), _data_settings(settings), split, views)
+
+
+def load_run_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a run, and make sure that it is the one that the run was trained with.
+
+    Raises:
+        ConfigError: If it is another, or cannot be loaded. Another one would be read as other words in silence.
+    """
+    model, seen = folder / "model", folder / "data.json"
+    tokenizer = load_tokenizer(str(model))
+    expected = json.loads(seen.read_text(encoding="utf-8")).get("tokenizer_sha256") if seen.is_file() else None
+    found = digest_tokenizer(tokenizer)
+    if expected is not None and found != expected:
+        raise ConfigError(
+            f"The tokenizer in {model} is not the one that this run was trained with: its sha256 is {str(found)[:12]}, "
+            f"{seen} has {expected[:12]}. Put the tokenizer files of the run back; its checkpoints have them too."
+        )
+    return tokenizer
+
+
+def _data_settings(settings: dict[str, Any]) -> DataConfig:
+    return DataConfig(**{key: value for key, value in settings.items() if key in DataConfig.__dataclass_fields__})
+
+
+def _longest_answer(folder: Path) -> int:
+    """Return the longest answer that the run allowed, as its data.json says."""
+    return int(json.loads((folder / "data.json").read_text(encoding="utf-8"))["max_new_tokens"])

@@ -1,0 +1,113 @@
+"""Is there anything to train? Checked before the first step: a run that does nothing must not count as done."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Sequence
+
+from llm_jepa.data.lazy_rows import Joined
+from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.objective import LLMJEPA, Pair
+from llm_jepa.objective.distances import IN_BATCH
+from llm_jepa.objective.schedule import lambda_factor
+
+from .arguments import JEPATrainingArguments
+
+logger = logging.getLogger(__name__)
+
+
+def check_work(
+    jepa: LLMJEPA, arguments: JEPATrainingArguments, pairs: Sequence[Pair], view_pairs: Sequence[Pair]
+) -> None:
+    """Make sure that a run has steps, labelled tokens, and, where the JEPA term has weight, something for it to do.
+
+    Args:
+        jepa: The model under its objective.
+        arguments: The training arguments.
+        pairs: Training pairs.
+        view_pairs: Pairs of the second file that steps have.
+
+    Raises:
+        DataError: If the rows leave nothing to train.
+        ConfigError: If the settings do.
+    """
+    rows = arguments.train_batch_size * arguments.world_size
+    if not len(pairs):
+        raise DataError("There is no training row. Expected at least one.")
+    if arguments.dataloader_drop_last and len(pairs) < rows:
+        raise ConfigError(
+            f"dataloader_drop_last=true leaves no batch: there are {len(pairs)} training rows, and a batch has {rows}. "
+            "Lower per_device_train_batch_size, or remove dataloader_drop_last."
+        )
+    all_pairs = Joined(pairs, view_pairs) if len(view_pairs) else pairs
+    if jepa.config.uses_views:
+        _check_pairs(jepa, all_pairs)
+        compared = rows if jepa.config.jepa_gather else arguments.train_batch_size
+        if compared == 1 and not len(view_pairs):
+            _check_alone(jepa)
+    elif not jepa.config.uses_tube and not any(pair.use_ce for pair in all_pairs):
+        raise DataError("No training row has a label, and there is no JEPA term. Set use_ce, or jepa_lambda above 0.")
+    if jepa.config.has_term:
+        _check_weights(jepa, arguments, len(pairs) / rows)
+
+
+def _check_pairs(jepa: LLMJEPA, pairs: Sequence[Pair]) -> None:
+    """Make sure that the JEPA term has pairs, and those what its distance needs beside them."""
+    config = jepa.config
+    first = next((pair for pair in pairs if pair.use_jepa), None)
+    if first is None:
+        logger.warning("no training row has a JEPA term, though jepa_lambda is %s (use_jepa)", config.jepa_lambda)
+        return
+    if config.jepa_distance in IN_BATCH and all(pair.code_view == first.code_view for pair in pairs if pair.use_jepa):
+        raise DataError(
+            f"All training rows have the same code, so {config.jepa_distance} has nothing to tell it from. Set "
+            "jepa_distance to cosine, or check the code column."
+        )
+    groups = (pair.group for pair in pairs if pair.use_jepa)
+    if config.jepa_residual == "group" and not _has_repeats(groups):
+        raise DataError(
+            "No two training rows share a group, so jepa_residual=group leaves every embedding zero. Set "
+            "jepa_residual=batch, or check the column group."
+        )
+
+
+def _has_repeats(groups: Iterable[str | None]) -> bool:
+    seen: set[str | None] = set()
+    for group in groups:
+        if group in seen:
+            return True
+        seen.add(group)
+    return False
+
+
+def _check_alone(jepa: LLMJEPA) -> None:
+    """Refuse a batch of one row where the term compares it with the others of its batch."""
+    config = jepa.config
+    for name, value, is_empty in (
+        ("jepa_distance", config.jepa_distance, config.jepa_distance in IN_BATCH),
+        ("jepa_residual", config.jepa_residual, config.jepa_residual == "batch"),
+    ):
+        if is_empty:
+            raise ConfigError(
+                f"{name}={value} compares the pairs of a batch, and per_device_train_batch_size is 1: the JEPA term "
+                "would do nothing. Use larger batches (gradient_accumulation_steps makes none), or another value."
+            )
+
+
+def _check_weights(jepa: LLMJEPA, arguments: JEPATrainingArguments, batches: float) -> None:
+    """Make sure that the JEPA term has weight in some step."""
+    config = jepa.config
+    whole = math.floor(batches) if arguments.dataloader_drop_last else math.ceil(batches)
+    of_epoch = max(math.ceil(whole / arguments.gradient_accumulation_steps), 1)
+    num_steps = arguments.max_steps if arguments.max_steps > 0 else math.ceil(of_epoch * arguments.num_train_epochs)
+    if not any(
+        not jepa.loss_dropout.drops(step)
+        and lambda_factor(step, num_steps, config.jepa_lambda_warmup, config.jepa_lambda_schedule) > 0
+        for step in range(num_steps)
+    ):
+        raise ConfigError(
+            f"The JEPA term has weight in none of the {num_steps} steps (jepa_loss_dropout="
+            f"{config.jepa_loss_dropout}, jepa_lambda_warmup={config.jepa_lambda_warmup}). Take more steps, or lower "
+            "these."
+        )

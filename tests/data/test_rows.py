@@ -1,0 +1,406 @@
+"""What a data file may look like, and what a wrong one gets: an error that names the line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+
+import pytest
+
+from llm_jepa.data import json_lines
+from llm_jepa.data.config import DataConfig
+from llm_jepa.data.rows import Example, prompt_example, read_examples
+from llm_jepa.errors import DataError
+
+PAIR = {"text": "lines with a dog", "code": ".*dog.*"}
+CHAT = {
+    "messages": [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "lines with a dog"},
+        {"role": "assistant", "content": ".*dog.*"},
+    ]
+}
+
+
+def views(path: str, **settings) -> list[tuple[str, str | None]]:
+    return [(example.text, example.code) for example in read_examples(path, DataConfig(**settings)).examples]
+
+
+def error(path: str, **settings) -> str:
+    with pytest.raises(DataError) as caught:
+        read_examples(path, DataConfig(**settings))
+    return str(caught.value)
+
+
+# Forms
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        PAIR,
+        {"prompt": PAIR["text"], "completion": PAIR["code"]},
+        {"prompt": CHAT["messages"][:2], "completion": CHAT["messages"][2:]},
+        CHAT,
+        {**PAIR, "id": 7, "meta": None},
+    ],
+    ids=["text-code", "prompt-completion", "prompt-completion-chat", "messages", "further-columns"],
+)
+def test_each_row_form_gives_the_same_two_views(write_lines, row):
+    """The forms of TRL, and text/code, all mean one thing; columns that are not views are left alone."""
+    assert views(write_lines(row)) == [("lines with a dog", ".*dog.*")]
+
+
+def test_a_chat_keeps_its_messages_and_its_system_message(write_lines):
+    """A chat template needs the whole chat; the views are the user's turn and the assistant's."""
+    (example,) = read_examples(write_lines(CHAT), DataConfig()).examples
+    assert example.system == "be brief"
+    assert example.messages == CHAT["messages"]
+
+
+def test_text_alone_is_one_sequence_to_be_split(write_lines):
+    """Without a second column there is no code: `jepa_split` makes the views from tokens."""
+    assert views(write_lines({"text": "a b c d"})) == [("a b c d", None)]
+
+
+def test_named_columns_come_before_all_others(write_lines):
+    """text_column and code_column decide, even where a row has columns with the usual names."""
+    path = write_lines({"text": "t", "code": "c", "question": "q", "sql": "s"})
+    assert views(path, text_column="question", code_column="sql") == [("q", "s")]
+
+
+def test_one_named_column_completes_the_usual_other(write_lines):
+    """The paraphrase file has `text` and `paraphrase`: naming the second is enough."""
+    path = write_lines({"text": "t", "paraphrase": "p"})
+    assert views(path, code_column="paraphrase") == [("t", "p")]
+
+
+def test_the_published_three_turn_file_loads_unchanged(synth_files):
+    """All 8,000 rows of NL-RX-SYNTH, with the line of each."""
+    result = read_examples(synth_files[0], DataConfig())
+    assert (len(result.examples), result.rows_in, result.dropped) == (8000, 8000, {})
+    assert result.examples[-1].source.endswith("nlrx_synth_train.jsonl:8000")
+
+
+def test_the_source_is_the_line_in_the_file_blank_lines_counted(write_lines):
+    """An editor that goes to this line stands on the row."""
+    path = write_lines("", PAIR, "  ", PAIR)
+    assert [e.source for e in read_examples(path, DataConfig()).examples] == [f"{path}:2", f"{path}:4"]
+
+
+def test_limit_looks_at_the_first_rows_only(write_lines):
+    """A fault after the limit is not found, and not looked for."""
+    result = read_examples(write_lines(PAIR, PAIR, "{broken"), DataConfig(), limit=2)
+    assert result.rows_in == len(result.examples) == 2
+
+
+def test_parquet_rows_read_like_json_rows(tmp_path):
+    """Strings and chats; rows are numbered from 1."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist([CHAT, CHAT]), path)
+    second = read_examples(str(path), DataConfig()).examples[1]
+    assert second == Example(PAIR["text"], PAIR["code"], "be brief", CHAT["messages"], f"{path}:2")
+
+
+def test_a_folder_that_datasets_saved_is_read(tmp_path):
+    """`Dataset.save_to_disk` writes such a folder."""
+    datasets = pytest.importorskip("datasets")
+    folder = tmp_path / "saved"
+    datasets.Dataset.from_list([PAIR]).save_to_disk(str(folder))
+    assert views(str(folder)) == [("lines with a dog", ".*dog.*")]
+
+
+def test_a_prompt_needs_no_answer():
+    """`generate` has a question only; as a chat if the model was trained on chats."""
+    assert prompt_example("q").messages is None
+    assert [m["role"] for m in prompt_example("q", system="s", chat=True).messages or []] == ["system", "user"]
+
+
+# Bytes
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw: b"\xef\xbb\xbf" + raw,
+        lambda raw: raw.replace(b"\n", b"\n\xef\xbb\xbf"),
+        lambda raw: raw.replace(b"\n", b"\r\n"),
+        lambda raw: raw.replace(b"\n", b"\n\n  \n"),
+        lambda raw: raw.rstrip(b"\n"),
+        lambda raw: raw.replace(b"\\u2028", "\u2028".encode()),
+    ],
+    ids=[
+        "byte-order mark",
+        "byte-order marks of files put together",
+        "CRLF",
+        "blank lines",
+        "no final newline",
+        "U+2028 bare",
+    ],
+)
+def test_harmless_differences_between_editors_change_no_row(write_lines, tmp_path, change):
+    """The same rows come out; U+2028 inside a string is no line end."""
+    path = write_lines({"text": "one\u2028two", "code": "x"}, PAIR)
+    clean = views(path)
+    changed = tmp_path / "changed.jsonl"
+    changed.write_bytes(change((tmp_path / "rows.jsonl").read_bytes()))
+    assert views(str(changed)) == clean == [("one\u2028two", "x"), ("lines with a dog", ".*dog.*")]
+    assert views(str(changed), rows_in_memory=False) == clean
+
+
+def test_control_and_bidi_characters_are_kept_as_they_are(write_lines):
+    """They are data; only what no tokenizer can hold is refused."""
+    text = "a\tb\x07\u202e\u200b\U0001f600"
+    assert views(write_lines({"text": text, "code": "x"})) == [(text, "x")]
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ('{"text": "a", "code": }', ["not valid JSON", "column 23"]),
+        ('{"text": "a", "code": "b"', ["not valid JSON", "column 26"]),
+        ('["a", "b"]', ["a list", "one JSON object per line"]),
+        ("[", ["not valid JSON", "array", "one object per line"]),
+        ('"text"', ["a string", "one JSON object"]),
+        ("null", ["null", "one JSON object"]),
+        ('{"text": "a", "text": "b", "code": "c"}', ["'text'", "twice"]),
+        ("[" * 100_000, ["cannot be read"]),
+        (b'{"text": "a\xff", "code": "b"}', ["not valid UTF-8", "byte 12"]),
+        ('{"text": "a\\ud800", "code": "b"}', ["surrogate", "\\ud800", "place 2"]),
+        ('{"text": "a\\u0000", "code": "b"}', ["NUL", "place 2"]),
+        ({"text": None, "code": "b"}, ["text holds null", "expected a string"]),
+        ({"text": 3, "code": "b"}, ["text holds a number"]),
+        ({"text": ["a"], "code": "b"}, ["text holds a list"]),
+        ({"text": "a", "code": {"b": 1}}, ["code holds an object"]),
+        ({"text": "a", "code": True}, ["code holds true or false"]),
+        ({"text": "a"}, ["found text,", "has text and code", "same form"]),
+        ({"prompt": "a", "completion": "b"}, ["found prompt and completion", "has text and code"]),
+        (CHAT, ["found messages", "has text and code"]),
+        ({"question": "a", "answer": "b"}, ["question, answer", "prompt and completion", "text_column"]),
+        ({}, ["(none)"]),
+    ],
+)
+def test_a_broken_row_is_refused_by_line(write_lines, line, words):
+    """File, line, what was found, what was expected, what to do: all in one paragraph."""
+    path = write_lines(PAIR, PAIR, line, PAIR)
+    message = error(path)
+    assert message.startswith(f"{path}:3: ")
+    assert all(word in message for word in words), message
+    assert "on_broken=drop" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "messages, words",
+    [
+        ("hello", ["messages holds a string", "list of messages"]),
+        ([], ["of nobody"]),
+        (["hello"], ["message 1 is a string"]),
+        ([{"role": "tool", "content": "x"}], ["message 1", "'tool'", "system, user, assistant"]),
+        ([{"role": "user", "content": "q"}], ["the roles user;"]),
+        ([{"from": "human", "value": "q"}], ["message 1", "in place of from and value"]),
+        (CHAT["messages"][1:] + CHAT["messages"][1:2], ["assistant, user"]),
+        (CHAT["messages"][1:2] + CHAT["messages"], ["system message after the first place"]),
+        ([{"role": "user", "content": [{"type": "image"}]}, CHAT["messages"][2]], ["message 1, content", "a list"]),
+        ([CHAT["messages"][1], {"role": "assistant", "content": None}], ["message 2, content", "null"]),
+        ([CHAT["messages"][1], {**CHAT["messages"][2], "tool_calls": [{}]}], ["message 2", "tools"]),
+    ],
+)
+def test_a_chat_that_does_not_end_in_question_and_answer_is_refused(write_lines, messages, words):
+    """The answer is the assistant's last turn, and the text view ends with the user's turn before it."""
+    message = error(write_lines({"messages": messages}))
+    assert ":1: " in message
+    assert all(word in message for word in words), message
+
+
+def test_a_line_beyond_the_cap_is_refused_and_the_next_line_is_read(write_lines, monkeypatch):
+    """One line without end must not fill the memory; the line after it still has its own number."""
+    monkeypatch.setattr(json_lines, "MAX_LINE_BYTES", 100)
+    path = write_lines(PAIR, {"text": "x" * 500, "code": "y"}, PAIR)
+    assert "rows.jsonl:2: the line is longer than 100 bytes" in error(path)
+    result = read_examples(path, DataConfig(on_broken="drop"))
+    assert [example.source[-2:] for example in result.examples] == [":1", ":3"]
+    assert result.dropped == {"too_long": 1}
+
+
+def test_a_line_of_exactly_the_cap_is_read(write_lines, monkeypatch):
+    """The cap counts the line without its end."""
+    monkeypatch.setattr(json_lines, "MAX_LINE_BYTES", len(json.dumps(PAIR)))
+    assert len(views(write_lines(PAIR, PAIR))) == 2
+
+
+def test_dropped_rows_are_counted_by_reason(write_lines):
+    """rows in = kept + dropped, exactly; blank lines are no rows."""
+    path = write_lines("{", PAIR, b"\xff", "", {"text": None, "code": "x"}, {"text": "\0", "code": "x"}, {"a": 1})
+    result = read_examples(path, DataConfig(on_broken="drop"))
+    assert result.dropped == {"json": 1, "encoding": 1, "type": 1, "characters": 1, "fields": 1}
+    assert result.rows_in == 6 == len(result.examples) + sum(result.dropped.values())
+
+
+def test_a_broken_first_row_does_not_decide_the_form(write_lines):
+    """`{"text": 1}` would make text alone the form of a file of pairs."""
+    assert len(views(write_lines({"text": 1}, PAIR, PAIR), on_broken="drop")) == 2
+
+
+def test_utf16_is_recognised(tmp_path):
+    """What some spreadsheet programs save; the message says what it is."""
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(json.dumps(PAIR).encode("utf-16"))
+    assert "UTF-16" in error(str(path))
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (gzip.compress(json.dumps(PAIR).encode(), mtime=0), "compressed with gzip"),
+        (b"PK\x03\x04\xff", "compressed. Unpack"),
+        (b"PAR1\xff", "is Parquet"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"<!DOCTYPE html>\n", "a web page"),
+    ],
+)
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_a_file_that_is_not_what_its_name_says_is_recognised(tmp_path, name, content, words):
+    """The message names what the file is."""
+    (tmp_path / name).write_bytes(content)
+    assert words in error(str(tmp_path / name)) or content.startswith(b"PAR1")
+
+
+def test_lines_packed_with_gzip_are_read_under_their_own_name(tmp_path):
+    """A damaged file is refused."""
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps(PAIR).encode(), mtime=0))
+    assert views(str(path)) == [(PAIR["text"], PAIR["code"])]
+    path.write_bytes(path.read_bytes()[:20])
+    assert "rows.jsonl.gz: cannot be read" in error(str(path))
+
+
+def test_a_column_with_a_byte_order_mark_in_its_name_is_shown(write_lines):
+    """Otherwise the message would say: found text, expected text."""
+    assert "found the fields '\\ufefftext', code" in error(write_lines({"\ufefftext": "a", "code": "b"}))
+
+
+def test_white_space_at_the_end_of_a_view_is_kept_and_noted(write_lines):
+    """It may become the view's last token, where Enc is read."""
+    result = read_examples(write_lines(PAIR, {"text": "a\n", "code": "b"}, {"text": "a", "code": "b "}), DataConfig())
+    assert [example.text for example in result.examples] == [PAIR["text"], "a\n", "a"]
+    (note,) = result.notes
+    assert note.startswith("2 rows have a view that ends in white space") and "rows.jsonl:2" in note
+
+
+# Columns that are not read
+
+
+def test_columns_that_are_not_read_are_named_once(write_lines):
+    """Empty ones and those of a scorer are not among them."""
+    rows = [{**PAIR, "id": 7, "meta": None, "tags": [], "db_id": "x"}, {**PAIR, "split": "train"}]
+    assert read_examples(write_lines(*rows), DataConfig()).notes == [
+        "Columns that are not read: id, split. The views are from text and code."
+    ]
+
+
+@pytest.mark.parametrize("column", ["tools", "images", "history", "context", "labels", "weight", "reasoning_content"])
+def test_a_column_that_other_trainers_read_has_a_note_of_its_own(write_lines, column):
+    """With its name and the row."""
+    (note,) = read_examples(write_lines(PAIR, {**PAIR, column: ["x"]}), DataConfig()).notes
+    assert f"rows.jsonl:2: the column {column} is not read." in note
+
+
+def test_a_label_that_marks_bad_answers_is_noted(write_lines):
+    """As of KTO: false is a value too."""
+    (note,) = read_examples(write_lines({**PAIR, "label": False}), DataConfig()).notes
+    assert "the column label is not read. If it marks bad answers" in note
+
+
+@pytest.mark.parametrize("column", ["input", "context"])
+def test_the_second_half_of_a_question_is_not_left_out(write_lines, column):
+    """Alpaca and Dolly ask in two columns; an empty one is no part of the question."""
+    row = {"instruction": "Classify", column: "", "output": "x"}
+    mapped = {"text_column": "instruction", "code_column": "output"}
+    assert views(write_lines(row), **mapped) == [("Classify", "x")]
+    message = error(write_lines(row, {**row, column: "some text"}), **mapped)
+    assert f":2: {column} is a part of the question" in message
+
+
+# Files
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf"])
+def test_a_file_without_rows_is_refused(tmp_path, content):
+    """An empty file is a mistake upstream, never an empty data set."""
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    assert "no row at all" in error(str(path))
+
+
+def test_a_file_of_broken_rows_alone_is_refused_even_when_they_may_be_dropped(write_lines):
+    """Dropping everything is not what `drop` asked for."""
+    assert "none of its 2 rows" in error(write_lines("{", "{"), on_broken="drop")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gone.jsonl",
+        "./gone",
+        "gone",
+        "../gone/rows.parquet",
+        "a/b/c",
+        "C:/data",
+        "a\\b",
+        "~nobody/x",
+        ":test",
+        "gone:test",
+    ],
+)
+def test_a_missing_file_never_becomes_a_question_to_the_network(monkeypatch, name):
+    """Only owner/name, without a suffix, can be a data set of the hub."""
+
+    def refuse(*_):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert "no such file" in error(name)
+
+
+def test_a_missing_file_is_answered_with_the_nearest_name(write_lines):
+    """Most missing files are typing errors."""
+    path = write_lines(PAIR, name="train.jsonl")
+    assert "Did you mean train.jsonl?" in error(path.replace("train", "trian"))
+
+
+def test_a_data_set_that_the_hub_cannot_give_is_a_data_error(monkeypatch):
+    """Offline, the user reads what was tried and what is expected, not a traceback."""
+    import datasets
+
+    def offline(name):
+        raise ConnectionError(f"no network for {name}")
+
+    monkeypatch.setattr(datasets, "get_dataset_config_names", offline)
+    message = error("owner/name:test")
+    assert message.startswith("owner/name:test: ") and "no network for owner/name." in message
+    assert ".jsonl" in message
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.json", "rows"])
+def test_files_of_other_formats_are_refused_by_name(write_lines, name):
+    """Guessing a format from content is how rows get lost."""
+    assert "Expected .jsonl" in error(write_lines(PAIR, name=name))
+
+
+def test_a_parquet_file_that_is_none_is_refused(tmp_path):
+    """The file's name is in the message, the traceback is not."""
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(b"not parquet")
+    assert "rows.parquet: not a readable parquet file" in error(str(path))
+
+
+def test_template_values_in_a_row_are_said_not_to_be_read(write_lines, caplog):
+    """TRL reads them; here they are the same for every row, and nothing is ignored in silence."""
+    row = {**CHAT, "chat_template_kwargs": {"enable_thinking": False}}
+    assert views(write_lines(row, row)) == [("lines with a dog", ".*dog.*")] * 2
+    assert caplog.text.count("chat_template_kwargs is not read") == 1

@@ -1,0 +1,233 @@
+"""Runs that do not answer the same questions, or did not read the same data, are not compared."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
+from llm_jepa.experiments.compare import open_experiment, run_experiment, summarise
+from llm_jepa.experiments.interim_looks import note_look
+from llm_jepa.report.content import answer_of
+
+ARMS = {"ntp": {}, "jepa": {}}
+
+
+def edit_json(file: Path, change) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def home(pair_files, tmp_path_factory):
+    """A folder with data files of its own. Read only."""
+    folder = tmp_path_factory.mktemp("home")
+    for file in pair_files:
+        shutil.copy(file, folder / file.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_settings, home, pair_files):
+    files = {key: str(home / file.name) for key, file in zip(("train_file", "test_file"), pair_files, strict=True)}
+    return tiny_settings(arms=ARMS, seeds=[1, 2], max_steps=2, validation_generations=0, **files)
+
+
+@pytest.fixture(scope="module")
+def finished(settings, quick_runs, tmp_path_factory):
+    """The folder of a whole experiment. Read only."""
+    folder = tmp_path_factory.mktemp("comparable") / "out"
+    run_experiment(open_experiment(settings, folder))
+    return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "out")
+    return tmp_path / "out"
+
+
+# ---- settings ----
+
+
+@pytest.mark.parametrize("change", [{"max_test_rows": 3}, {"metric": "starts_with"}, {"test_file": "other"}])
+def test_an_arm_that_answers_other_rows_or_is_scored_otherwise_is_refused(change, settings, tmp_path):
+    """Before any run, and by the name of the field."""
+    change = {"test_file": settings["train_file"]} if "test_file" in change else change
+    arms = {"ntp": {}, "jepa": change}
+    with pytest.raises(ConfigError, match=f"{next(iter(change))} is .* in ntp and .* in jepa, but all arms answer"):
+        open_experiment(settings | {"arms": arms}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_cells_of_a_grid_are_chosen_on_the_same_validation_rows(settings, tmp_path):
+    """Rows set aside from other training rows are others; those of a file of their own are not."""
+    rows = settings | {"choose_by": "ce_loss", "arms": {"ntp": {}, "jepa": {"max_train_rows": [30, 40]}}}
+    with pytest.raises(ConfigError, match="max_train_rows is 30 in .*, but the cells of jepa are chosen on the same"):
+        open_experiment(rows, tmp_path / "out", dry_run=True)
+    sizes = settings | {"choose_by": "ce_loss", "arms": {"ntp": {}, "jepa": {"validation_size": [4, 8]}}}
+    with pytest.raises(ConfigError, match="validation_size is 4 in"):
+        open_experiment(sizes, tmp_path / "out", dry_run=True)
+    apart = tmp_path / "validation.jsonl"
+    apart.write_text('{"text": "rows of its own", "code": "a|b"}\n')
+    open_experiment(rows | {"validation_file": str(apart)}, tmp_path / "out", dry_run=True)
+
+
+# ---- what finished runs read ----
+
+
+def test_runs_that_read_different_rows_are_not_compared(copied, settings):
+    """By the hashes that the runs wrote down, whatever the file is now."""
+    name = settings["test_file"]
+    edit_json(copied / "jepa-s2" / "data.json", lambda each: each["sha256"].update({name: "0" * 64}))
+    with pytest.raises(ConfigError, match="changed between the runs .* and .*: they cannot be compared"):
+        summarise(copied)
+    with pytest.raises(ConfigError, match="changed between the runs"):
+        open_experiment(settings, copied)
+
+
+def test_a_seed_more_is_refused_once_the_file_has_changed(settings, home, copied, tmp_path, contents):
+    """The runs to come would read other rows than those that are done; nothing is written."""
+    test = tmp_path / "test.jsonl"
+    for folder in copied.glob("*-s*"):
+        config = yaml.safe_load((folder / "config.yaml").read_text()) | {"test_file": str(test)}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        edit_json(
+            folder / "data.json",
+            lambda each: each["sha256"].update({str(test): each["sha256"].pop(settings["test_file"])}),
+        )
+    moved = settings | {"test_file": str(test)}
+    (copied / "experiment.yaml").write_text(yaml.safe_dump(moved))
+    shutil.copy(settings["test_file"], test)
+    open_experiment(moved | {"seeds": [1, 2, 3]}, copied)
+    test.write_text("".join(test.read_text().splitlines(keepends=True)[:-1]))
+    before = contents(copied)
+    with pytest.raises(ConfigError, match="is not what .* read .*: runs to come could not be compared with it"):
+        open_experiment(moved | {"seeds": [1, 2, 3, 4]}, copied)
+    assert contents(copied) == before
+
+
+def test_runs_of_different_versions_are_compared_and_told(copied):
+    """A commit, a package, a processor: the table says which runs were made by which."""
+    assert not any("made alike" in note for note in summarise(copied)["notes"])
+    file = copied / "ntp-s1" / "environment.json"
+    edit_json(file, lambda each: each["packages"].update(torch="1.0"))
+    [note] = [note for note in summarise(copied)["notes"] if "made alike" in note]
+    assert "3 by llm-jepa" in note and "1 by llm-jepa" in note and "torch 1.0" in note
+
+
+def test_nothing_is_accepted_of_a_run_that_is_done(copied, settings, contents):
+    """`allow_changed` lets a run go on with other settings; one that is done was trained with what it says."""
+    before = contents(copied)
+    changes = {"learning_rate": 0.5, "allow_changed": ["learning_rate"]}
+    with pytest.raises(ConfigError, match="learning_rate was 'not set' and is 0.5. It is done, and goes on with no"):
+        open_experiment(settings | {"arms": {"ntp": {}, "jepa": changes}}, copied)
+    assert contents(copied) == before
+
+
+# ---- grids ----
+
+
+def test_the_control_of_a_chosen_cell_is_the_cell_that_differs_in_nothing_else(quick_runs, settings, tmp_path):
+    """Shuffled pairs choose a weight of their own; the arm's control is the one of its weight, chosen or not."""
+    weights = {"jepa_lambda": [0.5, 2.0]}
+    arms = {"ntp": {}, "jepa": weights, "jepa_shuffled": weights}
+    grid = settings | {"arms": arms, "seeds": [1], "choose_by": "ce_loss"}
+    results = run_experiment(open_experiment(grid, tmp_path / "out"))
+    chosen = {arm: record["chosen"] for arm, record in results["grids"].items()}
+    weight = chosen["jepa"].removeprefix("jepa.")
+    other = next(each for each in ("lambda0.5", "lambda2") if each != weight)
+    for shuffled, cell in ((f"jepa_shuffled.{weight}", weight), (f"jepa_shuffled.{other}", other)):
+        # Whichever of the two the control's grid chooses.
+        for name in (weight, other):
+            report = tmp_path / "out" / f"jepa_shuffled.{name}-s1" / "eval.json"
+            edit_json(report, lambda each, best=name == cell: each["validation"].update(ce_loss=1.0 if best else 2.0))
+        again = summarise(tmp_path / "out")
+        assert again["grids"]["jepa_shuffled"]["chosen"] == shuffled
+        assert [(each["arm"], each["baseline"]) for each in again["controls"]] == [
+            (chosen["jepa"], f"jepa_shuffled.{weight}")
+        ]
+        assert list(again["arms"]) == ["ntp", chosen["jepa"], shuffled]
+
+
+def test_a_baseline_whose_cells_all_fail_is_told_with_its_reason(quick_runs, settings, tmp_path):
+    """The error is that of the runs, with the end of their log, not that a baseline is missing."""
+    hot = {"learning_rate": [1e30, 1e31], "warmup_steps": 0}
+    grid = settings | {"arms": {"ntp": hot, "jepa": {}}, "seeds": [1], "choose_by": "ce_loss", "workers": 1}
+    with pytest.raises(LLMJEPAError, match=r"2 of 3 runs failed: ntp\.lr1e30-s1, ntp\.lr1e31-s1") as error:
+        run_experiment(open_experiment(grid, tmp_path / "out"))
+    assert "The log of ntp.lr1e30-s1 ends with" in str(error.value)
+
+
+# ---- looks ----
+
+
+def test_seeds_that_were_added_after_a_look_are_told(tmp_path):
+    """Not those of the first look, and not a second look at the same ones."""
+    assert note_look(tmp_path, []) == []
+    assert note_look(tmp_path, [1, 2, 3]) == [] and note_look(tmp_path, [3, 2, 1]) == []
+    for _ in range(2):
+        [note] = note_look(tmp_path, [1, 2, 3, 4, 5, 6])
+        assert "with 3 of these 6" in note and "promise too much" in note
+    [note] = note_look(tmp_path, range(1, 8))
+    assert "with 3 and 6 of these 7" in note
+
+
+def test_seeds_that_were_left_out_or_exchanged_after_a_look_are_told(tmp_path):
+    """Whoever drops the seeds that went badly has a clean table otherwise."""
+    note_look(tmp_path, [1, 2, 3, 4])
+    [note] = note_look(tmp_path, [1, 2])
+    assert "not among these: 3, 4." in note and "promise too much" in note
+    added, gone = note_look(tmp_path, [1, 2, 7])
+    assert "with 2 of these 3" in added and "not among these: 3, 4." in gone
+
+
+def test_each_time_that_results_are_made_is_written_down(copied):
+    """The look of an experiment is at the seeds that something was compared at."""
+    assert json.loads((copied / "looks.json").read_text()) == [[1, 2]]
+    shutil.rmtree(copied / "jepa-s2")
+    summarise(copied)
+    assert json.loads((copied / "looks.json").read_text()) == [[1, 2], [1]]
+
+
+# ---- what is told ----
+
+
+@pytest.mark.parametrize("arms", [["ntp", "jepa_shuffled", "jepa"], ["ntp", "jepa_lambda0", "jepa"]])
+def test_the_report_opens_with_the_arm_that_has_the_term_and_not_with_a_control(arms, quick_runs, settings, tmp_path):
+    """Whatever the order of arms, and whether anything was watched or not."""
+    few = settings | {"arms": {arm: {} for arm in arms}, "seeds": [1], "validation_size": 0}
+    results = run_experiment(open_experiment(few, tmp_path / "out"))
+    assert results["headline"] == "jepa" and answer_of(results)["question"] == "Is jepa better than ntp?"
+    assert results["alarms"] == {}
+
+
+def test_notes_on_data_that_not_all_arms_share_begin_with_the_arm(quick_runs, tiny_settings, tmp_path):
+    """View rows that one arm trains on and another does not are told of each."""
+    views = tmp_path / "views.jsonl"
+    rows = [{"text": f"a view of number {number}", "paraphrase": f"number {number}, seen"} for number in range(24)]
+    views.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arms = {"labelled_only": {"views_ratio": 0, "jepa_lambda": 0.0}, "ntp": {}, "jepa": {}}
+    settings = tiny_settings(views_file=str(views), task_views=False, arms=arms, seeds=[1], max_steps=2)
+    notes = run_experiment(open_experiment(settings, tmp_path / "out"))["settings"]["data"]["notes"]
+    assert sum(note.startswith("labelled_only: ") and "none is trained on" in note for note in notes) == 1
+    assert sum(note.startswith("jepa: ") and "the JEPA term" in note for note in notes) == 1
+    assert "The task's training rows train cross-entropy alone (task_views: false)." in notes
+
+
+@pytest.mark.parametrize("file", ["eval.json", "predictions.jsonl", "metrics.jsonl", "data.json", "environment.json"])
+@pytest.mark.parametrize("content", [b'{"cut sho\n', b"\xff\xfe\x00\n", b"{}\n", b"[1]\n"])
+def test_a_damaged_file_of_a_run_is_named_and_no_traceback(file, content, copied):
+    """What is not JSON, not text, or lacks what it should hold: the folder to remove, exit code 2."""
+    (copied / "jepa-s1" / file).write_bytes(content)
+    if (file, content) in {("metrics.jsonl", b"{}\n"), ("environment.json", b"{}\n")}:
+        summarise(copied)  # nothing that is needed
+        return
+    with pytest.raises(DataError, match="jepa-s1 is damaged or missing: .* Remove that folder") as error:
+        summarise(copied)
+    assert error.value.exit_code == 2

@@ -1,0 +1,110 @@
+"""Equal FLOPs and equal time: as many steps as the baseline's cost allows, and the same ever after."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from llm_jepa.experiments.compare import _cost
+from llm_jepa.experiments.equal_cost import Budget, plan, recorded
+from llm_jepa.experiments.experiment import read_experiment
+from llm_jepa.experiments.workers import Job
+from llm_jepa.runs.run import build_trainer, count_step_flops
+from llm_jepa.runs.settings import read_run
+
+
+def runs_of(**changes):
+    arms = {"ntp": {}, "jepa": changes}
+    return read_experiment({"train_file": "a.jsonl", "test_file": "b.jsonl", "arms": arms})[1]
+
+
+def records(num_steps=100, **cost):
+    """One eval.json a seed: each value of `cost` is a list over seeds."""
+    seeds = zip(*cost.values(), strict=True)
+    return [{"num_steps": num_steps, "cost": dict(zip(cost, values, strict=True))} for values in seeds]
+
+
+def test_the_price_of_loss_dropout_is_that_of_its_mean_step():
+    """Three steps of four leave the views out: the table of costs says what the runs of equal cost go by."""
+    runs = runs_of(jepa_loss_dropout=0.75)
+    cost = {
+        "ntp": {"flops_per_step": 100.0, "step_time_s": 1.0, "mean_step_time_s": 1.0},
+        "jepa": {
+            "flops_per_step": 200.0,
+            "flops_per_dropped_step": 100.0,
+            "step_time_s": 1.0,
+            "mean_step_time_s": 1.25,
+        },
+    }
+    found = {Job(arm, 1, Path(arm)): {"cost": each} for arm, each in cost.items()}
+    assert _cost(found, "ntp", runs)["jepa"] == {"step_time_ratio": 1.25, "flops_ratio": 1.25}
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.97, 1.0, 1.17, 2.9, 250.0])
+@pytest.mark.parametrize("baseline_steps", [1, 7, 100, 2000])
+def test_the_runs_total_flops_are_the_baselines_to_half_a_step(ratio, baseline_steps):
+    """Whole steps only, at least one; the record says both totals."""
+    of = {
+        "ntp": records(baseline_steps, flops_per_step=[1e9, 1.1e9]),
+        "jepa": records(baseline_steps, flops_per_step=[ratio * 1e9, ratio * 1.1e9]),
+    }
+    budget = plan("flops", "jepa", "ntp", runs_of(), of)
+    assert budget.name == "jepa@flops" and budget.baseline_steps == baseline_steps
+    record = budget.record
+    assert record["ratio"] == pytest.approx(ratio)
+    assert record["baseline_total"] == pytest.approx(baseline_steps * 1.05e9)
+    off = abs(record["total"] - record["baseline_total"])
+    assert off <= 0.5 * budget.cost * (1 + 1e-9) or budget.max_steps == 1
+
+
+def test_flops_of_a_step_count_all_its_batches():
+    """Two batches of half the cost are one step of the same cost."""
+    of = {"ntp": records(flops_per_step=[1e9]), "jepa": records(flops_per_step=[0.5e9])}
+    assert plan("flops", "jepa", "ntp", runs_of(gradient_accumulation_steps=2), of).max_steps == 100
+    assert plan("flops", "jepa", "ntp", runs_of(), of).max_steps == 200  # the control
+
+
+def test_steps_that_loss_dropout_makes_cheap_are_counted_as_such():
+    """A share of 0.75 without views: 0.75 x 1 + 0.25 x 2 = 1.25 times the baseline."""
+    cost = {"flops_per_step": [2e9], "flops_per_dropped_step": [1e9]}
+    of = {"ntp": records(flops_per_step=[1e9]), "jepa": records(**cost)}
+    assert plan("flops", "jepa", "ntp", runs_of(jepa_loss_dropout=0.75), of).max_steps == 80
+
+
+def test_time_is_the_median_over_seeds_and_one_slow_run_does_not_move_it():
+    times = {"ntp": records(step_time_s=[0.1, 0.1, 0.1]), "jepa": records(step_time_s=[0.125, 0.12, 9.0])}
+    assert plan("time", "jepa", "ntp", runs_of(), times).max_steps == 80
+    mean = {"step_time_s": [9.0], "mean_step_time_s": [0.2]}  # with two kinds of steps the median is one of them
+    dropout = {"ntp": records(step_time_s=[0.1]), "jepa": records(**mean)}
+    assert plan("time", "jepa", "ntp", runs_of(jepa_loss_dropout=0.5), dropout).max_steps == 50
+
+
+def test_what_was_not_measured_gives_no_budget():
+    """A run that was resumed at its end timed no step: eval.json has null."""
+    of = {"ntp": records(step_time_s=[None]), "jepa": records(step_time_s=[0.1])}
+    assert plan("time", "jepa", "ntp", runs_of(), of) is None
+
+
+def test_the_budget_that_runs_began_with_is_found_again(tmp_path):
+    """By the folders alone; a cell whose name begins alike is another."""
+    budget = Budget("time", "jepa.k1", "ntp", 80, 100, 0.125, 0.1)
+    for name in ("jepa.k1@time-s7", "jepa.k10@time-s7"):
+        (tmp_path / name).mkdir()
+    budget.write(tmp_path / "jepa.k1@time-s7")
+    assert recorded(tmp_path, "time", "jepa.k1") == budget
+    dataclasses.replace(budget, arm="jepa.k10", max_steps=3).write(tmp_path / "jepa.k10@time-s7")
+    assert recorded(tmp_path, "time", "jepa.k1") == budget
+    assert recorded(tmp_path, "flops", "jepa.k1") is None and recorded(tmp_path, "time", "ntp") is None
+
+
+def test_a_dropped_steps_flops_are_those_of_plain_training(tiny_settings, tmp_path):
+    """Counted on the same rows: loss dropout leaves the baseline's step."""
+    counted = {}
+    for name, changes in (("ntp", {"jepa_lambda": 0.0}), ("jepa", {"jepa_loss_dropout": 0.5, "loss_on": "all"})):
+        trainer, _ = build_trainer(read_run(tiny_settings(**changes)), 1, tmp_path / name)
+        counted[name] = count_step_flops(trainer, 1, dropped=name == "jepa")
+        if name == "jepa":
+            assert count_step_flops(trainer, 1) > counted[name]
+    assert counted["jepa"] == pytest.approx(counted["ntp"], rel=1e-3)

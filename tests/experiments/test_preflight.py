@@ -1,0 +1,138 @@
+"""What a run will need is tried before the first run begins: a setting that fails late is refused at the start."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+
+from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.experiments import preflight
+from llm_jepa.experiments.compare import open_experiment, run_experiment, summarise
+from llm_jepa.runs import run
+from llm_jepa.runs.run import train_run
+from llm_jepa.runs.settings import read_run
+
+WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has what is missing here")
+
+
+def without(package):
+    return pytest.mark.skipif(importlib.util.find_spec(package) is not None, reason=f"{package} is installed")
+
+
+REFUSED = [
+    ({"metric_for_best_model": "loss"}, "metric_for_best_model='loss' is nothing .* Did you mean 'ce_loss'"),
+    ({"metric_for_best_model": "exact_mach"}, "Did you mean 'exact_match'"),
+    ({"metric_for_best_model": "monitor/gap"}, "Set it to one of: ce_loss, exact_match"),
+    ({"lr_scheduler_type": "reduce_lr_on_plateau", "validation_size": 0}, "requires an eval strategy"),
+    ({"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_type='cosine_with_min_lr' is refused.*min_lr"),
+    ({"lr_scheduler_kwargs": {"min_lr": 1e-5}}, "lr_scheduler_kwargs={'min_lr': 1e-05} is refused"),
+    ({"optim_args": "x"}, "optim_args='x' is refused"),
+    ({"report_to": "wand"}, "report_to='wand' is refused"),
+    ({"push_to_hub": True}, "push_to_hub=True is not possible here.*llm-jepa export"),
+    ({"use_liger_kernel": True}, "use_liger_kernel=True is not possible here"),
+    ({"bf16_full_eval": True}, "bf16_full_eval=True is not possible here"),
+    ({"attn_implementation": "flex_attention"}, "flex_attention has no gradient on a CPU"),
+    ({"fp16": True}, "fp16=True needs a GPU, and this is a CPU"),
+    ({"dataloader_num_workers": 1, "dataloader_multiprocessing_context": "x"}, "context='x' is refused"),
+    ({"metric": "choice"}, "The scorer choice can use no gold answer of 12 test rows"),
+    pytest.param({"report_to": "wandb"}, "report_to='wandb' is refused.*pip install wandb", marks=without("wandb")),
+    pytest.param({"report_to": ["wandb"]}, "report_to=.*wandb.* is refused", marks=without("wandb")),
+    pytest.param({"optim": "adamw_8bit"}, "optim='adamw_8bit' is refused", marks=without("bitsandbytes")),
+    pytest.param({"deepspeed": "x.json"}, "deepspeed.*Install what is missing", marks=without("deepspeed")),
+    pytest.param(
+        {"bf16": True, "use_cpu": None},
+        "bf16=True needs a GPU with bfloat16, and none is found. Remove bf16 .* or set use_cpu: true",
+        marks=WITHOUT_GPU,
+    ),
+    pytest.param({"precision": "bf16", "use_cpu": None}, "precision=bf16 needs a GPU", marks=WITHOUT_GPU),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED)
+def test_what_would_fail_late_is_refused_before_anything_is_written(changes, message, tiny_settings, tmp_path):
+    """Named by its setting, with exit code 2; a dry run says so, too."""
+    settings = tiny_settings(arms=["ntp", "jepa"], seeds=[1], **changes)
+    for dry_run in (True, False):
+        with pytest.raises((ConfigError, DataError), match=f"In arm ntp: .*{message}"):
+            open_experiment(settings, tmp_path / "out", dry_run=dry_run)
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_arm_is_tried_not_the_first_alone(tiny_settings, tmp_path):
+    """A name that one arm misspells, and data that suits the baseline alone."""
+    arms = {"ntp": {}, "jepa": {"lr_scheduler_type": "warmup_stable_decay"}}
+    with pytest.raises(ConfigError, match="In arm jepa: lr_scheduler_type='warmup_stable_decay' is refused"):
+        open_experiment(tiny_settings(arms=arms, seeds=[1]), tmp_path / "out", dry_run=True)
+    (tmp_path / "rows.jsonl").write_text('{"text": "a b", "code": "c", "use_jepa": false}\n' * 30)
+    settings = tiny_settings(arms=["ntp", "jepa"], seeds=[1], train_file=str(tmp_path / "rows.jsonl"))
+    with pytest.raises(DataError, match="In arm jepa: None of the .* training rows has a JEPA term"):
+        open_experiment(settings, tmp_path / "out", dry_run=True)
+
+
+def test_a_single_run_names_its_setting_too(tiny_settings, tmp_path):
+    with pytest.raises(ConfigError, match="lr_scheduler_type='cosine_with_min_lr' is refused"):
+        train_run(read_run(tiny_settings(lr_scheduler_type="cosine_with_min_lr")), 1, tmp_path / "run")
+
+
+def test_schedules_that_go_by_a_metric_train_to_the_end(tiny_settings, tmp_path):
+    """By the loss, which falls, without another word; by an accuracy they wait for it to rise."""
+    settings = tiny_settings(lr_scheduler_type="reduce_lr_on_plateau", eval_steps=1)
+    assert train_run(read_run(settings), 1, tmp_path / "run")["num_steps"] == 3
+    for metric, mode in (("ce_loss", None), ("exact_match", "max")):
+        arguments = read_run(settings | {"metric_for_best_model": metric}).training_arguments(tmp_path)
+        assert (arguments.lr_scheduler_kwargs or {}).get("mode") == mode
+
+
+def test_a_rehearsal_changes_no_run(tiny_settings, quick_runs, tmp_path):
+    """The same losses as a run that was never rehearsed."""
+    settings = tiny_settings(seeds=[1], arms=["ntp", "jepa"], dropout=0.1)
+    run_experiment(open_experiment(settings, tmp_path / "out"))
+    alone = {key: value for key, value in settings.items() if key not in ("seeds", "arms")}
+    train_run(read_run(alone), 1, tmp_path / "alone")
+    assert losses(tmp_path / "out" / "jepa-s1") == losses(tmp_path / "alone")
+
+
+def losses(folder):
+    import json
+
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line[key] for line in lines for key in ("loss", "eval_ce_loss") if key in line]
+
+
+def test_models_and_data_are_loaded_once_and_cells_of_one_kind_tried_once(tiny_settings, tmp_path, monkeypatch):
+    """Six cells that differ in the size of a weight and of the rate alone are one trainer; arms share the model."""
+    counts = dict.fromkeys(("load_data", "build_model", "build_trainer"), 0)
+
+    def counted(module, name):
+        function = getattr(module, name)
+
+        def count(*arguments, **named):
+            counts[name] += 1
+            return function(*arguments, **named)
+
+        monkeypatch.setattr(module, name, count)
+
+    counted(preflight, "load_data")
+    counted(run, "build_model")
+    counted(preflight, "build_trainer")
+    arms = {"ntp": {}, "jepa": {"jepa_lambda": [0.1, 0.5, 1.0], "learning_rate": [1e-3, 1e-2]}, "jepa_shuffled": {}}
+    open_experiment(tiny_settings(arms=arms, seeds=[1]), tmp_path / "out", dry_run=True)
+    assert counts == {"load_data": 1, "build_model": 1, "build_trainer": 3}  # the first arm's data is there already
+
+
+def test_runs_that_are_done_are_not_tried_again(tiny_settings, quick_runs, tmp_path, monkeypatch):
+    settings = tiny_settings(seeds=[1], arms=["ntp", "jepa"])
+    run_experiment(open_experiment(settings, tmp_path / "out"))
+    monkeypatch.setattr(preflight, "build_trainer", None)
+    open_experiment(settings, tmp_path / "out")
+
+
+@WITHOUT_GPU
+def test_a_report_is_made_on_a_machine_that_could_not_train(tiny_settings, quick_runs, tmp_path):
+    """The runs are there; that a GPU trained them is no matter."""
+    run_experiment(open_experiment(tiny_settings(seeds=[1], arms=["ntp", "jepa"]), tmp_path / "out"))
+    file = tmp_path / "out" / "experiment.yaml"
+    file.write_text(file.read_text().replace("use_cpu: true", "bf16: true"))
+    assert set(summarise(tmp_path / "out")["arms"]) == {"ntp", "jepa"}

@@ -1,0 +1,329 @@
+"""The notes file and the call: what is wrong is named, with what was expected; and no file is touched by mistake."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from llm_jepa.cli import main
+from llm_jepa.errors import ConfigError
+from llm_jepa.papers.notes import guard, read_notes
+from llm_jepa.papers.notes.notes_file import COLOURS, MIN_SIZE
+
+pypdf = pytest.importorskip("pypdf")
+pytest.importorskip("pypdfium2")
+Canvas = pytest.importorskip("reportlab.pdfgen.canvas").Canvas
+
+FACTS = Path(__file__).parents[4] / "shared" / "paper" / "v1_pages.yaml"
+GOOD = "1: {title: Read this, bullets: [a remark]}\n"
+
+
+def paper(num_pages: int) -> bytes:
+    file = io.BytesIO()
+    canvas = Canvas(file, invariant=1)
+    for number in range(num_pages):
+        canvas.drawString(72, 600, f"words of page {number + 1}")
+        canvas.showPage()
+    canvas.save()
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder with a paper of three pages and notes on the first."""
+    (tmp_path / "in.pdf").write_bytes(paper(3))
+    (tmp_path / "notes.yaml").write_text(GOOD)
+    return tmp_path
+
+
+@pytest.fixture
+def call(folder, capsys, monkeypatch) -> Callable[..., tuple[int, str, str]]:
+    """Run `llm-jepa annotate in.pdf --notes notes.yaml --out out.pdf` in a folder, with these changes."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(folder)
+
+    def call(*flags: str, source="in.pdf", notes="notes.yaml", out="out.pdf") -> tuple[int, str, str]:
+        code = main(["annotate", source, "--notes", notes, "--out", out, *flags])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+@pytest.fixture
+def refused(call, folder) -> Callable[..., str]:
+    """Run it with these notes; it must end in one paragraph, exit code 2 and no file. Return the paragraph."""
+
+    def refused(text: str | None = None, *flags: str, **changes: str) -> str:
+        if text is not None:
+            (folder / "notes.yaml").write_text(text)
+        before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        code, out, err = call(*flags, **changes)
+        assert code == 2 and out == "", err
+        assert err.startswith("llm-jepa: ") and "Traceback" not in err and max(map(len, err.split("\n"))) <= 80
+        assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+        return " ".join(err.split())
+
+    return refused
+
+
+# ---- what is in the file ----
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1: {titel: x, bullets: [y]}", ["notes.yaml:1: page 1", "'titel'", "Did you mean 'title'?"]),
+        ("1: {title: x, color: red}", ["'color'", "Did you mean 'colour'?"]),
+        ("\n0: {title: x}", ["notes.yaml:2", "no page 0", "counted from 1"]),
+        ("-2: {title: x}", ["no page -2"]),
+        ("three: {title: x}", ["'three'", "no whole number"]),
+        ("title: x\nbullets: [y]", ["'title'", "Expected a page, such as 3."]),
+        ("1.5: {title: x}", ["1.5", "no whole number"]),
+        ("true: {title: x}", ["True", "no whole number"]),
+        ("1: {title: x}\n1: {title: y}", ["notes.yaml:2", "1 stands twice"]),
+        ("1:", ["page 1: found nothing", "title: and bullets:"]),
+        ("1: a text", ["page 1: found 'a text'"]),
+        ("1: {bullets: [x]}", ["there is no title"]),
+        ("1: {title: ''}", ["title is empty"]),
+        ("1: {title: ' '}", ["title is empty"]),
+        ("1: {title: 54.38}", ["title is 54.38", "in quotes"]),
+        ("1: {title: x, bullets: text}", ["bullets is 'text'", "a list of texts"]),
+        ("1: {title: x, bullets: ['a', '']}", ["bullet 2 is empty"]),
+        ("1: {title: x, bullets: [a: b]}", ["bullet 1 is {'a': 'b'}", "in quotes"]),
+        ("1: {title: x, size: 3}", ["size is 3", f"from {MIN_SIZE:g} to 18"]),
+        ("1: {title: x, size: big}", ["size is 'big'"]),
+        ("1: {title: x, size: .nan}", ["size is nan"]),
+        ("1: {title: x, colour: bleu}", ["colour is 'bleu'", "Did you mean 'blue'?"]),
+        ("1: {title: x, colour: '#12345'}", ["colour is '#12345'", "'#rrggbb'"]),
+        ("1: {title: x, colour: #123456}", ["not valid YAML"]),
+        ("1:\n  title: x\n  colour: #123456", ["colour is nothing", "'#' begins a comment"]),
+        ("1: {title: x, place: bottom}", ["place is 'bottom'", "top, margin"]),
+        ("1: {title: x, place: [1]}", ["place is [1]"]),
+        ("1: {title: x, place: [1, .inf]}", ["place is [1, inf]"]),
+        ("1: {title: 'a\u202eb'}", ["U+202E", "no one can see"]),
+        ("1: {title: 'שלום'}", ["right to left"]),
+        ("1: {title: 漢字}", ["'漢' (U+6F22)", "DejaVu Sans"]),
+        ("1: {title: 'x', bullets: ['𝔼']}", ["U+1D53C"]),
+        ("[1, 2]", ["found list"]),
+        ("", ["found nothing"]),
+        ("1: {title: [", ["not valid YAML", "notes.yaml:1"]),
+        ("1: " + "[" * 5000, ["notes.yaml"]),
+        (f"{'9' * 5000}: {{title: x}}", ["notes.yaml"]),
+        ("0x" + "f" * 900 + ": {title: x}", ["notes.yaml", "no page"]),
+        ("? [1, 2]\n: {title: x}", ["notes.yaml"]),
+        ("1: {title: x, bullets: [" + "word " * 5000 + "]}", ["at most 20,000"]),
+    ],
+)
+def test_what_is_wrong_with_the_notes_is_named(refused, text, expected):
+    """Place, what was found, what was expected; nothing is written."""
+    said = refused(text)
+    for words in expected:
+        assert words in said
+
+
+def test_aliases_without_end_do_not_grow(refused):
+    """Ten levels of ten references: refused for what it is, before they grow."""
+    levels = ["a0: &a0 [x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 11)]
+    assert "no whole number" in refused("\n".join(levels))
+
+
+def test_notes_that_are_no_file_are_refused(refused, folder):
+    """A folder, a pipe that would never end, a binary file, a name that is not there."""
+    os.mkfifo(folder / "pipe")
+    (folder / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    (folder / "large.yaml").write_bytes(b"#" * 2_000_000)
+    assert "is a folder" in refused(notes=".")
+    assert "no regular file" in refused(notes="pipe")
+    assert "not UTF-8" in refused(notes="binary.yaml")
+    assert "2,000,000 bytes" in refused(notes="large.yaml")
+    assert "Did you mean 'llm-jepa-v1'?" in refused(notes="llm-jepa-1")
+
+
+def test_missing_pages_are_named_or_skipped_and_counted(refused, call, folder):
+    """The file's number of pages is in the error; with --skip-missing the rest is done."""
+    notes = GOOD + "4: {title: x}\n9: {title: y}\n"
+    said = refused(notes)
+    assert "it has 3 pages; there are notes for page 4, 9" in said and "--skip-missing" in said
+    code, out, err = call("--skip-missing")
+    assert code == 0 and "Skipped 2 notes on pages that the file does not have: 4, 9" in err.replace("\n", " ")
+    assert json.loads(out.splitlines()[-1]) == {
+        "out": "out.pdf", "notes": 1, "pages": 3, "bands": 0, "inserted_pages": 0, "skipped": [4, 9],
+    }  # fmt: skip
+    (folder / "out.pdf").unlink()
+    assert "none of the notes" in refused("7: {title: x}", "--skip-missing")
+
+
+# ---- files ----
+
+
+def test_the_pdf_is_never_written_to(refused, call, folder):
+    """Not by its name, nor through a link of either kind; its bytes stay."""
+    before = (folder / "in.pdf").read_bytes()
+    (folder / "soft.pdf").symlink_to("in.pdf")
+    os.link(folder / "in.pdf", folder / "hard.pdf")
+    for out in ("in.pdf", "./in.pdf", "soft.pdf", "hard.pdf"):
+        assert "is the PDF itself" in refused(None, "--force", out=out)
+    assert "is the file of notes" in refused(None, "--force", out="notes.yaml")
+    assert call()[0] == 0
+    assert (folder / "in.pdf").read_bytes() == before
+
+
+def test_a_file_that_is_there_is_written_over_only_with_force(refused, call, folder):
+    """And then as a whole: a failure leaves the old one."""
+    (folder / "out.pdf").write_text("mine")
+    assert "is there already" in refused()
+    assert "DejaVu" in refused("1: {title: 漢}", "--force")
+    (folder / "notes.yaml").write_text(GOOD)
+    assert call("--force")[0] == 0
+    assert (folder / "out.pdf").read_bytes().startswith(b"%PDF-")
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_what_is_no_file_is_refused(refused, tmp_path_factory):
+    """A device would never end."""
+    assert "is not there" in refused(source="no.pdf")
+    assert "is a folder" in refused(source=".")
+    assert "no regular file" in refused(source="/dev/zero")
+    assert "is a folder" in refused(None, "--force", out=".")
+    big = tmp_path_factory.mktemp("big") / "big.pdf"
+    with big.open("wb") as file:
+        file.truncate(2**31)  # a hole, which takes no room on the disk
+    assert "has 2,048 MiB" in refused(source=str(big))
+
+
+def test_a_module_in_the_working_folder_is_not_run(call, folder):
+    """The child process imports what is installed, not what lies about."""
+    (folder / "pypdf.py").write_text("open('ran', 'w')")
+    (folder / "json.py").write_text("open('ran', 'w')")
+    assert call()[0] == 0
+    assert not (folder / "ran").exists()
+
+
+def test_without_the_libraries_the_error_names_the_extra(refused, monkeypatch):
+    """One line to install them."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None)
+    assert "pip install 'llm-jepa[pdf]'" in refused()
+
+
+# ---- the child process ----
+
+
+def test_the_flags_have_the_limits_of_the_library(call, monkeypatch):
+    """The command line writes them again, so as not to load a library for its help text."""
+    limits = []
+
+    def stop(source: Path, folder: Path, *given: float) -> None:
+        limits.extend(given)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(guard, "_run_child", stop)
+    assert call()[0] == 2
+    assert limits == [guard.MAX_SECONDS, guard.MAX_MEMORY_MIB]
+
+
+def test_too_little_memory_for_the_libraries_is_refused(refused):
+    """They could not even be loaded; the least is said."""
+    assert "--max-memory 60: expected 256 MiB at least" in refused(None, "--max-memory", "60")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's parent-death signal")
+def test_the_child_ends_with_a_command_that_was_killed(folder, tmp_path):
+    """SIGKILL leaves the command no time to stop it."""
+    slow = "import time, sys; from llm_jepa.processes import end_with_parent; end_with_parent(); time.sleep(60)"
+    code = (
+        "import sys, subprocess\n"
+        "from llm_jepa.papers.notes import guard\n"
+        "popen = subprocess.Popen\n"
+        f"def start(command, **options):\n    child = popen([sys.executable, '-c', {slow!r}], **options)\n"
+        "    print(child.pid, flush=True)\n    return child\n"
+        "guard.subprocess.Popen = start\n"
+        "from llm_jepa.cli import main\n"
+        "main(['annotate', 'in.pdf', '--notes', 'notes.yaml', '--out', 'out.pdf'])\n"
+    )
+    command = subprocess.Popen([sys.executable, "-c", code], cwd=folder, stdout=subprocess.PIPE, text=True)
+    child = int(command.stdout.readline())
+    time.sleep(0.5)  # for its call of end_with_parent
+    command.send_signal(signal.SIGKILL)
+    command.wait()
+    for _ in range(50):
+        try:
+            state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return
+        if state == "Z":
+            return
+        time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    pytest.fail("the child went on without its parent")
+
+
+def test_a_child_that_does_not_answer_is_stopped(refused, monkeypatch):
+    """At the limit, by the clock: it may well sleep and use no processor time."""
+    start = subprocess.Popen
+    started: list[Any] = []
+
+    def sleep(command: list[str], **options: Any) -> subprocess.Popen:
+        started.append(start([sys.executable, "-c", "import time; time.sleep(60)"], **options))
+        return started[-1]
+
+    monkeypatch.setattr(guard.subprocess, "Popen", sleep)
+    assert "not done after 1 seconds" in refused(None, "--max-seconds", "1")
+    assert started[0].poll() == -signal.SIGKILL
+
+
+# ---- the notes that come with the package ----
+
+
+def test_the_notes_on_the_paper_cover_every_page_of_the_facts():
+    """Short, in few bullets, and with a word of care where a figure may not mean what it says."""
+    notes = {note.page: note for note in read_notes("llm-jepa-v1")}
+    if FACTS.exists():
+        assert notes.keys() == yaml.safe_load(FACTS.read_text()).keys()
+    assert all(2 <= len(note.bullets) <= 5 and len(note.text) < 700 for note in notes.values())
+    assert all("Care: " in note.text for note in notes.values())
+
+
+def test_the_figures_in_the_notes_are_those_of_the_paper():
+    """Every number with decimals of the facts on a page is in its note."""
+    if not FACTS.exists():
+        pytest.skip("the facts are not in this checkout")
+    notes = {note.page: note for note in read_notes("llm-jepa-v1")}
+    for page, facts in yaml.safe_load(FACTS.read_text()).items():
+        for number in re.findall(r"\d+\.\d\d", " ".join(facts["facts"])):
+            if number != "2.94" or page == 8:  # of page 4, whose p-value is rounded
+                assert number in notes[page].text, (page, number)
+
+
+def test_the_notes_on_the_paper_can_be_drawn(call, folder):
+    """On a paper of fourteen pages: nothing is skipped, and no box needs a second page."""
+    (folder / "in.pdf").write_bytes(paper(14))
+    code, out, err = call(notes="llm-jepa-v1")
+    assert code == 0, err
+    result = json.loads(out.splitlines()[-1])
+    assert result["notes"] == 11 and result["inserted_pages"] == 0 and result["skipped"] == []
+
+
+def test_a_notes_file_of_the_documented_keys_is_read(folder):
+    """Each key in each of its forms."""
+    (folder / "notes.yaml").write_text(
+        "2: {title: A, bullets: [x], place: margin, size: 9, colour: red}\n1: {title: B, place: [10, 20, 200.5]}\n"
+    )
+    first, second = read_notes(folder / "notes.yaml")
+    assert (first.page, first.place, first.bullets) == (1, (10.0, 20.0, 200.5), ())
+    assert (second.place, second.size, second.colour) == ("margin", 9.0, COLOURS["red"])
+    with pytest.raises(ConfigError):
+        read_notes(folder / "none.yaml")

@@ -1,0 +1,308 @@
+"""From YAML to checked settings: every mistake is an error that names its key, and nothing is ignored."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import yaml
+
+from llm_jepa.errors import ConfigError
+from llm_jepa.experiments.experiment import ExperimentConfig, read_experiment
+from llm_jepa.runs.settings import MANAGED, PARTS, describe_fields, parse_override, read_run, read_yaml
+from llm_jepa.training.arguments import JEPATrainingArguments
+from llm_jepa.yaml_loading import load_yaml
+
+
+def refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        read_experiment(settings)
+
+
+# ---- keys ----
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("jepa_lamda", "jepa_lambda"),
+        ("lerning_rate", "learning_rate"),
+        ("seed_s", "seeds"),
+        ("trainfile", "train_file"),
+        ("Model", "model"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(key, nearest):
+    refused({key: 1}, f"Unknown key '{key}'. Did you mean '{nearest}'")
+
+
+def test_an_unknown_key_of_an_arm_names_the_arm():
+    refused({"arms": {"ntp": {}, "mine": {"jepa_kk": 1}}}, "In arm mine: Unknown key 'jepa_kk'. Did you mean 'jepa_k'")
+
+
+def test_a_token_is_no_setting():
+    """G4: config.yaml, results.json and the report hold every setting; the text does not repeat it."""
+    for settings in ({"hub_token": "hf_s3cr3t"}, {"arms": {"ntp": {}, "jepa": {"hub_token": "hf_s3cr3t"}}}):
+        with pytest.raises(ConfigError, match="hub_token would be written into the folder of every run") as error:
+            read_experiment({"train_file": "a.jsonl", "test_file": "b.jsonl"} | settings)
+        assert "s3cr3t" not in str(error.value)
+
+
+def test_a_key_like_no_other_gets_no_suggestion():
+    with pytest.raises(ConfigError) as error:
+        read_run({"zzzzzz": 1})
+    assert "Did you mean" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", sorted(MANAGED))
+def test_what_the_experiment_decides_cannot_be_set(key):
+    """Set in a file it would be ignored, so it is refused; also within an arm."""
+    refused({key: 1}, f"{key} is set by llm-jepa itself")
+    refused({"arms": {"ntp": {}, "mine": {key: 1}}}, f"In arm mine: {key} is set by llm-jepa itself")
+
+
+@pytest.mark.parametrize("key", ["seeds", "workers", "baseline", "arms"])
+def test_an_arm_cannot_change_what_belongs_to_the_experiment(key):
+    refused({"arms": {"ntp": {}, "mine": {key: [1]}}}, f"arms.mine.{key} belongs to the experiment")
+
+
+# ---- values ----
+
+
+def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path):
+    """YAML 1.1 reads 1e-5 as text; a learning rate means the number."""
+    (tmp_path / "config.yaml").write_text("learning_rate: 1e-5\njepa_lambda: 1\nmax_steps: 2e2\nseeds: [1, 2]\n")
+    _, runs = read_experiment(read_yaml(tmp_path / "config.yaml"))
+    args = runs["jepa"].training_arguments("out")
+    assert (args.learning_rate, args.max_steps) == (1e-5, 200)
+    assert runs["jepa"].jepa.jepa_lambda == 1.0 and isinstance(runs["jepa"].jepa.jepa_lambda, float)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"jepa_k": "two"}, "jepa_k='two' is of type str; expected int"),
+        ({"jepa_k": 1.5}, "jepa_k=1.5 is of type float; expected int"),
+        ({"jepa_k": True}, "jepa_k=True is of type bool; expected int"),
+        ({"learning_rate": "fast"}, "learning_rate='fast' is of type str; expected float"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan must be a finite number"),
+        ({"jepa_lambda": float("inf")}, "jepa_lambda=inf must be a finite number"),
+        ({"jepa_lambda": None}, "jepa_lambda=None is of type NoneType; expected float"),
+        ({"train_file": 3}, "train_file=3 is of type int; expected list or str"),
+        ({"stop_on_collapse": "yes"}, "stop_on_collapse='yes' is of type str; expected bool"),
+        ({"seeds": 82}, "seeds=82 is of type int; expected list"),
+        ({"seeds": [82, "x"]}, "seeds=.*whole numbers"),
+        ({"seeds": [82, 1.5]}, "seeds=.*whole numbers"),
+        ({"seeds": [True]}, "seeds=.*whole numbers"),
+        ({"seeds": []}, "seeds=.*at least one"),
+        ({"seeds": [1, 1]}, "seeds=.*none of them twice"),
+        ({"seeds": [-1]}, "seeds=.*between 0 and"),
+        ({"workers": 0}, "workers=0 must be at least 1"),
+        ({"metric": "exact"}, "metric='exact' is not one of: exact_match, starts_with"),
+        ({"metric": "bleu"}, "metric='bleu' is not one of"),
+        ({"jepa_distance": "euclid"}, "jepa_distance='euclid' is not one of"),
+        ({"max_steps": 0.5}, "max_steps=0.5 is of type float; expected int"),
+        ({"lr_scheduler_type": "cosin"}, "lr_scheduler_type='cosin' is refused"),
+    ],
+)
+def test_a_wrong_value_names_its_key(settings, message):
+    refused(settings, message)
+
+
+def test_a_value_that_transformers_refuses_is_a_config_error():
+    """Its own checks run before any work: here evaluation and saving that do not go together."""
+    refused({"load_best_model_at_end": True, "save_strategy": "epoch"}, "load_best_model_at_end")
+
+
+def test_none_is_a_value_where_the_field_allows_it():
+    run = read_run({"max_new_tokens": None, "model_name_or_path": None, "eval_steps": None, "eval_strategy": "no"})
+    assert run.evaluation.max_new_tokens is None
+
+
+# ---- arms ----
+
+
+def test_arms_may_be_a_list_of_names_or_names_with_changes():
+    """A list takes the built-in meaning; a mapping changes fields on top of it, and shared fields hold for all."""
+    experiment, runs = read_experiment({"arms": ["ntp", "jepa", "jepa_shuffled", "jepa_lambda0"], "jepa_k": 2})
+    assert list(experiment.arms) == ["ntp", "jepa", "jepa_shuffled", "jepa_lambda0"]
+    assert [run.jepa.jepa_lambda for run in runs.values()] == [0.0, 1.0, 1.0, 0.0]
+    assert [run.data.shuffle_views for run in runs.values()] == [False, False, True, False]
+    assert {run.jepa.jepa_k for run in runs.values()} == {2}
+
+    _, runs = read_experiment({"arms": {"ntp": None, "jepa": {"jepa_k": 4}, "soft": {"jepa_lambda": 0.1}}})
+    assert [(run.jepa.jepa_lambda, run.jepa.jepa_k) for run in runs.values()] == [(0.0, 1), (1.0, 4), (0.1, 1)]
+
+
+def test_without_arms_there_are_the_baseline_the_method_and_its_control():
+    experiment, runs = read_experiment({})
+    assert list(runs) == ["ntp", "jepa", "jepa_shuffled"]
+    assert (experiment.baseline, experiment.seeds) == ("ntp", [82, 23, 37])
+
+
+def test_the_settings_of_an_arm_are_the_flat_ones_that_were_given():
+    """What a run's config.yaml will hold: shared keys, the built-in arm's, the arm's own; no defaults."""
+    _, runs = read_experiment({"arms": {"ntp": {}, "jepa_shuffled": {"jepa_k": 3}}, "max_steps": 5, "seeds": [1]})
+    assert runs["ntp"].settings == {"max_steps": 5, "jepa_lambda": 0.0}
+    shuffled = {"shuffle_views": True, "shuffle_rule": "derangement"}
+    assert runs["jepa_shuffled"].settings == {"max_steps": 5, "jepa_k": 3} | shuffled
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"arms": ["ntp", "jepa_shufled"]}, "Unknown arm 'jepa_shufled'.*Did you mean 'jepa_shuffled'"),
+        ({"arms": {"ntp": {}, "mine": {}}}, "Unknown arm 'mine': not built in, and it changes no field"),
+        ({"arms": {"ntp": {}, "mine": 3}}, "arms.mine is 3; expected the fields that it changes"),
+        ({"arms": "ntp"}, "arms='ntp'; expected names"),
+        ({"arms": []}, "arms is empty"),
+        ({"arms": {"ntp": {}, "a/b": {"jepa_k": 2}}}, "arm 'a/b' names a folder"),
+        ({"arms": {"ntp": {}, "../x": {"jepa_k": 2}}}, "arm '../x' names a folder"),
+        ({"arms": {"ntp": {}, ".hidden": {"jepa_k": 2}}}, "arm '.hidden' names a folder"),
+        ({"arms": ["jepa"]}, "baseline='ntp' is not one of the arms: jepa"),
+        ({"arms": {"ntp": {}, "mine": {"jepa_k": 99}}}, "In arm mine: jepa_k=99"),
+    ],
+)
+def test_arms_that_cannot_be_run_are_refused(settings, message):
+    refused(settings, message)
+
+
+# ---- files and overrides ----
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_steps: 5\njepa_k: [1, 2\n", r"config\.yaml:3: not valid YAML"),
+        ("max_steps: 5\n\tjepa_k: 1\n", r"config\.yaml:2: not valid YAML"),
+        ("just a sentence\n", "expected lines of `key: value`, found str"),
+        ("- ntp\n- jepa\n", "found list"),
+        ("", r"config\.yaml is empty"),
+        (b"max_steps: \xff\n", r"config\.yaml: not valid YAML: it is not UTF-8"),
+        ("max_steps: !!python/object/apply:os.system ['true']\n", r"config\.yaml:1: not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_yaml_mapping_is_refused_by_file_and_line(text, message, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError, match=message):
+        read_yaml(path)
+
+
+def test_a_file_that_is_not_there_is_refused_by_its_name(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml is not there"):
+        read_yaml(tmp_path / "nowhere.yaml")
+
+
+def test_an_override_is_read_as_yaml():
+    """Numbers, lists and mappings; the first `=` is the one that counts."""
+    assert parse_override("max_steps=100") == ("max_steps", 100)
+    assert parse_override("train_file=a=b.jsonl") == ("train_file", "a=b.jsonl")
+    assert parse_override("arms={ntp: {}, jepa: {jepa_k: 2}}") == ("arms", {"ntp": {}, "jepa": {"jepa_k": 2}})
+    assert parse_override("max_new_tokens=") == ("max_new_tokens", None)
+    for text in ("max_steps", "=3", "arms=[1"):
+        with pytest.raises(ConfigError, match="--set"):
+            parse_override(text)
+
+
+# ---- one place per fact ----
+
+
+@pytest.mark.parametrize("part", [ExperimentConfig, *PARTS.values()], ids=lambda part: part.__name__)
+def test_every_field_of_ours_has_a_help_text(part):
+    """The command line's help and the docs are made from it."""
+    ours = part.__annotations__ if part is JEPATrainingArguments else None
+    for each in dataclasses.fields(part):
+        if ours is None or each.name in ours:
+            text = each.metadata.get("help", "")
+            assert text[:1].strip() and text.endswith("."), f"{part.__name__}.{each.name}: {text!r}"
+
+
+def test_no_two_parts_have_a_field_of_the_same_name():
+    """Settings are flat, so a name means one thing."""
+    names = [each.name for part in (ExperimentConfig, *PARTS.values()) for each in dataclasses.fields(part)]
+    assert len(names) == len(set(names))
+
+
+def test_the_list_of_keys_has_each_of_our_fields_with_its_default():
+    rows = {name: (default, text) for name, default, text in describe_fields([ExperimentConfig, *PARTS.values()])}
+    assert rows["jepa_k"][0] == "1" and rows["seeds"][0] == "[82, 23, 37]" and rows["learning_rate"][0] == "0.001"
+    assert not MANAGED & rows.keys()
+    assert "deepspeed" not in rows  # transformers documents its own
+
+
+def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path):
+    """The second would replace the first without a word."""
+    (tmp_path / "twice.yaml").write_text("max_steps: 3\nmodel: nano\nmax_steps: 4\n")
+    with pytest.raises(ConfigError, match=r"twice\.yaml:3: not valid YAML: the key max_steps stands twice"):
+        read_yaml(tmp_path / "twice.yaml")
+
+
+def test_no_is_a_word_where_a_strategy_is_asked_for():
+    """YAML 1.1 reads it as false, and so did earlier versions: their files hold that."""
+    for load in (load_yaml, yaml.safe_load):
+        run = read_run(load("{eval_strategy: no, save_strategy: no, train_file: a.jsonl}"))
+        assert run.training["eval_strategy"] == run.training["save_strategy"] == "no"
+
+
+# ---- YAML 1.2 ----
+
+
+def test_an_arm_may_be_called_off_or_a_number_and_keeps_its_name(tmp_path):
+    """YAML 1.1 would call them False, True and 8."""
+    path = tmp_path / "config.yaml"
+    path.write_text("baseline: off\nseeds: [010]\narms: {off: {jepa_lambda: 0}, on: {jepa_k: 2}, 010: {jepa_k: 3}}\n")
+    experiment, runs = read_experiment(read_yaml(path))
+    assert list(runs) == ["off", "on", "010"] and experiment.baseline == "off" and experiment.seeds == [10]
+    assert parse_override("arms={off: {}, 1: {jepa_k: 2}}")[1] == {"off": {}, "1": {"jepa_k": 2}}
+
+
+def test_numbers_in_nested_mappings_are_numbers_and_dates_are_text(tmp_path):
+    text = "lr_scheduler_kwargs: {min_lr: 1e-5}\nchat_template_kwargs: {date_string: 2024-01-01, at: 1:30}\n"
+    (tmp_path / "config.yaml").write_text(text)
+    run = read_run(read_yaml(tmp_path / "config.yaml"))
+    assert run.training["lr_scheduler_kwargs"] == {"min_lr": 1e-5}
+    assert run.data.chat_template_kwargs == {"date_string": "2024-01-01", "at": "1:30"}
+    assert parse_override("lr_scheduler_kwargs={min_lr: 1e-5}")[1] == {"min_lr": 1e-5}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("packing: yes", "packing='yes' is of type str; expected bool. Write packing: true"),
+        ("packing: 'off'", "expected bool. Write packing: false"),
+        ("run_name: 010", "run_name=10 is of type int; expected str. If it is text, put it in quotes"),
+        ("text_column: true", "put it in quotes as you wrote it: text_column: 'true'"),
+        ("seeds: [1:30]", "seeds=.*'1:30'.* must be whole numbers"),
+        ("chat_template_kwargs: {enable_thinking: off}", "Write enable_thinking: false, or put the word in quotes"),
+        ("chat_template_kwargs: {a: [{b: on}]}", "a.b: on may mean true or the text 'on'"),
+        ("lr_scheduler_kwargs: {min_lr: .nan}", "lr_scheduler_kwargs.min_lr=nan must be a finite number"),
+        ("lr_scheduler_kwargs: {min_lr: !!timestamp 2024-01-01}", "min_lr=.* is of type date. Write it in quotes"),
+        ('train_file: "C:\\new.jsonl"', "has a control character. In double quotes a backslash"),
+        ('model_name_or_path: "C:\\tiny"', "has a control character"),
+        ('train_file: "C:\\data"', "In double quotes a backslash begins an escape: use single quotes"),
+    ],
+)
+def test_what_yaml_reads_in_two_ways_is_refused_with_the_form_to_write(text, message, tmp_path):
+    (tmp_path / "config.yaml").write_text(text + "\n")
+    with pytest.raises(ConfigError, match=message):
+        read_experiment(read_yaml(tmp_path / "config.yaml"))
+
+
+def test_a_word_in_quotes_is_text_wherever_it_stands():
+    run = read_run(load_yaml("chat_template_kwargs: {thinking: 'off'}\nrun_name: off\n"))
+    assert run.data.chat_template_kwargs == {"thinking": "off"} and run.training["run_name"] == "off"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora_r": 16}, "lora_r=16 adapts a pretrained model, and 'nano' is a preset"),
+        ({"attn_implementation": "flash_attention_2"}, "attn_implementation='flash_attention_2' takes no mask"),
+        ({"metric": "sql"}, "The scorer sql needs databases"),
+    ],
+)
+def test_what_no_run_could_do_is_refused_with_the_settings(changes, message):
+    """Before data or a model are read: a dry run says so, too."""
+    with pytest.raises(ConfigError, match=message):
+        read_run({"train_file": "a.jsonl"} | changes)
