@@ -13,6 +13,7 @@ from llm_jepa.errors import ConfigError
 from llm_jepa.evaluation.kept_embeddings import StoredEmbeddings
 from llm_jepa.experiments.compare import open_experiment, run_experiment
 from llm_jepa.files import read_json_lines
+from llm_jepa.report.experiment_report import write_experiment_report
 from llm_jepa.runs.run import build_trainer, train_run
 from llm_jepa.runs.settings import read_run, read_yaml
 from llm_jepa.training.resume import digest_rows, digest_tokenizer
@@ -135,7 +136,7 @@ def test_where_the_task_rows_have_the_term_too_the_control_exchanges_among_them_
 def test_an_experiment_is_run_and_each_run_tells_of_its_view_rows(transfer, quick_runs, tmp_path):
     """From `compare` to the folder of a run: counts, hash of the file, retrieval between the phrasings, the alarm."""
     settings, _ = transfer
-    results = run_experiment(open_experiment(settings, tmp_path / "out"))
+    results = run_experiment(open_experiment(settings, tmp_path / "out"), render=write_experiment_report)
     assert set(results["arms"]) == set(ARMS)
     assert {each["arm"] for each in results["comparisons"]} == {"labelled_only", "jepa", "jepa_shuffled"}
     for arm in ARMS:
