@@ -8,13 +8,15 @@ EXTRAS := $(VENV)/installed-extras
 # The tests run small models: one thread each, and one process for each core.
 TEST   := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help demo test lint types doctest unit test-slow test-long test-gpu bench bench-gpu reliability reliability-long
+.PHONY: help demo test lint types doctest unit test-faults test-all test-slow test-long test-gpu bench bench-gpu reliability reliability-long
 .PHONY: install clean screenshots
 
 help:
 	@echo "make demo      compare LLM-JEPA with next-token prediction on generated pairs (minutes on two cores)"
 	@echo "make test      lint, types, doctests and tests"
+	@echo "make test-faults  the faults of docs/reliability.md, caused on purpose"
 	@echo "make test-slow the tests marked slow"
+	@echo "make test-all  test, test-faults and test-slow"
 	@echo "make test-long the tests marked long (many minutes)"
 	@echo "make test-gpu  the tests marked gpu, on a CUDA device"
 	@echo "make bench     the cost of a step (docs/results.md)"
@@ -39,7 +41,12 @@ doctest: $(STAMP)
 	$(TEST) -q --doctest-modules src
 
 unit: $(STAMP)
-	$(TEST) -q -n auto -m "not slow and not gpu and not long"
+	$(TEST) -q -n auto -m "not slow and not gpu and not long" --ignore tests/faults
+
+test-faults: $(STAMP)
+	$(TEST) -q -n auto -m "not slow and not gpu and not long" tests/faults
+
+test-all: test test-faults test-slow
 
 test-slow: $(EXTRAS)
 	$(TEST) -q -m slow
