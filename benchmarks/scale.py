@@ -170,11 +170,11 @@ def table_of_operations() -> str:
         "k = 4, stop_grad": Step(k=4),
         "k = 1, shared": Step(k=1, target="shared"),
     }
-    lines = [_row("model", "parameters", "plain, TFLOP", *(f"{name}, times plain" for name in columns))]
+    lines = [_row("model", "parameters, billion", "plain, TFLOP", *(f"{name}, ratio" for name in columns))]
     for name, shape in SHAPES.items():
         base = step_flops(shape, plain)
         ratios = [f"{step_flops(shape, step) / base:.2f}" for step in columns.values()]
-        lines.append(_row(name, f"{shape.parameters / 1e9:.2f} billion", f"{base / 1e12:,.1f}", *ratios))
+        lines.append(_row(name, f"{shape.parameters / 1e9:.2f}", f"{base / 1e12:,.1f}", *ratios))
     return _table(lines)
 
 
@@ -192,10 +192,10 @@ def table_of_memory() -> str:
                 for saved in (kept, frugal)
                 if (state + saved) * 1.1 < 80 * GB and not (way == "FSDP2" and devices == 1)
             ]
-            sizes = [f"{each / GIB:,.0f} GiB" for each in (whole, part, kept, frugal)]
+            sizes = [f"{each / GIB:,.0f}" for each in (whole, part, kept, frugal)]
             if devices == 1:
                 sizes[1] = "-"
-            lines.append(_row(name, str(devices), *sizes, fits[0] if fits else "does not fit"))
+            lines.append(_row(name, str(devices), *sizes, fits[0] if fits else "no"))
     return _table(lines)
 
 
@@ -209,7 +209,7 @@ def table_of_traffic() -> str:
             steps = [Step(), Step(k=1), Step(k=1, target="shared")]
             ddp = moved_bytes(shape, steps[0], devices=devices, sharded=False)
             fsdp = [moved_bytes(shape, each, devices=devices, sharded=True) for each in steps]
-            sizes = [f"{each / GB:,.1f} GB" for each in (ddp, *fsdp)]
+            sizes = [f"{each / GB:,.1f}" for each in (ddp, *fsdp)]
             lines.append(_row(name, str(devices), *sizes, f"{step_flops(shape, steps[1]) / fsdp[1]:,.0f}"))
     return _table(lines)
 
