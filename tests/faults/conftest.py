@@ -98,20 +98,18 @@ class FaultRow:
     fault: str
     tried: int
     passed: int = 0
-    seconds: float = 0.0
 
 
 @pytest.fixture
 def fault_row() -> Callable[..., AbstractContextManager[FaultRow]]:
-    """Give a context that times a fault and, where LLM_JEPA_FAULTS names a file, adds a JSON line to it."""
+    """Give a context for a fault that, where LLM_JEPA_FAULTS names a file, adds a JSON line to it."""
 
     @contextmanager
     def measure(id: str, fault: str, tried: int) -> Iterator[FaultRow]:
-        row, start = FaultRow(id, fault, tried), time.perf_counter()
+        row = FaultRow(id, fault, tried)
         try:
             yield row
         finally:
-            row.seconds = round(time.perf_counter() - start, 3)
             if path := os.environ.get("LLM_JEPA_FAULTS"):
                 with open(path, "a") as file:  # one short write: lines of parallel tests do not mix
                     file.write(json.dumps(asdict(row)) + "\n")

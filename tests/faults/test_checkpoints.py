@@ -161,7 +161,7 @@ def test_a4_too_little_room_is_refused_before_the_first_step(make_run, monkeypat
     trainer = make_run("run", save_total_limit=2)
     full = shutil.disk_usage("/")._replace(free=100_000)
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: full)
-    with fault_row("A4", "too little room for the checkpoints that are asked for", 1) as row:
+    with fault_row("A4", "too little disk space for the checkpoints", 1) as row:
         with pytest.raises(LLMJEPAError, match=r"are needed for 3 checkpoints of .* are free\. Make room"):
             trainer.train()
         assert trainer.state.global_step == 0
@@ -195,7 +195,7 @@ def test_a6_a_damaged_file_is_named_and_the_checkpoint_before_it_is_used(name, d
     trainer.train()
     newest = Path(trainer.args.output_dir) / "checkpoint-2"
     content = bytearray((newest / name).read_bytes())
-    with fault_row("A6", "a file of the newest checkpoint is cut, or one bit of it turned over", 1) as row:
+    with fault_row("A6", "a file of the newest checkpoint is cut, or has one flipped bit", 1) as row:
         if damage == "one bit":
             content[len(content) // 2] ^= 1
             (newest / name).write_bytes(content)
@@ -222,7 +222,7 @@ def test_a_run_of_weights_in_several_files_goes_on_to_the_same_weights(make_run,
         row.passed = 1
     Path(trainer.args.output_dir + ".moved").rename(last)
     assert find_newest(trainer.args.output_dir) == newest
-    with fault_row("A6", "a file of the newest checkpoint is cut, or one bit of it turned over", 1) as row:
+    with fault_row("A6", "a file of the newest checkpoint is cut, or has one flipped bit", 1) as row:
         content = bytearray(middle.read_bytes())
         content[-1] ^= 1
         middle.write_bytes(content)
@@ -265,7 +265,7 @@ CHANGES = {
 def test_a7_changed_settings_are_refused_by_name_and_accepted_by_name(name, make_run, fault_row):
     """The stock trainer takes them, and ignores a new learning rate."""
     make_run("run", max_steps=2).train()
-    with fault_row("A7", "a setting is changed before the run goes on", 1) as row:
+    with fault_row("A7", "a setting is changed before a resume", 1) as row:
         with pytest.raises(ConfigError, match=rf"\n  {name} was .* and is .*\n.*--allow-changed {name}\."):
             make_run("run", max_steps=2, **CHANGES[name]).train(resume_from_checkpoint=True)
         accepted = make_run("run", max_steps=3, allow_changed=[name, "max_steps"], **CHANGES[name])
@@ -292,7 +292,7 @@ def test_a8_other_rows_are_refused(change, make_run, make_pairs, fault_row):
     pairs = make_pairs(12)
     make_run("run", max_steps=2, pairs=pairs).train()
     other = {"changed": [*pairs[:-1], pairs[0]], "reordered": pairs[::-1], "shortened": pairs[:-1]}[change]
-    with fault_row("A8", "the training rows are changed before the run goes on", 1) as row:
+    with fault_row("A8", "the training rows are changed before a resume", 1) as row:
         with pytest.raises(ConfigError, match=r"train_rows was 12 rows of sha256 .* and is 1[12] rows of sha256"):
             make_run("run", max_steps=2, pairs=other).train(resume_from_checkpoint=True)
         row.passed = 1
@@ -304,7 +304,7 @@ def test_a14_rotation_goes_by_step_and_keeps_the_newest_whole_one(make_run, faul
     trainer = make_run("run", max_steps=4)
     trainer.train()
     folder = Path(trainer.args.output_dir)
-    with fault_row("A14", "time stamps are turned round before old checkpoints are removed", 1) as row:
+    with fault_row("A14", "time stamps are reversed before old checkpoints are removed", 1) as row:
         for step in range(1, 5):
             os.utime(folder / f"checkpoint-{step}", (10**9 - step, 10**9 - step))
         (folder / "checkpoint-4" / "model.safetensors").unlink()  # the newest, but not whole

@@ -129,7 +129,7 @@ def test_c2_what_is_no_text_is_refused_by_line_and_never_turned_into_text(tmp_pa
     """Number, list, null, object, true, in either view; and a date stays the text that it is."""
     path = tmp_path / "train.jsonl"
     values = {"a number": 3, "a list": ["a"], "null": None, "an object": {"a": "b"}, "true or false": True}
-    with fault_row("C2", "a value that is no text at line 501", 2 * len(values) + 1) as row:
+    with fault_row("C2", "a value that is not text at line 501", 2 * len(values) + 1) as row:
         for name, value in values.items():
             for column in ("text", "code"):
                 line = json.dumps({"text": "a", "code": "b", column: value}).encode()
@@ -188,7 +188,7 @@ def test_c4_what_editors_change_changes_no_row_and_an_empty_file_is_refused(tmp_
 
     clean = rb'{"text": "one\u2028two", "code": "x"}' + b"\n" + GOOD + b"\n"
     expected = rows(clean)
-    with fault_row("C4", "another way to save the same rows; an empty file", len(SAVED) + 1) as row:
+    with fault_row("C4", "the same rows saved in another way; an empty file", len(SAVED) + 1) as row:
         row.passed += sum(rows(change(clean)) == expected for change in SAVED.values())
         message = refusal(lambda: rows(b""))
         row.passed += message.startswith(f"{path}: found no row at all. Expected rows with")
@@ -321,7 +321,7 @@ ANSWERS = ["dog", "user", "assistant\n", "a", "<|im_start|>assistant\na", "lines
 
 def test_c10_labels_are_the_answer_wherever_else_its_words_stand(fault_row):
     """The answer stands in the question, in the template, and before itself: labels are its own tokens, by place."""
-    with fault_row("C10", "an answer that stands elsewhere in its row", 3 * len(ANSWERS)) as row:
+    with fault_row("C10", "an answer that is also elsewhere in its row", 3 * len(ANSWERS)) as row:
         for kind in ("plain", "begin", "chat"):
             tokenizer = make_tokenizer(kind)
             encoder = PairEncoder(tokenizer, DataConfig())
@@ -354,7 +354,7 @@ def test_c11_duplicates_and_leaks_are_counted_exactly(fault_row):
     """As crafted; as known of the published files, where they are there; 100,000 rows."""
     train = [Example(f"lines with {i % 90_000} dogs", f".*{i % 90_000}.*") for i in range(100_000)]
     tried = 3 if SYNTH[0].exists() else 2
-    with fault_row("C11", "duplicates and leaks of known number", tried) as row:
+    with fault_row("C11", "a known number of duplicates and leaks", tried) as row:
         row.passed += len(find_duplicates(train).rows) == 10_000
         row.passed += len(find_leaks(train, train[:1000]).held_out_rows) == 1000
         if SYNTH[0].exists():

@@ -145,7 +145,7 @@ def test_n7_a_sharded_model_goes_on_in_another_number_of_processes(
 
     fresh = steps(None, tmp_path / "first", before)
     expected = steps(tmp_path / "first", tmp_path / "whole", before)
-    with fault_row("N7", "a sharded model goes on in another number of processes", 1) as row:
+    with fault_row("N7", "a sharded model is resumed with another number of processes", 1) as row:
         resumed = steps(tmp_path / "first", tmp_path / "second", after)
         assert resumed == pytest.approx(expected, rel=2e-6)
         assert fresh != pytest.approx(expected, rel=1e-3)
@@ -161,7 +161,7 @@ class Stop(TrainerCallback):
 
 def test_a13_fsdp_on_a_cpu_is_refused(tmp_path, monkeypatch, fault_row):
     """accelerate would train with DDP and say nothing: asked for in the settings, and by its own configuration."""
-    with fault_row("A13", "FSDP asked for on a CPU", 2) as row:
+    with fault_row("A13", "FSDP is requested on a CPU", 2) as row:
         with pytest.raises(ValueError, match="FSDP needs an accelerator; use DDP"):
             JEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, fsdp=True)
         row.passed = 1

@@ -26,7 +26,7 @@ def test_n9_every_checkpoint_goes_on_to_the_same_bits(name, make_run, final_weig
     whole = make_run("whole", **_fresh(settings))
     whole.train()
     expected = final_weights(whole)
-    with fault_row("N9", "a run goes on from each of ten checkpoints, in four settings", CHECKPOINTS) as row:
+    with fault_row("N9", "a run is resumed from each of ten checkpoints, in four settings", CHECKPOINTS) as row:
         for step in range(1, CHECKPOINTS + 1):
             resumed = make_run("resumed", **_fresh(settings))
             resumed.train(resume_from_checkpoint=Path(whole.args.output_dir) / f"checkpoint-{step}")

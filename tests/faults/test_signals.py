@@ -82,7 +82,7 @@ def test_a9_a_signal_ends_the_run_after_its_step_with_a_checkpoint(
     whole.train()
     saves = {"save_steps": 1} if moment == "save" else {}
     looks = {"eval_strategy": "steps", "eval_steps": 1} if moment == "evaluation" else {}
-    with fault_row("A9", "SIGTERM or Ctrl-C in the midst of a step, of a look, of a save", 1) as row:
+    with fault_row("A9", "SIGTERM or Ctrl-C during a step, a validation, a save", 1) as row:
         trainer = make_stopped("stopped", **saves, **looks)
         if looks:
             trainer.eval_pairs = list(trainer.train_dataset)

@@ -108,7 +108,7 @@ def test_d1_a_killed_run_is_marked_and_the_rest_finish_and_a_rerun_does_only_it(
 ):
     """Two of eight runs are killed: both are marked failed with the signal, six are done; then the two are."""
     folder = tmp_path / "out"
-    with fault_row("D1", "a run of a sweep is killed (kill -9, as for want of memory)", RUNS) as row:
+    with fault_row("D1", "a run of a sweep is killed (kill -9, as when memory runs out)", RUNS) as row:
         experiment = open_experiment(sweep, folder)
         quick_runs.clear()
         with sole_owner(folder) as lock:
@@ -137,7 +137,7 @@ def test_d1_a_killed_run_is_tried_again_and_one_that_failed_by_itself_is_not(swe
     """With a retry nobody notices a kill; a setting that fails is started once, the negative control."""
     hot = {"learning_rate": 1e30, "warmup_steps": 0}
     settings = sweep | {"arms": {"ntp": {}, "hot": hot}, "seeds": [0], "workers": 1}
-    with fault_row("D1", "a run of a sweep is killed (kill -9, as for want of memory)", 1) as row:
+    with fault_row("D1", "a run of a sweep is killed (kill -9, as when memory runs out)", 1) as row:
         folder = tmp_path / "out"
         experiment = open_experiment(settings, folder)
         quick_runs.clear()
@@ -322,7 +322,7 @@ def test_d4_a_run_of_other_settings_is_refused_and_no_byte_is_overwritten(
 ):
     """By `train` and by `compare`; the same settings are the negative control, and are read, not run again."""
     settings, run = tiny_settings(max_steps=1), tmp_path / "out" / "jepa-s1"
-    with fault_row("D4", "a run's folder is given to a run of other settings", 2) as row:
+    with fault_row("D4", "a run's folder is used with other settings", 2) as row:
         report = train_run(read_run(settings), 1, run)
         before = contents(tmp_path)
         with pytest.raises(ConfigError, match="holds another run: jepa_k was 'not set' and is 2"):

@@ -46,7 +46,7 @@ def test_f1_code_in_a_checkpoint_does_not_run(name, make_run, tmp_path, fault_ro
     staging.mkdir()
     checkpoint.rename(staging / "checkpoint-1")
     publish(staging, trainer.args.output_dir, 1, facts)
-    with fault_row("F1", "a pickle with code in a checkpoint, under a manifest that fits", 1) as row:
+    with fault_row("F1", "a pickle with code in a checkpoint, with a matching manifest", 1) as row:
         with pytest.raises(DataError, match="holds code beside its tensors"):
             make_run("run", max_steps=2).train(resume_from_checkpoint=True)
         assert not marker.exists()
@@ -79,7 +79,7 @@ TRICKS = ["../x", "/etc/x", "..", ".hidden", "a/b", "a\\b", "line\nbreak", "nul\
 @pytest.mark.parametrize("name", TRICKS)
 def test_f5_names_cannot_leave_their_folder(name, fault_row):
     """The name of an arm becomes a folder's."""
-    with fault_row("F5", "a name that leads out of its folder", 1) as row:
+    with fault_row("F5", "a file name that points outside its folder", 1) as row:
         with pytest.raises(ConfigError, match="names a folder"):
             read_experiment({"arms": {"ntp": {}, name: {"jepa_k": 2}}, "train_file": "a.jsonl"})
         row.passed = 1

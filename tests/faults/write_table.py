@@ -16,12 +16,12 @@ BEGIN, END = "<!-- table: made by `make reliability` -->", "<!-- end of table --
 
 
 def read_rows(path: Path) -> list[dict]:
-    """Return one row a fault: what was tried, how often, how often it was survived, and the seconds it took."""
+    """Return one row a fault: what was tried, how often, and how often it was survived."""
     rows: dict[tuple[str, str], dict] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
-        row = rows.setdefault((entry["id"], entry["fault"]), entry | {"tried": 0, "passed": 0, "seconds": 0.0})
-        for name in ("tried", "passed", "seconds"):
+        row = rows.setdefault((entry["id"], entry["fault"]), entry | {"tried": 0, "passed": 0})
+        for name in ("tried", "passed"):
             row[name] += entry[name]
     return sorted(rows.values(), key=lambda row: (_order(row["id"]), row["fault"]))
 
@@ -34,13 +34,13 @@ def _order(name: str) -> tuple[str, int, str]:
 def format_rows(rows: list[dict]) -> str:
     """Return the table in Markdown.
 
-    >>> print(format_rows([{"id": "A1", "fault": "kill -9", "tried": 20, "passed": 20, "seconds": 18.21}]))
-    | row | fault | tried | passed | seconds |
-    |---|---|---|---|---|
-    | A1 | kill -9 | 20 | 20 | 18.2 |
+    >>> print(format_rows([{"id": "A1", "fault": "kill -9", "tried": 20, "passed": 20}]))
+    | row | fault | survived |
+    |---|---|---|
+    | A1 | kill -9 | 20/20 |
     """
-    lines = ["| row | fault | tried | passed | seconds |", "|---|---|---|---|---|"]
-    lines += ["| {id} | {fault} | {tried} | {passed} | {seconds:.1f} |".format(**row) for row in rows]
+    lines = ["| row | fault | survived |", "|---|---|---|"]
+    lines += ["| {id} | {fault} | {passed}/{tried} |".format(**row) for row in rows]
     return "\n".join(lines)
 
 
