@@ -179,6 +179,10 @@ def swapped(name: str, golds: list) -> list[tuple[object, object]]:
     [
         ["#### $5", "#### 5", "#### \u20ac5", "#### 5%", "#### 6"],
         ["#### 5 kg", "#### 5 g", "#### 7 apples"],
+        ["#### 5 km/h", "#### 5 km", "#### 5 km per second", "#### 5 kilometres"],
+        ["#### 5 square feet", "#### 5 square metres", "#### 5"],
+        ["#### 5\u00b0C", "#### 5\u00b0F", "#### 5\u00b0"],
+        ["#### 5 Mb", "#### 5 MB"],
         ["#### 1,234", "#### 1.234", "#### 7"],
         ["#### Step 1 add\n2\n#### 18", "#### Step 1\n#### Step 2\n#### 19", "#### 1. Add it up\n#### 20"],
     ],
@@ -186,6 +190,17 @@ def swapped(name: str, golds: list) -> list[tuple[object, object]]:
 def test_different_numbers_of_one_file_stay_different(golds: list[str]):
     """Units count where the same number has several; headings before the answer are passed over."""
     assert swapped("number", golds) == []
+
+
+def test_no_more_words_of_a_number_count_than_tell_the_golds_apart():
+    score = get_scorer("number", golds=["#### 5 kg", "#### 5 g", "#### 7 apples", "#### 7 apples."])
+    assert score("#### **5 Kg** of flour", "#### 5 kg").correct and score("#### 7 pears", "#### 7 apples").correct
+    assert not score("#### 5 g of flour", "#### 5 kg").correct and not score("#### 5", "#### 5 kg").correct
+
+
+@pytest.mark.parametrize("output", ["#### $$18$$", "#### $18$", "####: 18", "#### \\[18\\]"])
+def test_marks_around_a_number_do_not_count(output: str):
+    assert get_scorer("number")(output, "#### 18").correct
 
 
 def test_a_notation_is_not_guessed_gold_by_gold():

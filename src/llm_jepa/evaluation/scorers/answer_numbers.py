@@ -17,7 +17,7 @@ _SIGN = "[-+\u2212]"
 
 # Marks before a number: Markdown, `=`, and LaTeX with or without its dollar signs.
 _BEFORE = re.compile(
-    r"(?:[*_`=\s]|\\\(|\\\[|\$(?=\s*\\[a-z])|\\(?:boxed|fbox|text|textbf|mathbf|mathrm|mathit|bm|left)\b\s*\{?)*"
+    r"(?:[*_`=:\s]|\\\(|\\\[|\$\$|\$(?=\s*\\[a-z])|\\(?:boxed|fbox|text|textbf|mathbf|mathrm|mathit|bm|left)\b\s*\{?)*"
 )
 # What follows a number may be words, but no more of a number, no letter and no arithmetic (1e400, 0x10, 3rd, 1 000,
 # 3/4, 5-), so that no part of something else is taken for it.
@@ -29,7 +29,8 @@ _NUMBER = re.compile(
     r"|[^\S\r\n]*\\[cdt]?frac"
     r"|[^\S\r\n]+(?:dozen|hundred|thousand|million|billion|trillion|lakh|crore)s?\b)",
 )
-_UNIT = re.compile(rf"[\s*_`}}\\]*(?:text\{{\s*)?([%\u2030\u00b0{_CURRENCY}]|[^\W\d_]+)")
+_WORD = re.compile(r"[^\W\d_]+|[^\w\s]")
+_NO_WORDS = frozenset("*_`}{\\.,:;()[]") | {"text"}  # marks of Markdown and LaTeX, and punctuation
 # Another number of the same kind: 18 or 20, 18, 20. Of an output that says several, none is its answer.
 _ANOTHER = re.compile(rf"[^\r\n0-9]*?(?:[,;|/&]|\bor\b|\band\b|\bto\b)\s*[*_`]*\\?[{_CURRENCY}]?{_SIGN}?[0-9]", re.I)
 _COMMA_DECIMAL = re.compile(
@@ -45,13 +46,13 @@ class FoundNumber:
 
     Attributes:
         value: Its value.
-        unit: Its currency and the sign or word after it, in lower case; "" without.
+        words: Its currency, and the words and signs that follow it on its line, as they are written.
         written: Its digits as they are written.
         rest: What follows it on its line.
     """
 
     value: Decimal
-    unit: str
+    words: tuple[str, ...]
     written: str
     rest: str
 
@@ -129,8 +130,9 @@ def _read(text: str, start: int, in_latex: bool = False) -> FoundNumber | None:
     sign = (found["sign"] or found["second"]).replace("\u2212", "-")
     value = Decimal(sign + (found["whole"] or "0").replace(",", "") + (found["part"] or ""))
     rest = text[found.end() :].partition("\n")[0]
-    currency, unit = (found["currency"] or "").lstrip("\\"), _UNIT.match(rest)
-    after = unit[1] if unit else ""
-    if after == "$" and (in_latex or after == currency):  # it ends the LaTeX
-        after = ""
-    return FoundNumber(value, f"{currency}{after.casefold()}", (found["whole"] or "") + (found["part"] or ""), rest)
+    currency = (found["currency"] or "").lstrip("\\")
+    words = [word for word in _WORD.findall(rest) if word not in _NO_WORDS]
+    while words[:1] == ["$"] and (in_latex or currency == "$"):  # it ends the LaTeX
+        words.pop(0)
+    words = [currency, *words] if currency else words
+    return FoundNumber(value, tuple(words), (found["whole"] or "") + (found["part"] or ""), rest)

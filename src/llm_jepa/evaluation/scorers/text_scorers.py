@@ -76,13 +76,14 @@ class NumberScorer:
     several.
 
     Args:
-        golds: All gold answers of the file. Where two have the same number in different units, the unit counts. Where
-            one has a decimal comma, those that could have one (1,234 and 1.234) are not decided.
+        golds: All gold answers of the file. Where two have the same number and other words (5 kg and 5 g), as many
+            words count as tell them apart. Where one has a decimal comma, those that could have one (1,234 and 1.234)
+            are not decided.
     """
 
     def __init__(self, golds: Iterable[Any] = ()) -> None:
         self.notes: list[str] = []
-        units: dict[Decimal, set[str]] = defaultdict(set)
+        words: dict[Decimal, set[tuple[str, ...]]] = defaultdict(set)
         self.answer_is_last = self.has_comma = False
         for gold in golds:
             if not isinstance(gold, str):
@@ -91,11 +92,12 @@ class NumberScorer:
             self.answer_is_last |= num_markers(gold) > 1
             self.has_comma |= has_decimal_comma(found, after_marker(gold))
             if found is not None and not several_numbers(gold):
-                units[found.value].add(found.unit)
-        self.with_units = {value for value, each in units.items() if len(each) > 1}
-        if self.with_units:
-            value = min(self.with_units)
-            shown = ", ".join(ascii(unit)[1:-1] or "none" for unit in sorted(units[value]))
+                words[found.value].add(found.words)
+        self.units = {value: _telling_apart(each) for value, each in words.items() if len(each) > 1}
+        if self.units:
+            value = min(self.units)
+            first = sorted({self._unit(each, value) for each in words[value]})
+            shown = ", ".join(ascii(unit)[1:-1] or "none" for unit in first)
             self.notes.append(f"Some gold numbers have several units, such as {value} ({shown}). Units count there.")
 
     def __call__(self, output: str, gold: str, *, row: Mapping[str, Any] | None = None) -> Verdict:
@@ -127,9 +129,17 @@ class NumberScorer:
     def _compare(self, found: FoundNumber, expected: FoundNumber) -> Verdict:
         if found.value != expected.value:
             return Verdict(False, f"the number is {quoted(str(found.value))} instead of {quoted(str(expected.value))}")
-        if expected.value in self.with_units and found.unit != expected.unit:
-            return Verdict(False, f"the unit is {quoted(found.unit)} instead of {quoted(expected.unit)}")
+        if expected.value in self.units:
+            unit, wanted = (self._unit(each.words, expected.value) for each in (found, expected))
+            if unit != wanted:
+                return Verdict(False, f"the unit is {quoted(unit)} instead of {quoted(wanted)}")
         return Verdict(True, f"the number is that of the gold text, {quoted(str(found.value))}")
+
+    def _unit(self, words: Sequence[str], value: Decimal) -> str:
+        """Return the words of a number that count, where the file has the number with several."""
+        count, has_case = self.units[value]
+        unit = " ".join(words[:count])
+        return unit if has_case else unit.casefold()
 
 
 class AnyOfScorer:
@@ -224,6 +234,16 @@ class LabelScorer:
                 if len(" ".join(words[:count])) > len(label) and tuple(words[:count]) in known:
                     return known[tuple(words[:count])]
         return None
+
+
+def _telling_apart(golds: Iterable[tuple[str, ...]]) -> tuple[int, bool]:
+    """Return how many first words tell different golds apart, and whether their case is needed for it."""
+    golds = list(golds)
+    folded = {tuple(word.casefold() for word in words) for words in golds}
+    has_case = len(folded) < len(golds)
+    told = golds if has_case else list(folded)
+    most = max(map(len, told))
+    return next(n for n in range(most + 1) if len({words[:n] for words in told}) == len(told)), has_case
 
 
 def _usable(golds: Iterable[Any], read: Any) -> list[list[str]]:
