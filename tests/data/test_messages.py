@@ -31,7 +31,7 @@ def read(write_lines):
     return of
 
 
-@pytest.mark.parametrize("mark", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"loss": False}])
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"training": False}, {"loss": False}])
 def test_a_message_that_is_not_trained_on_is_not_the_answer(read, mark):
     """The chat ends with the last answer that is trained on, and a note says so."""
     result = read(user("q1"), assistant("good"), user("q2"), assistant("bad", **mark))
@@ -92,8 +92,8 @@ def test_the_reasoning_of_an_answer_is_said_not_to_be_read(read, name):
 
 def test_other_fields_of_messages_are_named(read):
     """Once, with what becomes of them."""
-    (note,) = read(user("q", name="Ada"), assistant("a", id=3, refusal=None)).notes
-    assert note.startswith("Fields of messages that are in no view: name, id.")
+    (note,) = read(user("q", name="Ada"), assistant("a", id=3, learn=False, refusal=None, mask=False)).notes
+    assert note.startswith("Fields of messages that are in no view: name, id, learn.")
 
 
 def test_an_earlier_answer_that_asks_to_be_trained_on_has_a_note(read):

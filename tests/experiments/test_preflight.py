@@ -27,6 +27,7 @@ REFUSED = [
     ({"metric_for_best_model": "monitor/gap"}, "Set it to one of: ce_loss, exact_match"),
     ({"lr_scheduler_type": "reduce_lr_on_plateau", "validation_size": 0}, "requires an eval strategy"),
     ({"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_type='cosine_with_min_lr' is refused.*min_lr"),
+    ({"lr_scheduler_kwargs": {"num_cycles": "two"}}, "lr_scheduler_kwargs={'num_cycles': 'two'} is refused"),
     ({"lr_scheduler_kwargs": {"min_lr": 1e-5}}, "lr_scheduler_kwargs={'min_lr': 1e-05} is refused"),
     ({"optim_args": "x"}, "optim_args='x' is refused"),
     ({"report_to": "wand"}, "report_to='wand' is refused"),

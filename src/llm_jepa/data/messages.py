@@ -9,7 +9,7 @@ from typing import Any
 from .json_lines import RowError, describe_type, text_of
 
 ROLES = ("system", "user", "assistant")
-TRAINED = ("weight", "train", "loss")
+TRAINED = ("weight", "train", "training", "loss")
 """Fields of a message, of OpenAI's, Axolotl's and others' files: 0 or false keeps it out of training."""
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
@@ -158,4 +158,6 @@ def _notes(
 
 
 def _is_unread(name: str, value: Any) -> bool:
-    return name not in ("role", "content", *TRAINED, *REASONING) and is_filled(value)
+    if name in (*_TOOLS, *_MEDIA, *_MASKS):  # false where it is there: it marks nothing
+        return False
+    return name not in ("role", "content", *TRAINED, *REASONING) and (is_filled(value) or value is False)

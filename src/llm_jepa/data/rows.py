@@ -21,7 +21,7 @@ from llm_jepa.errors import ConfigError, DataError
 from .config import LARGE_FILE_BYTES, DataConfig
 from .json_lines import RowError, describe_type, parse_line, text_of
 from .line_index import MappedLines
-from .messages import REASONING, Chat, is_filled, read_chat
+from .messages import REASONING, TRAINED, Chat, is_filled, read_chat
 from .sources import Content, CsvRow, iter_rows, local_path, looks_local
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ _ADVICE = {
     **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), "No view holds anything but text."),
     **dict.fromkeys(("system", "history"), "Write them into messages."),
     **dict.fromkeys(("input", "context"), "If it is a part of the question, write both into one column."),
-    **dict.fromkeys(("weight", "train", "loss"), "All rows count alike; messages may have it."),
+    **dict.fromkeys(TRAINED, "All rows count alike; messages may have it."),
     "label": "If it marks bad answers, take their rows out.",
     **dict.fromkeys(("labels", "input_ids", "completion_mask", "assistant_masks", "loss_mask"), "See loss_on."),
     **dict.fromkeys(REASONING, "Write it into the answer to train on it."),

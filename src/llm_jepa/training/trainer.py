@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, cast
 
@@ -250,14 +250,18 @@ class JEPATrainer(Trainer):
         kind([weight], **options).step()
 
     def try_schedule(self) -> None:
-        """Make the learning-rate schedule once, as training will.
+        """Make the learning-rate schedule once, as training will, and ask it for every part of a run.
 
         Raises:
             Exception: Whatever transformers raises: a missing or a wrong argument.
         """
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=self.args.learning_rate)
-        self.create_scheduler(max(self.args.max_steps, 100), optimizer)
+        num_steps = max(self.args.max_steps, 100)
+        schedule = self.create_scheduler(num_steps, optimizer)
         self.lr_scheduler = None
+        if isinstance(schedule, LambdaLR):
+            for shape, step in product(schedule.lr_lambdas, range(0, num_steps, num_steps // 100)):
+                shape(step)
 
     def try_compiler(self) -> None:
         """Compile one product, where the model will be compiled: that needs a compiler on this machine.
