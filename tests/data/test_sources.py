@@ -92,6 +92,13 @@ def test_a_folder_that_names_no_split_has_one_set_of_rows(folder, part):
     assert read("some", part) == ("rows.jsonl", "some/rows.jsonl:1")
 
 
+@pytest.mark.parametrize("files", [("TRAIN.jsonl", "TEST.jsonl"), ("rows.jsonl", "Dev.jsonl")])
+def test_files_of_other_splits_are_not_read_as_one(folder, files):
+    """The library knows a split's name in lower case alone."""
+    folder("some", *files)
+    assert f"{files[1]} seems to hold rows of another split" in refused("some")
+
+
 def test_files_that_belong_to_no_split_are_named(folder, caplog):
     """Beside a train.jsonl the library reads no rows.jsonl."""
     folder("some", "train.jsonl", "rows.jsonl")

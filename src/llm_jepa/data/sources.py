@@ -198,6 +198,7 @@ def _find_rows(name: str, base: str, parts: list[str], part: str) -> tuple[str |
     split = _choose_split(name, named, splits, wanted, part, is_unnamed=is_unnamed)
     logger.info("%s: the split %s is read; it has %s", name, split, ", ".join(splits))
     if folder.is_dir() and not config:
+        _check_split_names(name, base, [_below(where, file) for file in files.get("train", [])], list(files))
         _tell_of_others(name, where, {file for of in files.values() for file in of})
     # What the hub has as Parquet has its types, and the library keeps it for a time without a network.
     kinds = _READ_HERE if folder.is_dir() else tuple(kind for kind in _READ_HERE if kind != ".parquet")
@@ -205,6 +206,21 @@ def _find_rows(name: str, base: str, parts: list[str], part: str) -> tuple[str |
         return f"{named}:{split}", datasets.load_dataset(where, config, split=split)
     separator = getattr(builder.config, "delimiter", None) or getattr(builder.config, "sep", None) or ","
     return None, _iter_files(files[split], base, where, separator)
+
+
+def _check_split_names(name: str, base: str, files: list[str], splits: list[str]) -> None:
+    """Refuse a folder whose only split holds a file that says it is another one, `TEST.jsonl` say.
+
+    The library knows names in lower case alone, and puts all files together where it knows none of them.
+    """
+    held_out = {*SPLIT_NAMES["validation"], *SPLIT_NAMES["test"]}
+    for file in files if splits == ["train"] else ():
+        words = set(re.findall("[a-z]+", file.lower()))
+        if words & held_out and not words & {*SPLIT_NAMES["train"]}:
+            raise DataError(
+                f"{name}: {file} seems to hold rows of another split, but the names do not say so, and all files of "
+                f"{base} would be read as one. Rename them, such as train.jsonl and test.jsonl, or name one file."
+            )
 
 
 def _tell_of_others(name: str, where: str, files: set[str]) -> None:
