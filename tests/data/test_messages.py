@@ -31,7 +31,9 @@ def read(write_lines):
     return of
 
 
-@pytest.mark.parametrize("mark", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"training": False}, {"loss": False}])
+@pytest.mark.parametrize(
+    "mark", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"training": False}, {"loss": False}]
+)
 def test_a_message_that_is_not_trained_on_is_not_the_answer(read, mark):
     """The chat ends with the last answer that is trained on, and a note says so."""
     result = read(user("q1"), assistant("good"), user("q2"), assistant("bad", **mark))

@@ -202,6 +202,15 @@ def test_gold_answers_that_a_scorer_cannot_decide_are_counted_before_training(
     assert check_golds(learned.encoder, some_rows(good, good), config, "test") == []
 
 
+def test_gold_answers_that_are_longer_than_an_answer_may_be_are_counted(learned, some_rows):
+    """The model cannot write them; whoever sets max_new_tokens too low must not read 0% as a result."""
+    rows = some_rows({"text": "a line", "code": "abcabc"}, {"text": "a line", "code": "a"})
+    assert check_golds(learned.encoder, rows, EvaluationConfig(max_new_tokens=24), "test") == []
+    (note,) = check_golds(learned.encoder, rows, EvaluationConfig(max_new_tokens=1), "test")
+    assert note.startswith("1 of 2 test rows have a gold answer of more than max_new_tokens=1 tokens")
+    assert check_golds(learned.encoder, rows, EvaluationConfig(metric="label", max_new_tokens=1), "test") == []
+
+
 def test_sql_is_scored_on_the_database_that_the_row_names(learned, some_rows, tmp_path):
     """The column `database` reaches the scorer; the child is gone afterwards."""
     with sqlite3.connect(tmp_path / "shop.sqlite") as connection:

@@ -25,6 +25,8 @@ def home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write("train.jsonl", ROWS)
     write("test.jsonl", [{"text": "x y", "code": "3"}, {"text": "x z", "code": "12"}])
+    write("numbers.jsonl", [{"text": "x y", "code": "#### 3"}])
+    write("one_code.jsonl", [row | {"code": "x"} for row in ROWS])
     write("empty.jsonl", [])
     write("no_views.jsonl", [row | {"use_jepa": False} for row in ROWS])
 
@@ -43,9 +45,14 @@ def home(tmp_path, monkeypatch):
         ({"jepa_loss_dropout": 1.0}, "jepa_loss_dropout=1.0"),
         ({"train_file": "no_views.jsonl"}, "None of the 28 training rows has a JEPA term"),
         ({"train_file": "empty.jsonl"}, "no row at all"),
+        ({"train_file": "one_code.jsonl", "shuffle_views": True}, "nothing to exchange"),
         ({"test_file": "empty.jsonl"}, "no row at all"),
         ({"metric": "number"}, "number can use no gold answer of 2 test rows"),
         ({"metric": "choice"}, "choices"),
+        (
+            {"metric": "number", "test_file": "numbers.jsonl", "validation_generations": 4},
+            "number can use no gold answer of 4 validation rows",
+        ),
     ],
 )
 @pytest.mark.parametrize("verb", ["train", "compare"])

@@ -323,7 +323,8 @@ def check_golds(
         known: What `know_golds` found in the file of the rows. Default: the rows are the whole file.
 
     Returns:
-        Sentences on the gold answers that a scorer cannot decide, and on those that it compares more strictly.
+        Sentences on the gold answers that a scorer cannot decide, on those that it compares more strictly, and on
+        those that are longer than an answer may be.
 
     Raises:
         DataError: If a scorer can decide none: no row has choices, say, or a number, or a database that is there.
@@ -348,7 +349,21 @@ def check_golds(
                 f"count as not right. {first}"
             )
         notes += [f"{name}: {note}" for note in getattr(known.get(name), "notes", [])]
-    return notes
+    return notes + _about_length(rows, config, split)
+
+
+def _about_length(rows: EncodedPairs, config: EvaluationConfig, split: str) -> list[str]:
+    """Say how many gold answers the model cannot write, where the metric wants them whole."""
+    limit = config.max_new_tokens
+    if limit is None or config.metric in ("label", "any_of", *BY_LIKELIHOOD):
+        return []
+    num_long = sum(len(pair.code_ids) - 1 > limit for pair in rows.pairs)  # without the end token
+    if not num_long:
+        return []
+    return [
+        f"{num_long:,} of {len(rows):,} {split} rows have a gold answer of more than max_new_tokens={limit} tokens, "
+        "which the model cannot write. Raise max_new_tokens."
+    ]
 
 
 def _no_gold(name: str, examples: Sequence[Example], last: Example, error: GoldError) -> DataError:

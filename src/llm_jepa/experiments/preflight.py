@@ -20,8 +20,7 @@ import torch
 
 from llm_jepa.data.prepare import LoadedData, load_data
 from llm_jepa.errors import ConfigError, DataError
-from llm_jepa.evaluation.evaluate import check_golds
-from llm_jepa.runs.run import Models, build_trainer, pretrained_tokenizer
+from llm_jepa.runs.run import Models, build_trainer, check_answers, pretrained_tokenizer
 from llm_jepa.runs.settings import RunConfig, naming_settings
 
 
@@ -60,10 +59,11 @@ def rehearse(runs: Mapping[str, RunConfig], seed: int, loaded: tuple[RunConfig, 
 
 def _try(run: RunConfig, seed: int, folder: Path, data: LoadedData, models: Models) -> list[str]:
     """Build the trainer and the batches of a run, and let its scorers read their golds; return notes on these."""
+    notes = check_answers(run, data)
     trainer, _ = build_trainer(run, seed, folder, data=data, models=models)
     with naming_settings(run):
         trainer.get_train_dataloader()
-    return check_golds(data.encoder, data.test, run.evaluation, "test")
+    return notes
 
 
 def _distinct(runs: Mapping[str, RunConfig]) -> dict[str, RunConfig]:

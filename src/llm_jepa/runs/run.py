@@ -38,8 +38,15 @@ from llm_jepa.data.generated_files import with_files
 from llm_jepa.data.prepare import LoadedData, load_data
 from llm_jepa.data.shuffled_views import about_exchange, shuffle_code_views
 from llm_jepa.data.tokenizer import load_tokenizer
-from llm_jepa.errors import ConfigError, nearest
-from llm_jepa.evaluation.evaluate import EvaluationConfig, check_golds, evaluate, score_generations, score_retrieval
+from llm_jepa.errors import ConfigError, DataError, nearest
+from llm_jepa.evaluation.evaluate import (
+    EvaluationConfig,
+    check_golds,
+    evaluate,
+    know_golds,
+    score_generations,
+    score_retrieval,
+)
 from llm_jepa.evaluation.kept_embeddings import StoredEmbeddings
 from llm_jepa.files import write_json, write_json_lines, write_whole
 from llm_jepa.objective import LLMJEPA, Pair, UnsupportedModelError
@@ -102,7 +109,7 @@ def _train_claimed(run: RunConfig, seed: int, folder: Path, *, progress: bool) -
     watch = DataWatch([*run.data.train_files, run.data.validation_file, run.data.test_file, run.data.views_file])
     trainer, data = build_trainer(run, seed, folder, progress=progress)
     settings = _evaluation_settings(run, data)
-    data.notes += check_golds(data.encoder, data.test, settings, "test")
+    data.notes += check_answers(run, data)
     context = _context(data)
     seen: dict[str, Any] = {"summary": data.summary, "notes": data.notes, "sha256": watch.sha256}
     seen |= {"max_new_tokens": settings.max_new_tokens, "tokenizer_sha256": digest_tokenizer(data.tokenizer)}
@@ -317,7 +324,10 @@ def _check_best_metric(trainer: JEPATrainer, scored: str | None) -> None:
 
 def _shuffled(pairs: Sequence[Pair], seed: int, data: LoadedData, rows: str) -> Sequence[Pair]:
     """Return the pairs of the shuffled control; what weakens it is noted with the data."""
-    shuffled = shuffle_code_views(pairs, seed)
+    try:
+        shuffled = shuffle_code_views(pairs, seed)
+    except ValueError as error:
+        raise DataError(f"{error} All {rows} with a JEPA term have one code.") from error
     notes = about_exchange(pairs, shuffled, rows)
     for note in notes:
         logger.info(note)
@@ -423,16 +433,45 @@ def _evaluation_settings(run: RunConfig, data: LoadedData) -> EvaluationConfig:
     return replace(run.evaluation, max_new_tokens=data.train.longest_code + 16)
 
 
+def check_answers(run: RunConfig, data: LoadedData) -> list[str]:
+    """Make sure that answers to test rows, and to validation rows at each look, can be scored.
+
+    Returns:
+        Notes on gold answers that cannot.
+
+    Raises:
+        DataError: If a scorer can use none of them.
+    """
+    settings = _evaluation_settings(run, data)
+    notes = check_golds(data.encoder, data.test, settings, "test")
+    rows = _answered_rows(run, data)
+    if not len(rows) or run.training.get("eval_strategy") == "no":
+        return notes
+    known = know_golds(data.encoder, data.validation, settings)
+    try:
+        return notes + check_golds(data.encoder, rows, settings, "validation", known)
+    except DataError as error:
+        raise DataError(
+            f"{str(error).rstrip('.')}. Or leave out their answers, with validation_generations: 0."
+        ) from error
+
+
+def _answered_rows(run: RunConfig, data: LoadedData) -> EncodedPairs:
+    """Return the validation rows that are answered at each look, the first ones."""
+    count = run.evaluation.validation_generations
+    return EncodedPairs(data.validation.pairs[:count], data.validation.examples[:count])
+
+
 def _validation_generations(run: RunConfig, data: LoadedData, jepa: LLMJEPA) -> Callable[[], dict[str, float]] | None:
     """Return what scores answers to the first validation rows, at each look during training."""
-    count = min(run.evaluation.validation_generations, len(data.validation))
-    if not count:
+    rows = _answered_rows(run, data)
+    if not len(rows):
         return None
-    rows = EncodedPairs(data.validation.pairs[:count], data.validation.examples[:count])
     settings = _evaluation_settings(run, data)
+    known = know_golds(data.encoder, data.validation, settings)
 
     def score() -> dict[str, float]:
-        metrics, _ = score_generations(jepa, data.encoder, rows, settings)
+        metrics, _ = score_generations(jepa, data.encoder, rows, settings, known)
         return {settings.metric: metrics[settings.metric]}
 
     return score

@@ -23,6 +23,8 @@ NOT_HERE = {
     "label_smoothing_factor": "the objective computes its cross-entropy itself, and has no smoothing",
     "neftune_noise_alpha": "noise on the embeddings would move the views as well",
     "save_only_model": "a run could not go on from such a checkpoint as if it had not been stopped",
+    "ignore_data_skip": "a run that goes on would train again on the rows that it had seen",
+    "auto_find_batch_size": "runs of one comparison would have batches of different sizes",
     "push_to_hub": "a run's folder holds rows and answers. After it, `llm-jepa export` writes a model folder, and "
     "`hf upload` sends that",
     "use_liger_kernel": "its kernels are put into plain models alone, and compute the cross-entropy themselves",
@@ -176,6 +178,8 @@ class JEPATrainingArguments(TrainingArguments):
             raise ValueError(f"gradient_monitor_steps={self.gradient_monitor_steps} must be 0 (never) or more.")
         if not re.fullmatch(_SIZE, str(self.max_shard_size)):
             raise ValueError(f"max_shard_size={self.max_shard_size!r} is no size: expected a number and KB, MB or GB.")
+        if self.stop_on_collapse and self.eval_strategy == "no":
+            raise ValueError("stop_on_collapse=True needs looks at held-out rows, and eval_strategy=no leaves none.")
         if self.monitor_pairs < 2:
             raise ValueError(f"monitor_pairs={self.monitor_pairs} must be at least 2: one pair has no gap.")
 

@@ -59,16 +59,28 @@ def _check_pairs(jepa: LLMJEPA, pairs: Sequence[Pair]) -> None:
     if first is None:
         logger.warning("no training row has a JEPA term, though jepa_lambda is %s (use_jepa)", config.jepa_lambda)
         return
-    if config.jepa_distance in IN_BATCH and all(pair.code_view == first.code_view for pair in pairs if pair.use_jepa):
-        raise DataError(
-            f"All training rows have the same code, so {config.jepa_distance} has nothing to tell it from. Set "
-            "jepa_distance to cosine, or check the code column."
-        )
+    if config.jepa_distance in IN_BATCH:
+        _check_negatives(config.jepa_distance, first, pairs)
     groups = (pair.group for pair in pairs if pair.use_jepa)
     if config.jepa_residual == "group" and not _has_repeats(groups):
         raise DataError(
             "No two training rows share a group, so jepa_residual=group leaves every embedding zero. Set "
             "jepa_residual=batch, or check the column group."
+        )
+
+
+def _check_negatives(distance: str, first: Pair, pairs: Sequence[Pair]) -> None:
+    """Refuse rows of which none is a negative of another: they all have one code, one text or one group."""
+    same = {"code", "text"} | ({"group"} if first.group is not None else set())
+    for pair in pairs:
+        if pair.use_jepa and same:
+            equal = {"code": first.code_view == pair.code_view, "text": first.text_view == pair.text_view}
+            same &= {name for name, is_equal in (equal | {"group": first.group == pair.group}).items() if is_equal}
+    if same:
+        what = min(same)
+        raise DataError(
+            f"All training rows have the same {what}, so {distance} has nothing to tell it from. Set jepa_distance to "
+            f"cosine, or check the {what} column."
         )
 
 
@@ -87,11 +99,14 @@ def _check_alone(jepa: LLMJEPA) -> None:
     for name, value, is_empty in (
         ("jepa_distance", config.jepa_distance, config.jepa_distance in IN_BATCH),
         ("jepa_residual", config.jepa_residual, config.jepa_residual == "batch"),
+        ("jepa_variance_weight", config.jepa_variance_weight, config.jepa_variance_weight > 0),
+        ("jepa_covariance_weight", config.jepa_covariance_weight, config.jepa_covariance_weight > 0),
     ):
         if is_empty:
+            what = "it" if name.endswith("_weight") else "the JEPA term"
             raise ConfigError(
-                f"{name}={value} compares the pairs of a batch, and per_device_train_batch_size is 1: the JEPA term "
-                "would do nothing. Use larger batches (gradient_accumulation_steps makes none), or another value."
+                f"{name}={value} compares the pairs of a batch, and per_device_train_batch_size is 1: {what} would do "
+                "nothing. Use larger batches (gradient_accumulation_steps makes none), or another value."
             )
 
 
