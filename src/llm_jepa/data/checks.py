@@ -1,15 +1,16 @@
 """Duplicates within a file, and leaks between files: counted exactly, by one stated rule.
 
 Two rows are the same pair when their text and their code are equal after `str.strip()`; system messages are
-not compared. As an extra, rows are also compared *normalised*: case-folded, and each run of white space one
-space. That count is shown and never acted on: in a regex, case carries meaning. Shown too, and never acted on, are
-rows that ask the same (text and system message equal after `str.strip()`) and have another code.
+not compared. As an extra, rows are also compared *normalised*: in one Unicode form, case-folded, and each run of
+white space one space. That count is shown and never acted on: in a regex, case carries meaning. Shown too, and never
+acted on, are rows that ask the same (text and system message equal after `str.strip()`) and have another code.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -308,7 +309,7 @@ def _normalised_key(example: Example) -> PairKey:
 
 
 def _normalise(text: str) -> str:
-    return " ".join(text.casefold().split())
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 def _without(examples: Sequence[Example], places: list[int]) -> Sequence[Example]:

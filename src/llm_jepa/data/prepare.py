@@ -292,13 +292,16 @@ def _set_validation_aside(
     train: _Split, validation: _Split, size: int, notes: list[str], key: str = "validation_size"
 ) -> None:
     most = len(train.examples) // MOST_ASIDE
+    kept, validation.examples = split_validation(train.examples, min(size, most))
+    found = validation.rows_in = len(validation.examples)
+    why = " Rows of one group stay together." if found < min(size, most) else ""
     if size > most:
         notes.append(
-            f"{key}={size} is more than a fifth of the {len(train.examples)} {train.name} rows; {most} are set aside."
+            f"{key}={size} is more than a fifth of the {len(train.examples)} {train.name} rows; {found} are set "
+            f"aside.{why}"
         )
-        size = most
-    kept, validation.examples = split_validation(train.examples, size)
-    validation.rows_in = len(validation.examples)
+    elif why:
+        notes.append(f"{found} {train.name} rows are set aside in place of {key}={size}.{why}")
     train.keep(kept, "to_validation")
 
 
