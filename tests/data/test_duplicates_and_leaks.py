@@ -38,6 +38,12 @@ def test_a_leak_is_a_held_out_row_whose_pair_was_trained_on():
     assert (found.num_normalised, found.num_codes) == (2, 3)
 
 
+def test_two_unicode_forms_of_one_text_are_equal_when_normalised():
+    """A composed letter, and the letter with its mark: the same to a reader."""
+    found = find_leaks(rows(("caf\u00e9", "1")), rows(("cafe\u0301", "1")))
+    assert (found.held_out_rows, found.num_normalised) == ([], 1)
+
+
 def test_two_views_never_equal_one_text():
     """("a", no code) is one sequence, ("a", "") is a pair."""
     assert find_duplicates(rows(("a", None), ("a", ""), ("a", None))).rows == [2]
