@@ -238,6 +238,17 @@ def test_a_template_that_writes_todays_date_is_said(chat_tokenizer, caplog):
         assert "today's date" not in caplog.text
 
 
+def test_an_argument_that_the_template_does_not_read_is_said(chat_tokenizer, caplog):
+    """A misspelt name would change nothing without a word."""
+    chat_tokenizer.chat_template = "{% if enable_thinking %}{% endif %}" + TURN
+    with caplog.at_level(logging.WARNING, logger="llm_jepa"):
+        PairEncoder(chat_tokenizer, DataConfig(chat_template_kwargs={"enable_thinking": False}))
+        assert "has no effect" not in caplog.text
+        PairEncoder(chat_tokenizer, DataConfig(chat_template_kwargs={"enable_thinkin": False}))
+    assert "chat_template_kwargs.enable_thinkin has no effect" in caplog.text
+    assert "Did you mean 'enable_thinking'?" in caplog.text
+
+
 def test_a_date_string_freezes_the_date_of_every_template(chat_tokenizer):
     """Of those that take it, and of those that only ask what day it is."""
     frozen = {"chat_template_kwargs": {"date_string": "01 Jan 2025"}}

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.errors import ConfigError, DataError, nearest
 
 from .tokenizer import PlainText, default_template
 
@@ -122,6 +122,14 @@ class ChatTemplate:
         before, _, after = whole.partition(_marker(1))
         self._prefill = header[len(before) :] if header.startswith(before) else ""
         self.end_id = self._find_end_id(before, header, after)
+        for name in self.kwargs.keys() - {"date_string"}:
+            if name not in source:
+                known = re.findall(r"\w+", source)
+                logger.warning(
+                    "chat_template_kwargs.%s has no effect: the chat template does not read it.%s",
+                    name,
+                    nearest(name, known),
+                )
         if "strftime_now" in source and "date_string" not in self.kwargs:
             logger.warning(
                 "the chat template writes today's date: rows will differ from day to day. "
