@@ -122,14 +122,13 @@ class ChatTemplate:
         before, _, after = whole.partition(_marker(1))
         self._prefill = header[len(before) :] if header.startswith(before) else ""
         self.end_id = self._find_end_id(before, header, after)
-        for name in self.kwargs.keys() - {"date_string"}:
-            if name not in source:
-                known = re.findall(r"\w+", source)
-                logger.warning(
-                    "chat_template_kwargs.%s has no effect: the chat template does not read it.%s",
-                    name,
-                    nearest(name, known),
-                )
+        known = set(re.findall(r"\w+", source))
+        for name in sorted(self.kwargs.keys() - known - {"date_string"}):
+            logger.warning(
+                "chat_template_kwargs.%s has no effect: the chat template does not read it.%s",
+                name,
+                nearest(name, known),
+            )
         if "strftime_now" in source and "date_string" not in self.kwargs:
             logger.warning(
                 "the chat template writes today's date: rows will differ from day to day. "
