@@ -122,7 +122,7 @@ def _data_split(arguments: argparse.Namespace) -> dict[str, Any]:
 def _data_inspect(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.data.inspect import inspect_rows
     from llm_jepa.data.prepare import load_data
-    from llm_jepa.runs.run import check_answers, pretrained_tokenizer
+    from llm_jepa.runs.run import pretrained_tokenizer
     from llm_jepa.runs.settings import read_run
 
     settings = dict(overrides(arguments)) | {"train_file": arguments.file, "validation_size": 0}
