@@ -35,7 +35,7 @@ from llm_jepa.objective import LLMJEPA, JEPAConfig, Pair, UnsupportedModelError
 from llm_jepa.runs.environment import describe_environment
 from llm_jepa.training.models import PRESETS, ModelConfig, build_model, num_parameters
 from step_cost import SEED, load_pairs, stretch
-from step_objectives import Cached, Fused, Objective
+from step_objectives import Fused, Objective
 from step_report import PEAK_TFLOPS
 from step_timing import BareLoop, Chunk, Placement, Timing, release_memory
 
@@ -47,7 +47,6 @@ VARIANTS: dict[str, tuple[float, str]] = {  # jepa_lambda, attention
     "plain_flex": (0.0, "flex_attention"),
     "jepa_sdpa": (1.0, "sdpa"),
     "jepa_flex": (1.0, "flex_attention"),
-    "jepa_cached": (1.0, "sdpa"),
 }
 
 
@@ -128,7 +127,7 @@ def run(
 def objective(name: str, model: nn.Module, k: int, pad_id: int) -> Objective:
     """Return what a variant trains."""
     jepa = LLMJEPA(model, JEPAConfig(jepa_lambda=VARIANTS[name][0], jepa_k=k))
-    return Cached(jepa, pad_id) if name == "jepa_cached" else Fused(jepa, pad_id)
+    return Fused(jepa, pad_id)
 
 
 def flops_per_token(model: nn.Module, length: int) -> float:

@@ -38,7 +38,6 @@ from llm_jepa.training.models import PRESETS, ModelConfig, build_model, num_para
 from llm_jepa.training.sampler import LengthGroupedSampler
 from step_objectives import (
     PUBLISHED_WIDTH,
-    Cached,
     Fused,
     Objective,
     Plain,
@@ -126,10 +125,6 @@ VARIANTS: dict[str, Variant] = {
     "fused_stop_grad": Variant("LLMJEPA, target stop_grad", _fused("stop_grad")),
     "fused_shared": Variant("LLMJEPA, target shared", _fused("shared")),
     "fused_ema": Variant("LLMJEPA, target ema", _fused("ema")),
-    "cached_stop_grad": Variant(
-        "plain rows, [PRED] reads the text in their cache (experimental)",
-        lambda model, layout: Cached(_jepa(model, layout, "stop_grad"), layout.pad_id),
-    ),
     "separate_stop_grad": Variant("three forwards, the target's without gradient", _separate("stop_grad")),
     "separate_shared": Variant("three forwards, all with gradient", _separate("shared")),
     "published_additive": Variant(
@@ -374,7 +369,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--preset", choices=list(PRESETS), default="nano", help="model, with random weights (default nano)")
     add("--batch-size", type=int, default=32, help="pairs in a batch (default 32)")
-    add("--k", type=int, default=1, help="[PRED] tokens (default 1); 0 leaves cached_stop_grad out")
+    add("--k", type=int, default=1, help="[PRED] tokens (default 1)")
     add("--rounds", type=int, help="counted steps of each variant (default 30), or passes with --packing (default 5)")
     add("--slow-rounds", type=int, default=3, help="counted steps of the published shapes (default 3)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where steps run (default cpu)")
@@ -400,8 +395,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--batch-size, --rounds and --slow-rounds must be at least 1.")
     if args.length is not None and args.length < 8:
         parser.error(f"--length {args.length} has no room for two views; expected 8 or more.")
-    if args.k == 0:  # without [PRED] nothing reads the cache
-        args.variants = [name for name in args.variants if name != "cached_stop_grad"]
     if args.packing and (args.length is not None or args.generation):
         parser.error("--packing times pairs of mixed length and nothing else; leave --length and --generation out.")
     if args.device == "cuda" and not torch.cuda.is_available():

@@ -2,7 +2,6 @@
 
     Plain               next-token cross-entropy as transformers computes it
     Fused               this library: one forward for the row and its [PRED], one short one for the target
-    Cached              the other way to fuse: plain rows, then [PRED] reads the text in the key-value cache
     Separate            the literal way, batched: three padded forwards (row, text + [PRED], code)
     PublishedThreePass  the shape of the published recipe: row, text and code in one batch of 3 B padded rows
     PublishedAdditive   its shape with an additive mask: row, and text beside code, in 2 B padded rows
@@ -26,7 +25,6 @@ import torch
 from torch import Tensor, nn
 
 from llm_jepa.objective import LLMJEPA, FusedCollator, Pair
-from llm_jepa.objective.cached import CachedLLMJEPA
 from llm_jepa.objective.layout import IGNORED, TensorGroup
 
 PUBLISHED_WIDTH = 512  # tokens that the published code pads every row to
@@ -117,23 +115,6 @@ class Fused:
 
     def after_step(self) -> None:
         self.module.update_target()
-
-
-class Cached:
-    """The experimental pass of `objective/cached.py`: the same loss, [PRED] read from the cache of plain rows."""
-
-    def __init__(self, jepa: LLMJEPA, pad_id: int) -> None:
-        self.module = CachedLLMJEPA(jepa)
-        self.pad_id = pad_id
-
-    def collate(self, pairs: Sequence[Pair]) -> Any:
-        return self.module.collate(pairs, self.pad_id)
-
-    def loss(self, batch: Any) -> Tensor:
-        return self.module(batch).loss
-
-    def after_step(self) -> None:
-        self.module.jepa.update_target()
 
 
 class _ByHand:

@@ -59,7 +59,7 @@ def test_it_runs_through_on_a_small_model():
     for length in ("16", "24"):
         rows = report["lengths"][length]
         assert rows["plain_sdpa"]["ratio"] == 1
-        assert rows["jepa_sdpa"]["tokens_per_s"] > 0 and rows["jepa_cached"]["tokens_per_s"] > 0
+        assert rows["jepa_sdpa"]["tokens_per_s"] > 0
         assert "no gradient on a CPU" in rows["plain_flex"]["error"]
     assert "jepa_flex" in gpu.format_report(report)
 

@@ -165,17 +165,6 @@ def test_rows_without_a_jepa_term_are_counted_and_all_of_them_are_refused(load):
         load([{**row, "use_jepa": False} for row in rows])
 
 
-def test_residuals_by_group_want_a_group_in_every_row_that_has_the_term(load):
-    """Said at the start, with file and line; a row without the term needs none."""
-    rows, objective = [{**row, "group": "a"} for row in numbered(0, 4)], JEPAConfig(jepa_residual="group")
-    load(rows, objective=objective)
-    del rows[2]["group"]
-    with pytest.raises(DataError, match=r"train_file.jsonl:3 has no group, and jepa_residual=group"):
-        load(rows, objective=objective)
-    rows[2]["use_jepa"] = False
-    load(rows, objective=objective)
-
-
 def test_a_chat_template_without_the_begin_token_is_said(load, bos_tokenizer):
     """The tokenizer puts one before any other text; the template's word counts."""
     bos_tokenizer.chat_template = "{% for m in messages %}{{ m.role }} {{ m.content }}<|end|>{% endfor %}"

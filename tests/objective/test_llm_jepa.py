@@ -18,7 +18,7 @@ from llm_jepa.objective import (
     reference_loss,
 )
 from llm_jepa.objective.layout import IGNORED
-from llm_jepa.objective.loss_dropout import LossDropout
+from llm_jepa.objective.schedule import is_dropped
 
 
 def loss_and_gradients(jepa, batches, **normalisers):
@@ -172,12 +172,12 @@ def test_the_ema_target_follows_the_model_slowly(tiny_model, make_pairs):
 def test_loss_dropout_drops_its_share_and_the_same_steps_every_time():
     """The decision depends on seed and step alone, and the share is the rate's."""
     steps = range(4000)
-    first = [LossDropout(0.75, seed=3).drops(step) for step in steps]
-    again = [LossDropout(0.75, seed=3).drops(step) for step in reversed(steps)]
+    first = [is_dropped(0.75, 3, step) for step in steps]
+    again = [is_dropped(0.75, 3, step) for step in reversed(steps)]
     assert first == again[::-1]
     assert sum(first) / len(first) == pytest.approx(0.75, abs=0.03)
-    assert first != [LossDropout(0.75, seed=4).drops(step) for step in steps]
-    assert not any(LossDropout(0.0, seed=3).drops(step) for step in steps)
+    assert first != [is_dropped(0.75, 4, step) for step in steps]
+    assert not any(is_dropped(0.0, 3, step) for step in steps)
 
 
 @pytest.mark.parametrize("target", ["stop_grad", "shared"])
@@ -189,8 +189,8 @@ def test_a_dropped_step_is_a_plain_step(target, tiny_model, make_pairs):
     batch = FusedCollator(jepa.config, pad_token_id=0)(pairs)
     plain = FusedCollator(JEPAConfig(jepa_lambda=0), pad_token_id=0)(pairs)
     assert torch.equal(batch.without_views().rows.documents, plain.rows.documents)
-    dropped = next(step for step in range(50) if jepa.loss_dropout.drops(step))
-    kept = next(step for step in range(50) if not jepa.loss_dropout.drops(step))
+    dropped = next(step for step in range(50) if jepa.drops_term(step))
+    kept = next(step for step in range(50) if not jepa.drops_term(step))
     bare = LLMJEPA(jepa.model, JEPAConfig(jepa_lambda=0))
     assert torch.equal(jepa(batch, step=dropped).loss, bare(plain).loss)
     assert jepa(batch, step=dropped).lambda_eff == 0.0 and jepa(batch, step=dropped).jepa_loss.isnan()

@@ -151,7 +151,7 @@ def test_a_dropped_step_of_packed_rows_is_a_plain_packed_step(tiny_model, make_m
     torch.manual_seed(0)
     jepa = LLMJEPA(tiny_model("mistral"), JEPAConfig(jepa_loss_dropout=0.5, jepa_target="shared"))
     pairs = make_mixed_pairs(6)
-    dropped = next(step for step in range(50) if jepa.loss_dropout.drops(step))
+    dropped = next(step for step in range(50) if jepa.drops_term(step))
     bare = LLMJEPA(jepa.model, JEPAConfig(jepa_lambda=0))
     output, gradients = loss_and_gradients(jepa, collate(jepa.config, pairs, packing=True), step=dropped)
     expected, theirs = loss_and_gradients(bare, collate(bare.config, pairs, packing=False))

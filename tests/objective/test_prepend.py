@@ -7,8 +7,7 @@ import itertools
 import pytest
 import torch
 
-from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, Pair, UnsupportedModelError, reference_loss
-from llm_jepa.objective.cached import CachedLLMJEPA
+from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, Pair, reference_loss
 from llm_jepa.objective.config import CHOICES
 from llm_jepa.objective.layout import Role
 from llm_jepa.objective.masks import boolean_mask
@@ -108,7 +107,7 @@ def test_a_dropped_step_is_a_plain_step(tiny_model, make_mixed_pairs):
     pairs = make_mixed_pairs(5)
     jepa = LLMJEPA(tiny_model("llama"), JEPAConfig(jepa_loss_dropout=0.5, jepa_pred_position="prepend"))
     batch = FusedCollator(jepa.config, pad_token_id=0)(pairs)
-    dropped = next(step for step in range(50) if jepa.loss_dropout.drops(step))
+    dropped = next(step for step in range(50) if jepa.drops_term(step))
     plain = LLMJEPA(jepa.model, JEPAConfig(jepa_lambda=0))
     assert torch.equal(jepa(batch, step=dropped).loss, plain(FusedCollator(plain.config, pad_token_id=0)(pairs)).loss)
 
@@ -120,8 +119,3 @@ def test_monitors_look_at_the_same_prediction(make_jepa, make_pairs):
         slow = reference_loss(jepa, pairs)
     views = view_embeddings(jepa, pairs, pad_token_id=0, batch_size=2)
     torch.testing.assert_close(views.text_pred, slow.text_pred, atol=1e-5, rtol=1e-5)
-
-
-def test_the_cached_pass_refuses_it(make_jepa):
-    with pytest.raises(UnsupportedModelError, match="jepa_pred_position=append"):
-        CachedLLMJEPA(make_jepa(jepa_pred_position="prepend"))

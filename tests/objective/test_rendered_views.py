@@ -150,7 +150,7 @@ def test_a_dropped_step_of_rendered_views_is_a_plain_step(tiny_model, make_mixed
         jepa = LLMJEPA(tiny_model("llama"), JEPAConfig(jepa_loss_dropout=0.5, jepa_target=target))
         plain = FusedCollator(JEPAConfig(jepa_lambda=0), pad_token_id=0)(pairs)
         batch = FusedCollator(jepa.config, pad_token_id=0)(pairs)
-        dropped = next(step for step in range(50) if jepa.loss_dropout.drops(step))
+        dropped = next(step for step in range(50) if jepa.drops_term(step))
         assert batch.without_views().rows.input_ids.shape == plain.rows.input_ids.shape
         bare: nn.Module = LLMJEPA(jepa.model, JEPAConfig(jepa_lambda=0))
         assert torch.equal(jepa(batch, step=dropped).loss, bare(plain).loss)

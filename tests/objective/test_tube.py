@@ -136,7 +136,6 @@ def test_a_step_is_asked_for_in_training_alone(make_jepa, make_pairs):
         {"jepa_direction": "both"},
         {"jepa_target": "shared"},
         {"jepa_distance": "mse"},
-        {"jepa_residual": "batch"},
         {"jepa_variance_weight": 1.0},
         {"jepa_predictor": "mlp"},
         {"jepa_views": "rendered"},

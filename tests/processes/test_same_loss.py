@@ -75,20 +75,15 @@ CASES = {
         ONE_EPOCH,
     ),
     "symmetric infonce without a row in one process": ({"jepa_distance": "infonce_symmetric"}, 9, ONE_EPOCH),
-    "symmetric infonce of residuals, gradients through both": (
-        {"jepa_distance": "infonce_symmetric", "jepa_target": "shared", "jepa_residual": "batch"},
+    "symmetric infonce, gradients through both": (
+        {"jepa_distance": "infonce_symmetric", "jepa_target": "shared"},
         9,
         ONE_EPOCH,
     ),
     "a probe with a head": ({"jepa_detach_backbone": True, "jepa_predictor": "mlp"}, 9, ONE_EPOCH),
     "Semantic Tube Prediction": ({"jepa_term": "stp"}, 9, ONE_EPOCH),
-    "residuals by group, all anti-collapse terms": (
-        {
-            "jepa_residual": "group",
-            "jepa_variance_weight": 0.5,
-            "jepa_covariance_weight": 0.3,
-            "jepa_sigreg_weight": 0.2,
-        },
+    "all anti-collapse terms": (
+        {"jepa_variance_weight": 0.5, "jepa_covariance_weight": 0.3, "jepa_sigreg_weight": 0.2},
         9,
         ONE_EPOCH,
     ),

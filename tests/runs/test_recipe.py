@@ -12,8 +12,6 @@ from llm_jepa.errors import ConfigError
 from llm_jepa.experiments.compare import open_experiment, run_experiment
 from llm_jepa.experiments.experiment import read_experiment
 from llm_jepa.export.export_run import export_run
-from llm_jepa.files import read_json_lines
-from llm_jepa.report.figures import plot_curves
 from llm_jepa.runs.run import build_trainer, train_run
 from llm_jepa.runs.settings import RECIPES, read_run
 from llm_jepa.runs.trained_run import load_run
@@ -111,7 +109,7 @@ def test_the_configs_of_the_comparison_differ_in_the_recipe_alone():
 def published(tiny_settings, tmp_path_factory):
     """The folder of a whole run under the recipe, without validation rows. Read only."""
     folder = tmp_path_factory.mktemp("published") / "run"
-    train_run(read_run(as_published(tiny_settings, gradient_monitor_steps=2)), 3, folder)
+    train_run(read_run(as_published(tiny_settings)), 3, folder)
     return folder
 
 
@@ -136,14 +134,6 @@ def test_a_run_without_validation_rows_is_whole(published):
     notes = read_json(published / "data.json")["notes"]
     assert sum("No validation rows" in note for note in notes) == 1
     assert sum("train_end_token: false" in note for note in notes) == 1
-
-
-def test_the_log_has_the_gradients_of_the_steps_that_were_looked_at(published):
-    """Every other step of three, beginning with the first."""
-    lines = [json.loads(line) for line in (published / "metrics.jsonl").read_text().splitlines()]
-    looked = {line["step"]: line["monitor/grad_cosine"] for line in lines if "monitor/grad_cosine" in line}
-    assert looked.keys() == {1, 3}
-    assert all(-1 <= cosine <= 1 for cosine in looked.values())
 
 
 def test_the_saved_model_is_bf16_and_its_card_says_what_was_trained(published, tmp_path):
@@ -186,7 +176,7 @@ def test_the_arms_of_the_recipe_train_on_the_same_rows_in_the_same_order(tiny_se
 @pytest.mark.slow
 def test_a_comparison_under_the_recipe_is_spelled_out_and_whole(tiny_settings, tmp_path, quick_runs):
     """Three arms, one seed: each run's config.yaml has every setting of the recipe, and the arms are compared."""
-    settings = as_published(tiny_settings, arms=ARMS, seeds=[82], gradient_monitor_steps=1, max_steps=1)
+    settings = as_published(tiny_settings, arms=ARMS, seeds=[82], max_steps=1)
     results = run_experiment(open_experiment(settings, tmp_path / "out"))
     assert results["metric"] == "starts_with"
     assert [each["arm"] for each in results["comparisons"]] == ["jepa_lambda0", "jepa"]
@@ -196,6 +186,3 @@ def test_a_comparison_under_the_recipe_is_spelled_out_and_whole(tiny_settings, t
         config = yaml.safe_load((tmp_path / "out" / f"{arm}-s82" / "config.yaml").read_text())
         assert config.items() >= (RECIPES["as_published"] | {"sum_micro_batches": arm != "ntp"}).items()
         assert config["recipe"] == "as_published"
-    rows = {0: read_json_lines(tmp_path / "out" / "jepa-s82" / "metrics.jsonl")}
-    drawn = plot_curves({"jepa": rows}, None, tmp_path / "figures")
-    assert tmp_path / "figures" / "curves_gradients.svg" in drawn

@@ -29,6 +29,9 @@ KEYS = {each.name for part in (ExperimentConfig, *PARTS.values()) for each in da
         ("max_seq_length", "max_length"),
         ("use_peft", "lora_r"),
         ("logging_dir", "Remove it; each run's log is metrics.jsonl"),
+        ("jepa_residual", "Remove it; distances are between the embeddings themselves"),
+        ("jepa_lambda_warmup", "jepa_lambda_schedule can let it fall"),
+        ("gradient_monitor_steps", "Remove it"),
         ("last_token", "Remove it; the last token of a view is found by itself"),
     ],
 )

@@ -15,7 +15,7 @@ OBJECTIVES = {
         "jepa_distance": "infonce_symmetric",
     },
     "Semantic Tube Prediction": {"jepa_term": "stp", "jepa_lambda": 0.05},
-    "a probe of residuals": {"jepa_detach_backbone": True, "jepa_predictor": "linear", "jepa_residual": "batch"},
+    "a probe": {"jepa_detach_backbone": True, "jepa_predictor": "linear"},
 }
 
 

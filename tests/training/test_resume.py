@@ -20,7 +20,7 @@ def test_rows_with_other_views_are_other_rows():
         replace(PAIR, use_jepa=False),
     ]
     assert len({digest_rows([each]) for each in [PAIR, *others]}) == 6
-    assert digest_rows([replace(PAIR, group="a")]) != digest_rows([replace(PAIR, group="b")])  # of jepa_residual
+    assert digest_rows([replace(PAIR, group="a")]) != digest_rows([replace(PAIR, group="b")])  # of InfoNCE's negatives
     assert digest_rows([replace(PAIR, text_view_ids=[7]), PAIR]) != digest_rows(
         [PAIR, replace(PAIR, text_view_ids=[7])]
     )

@@ -17,7 +17,7 @@ from llm_jepa.data.encode import EncodedPairs
 from llm_jepa.errors import ConfigError
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig
 from llm_jepa.objective.layout import IGNORED
-from llm_jepa.objective.loss_dropout import LossDropout
+from llm_jepa.objective.schedule import is_dropped
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.saving import load_jepa, save_jepa
 from llm_jepa.training.trainer import MAX_SKIPPED, JEPATrainer, NonFiniteLossError
@@ -380,7 +380,7 @@ def test_loss_dropout_draws_once_an_optimizer_step(make_jepa, make_trainer, make
         jepa, make_pairs(12), per_device_train_batch_size=1, gradient_accumulation_steps=4, max_steps=steps
     )
     trainer.train()
-    expected = [0.0 if LossDropout(0.5, seed=3).drops(step) else 1.0 for step in range(steps)]
+    expected = [0.0 if is_dropped(0.5, 3, step) else 1.0 for step in range(steps)]
     assert weighed == [each for each in expected for _ in range(4)]
     assert logged(trainer, "lambda_eff") == expected and 0.0 < sum(expected) < steps
 

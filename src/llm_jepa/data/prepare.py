@@ -423,14 +423,6 @@ def _check_terms(train: EncodedPairs, views: EncodedPairs | None, config: DataCo
             f"None of the {len(train)} training rows has a JEPA term (use_jepa is false in all of them), and "
             f"jepa_lambda is {jepa.jepa_lambda}. Set use_jepa to true where the views match, or jepa_lambda to 0."
         )
-    if jepa.jepa_residual == "group" and jepa.uses_views:
-        rows = [*train.pairs, *(in_steps.pairs if in_steps is not None else ())]
-        lone = next((pair for pair in rows if pair.use_jepa and pair.group is None), None)
-        if lone is not None:
-            raise DataError(
-                f"{lone.source} has no group, and jepa_residual=group takes the mean of each. Give every row a "
-                "`group`, or set jepa_residual=batch."
-            )
     if in_steps is not None and not config.views_cross_entropy:
         num_idle = len(in_steps) - in_steps.num_jepa if jepa.has_term else len(in_steps)
         if num_idle:

@@ -88,7 +88,7 @@ def _data_key(run: RunConfig) -> str:
     jepa = run.jepa
     settings: list[Any] = [asdict(replace(run.data, shuffle_views=False))]
     settings += [run.model.model_name_or_path, run.model.model_revision]
-    settings += [jepa.jepa_split, jepa.jepa_views, jepa.train_end_token, jepa.jepa_residual]
+    settings += [jepa.jepa_split, jepa.jepa_views, jepa.train_end_token]
     return json.dumps([*settings, jepa.has_term, jepa.uses_views], sort_keys=True, default=str)
 
 

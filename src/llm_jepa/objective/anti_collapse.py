@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .distances import full_precision
-from .random_streams import SIGREG, generator
+from .schedule import SIGREG, generator
 
 # VICReg's own values (arXiv 2105.04906, section 4): the spread that is enough; what keeps the slope of the root finite.
 GAMMA, EPSILON = 1.0, 1e-4

@@ -195,12 +195,6 @@ class Backbone:
             logits = self.model(**self._inputs(rows, preds)).logits  # (1, N, V), or (B, T, V)
         return seen[0].flatten(0, 1), logits.flatten(0, 1)
 
-    def logits_and_cache(self, rows: Rows, at: Tensor) -> tuple[Tensor, Any]:
-        """Return the logits at the states `at`, (N, V), and the keys and values of all; None where it keeps none."""
-        with _head_narrowed_to(self.head, at):
-            output = self.model(**self._inputs(rows, None) | {"use_cache": True})
-        return output.logits.flatten(0, 1), output.past_key_values
-
 
 @contextmanager
 def _head_narrowed_to(head: nn.Module, at: Tensor | None) -> Iterator[list[Tensor]]:

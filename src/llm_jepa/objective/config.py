@@ -13,7 +13,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "jepa_term": ("views", "stp", "stp_released"),
     "jepa_distance": ("cosine", "l2", "mse", "smooth_l1", "infonce", "infonce_symmetric"),
     "jepa_target": ("stop_grad", "shared", "ema"),
-    "jepa_residual": ("none", "batch", "group"),
     "jepa_direction": ("text_to_code", "code_to_text", "both"),
     "jepa_pred_position": ("append", "prepend"),
     "jepa_pred_tokens": ("shared", "distinct"),
@@ -23,13 +22,15 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "loss_on": ("all", "code"),
 }
 
+# Settings of earlier versions, with the value that changed nothing: files of such runs still hold it.
+REMOVED: dict[str, Any] = {"jepa_residual": "none", "jepa_lambda_warmup": 0.0}
+
 # What Semantic Tube Prediction has no use for: it encodes no view.
 _OF_VIEWS = (
     "jepa_k",
     "jepa_distance",
     "jepa_temperature",
     "jepa_gather",
-    "jepa_residual",
     "jepa_variance_weight",
     "jepa_covariance_weight",
     "jepa_sigreg_weight",
@@ -42,6 +43,11 @@ _OF_VIEWS = (
     "jepa_detach_backbone",
     "jepa_views",
 )
+
+
+def without_removed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return recorded settings without those that are gone and changed nothing."""
+    return {name: value for name, value in settings.items() if name not in REMOVED or value != REMOVED[name]}
 
 
 @dataclass
@@ -59,16 +65,12 @@ class JEPAConfig:
         default=1.0,
         metadata={"help": "Weight of the JEPA term. 0 encodes no view: plain next-token training, bit for bit."},
     )
-    jepa_lambda_warmup: float = field(
-        default=0.0,
-        metadata={
-            "help": "Steps in which the weight of the JEPA term rises from 0 to jepa_lambda; below 1, a share of all "
-            "steps. A step of weight 0 encodes no view."
-        },
-    )
     jepa_lambda_schedule: str = field(
         default="constant",
-        metadata={"help": "The weight after that: constant, or falling to 0 at the end of the run, linear or cosine."},
+        metadata={
+            "help": "The weight of the JEPA term over the steps: constant, or falling to 0 at the end of the run, "
+            "linear or cosine."
+        },
     )
     jepa_gamma: float = field(default=1.0, metadata={"help": "Weight of the next-token cross-entropy (Eq. 3)."})
     jepa_term: str = field(
@@ -100,16 +102,8 @@ class JEPAConfig:
         metadata={
             "help": "With infonce in several processes: take the targets of all of them as negatives, so that two "
             "processes of 16 pairs are one of 32; off, a process's own. The same for all that is in-batch: "
-            "infonce_symmetric, jepa_residual, the anti-collapse terms. Unused elsewhere. Negatives are those of one "
+            "infonce_symmetric and the anti-collapse terms. Unused elsewhere. Negatives are those of one "
             "micro-batch: accumulation adds pairs to a step, and no negatives."
-        },
-    )
-    jepa_residual: str = field(
-        default="none",
-        metadata={
-            "help": "Mean that is taken from predictions and from targets before the distance: none, batch (of all "
-            "pairs of the micro-batch), group (of those of the pair's group; every row needs one). A pair that is "
-            "alone becomes the zero vector, and has no gradient."
         },
     )
     jepa_variance_weight: float = field(
@@ -204,10 +198,6 @@ class JEPAConfig:
         for name in ("jepa_lambda", "jepa_gamma"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}={getattr(self, name)} must be a finite number, 0 or more.")
-        if not 0 <= self.jepa_lambda_warmup < float("inf"):
-            raise ValueError(
-                f"jepa_lambda_warmup={self.jepa_lambda_warmup} must be a number of steps, or a share of them below 1."
-            )
         if self.jepa_lambda == 0 and self.jepa_gamma == 0:
             raise ValueError("jepa_lambda=0 and jepa_gamma=0 leave no loss at all. Set one of them above 0.")
         if not isinstance(self.jepa_k, int) or not 0 <= self.jepa_k <= MAX_PRED_TOKENS:
@@ -270,11 +260,6 @@ class JEPAConfig:
     def has_term(self) -> bool:
         """Whether training has a JEPA term, of either kind."""
         return self.uses_views or self.uses_tube
-
-    @property
-    def needs_num_steps(self) -> bool:
-        """Whether the weight of the JEPA term in a step depends on how many steps there are."""
-        return self.jepa_lambda_schedule != "constant" or 0 < self.jepa_lambda_warmup < 1
 
     @property
     def anti_collapse_weights(self) -> dict[str, float]:

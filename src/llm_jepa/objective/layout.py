@@ -19,6 +19,7 @@ to whom. So several pairs can share a row (packing) and stay apart.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
@@ -29,7 +30,6 @@ from torch import Tensor
 
 from .config import JEPAConfig
 from .distances import IN_BATCH
-from .residual import group_number
 from .tube import MIN_TOKENS, Tubes, key_of
 
 IGNORED = -100  # the label that cross-entropy skips, as everywhere in PyTorch
@@ -190,7 +190,6 @@ class FusedBatch(TensorGroup):
         num_labels: Number of tokens under cross-entropy.
         is_own: True on the tokens of the pairs' own sequences: text, bridge, code and end token, (B, T).
         sources: Where each pair came from, for messages.
-        groups: A number for the group of each pair that has a JEPA term, (P,), where `jepa_residual` is by group.
         keys: Numbers of the code view, the text view and the group of each pair that has a JEPA term, (P, 3), where the
             distance is among a batch's pairs: two pairs that share one are no negatives of each other. 0: no group.
         probe_rows: What a forward that trains no weight of the model reads, with `jepa_detach_backbone`, or None.
@@ -206,7 +205,6 @@ class FusedBatch(TensorGroup):
     num_labels: int
     is_own: Tensor
     sources: list[str] = field(default_factory=list)
-    groups: Tensor | None = None
     keys: Tensor | None = None
     probe_rows: Rows | None = None
     tubes: Tubes | None = None
@@ -261,7 +259,6 @@ class FusedBatch(TensorGroup):
             num_pairs=0,
             num_labels=0,
             sources=[],
-            groups=None if self.groups is None else self.groups[:0],
             keys=None if self.keys is None else self.keys[:0],
             tubes=None if self.tubes is None else Tubes([], [], []),
         )
@@ -378,7 +375,6 @@ class FusedCollator:
             num_labels=int((labels != IGNORED).sum()),
             is_own=_padded([row.is_own for row in packed], False),
             sources=[pair.source for pair in pairs if pair.source],
-            groups=self._groups(pairs) if self._by_group else None,
             keys=pair_keys(with_term) if self.config.jepa_distance in IN_BATCH else None,
             probe_rows=probe_rows,
             tubes=tubes,
@@ -427,19 +423,6 @@ class FusedCollator:
             reads[number][name] = row * width + end
         return rows
 
-    def _groups(self, pairs: Sequence[Pair]) -> Tensor:
-        """Return the number of each pair's group; a look at held-out pairs takes one without a name as its own."""
-        numbers = []
-        for number, pair in enumerate(pairs):
-            if pair.use_jepa and pair.group is None and not self.monitor:
-                raise ValueError(
-                    f"Pair {number} of the batch{f' ({pair.source})' if pair.source else ''} has no group, and "
-                    "jepa_residual=group takes the mean of each. Give every row a group, or set jepa_residual=batch."
-                )
-            if pair.use_jepa:
-                numbers.append(-1 - number if pair.group is None else group_number(pair.group))
-        return torch.tensor(numbers, dtype=torch.long)
-
     def _row_of(self, lengths: Sequence[int]) -> list[int]:
         """Return the row that each pair goes to: its own, or a shared one."""
         return pack(lengths, self.pack_length or max(lengths)) if self.packing else list(range(len(lengths)))
@@ -455,10 +438,6 @@ class FusedCollator:
     @property
     def _is_probe(self) -> bool:
         return self.config.jepa_detach_backbone and (self._from_text or self._from_code)
-
-    @property
-    def _by_group(self) -> bool:
-        return self.config.jepa_residual == "group" and (self._from_text or self._from_code)
 
     @property
     def _has_pred(self) -> bool:
@@ -595,7 +574,7 @@ def pair_keys(pairs: Sequence[Pair]) -> Tensor:
     Equal views and groups have equal numbers; a pair without a group has 0 there.
     """
     rows = [
-        (_number_of(pair.code_view), _number_of(pair.text_view), 0 if pair.group is None else group_number(pair.group))
+        (_number_of(pair.code_view), _number_of(pair.text_view), 0 if pair.group is None else _hash(pair.group))
         for pair in pairs
     ]
     return torch.tensor(rows, dtype=torch.long).reshape(-1, 3)
@@ -617,7 +596,12 @@ def are_alike(keys: Tensor, others: Tensor) -> Tensor:
 
 
 def _number_of(ids: Sequence[int]) -> int:
-    return group_number(",".join(map(str, ids)))
+    return _hash(",".join(map(str, ids)))
+
+
+def _hash(text: str) -> int:
+    """Return a number for a text, the same in every batch and process, in [0, 2^63)."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[int]:

@@ -24,17 +24,15 @@ from .config import JEPAConfig
 from .distances import IN_BATCH, full_precision, get_distance, without_autocast
 from .gathering import gather_rows
 from .layout import IGNORED, FusedBatch, Rows, Views, are_alike
-from .loss_dropout import LossDropout
 from .predictor import PredTokens
-from .residual import without_mean
-from .schedule import lambda_factor
+from .schedule import is_dropped, lambda_factor
 from .self_check import check_model
 from .target import EMATarget
 from .tube import tube_distances
 
 BUILT_FROM = (
     *("jepa_k", "jepa_pred_tokens", "jepa_predictor", "jepa_target", "jepa_ema_decay"),
-    *("jepa_distance", "jepa_temperature", "jepa_loss_dropout"),
+    *("jepa_distance", "jepa_temperature"),
     *("jepa_variance_weight", "jepa_covariance_weight", "jepa_sigreg_weight", "jepa_sigreg_directions"),
 )
 """Settings that are read once, when an LLMJEPA is built."""
@@ -54,8 +52,6 @@ class JEPAOutput:
         code_emb: The code's side, (P, C): Enc(Code), or, where only code predicts text, Pred(Enc(Code)).
         lambda_eff: The weight that jepa_loss had in `loss`.
         terms: The anti-collapse terms by name (variance, covariance, sigreg), scalars, before their weights.
-        weighted: Where asked for, the parts that `loss` is the sum of, by name, scalars with gradient: ce, and jepa
-            where it has a weight.
     """
 
     loss: Tensor
@@ -65,7 +61,6 @@ class JEPAOutput:
     code_emb: Tensor | None = None
     lambda_eff: float = 0.0
     terms: dict[str, Tensor] = field(default_factory=dict)
-    weighted: dict[str, Tensor] | None = None
 
 
 class LLMJEPA(nn.Module):
@@ -104,7 +99,6 @@ class LLMJEPA(nn.Module):
         needs_copy = config.jepa_target == "ema" and config.uses_views
         self.target = EMATarget(self.backbone, config.jepa_ema_decay) if needs_copy else None
         self.distance = get_distance(config.jepa_distance, config.jepa_temperature)
-        self.loss_dropout = LossDropout(config.jepa_loss_dropout, seed)
         self.seed = seed
         self.anti_collapse = AntiCollapse(config.anti_collapse_weights, config.jepa_sigreg_directions, seed)
         self._built = config.to_dict(), self.distance  # what `check_record` compares with
@@ -139,7 +133,6 @@ class LLMJEPA(nn.Module):
         num_labels: int | Tensor | None = None,
         num_pairs: int | Tensor | None = None,
         monitor: bool = False,
-        weighted: bool = False,
     ) -> JEPAOutput:
         """Compute the loss of a batch.
 
@@ -153,7 +146,6 @@ class LLMJEPA(nn.Module):
             num_pairs: The same for `jepa_loss`.
             monitor: Report `jepa_loss` and the embeddings even where they carry no weight (`jepa_lambda` 0,
                 or a dropped step), without gradient. The batch must have been laid out with `monitor`.
-            weighted: Return the parts of the loss apart, too, with their gradients.
 
         Raises:
             ValueError: If `step` or `num_steps` is needed and missing, or the batch holds no views where they are.
@@ -166,12 +158,12 @@ class LLMJEPA(nn.Module):
                 "above 0, or with FusedCollator(config, monitor=True)."
             )
         if self.config.uses_tube and lambda_eff > 0 and not monitor:
-            return self._along_the_rows(batch, lambda_eff, step, num_labels, num_pairs, weighted)
+            return self._along_the_rows(batch, lambda_eff, step, num_labels, num_pairs)
         if not trains_views and not monitor:
             ce_loss, _ = self._cross_entropy(batch.without_views(), num_labels)
             loss = self.config.jepa_gamma * ce_loss
             no_jepa = torch.full_like(ce_loss, torch.nan)
-            return JEPAOutput(loss, ce_loss.detach(), no_jepa, weighted={"ce": loss} if weighted else None)
+            return JEPAOutput(loss, ce_loss.detach(), no_jepa)
 
         ce_loss, states = self._cross_entropy(batch, num_labels)
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains_views):
@@ -187,9 +179,6 @@ class LLMJEPA(nn.Module):
         weight = lambda_eff if trains_views else 0.0
         output = JEPAOutput(loss, ce_loss.detach(), jepa_loss.detach(), text_pred, code_emb, weight)
         output.terms = {name: term.detach() for name, term in terms.items()}
-        if weighted:
-            output.weighted = {"ce": self.config.jepa_gamma * ce_loss}
-            output.weighted |= {"jepa": lambda_eff * jepa_term} if trains_views else {}
         return output
 
     def _along_the_rows(
@@ -199,7 +188,6 @@ class LLMJEPA(nn.Module):
         step: int | None,
         num_labels: int | Tensor | None,
         num_pairs: int | Tensor | None,
-        weighted: bool,
     ) -> JEPAOutput:
         """Compute the loss with the term of Semantic Tube Prediction."""
         if batch.tubes is None:
@@ -213,15 +201,17 @@ class LLMJEPA(nn.Module):
         with without_autocast(states):
             distances = tube_distances(self.config.jepa_term, states, batch.tubes, self.seed, step or 0)
         jepa_loss = distances.sum() / _at_least_one(batch.num_pairs if num_pairs is None else num_pairs)
-        parts = {"ce": self.config.jepa_gamma * ce_loss, "jepa": lambda_eff * jepa_loss}
-        output = JEPAOutput(parts["ce"] + parts["jepa"], ce_loss.detach(), jepa_loss.detach(), lambda_eff=lambda_eff)
-        output.weighted = parts if weighted else None
-        return output
+        loss = self.config.jepa_gamma * ce_loss + lambda_eff * jepa_loss
+        return JEPAOutput(loss, ce_loss.detach(), jepa_loss.detach(), lambda_eff=lambda_eff)
 
     def update_target(self) -> None:
         """Move the slow copy of the model, if there is one; call it after each optimizer step."""
         if self.target is not None:
             self.target.update(self.backbone)
+
+    def drops_term(self, step: int) -> bool:
+        """Whether loss dropout leaves the JEPA term out of an optimizer step."""
+        return is_dropped(self.config.jepa_loss_dropout, self.seed, step)
 
     def lambda_at(self, step: int | None, num_steps: int | None = None) -> float:
         """Return the weight of the JEPA term in an optimizer step; outside of training, `jepa_lambda`.
@@ -235,18 +225,16 @@ class LLMJEPA(nn.Module):
         if config.jepa_loss_dropout:
             if step is None:
                 raise ValueError("jepa_loss_dropout draws once an optimizer step: pass step=, the step's number.")
-            if self.loss_dropout.drops(step):
+            if self.drops_term(step):
                 return 0.0
-        if not config.jepa_lambda_warmup and not config.needs_num_steps:
+        if config.jepa_lambda_schedule == "constant":
             return config.jepa_lambda
-        if step is None or (num_steps is None and config.needs_num_steps):
+        if step is None or num_steps is None:
             raise ValueError(
-                f"jepa_lambda_warmup={config.jepa_lambda_warmup} and jepa_lambda_schedule="
-                f"{config.jepa_lambda_schedule!r} give each optimizer step its weight: pass step=, the step's number, "
-                "and num_steps=, that of all steps."
+                f"jepa_lambda_schedule={config.jepa_lambda_schedule!r} gives each optimizer step its weight: pass "
+                "step=, the step's number, and num_steps=, that of all steps."
             )
-        factor = lambda_factor(step, num_steps or 0, config.jepa_lambda_warmup, config.jepa_lambda_schedule)
-        return config.jepa_lambda * factor
+        return config.jepa_lambda * lambda_factor(step, num_steps, config.jepa_lambda_schedule)
 
     def _cross_entropy(self, batch: FusedBatch, num_labels: int | Tensor | None) -> tuple[Tensor, Tensor]:
         """Run the model on the main rows; return nats per labelled token, and all final states, (B * T, C)."""
@@ -262,20 +250,11 @@ class LLMJEPA(nn.Module):
 
     def _distance(self, pred: Tensor, target: Tensor, batch: FusedBatch) -> Tensor:
         """Return the distance of each pair, (B,)."""
-        in_batch, residual = self.config.jepa_distance in IN_BATCH, self.config.jepa_residual != "none"
-        if not in_batch and not residual:
+        if self.config.jepa_distance not in IN_BATCH:
             return self.distance(pred, target)
         targets, first = self._of_all(target)
-        preds = self._of_all(pred)[0] if residual or self.config.jepa_distance == "infonce_symmetric" else pred
-        if residual:
-            groups = batch.groups
-            if groups is not None:
-                groups = self._of_all(groups[:, None])[0].squeeze(1)
-            preds, targets = (without_mean(full_precision(each), groups) for each in (preds, targets))
-            pred = preds[first : first + len(pred)]
-        if in_batch:
-            return self.distance(pred, targets, first, preds, self._alike(batch.keys, first))
-        return self.distance(pred, targets[first : first + len(pred)])
+        preds = self._of_all(pred)[0] if self.config.jepa_distance == "infonce_symmetric" else pred
+        return self.distance(pred, targets, first, preds, self._alike(batch.keys, first))
 
     def _alike(self, keys: Tensor | None, first: int) -> Tensor | None:
         """Return which targets of all processes are no negatives of this one's pairs, (B, N); None if all are."""

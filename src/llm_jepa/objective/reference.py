@@ -90,14 +90,7 @@ def _tube_loss(jepa: LLMJEPA, pairs: Sequence[Pair], step: int, like: Tensor) ->
 
 
 def _distance(jepa: LLMJEPA, preds: Tensor, targets: Tensor, pairs: Sequence[Pair]) -> Tensor:
-    """Mean distance of predictions and targets, (P, C) each, without their means where residuals are asked for."""
-    residual = jepa.config.jepa_residual
-    if residual != "none":
-        together = [[residual == "batch" or each.group == pair.group for each in pairs] for pair in pairs]
-        preds, targets = (
-            torch.stack([each - side[mates].mean(0) for each, mates in zip(side, together, strict=True)])
-            for side in (full_precision(preds), full_precision(targets))
-        )
+    """Mean distance of predictions and targets, (P, C) each."""
     if jepa.config.jepa_distance in IN_BATCH:
         alike = [[one is not other and _are_alike(one, other) for other in pairs] for one in pairs]
         return jepa.distance(preds, targets, 0, None, torch.tensor(alike, device=preds.device)).mean()

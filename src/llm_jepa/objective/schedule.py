@@ -1,34 +1,52 @@
-"""The weight of the JEPA term over the steps: a linear warm-up from 0, then constant or falling to 0.
+"""What changes from step to step: the weight of the JEPA term, and the random numbers of a step.
 
-A pure function of the step and the number of steps, so that a resumed run, and every process, has the same weight.
+All are functions of the step's number and of the run's seed. So every process, every micro-batch and a resumed run gets
+the same, nothing has to be saved, and the global random stream is not touched.
 """
 
 from __future__ import annotations
 
 import math
 
+import torch
+
 SCHEDULES = ("constant", "linear", "cosine")
 
+LOSS_DROPOUT = 0x6A657061  # each use has a stream of its own, though all start from one seed
+SIGREG = 0x73696772
+TUBE = 0x74756265
 
-def lambda_factor(step: int, num_steps: int, warmup: float = 0.0, schedule: str = "constant") -> float:
-    """Return what `jepa_lambda` is multiplied by in a step, between 0 and 1.
 
-    The shapes are those of transformers' schedules of the learning rate. The first step of a warm-up has the factor
-    0; a schedule that falls would reach 0 one step after the last.
+def lambda_factor(step: int, num_steps: int, schedule: str) -> float:
+    """Return what `jepa_lambda` is multiplied by in a step, from 0 to 1.
+
+    The shapes are those of transformers' schedules of the learning rate. A falling weight would reach 0 one step after
+    the last.
 
     Args:
         step: Number of the optimizer step, from 0.
-        num_steps: Optimizer steps of the whole run; counts only where `warmup` is a share or the weight falls.
-        warmup: Steps of the warm-up; below 1, a share of all steps, rounded up.
-        schedule: constant, linear or cosine: the shape after the warm-up.
+        num_steps: Optimizer steps of the whole run.
+        schedule: constant, linear or cosine.
 
-    >>> [lambda_factor(step, 6, warmup=2, schedule="linear") for step in range(6)]
-    [0.0, 0.5, 1.0, 0.75, 0.5, 0.25]
+    >>> [lambda_factor(step, 4, "linear") for step in range(4)]
+    [1.0, 0.75, 0.5, 0.25]
     """
-    warmup_steps = math.ceil(warmup * num_steps) if warmup < 1 else math.ceil(warmup)
-    if step < warmup_steps:
-        return step / warmup_steps
     if schedule == "constant":
         return 1.0
-    done = min((step - warmup_steps) / max(num_steps - warmup_steps, 1), 1.0)
+    done = min(step / max(num_steps, 1), 1.0)
     return 1.0 - done if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def is_dropped(rate: float, seed: int, step: int) -> bool:
+    """Whether loss dropout leaves the JEPA term out of a step (paper, Table 6); `rate` is the share of such steps."""
+    return rate > 0 and torch.rand((), generator=generator(seed, step, LOSS_DROPOUT)).item() < rate
+
+
+def mix(seed: int, step: int, stream: int) -> int:
+    """Return a seed for the numbers of one step and one use, in [0, 2^63)."""
+    return (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + stream) % 2**63
+
+
+def generator(seed: int, step: int, stream: int) -> torch.Generator:
+    """Return a generator, on the CPU, of the numbers of one step and one use."""
+    return torch.Generator().manual_seed(mix(seed, step, stream))

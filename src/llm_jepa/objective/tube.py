@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .distances import cosine_distance, full_precision
-from .random_streams import TUBE, mix
+from .schedule import TUBE, mix
 
 MIN_TOKENS = 3  # both forms need three different states
 

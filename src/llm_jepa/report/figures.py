@@ -105,10 +105,6 @@ FIGURES: dict[str, tuple[Panel, ...]] = {
         Panel(("jepa_loss",), "JEPA distance, training", "distance per pair"),
         Panel(("eval_jepa_loss",), "JEPA distance, held out", "distance per pair"),
     ),
-    "gradients": (
-        Panel(("grad_cosine",), "JEPA's gradient and cross-entropy's", "cosine (0: at right angles)", reference=0.0),
-        Panel(("grad_norm_ratio",), "JEPA's gradient over cross-entropy's", "ratio of norms (1: equal)", reference=1.0),
-    ),
     "monitors": (
         Panel(("gap",), "Gap, matched minus shuffled", "cosine (0: no match)", reference=0.0),
         Panel(("retrieval@1",), "Retrieval@1, text to code", "%", percent=True),

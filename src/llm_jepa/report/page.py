@@ -43,7 +43,6 @@ CAPTIONS = {
     "curves_loss": "Cross-entropy during training: mean over seeds, band from lowest to highest.",
     "curves_accuracy": "Answers to validation rows during training: mean over seeds, band from lowest to highest.",
     "curves_jepa_loss": "Distance between prediction and target of the JEPA term.",
-    "curves_gradients": "Whether the two terms pull the weights the same way, and how hard each pulls.",
     "curves_monitors": "Whether the embeddings of the views match, and whether they have collapsed.",
     "singular_values": "Singular values of the one view minus the other, solid; the same of shuffled pairs, dashed. "
     "Small values say that the views match only where the dashed line is well above the solid one.",

@@ -1,4 +1,4 @@
-"""What settings are called elsewhere: by earlier versions of transformers, by TRL, by the published LLM-JEPA script.
+"""What settings were called in earlier versions of this library, and what transformers, TRL and others call them.
 
 Such a name is refused, for the tools differ in more than names; the error says what it is here.
 """
@@ -6,6 +6,10 @@ Such a name is refused, for the tools differ in more than names; the error says 
 from __future__ import annotations
 
 OTHER_NAMES: dict[str, str] = {
+    # this library, earlier
+    "jepa_residual": "nothing: distances are between the embeddings themselves",
+    "jepa_lambda_warmup": "nothing: the weight begins at jepa_lambda, and jepa_lambda_schedule can let it fall",
+    "gradient_monitor_steps": "nothing: the gradients of the two terms are no longer compared",
     # transformers, earlier or by another name
     "group_by_length": "train_sampling_strategy: group_by_length",
     "batch_size": "per_device_train_batch_size",

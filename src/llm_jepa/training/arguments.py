@@ -112,14 +112,6 @@ class JEPATrainingArguments(TrainingArguments):
             "nothing changes."
         },
     )
-    gradient_monitor_steps: int = field(
-        default=0,
-        metadata={
-            "help": "Every so many steps, log the cosine between the gradients of the two terms and the ratio of their "
-            "norms (JEPA over cross-entropy, each with its weight), of the step's first micro-batch, in the first "
-            "process. It costs a forward and two backwards of it; the run stays the same to the bit. 0: never."
-        },
-    )
     monitor_pairs: int = field(
         default=128, metadata={"help": "Held-out pairs whose embeddings are looked at, in one batch."}
     )
@@ -174,8 +166,6 @@ class JEPATrainingArguments(TrainingArguments):
         self._check_bf16()
         if self.pack_length is not None and (self.pack_length < 1 or not self.packing):
             raise ValueError(f"pack_length={self.pack_length} must be at least 1, and needs packing=True.")
-        if self.gradient_monitor_steps < 0:
-            raise ValueError(f"gradient_monitor_steps={self.gradient_monitor_steps} must be 0 (never) or more.")
         if not re.fullmatch(_SIZE, str(self.max_shard_size)):
             raise ValueError(f"max_shard_size={self.max_shard_size!r} is no size: expected a number and KB, MB or GB.")
         if self.stop_on_collapse and self.eval_strategy == "no":

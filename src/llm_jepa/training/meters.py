@@ -33,10 +33,6 @@ class StepTimer:
         _wait_for_device()
         self._start = time.perf_counter()
 
-    def leave_out(self, time_s: float) -> None:
-        """Take time that was spent on something else out of the step at hand."""
-        self._start += time_s
-
     def stop(self) -> None:
         """End the step."""
         _wait_for_device()
@@ -69,7 +65,6 @@ class TermMeter:
         self._more: dict[str, Tensor | float] = {}  # the anti-collapse terms
         self._steps, self._jepa_steps, self._tokens = 0, 0, 0
         self._lambda_eff, self._time_s, self._since = 0.0, 0.0, time.perf_counter()
-        self._looks: dict[str, list[float]] = {}
 
     def add(self, output: JEPAOutput, batch: FusedBatch, share: float = 1.0) -> None:
         """Take in one micro-batch, whose terms count as `share` of themselves."""
@@ -80,11 +75,6 @@ class TermMeter:
                 self._more[f"{name}_loss"] = self._more.get(f"{name}_loss", 0.0) + term * share
         self._lambda_eff = output.lambda_eff
         self._tokens += int(batch.rows.real.sum()) if batch.num_pairs or batch.num_labels else 0
-
-    def add_looks(self, looks: dict[str, float]) -> None:
-        """Take in values that not every step has; the log gets the mean over those since its last line."""
-        for name, value in looks.items():
-            self._looks.setdefault(name, []).append(value)
 
     def end_step(self) -> None:
         """Close an optimizer step."""
@@ -118,7 +108,6 @@ class TermMeter:
             "lambda_eff": float(self._sums["lambda_eff"]) / steps,
             "tokens_per_s": tokens / max(self._time_s, 1e-9),
         }
-        terms |= {name: statistics.fmean(values) for name, values in self._looks.items()}
         self._start()
         return terms
 

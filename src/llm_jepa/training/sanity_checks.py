@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from llm_jepa.data.lazy_rows import Joined
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective import LLMJEPA, Pair
 from llm_jepa.objective.distances import IN_BATCH
-from llm_jepa.objective.schedule import lambda_factor
 
 from .arguments import JEPATrainingArguments
 
@@ -44,8 +43,12 @@ def check_work(
     if jepa.config.uses_views:
         _check_pairs(jepa, all_pairs)
         compared = rows if jepa.config.jepa_gather else arguments.train_batch_size
-        if compared == 1 and not len(view_pairs):
-            _check_alone(jepa)
+        if compared == 1 and not len(view_pairs) and jepa.config.jepa_distance in IN_BATCH:
+            raise ConfigError(
+                f"jepa_distance={jepa.config.jepa_distance} compares the pairs of a batch, and "
+                "per_device_train_batch_size is 1: the JEPA term would do nothing. Use larger batches "
+                "(gradient_accumulation_steps makes none), or another value."
+            )
     elif not jepa.config.uses_tube and not any(pair.use_ce for pair in all_pairs):
         raise DataError("No training row has a label, and there is no JEPA term. Set use_ce, or jepa_lambda above 0.")
     if jepa.config.has_term:
@@ -61,12 +64,6 @@ def _check_pairs(jepa: LLMJEPA, pairs: Sequence[Pair]) -> None:
         return
     if config.jepa_distance in IN_BATCH:
         _check_negatives(config.jepa_distance, first, pairs)
-    groups = (pair.group for pair in pairs if pair.use_jepa)
-    if config.jepa_residual == "group" and not _has_repeats(groups):
-        raise DataError(
-            "No two training rows share a group, so jepa_residual=group leaves every embedding zero. Set "
-            "jepa_residual=batch, or check the column group."
-        )
 
 
 def _check_negatives(distance: str, first: Pair, pairs: Sequence[Pair]) -> None:
@@ -84,21 +81,11 @@ def _check_negatives(distance: str, first: Pair, pairs: Sequence[Pair]) -> None:
         )
 
 
-def _has_repeats(groups: Iterable[str | None]) -> bool:
-    seen: set[str | None] = set()
-    for group in groups:
-        if group in seen:
-            return True
-        seen.add(group)
-    return False
-
-
 def _check_alone(jepa: LLMJEPA) -> None:
     """Refuse a batch of one row where the term compares it with the others of its batch."""
     config = jepa.config
     for name, value, is_empty in (
         ("jepa_distance", config.jepa_distance, config.jepa_distance in IN_BATCH),
-        ("jepa_residual", config.jepa_residual, config.jepa_residual == "batch"),
         ("jepa_variance_weight", config.jepa_variance_weight, config.jepa_variance_weight > 0),
         ("jepa_covariance_weight", config.jepa_covariance_weight, config.jepa_covariance_weight > 0),
     ):
@@ -116,13 +103,8 @@ def _check_weights(jepa: LLMJEPA, arguments: JEPATrainingArguments, batches: flo
     whole = math.floor(batches) if arguments.dataloader_drop_last else math.ceil(batches)
     of_epoch = max(math.ceil(whole / arguments.gradient_accumulation_steps), 1)
     num_steps = arguments.max_steps if arguments.max_steps > 0 else math.ceil(of_epoch * arguments.num_train_epochs)
-    if not any(
-        not jepa.loss_dropout.drops(step)
-        and lambda_factor(step, num_steps, config.jepa_lambda_warmup, config.jepa_lambda_schedule) > 0
-        for step in range(num_steps)
-    ):
+    if all(jepa.drops_term(step) for step in range(num_steps)):
         raise ConfigError(
             f"The JEPA term has weight in none of the {num_steps} steps (jepa_loss_dropout="
-            f"{config.jepa_loss_dropout}, jepa_lambda_warmup={config.jepa_lambda_warmup}). Take more steps, or lower "
-            "these."
+            f"{config.jepa_loss_dropout}). Take more steps, or lower it."
         )

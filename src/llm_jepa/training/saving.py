@@ -28,6 +28,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from llm_jepa.errors import DataError
 from llm_jepa.objective import LLMJEPA, JEPAConfig
+from llm_jepa.objective.config import without_removed
 from llm_jepa.processes import is_main
 
 from .adapters import ADAPTER, ADAPTER_CONFIG, PeftModel, load_adapted, restore_adapter, save_adapter
@@ -102,8 +103,8 @@ def load_jepa(folder: str | Path, *, check: bool = True) -> LLMJEPA:
         if not (folder / name).is_file():
             raise DataError(f"{folder} holds no {name}, so it is not a model saved by llm-jepa. Point to RUN/model.")
     try:
-        config = JEPAConfig(**json.loads((folder / CONFIG).read_text()))
-    except (ValueError, TypeError) as error:
+        config = JEPAConfig(**without_removed(json.loads((folder / CONFIG).read_text())))
+    except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{folder / CONFIG} is damaged or of another version of llm-jepa: {error}") from error
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
     jepa = LLMJEPA(load_adapted(folder) if is_adapter else _load_whole(folder), config, check=check)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
@@ -35,6 +35,7 @@ from llm_jepa.data.lazy_rows import Joined
 from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
 from llm_jepa.objective import LLMJEPA, FusedBatch, FusedCollator, JEPAConfig, JEPAOutput, Pair, UnsupportedModelError
 from llm_jepa.objective.backbone import evaluating
+from llm_jepa.objective.config import without_removed
 from llm_jepa.processes import gather, on_main, told, turns
 
 from .adapters import PeftModel, describe_adapter, is_adapted
@@ -50,7 +51,6 @@ from .checkpoints import (
     rotate,
     staged,
 )
-from .gradients import compare_gradients
 from .meters import StepTimer, TermMeter
 from .monitors import CollapseAlarm, embedding_monitors
 from .resume import check_resume, describe_run, describe_views
@@ -156,7 +156,6 @@ class JEPATrainer(Trainer):
         self._staging: Path | None = None
         self._accepted: list[str] = []
         self._facts: dict[str, Any] | None = None
-        self._is_first = False  # whether the next micro-batch is the first of its step
         self._problem: str | None = None  # why the step at hand must not be taken
         self._num_skipped = 0  # steps in a row that the scaler of fp16 left out
         super().__init__(
@@ -196,8 +195,6 @@ class JEPATrainer(Trainer):
                 "jepa_detach_backbone with FSDP is not supported: parameters that are shared out cannot be frozen for "
                 "a part of a step. Use DDP."
             )
-        if self.args.gradient_monitor_steps:
-            self._check_gradient_monitor()
 
     def _check_plain_model(self) -> None:
         """Check a model that trains no views, if it meets our mask all the same: in packed rows, in a look at views."""
@@ -210,14 +207,6 @@ class JEPATrainer(Trainer):
                 raise ConfigError(f"packing=True is not possible with this model. {error}") from error
             logger.warning("model  embeddings of views are not looked at: %s", error)
             self.monitor_pairs = []
-
-    def _check_gradient_monitor(self) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ConfigError(
-                "gradient_monitor_steps needs whole gradients; FSDP and DeepSpeed share them out. Use DDP."
-            )
-        if self.jepa.config.jepa_gamma == 0:
-            raise ConfigError("gradient_monitor_steps compares two terms, and jepa_gamma=0 leaves one. Remove it.")
 
     def _check_views_of_a_step(self) -> None:
         """Make sure that each whole step has rows of the second file, and none twice."""
@@ -290,7 +279,6 @@ class JEPATrainer(Trainer):
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list[FusedBatch], Any]:
         """Collect the micro-batches of one optimizer step, and count what its means are over."""
-        self._is_first = True
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         counts = torch.tensor(
             [sum(batch.num_labels for batch in batches), sum(batch.num_pairs for batch in batches)], device=device
@@ -312,26 +300,6 @@ class JEPATrainer(Trainer):
     def floating_point_ops(self, inputs: FusedBatch) -> int:
         """Return 0: the Trainer's formula does not know the views. `experiments/run.py` counts operations."""
         return 0
-
-    def training_step(
-        self, model: nn.Module, inputs: FusedBatch, num_items_in_batch: StepCounts | None = None
-    ) -> Tensor:
-        """Take the gradient of a micro-batch; look at those of its two terms first, where that is due."""
-        every, is_first, self._is_first = self.args.gradient_monitor_steps, self._is_first, False
-        if every and is_first and self.state.global_step % every == 0:
-            self._compare_gradients(self._prepare_inputs(inputs))
-        return super().training_step(model, inputs, num_items_in_batch)
-
-    def _compare_gradients(self, batch: FusedBatch) -> None:
-        """Log how the gradients of the two terms compare; neither random stream nor clocks notice."""
-        self._terms.pause()
-        started = time.perf_counter()
-        self.jepa.train()
-        with self.compute_loss_context_manager():
-            looks = compare_gradients(self.jepa, batch, step=self.state.global_step, num_steps=self.state.max_steps)
-        self._terms.add_looks(looks)
-        self._terms.resume()
-        self.step_timer.leave_out(time.perf_counter() - started)
 
     def compute_loss(
         self,
@@ -584,7 +552,7 @@ class JEPATrainer(Trainer):
         self.alarm = CollapseAlarm()
         for line in self.state.log_history if self.jepa.config.uses_views else []:
             looks = {key.removeprefix("monitor/"): value for key, value in line.items() if key.startswith("monitor/")}
-            if "gap" in looks:  # or it is a look at gradients
+            if looks:
                 self.alarm.update(line["step"], looks)
 
     # ---- what is saved, and what a run goes on from ----
@@ -603,7 +571,7 @@ class JEPATrainer(Trainer):
         checkpoint = on_main(self._checkpoint, resume_from_checkpoint)
         if checkpoint is not None:
             self._accepted = check_resume(
-                read_facts(checkpoint), self.facts(), self.args.allow_changed, where=str(checkpoint)
+                without_removed(read_facts(checkpoint)), self.facts(), self.args.allow_changed, where=str(checkpoint)
             )
             self._add_to(on_main(read_times, checkpoint), checkpoint)
         if self.args.save_strategy != "no":
@@ -635,7 +603,7 @@ class JEPATrainer(Trainer):
         """Make sure that all processes train the same run: a machine may have another file, or another version."""
         if self.args.world_size == 1:
             return
-        everyone = gather(self.facts() | {"seed of loss dropout": self.jepa.loss_dropout.seed})
+        everyone = gather(self.facts() | {"seed of loss dropout": self.jepa.seed})
         for number, facts in enumerate(everyone):
             differing = [name for name in facts if facts[name] != everyone[0].get(name)]
             if differing:
