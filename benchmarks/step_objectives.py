@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from llm_jepa.objective import LLMJEPA, FusedCollator, Pair
-from llm_jepa.objective.layout import IGNORED, TensorGroup
+from llm_jepa.objective.documents import IGNORED
+from llm_jepa.objective.layout import TensorGroup
 
 PUBLISHED_WIDTH = 512  # tokens that the published code pads every row to
 

@@ -17,8 +17,8 @@ from llm_jepa.data.encode import (
 from llm_jepa.data.rows import Example
 from llm_jepa.data.tokenizer import decode_ids, encode_text
 from llm_jepa.errors import ConfigError, DataError
-from llm_jepa.objective import JEPAConfig
-from llm_jepa.objective.layout import IGNORED, FusedCollator, Pair
+from llm_jepa.objective import FusedCollator, JEPAConfig, Pair
+from llm_jepa.objective.documents import IGNORED
 
 END, SEP = 1, 2
 DOG = Example("lines with a dog", ".*dog.*", source="rows.jsonl:1")

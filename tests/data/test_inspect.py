@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import random
+import re
+
 import pytest
+import torch
 
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.encode import PairEncoder, encode_examples
-from llm_jepa.data.inspect import display_width, escape, inspect_pair, inspect_rows, wrap_words
+from llm_jepa.data.inspect import display_width, escape, inspect_pair, inspect_rows, show_token, wrap_words
 from llm_jepa.data.rows import Example
-from llm_jepa.objective.config import JEPAConfig
+from llm_jepa.objective import FusedCollator, JEPAConfig, Pair
+from llm_jepa.objective.config import CHOICES
+from llm_jepa.objective.documents import IGNORED
 
 DOG = Example("0 1", "\\d", source="rows.jsonl:1")
 
@@ -54,8 +60,6 @@ def test_the_settings_show(byte_tokenizer, settings, words):
 
 def test_colour_changes_nothing_but_the_colour(byte_tokenizer):
     """Without the ANSI codes the text is the same, and without colour there are none."""
-    import re
-
     plain, coloured = draw(byte_tokenizer, DOG), draw(byte_tokenizer, DOG, colour=True)
     assert "\033" not in plain
     assert "\033[36m" in coloured
@@ -94,3 +98,114 @@ def test_a_row_of_one_text_has_no_bridge(byte_tokenizer):
     """Its views meet."""
     encoder = PairEncoder(byte_tokenizer, DataConfig())
     assert "bridge   (none)" in inspect_pair(encoder.encode(Example("0123")), byte_tokenizer, JEPAConfig())
+
+
+# ---- the drawing is what the collator makes (promise 9) ----
+
+LABELS = ("text", "bridge", "code", "end", "textview", "codeview", "[PRED]", "labels", "views", "group")
+
+
+def parse(drawing: str) -> dict[str, list[str]]:
+    """The words of each part of a drawn row, by its label; the first line is the head."""
+    head, *lines = drawing.splitlines()
+    parts, label = {"head": head.split()}, ""
+    for line in lines:
+        label = line[:9].strip() or label
+        assert label in LABELS
+        parts.setdefault(label, []).extend(line[9:].split())
+    return parts
+
+
+def random_case(stream: random.Random) -> tuple[Pair, JEPAConfig]:
+    """A pair of any kind under any objective that has views, or none."""
+
+    def ids(low: int, high: int) -> list[int]:
+        return [stream.randrange(3, 90) for _ in range(stream.randint(low, high))]
+
+    pair = Pair(ids(1, 8), [*ids(1, 7), 1], ids(0, 3), use_jepa=stream.random() < 0.9, use_ce=stream.random() < 0.9)
+    pair.text_ids += [1] * (stream.random() < 0.3)  # the end token's id, in the text
+    pair.text_view_ids = ids(1, 9) if stream.random() < 0.4 else None
+    pair.code_view_ids = ids(1, 9) if stream.random() < 0.4 else None
+    pair.other_code_ids = [*ids(1, 9), 1] if stream.random() < 0.2 else None
+    names = ("jepa_target", "jepa_direction", "jepa_pred_position", "loss_on")
+    settings = {name: stream.choice(CHOICES[name]) for name in names}
+    settings |= {"jepa_k": stream.randint(0, 3), "jepa_lambda": stream.choice([0.0, 1.0, 1.0])}
+    settings["train_end_token"] = stream.random() < 0.6
+    if settings["jepa_k"] and settings["jepa_target"] != "shared":
+        settings["jepa_detach_backbone"] = stream.random() < 0.3
+    return pair, JEPAConfig(**settings)
+
+
+def documents_in(rows) -> list[list[tuple[int, int, bool]]]:
+    """The documents of laid out rows: id, position and whether it is [PRED], token by token."""
+    found: dict[tuple[int, int], list[tuple[int, int, bool]]] = {}
+    for row, column in rows.real.nonzero().tolist():
+        cell = rows.input_ids[row, column].item(), rows.position_ids[row, column].item()
+        found.setdefault((row, rows.documents[row, column].item()), []).append(
+            (*cell, rows.is_pred[row, column].item())
+        )
+    return list(found.values())
+
+
+def drawn_ends(words: list[str]) -> list[tuple[int, str]]:
+    """Index and token of each view's end, as the drawing has them."""
+    return [(int(at), token) for at, token in re.findall(r"(?:position|token) (\d+), '(\S+)'", " ".join(words))]
+
+
+def test_the_drawing_is_what_the_collator_makes(byte_tokenizer):
+    """For 400 random pairs and objectives: the same tokens, labels, [PRED]s and view ends as in the batch."""
+    stream = random.Random(9)
+    for case in range(400):
+        pair, config = random_case(stream)
+        batch = FusedCollator(config, pad_token_id=0)([pair])
+        parts = parse(inspect_pair(pair, byte_tokenizer, config))
+
+        def shown(ids):
+            return [show_token(byte_tokenizer, token) for token in ids]
+
+        own = batch.rows.input_ids[batch.is_own].tolist()
+        drawn = [*parts["text"], *parts["bridge"], *parts["code"], *parts["end"]]
+        assert [word for word in drawn if word != "(none)"] == shown(own), case
+        assert parts["labels"][:3] == [str((batch.labels != IGNORED).sum().item()), "of", str(len(own))], case
+
+        documents = [each for rows in (batch.rows, batch.probe_rows) if rows for each in documents_in(rows)]
+        preds = [[at for _, at, is_pred in document if is_pred] for document in documents]
+        places = re.findall(r"x(\d) at position (\d+)", " ".join(parts["[PRED]"]))
+        assert sorted(places) == sorted((str(len(each)), str(each[0])) for each in preds if each), case
+
+        if not batch.num_pairs or not batch.views:
+            continue
+        ends = dict(zip(("text", "code"), drawn_ends(parts["views"]), strict=True))
+        for views in batch.views:
+            rows = batch.rows if views.target_in_rows else batch.target_rows
+            at = rows.position_ids.flatten()[views.target_at].item()
+            token = rows.input_ids.flatten()[views.target_at].item()
+            assert ends["code" if views.from_text else "text"] == (at, *shown([token])), case
+            rows = batch.probe_rows or batch.rows
+            read = rows.documents.flatten()[views.pred_at]
+            document = (rows.documents == read) & ~rows.is_pred
+            document &= torch.arange(len(rows.documents))[:, None] == views.pred_at // rows.documents.shape[1]
+            source = rows.input_ids[document].tolist()
+            name = "text" if views.from_text else "code"
+            view = pair.text_view if views.from_text else pair.code_view
+            assert source[: len(view)] == view and ends[name] == (len(view) - 1, *shown(view[-1:])), case
+
+
+@pytest.mark.parametrize(
+    ("loss_on", "words"),
+    [
+        (
+            "all",
+            "5 of 7 tokens (loss_on=all, train_end_token=false): all but the first, which nothing predicts, and end",
+        ),
+        ("code", "2 of 7 tokens (loss_on=code, train_end_token=false): code without end tokens"),
+    ],
+)
+def test_end_tokens_that_are_not_trained_are_drawn_so(byte_tokenizer, loss_on, words):
+    """As under `recipe: as_published`."""
+    assert words in " ".join(draw(byte_tokenizer, DOG, loss_on=loss_on, train_end_token=False).split())
+
+
+def test_a_row_without_a_term_is_drawn_without_read_outs(byte_tokenizer):
+    drawing = inspect_pair(Pair([5, 6], [8, 1], use_jepa=False), byte_tokenizer, JEPAConfig())
+    assert "views    none: the row has no JEPA term (use_jepa: false)" in drawing

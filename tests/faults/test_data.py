@@ -24,7 +24,7 @@ from llm_jepa.data.splits import split_validation
 from llm_jepa.data.tokenizer import decode_ids, train_tokenizer
 from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
 from llm_jepa.objective import FusedCollator, JEPAConfig
-from llm_jepa.objective.layout import IGNORED
+from llm_jepa.objective.documents import IGNORED
 from llm_jepa.runs import run as run_module
 from llm_jepa.runs.run import train_run
 from llm_jepa.runs.settings import read_run

@@ -10,7 +10,7 @@ from transformers import Trainer
 
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig
 from llm_jepa.objective.distances import get_distance
-from llm_jepa.objective.layout import IGNORED
+from llm_jepa.objective.documents import IGNORED
 from llm_jepa.training.checkpoints import find_newest
 from llm_jepa.training.trainer import JEPATrainer, NonFiniteLossError
 

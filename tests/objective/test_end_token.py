@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, Pair, reference_loss
-from llm_jepa.objective.layout import IGNORED
+from llm_jepa.objective.documents import IGNORED
 
 
 def published_labels(pair, end_id):

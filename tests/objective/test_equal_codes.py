@@ -10,7 +10,7 @@ import torch
 
 from llm_jepa.objective import FusedCollator, JEPAConfig, Pair
 from llm_jepa.objective.distances import get_distance
-from llm_jepa.objective.layout import pair_keys, share_alike
+from llm_jepa.objective.pair import pair_keys, share_alike
 
 
 def repeated(make_pairs):

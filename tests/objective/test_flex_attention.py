@@ -8,7 +8,7 @@ from torch.nn.attention.flex_attention import create_mask
 
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, UnsupportedModelError, reference_loss
 from llm_jepa.objective.config import CHOICES
-from llm_jepa.objective.layout import PRED_OFFSET
+from llm_jepa.objective.documents import PRED_OFFSET
 from llm_jepa.objective.masks import block_mask, boolean_mask, mask_rule
 
 FAMILIES = ["llama", "qwen3", "mistral", "gemma2"]  # transformers offers it for these; GPT-2 has none

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llm_jepa.objective import FusedCollator, JEPAConfig, Pair
-from llm_jepa.objective.layout import IGNORED, Role
+from llm_jepa.objective.documents import IGNORED, Role
 from llm_jepa.objective.masks import additive_mask, boolean_mask
 
 PAIR = Pair(text_ids=[5, 6, 7], bridge_ids=[2], code_ids=[8, 9, 1])

@@ -17,7 +17,7 @@ from llm_jepa.objective import (
     UnsupportedModelError,
     reference_loss,
 )
-from llm_jepa.objective.layout import IGNORED
+from llm_jepa.objective.documents import IGNORED
 from llm_jepa.objective.schedule import is_dropped
 
 

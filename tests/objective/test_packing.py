@@ -10,7 +10,7 @@ import torch
 
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, Pair, backbone
 from llm_jepa.objective.config import CHOICES
-from llm_jepa.objective.layout import IGNORED
+from llm_jepa.objective.documents import IGNORED
 from llm_jepa.objective.masks import boolean_mask
 
 MODELS = ["llama", "gpt2", "qwen3", "mistral", "gemma2"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, reference_loss
-from llm_jepa.objective.layout import IGNORED
+from llm_jepa.objective.documents import IGNORED
 
 
 def some_without_ce(pairs):

@@ -9,7 +9,7 @@ import torch
 
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, Pair, reference_loss
 from llm_jepa.objective.config import CHOICES
-from llm_jepa.objective.layout import Role
+from llm_jepa.objective.documents import Role
 from llm_jepa.objective.masks import boolean_mask
 from llm_jepa.training.view_embeddings import view_embeddings
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, Pair, reference_loss
 from llm_jepa.objective.config import CHOICES
-from llm_jepa.objective.layout import IGNORED, Role
+from llm_jepa.objective.documents import IGNORED, Role
 from llm_jepa.objective.masks import boolean_mask
 
 MODELS = ["llama", "gpt2", "qwen3", "mistral", "gemma2"]

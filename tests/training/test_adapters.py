@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.evaluation.generation import generate_greedy
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, reference_loss
-from llm_jepa.objective.layout import IGNORED
+from llm_jepa.objective.documents import IGNORED
 from llm_jepa.training.adapters import (
     ADAPTER,
     ADAPTER_CONFIG,

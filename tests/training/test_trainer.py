@@ -16,7 +16,7 @@ from transformers import BloomConfig, BloomForCausalLM, TrainerCallback
 from llm_jepa.data.encode import EncodedPairs
 from llm_jepa.errors import ConfigError
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig
-from llm_jepa.objective.layout import IGNORED
+from llm_jepa.objective.documents import IGNORED
 from llm_jepa.objective.schedule import is_dropped
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.saving import load_jepa, save_jepa

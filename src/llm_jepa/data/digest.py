@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 
-from llm_jepa.objective.layout import Pair
+from llm_jepa.objective.pair import Pair
 
 
 class PairsDigest:

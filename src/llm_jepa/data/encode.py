@@ -21,7 +21,9 @@ from transformers import PreTrainedTokenizerBase
 
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective.config import JEPAConfig
-from llm_jepa.objective.layout import IGNORED, FusedCollator, Pair
+from llm_jepa.objective.documents import IGNORED
+from llm_jepa.objective.layout import FusedCollator
+from llm_jepa.objective.pair import Pair
 
 from .chat import ChatTemplate, Controls, Message
 from .config import DataConfig

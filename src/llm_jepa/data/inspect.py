@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from llm_jepa.objective.config import JEPAConfig
-from llm_jepa.objective.layout import Pair
+from llm_jepa.objective.documents import IGNORED, Document, Role, Where, documents_of
+from llm_jepa.objective.pair import Pair
 
 from .encode import EncodedPairs
 
@@ -75,23 +76,26 @@ def inspect_pair(
     Views that stand beside the row (jepa_views=rendered, or columns of their own) are drawn below its end, each
     whole, as `textview` and `codeview`.
     """
+    documents = documents_of(pair, jepa)
+    read = documents_of(pair, jepa.with_views())  # what a look at held-out rows would read, with jepa_lambda=0 too
+    own = documents[0].tokens
+    code_from = len(own) - len(pair.code_ids)
     spans = {
-        "text": pair.text_ids,
-        "bridge": pair.bridge_ids,
-        "code": pair.code_ids[:-1],
-        "end": pair.code_ids[-1:],
+        "text": own[: len(pair.text_ids)],
+        "bridge": own[len(pair.text_ids) : code_from],
+        "code": own[code_from:-1],
+        "end": own[-1:],
     }
     counts = ", ".join(f"{role} {len(ids)}" for role, ids in spans.items())
-    lines = wrap_words([*escape(pair.source or "row").split(" "), "", f"{len(pair)} tokens: {counts}"], indent=0)
-    for role, ids in spans.items():
-        tokens = [show_token(tokenizer, token) for token in ids] or ["(none)"]
-        lines += _labelled(role, tokens, colour=colour)
-    for label, view in (("textview", pair.text_view_ids), ("codeview", pair.code_view_ids)):
-        if view is not None:
-            lines += _labelled(label, [show_token(tokenizer, token) for token in view], colour=colour)
-    lines += _labelled("[PRED]", _pred_sentence(pair, jepa).split(" "), colour=colour)
-    lines += _labelled("labels", _label_sentence(pair, jepa).split(" "))
-    lines += _labelled("views", _view_sentence(pair, tokenizer).split(" "))
+    lines = wrap_words([*escape(pair.source or "row").split(" "), "", f"{len(own)} tokens: {counts}"], indent=0)
+    for label, ids in spans.items():
+        lines += _labelled(label, [show_token(tokenizer, token) for token in ids] or ["(none)"], colour=colour)
+    for view in ("text", "code"):
+        if (found := _view(read, view)) is not None and found[0].tokens not in (own, spans[view]):
+            lines += _labelled(f"{view}view", [show_token(tokenizer, each) for each in found[0].tokens], colour=colour)
+    lines += _labelled("[PRED]", _pred_sentence(pair, documents, jepa).split(" "), colour=colour)
+    lines += _labelled("labels", _label_sentence(pair, documents[0], jepa).split(" "))
+    lines += _labelled("views", _view_sentence(pair, read, tokenizer).split(" "))
     if pair.group is not None:
         lines += _labelled("group", escape(pair.group).split(" "))
     return "\n".join(lines)
@@ -174,7 +178,7 @@ def _labelled(label: str, words: list[str], *, colour: bool = False) -> list[str
     return [head + line for head, line in zip(heads, lines, strict=True)]
 
 
-def _pred_sentence(pair: Pair, jepa: JEPAConfig) -> str:
+def _pred_sentence(pair: Pair, documents: Sequence[Document], jepa: JEPAConfig) -> str:
     if jepa.uses_tube:
         return f"none: jepa_term={jepa.jepa_term} reads states of the row itself"
     if not jepa.uses_views:
@@ -183,35 +187,61 @@ def _pred_sentence(pair: Pair, jepa: JEPAConfig) -> str:
         return "none: the row trains cross-entropy alone (use_jepa: false)"
     if jepa.jepa_k == 0:
         return "none (jepa_k=0): Pred(x) = Enc(x)"
-    own_text, own_code = pair.text_view_ids, pair.code_view_ids
-    places = {
-        "text_to_code": (len(own_text or pair.text_ids), "the text" if own_text is None else "the text view"),
-        "code_to_text": (len(pair.code_view), "the code alone" if own_code is None else "the code view"),
-    }
-    wanted = list(places) if jepa.jepa_direction == "both" else [jepa.jepa_direction]
-    if jepa.pred_leads:
-        return "; ".join(
-            f"x{jepa.jepa_k} at position 0, before {places[way][1]}, in a document of their own" for way in wanted
-        )
-    return "; ".join(
-        f"x{jepa.jepa_k} at position {places[way][0]}, after {places[way][1]}, which is all it reads" for way in wanted
-    )
+    sentences = []
+    for document in documents:
+        if len(document.pred) == 0:
+            continue
+        place = f"x{len(document.pred)} at position {document.pred.start}"
+        if document.pred_leads:
+            sentences.append(f"{place}, before {_called(document, pair)}, in a document of their own")
+        else:
+            sentences.append(f"{place}, after {_called(document, pair)}, which is all it reads")
+    return "; ".join(sentences)
 
 
-def _label_sentence(pair: Pair, jepa: JEPAConfig) -> str:
-    total = len(pair)
+def _called(document: Document, pair: Pair) -> str:
+    """Return what the view is called that a document begins with."""
+    if document.role[0] is Role.TEXT:
+        is_own = document.where is Where.OWN or document.tokens == pair.text_ids
+        return "the text" if is_own else "the text view"
+    return "the code alone" if document.tokens == pair.code_ids[:-1] else "the code view"
+
+
+def _label_sentence(pair: Pair, own: Document, jepa: JEPAConfig) -> str:
+    counts = f"{sum(label != IGNORED for label in own.labels)} of {len(own.tokens)} tokens"
     if not pair.use_ce:
-        return f"0 of {total} tokens: the row feeds the JEPA term alone (views_cross_entropy: false)"
+        return f"{counts}: the row feeds the JEPA term alone (views_cross_entropy: false)"
+    if jepa.loss_on == "code" and jepa.train_end_token:
+        return f"{counts} (loss_on=code): code and end"
     if jepa.loss_on == "code":
-        return f"{len(pair.code_ids)} of {total} tokens (loss_on=code): code and end"
-    return f"{total - 1} of {total} tokens (loss_on=all): all but the first, which nothing predicts"
+        return f"{counts} (loss_on=code, train_end_token=false): code without end tokens"
+    if jepa.train_end_token:
+        return f"{counts} (loss_on=all): all but the first, which nothing predicts"
+    return f"{counts} (loss_on=all, train_end_token=false): all but the first, which nothing predicts, and end tokens"
 
 
-def _view_sentence(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> str:
-    text, code = pair.text_view_ids, pair.code_view_ids
-    text_end = show_token(tokenizer, (text or pair.text_ids)[-1])
-    code_end = show_token(tokenizer, pair.code_view[-1])
-    text_at = f"position {len(pair.text_ids) - 1}" if text is None else f"text view token {len(text) - 1}"
-    code_at = f"code token {len(pair.code_ids) - 2}" if code is None else f"code view token {len(code) - 1}"
-    beside = " Views beside the row are rows of their own." if text is not None or code is not None else ""
-    return f"Enc(Text) at {text_at}, '{text_end}'; Enc(Code) at {code_at}, '{code_end}'" + (beside and "." + beside)
+def _view(documents: Sequence[Document], name: str) -> tuple[Document, int] | None:
+    """Return the document that holds a view, and the index among its tokens of the view's last; None without any."""
+    for document in documents:
+        if name in document.read_as:
+            return document, document.read_as[name]
+    for document in documents:  # a view that is read with [PRED] alone
+        if f"{name}_pred" in document.read_as:
+            return document, len(document.tokens) - 1
+    return None
+
+
+def _view_sentence(pair: Pair, documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase) -> str:
+    text, code = _view(documents, "text"), _view(documents, "code")
+    if text is None or code is None:
+        return "none: the row has no JEPA term (use_jepa: false)"
+    text_apart = _called(text[0], pair) == "the text view"
+    code_apart = _called(code[0], pair) == "the code view"
+    places = []
+    for name, (document, at), place in (
+        ("Enc(Text)", text, "text view token" if text_apart else "position"),
+        ("Enc(Code)", code, "code view token" if code_apart else "code token"),
+    ):
+        places.append(f"{name} at {place} {at}, '{show_token(tokenizer, document.tokens[at])}'")
+    beside = ". Views beside the row are rows of their own." if text_apart or code_apart else ""
+    return "; ".join(places) + beside

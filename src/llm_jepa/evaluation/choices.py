@@ -17,7 +17,8 @@ from llm_jepa.data.encode import PairEncoder
 from llm_jepa.data.rows import Example
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, Pair
 from llm_jepa.objective.backbone import evaluating
-from llm_jepa.objective.layout import IGNORED, FusedBatch
+from llm_jepa.objective.documents import IGNORED
+from llm_jepa.objective.layout import FusedBatch
 from llm_jepa.processes import gather, turns
 from llm_jepa.training.sharding import whole_at_root
 

@@ -2,8 +2,9 @@
 
 from .backbone import UnsupportedModelError
 from .config import JEPAConfig
-from .layout import FusedBatch, FusedCollator, Pair
+from .layout import FusedBatch, FusedCollator
 from .llm_jepa import LLMJEPA, JEPAOutput
+from .pair import Pair
 from .reference import reference_loss
 
 __all__ = [

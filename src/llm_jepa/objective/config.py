@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from .schedule import SCHEDULES
@@ -245,6 +245,10 @@ class JEPAConfig:
     def _is_set(self, name: str) -> bool:
         """Whether a setting is away from its default."""
         return getattr(self, name) != type(self).__dataclass_fields__[name].default
+
+    def with_views(self) -> JEPAConfig:
+        """Return the settings under which views are encoded, these as they are or with a JEPA term of views."""
+        return self if self.uses_views else replace(self, jepa_term="views", jepa_lambda=self.jepa_lambda or 1.0)
 
     @property
     def uses_views(self) -> bool:

@@ -22,8 +22,10 @@ from .anti_collapse import AntiCollapse
 from .backbone import Backbone, frozen
 from .config import JEPAConfig
 from .distances import IN_BATCH, full_precision, get_distance, without_autocast
+from .documents import IGNORED
 from .gathering import gather_rows
-from .layout import IGNORED, FusedBatch, Rows, Views, are_alike
+from .layout import FusedBatch, Rows, Views
+from .pair import are_alike
 from .predictor import PredTokens
 from .schedule import is_dropped, lambda_factor
 from .self_check import check_model

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .layout import PRED_OFFSET, Role, Rows
+from .documents import PRED_OFFSET, Role
+from .layout import Rows
 
 MaskRule = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .distances import IN_BATCH, full_precision
-from .layout import Pair
+from .pair import Pair
 from .tube import MIN_TOKENS, draw_places, key_of
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from .backbone import UnsupportedModelError, evaluating
-from .layout import FusedCollator, Pair
+from .layout import FusedCollator
+from .pair import Pair
 from .reference import reference_loss
 
 if TYPE_CHECKING:

@@ -51,7 +51,7 @@ from llm_jepa.evaluation.kept_embeddings import StoredEmbeddings
 from llm_jepa.files import write_json, write_json_lines, write_whole
 from llm_jepa.objective import LLMJEPA, Pair, UnsupportedModelError
 from llm_jepa.objective.distances import IN_BATCH
-from llm_jepa.objective.layout import share_alike
+from llm_jepa.objective.pair import share_alike
 from llm_jepa.processes import is_main, join, on_main
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.checkpoints import find_newest
