@@ -3,7 +3,8 @@
 from .backbone import UnsupportedModelError
 from .config import JEPAConfig
 from .layout import FusedBatch, FusedCollator
-from .llm_jepa import LLMJEPA, JEPAOutput
+from .llm_jepa import LLMJEPA
+from .output import JEPAOutput
 from .pair import Pair
 from .reference import reference_loss
 

@@ -12,8 +12,6 @@ Letters: B rows, P pairs with a JEPA term, T tokens in a row, C hidden size, N l
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +23,7 @@ from .distances import IN_BATCH, full_precision, get_distance, without_autocast
 from .documents import IGNORED
 from .gathering import gather_rows
 from .layout import FusedBatch, Rows, Views
+from .output import JEPAOutput, Objective
 from .pair import are_alike
 from .predictor import PredTokens
 from .schedule import is_dropped, lambda_factor
@@ -40,32 +39,7 @@ BUILT_FROM = (
 """Settings that are read once, when an LLMJEPA is built."""
 
 
-@dataclass
-class JEPAOutput:
-    """The terms of one batch.
-
-    Attributes:
-        loss: gamma * ce_loss + lambda_eff * (jepa_loss + weighted sum of terms), a scalar with gradient.
-        ce_loss: Nats per labelled token, scalar.
-        jepa_loss: Distance per pair that has the term (a view's from the other, or a path's from straightness),
-            scalar; 0 in a batch without such a pair; nan where there was no term.
-        text_pred: The text's side of the distance, (P, C), in the order of the pairs: Pred(Enc(Text)), or, where
-            only code predicts text, Enc(Text). None where no view was encoded.
-        code_emb: The code's side, (P, C): Enc(Code), or, where only code predicts text, Pred(Enc(Code)).
-        lambda_eff: The weight that jepa_loss had in `loss`.
-        terms: The anti-collapse terms by name (variance, covariance, sigreg), scalars, before their weights.
-    """
-
-    loss: Tensor
-    ce_loss: Tensor
-    jepa_loss: Tensor
-    text_pred: Tensor | None = None
-    code_emb: Tensor | None = None
-    lambda_eff: float = 0.0
-    terms: dict[str, Tensor] = field(default_factory=dict)
-
-
-class LLMJEPA(nn.Module):
+class LLMJEPA(Objective):
     """A causal language model under the LLM-JEPA objective.
 
     Args:
@@ -153,58 +127,52 @@ class LLMJEPA(nn.Module):
             ValueError: If `step` or `num_steps` is needed and missing, or the batch holds no views where they are.
         """
         lambda_eff = self.lambda_at(step, num_steps)
-        trains_views = lambda_eff > 0 and self.config.uses_views
-        if (trains_views or monitor) and not batch.views:
+        if monitor and not self.config.uses_views:
+            lambda_eff = 0.0  # the loss has no term of the views that are looked at
+        if lambda_eff == 0 and not monitor:
+            return self._plain(batch.without_views(), num_labels)
+        encodes_views = monitor or self.config.uses_views
+        self._check_batch(batch, encodes_views, step)
+
+        ce_loss, states = self._cross_entropy(batch, num_labels)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and lambda_eff > 0):
+            sides = self._sides(batch, states) if encodes_views else []  # Pred(Enc(Text)) and Enc(Code)
+            with without_autocast(states):
+                distances = self._distances(sides, batch) if encodes_views else self._along_rows(batch, states, step)
+                count = _at_least_one(batch.num_pairs if num_pairs is None else num_pairs)
+                jepa_loss = distances.sum() / count
+                terms = self._terms(sides, step, share=batch.num_pairs / count)
+                jepa_term = jepa_loss + self.anti_collapse.weighted(terms)
+        loss = self.config.jepa_gamma * ce_loss
+        if lambda_eff > 0:
+            loss = loss + lambda_eff * jepa_term
+
+        output = JEPAOutput(loss, ce_loss.detach(), jepa_loss.detach(), lambda_eff=lambda_eff)
+        output.terms = {name: term.detach() for name, term in terms.items()}
+        if sides:
+            output.text_pred, output.code_emb = sides[0] if batch.views[0].from_text else sides[0][::-1]
+        return output
+
+    def _plain(self, batch: FusedBatch, num_labels: int | Tensor | None) -> JEPAOutput:
+        """Compute the loss of plain rows: cross-entropy alone."""
+        ce_loss, _ = self._cross_entropy(batch, num_labels)
+        no_jepa = torch.full_like(ce_loss, torch.nan)
+        return JEPAOutput(self.config.jepa_gamma * ce_loss, ce_loss.detach(), no_jepa)
+
+    def _check_batch(self, batch: FusedBatch, encodes_views: bool, step: int | None) -> None:
+        """Make sure that the batch was laid out for the term that is asked for."""
+        if encodes_views and not batch.views:
             raise ValueError(
                 "This batch was laid out without views. Build it with FusedCollator(config) and a jepa_lambda "
                 "above 0, or with FusedCollator(config, monitor=True)."
             )
-        if self.config.uses_tube and lambda_eff > 0 and not monitor:
-            return self._along_the_rows(batch, lambda_eff, step, num_labels, num_pairs)
-        if not trains_views and not monitor:
-            ce_loss, _ = self._cross_entropy(batch.without_views(), num_labels)
-            loss = self.config.jepa_gamma * ce_loss
-            no_jepa = torch.full_like(ce_loss, torch.nan)
-            return JEPAOutput(loss, ce_loss.detach(), no_jepa)
-
-        ce_loss, states = self._cross_entropy(batch, num_labels)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and trains_views):
-            sides = self._sides(batch, states)
-            with without_autocast(states):
-                distances = [self._distance(pred, target, batch) for pred, target in sides]
-                count = _at_least_one(batch.num_pairs if num_pairs is None else num_pairs)
-                jepa_loss = torch.stack(distances).mean(0).sum() / count  # of (directions, P)
-                terms = self._terms(sides, step, share=batch.num_pairs / count)
-                jepa_term = jepa_loss + self.anti_collapse.weighted(terms) if terms else jepa_loss
-        loss = self.config.jepa_gamma * ce_loss + (lambda_eff * jepa_term if trains_views else 0.0)
-        text_pred, code_emb = sides[0] if batch.views[0].from_text else sides[0][::-1]
-        weight = lambda_eff if trains_views else 0.0
-        output = JEPAOutput(loss, ce_loss.detach(), jepa_loss.detach(), text_pred, code_emb, weight)
-        output.terms = {name: term.detach() for name, term in terms.items()}
-        return output
-
-    def _along_the_rows(
-        self,
-        batch: FusedBatch,
-        lambda_eff: float,
-        step: int | None,
-        num_labels: int | Tensor | None,
-        num_pairs: int | Tensor | None,
-    ) -> JEPAOutput:
-        """Compute the loss with the term of Semantic Tube Prediction."""
-        if batch.tubes is None:
+        if not encodes_views and batch.tubes is None:
             raise ValueError(
                 f"This batch was laid out without places of jepa_term={self.config.jepa_term}. Build it with "
                 "FusedCollator(config) of this config."
             )
-        if step is None and self.training:
+        if not encodes_views and step is None and self.training:
             raise ValueError(f"jepa_term={self.config.jepa_term} draws once an optimizer step: pass step=, its number.")
-        ce_loss, states = self._cross_entropy(batch, num_labels)
-        with without_autocast(states):
-            distances = tube_distances(self.config.jepa_term, states, batch.tubes, self.seed, step or 0)
-        jepa_loss = distances.sum() / _at_least_one(batch.num_pairs if num_pairs is None else num_pairs)
-        loss = self.config.jepa_gamma * ce_loss + lambda_eff * jepa_loss
-        return JEPAOutput(loss, ce_loss.detach(), jepa_loss.detach(), lambda_eff=lambda_eff)
 
     def update_target(self) -> None:
         """Move the slow copy of the model, if there is one; call it after each optimizer step."""
@@ -250,8 +218,17 @@ class LLMJEPA(nn.Module):
         ce_sum = F.cross_entropy(full_precision(logits), labels, ignore_index=IGNORED, reduction="sum")
         return ce_sum / _at_least_one(batch.num_labels if num_labels is None else num_labels), states
 
+    def _distances(self, sides: list[tuple[Tensor, Tensor]], batch: FusedBatch) -> Tensor:
+        """Return the distance of each pair, the mean over directions, (P,)."""
+        return torch.stack([self._distance(pred, target, batch) for pred, target in sides]).mean(0)
+
+    def _along_rows(self, batch: FusedBatch, states: Tensor, step: int | None) -> Tensor:
+        """Return the term of Semantic Tube Prediction of each pair, (P,)."""
+        assert batch.tubes is not None
+        return tube_distances(self.config.jepa_term, states, batch.tubes, self.seed, step or 0)
+
     def _distance(self, pred: Tensor, target: Tensor, batch: FusedBatch) -> Tensor:
-        """Return the distance of each pair, (B,)."""
+        """Return the distance of each pair in one direction, (P,)."""
         if self.config.jepa_distance not in IN_BATCH:
             return self.distance(pred, target)
         targets, first = self._of_all(target)

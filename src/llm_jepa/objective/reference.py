@@ -8,7 +8,6 @@ T tokens, C hidden size, k [PRED] tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,14 +15,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .distances import IN_BATCH, full_precision
+from .output import JEPAOutput, Objective
 from .pair import Pair
 from .tube import MIN_TOKENS, draw_places, key_of
 
-if TYPE_CHECKING:
-    from .llm_jepa import LLMJEPA, JEPAOutput
 
-
-def reference_loss(jepa: LLMJEPA, pairs: Sequence[Pair], step: int = 0) -> JEPAOutput:
+def reference_loss(jepa: Objective, pairs: Sequence[Pair], step: int = 0) -> JEPAOutput:
     """Return the terms of `pairs` by separate forwards, with the gradients that `jepa(batch)` gives.
 
     Args:
@@ -31,8 +28,6 @@ def reference_loss(jepa: LLMJEPA, pairs: Sequence[Pair], step: int = 0) -> JEPAO
         pairs: The batch.
         step: Number of the optimizer step, from which SIGReg and Semantic Tube Prediction draw.
     """
-    from .llm_jepa import JEPAOutput
-
     config = jepa.config
     ce_loss = _cross_entropy(jepa, pairs)
     loss = config.jepa_gamma * ce_loss
@@ -69,7 +64,7 @@ def reference_loss(jepa: LLMJEPA, pairs: Sequence[Pair], step: int = 0) -> JEPAO
     )
 
 
-def _tube_loss(jepa: LLMJEPA, pairs: Sequence[Pair], step: int, like: Tensor) -> Tensor:
+def _tube_loss(jepa: Objective, pairs: Sequence[Pair], step: int, like: Tensor) -> Tensor:
     """Mean over the pairs that have tokens enough of 1 - cos of two stretches of their own row's path."""
     each = []
     for pair in pairs:
@@ -89,7 +84,7 @@ def _tube_loss(jepa: LLMJEPA, pairs: Sequence[Pair], step: int, like: Tensor) ->
     return torch.stack(each).mean() if each else torch.zeros_like(like)
 
 
-def _distance(jepa: LLMJEPA, preds: Tensor, targets: Tensor, pairs: Sequence[Pair]) -> Tensor:
+def _distance(jepa: Objective, preds: Tensor, targets: Tensor, pairs: Sequence[Pair]) -> Tensor:
     """Mean distance of predictions and targets, (P, C) each."""
     if jepa.config.jepa_distance in IN_BATCH:
         alike = [[one is not other and _are_alike(one, other) for other in pairs] for one in pairs]
@@ -108,7 +103,7 @@ def enc(layers: nn.Module, ids: Sequence[int], device: torch.device) -> Tensor:
     return layers(input_ids=_row(ids, device), use_cache=False).last_hidden_state[0, -1]
 
 
-def pred(jepa: LLMJEPA, ids: Sequence[int]) -> Tensor:
+def pred(jepa: Objective, ids: Sequence[int]) -> Tensor:
     """Pred(x): the final state at the last token of x and k [PRED]s after it, or before it (prepend), (C,).
 
     Enc(x) if k = 0. After it the predictor head, if there is one; with `jepa_detach_backbone` through a model whose
@@ -130,14 +125,14 @@ def pred(jepa: LLMJEPA, ids: Sequence[int]) -> Tensor:
     return jepa.predictor.predict(output.last_hidden_state[0, -1])
 
 
-def target(jepa: LLMJEPA, ids: Sequence[int]) -> Tensor:
+def target(jepa: Objective, ids: Sequence[int]) -> Tensor:
     """Enc(x) as a target: with gradient (`shared`), without (`stop_grad`), or by the slow copy (`ema`)."""
     layers = jepa.target.layers if jepa.target is not None else jepa.backbone.layers
     with torch.set_grad_enabled(torch.is_grad_enabled() and jepa.config.jepa_target == "shared"):
         return enc(layers, ids, _device(jepa))
 
 
-def _cross_entropy(jepa: LLMJEPA, pairs: Sequence[Pair]) -> Tensor:
+def _cross_entropy(jepa: Objective, pairs: Sequence[Pair]) -> Tensor:
     """Mean over the labelled tokens of all pairs of -log p(token | tokens before it), nats; 0 without any."""
     losses: list[Tensor] = []
     for pair in pairs:
@@ -158,5 +153,5 @@ def _row(ids: Sequence[int], device: torch.device) -> Tensor:
     return torch.tensor([list(ids)], device=device)
 
 
-def _device(jepa: LLMJEPA) -> torch.device:
+def _device(jepa: Objective) -> torch.device:
     return jepa.predictor.embedding.device

@@ -6,25 +6,21 @@ views in silence. Two tiny pairs tell.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from .backbone import UnsupportedModelError, evaluating
 from .layout import FusedCollator
+from .output import Objective
 from .pair import Pair
 from .reference import reference_loss
-
-if TYPE_CHECKING:
-    from .llm_jepa import LLMJEPA
 
 # Relative error of states: float32 runs agree to about 1e-6, bfloat16 to about 1e-2; a mixed view is off by
 # 1e-1 and more. float16 lies between.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}
 
 
-def check_model(jepa: LLMJEPA) -> None:
+def check_model(jepa: Objective) -> None:
     """Hold the fused pass to the separate forwards on two pairs of different lengths, without gradient.
 
     Costs two forwards of about 20 tokens, draws no random number, and leaves the model as it was. A model

@@ -1,0 +1,55 @@
+"""What the objective gives for a batch, and the parts that it is made of.
+
+`llm_jepa.py` builds and fills them. `reference.py` and `self_check.py` read them, and import nothing that imports them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from .anti_collapse import AntiCollapse
+from .backbone import Backbone
+from .config import JEPAConfig
+from .distances import Distance
+from .predictor import PredTokens
+from .target import EMATarget
+
+
+class Objective(nn.Module):
+    """The parts of an `LLMJEPA`; its docstring says what they are."""
+
+    config: JEPAConfig
+    model: nn.Module
+    backbone: Backbone
+    predictor: PredTokens
+    target: EMATarget | None
+    distance: Distance
+    anti_collapse: AntiCollapse
+    seed: int
+
+
+@dataclass
+class JEPAOutput:
+    """The terms of one batch.
+
+    Attributes:
+        loss: gamma * ce_loss + lambda_eff * (jepa_loss + weighted sum of terms), a scalar with gradient.
+        ce_loss: Nats per labelled token, scalar.
+        jepa_loss: Distance per pair that has the term (a view's from the other, or a path's from straightness),
+            scalar; 0 in a batch without such a pair; nan where there was no term.
+        text_pred: The text's side of the distance, (P, C), in the order of the pairs: Pred(Enc(Text)), or, where
+            only code predicts text, Enc(Text). None where no view was encoded.
+        code_emb: The code's side, (P, C): Enc(Code), or, where only code predicts text, Pred(Enc(Code)).
+        lambda_eff: The weight that jepa_loss had in `loss`.
+        terms: The anti-collapse terms by name (variance, covariance, sigreg), scalars, before their weights.
+    """
+
+    loss: Tensor
+    ce_loss: Tensor
+    jepa_loss: Tensor
+    text_pred: Tensor | None = None
+    code_emb: Tensor | None = None
+    lambda_eff: float = 0.0
+    terms: dict[str, Tensor] = field(default_factory=dict)
