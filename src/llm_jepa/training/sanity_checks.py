@@ -43,12 +43,8 @@ def check_work(
     if jepa.config.uses_views:
         _check_pairs(jepa, all_pairs)
         compared = rows if jepa.config.jepa_gather else arguments.train_batch_size
-        if compared == 1 and not len(view_pairs) and jepa.config.jepa_distance in IN_BATCH:
-            raise ConfigError(
-                f"jepa_distance={jepa.config.jepa_distance} compares the pairs of a batch, and "
-                "per_device_train_batch_size is 1: the JEPA term would do nothing. Use larger batches "
-                "(gradient_accumulation_steps makes none), or another value."
-            )
+        if compared == 1 and not len(view_pairs):
+            _check_alone(jepa)
     elif not jepa.config.uses_tube and not any(pair.use_ce for pair in all_pairs):
         raise DataError("No training row has a label, and there is no JEPA term. Set use_ce, or jepa_lambda above 0.")
     if jepa.config.has_term:
