@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from llm_jepa.errors import DataError
 
@@ -30,18 +30,24 @@ def is_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or "\\" in name or name[1:3] == ":/"
 
 
-def write_whole(path: str | Path, text: str) -> None:
-    """Write `text` beside `path`, flush it to disk, and rename it into place."""
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file beside `path`; where all went well it is flushed to disk and renamed into place, else removed."""
+    beside = name_beside(path, "tmp")
     try:
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with beside.open("wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_whole(path: str | Path, text: str) -> None:
+    """Write `text` to a file that appears whole, or not at all."""
+    with whole_file(Path(path)) as file:
+        file.write(text.encode("utf-8"))
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -321,5 +321,5 @@ def test_e7_a_child_that_dies_costs_one_row(score, fault_row):
             verdicts.append(score(slow if number == 4 else gold, gold))
             row.passed += verdicts[-1].correct if number != 4 else not verdicts[-1].decided
     assert row.passed == row.tried
-    assert not verdicts[4].correct and "died (exit code -9)" in verdicts[4].reason
+    assert not verdicts[4].correct and "died (SIGKILL)" in verdicts[4].reason
     assert score(slow, gold).decided  # the control: not killed, that same row is decided

@@ -11,7 +11,6 @@ Letters: C n_embd, V vocab_size.
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch import Tensor
 from transformers.models.gpt2 import GPT2Config, GPT2LMHeadModel
 
 from llm_jepa.errors import DataError
-from llm_jepa.files import expanded, name_beside
+from llm_jepa.files import expanded, whole_file
 from llm_jepa.objective import LLMJEPA, JEPAConfig
 from llm_jepa.training.saving import PREDICTOR, WEIGHTS, save_jepa
 
@@ -266,16 +265,8 @@ def save_checkpoint(model: GPT, path: str | Path, **extra: Any) -> None:
         "config": {},
         **extra,
     }
-    path = expanded(path)
-    beside = name_beside(path, "tmp")
-    try:
-        with beside.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with whole_file(expanded(path)) as file:
+        torch.save(checkpoint, file)
 
 
 def read_checkpoint(path: Path) -> tuple[GPT, bool]:

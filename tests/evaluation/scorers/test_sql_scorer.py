@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_jepa import sandbox
 from llm_jepa.errors import ConfigError
 from llm_jepa.evaluation.scorers import GoldError, get_scorer
 from llm_jepa.evaluation.scorers.sql import sql_worker
@@ -155,7 +156,8 @@ def test_the_child_process_has_nothing_of_torch_and_little_memory(score):
         pytest.skip("/proc is not here")
     assert "torch" not in maps.read_text() and "numpy" not in maps.read_text()
     code = (
-        f"import runpy, sys; runpy.run_path({sql_worker.__file__!r}); print({{'torch', 'llm_jepa'}} & {{*sys.modules}})"
+        f"import runpy, sys; runpy.run_path({sql_worker.__file__!r}); runpy.run_path({sandbox.__file__!r})\n"
+        "print({'torch', 'llm_jepa'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "numpy", "llm_jepa"} & {*done.stdout.split()}
@@ -186,7 +188,8 @@ def test_a_child_that_was_killed_between_two_rows_is_started_again(score):
 def test_the_kernel_lets_the_child_write_no_file(tmp_path):
     """Should SQLite be talked into it all the same: the limit of the process stands behind the authorizer."""
     code = (
-        f"import runpy; worker = runpy.run_path({sql_worker.__file__!r}); worker['limit_process']()\n"
+        f"import runpy; child = runpy.run_path({sandbox.__file__!r})\n"
+        f"child['limit_process']({sql_worker.PROCESS_BYTES}, file_bytes=0)\n"
         f"import sqlite3; sqlite3.connect({str(tmp_path / 'new.sqlite')!r}).execute('CREATE TABLE t (a)')"
     )
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)

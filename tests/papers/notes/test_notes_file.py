@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from llm_jepa import sandbox
 from llm_jepa.cli import main
 from llm_jepa.errors import ConfigError
 from llm_jepa.papers.notes import guard, read_notes
@@ -226,7 +227,7 @@ def test_the_flags_have_the_limits_of_the_library(call, monkeypatch):
     """The command line writes them again, so as not to load a library for its help text."""
     limits = []
 
-    def stop(source: Path, folder: Path, *given: float) -> None:
+    def stop(source: Path, request: dict[str, Any], *given: float) -> None:
         limits.extend(given)
         raise ConfigError("enough")
 
@@ -246,11 +247,11 @@ def test_the_child_ends_with_a_command_that_was_killed(folder, tmp_path):
     slow = "import time, sys; from llm_jepa.processes import end_with_parent; end_with_parent(); time.sleep(60)"
     code = (
         "import sys, subprocess\n"
-        "from llm_jepa.papers.notes import guard\n"
+        "from llm_jepa import sandbox\n"
         "popen = subprocess.Popen\n"
         f"def start(command, **options):\n    child = popen([sys.executable, '-c', {slow!r}], **options)\n"
         "    print(child.pid, flush=True)\n    return child\n"
-        "guard.subprocess.Popen = start\n"
+        "sandbox.subprocess.Popen = start\n"
         "from llm_jepa.cli import main\n"
         "main(['annotate', 'in.pdf', '--notes', 'notes.yaml', '--out', 'out.pdf'])\n"
     )
@@ -280,7 +281,7 @@ def test_a_child_that_does_not_answer_is_stopped(refused, monkeypatch):
         started.append(start([sys.executable, "-c", "import time; time.sleep(60)"], **options))
         return started[-1]
 
-    monkeypatch.setattr(guard.subprocess, "Popen", sleep)
+    monkeypatch.setattr(sandbox.subprocess, "Popen", sleep)
     assert "not done after 1 seconds" in refused(None, "--max-seconds", "1")
     assert started[0].poll() == -signal.SIGKILL
 

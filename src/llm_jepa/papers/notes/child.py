@@ -1,11 +1,9 @@
-"""The child process of guard.py: it limits itself, annotates one PDF, and leaves the result in a folder."""
+"""Annotating one PDF in the child process of guard.py (llm_jepa/sandbox.py)."""
 
 from __future__ import annotations
 
-import json
-import sys
 import traceback
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +12,25 @@ from llm_jepa.processes import end_with_parent
 
 from .notes_file import Note
 
-REQUEST_FILE, RESULT_FILE, PDF_FILE = "request.json", "result.json", "annotated.pdf"
 
-
-def main(folder: Path) -> None:
-    """Do what the request in a folder says, and leave the result there."""
-    request = json.loads((folder / REQUEST_FILE).read_text(encoding="utf-8"))
-    _limit(request["max_seconds"], request["max_memory_mib"])  # before the libraries are loaded
+def answer(request: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
+    """Send the result of `annotate_file`, or `error`: a sentence, or "memory"."""
     end_with_parent()
-    result = _attempt(request, folder / PDF_FILE)
-    (folder / RESULT_FILE).write_text(json.dumps(result), encoding="utf-8")
+    send(_attempt(request))
 
 
-def _limit(max_seconds: float, max_memory_mib: int) -> None:
-    """Limit this process's memory and files, and its processor time should its parent no longer watch the clock."""
-    try:
-        import resource
-    except ImportError:  # Windows: the clock alone
-        return
-    memory = max_memory_mib * 2**20
-    limits = {
-        resource.RLIMIT_AS: memory,
-        resource.RLIMIT_FSIZE: memory,
-        resource.RLIMIT_CPU: int(max_seconds) + 2,
-        resource.RLIMIT_CORE: 0,
-    }
-    for limit, value in limits.items():
-        with suppress(ValueError, OSError):  # a lower limit holds already, or the system has none (macOS: memory)
-            resource.setrlimit(limit, (value, value))
-
-
-def _attempt(request: dict[str, Any], target: Path) -> dict[str, Any]:
-    """Return the result, or `error` with what to say."""
+def _attempt(request: dict[str, Any]) -> dict[str, Any]:
     try:
         from .annotate import annotate_file
 
         notes = [_note(each) for each in request["notes"]]
-        return annotate_file(Path(request["source"]), notes, target, skip_missing=request["skip_missing"])
+        return annotate_file(
+            Path(request["source"]), notes, Path(request["target"]), skip_missing=request["skip_missing"]
+        )
     except DataError as error:
         return {"error": str(error)}
     except MemoryError:
-        memory = request["max_memory_mib"]
-        return {"error": f"it needs more than {memory} MiB of memory. If it is honest, --max-memory allows more."}
+        return {"error": "memory"}
     except RecursionError:
         return {"error": "its objects are nested without end: it is damaged."}
     except Exception as error:  # of the many kinds that pypdf and pdfium raise on a damaged file
@@ -68,7 +43,3 @@ def _note(fields: dict[str, Any]) -> Note:
     """Return a note from its fields in JSON, which has no tuples."""
     values: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in fields.items()}
     return Note(**values)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -7,14 +7,10 @@ nothing is written, and the caller gets one DataError.
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import os
 import shutil
-import signal
 import stat
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.files import whole_file
 from llm_jepa.processes import PARENT
+from llm_jepa.sandbox import DiedError, Sandbox
 
-from .child import PDF_FILE, REQUEST_FILE, RESULT_FILE
 from .notes_file import Note
 
 logger = logging.getLogger(__name__)
@@ -74,18 +71,17 @@ def annotate_pdf(
             f"--max-memory {4 * size // 2**20 + 1}, or annotate a part of it."
         )
     with tempfile.TemporaryDirectory(prefix="llm-jepa-") as name:
-        folder = Path(name)
+        made = Path(name) / "annotated.pdf"
         request = {
             "source": str(source.resolve()),
             "notes": [asdict(note) for note in notes],
             "skip_missing": skip_missing,
-            "max_seconds": max_seconds,
-            "max_memory_mib": max_memory_mib,
+            "target": str(made),
         }
-        (folder / REQUEST_FILE).write_text(json.dumps(request), encoding="utf-8")
-        result = _run_child(source, folder, max_seconds, max_memory_mib)
+        result = _run_child(source, request, max_seconds, max_memory_mib)
         out.parent.mkdir(parents=True, exist_ok=True)
-        _move_into_place(folder / PDF_FILE, out)
+        with made.open("rb") as annotated, whole_file(out) as file:
+            shutil.copyfileobj(annotated, file)
     return {"out": str(out), **result}
 
 
@@ -108,61 +104,36 @@ def _check_call(source: Path, notes: Sequence[Note], out: Path, force: bool) -> 
         raise ConfigError(f"{out} is there already. Choose another name, or write over it with --force.")
 
 
-def _run_child(source: Path, folder: Path, max_seconds: float, max_memory_mib: int) -> dict[str, Any]:
-    """Do the work in a child process; return its result, or raise what it ended with."""
+def _run_child(source: Path, request: dict[str, Any], max_seconds: float, max_memory_mib: int) -> dict[str, Any]:
+    """Do the work in a child process; return its result."""
     # One thread: each further one of numpy's would take address space of its own.
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "llm_jepa.papers.notes.child", str(folder)],
-        env=os.environ | threads | {PARENT: str(os.getpid())},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,  # libraries warn of each damaged object, and a file may have millions
+    child = Sandbox(
+        "llm_jepa.papers.notes.child",
+        memory_bytes=max_memory_mib * 2**20,
+        file_bytes=max_memory_mib * 2**20,
+        cpu_s=int(max_seconds) + 2,  # should this process no longer watch the clock
+        environment=threads | {PARENT: str(os.getpid())},
     )
+    more_memory = "If it is honest, --max-memory allows more."
     try:
-        code = child.wait(timeout=max_seconds)
-    except subprocess.TimeoutExpired:
-        raise DataError(_too_slow(source, max_seconds)) from None
-    finally:
-        child.kill()
-        child.wait()
-    try:
-        result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        if code == -getattr(signal, "SIGXCPU", 0):
-            raise DataError(_too_slow(source, max_seconds)) from None
+        child.ask(request)
+        result = child.read(max_seconds)
+    except DiedError as error:
         raise DataError(
-            f"{source}: reading it ended in a crash ({_named(code)}): it is damaged, or it needs more than "
-            f"{max_memory_mib} MiB of memory. If it is honest, --max-memory allows more."
+            f"{source}: reading it ended in a crash ({error}): it is damaged, or it needs more than {max_memory_mib} "
+            f"MiB of memory. {more_memory}"
         ) from None
+    finally:
+        child.close()
+    if result is None:
+        raise DataError(
+            f"{source}: not done after {max_seconds:g} seconds: it is endless, damaged or very large. If it is honest, "
+            f"--max-seconds {10 * max_seconds:g} allows more."
+        )
+    if result.get("error") == "memory":
+        raise DataError(f"{source}: it needs more than {max_memory_mib} MiB of memory. {more_memory}")
     if "error" in result:
         logger.debug("%s", result.get("traceback", ""))
         raise DataError(f"{source}: {result['error']}")
     return result
-
-
-def _too_slow(source: Path, max_seconds: float) -> str:
-    return (
-        f"{source}: not done after {max_seconds:g} seconds: it is endless, damaged or very large. If it is honest, "
-        f"--max-seconds {10 * max_seconds:g} allows more."
-    )
-
-
-def _named(code: int) -> str:
-    try:
-        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    except ValueError:
-        return f"signal {-code}"
-
-
-def _move_into_place(made: Path, out: Path) -> None:
-    """Copy a file beside `out`, flush it to disk, and rename it into place."""
-    beside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        with made.open("rb") as source, beside.open("wb") as target:
-            shutil.copyfileobj(source, target)
-            target.flush()
-            os.fsync(target.fileno())
-        beside.replace(out)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -2,137 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import queue
 import re
-import signal
-import subprocess
-import sys
 import threading
-import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llm_jepa.errors import ConfigError
 from llm_jepa.evaluation.scorers.verdict import EMPTY, GoldError, Verdict, checked_gold, quoted, undecided
+from llm_jepa.sandbox import DiedError, Sandbox
 
 from . import sql_worker
 
-# The worker ends itself by its own limits; this one is for a child that does nothing at all. Ours.
-WAIT_S = 20.0
-TIMER_SIGNAL = getattr(signal, "SIGPROF", None)
-START_S = 30.0  # a Python process starts in 20 ms; a machine may be busy
-
+WAIT_S = 30.0  # the child ends itself by its own limits; this one is for a child that does nothing at all. Ours.
 MAX_REASON_CHARS = 200
 
 DATABASE_COLUMNS = ("database", "db_id")  # `db_id` is Spider's name
 SUFFIXES = (".sqlite", ".db", ".sqlite3")
-
-
-class WorkerDiedError(Exception):
-    """The process that ran the SQL is gone; its exit code, if it has one."""
-
-    def __init__(self, code: int | None) -> None:
-        super().__init__(f"the process that ran the SQL died (exit code {code})")
-        self.was_too_slow = TIMER_SIGNAL is not None and code == -TIMER_SIGNAL
-
-
-class SqlWorker:
-    """A child process that runs SQL, started when it is needed and again when it has died."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
-        self._lines: queue.Queue[str] = queue.Queue()
-        self._stop: Any = None
-
-    @property
-    def pid(self) -> int | None:
-        """The child's process id, or None where there is none."""
-        return self._process.pid if self._process is not None and self._process.poll() is None else None
-
-    def ask(self, request: Mapping[str, Any]) -> None:
-        """Send a request to a child that is ready.
-
-        Raises:
-            WorkerDiedError: If there is none.
-        """
-        if self.pid is None:
-            self._start()
-        assert self._process is not None and self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except OSError:
-            raise self._died() from None
-
-    def read(self, timeout_s: float) -> dict[str, Any] | None:
-        """Return the next answer; None if it does not come in time, for which the child has been ended.
-
-        Raises:
-            WorkerDiedError: If the child died otherwise.
-        """
-        try:
-            line = self._lines.get(timeout=timeout_s)
-        except queue.Empty:
-            self.close()
-            return None
-        if line:
-            return json.loads(line)
-        death = self._died()
-        if death.was_too_slow:
-            return None
-        raise death
-
-    def close(self) -> None:
-        """End the child; the next request starts another."""
-        if self._stop is not None:
-            self._stop()
-        self._process = None
-
-    def _died(self) -> WorkerDiedError:
-        assert self._process is not None
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(1)
-        code = self._process.poll()
-        self.close()
-        return WorkerDiedError(code)
-
-    def _start(self) -> None:
-        self.close()
-        self._lines = queue.Queue()
-        kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "SYSTEMROOT") if name in os.environ}
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", sql_worker.__file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            encoding="ascii",
-            env=kept,
-        )
-        threading.Thread(target=_forward, args=(self._process.stdout, self._lines), daemon=True).start()
-        self._stop = weakref.finalize(self, _end, self._process)
-        if self.read(START_S) is None:
-            raise WorkerDiedError(None)
-
-
-def _forward(lines: Iterator[str], to: queue.Queue[str]) -> None:
-    with contextlib.suppress(ValueError):  # the pipe was closed while it was read
-        for line in lines:
-            to.put(line)
-    to.put("")
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        with contextlib.suppress(OSError):
-            if pipe is not None:
-                pipe.close()
 
 
 class SqlScorer:
@@ -156,7 +42,7 @@ class SqlScorer:
         self.databases = Path(databases).expanduser().resolve() if databases is not None else None
         if self.databases is not None and not self.databases.exists():
             raise ConfigError(f"databases={str(databases)!r} is not there. Expected a folder of SQLite files, or one.")
-        self.worker = SqlWorker()
+        self.worker = Sandbox(Path(sql_worker.__file__), memory_bytes=sql_worker.PROCESS_BYTES, file_bytes=0)
         self._lock = threading.Lock()
 
     def __call__(
@@ -187,8 +73,8 @@ class SqlScorer:
         with self._lock:
             try:
                 return self._judge(request)
-            except WorkerDiedError as error:
-                return undecided(str(error))
+            except DiedError as error:
+                return undecided(f"the process that ran the SQL died ({error})")
 
     def close(self) -> None:
         """End the child process; another is started where it is needed."""

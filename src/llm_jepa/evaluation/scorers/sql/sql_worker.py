@@ -1,7 +1,6 @@
-"""The small process that runs SQL for `sql_scorer`: nothing but the standard library, so that it starts in no time.
+"""Running a model's SQL, in the child process of `sql_scorer` (llm_jepa/sandbox.py).
 
-It is started as a file of its own. A request is a line of JSON on standard input: `database` (a file), `gold`,
-`output`, `ordered`. The answer is two lines: whether the gold could be run, then what the output is worth.
+Nothing but the standard library is imported, so that the child starts in milliseconds.
 
 What a statement cannot do here, and why:
 - write: the file is opened `mode=ro&immutable=1` (no lock, no journal), and the kernel lets this process write no file;
@@ -14,10 +13,8 @@ What a statement cannot do here, and why:
 
 from __future__ import annotations
 
-import json
 import signal
 import sqlite3
-import sys
 import time
 import urllib.parse
 from collections import Counter
@@ -186,7 +183,12 @@ def judge(output: tuple[int, list[bytes]], gold: tuple[int, list[bytes]], ordere
 
 
 def answer(request: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
-    """Run both statements of a request, and send what became of each as soon as it is known."""
+    """Run both statements of a request; send the result of each as soon as it is known.
+
+    Args:
+        request: `database` (a file), `gold`, `output`, `ordered`.
+        send: Takes two answers: `ok`, whether the gold could be run, and then `correct`; both with a `reason`.
+    """
     try:
         gold = run(request["database"], request["gold"], MAX_ROWS)
     except Refused as error:
@@ -198,37 +200,3 @@ def answer(request: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> N
     except Refused as error:
         correct, reason = False, str(error)
     send({"correct": correct, "reason": reason})
-
-
-def limit_process() -> None:
-    """Let the kernel hold this process to its memory, and to no file that it could write."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return
-    for limit, value in (
-        (resource.RLIMIT_AS, PROCESS_BYTES),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        try:
-            resource.setrlimit(limit, (value, value))
-        except (ValueError, OSError):  # not every system has all of them
-            continue
-
-
-def main() -> None:
-    """Answer requests until standard input ends."""
-    limit_process()
-
-    def send(message: dict[str, Any]) -> None:
-        sys.stdout.write(json.dumps(message) + "\n")
-        sys.stdout.flush()
-
-    send({"ready": True})
-    for line in sys.stdin:
-        answer(json.loads(line), send)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,186 @@
+"""A child process with limits on time, memory and files, for work on a stranger's SQL or PDF.
+
+    parent    child = Sandbox(target, ...); child.ask(request); child.read(timeout_s); child.close()
+    child     calls `answer(request, send)` of the target for each request
+
+A request is a line of JSON on the child's standard input, an answer a line on its standard output. The child runs this
+file, which imports nothing but the standard library: where the target does the same, it starts in milliseconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import queue
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+_TOO_SLOW = {-getattr(signal, name) for name in ("SIGPROF", "SIGXCPU") if hasattr(signal, name)}
+
+
+class DiedError(Exception):
+    """The child ended without an answer; the text is its signal or its exit code."""
+
+    def __init__(self, code: int | None) -> None:
+        names = {-each: each.name for each in signal.Signals}
+        super().__init__(names.get(code, f"exit code {code}") if code is not None else "no exit code")
+
+
+class Sandbox:
+    """A child process that is started at a request, and again at the next one if it has ended.
+
+    Args:
+        target: What has `answer`: a Python file that imports the standard library alone, or the name of a module.
+        memory_bytes: Limit of its address space; enforced where the system can (Linux).
+        file_bytes: Limit of any file that it writes.
+        cpu_s: Limit of its processor time in whole seconds, if it has one.
+        environment: Environment of a module, over that of this process; a file has next to none.
+    """
+
+    def __init__(
+        self,
+        target: str | Path,
+        *,
+        memory_bytes: int,
+        file_bytes: int,
+        cpu_s: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        limits = {"memory_bytes": memory_bytes, "file_bytes": file_bytes, "cpu_s": cpu_s}
+        flags, self._environment = ["-P"], {**os.environ, **(environment or {})}
+        if isinstance(target, Path):
+            flags, kept = ["-I", "-S", "-B"], ("LD_LIBRARY_PATH", "SYSTEMROOT")
+            self._environment = {name: os.environ[name] for name in kept if name in os.environ}
+        self._command = [sys.executable, *flags, __file__, str(target), json.dumps(limits)]
+        self._process: subprocess.Popen[str] | None = None
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._stop: Any = None
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, or None where there is none."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def ask(self, request: Mapping[str, Any]) -> None:
+        """Send a request.
+
+        Raises:
+            DiedError: If the child has just died.
+        """
+        if self.pid is None:
+            self._start()
+        assert self._process is not None and self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise DiedError(self._end()) from None
+
+    def read(self, timeout_s: float) -> dict[str, Any] | None:
+        """Return the next answer; None if time ran out, by the clock or by a timer of the child. The child then ends.
+
+        Raises:
+            DiedError: If the child died otherwise.
+        """
+        try:
+            line = self._lines.get(timeout=timeout_s)
+        except queue.Empty:
+            self.close()
+            return None
+        if line:
+            return json.loads(line)
+        code = self._end()
+        if code in _TOO_SLOW:
+            return None
+        raise DiedError(code)
+
+    def close(self) -> None:
+        """End the child."""
+        if self._stop is not None:
+            self._stop()
+        self._process = None
+
+    def _end(self) -> int | None:
+        """End a child that has died; return its exit code."""
+        assert self._process is not None
+        process = self._process
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1)
+        code = process.poll()
+        self.close()
+        return code
+
+    def _start(self) -> None:
+        self.close()
+        self._lines = queue.Queue()
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # libraries warn of each damaged object, and a file may have millions
+            text=True,
+            encoding="ascii",
+            env=self._environment,
+        )
+        threading.Thread(target=_forward, args=(self._process.stdout, self._lines), daemon=True).start()
+        self._stop = weakref.finalize(self, _kill, self._process)
+
+
+def _forward(lines: Iterator[str], to: queue.Queue[str]) -> None:
+    with contextlib.suppress(ValueError):  # the pipe was closed while it was read
+        for line in lines:
+            to.put(line)
+    to.put("")
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError):
+            if pipe is not None:
+                pipe.close()
+
+
+# ---- in the child ----
+
+
+def limit_process(memory_bytes: int, file_bytes: int, cpu_s: int | None = None) -> None:
+    """Let the kernel hold this process to its limits."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    limits = {resource.RLIMIT_AS: memory_bytes, resource.RLIMIT_FSIZE: file_bytes, resource.RLIMIT_CORE: 0}
+    limits |= {} if cpu_s is None else {resource.RLIMIT_CPU: cpu_s}
+    for limit, value in limits.items():
+        with contextlib.suppress(ValueError, OSError):  # a lower limit holds, or the system has none (macOS: memory)
+            resource.setrlimit(limit, (value, value))
+
+
+def _serve(target: str, limits: Mapping[str, Any]) -> None:
+    """Answer requests until standard input ends."""
+    limit_process(**limits)
+    answers = os.fdopen(os.dup(1), "w", encoding="ascii")
+    os.dup2(2, 1)  # what a library prints is no answer
+
+    def send(message: Mapping[str, Any]) -> None:
+        answers.write(json.dumps(message) + "\n")
+        answers.flush()
+
+    module = runpy.run_path(target) if target.endswith(".py") else vars(importlib.import_module(target))
+    for line in sys.stdin:
+        module["answer"](json.loads(line), send)
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], json.loads(sys.argv[2]))
