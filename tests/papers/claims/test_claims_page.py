@@ -8,9 +8,8 @@ import pytest
 
 from llm_jepa.papers.claims.catalogue import read_catalogue
 from llm_jepa.papers.claims.claims_page import RECORDS, claims_page
-from llm_jepa.papers.claims.judging import judge_record
 from llm_jepa.papers.claims.plans import plan_of, read_plans
-from llm_jepa.papers.claims.records import SCHEMA, read_records
+from llm_jepa.papers.claims.records import SCHEMA, judge_record, read_records
 
 ROOT = Path(__file__).parents[3]
 

@@ -10,7 +10,8 @@ from llm_jepa.experiments.experiment import read_experiment
 from llm_jepa.papers.claims.catalogue import read_catalogue
 from llm_jepa.papers.claims.measures import MEASURES
 from llm_jepa.papers.claims.paper_protocol import why_not
-from llm_jepa.papers.claims.plans import DATA, SEEDS, data_files, plan_of, read_plans
+from llm_jepa.papers.claims.plan import SEEDS
+from llm_jepa.papers.claims.plans import DATA, data_files, plan_of, read_plans
 from llm_jepa.papers.claims.reproduce import why_left_out
 from llm_jepa.runs.settings import read_yaml
 

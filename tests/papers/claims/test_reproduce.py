@@ -12,12 +12,18 @@ import torch
 
 from llm_jepa.errors import ConfigError
 from llm_jepa.papers.claims import wording
-from llm_jepa.papers.claims.judging import judge_record
 from llm_jepa.papers.claims.measures import finished_runs, read_values
-from llm_jepa.papers.claims.plans import SEEDS, read_plans
-from llm_jepa.papers.claims.records import command_of, make_record, merge_records, read_record, read_records
-from llm_jepa.papers.claims.reproduce import Call, missing_files, reproduce, select
-from llm_jepa.papers.claims.starting_points import _rows, second_half
+from llm_jepa.papers.claims.plan import SEEDS
+from llm_jepa.papers.claims.plans import read_plans
+from llm_jepa.papers.claims.records import (
+    command_of,
+    judge_record,
+    make_record,
+    merge_records,
+    read_record,
+    read_records,
+)
+from llm_jepa.papers.claims.reproduce import Call, _rows, missing_files, reproduce, second_half, select
 from llm_jepa.papers.claims.verdicts import WORDS
 
 SMOKE = {"max_steps": 2, "max_test_rows": 8, "max_new_tokens": 4, "use_cpu": True, "logging_steps": 1}

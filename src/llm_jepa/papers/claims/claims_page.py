@@ -13,24 +13,21 @@ from pathlib import Path
 
 from . import wording
 from .catalogue import Claim, read_catalogue
-from .judging import Judged, judge_record
 from .measures import MEASURES, SMALLEST_SAMPLE
-from .plans import SEEDS as PAPER_SEEDS
+from .plan import SEEDS
 from .plans import plan_of, read_plans
-from .records import Record, read_records, values_of
-from .reproduce import why_left_out
+from .records import Judged, Record, judge_record, read_records, values_of
+from .reproduce import BASE, why_left_out
 from .resources_needed import (
     ARMS,
     GENERATION_SHARE,
     PEAK,
-    SEEDS,
     START_S,
     STEP_COST,
     TRAINING_SHARE,
     gpu_hours,
     weights_of,
 )
-from .starting_points import BASE
 from .verdicts import WORDS, Word
 
 RECORDS = Path("benchmarks/results/claims")
@@ -204,7 +201,7 @@ def _not_run(claim: Claim) -> str:
 def _plan_section() -> str:
     lines = [
         "## What is run at tiny scale\n",
-        f"The seeds are {', '.join(map(str, PAPER_SEEDS))}. An experiment is a folder that grows: what one claim had",
+        f"The seeds are {', '.join(map(str, SEEDS))}. An experiment is a folder that grows: what one claim had",
         "run, another finds. Its record grows too: where the runs are gone, a call adds its own if those that both",
         "have agree to six digits, and is refused otherwise. Fine-tuning starts from a `nano` model trained on the",
         f"first half of the training rows ({BASE['max_steps']} steps, once). Table 2's `jepa` has k 1 and lambda 1",
@@ -219,7 +216,7 @@ def _plan_section() -> str:
     plans = [*read_plans("tiny").values(), read_plans("tiny", "fixed")["table2.fixed"]]
     total_runs, total_s = 1, float(BASE_CPU_S)
     for plan in plans:
-        runs = len(plan.arms) * len(PAPER_SEEDS)
+        runs = len(plan.arms) * len(SEEDS)
         seconds = runs * (plan.cpu_s or 0.0)
         total_runs, total_s = total_runs + runs, total_s + seconds
         name, _, recipe = plan.name.partition(".")
@@ -236,7 +233,8 @@ def _needs_section() -> str:
     return f"""## What a claim needs at the papers' size
 
 `llm-jepa reproduce --list` shows weights, data and hours of one H100 for each claim. Hours follow from one formula
-(`src/llm_jepa/claims/needs.py`): {ARMS} arms x {SEEDS} seeds x (training + generation + {START_S} s), where training
+(`src/llm_jepa/papers/claims/resources_needed.py`): {ARMS} arms x {len(SEEDS)} seeds x (training + generation + \
+{START_S} s), where training
 is 6 x parameters x tokens at {TRAINING_SHARE:.0%} of {PEAK / 1e12:.0f} TFLOP/s, a step with both views counted
 {STEP_COST:g} times, and generation 2 x parameters x tokens at {GENERATION_SHARE:.0%}. The shares are assumptions.
 `configs/gpu/table2_llama1b.yaml` is Table 2 at its own size, which needs no weights.

@@ -16,8 +16,7 @@ from llm_jepa.errors import ConfigError
 from llm_jepa.papers.notes.notes_file import COLOURS, Note
 
 from . import wording
-from .judging import Judged, judge_record
-from .records import Record, read_records
+from .records import Judged, Record, judge_record, read_records
 
 TITLE = "Measured with llm-jepa"
 

@@ -10,16 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llm_jepa.runs.settings import Settings
 
 from .catalogue import Claim, read_catalogue
+from .plan import Plan
 from .resources_needed import Dataset, Model, datasets_of, models_of
 from .verdicts import Check
-
-if TYPE_CHECKING:
-    from .plans import Plan
 
 BATCH, ACCUMULATION = 32, 4
 """128 pairs a step, as theirs on eight devices."""
@@ -89,8 +87,6 @@ def _llm_jepa_setting(claim: Claim) -> dict[str, Any] | None:
 
 
 def _plan(claim: Claim, model: Model, data: Dataset) -> Plan:
-    from .plans import Plan
-
     protocol = _protocol(claim)
     assert protocol is not None and data.train_rows is not None
     steps = int((protocol.get("epochs") or 4) * (data.train_rows // STEPS_PER_EPOCH_ROUNDING))

@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from llm_jepa.errors import ConfigError
 from llm_jepa.runs.settings import Settings
@@ -31,82 +31,16 @@ from llm_jepa.yaml_loading import load_yaml
 
 from .catalogue import PACKAGE, Claim, read_catalogue
 from .measures import MEASURES
+from .paper_protocol import other_plans
+from .plan import Plan, Scale
 from .verdicts import Check
 
-Scale = Literal["full", "tiny"]
-SCALES: tuple[Scale, ...] = ("full", "tiny")
 RECIPES = ("as_published", "fixed")
-SEEDS = [82, 23, 37, 84, 4]
-"""The papers' seeds."""
-
 FULL = "full."
 """What names of experiments at the papers' size begin with."""
 
 DATA = "../shared/data"
 """Where the files of data are looked for by default, as in configs/."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """An experiment of one size, and the claims that it decides.
-
-    Attributes:
-        name: Of its folder and of its record.
-        title: What it is, for headings.
-        scale: `tiny` or `full`.
-        recipe: `as_published` or `fixed`.
-        stem: Of the files of data.
-        base: Whether runs start from the model of `prepare.py`.
-        settings: Shared by its arms; files and folders are not among them.
-        arms: The fields that each arm changes.
-        checks: Claim to its parts.
-        also: Claim to arms that are run with it and decide nothing.
-        cpu_s: CPU seconds of a run, measured; None where it was not.
-    """
-
-    name: str
-    title: str
-    scale: Scale
-    recipe: str
-    stem: str
-    base: bool
-    settings: Settings
-    arms: dict[str, Settings]
-    checks: dict[str, tuple[Check, ...]]
-    also: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    cpu_s: float | None = None
-
-    @property
-    def workers(self) -> int:
-        """Runs at the same time: one on a GPU, two on the cores of a small machine."""
-        return 1 if self.scale == "full" else 2
-
-    def arms_of(self, claims: Sequence[str]) -> list[str]:
-        """Return the arms that some of its claims need, in the order of the file."""
-        needed = {arm for claim in claims for check in self.checks[claim] for arm in check.arms}
-        needed |= {arm for claim in claims for arm in self.also.get(claim, ())}
-        return [arm for arm in self.arms if arm in needed]
-
-    def measures_of(self, claims: Sequence[str]) -> dict[str, list[str]]:
-        """Return measure to the arms that it is needed of."""
-        found: dict[str, dict[str, None]] = {}
-        for claim in claims:
-            for check in self.checks[claim]:
-                found.setdefault(check.measure, {}).update(dict.fromkeys(check.arms))
-        return {measure: list(arms) for measure, arms in found.items()}
-
-    def experiment(self, arms: Sequence[str], files: Settings, seeds: Sequence[int] | None = None) -> Settings:
-        """Return the settings of `compare` for some of its arms.
-
-        Args:
-            arms: Names.
-            files: train_file, test_file, and perhaps model_name_or_path.
-            seeds: The papers' by default.
-        """
-        shared = {"recipe": self.recipe} | files | self.settings
-        baseline = "ntp" if "ntp" in arms else arms[0]
-        chosen = {arm: self.arms[arm] for arm in arms}
-        return shared | {"arms": chosen, "baseline": baseline, "seeds": list(seeds or SEEDS), "workers": self.workers}
 
 
 @functools.cache
@@ -118,8 +52,6 @@ def read_plans(scale: Scale, recipe: str = "as_published") -> dict[str, Plan]:
     Raises:
         ConfigError: If the recipe has no such name.
     """
-    from .paper_protocol import other_plans
-
     if recipe not in RECIPES:
         raise ConfigError(f"recipe={recipe!r} is not one of: {', '.join(RECIPES)}.")
     folder = resources.files(PACKAGE) / "experiments"

@@ -1,4 +1,4 @@
-"""The record of an experiment: a small JSON file with every value that its claims are judged by.
+"""The record of an experiment: a small JSON file with every value that its claims are judged by, and their verdicts.
 
     benchmarks/results/claims/EXPERIMENT.json      those that docs/claims.md is made from
     OUT/results/EXPERIMENT.json                    those of a call
@@ -13,6 +13,7 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,17 @@ from llm_jepa.data.config import SHUFFLE_RULE
 from llm_jepa.errors import ConfigError
 from llm_jepa.experiments.comparability import check_data, short_commit
 from llm_jepa.experiments.experiment import read_experiment
+from llm_jepa.experiments.statistics import holm
 from llm_jepa.files import write_json
 from llm_jepa.runs.run import differences
 from llm_jepa.runs.settings import Settings
 from llm_jepa.yaml_loading import load_yaml
 
-from .catalogue import read_catalogue
-from .measures import MEASURES, count_rows, finished_runs, read_values
-from .plans import FULL, RECIPES, SEEDS, Plan, plan_of, read_plans
+from .catalogue import Claim, read_catalogue
+from .measures import MEASURES, SMALLEST_SAMPLE, count_rows, finished_runs, read_values
+from .plan import SEEDS, Plan
+from .plans import FULL, RECIPES, plan_of, read_plans
+from .verdicts import Check, Outcome, Word, combine, judge, main_comparison
 
 Record = dict[str, Any]
 
@@ -47,13 +51,9 @@ _PACKAGES = ("llm-jepa", "torch", "transformers")
 
 
 def make_record(plan: Plan, folder: Path, claims: Sequence[str], *, changes: Settings | None = None) -> Record:
-    """Read an experiment's finished runs.
+    """Return the record of the finished runs in an experiment's folder, with the values that the claims need.
 
-    Args:
-        plan: The experiment.
-        folder: Its folder, of this package's own making or of `llm-jepa compare`.
-        claims: Claims to read the values of; those that need a model loaded are slow.
-        changes: Settings that were changed by hand; a record with any is not of the protocol, and says so.
+    `changes` are settings that were changed by hand; the record names them.
 
     Raises:
         ConfigError: If no run is done, or one has other settings than the plan's.
@@ -85,7 +85,7 @@ def make_record(plan: Plan, folder: Path, claims: Sequence[str], *, changes: Set
         "num_rows": {measure: count for measure in values if (count := count_rows(first, measure)) is not None},
         "training_time_s": _training_times(done),
         "values": {
-            measure: {arm: {str(seed): value for seed, value in seeds.items()} for arm, seeds in arms.items()}
+            measure: {arm: {str(seed): value for seed, value in of_arm.items()} for arm, of_arm in arms.items()}
             for measure, arms in values.items()
             if arms
         },
@@ -175,7 +175,7 @@ def merge_records(record: Record, earlier: Record) -> Record:
     values = {measure: {arm: dict(seeds) for arm, seeds in arms.items()} for measure, arms in record["values"].items()}
     for measure, arm, seed in sorted(missing):
         values.setdefault(measure, {}).setdefault(arm, {})[seed] = theirs[measure, arm, seed]
-    plan = read_plans(record["scale"], record["recipe"])[record["experiment"]]
+    plan = _plan_of(record)
     known = {*record["claims"], *earlier["claims"]}
     claims = [claim for claim in plan.checks if claim in known]
     seeds = sorted({int(seed) for arms in values.values() for each in arms.values() for seed in each})
@@ -213,7 +213,7 @@ def read_record(file: Path) -> Record:
 
 def _without_shuffled_arms(record: Record) -> Record:
     """Return an earlier version's record without its shuffled controls, whose exchange left part of the match."""
-    plan = read_plans(record["scale"], record["recipe"])[record["experiment"]]
+    plan = _plan_of(record)
     faulty = {arm for arm, own in plan.arms.items() if own.get("shuffle_views") or arm == "jepa_shuffled"}
     values = {
         measure: {arm: seeds for arm, seeds in arms.items() if arm not in faulty}
@@ -229,17 +229,11 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def write_record(record: Record, folder: Path) -> Path:
-    """Write a record into a folder, in the place of an earlier one of the same experiment."""
+    """Write a record into a folder, in place of an earlier one of the same experiment."""
     file = folder / f"{record['experiment']}.json"
     folder.mkdir(parents=True, exist_ok=True)
     write_json(file, record)
     return file
-
-
-def earlier_record(folder: Path, experiment: str) -> Record | None:
-    """Return a folder's record of an experiment, if it has one."""
-    file = folder / f"{experiment}.json"
-    return read_record(file) if file.is_file() else None
 
 
 def values_of(record: Record, measure: str) -> dict[str, dict[int, float]]:
@@ -248,6 +242,64 @@ def values_of(record: Record, measure: str) -> dict[str, dict[int, float]]:
         arm: {int(seed): value for seed, value in seeds.items()}
         for arm, seeds in record["values"].get(measure, {}).items()
     }
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim, its parts, and the outcome of each part."""
+
+    claim: Claim
+    checks: tuple[Check, ...]
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def word(self) -> Word:
+        """The verdict."""
+        return combine(self.outcomes)
+
+    @property
+    def told(self) -> int:
+        """The place of the part that gives the verdict."""
+        return next(place for place, outcome in enumerate(self.outcomes) if outcome.word == self.word)
+
+
+def judge_record(record: Record) -> dict[str, Judged]:
+    """Return what became of each claim of a record, in the order of the catalogue.
+
+    Each `gain` has its p corrected by Holm's method for the number of those of the same table in the record.
+    """
+    plan = _plan_of(record)
+    wanted = set(record["claims"])
+    checks = {claim: plan.checks[claim] for claim in read_catalogue() if claim in wanted}
+    families: dict[str, dict[str, float | None]] = {}
+    for claim, parts in checks.items():
+        for place, part in enumerate(parts):
+            found = main_comparison(part, values_of(record, part.measure)) if part.kind == "gain" else None
+            if found is not None:
+                families.setdefault(read_catalogue()[claim].family, {})[f"{claim} {place}"] = found.p_value
+    corrected = {key: p for family in families.values() for key, p in holm(family).items()}
+    return {
+        claim: Judged(
+            read_catalogue()[claim],
+            parts,
+            tuple(_judge_part(record, part, corrected.get(f"{claim} {place}")) for place, part in enumerate(parts)),
+        )
+        for claim, parts in checks.items()
+    }
+
+
+def _judge_part(record: Record, part: Check, p_holm: float | None) -> Outcome:
+    """Judge a part of a claim; a handful of test rows decides nothing, since seeds do not vary these."""
+    outcome = judge(part, values_of(record, part.measure), p_holm)
+    count = record.get("num_rows", {}).get(part.measure)
+    if count is None or count >= SMALLEST_SAMPLE or outcome.word == "not run":
+        return outcome
+    reason = f"only {count} test rows are of this kind"
+    return replace(outcome, word="inconclusive", reason=reason, smallest=None, falls_short=False)
+
+
+def _plan_of(record: Record) -> Plan:
+    return read_plans(record["scale"], record["recipe"])[record["experiment"]]
 
 
 def _cells(record: Record) -> dict[tuple[str, str, str], float]:

@@ -13,24 +13,39 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llm_jepa.errors import ConfigError
+from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.experiments.compare import EXPERIMENT_FILE, open_experiment, run_experiment
+from llm_jepa.files import write_whole
 from llm_jepa.report.experiment_report import write_experiment_report
-from llm_jepa.runs.settings import Settings
+from llm_jepa.runs.run import train_run
+from llm_jepa.runs.settings import Settings, read_run
 from llm_jepa.yaml_loading import dump_yaml
 
 from .catalogue import Claim, find
-from .judging import Judged, judge_record
 from .measures import finished_runs
 from .paper_protocol import why_not
-from .plans import DATA, FULL, Plan, Scale, data_files, plan_of, read_plans
-from .records import Record, earlier_record, make_record, merge_records, write_record
+from .plan import Plan, Scale
+from .plans import DATA, FULL, data_files, plan_of, read_plans
+from .records import Judged, Record, judge_record, make_record, merge_records, read_record, write_record
 from .resources_needed import MODELS, datasets_of
-from .starting_points import second_half, train_base
 
 logger = logging.getLogger(__name__)
 
 OUT = "runs/claims"
+
+BASE_SEED = 1
+"""Not among the papers' seeds, with which the runs are made."""
+
+BASE: Settings = {
+    "model": "nano",
+    "jepa_lambda": 0.0,
+    "max_steps": 400,
+    "per_device_train_batch_size": 32,
+    "learning_rate": 3.0e-3,
+    "validation_size": 0,
+    "max_test_rows": 500,
+}
+"""Of the base: 400 steps of 32, about three epochs of the half (our choice)."""
 
 
 @dataclass(frozen=True)
@@ -113,27 +128,25 @@ def why_left_out(claim: Claim, scale: Scale) -> str:
     return why_not(claim) or "it is of a curve without numbers"
 
 
-def prepare(call: Call, plan: Plan) -> Settings:
-    """Return the files that the runs of an experiment read; a base is trained where it is missing.
+def prepare(call: Call, plan: Plan) -> None:
+    """Make sure that the files which the runs of an experiment read are there; a base is trained where it is missing.
 
     Raises:
-        ConfigError: If data or weights are not there; the text says what, and how to get it.
+        ConfigError: If data or weights are missing; the text says what, and how to get it.
     """
     if missing := missing_files(call, plan):
         raise ConfigError(" ".join(missing))
-    files = planned_files(call, plan)
     if plan.base:
-        second_half(_whole(call, plan)["train_file"], call.out / "data")
-        train_base(_as_text(_whole(call, plan)), call.out / "base", _of_base(call.changes), progress=call.progress)
-    return files
+        files = data_files(plan.stem, call.data)
+        second_half(Path(files["train_file"]), call.out / "data")
+        _train_base(files, call.out / "base", call.changes, call.progress)
 
 
 def planned_files(call: Call, plan: Plan) -> Settings:
     """Return the names of the files that the runs of an experiment read; nothing is made."""
-    files = _as_text(_whole(call, plan))
+    files = data_files(plan.stem, call.data)
     if plan.base:
-        train = Path(files["train_file"])
-        files["train_file"] = str(call.out / "data" / f"{train.stem}.second_half.jsonl")
+        files["train_file"] = str(_second_half_of(Path(files["train_file"]), call.out / "data"))
         files["model_name_or_path"] = str(call.out / "base" / "model")
     return files
 
@@ -142,7 +155,7 @@ def missing_files(call: Call, plan: Plan) -> list[str]:
     """Return a sentence for each thing that an experiment needs and that is not there."""
     files = planned_files(call, plan) | plan.settings | call.changes
     found = []
-    absent = [str(path) for path in _whole(call, plan).values() if not path.exists()]
+    absent = [name for name in data_files(plan.stem, call.data).values() if not Path(name).exists()]
     if absent:
         source = next((each.source for claim in find(list(plan.checks)) for each in datasets_of(claim)), "the papers")
         found.append(
@@ -196,7 +209,8 @@ def dry_run(call: Call, plan: Plan, claims: Sequence[str]) -> str:
 
 def _judged(call: Call, plan: Plan, claims: Sequence[str]) -> tuple[Record, dict[str, Judged]]:
     folder = call.source or call.out / plan.name
-    earlier = earlier_record(call.results_folder, plan.name)
+    file = call.results_folder / f"{plan.name}.json"
+    earlier = read_record(file) if file.is_file() else None
     known = {*claims, *(earlier["claims"] if earlier else ())}
     record = make_record(plan, folder, [claim for claim in plan.checks if claim in known], changes=call.changes)
     if earlier:
@@ -206,21 +220,51 @@ def _judged(call: Call, plan: Plan, claims: Sequence[str]) -> tuple[Record, dict
     return record, {claim: judged[claim] for claim in claims}
 
 
-def _whole(call: Call, plan: Plan) -> dict[str, Path]:
-    return {key: Path(name) for key, name in data_files(plan.stem, call.data).items()}
-
-
-def _as_text(files: dict[str, Path]) -> Settings:
-    return {key: str(path) for key, path in files.items()}
-
-
-def _of_base(changes: Settings) -> Settings:
-    """Return those changes that are for every run of a call, the base's too: how long it is, and where."""
-    return {key: changes[key] for key in ("max_steps", "max_test_rows", "max_new_tokens", "use_cpu") if key in changes}
-
-
 def _is_cached(name: str) -> bool:
     """Whether the hub's cache of this machine has a model; nothing is asked of the hub."""
     from huggingface_hub import try_to_load_from_cache
 
     return isinstance(try_to_load_from_cache(name, "config.json"), str)
+
+
+# ---- what runs at tiny scale start from ----
+#
+# The papers fine-tune a pretrained model. None is needed here: the base learns the task's rows by plain next-token
+# prediction on the first half, once, with a seed of its own; every run then reads the second half.
+
+
+def second_half(train_file: Path, folder: Path) -> Path:
+    """Write the second half of a file's rows into a folder, once, and return its name.
+
+    Raises:
+        DataError: If the file has fewer than two rows.
+    """
+    rows = _rows(train_file)
+    if len(rows) < 2:
+        raise DataError(f"{train_file} has {len(rows)} rows; expected at least two, to be divided into halves.")
+    out = _second_half_of(train_file, folder)
+    content = b"".join(row + b"\n" for row in rows[len(rows) // 2 :])
+    if not out.is_file() or out.read_bytes() != content:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(out, content.decode("utf-8"))
+    return out
+
+
+def _second_half_of(train_file: Path, folder: Path) -> Path:
+    return folder / f"{train_file.stem}.second_half.jsonl"
+
+
+def _train_base(files: Settings, folder: Path, changes: Settings, progress: bool) -> None:
+    """Train the base on the first half of `train_file`, where it is missing."""
+    settings = BASE | files | {"max_train_rows": len(_rows(Path(files["train_file"]))) // 2}
+    # Of the changes those for every run of a call: how long it is, and where.
+    shared = ("max_steps", "max_test_rows", "max_new_tokens", "use_cpu")
+    settings |= {key: changes[key] for key in shared if key in changes}
+    if not (folder / "DONE").is_file():
+        logger.info("base   the model that runs start from, trained on the first half of the rows")
+    train_run(read_run(settings), BASE_SEED, folder, progress=progress)
+
+
+def _rows(file: Path) -> list[bytes]:
+    """Return the lines of a file that are rows; a blank one is none, and U+2028 within a text ends none."""
+    return [line for line in file.read_bytes().split(b"\n") if line.strip()]

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .catalogue import Claim
+from .plan import SEEDS
 
 PEAK = 989e12
 """FLOP/s of an H100 SXM in bf16, dense, by its data sheet."""
@@ -24,7 +25,6 @@ START_S = 60
 """Seconds to load and to save a model: an assumption."""
 STEP_COST = 2.0
 """A JEPA step over a plain one, with gradient through both views and [PRED] (docs/results.md: 1.5 fused, 2.1 apart)."""
-SEEDS = 5
 ARMS = 4
 """Plain, the method, and two controls."""
 
@@ -140,7 +140,7 @@ def gpu_hours(claim: Claim, num_arms: int = ARMS) -> float | None:
     epochs = claim.config.get("epochs") or 4
     cost = (1 + STEP_COST) / 2 * (2 / 3 if claim.regime == "lora" else 1)  # half of the arms have a JEPA term
     seconds = sum(_run_seconds(model, data, epochs, cost) for model in models for data in datasets)
-    return num_arms * SEEDS * seconds / 3600
+    return num_arms * len(SEEDS) * seconds / 3600
 
 
 def _run_seconds(model: Model, data: Dataset, epochs: float, cost: float) -> float:

@@ -16,7 +16,7 @@
 Where every run of both arms has one and the same value (0%, say) nothing can be seen, and the claim is inconclusive.
 
 "Shown" is a paired, two-sided t-test over seeds at 0.05 and a 95% interval that leaves out 0; between arm and baseline
-after Holm's correction over the table's claims (`judging.py`). A conjunction over controls needs no correction.
+after Holm's correction over the table's claims (`records.py`). A conjunction over controls needs no correction.
 Sources of the statistics: `experiments/statistics.py`.
 """
 
@@ -26,7 +26,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from scipy import stats
 
@@ -46,6 +46,13 @@ CONFIDENCE = 0.95
 MOST = 0.5
 """Share of a difference from which on a control that has it explains it, whatever little the arm adds."""
 STUCK = "every run has the same value, as at a floor or a ceiling"
+ONE_SEED = "one seed says nothing of the spread between seeds"
+BY_PLACE: dict[str, tuple[Word, str]] = {
+    "within": ("reproduced", "the interval lies within the margin"),
+    "beyond": ("not reproduced", "the interval lies beyond the margin"),
+    "across": ("inconclusive", "the interval is wider than the margin allows"),
+}
+"""Verdict and reason by the place of an interval in relation to the margin."""
 
 
 @dataclass(frozen=True)
@@ -166,22 +173,37 @@ def judge(check: Check, values: Values, p_holm: float | None = None) -> Outcome:
     if not found.n:
         lacking = [arm for arm in (check.arm, check.baseline) if not values.get(arm)]
         return Outcome("not run", f"no values of {' and '.join(lacking)}" if lacking else "no seed has both arms")
+    is_gain = check.kind == "gain"
     p_holm = found.p_value if p_holm is None else p_holm
     controls = {each: _compare(check, values, check.arm, each) for each in check.controls}
     word: Word
     if found.n < 2:
-        word, reason = "inconclusive", "one seed says nothing of the spread between seeds"
+        word, reason = "inconclusive", ONE_SEED
     elif _is_stuck(values, (check.arm, check.baseline)):
         word, reason = "inconclusive", STUCK
-    elif check.kind == "gain":
+    elif is_gain:
         word, reason = _judge_gain(check, values, found, p_holm, controls)
     else:
         word, reason = _judge_margin(check, values, found)
-    passed = check.kind == "gain" and _shown(found, check.direction, p_holm)
-    behind = [each.smallest_detectable for each in controls.values() if not _shown(each, check.direction)]
     # Shown against the baseline, what could have been shown is asked of the controls that were not passed.
-    smallest = max((each for each in behind if each), default=None) if passed else None
-    return _outcome(word, reason, check, found, p_holm, controls, smallest)
+    behind = [each.smallest_detectable for each in controls.values() if not _shown(each, check.direction)]
+    smallest = None
+    if is_gain and _shown(found, check.direction, p_holm):
+        smallest = max((each for each in behind if each), default=None)
+    return Outcome(
+        word,
+        reason,
+        found.n,
+        arm_mean=None if found.mean is None else _unscaled(check, found.mean),
+        baseline_mean=None if found.baseline_mean is None else _unscaled(check, found.baseline_mean),
+        delta=found.delta,
+        ci=found.ci,
+        p_value=found.p_value,
+        p_holm=p_holm if is_gain else None,
+        smallest=found.smallest_detectable if smallest is None else smallest,
+        controls={name: (each.delta, each.ci) for name, each in controls.items() if each.delta is not None},
+        falls_short=is_gain and word == "reproduced" and _falls_short(check, found),
+    )
 
 
 def combine(outcomes: Sequence[Outcome]) -> Word:
@@ -234,32 +256,17 @@ def _against_controls(
     return "inconclusive", f"shown against {check.baseline}, but not against {' and '.join(behind)}"
 
 
-def _falls_short(check: Check, found: PairedComparison) -> bool:
-    """Whether the whole interval lies on the near side of the claimed size."""
-    if check.size is None or found.ci is None:
-        return False
-    return found.ci[1] < check.size if check.direction > 0 else found.ci[0] > check.size
-
-
-def _is_stuck(values: Values, arms: Sequence[str]) -> bool:
-    """Whether all runs of the arms have one value: 0%, say, in which no difference and no equality can be seen."""
-    return len({value for arm in arms for value in values[arm].values()}) == 1
-
-
 def _judge_margin(check: Check, values: Values, found: PairedComparison) -> tuple[Word, str]:
     """`equal` and `reaches`: where the interval lies in relation to the margin."""
-    assert check.margin is not None
-    if not _within(check, found):
-        if _outside(check, found):
-            return "not reproduced", "the interval lies beyond the margin"
-        return "inconclusive", "the interval is wider than the margin allows"
-    as_well = [name for name in check.controls if _within(check, _compare(check, values, name, check.baseline))]
-    if as_well:
-        return "explained by a control", f"{' and '.join(as_well)} did it as well"
+    place = _place(check, found.ci)
+    if place != "within":
+        return BY_PLACE[place]
     compared = {name: _compare(check, values, name, check.baseline) for name in check.controls}
+    if as_well := [name for name, each in compared.items() if _place(check, each.ci) == "within"]:
+        return "explained by a control", f"{' and '.join(as_well)} did it as well"
     if missing := [name for name, each in compared.items() if each.ci is None]:
         return "inconclusive", f"within the margin, but the control {' and '.join(missing)} was not run at two seeds"
-    return "reproduced", "the interval lies within the margin"
+    return BY_PLACE[place]
 
 
 def _judge_flat(check: Check, values: Values) -> Outcome:
@@ -268,19 +275,22 @@ def _judge_flat(check: Check, values: Values) -> Outcome:
         return Outcome("not run", f"no values of {' and '.join(missing)}")
     n = min(each.n for each in comparisons.values())
     if n < 2:
-        return Outcome("inconclusive", "one seed says nothing of the spread between seeds", n)
+        return Outcome("inconclusive", ONE_SEED, n)
     if _is_stuck(values, check.arms):
         return Outcome("inconclusive", STUCK, n)
-    widest = max(comparisons.values(), key=lambda each: abs(each.delta or 0.0))
-    within = sum(_within(check, each) for each in comparisons.values())
-    apart = [f"{one} and {other}" for (one, other), each in comparisons.items() if _outside(check, each)]
-    told = f"{within} of {len(comparisons)} pairs of neighbours lie within the margin"
+    places = {pair: _place(check, each.ci) for pair, each in comparisons.items()}
+    within = list(places.values()).count("within")
+    beyond = [f"{one} and {other}" for (one, other), place in places.items() if place == "beyond"]
     trends = _trends(check, values)
+    reasons = [f"{within} of {len(comparisons)} pairs of neighbours lie within the margin", *trends]
     word: Word = "reproduced" if within == len(comparisons) else "inconclusive"
-    word = "not reproduced" if apart or trends else word
-    reason = "; ".join([told, *trends, *([f"beyond it: {', '.join(apart)}"] if apart else [])])
+    if beyond:
+        reasons.append(f"beyond it: {', '.join(beyond)}")
+    if beyond or trends:
+        word = "not reproduced"
+    widest = max(comparisons.values(), key=lambda each: abs(each.delta or 0.0))
     known = [each.smallest_detectable for each in comparisons.values() if each.smallest_detectable]
-    return Outcome(word, reason, n, delta=widest.delta, ci=widest.ci, smallest=max(known, default=None))
+    return Outcome(word, "; ".join(reasons), n, delta=widest.delta, ci=widest.ci, smallest=max(known, default=None))
 
 
 def _trends(check: Check, values: Values) -> list[str]:
@@ -302,27 +312,17 @@ def _trends(check: Check, values: Values) -> list[str]:
 
 
 def _judge_value(check: Check, values: Values) -> Outcome:
-    assert check.margin is not None and check.expected is not None
+    assert check.expected is not None
     own = [_scaled(check, value) for value in values.get(check.arm, {}).values()]
-    expected = _scaled(check, check.expected)
     if not own:
         return Outcome("not run", f"no values of {check.arm}")
     mean = math.fsum(own) / len(own)
-    half = math.inf
+    delta, ci = mean - _scaled(check, check.expected), None
     if len(own) > 1:
         half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(own) - 1)) * statistics.stdev(own) / math.sqrt(len(own))
-    ci = (mean - expected - half, mean - expected + half)
-    word: Word = "inconclusive"
-    if -check.margin < ci[0] and ci[1] < check.margin:
-        word = "reproduced"
-    elif ci[0] > check.margin or ci[1] < -check.margin:
-        word = "not reproduced"
-    reason = {
-        "reproduced": "the interval lies within the margin",
-        "not reproduced": "the interval lies beyond the margin",
-    }.get(word, "the interval is wider than the margin allows")
-    known = ci if math.isfinite(half) else None
-    return Outcome(word, reason, len(own), _unscaled(check, mean), check.expected, mean - expected, known)
+        ci = (delta - half, delta + half)
+    word, reason = BY_PLACE[_place(check, ci)]
+    return Outcome(word, reason, len(own), _unscaled(check, mean), check.expected, delta, ci)
 
 
 # ---- pieces ----
@@ -340,18 +340,28 @@ def _shown(found: PairedComparison, direction: int, p: float | None = None) -> b
     return verdict(found.delta, found.p_value if p is None else p, found.ci) == ("better" if direction > 0 else "worse")
 
 
-def _within(check: Check, found: PairedComparison) -> bool:
-    if found.ci is None or check.margin is None:
+def _falls_short(check: Check, found: PairedComparison) -> bool:
+    """Whether the whole interval lies on the near side of the claimed size."""
+    if check.size is None or found.ci is None:
         return False
-    low, high = found.ci if check.direction > 0 else (-found.ci[1], -found.ci[0])
-    return -check.margin < low and (check.kind == "reaches" or high < check.margin)
+    return found.ci[1] < check.size if check.direction > 0 else found.ci[0] > check.size
 
 
-def _outside(check: Check, found: PairedComparison) -> bool:
-    if found.ci is None or check.margin is None:
-        return False
-    low, high = found.ci if check.direction > 0 else (-found.ci[1], -found.ci[0])
-    return high < -check.margin or (check.kind != "reaches" and low > check.margin)
+def _is_stuck(values: Values, arms: Sequence[str]) -> bool:
+    """Whether all runs of the arms have one value: 0%, say, in which no difference and no equality can be seen."""
+    return len({value for arm in arms for value in values[arm].values()}) == 1
+
+
+def _place(check: Check, ci: tuple[float, float] | None) -> Literal["within", "beyond", "across"]:
+    """Return where an interval lies in relation to the margin around 0; `reaches` has no limit above."""
+    assert check.margin is not None
+    if ci is None:
+        return "across"
+    low, high = ci if check.direction > 0 else (-ci[1], -ci[0])
+    is_two_sided = check.kind != "reaches"
+    if -check.margin < low and not (is_two_sided and high >= check.margin):
+        return "within"
+    return "beyond" if high < -check.margin or (is_two_sided and low > check.margin) else "across"
 
 
 def _scaled(check: Check, value: float) -> float:
@@ -360,29 +370,3 @@ def _scaled(check: Check, value: float) -> float:
 
 def _unscaled(check: Check, value: float) -> float:
     return math.exp(value) if check.logarithm else value
-
-
-def _outcome(
-    word: Word,
-    reason: str,
-    check: Check,
-    found: PairedComparison,
-    p_holm: float | None,
-    controls: Mapping[str, PairedComparison],
-    smallest: float | None = None,
-) -> Outcome:
-    means: list[Any] = [None if each is None else _unscaled(check, each) for each in (found.mean, found.baseline_mean)]
-    return Outcome(
-        word,
-        reason,
-        found.n,
-        means[0],
-        means[1],
-        found.delta,
-        found.ci,
-        found.p_value,
-        p_holm if check.kind == "gain" else None,
-        found.smallest_detectable if smallest is None else smallest,
-        {name: (each.delta, each.ci) for name, each in controls.items() if each.delta is not None},
-        check.kind == "gain" and word == "reproduced" and _falls_short(check, found),
-    )

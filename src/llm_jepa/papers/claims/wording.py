@@ -7,8 +7,8 @@ import math
 from llm_jepa.experiments.statistics import format_p
 
 from .catalogue import Claim
-from .judging import Judged
 from .measures import MEASURES
+from .records import Judged
 from .verdicts import Check, Outcome
 
 DASH = "-"
