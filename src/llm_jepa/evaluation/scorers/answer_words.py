@@ -182,17 +182,17 @@ class GoldLevels:
         return _contains(words, wanted) and not any(_contains(words, each) for each in longer)
 
     @property
-    def note(self) -> str | None:
-        """A sentence on the answers that are compared more strictly than others; None if there are none."""
+    def notes(self) -> list[str]:
+        """A sentence on the answers that are compared more strictly than others, if there are any."""
         strict = sorted(answer for answer, level in self._level.items() if level > LOOSE)
         if not strict:
-            return None
+            return []
         first = strict[0]
         second = next(answer for answer in self._alike[first] if answer != first)
-        return (
+        return [
             f"{len(strict):,} gold answers are equal to another one but for case or signs, such as {quoted(first)} and "
             f"{quoted(second)}. These are compared as they are written."
-        )
+        ]
 
     def _words(self, text: str, level: int) -> list[str]:
         words = _known_words(text, level)

@@ -103,10 +103,8 @@ class NumberScorer:
     def __call__(self, output: str, gold: str, *, row: Mapping[str, Any] | None = None) -> Verdict:
         """Return the verdict."""
         output, gold = output.strip(), checked_gold(gold)
-        if not output:
-            return EMPTY
-        if len(output) > MAX_CHARS:
-            return _too_long(output)
+        if unread := _unread(output):
+            return unread
         expected, problem = self._read_gold(gold)
         if expected is None:
             return undecided(problem)
@@ -154,23 +152,13 @@ class AnyOfScorer:
 
     def __init__(self, golds: Iterable[Any] = ()) -> None:
         self.levels = GoldLevels(_usable(golds, _answers), ARTICLES)
-
-    @property
-    def notes(self) -> list[str]:
-        """What there is to know of the file's gold answers."""
-        return [self.levels.note] if self.levels.note else []
+        self.notes = self.levels.notes
 
     def __call__(self, output: str, gold: str | Sequence[str], *, row: Mapping[str, Any] | None = None) -> Verdict:
-        """Return the verdict.
-
-        Raises:
-            GoldError: If there is no answer, one is no text or has no word in it, or a text seems to list several.
-        """
+        """Return the verdict; see `_answers` for a gold that cannot be used."""
         answers = _answers(gold)
-        if not output.strip():
-            return EMPTY
-        if len(output) > MAX_CHARS:
-            return _too_long(output)
+        if unread := _unread(output):
+            return unread
         found = next((answer for answer in answers if self.levels.find(answer, output)), None)
         if found is not None:
             return Verdict(True, f"contains the gold answer {quoted(found)}")
@@ -191,32 +179,22 @@ class LabelScorer:
     def __init__(self, golds: Iterable[Any] = ()) -> None:
         known = _usable(golds, _one_label)
         self.levels = GoldLevels(known)
+        self.notes = self.levels.notes
         self.by_words: dict[int, dict[tuple[str, ...], str]] = defaultdict(dict)
         self.labels = {label for (label,) in known}
         for label in self.labels:
             self.by_words[self.levels.level(label)][tuple(self.levels.words(label))] = label
 
-    @property
-    def notes(self) -> list[str]:
-        """What there is to know of the file's labels."""
-        return [self.levels.note] if self.levels.note else []
-
     def __call__(self, output: str, gold: str, *, row: Mapping[str, Any] | None = None) -> Verdict:
-        """Return the verdict.
-
-        Raises:
-            GoldError: If the gold label has no word in it, or lists several labels.
-        """
+        """Return the verdict; a gold that has no word in it, or lists several labels, is a GoldError."""
         (gold,) = _one_label(gold)
         parts = [part.strip() for part in PARTS.split(gold)]
         if len(parts) > 1 and self.labels.issuperset(parts):
             raise GoldError(
                 f"The gold label {quoted(gold)} lists {len(parts)} labels of the file. Use exact_match, or correct it."
             )
-        if not output.strip():
-            return EMPTY
-        if len(output) > MAX_CHARS:
-            return _too_long(output)
+        if unread := _unread(output):
+            return unread
         label = self.levels.words(gold)
         words = normalised_words(output, self.levels.level(gold))[: len(label)]
         if words != label:
@@ -304,8 +282,13 @@ def _check_words(answer: str, kind: str) -> None:
         raise GoldError(f"The gold {kind} {quoted(answer)} has no word in it. Correct the row of the test file.")
 
 
-def _too_long(output: str) -> Verdict:
-    return Verdict(False, f"the output has {len(output):,} characters, more than {MAX_CHARS:,}")
+def _unread(output: str) -> Verdict | None:
+    """Return the verdict on an output that is not read word by word: an empty one, or one that is too long."""
+    if not output.strip():
+        return EMPTY
+    if len(output) > MAX_CHARS:
+        return Verdict(False, f"the output has {len(output):,} characters, more than {MAX_CHARS:,}")
+    return None
 
 
 def _first_difference(output: str, gold: str) -> str:

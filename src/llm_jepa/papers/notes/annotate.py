@@ -21,8 +21,8 @@ from .edit import (
     add_layer,
     annotate,
     annotation_boxes,
+    entry,
     grow,
-    insert_page,
     label_pages,
     part_pages,
     read_box,
@@ -41,7 +41,7 @@ _EXPONENT = re.compile(rb"[0-9.][eE][-+]?[0-9]")
 
 @dataclass(frozen=True)
 class Box:
-    """A box in its place: layout, colour, page, rectangle in user space, the page's view and how it was before."""
+    """A box in its place: left and top as displayed, the page's view now and before."""
 
     layout: Layout
     colour: str
@@ -130,22 +130,17 @@ def _plain_box(box: re.Match[bytes]) -> bytes:
 
 
 def _repair_boxes(source: Path, pages: Sequence[tuple[int, PageObject]]) -> None:
-    """Write the boxes of pages anew that viewers read in different ways, so that all show the note.
+    """Replace page boxes that viewers read in different ways, so that all show the note; pages count from 0.
 
     Of more than four numbers the first four count. Numbers that pypdf cannot read are pdfium's; a CropBox that it
     cannot read either is taken away, as viewers pass it over.
-
-    Args:
-        source: The PDF.
-        pages: Pages with their number, from 0.
     """
     import pypdfium2
 
     document = None
     for number, page in pages:
         for key in ("/MediaBox", "/CropBox"):
-            values = page.get(key)
-            values = values.get_object() if values is not None else None
+            values = entry(page, key)
             if values is None or ((box := read_box(page, key)) and len(values) == 4):
                 continue
             if box is None:
@@ -224,7 +219,7 @@ def _boxes(
         view = View(Rect(0, height, width, 0))
         label = labels[note.page - 1 + num_inserted]
         for part, layout in enumerate(continued(placement.rest, note.page, height), 1):
-            added = insert_page(writer, note.page + num_inserted, width, height)
+            added = writer.insert_blank_page(width, height, note.page + num_inserted)
             labels.insert(note.page + num_inserted, f"{label}+{part}")
             num_inserted += 1
             margin, text = side_margin(view), f"{note.title}\n{layout.text}"

@@ -60,23 +60,25 @@ def view_of(page: PageObject, number: int) -> View:
 
 def read_box(page: PageObject, key: str) -> Rect | None:
     """Return a box of a page as viewers read it, by its first four numbers; None if these enclose no area."""
-    values = page.get(key)
-    values = values.get_object() if values is not None else None
-    numbers = [_number(each) for each in values[:4]] if isinstance(values, ArrayObject) else []
-    if len(numbers) == 4 and all(each is not None and abs(each) <= _LARGEST for each in numbers):
-        x0, y0, x1, y1 = (float(each or 0) for each in numbers)
-        if x0 != x1 and y0 != y1:
-            return Rect(min(x0, x1), max(y0, y1), max(x0, x1), min(y0, y1))
-    return None
+    box = _rect(page, key)
+    if box is None or not box.width or not box.height or any(abs(each) > _LARGEST for each in box):
+        return None
+    return box
 
 
 def _box(page: PageObject, key: str, number: int) -> Rect:
     if box := read_box(page, key):
         return box
-    values = page.get(key)
-    found = str(values.get_object())[:60] if values is not None else "missing or unreadable"
+    values = entry(page, key)
+    found = str(values)[:60] if values is not None else "missing or unreadable"
     expected = f"four numbers that enclose an area, none beyond {_LARGEST:,.0f}"
     raise DataError(f"Page {number}: its {key[1:]} is {found}; expected {expected}.")
+
+
+def entry(parent: DictionaryObject, key: str) -> Any:
+    """Return what an entry of a dictionary holds or refers to; None where there is none."""
+    value = parent.get(key)
+    return value.get_object() if value is not None else None
 
 
 def _number(value: Any) -> float | None:
@@ -95,24 +97,23 @@ def annotation_boxes(page: PageObject) -> list[Rect]:
         annotation = each.get_object()
         if not isinstance(annotation, DictionaryObject) or annotation.get("/Subtype") == "/Popup":
             continue
-        if (box := _rect(annotation)) and not int(_number(annotation.get("/F", 0)) or 0) & _HIDDEN:
+        if (box := _rect(annotation, "/Rect")) and not int(_number(annotation.get("/F", 0)) or 0) & _HIDDEN:
             boxes.append(box)
     return boxes
 
 
-def _rect(annotation: DictionaryObject) -> Rect | None:
-    values = annotation.get("/Rect")
-    values = values.get_object() if values is not None else None
-    numbers = [_number(each) for each in values[:4]] if isinstance(values, ArrayObject) and len(values) >= 4 else []
-    x0, y0, x1, y1 = (math.nan if each is None else each for each in numbers or [None] * 4)
+def _rect(parent: DictionaryObject, key: str) -> Rect | None:
+    """Return the rectangle of an entry's first four numbers; None where it has fewer."""
+    values = entry(parent, key)
+    numbers = [_number(each) for each in values[:4]] if isinstance(values, ArrayObject) else []
+    x0, y0, x1, y1 = (math.nan if each is None else each for each in [*numbers, *[None] * 4][:4])
     if any(map(math.isnan, (x0, y0, x1, y1))):
         return None
     return Rect(min(x0, x1), max(y0, y1), max(x0, x1), min(y0, y1))
 
 
 def _annotations(page: PageObject) -> list[Any]:
-    annotations = page.get("/Annots")
-    annotations = annotations.get_object() if annotations is not None else None
+    annotations = entry(page, "/Annots")
     return list(annotations) if isinstance(annotations, ArrayObject) else []
 
 
@@ -134,8 +135,7 @@ def add_layer(writer: PdfWriter) -> IndirectObject:
 
 def _child(parent: DictionaryObject, key: str, kind: type) -> Any:
     """Return an entry of this kind, made where there is none or something else is in its place."""
-    child = parent.get(key)
-    child = child.get_object() if child is not None else None
+    child = entry(parent, key)
     if not isinstance(child, kind):
         child = parent[NameObject(key)] = kind()
     return child
@@ -146,9 +146,7 @@ def add_forms(writer: PdfWriter, drawing: PdfReader, layer: IndirectObject) -> l
     forms = []
     for page in drawing.pages:
         content = page.get_contents()
-        drawn = DecodedStreamObject()
-        drawn.set_data(content.get_data() if content is not None else b"")
-        form = drawn.flate_encode()
+        form = _stream(content.get_data() if content is not None else b"").flate_encode()
         form.update(
             {
                 NameObject("/Type"): NameObject("/XObject"),
@@ -164,13 +162,9 @@ def add_forms(writer: PdfWriter, drawing: PdfReader, layer: IndirectObject) -> l
 
 def show_form(writer: PdfWriter, page: PageObject, form: IndirectObject, matrix: Sequence[float], clip: Rect) -> None:
     """Draw a form on top of a page's own content, which is kept inside `clip` (user space) and as it was."""
-    resources = page.get("/Resources")
-    resources = resources.get_object() if resources is not None else None
     # Copies: pages share their resources, and a name added to one page's must not stand for another form elsewhere.
-    resources = DictionaryObject(resources if isinstance(resources, DictionaryObject) else {})
-    shared = resources.get("/XObject")
-    shared = shared.get_object() if shared is not None else None
-    own = DictionaryObject(shared if isinstance(shared, DictionaryObject) else {})
+    resources = _copied(page, "/Resources")
+    own = _copied(resources, "/XObject")
     name = next(name for n in range(len(own) + 1) if (name := f"/LLMJEPANote{n}") not in own)
     own[NameObject(name)] = form
     resources[NameObject("/XObject")] = own
@@ -181,18 +175,23 @@ def show_form(writer: PdfWriter, page: PageObject, form: IndirectObject, matrix:
     before = f"q {_numbers(edges)} re W n\n"
     after = "\n" + "Q " * (1 + unclosed) + f"q {_numbers(matrix)} cm {name} Do Q\n"
     page[NameObject("/Contents")] = ArrayObject(
-        [_add_content(writer, before.encode()), *contents, _add_content(writer, after.encode())]
+        [writer._add_object(_stream(before.encode())), *contents, writer._add_object(_stream(after.encode()))]
     )
+
+
+def _copied(parent: DictionaryObject, key: str) -> DictionaryObject:
+    found = entry(parent, key)
+    return DictionaryObject(found if isinstance(found, DictionaryObject) else {})
 
 
 def _numbers(values: Sequence[float]) -> str:
     return " ".join(f"{value:.4f}".rstrip("0").rstrip(".") for value in values)
 
 
-def _add_content(writer: PdfWriter, data: bytes) -> IndirectObject:
+def _stream(data: bytes) -> DecodedStreamObject:
     stream = DecodedStreamObject()
     stream.set_data(data)
-    return writer._add_object(stream)
+    return stream
 
 
 def _balanced(writer: PdfWriter, page: PageObject) -> tuple[list[Any], int]:
@@ -200,10 +199,12 @@ def _balanced(writer: PdfWriter, page: PageObject) -> tuple[list[Any], int]:
 
     A `Q` too much does nothing for a viewer. Inside our own `q` and `Q` it would undo ours, so it is taken out.
     """
-    contents: Any = page.raw_get("/Contents") if "/Contents" in page else None
-    found = contents.get_object() if contents is not None else None
-    one = [contents] if isinstance(found, StreamObject) else []
-    parts: list[Any] = list(found) if isinstance(found, ArrayObject) else one
+    found = entry(page, "/Contents")
+    parts: list[Any] = []
+    if isinstance(found, ArrayObject):
+        parts = list(found)
+    elif isinstance(found, StreamObject):
+        parts = [page.raw_get("/Contents")]
     streams = [stream for each in parts if isinstance(stream := each.get_object(), StreamObject)]
     data = b"\n".join(stream.get_data() for stream in streams)
     stray, unclosed = unbalanced(data)
@@ -212,9 +213,7 @@ def _balanced(writer: PdfWriter, page: PageObject) -> tuple[list[Any], int]:
     fixed = bytearray(data)
     for place in stray:
         fixed[place : place + 1] = b" "
-    stream = DecodedStreamObject()
-    stream.set_data(bytes(fixed))
-    return [writer._add_object(stream.flate_encode())], unclosed
+    return [writer._add_object(_stream(bytes(fixed)).flate_encode())], unclosed
 
 
 _TOKENS = re.compile(
@@ -263,23 +262,12 @@ def _string_end(content: bytes, place: int) -> int:
 def annotate(
     writer: PdfWriter, page: PageObject, rect: Rect, text: str, colour: str, name: str, layer: IndirectObject
 ) -> None:
-    """Add the note as an annotation on the frame of its box: readers list it, copy it and can delete it.
-
-    Args:
-        writer: The document.
-        page: The page.
-        rect: The box in user space.
-        text: The note; its first line is the subject.
-        colour: "#rrggbb".
-        name: What tells the annotation from the page's others.
-        layer: The layer that it is hidden with.
-    """
+    """Add the note as an annotation on the frame of its box (user space): readers list it, copy it, can delete it."""
     channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
     half = FRAME / 2
     frame = f"{_numbers(channels)} RG {FRAME} w "
     frame += f"{_numbers((half, half, rect.width - FRAME, rect.height - FRAME))} re S"
-    appearance = DecodedStreamObject()
-    appearance.set_data(frame.encode())
+    appearance = _stream(frame.encode())
     appearance.update(
         {
             NameObject("/Type"): NameObject("/XObject"),
@@ -336,7 +324,7 @@ def _hide_outside(writer: PdfWriter, page: PageObject, visible: Rect) -> None:
     shown = _annotations(page)
     for place, each in enumerate(shown):
         annotation = each.get_object()
-        if not isinstance(annotation, DictionaryObject) or (box := _rect(annotation)) is None:
+        if not isinstance(annotation, DictionaryObject) or (box := _rect(annotation, "/Rect")) is None:
             continue
         across = box.right < visible.left or box.left > visible.right
         if across or box.top < visible.bottom or box.bottom > visible.top:
@@ -386,18 +374,11 @@ def _inherited(page: DictionaryObject) -> dict[str, PdfObject | None]:
     found: dict[str, PdfObject | None] = {key: None for key in _INHERITED if key not in page}
     node: Any = page
     for _ in range(_DEEPEST):
-        node = node.get("/Parent")
-        node = node.get_object() if node is not None else None
+        node = entry(node, "/Parent")
         if not isinstance(node, DictionaryObject):
             break
         found |= {key: node.raw_get(key) for key, value in found.items() if value is None and key in node}
     return found
-
-
-def insert_page(writer: PdfWriter, index: int, width: float, height: float) -> PageObject:
-    """Insert an empty page so that it becomes number `index` (from 0); return it."""
-    blank = PageObject.create_blank_page(width=width, height=height)
-    return writer.insert_page(blank, index)
 
 
 def label_pages(writer: PdfWriter, labels: Sequence[str]) -> None:

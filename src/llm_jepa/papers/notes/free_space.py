@@ -71,8 +71,12 @@ def find_space(page: Any, view: View, links: Iterable[Rect]) -> Space:
         links: Rectangles of links and other annotations, in user space.
     """
     taken = _ink(page, view)
-    for rect in [*_text_boxes(page), *links]:
-        _take(taken, view, view.to_display(rect))
+    rows, columns = taken.shape
+    for rect in map(view.to_display, [*_text_boxes(page), *links]):
+        if all(map(math.isfinite, rect)):
+            left, right = (min(max(edge / view.width * columns, 0), columns) for edge in (rect.left, rect.right))
+            top, bottom = (min(max(edge / view.height * rows, 0), rows) for edge in (rect.top, rect.bottom))
+            taken[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)] = True
     return Space(taken, view)
 
 
@@ -100,12 +104,3 @@ def _text_boxes(page: Any) -> list[Rect]:
         boxes.append(Rect(*(edge.value for edge in edges)))
     text.close()
     return boxes
-
-
-def _take(taken: np.ndarray, view: View, rect: Rect) -> None:
-    rows, columns = taken.shape
-    if not all(map(math.isfinite, rect)):
-        return
-    left, right = (min(max(edge / view.width * columns, 0), columns) for edge in (rect.left, rect.right))
-    top, bottom = (min(max(edge / view.height * rows, 0), rows) for edge in (rect.top, rect.bottom))
-    taken[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)] = True

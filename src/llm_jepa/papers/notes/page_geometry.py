@@ -28,10 +28,6 @@ class Rect(NamedTuple):
     def height(self) -> float:
         return abs(self.bottom - self.top)
 
-    def moved(self, x: float, y: float) -> Rect:
-        """Return the rectangle moved by x and y."""
-        return Rect(self.left + x, self.top + y, self.right + x, self.bottom + y)
-
 
 @dataclass(frozen=True)
 class View:

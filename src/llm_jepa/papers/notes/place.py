@@ -46,11 +46,6 @@ class Placement:
     grew: bool = False
     rest: Layout | None = None
 
-    @property
-    def box(self) -> Rect:
-        """The box as displayed, in points."""
-        return Rect(self.left, self.top, self.left + self.layout.width, self.top + self.layout.height)
-
 
 def check_size(page: int, view: View) -> None:
     """Refuse a page too small for a note, or larger than any viewer shows.

@@ -419,14 +419,6 @@ class Automaton:
                         queue.append((self._state(to_one, before), self._state(to_other, before), len(steps) - 1))
         return None
 
-    def accepts(self, node: Node, line: Iterable[int]) -> bool:
-        """Whether a regex matches a line, given as the numbers of its classes."""
-        state = self._state(node, NOTHING)
-        for each in line:
-            to = next(to for bits, to in self.moves(*state) if bits >> each & 1)
-            state = self._state(to, WORD if self.alphabet.word >> each & 1 else OTHER)
-        return self._accepts(state)
-
     def _state(self, node: Node, before: int) -> State:
         return node, before if node.looks_around else NOTHING
 

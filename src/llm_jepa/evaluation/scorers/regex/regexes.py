@@ -23,7 +23,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 from typing import NoReturn
 
 from . import automata
@@ -107,13 +107,10 @@ def _repeat(fewest: int, most: int | None, automaton: Automaton, stack: list[Nod
 def _join(name: str, count: int, automaton: Automaton, stack: list[Node]) -> None:
     parts = stack[len(stack) - count :]
     del stack[len(stack) - count :]
-    if name != "concat":
+    if name == "concat":
+        stack.append(reduce(lambda node, part: automaton.concat(part, node), reversed(parts), automaton.empty))
+    else:
         stack.append((automaton.either if name == "either" else automaton.both)(parts))
-        return
-    node = automaton.empty
-    for part in reversed(parts):
-        node = automaton.concat(part, node)
-    stack.append(node)
 
 
 @dataclass
@@ -396,18 +393,6 @@ def parse(text: str) -> Regex:
     return _Parser(text).parse()
 
 
-def build(*regexes: Regex, deadline: float) -> tuple[Automaton, list[Node]]:
-    """Return one automaton for several regexes, and the node of each.
-
-    Raises:
-        BudgetError: If that takes too long.
-    """
-    looks_around = any(regex.has_assertion for regex in regexes)
-    alphabet = Alphabet([each for regex in regexes for each in regex.sets], WORD if looks_around else ())
-    automaton = Automaton(alphabet, deadline)
-    return automaton, [regex.build(automaton) for regex in regexes]
-
-
 def difference(left: Regex, right: Regex, *, deadline: float | None = None) -> Difference | None:
     r"""Return a line that one of two regexes matches and the other does not; None where they match the same.
 
@@ -426,15 +411,7 @@ def difference(left: Regex, right: Regex, *, deadline: float | None = None) -> D
         BudgetError: If that, or the number of states, was not enough.
     """
     deadline = time.thread_time() + automata.MAX_SECONDS if deadline is None else deadline
-    automaton, nodes = build(left, right, deadline=deadline)
-    return automaton.difference(*nodes)
-
-
-def matches(regex: Regex, line: str) -> bool:
-    """Whether a regex matches the whole of a line, one without a line feed."""
-    singles: list[Ranges] = [((ord(char), ord(char)),) for char in line]
-    assert "\n" not in line
-    alphabet = Alphabet([*regex.sets, *singles], WORD)
-    automaton = Automaton(alphabet, time.thread_time() + automata.MAX_SECONDS)
-    classes = [alphabet.bits(single).bit_length() - 1 for single in singles]
-    return automaton.accepts(regex.build(automaton), classes)
+    looks_around = left.has_assertion or right.has_assertion
+    alphabet = Alphabet([*left.sets, *right.sets], WORD if looks_around else ())
+    automaton = Automaton(alphabet, deadline)
+    return automaton.difference(left.build(automaton), right.build(automaton))
