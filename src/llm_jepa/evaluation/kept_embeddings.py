@@ -67,15 +67,9 @@ class StoredEmbeddings:
     def of(
         cls, jepa: LLMJEPA, encoder: PairEncoder, rows: EncodedPairs, split: str, file: str, most: int = MOST_PAIRS
     ) -> StoredEmbeddings | None:
-        """Embed some of the rows; None if none has a JEPA term. Every process of a run must call it.
+        """Embed at most so many of some held-out rows; None if none has a JEPA term.
 
-        Args:
-            jepa: The model under its objective.
-            encoder: Its encoder.
-            rows: Held-out rows.
-            split: Their name.
-            file: The file that they come from.
-            most: Pairs to take, at most.
+        Every process of a run must call it.
         """
         places = [place for place, pair in enumerate(rows.pairs) if pair.use_jepa]
         if not places:
@@ -114,7 +108,7 @@ class StoredEmbeddings:
 
     @classmethod
     def read(cls, folder: Path) -> StoredEmbeddings | None:
-        """Return what a run's folder holds; None if the run is of a time when nothing was kept.
+        """Return what a run's folder holds; None if it has no such file.
 
         Raises:
             DataError: If the file is damaged.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def _same(first: Tensor, second: Tensor) -> bool:
 
 
 def _check_config(config: GPT2Config) -> None:
-    """Refuse a GPT-2 with a setting that nanoGPT's model has no word for."""
+    """Refuse a GPT-2 with a setting that nanoGPT's model does not have."""
     expected = {
         "scale_attn_weights": True,
         "scale_attn_by_inverse_layer_idx": False,
@@ -155,7 +156,7 @@ def _check_config(config: GPT2Config) -> None:
         found.append(f"activation_function={config.activation_function!r}")
     if found:
         raise DataError(
-            f"This GPT-2 has {', '.join(found)}, which the model of nanoGPT cannot say. It has plain scaled attention, "
+            f"This GPT-2 has {', '.join(found)}, which nanoGPT's model does not have. It has plain scaled attention, "
             "one table for words and head, inner layers of 4 * n_embd, layer_norm_epsilon=1e-5 and one of the "
             f"activations {', '.join(ACTIVATIONS)}. Use such a model."
         )
@@ -230,14 +231,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def load_checkpoint(path: str | Path) -> GPT:
-    """Return the model of a nanoGPT checkpoint, written with nanoGPT's class or with ours.
-
-    Only plain weights are read. [PRED] is fresh where the checkpoint has none.
-
-    Raises:
-        DataError: If the file is missing, damaged, holds code, or is not such a checkpoint, or its weights do not
-            fit its `model_args`.
-    """
+    """Return the model of a nanoGPT checkpoint, written with nanoGPT's class or with ours (see `read_checkpoint`)."""
     return read_checkpoint(expanded(path))[0]
 
 
@@ -270,17 +264,22 @@ def save_checkpoint(model: GPT, path: str | Path, **extra: Any) -> None:
 
 
 def read_checkpoint(path: Path) -> tuple[GPT, bool]:
-    """Return the model of a checkpoint, and whether [PRED] was in it."""
+    """Return the model of a checkpoint, and whether [PRED] was in it; it is fresh where not.
+
+    Raises:
+        DataError: If the file is missing, damaged, holds code, or is not such a checkpoint, or its weights do not
+            fit its `model_args`.
+    """
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "is not there"
         raise DataError(f"{path} {found}. Expected a checkpoint that nanoGPT's train.py wrote, such as out/ckpt.pt.")
     checkpoint = _load_plain(path)
-    parts = [checkpoint.get(name) if isinstance(checkpoint, dict) else None for name in ("model", "model_args")]
-    saved, model_args = parts
+    is_dict = isinstance(checkpoint, dict)
+    saved, model_args = (checkpoint.get(name) if is_dict else None for name in ("model", "model_args"))
     if not isinstance(saved, dict) or not isinstance(model_args, dict):
-        found = f"the keys {listed(checkpoint)}" if isinstance(checkpoint, dict) else f"a {type(checkpoint).__name__}"
+        found = f"the keys {listed(checkpoint)}" if is_dict else f"a {type(checkpoint).__name__}"
         raise DataError(f"{path} is not a nanoGPT checkpoint: it holds {found}. Expected model and model_args.")
-    weights = {_unwrapped(str(key)): each for key, each in saved.items()}
+    weights = {WRAPPERS.sub("", str(key), count=1): each for key, each in saved.items()}
     if len(weights) < len(saved):
         raise DataError(f"{path}: it holds weights twice, with and without _orig_mod. or module. before their names.")
     if other := [key for key, each in weights.items() if not isinstance(each, Tensor)]:
@@ -293,36 +292,26 @@ def read_checkpoint(path: Path) -> tuple[GPT, bool]:
     try:
         model.load_state_dict(dict(weights))
     except RuntimeError as error:  # missing or unknown names, other shapes: PyTorch lists them
-        raise DataError(f"{path}: the weights do not fit its model_args. {_short(error)}") from error
+        listing = textwrap.shorten(str(error), 400, placeholder=" ...")
+        raise DataError(f"{path}: the weights do not fit its model_args. {listing}") from error
     return model, "pred_token" in weights
-
-
-def _unwrapped(name: str) -> str:
-    wrapped = WRAPPERS.match(name)
-    return name[wrapped.end() :] if wrapped else name
 
 
 def _load_plain(path: Path) -> Any:
     """Return what a file of torch.save holds, if that is plain data; never run what it says."""
-    with path.open("rb") as file:
-        try:
-            return torch.load(file, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            code = re.search(r"GLOBAL (\S+)", str(error))
-            if code:
-                raise DataError(
-                    f"{path} holds code ({code[1]}) beside its weights, which may do anything, so it is not loaded. "
-                    "Save the checkpoint with plain tensors, numbers and text alone."
-                ) from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes PyTorch's reader fail in nearly any way
+        code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if code:
             raise DataError(
-                f"{path} is damaged, or is no file of torch.save. Other pickles can hold code and are not loaded. "
-                "Expected a checkpoint that nanoGPT's train.py wrote; copy it again."
+                f"{path} holds code ({code[1]}) beside its weights, which may do anything, so it is not loaded. "
+                "Save the checkpoint with plain tensors, numbers and text alone."
             ) from error
-        except Exception as error:  # a damaged file makes PyTorch's reader fail in nearly any way
-            raise DataError(
-                f"{path} is damaged, or is no file of torch.save: {_first_line(error)} Copy it again, or use another "
-                "checkpoint."
-            ) from error
+        raise DataError(
+            f"{path} is damaged, or is no file of torch.save. Expected a checkpoint that nanoGPT's train.py wrote; "
+            "copy it again."
+        ) from error
 
 
 def _config_of(path: Path, model_args: dict[Any, Any]) -> GPTConfig:
@@ -376,8 +365,3 @@ def listed(values: Any) -> str:
     """Return the first few names of a list, for an error."""
     shown = [str(each) for each in values]
     return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "") or "(none)"
-
-
-def _short(error: BaseException) -> str:
-    words = str(error).replace("\n", " ").split()
-    return " ".join(words[:40]) + (" ..." if len(words) > 40 else "")

@@ -6,14 +6,15 @@ EXPERIMENT/measured/, so that it is computed once.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import logging
 import math
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from llm_jepa.files import read_json_lines, write_json
 from llm_jepa.yaml_loading import load_yaml
@@ -23,7 +24,6 @@ logger = logging.getLogger(__name__)
 SMALLEST_SAMPLE = 30
 """With fewer test rows of the kind that a measure is of, it says nothing of others of that kind."""
 
-Unit = Literal["share", "logarithm", "plain"]
 STAGES = 6
 SUFFIX = ".*"
 SUFFIXES = {"accuracy_dotstar": SUFFIX, "accuracy_dotstar2": SUFFIX + SUFFIX}
@@ -31,29 +31,20 @@ LAST_SHARE = 0.1
 """Share of the log's lines at its end that the final loss is the mean of."""
 
 
-@dataclass(frozen=True)
-class Measure:
-    """What is measured of a run.
+Reader = Callable[[Path], float | None]
+"""From a run's folder to its value; None where it has none."""
 
-    Attributes:
-        unit: `share` (shown in percent, differences in points), `logarithm` (compared as ratios), `plain`.
-        about: What it is.
-        read: Takes a run's folder; None where the run has no such value.
-    """
 
-    unit: Unit
+class Measure(NamedTuple):
+    """What is measured of a run: `share` is shown in percent, `logarithm` compared as a ratio."""
+
+    unit: Literal["share", "logarithm", "plain"]
     about: str
-    read: Callable[[Path], float | None]
+    read: Reader
 
 
 def read_values(folder: Path, measure: str, arms: Sequence[str]) -> dict[str, dict[int, float]]:
-    """Return arm to seed to value of the runs that are done, in an experiment's folder.
-
-    Args:
-        folder: Of the experiment.
-        measure: One of `MEASURES`.
-        arms: Which arms.
-    """
+    """Return arm to seed to value of one of `MEASURES`, of the runs that are done in an experiment's folder."""
     read = MEASURES[measure].read
     values: dict[str, dict[int, float]] = {}
     for arm in arms:
@@ -67,7 +58,7 @@ def read_values(folder: Path, measure: str, arms: Sequence[str]) -> dict[str, di
 def finished_runs(folder: Path, arm: str) -> dict[int, Path]:
     """Return seed to folder of an arm's finished runs, in order of seed."""
     found = {}
-    for done in folder.glob(f"{_escaped(arm)}-s*/DONE"):
+    for done in folder.glob(f"{glob.escape(arm)}-s*/DONE"):
         seed = done.parent.name.removeprefix(f"{arm}-s")
         if seed.isdecimal():
             found[int(seed)] = done.parent
@@ -77,9 +68,11 @@ def finished_runs(folder: Path, arm: str) -> dict[int, Path]:
 # ---- a run's own files ----
 
 
-def _of_eval(*keys: str) -> Callable[[Path], float | None]:
+def _at(load: Callable[[Path], Any], *keys: str) -> Reader:
+    """Return what reads a number at a path of keys; None where there is none."""
+
     def read(run: Path) -> float | None:
-        value: Any = _eval(run)
+        value = load(run)
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
         return None if value is None else float(value)
@@ -100,10 +93,10 @@ def _metric(run: Path) -> str:
 
 
 def _accuracy(run: Path) -> float | None:
-    return _of_eval(_metric(run))(run)
+    return _at(_eval, _metric(run))(run)
 
 
-def _suffix_accuracy(suffix: str) -> Callable[[Path], float | None]:
+def _suffix_accuracy(suffix: str) -> Reader:
     """Return the accuracy among rows whose gold answer ends with `suffix`."""
 
     def read(run: Path) -> float | None:
@@ -132,25 +125,23 @@ def _suffix_errors(run: Path) -> float | None:
 
 
 def _stripped(text: str) -> str:
-    while text.endswith(SUFFIX):
-        text = text.removesuffix(SUFFIX)
-    return text
+    return re.sub(r"(\.\*)+\Z", "", text)
 
 
-def _stage(number: int) -> Callable[[Path], float | None]:
-    """Return the accuracy on held-out rows at the n-th look of a run, from 1."""
-    return lambda run: dict(enumerate(_looks(run), start=1)).get(number)
+def _stage(number: int) -> Reader:
+    """Return the accuracy on held-out rows at the n-th evaluation during training, from 1."""
+    return lambda run: dict(enumerate(_stages(run), start=1)).get(number)
 
 
-def _looks(run: Path) -> list[float]:
+def _stages(run: Path) -> list[float]:
     key = f"eval_{_metric(run)}"
-    looks = {line["step"]: line[key] for line in read_json_lines(run / "metrics.jsonl") if line.get(key) is not None}
-    return [float(looks[step]) for step in sorted(looks)]
+    by_step = {line["step"]: line[key] for line in read_json_lines(run / "metrics.jsonl") if line.get(key) is not None}
+    return [float(by_step[step]) for step in sorted(by_step)]
 
 
 def _mean_stage(run: Path) -> float | None:
-    looks = _looks(run)
-    return math.fsum(looks) / len(looks) if len(looks) == STAGES else None
+    values = _stages(run)
+    return math.fsum(values) / len(values) if len(values) == STAGES else None
 
 
 def _final_loss(run: Path) -> float | None:
@@ -239,16 +230,9 @@ _training = _kept("training", _geometry("training"))
 _stp_loss = _kept("stp_loss", _tube)
 
 
-def _enc(*keys: str) -> Callable[[Path], float | None]:
-    """Return a number about Enc(Text) and Enc(Code), read as the published code reads them."""
-
-    def read(run: Path) -> float | None:
-        value: Any = _published(run)["sides"]["enc"]
-        for key in keys:
-            value = value[key]
-        return None if value is None else float(value)
-
-    return read
+def _enc(*keys: str) -> Reader:
+    """Return what reads a number about Enc(Text) and Enc(Code), as the published code reads them."""
+    return _at(_published, "sides", "enc", *keys)
 
 
 def _view_distance(run: Path) -> float | None:
@@ -265,9 +249,9 @@ MEASURES: dict[str, Measure] = {
     "accuracy_dotstar2": Measure(
         "share", 'accuracy where it ends in ".*.*"', _suffix_accuracy(SUFFIXES["accuracy_dotstar2"])
     ),
-    "exact_match": Measure("share", "answers equal to the gold one", _of_eval("exact_match")),
-    "starts_with": Measure("share", "answers that begin with the gold one", _of_eval("starts_with")),
-    "recall": Measure("share", "retrieval@1 among the test codes", _of_eval("retrieval", "recall@1")),
+    "exact_match": Measure("share", "answers equal to the gold one", _at(_eval, "exact_match")),
+    "starts_with": Measure("share", "answers that begin with the gold one", _at(_eval, "starts_with")),
+    "recall": Measure("share", "retrieval@1 among the test codes", _at(_eval, "retrieval", "recall@1")),
     "suffix_errors": Measure("share", 'answers wrong by a trailing ".*" alone', _suffix_errors),
     "accuracy_stages": Measure("share", "mean accuracy over the stages of equal compute", _mean_stage),
     "ce_loss": Measure("plain", "cross-entropy at the end of training, nats a token", _final_loss),
@@ -282,15 +266,9 @@ MEASURES: dict[str, Measure] = {
     "sv100_unit": Measure("logarithm", "the same of views of length 1", _enc("spectra", "unit", "mean_top")),
     "published_recall": Measure("share", "retrieval@1, views read as published", _enc("retrieval", "recall@1")),
     "view_distance": Measure("plain", "1 - cosine of a pair's views, held out", _view_distance),
-    "stp_loss": Measure("plain", "STP's loss on held-out pairs", lambda run: _stp_loss(run)["stp_loss"]),
+    "stp_loss": Measure("plain", "STP's loss on held-out pairs", _at(_stp_loss, "stp_loss")),
 } | {
     f"accuracy@{stage}": Measure("share", f"accuracy at stage {stage} of equal compute", _stage(stage))
     for stage in range(1, STAGES + 1)
 }
 """Every measure by name. All are measured on held-out rows but ce_loss and flops_ratio."""
-
-
-def _escaped(arm: str) -> str:
-    import glob
-
-    return glob.escape(arm)

@@ -37,7 +37,10 @@ def other_plans(claims: Sequence[Claim]) -> dict[str, Plan]:
     for claim in claims:
         if why_not(claim) is None:
             plan = _plan(claim, models_of(claim)[0], datasets_of(claim)[0])
-            plans[plan.name] = _merged(plans[plan.name], plan) if plan.name in plans else plan
+            known = plans.get(plan.name)
+            if known is not None:
+                plan = replace(known, arms=known.arms | plan.arms, checks=known.checks | plan.checks)
+            plans[plan.name] = plan
     return plans
 
 
@@ -46,7 +49,11 @@ def why_not(claim: Claim) -> str | None:
     if claim.regime == "pretrain+finetune":
         return "it is of two trainings, one after the other, which one experiment does not do"
     if claim.method in ("llm-jepa(cosine)", "stp") or claim.method.startswith("stp ("):
-        return _why_no_comparison(claim)
+        if len(models_of(claim)) != 1 or len(datasets_of(claim)) != 1:
+            return "it is of several models or data sets at once, whose own claims are in the list"
+        if claim.regime == "lora" or _protocol(claim) is None:
+            return "it is of a curve without numbers, or its setting is not known"
+        return None
     reasons = {
         r"audit\.": "it is of auxiliaries, or of the scope of a study, that this library has no term for",
         r"stp\.(fig13|t4|t5)\.": "a variant that it is of is a term that this library has not",
@@ -54,15 +61,6 @@ def why_not(claim: Claim) -> str | None:
     }
     found = [reason for pattern, reason in reasons.items() if re.match(pattern, claim.id)]
     return found[0] if found else "it is of samples, or of a curve without numbers"
-
-
-def _why_no_comparison(claim: Claim) -> str | None:
-    """The same for a claim that compares a method of this library with plain training."""
-    if len(models_of(claim)) != 1 or len(datasets_of(claim)) != 1:
-        return "it is of several models or data sets at once, whose own claims are in the list"
-    if claim.regime == "lora" or _protocol(claim) is None:
-        return "it is of a curve without numbers, or its setting is not known"
-    return None
 
 
 def _protocol(claim: Claim) -> dict[str, Any] | None:
@@ -100,7 +98,8 @@ def _plan(claim: Claim, model: Model, data: Dataset) -> Plan:
         "learning_rate": protocol["lr"],
     }
     arms, checks = _arms(claim, protocol)
-    name = f"{_slug(str(claim.model))}.{data.stem}.lr{protocol['lr']:g}"
+    slug = re.sub(r"[^a-z0-9.]+", "-", str(claim.model).lower()).strip("-")
+    name = f"{slug}.{data.stem}.lr{protocol['lr']:g}"
     title = f"{claim.model} on {claim.dataset}"
     return Plan(name, title, "full", "as_published", data.stem, False, settings, arms, {claim.id: checks})
 
@@ -128,11 +127,3 @@ def _arms(claim: Claim, protocol: dict[str, Any]) -> tuple[dict[str, Settings], 
 def _jepa_arm(setting: dict[str, Any]) -> tuple[str, Settings]:
     own = {"jepa_k": setting["k"], "jepa_lambda": float(setting["lambda"])}
     return f"jepa.k{setting['k']}.lambda{setting['lambda']:g}", own
-
-
-def _merged(one: Plan, other: Plan) -> Plan:
-    return replace(one, arms=one.arms | other.arms, checks=one.checks | other.checks)
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")

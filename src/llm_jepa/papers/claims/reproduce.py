@@ -54,8 +54,6 @@ class Call:
 
     Attributes:
         patterns: Ids of claims, patterns as of a shell, or names of experiments, for all that they decide.
-        scale: `full` or `tiny`.
-        recipe: `as_published` or `fixed`.
         out: Folder of experiments.
         data: Folder of the files of data.
         results: Folder of records; `OUT/results` by default.
@@ -86,12 +84,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Selection:
-    """The claims of a call, by experiment.
-
-    Attributes:
-        plans: Experiment to its claims, in the order of the catalogue.
-        left_out: Claim to why it has no experiment at this scale.
-    """
+    """The claims of a call: each experiment with its claims, and why a claim has no experiment at this scale."""
 
     plans: list[tuple[Plan, list[str]]]
     left_out: dict[str, str]

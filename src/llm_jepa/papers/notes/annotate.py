@@ -219,7 +219,8 @@ def _boxes(
         view = View(Rect(0, height, width, 0))
         label = labels[note.page - 1 + num_inserted]
         for part, layout in enumerate(continued(placement.rest, note.page, height), 1):
-            added = writer.insert_blank_page(width, height, note.page + num_inserted)
+            blank = PageObject.create_blank_page(width=width, height=height)
+            added = writer.insert_page(blank, note.page + num_inserted)
             labels.insert(note.page + num_inserted, f"{label}+{part}")
             num_inserted += 1
             margin, text = side_margin(view), f"{note.title}\n{layout.text}"

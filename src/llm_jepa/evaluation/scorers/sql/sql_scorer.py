@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,21 +81,13 @@ class SqlScorer:
         self.worker.close()
 
     def _judge(self, request: dict[str, Any]) -> Verdict:
-        too_late: dict[str, Any] = {
-            "ok": False,
-            "correct": False,
-            "reason": f"it was stopped after {sql_worker.MAX_SECONDS} s",
-        }
+        too_late: dict[str, Any] = {"ok": False, "reason": f"it was stopped after {sql_worker.MAX_SECONDS} s"}
         self.worker.ask(request)
         answer = self.worker.read(WAIT_S) or too_late
-        if not answer["ok"]:
-            raise GoldError(
-                f"The gold query {quoted(request['gold'])} cannot be used: "
-                f"{ascii(answer['reason'])[1:-1][:MAX_REASON_CHARS]}."
-            )
-        answer = self.worker.read(WAIT_S) or too_late
-        # SQLite's messages hold the token at fault, which may be the whole output.
-        return Verdict(answer["correct"], ascii(answer["reason"])[1:-1][:MAX_REASON_CHARS])
+        if answer["ok"]:
+            answer = self.worker.read(WAIT_S) or too_late
+            return Verdict(answer["ok"], _shortened(answer["reason"]))
+        raise GoldError(f"The gold query {quoted(request['gold'])} cannot be used: {_shortened(answer['reason'])}.")
 
     def _file(self, name: str | Path | None) -> Path:
         if isinstance(name, Path) or (name is not None and self.databases is None):
@@ -124,6 +116,11 @@ class SqlScorer:
         return _checked(found_file)
 
 
+def _shortened(reason: str) -> str:
+    """Return a reason in ASCII; SQLite's messages hold the token at fault, which may be the whole output."""
+    return ascii(reason)[1:-1][:MAX_REASON_CHARS]
+
+
 def _named(row: Mapping[str, Any]) -> str | None:
     name = next((row[column] for column in DATABASE_COLUMNS if row.get(column) is not None), None)
     if name is not None and not isinstance(name, str):
@@ -142,7 +139,19 @@ def _checked(file: Path) -> Path:
 
 _FENCE = re.compile(r"^[ \t]*(?P<mark>`{3,}|~{3,})[ \t]*\w*[ \t]*\r?\n(?P<sql>.*?)(?:(?P=mark)|\Z)", re.M | re.S)
 _INLINE = re.compile(r"(`+)(?:sql(?:ite)?\s)?([^`]+)\1", re.I)
-_PART = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*|;|\S")
+_TOKEN = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*|\w+|\S")
+
+
+def _tokens(sql: str) -> Iterator[tuple[int, str]]:
+    """Yield place and text of each token of a statement, in lower case; comments are left out."""
+    place = 0
+    while found := _TOKEN.search(sql, place):
+        place, token = found.end(), found[0]
+        if token == "/*":
+            end = sql.find("*/", place)
+            place = end + 2 if end >= 0 else len(sql)
+        elif not token.startswith("--"):
+            yield found.start(), token.lower()
 
 
 def plain_sql(text: str) -> str:
@@ -163,20 +172,13 @@ def plain_sql(text: str) -> str:
 
 def _one_statement(sql: str) -> str:
     """Return a statement up to its semicolon, where nothing but more of them, and comments, comes after."""
-    place, end = 0, None
-    while found := _PART.search(sql, place):
-        place, part = found.end(), found[0]
-        if part == "/*":
-            close = sql.find("*/", place)
-            place = close + 2 if close >= 0 else len(sql)
-        elif part == ";":
-            end = found.start() if end is None else end
-        elif not part.startswith("--") and end is not None:
+    end = None
+    for place, token in _tokens(sql):
+        if token == ";":
+            end = place if end is None else end
+        elif end is not None:
             return sql  # another statement, which is for SQLite to refuse
     return sql if end is None else sql[:end]
-
-
-TOKEN = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*|\w+|[()]")
 
 
 def is_ordered(sql: str) -> bool:
@@ -186,16 +188,10 @@ def is_ordered(sql: str) -> bool:
         >>> is_ordered("SELECT a FROM t ORDER BY b LIMIT 3"), is_ordered("SELECT a FROM (SELECT * FROM t ORDER BY b)")
         (True, False)
     """
-    depth, place, last = 0, 0, ""
-    while found := TOKEN.search(sql, place):
-        place, token = found.end(), found[0].lower()
-        if token == "/*":
-            end = sql.find("*/", place)
-            place = end + 2 if end >= 0 else len(sql)
-        elif token in "()":
-            depth += 1 if token == "(" else -1
-        elif not token.startswith("--"):
-            if depth == 0 and (last, token) == ("order", "by"):
-                return True
-            last = token
+    depth, last = 0, ""
+    for _, token in _tokens(sql):
+        depth += {"(": 1, ")": -1}.get(token, 0)
+        if depth == 0 and (last, token) == ("order", "by"):
+            return True
+        last = token
     return False

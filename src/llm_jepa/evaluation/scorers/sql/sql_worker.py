@@ -187,7 +187,7 @@ def answer(request: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> N
 
     Args:
         request: `database` (a file), `gold`, `output`, `ordered`.
-        send: Takes two answers: `ok`, whether the gold could be run, and then `correct`; both with a `reason`.
+        send: Takes up to two answers: whether the gold could be run, then whether the output is right: `ok`, `reason`.
     """
     try:
         gold = run(request["database"], request["gold"], MAX_ROWS)
@@ -196,7 +196,7 @@ def answer(request: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> N
         return
     send({"ok": True})
     try:
-        correct, reason = judge(run(request["database"], request["output"], len(gold[1])), gold, request["ordered"])
+        is_right, reason = judge(run(request["database"], request["output"], len(gold[1])), gold, request["ordered"])
     except Refused as error:
-        correct, reason = False, str(error)
-    send({"correct": correct, "reason": reason})
+        is_right, reason = False, str(error)
+    send({"ok": is_right, "reason": reason})
