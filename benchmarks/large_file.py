@@ -44,14 +44,14 @@ def write_rows(path: Path, size_bytes: int) -> int:
 
 def index(path: Path) -> int:
     """Index the lines."""
-    from llm_jepa.data.line_index import MappedLines
+    from llm_jepa.data.lazy_rows import MappedLines
 
     return len(MappedLines(path))
 
 
 def read_random(path: Path) -> int:
     """Index the lines and read some of them, all over the file."""
-    from llm_jepa.data.line_index import MappedLines
+    from llm_jepa.data.lazy_rows import MappedLines
 
     lines = MappedLines(path)
     places = [number * 7919 * 104_729 % len(lines) for number in range(NUM_RANDOM)]

@@ -8,7 +8,7 @@ import pytest
 
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.encode import PairEncoder, encode_examples
-from llm_jepa.data.rows import Example, prompt_example
+from llm_jepa.data.example import Example, prompt_example
 from llm_jepa.errors import ConfigError, DataError
 
 NEEDLE = "<|im_end|>"

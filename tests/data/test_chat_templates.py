@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.encode import PairEncoder, encode_examples
-from llm_jepa.data.rows import Example
+from llm_jepa.data.example import Example
 from llm_jepa.data.tokenizer import train_tokenizer
 from llm_jepa.errors import DataError
 from llm_jepa.evaluation.evaluate import gold_answers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llm_jepa.data.context import Context
-from llm_jepa.data.rows import Example
+from llm_jepa.data.example import Example
 from llm_jepa.errors import ConfigError
 
 

@@ -10,7 +10,8 @@ import pytest
 from llm_jepa.data.config import LARGE_FILE_BYTES, DataConfig
 from llm_jepa.data.encode import PairEncoder, encode_examples
 from llm_jepa.data.json_lines import MAX_LINE_BYTES
-from llm_jepa.data.rows import OWN_COLUMNS, read_examples
+from llm_jepa.data.row_forms import OWN_COLUMNS
+from llm_jepa.data.rows import read_examples
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```json\n(.*?)```", PAGE, flags=re.DOTALL)

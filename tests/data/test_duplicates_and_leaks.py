@@ -13,7 +13,7 @@ from llm_jepa.data.checks import (
     find_leaks,
 )
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.rows import Example
+from llm_jepa.data.example import Example
 from llm_jepa.errors import DataError
 
 

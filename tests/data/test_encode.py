@@ -14,7 +14,7 @@ from llm_jepa.data.encode import (
     encode_examples,
     share_room,
 )
-from llm_jepa.data.rows import Example
+from llm_jepa.data.example import Example
 from llm_jepa.data.tokenizer import decode_ids, encode_text
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective import FusedCollator, JEPAConfig, Pair

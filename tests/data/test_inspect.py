@@ -10,8 +10,8 @@ import torch
 
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.encode import PairEncoder, encode_examples
+from llm_jepa.data.example import Example
 from llm_jepa.data.inspect import display_width, escape, inspect_pair, inspect_rows, show_token, wrap_words
-from llm_jepa.data.rows import Example
 from llm_jepa.objective import FusedCollator, JEPAConfig, Pair
 from llm_jepa.objective.config import CHOICES
 from llm_jepa.objective.documents import IGNORED

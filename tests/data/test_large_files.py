@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from llm_jepa.data import config as data_config
-from llm_jepa.data import json_lines, line_index, rows
+from llm_jepa.data import json_lines, lazy_rows, rows
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.encode import StoredPairs
 from llm_jepa.data.json_lines import iter_lines
-from llm_jepa.data.lazy_rows import Joined, StoredExamples
-from llm_jepa.data.line_index import MappedLines
+from llm_jepa.data.lazy_rows import Joined, MappedLines, StoredExamples
 from llm_jepa.data.prepare import load_data
 from llm_jepa.data.shuffled_views import shuffle_code_views
 from llm_jepa.errors import DataError
@@ -46,7 +45,7 @@ FILES = {
 @pytest.fixture(params=[1, 3, 16, 4 * 2**20])
 def block_bytes(request, monkeypatch) -> int:
     """Lines that end in another block than they began in, or in the one after it."""
-    monkeypatch.setattr(line_index, "BLOCK_BYTES", request.param)
+    monkeypatch.setattr(lazy_rows, "BLOCK_BYTES", request.param)
     return request.param
 
 

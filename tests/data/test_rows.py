@@ -10,7 +10,8 @@ import pytest
 
 from llm_jepa.data import json_lines
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.rows import Example, prompt_example, read_examples
+from llm_jepa.data.example import Example, prompt_example
+from llm_jepa.data.rows import read_examples
 from llm_jepa.errors import DataError
 
 PAIR = {"text": "lines with a dog", "code": ".*dog.*"}

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from llm_jepa.data.checks import find_leaks, pair_key
-from llm_jepa.data.rows import Example
+from llm_jepa.data.example import Example
 from llm_jepa.data.splits import split_validation
 from llm_jepa.errors import DataError
 

@@ -6,8 +6,9 @@ import pytest
 
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.encode import EmptyViewError, PairEncoder, encode_examples
+from llm_jepa.data.example import Example, prompt_example
 from llm_jepa.data.inspect import inspect_rows
-from llm_jepa.data.rows import Example, prompt_example, read_examples
+from llm_jepa.data.rows import read_examples
 from llm_jepa.data.tokenizer import encode_text
 from llm_jepa.errors import DataError
 from llm_jepa.objective import JEPAConfig

@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 import torch
 
-from llm_jepa.data.rows import Example
+from llm_jepa.data.example import Example
 from llm_jepa.errors import DataError
 from llm_jepa.evaluation.evaluate import EvaluationConfig, answer, check_golds, evaluate, score_retrieval
 from llm_jepa.evaluation.scorers.regex import automata

@@ -18,8 +18,9 @@ from llm_jepa.data import json_lines, sources
 from llm_jepa.data.checks import check_files, find_duplicates, find_leaks
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.encode import PairEncoder, check_labels, encode_examples
+from llm_jepa.data.example import Example
 from llm_jepa.data.prepare import load_data
-from llm_jepa.data.rows import Example, read_examples
+from llm_jepa.data.rows import read_examples
 from llm_jepa.data.splits import split_validation
 from llm_jepa.data.tokenizer import decode_ids, train_tokenizer
 from llm_jepa.errors import ConfigError, DataError, LLMJEPAError

@@ -20,8 +20,9 @@ import numpy as np
 from llm_jepa.errors import DataError
 
 from .config import DataConfig
+from .example import Example
 from .lazy_rows import Joined, StoredExamples, take
-from .rows import Example, read_examples
+from .rows import read_examples
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from llm_jepa.errors import ConfigError
 
-from .rows import Example, prompt_example
+from .example import Example, prompt_example
 
 Message = dict[str, Any]
 

@@ -28,8 +28,8 @@ from llm_jepa.objective.pair import Pair
 from .chat import ChatTemplate, Controls, Message
 from .config import DataConfig
 from .digest import PairsDigest
+from .example import Example
 from .lazy_rows import Joined, StoredExamples
-from .rows import Example
 from .tokenizer import decode_ids, default_template, encode_text
 
 logger = logging.getLogger(__name__)

@@ -1,80 +1,147 @@
-"""Examples that stay in their file: each is read and parsed when it is asked for."""
+"""Rows that stay in a file larger than memory: its lines by number, and the examples made of them when asked for.
+
+One pass finds where each line starts; its index goes to a temporary file of ours, nothing is put beside the user's.
+Lines are then read from the file at their place. Both are read and not mapped into memory: mapped pages count as this
+process's until the system takes them back, read ones never do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import struct
+import tempfile
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 
 from llm_jepa.errors import DataError
 
+from . import json_lines
 from .config import DataConfig
-from .json_lines import RowError
-from .line_index import MappedLines
-from .rows import Example, ExampleReader
+from .example import Example
+from .json_lines import BOM, RowError
+from .row_forms import ExampleReader
 
 Item = TypeVar("Item")
 
+BLOCK_BYTES = 4 * 2**20
+"""Bytes looked at together. Our choice: large enough that Python's share vanishes, small against any memory."""
 
-class StoredExamples(Sequence[Example]):
-    """Rows of a `.jsonl` file that is read again for each.
+_ENTRY = np.dtype([("start", "<u8"), ("size", "<u4"), ("line", "<u4")])
+_unpack = struct.Struct("<QII").unpack  # an entry without numpy, which takes longer for one alone
+_TOO_LONG = 2**32 - 1
+_NEWLINE = 0x0A
+_BLANKS = np.frombuffer(b" \t\r\n\v\f" + BOM[:1], np.uint8)  # a line may begin with a byte-order mark
 
-    Args:
-        lines: The lines of the file.
-        rows: Numbers of the lines that are examples, from 0, in order.
-        name: The file's name as the user gave it, for the source of an example.
-        config: Names of the columns.
 
-    Attributes:
-        row_keys: What `checks.RowKeys` knows of them, once they have been compared; what is taken from them takes
-            its part of it along.
+class MappedLines:
+    """The lines of a file that are not blank, as `iter_lines` gives them, in any order.
+
+    A process that is forked may continue to read; a new process makes an index of its own.
+
+    Raises:
+        DataError: If the file cannot be read, or (at any later read) is no longer the file that was indexed.
     """
 
-    def __init__(self, lines: MappedLines, rows: Any, name: str, config: DataConfig) -> None:
-        self.lines = lines
-        self.rows = np.asarray(rows, np.int64)
-        self.name = name
-        self._reader = ExampleReader(config)
-        self.row_keys: Any = None
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @overload
-    def __getitem__(self, place: int) -> Example: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[Example]: ...
-
-    def __getitem__(self, place: int | slice) -> Example | list[Example]:
-        if isinstance(place, slice):
-            return [self[each] for each in range(len(self))[place]]
-        number, raw = self.lines[int(self.rows[place])]
-        source = f"{self.name}:{number}"
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
         try:
-            return self._reader.read(source, raw)
-        except RowError as err:  # it could be read when the run began
-            raise DataError(f"{source}: {err} The file changed while it was in use; train on a copy.") from None
-
-    def take(self, places: Any) -> StoredExamples:
-        """Return the examples at these places, in their order."""
-        taken = StoredExamples.__new__(StoredExamples)
-        taken.lines, taken.name, taken._reader = self.lines, self.name, self._reader
-        chosen = np.asarray(places, np.int64)
-        taken.rows = self.rows[chosen]
-        taken.row_keys = None if self.row_keys is None else self.row_keys.take(chosen)
-        return taken
-
-
-class Joined(Sequence[Item], Generic[Item]):
-    """Several lists (of examples, of pairs) as one, none of them copied."""
-
-    def __init__(self, *parts: Sequence[Item]) -> None:
-        self.parts = parts
+            self._file = os.open(self.path, os.O_RDONLY)
+        except OSError as err:
+            raise DataError(f"{path}: cannot be read: {err.strerror or err}.") from err
+        self._state = self._state_now()
+        self._index_file = tempfile.TemporaryFile(prefix="llm-jepa-index-")  # noqa: SIM115 (as long-lived as this)
+        self._num_lines = 0
+        for entries in self._scan():
+            self._index_file.write(entries.tobytes())
+            self._num_lines += len(entries)
+        self._index_file.flush()
 
     def __len__(self) -> int:
-        return sum(map(len, self.parts))
+        return self._num_lines
+
+    def __getitem__(self, row: int) -> tuple[int, bytes | None]:
+        """Return line number, from 1, and bytes of a line; None for one longer than `MAX_LINE_BYTES`.
+
+        Raises:
+            DataError: If the file has changed since it was indexed.
+        """
+        if not -self._num_lines <= row < self._num_lines:
+            raise IndexError(f"row {row} of {self._num_lines}")
+        entry = os.pread(self._index_file.fileno(), _ENTRY.itemsize, row % self._num_lines * _ENTRY.itemsize)
+        start, size, line = _unpack(entry)
+        if self._state_now() != self._state:
+            raise DataError(
+                f"{self.path}: the file changed while it was in use. Expected it to stay as it is until the run ends. "
+                "Let whatever writes to it finish, or train on a copy."
+            )
+        if size == _TOO_LONG:
+            return line, None
+        return line, os.pread(self._file, size, start).removeprefix(BOM).rstrip(b"\r\n")
+
+    def named(self, name: str) -> Iterator[tuple[str, bytes | None]]:
+        """Yield source and bytes of each line, as `iter_rows` does."""
+        for row in range(len(self)):
+            number, raw = self[row]
+            yield f"{name}:{number}", raw
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MappedLines, (self.path,)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+    def _state_now(self) -> tuple[int, int]:
+        found = os.fstat(self._file)
+        return found.st_size, found.st_mtime_ns
+
+    def _scan(self) -> Iterator[np.ndarray]:
+        """Yield the entries of all lines that are not blank, block by block."""
+        line, start, at = 1, 0, 0  # the line that begins at `start`; what is before `at` has been looked at
+        while block := os.pread(self._file, BLOCK_BYTES, at):
+            characters = np.frombuffer(block, np.uint8)
+            ends = np.flatnonzero(characters == _NEWLINE) + at
+            starts = np.concatenate([[start], ends + 1])
+            if len(ends):
+                firsts = characters[np.clip(starts[:-1] - at, 0, len(block) - 1)]
+                firsts[0] = _NEWLINE if start < at else firsts[0]  # it began in an earlier block
+                yield self._entries(starts[:-1], ends, line, firsts)
+            line, start, at = line + len(ends), int(starts[-1]), at + len(block)
+        if start < at:  # no line break at the end of the file
+            yield self._entries(np.array([start]), np.array([at]), line, np.array([_NEWLINE]))
+
+    def _entries(self, starts: np.ndarray, ends: np.ndarray, line: int, firsts: np.ndarray) -> np.ndarray:
+        """Return the entries of lines from `starts` up to their line breaks at `ends`, blank ones left out.
+
+        `line` is the number of the first one; `firsts` are their first bytes, a line break where it is not known.
+        """
+        if line + len(starts) >= 2**32:
+            raise DataError(f"{self.path}: more than {2**32:,} lines. Split the file.")
+        entries = np.empty(len(starts), _ENTRY)
+        sizes = ends - starts
+        entries["start"], entries["line"] = starts, np.arange(line, line + len(starts))
+        entries["size"] = np.where(sizes > json_lines.MAX_LINE_BYTES, _TOO_LONG, sizes)
+        # A line can only be blank if its first byte is: looked at for all at once, and the few that are, one by one.
+        maybe = np.isin(firsts, _BLANKS)
+        if line == 1:
+            maybe[0] = True
+        blank = [row for row in np.flatnonzero(maybe).tolist() if self._is_blank(*entries[row].item())]
+        return np.delete(entries, blank)
+
+    def _is_blank(self, start: int, size: int, line: int) -> bool:
+        return size != _TOO_LONG and not os.pread(self._file, size, start).removeprefix(BOM).strip()
+
+
+class LazySequence(Sequence[Item], Generic[Item]):
+    """A sequence whose items are made when they are asked for; a subclass has `__len__` and `_make`."""
+
+    @abstractmethod
+    def _make(self, place: int) -> Item:
+        """Return the item at a place, from 0."""
 
     @overload
     def __getitem__(self, place: int) -> Item: ...
@@ -84,14 +151,67 @@ class Joined(Sequence[Item], Generic[Item]):
 
     def __getitem__(self, place: int | slice) -> Item | list[Item]:
         if isinstance(place, slice):
-            return [self[each] for each in range(len(self))[place]]
-        if place < 0:
-            place += len(self)
+            return [self._make(each) for each in range(len(self))[place]]
+        if not -len(self) <= place < len(self):
+            raise IndexError(place)
+        return self._make(place % len(self))
+
+
+class StoredExamples(LazySequence[Example]):
+    """Rows of a `.jsonl` file that is read again for each.
+
+    Args:
+        lines: The lines of the file.
+        rows: Numbers of the lines that are examples, from 0, in order.
+        name: The file's name as the user gave it, for the source of an example.
+        config: Names of the columns.
+
+    Attributes:
+        row_keys: What `checks.RowKeys` knows of them once they have been compared, for `take` to pass on.
+    """
+
+    def __init__(self, lines: MappedLines, rows: Any, name: str, config: DataConfig) -> None:
+        self.lines = lines
+        self.rows = np.asarray(rows, np.int64)
+        self.name = name
+        self.config = config
+        self.row_keys: Any = None
+        self._reader = ExampleReader(config)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def _make(self, place: int) -> Example:
+        number, raw = self.lines[int(self.rows[place])]
+        source = f"{self.name}:{number}"
+        try:
+            return self._reader.read(source, raw)
+        except RowError as err:  # it could be read when the run began
+            raise DataError(f"{source}: {err} The file changed while it was in use; train on a copy.") from None
+
+    def take(self, places: Any) -> StoredExamples:
+        """Return the examples at these places, in their order."""
+        chosen = np.asarray(places, np.int64)
+        taken = StoredExamples(self.lines, self.rows[chosen], self.name, self.config)
+        taken.row_keys = None if self.row_keys is None else self.row_keys.take(chosen)
+        return taken
+
+
+class Joined(LazySequence[Item]):
+    """Several lists (of examples, of pairs) as one, none of them copied."""
+
+    def __init__(self, *parts: Sequence[Item]) -> None:
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def _make(self, place: int) -> Item:
         for part in self.parts:
-            if 0 <= place < len(part):
+            if place < len(part):
                 return part[place]
             place -= len(part)
-        raise IndexError(place)
+        raise AssertionError("a place beyond the last part")
 
 
 def take(examples: Sequence[Example], places: Any) -> Sequence[Example]:
@@ -99,3 +219,10 @@ def take(examples: Sequence[Example], places: Any) -> Sequence[Example]:
     if isinstance(examples, StoredExamples):
         return examples.take(places)
     return [examples[place] for place in places]
+
+
+def leave_out(examples: Sequence[Example], places: list[int]) -> Sequence[Example]:
+    """Return the examples that are at none of these places, as `take` does."""
+    kept = np.ones(len(examples), bool)
+    kept[places] = False
+    return take(examples, np.flatnonzero(kept).tolist())

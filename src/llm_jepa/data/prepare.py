@@ -25,8 +25,9 @@ from llm_jepa.objective.config import JEPAConfig
 from .checks import apply_duplicate_policy, apply_leak_policy, find_leaks
 from .config import DataConfig
 from .encode import EncodedPairs, PairEncoder, check_labels, check_system_messages, encode_examples
+from .example import Example
 from .lazy_rows import Joined
-from .rows import Example, ReadResult, read_examples, read_training
+from .rows import ReadResult, read_examples, read_training
 from .sources import local_path
 from .splits import split_validation
 from .tokenizer import decode_ids, load_tokenizer, train_tokenizer

@@ -11,8 +11,8 @@ import numpy as np
 from llm_jepa.errors import DataError
 
 from .checks import KEY_BYTES, KEY_DTYPE, pair_key
+from .example import Example
 from .lazy_rows import take
-from .rows import Example
 
 
 def split_validation(

@@ -16,8 +16,10 @@ from llm_jepa.errors import DataError
 
 from .checks import hash_key
 from .config import DataConfig
+from .example import Example
 from .lazy_rows import take
-from .rows import Example, ReadResult, RowForm, read_examples
+from .row_forms import RowForm
+from .rows import ReadResult, read_examples
 
 
 def read_views(config: DataConfig) -> ReadResult:

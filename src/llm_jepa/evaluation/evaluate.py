@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llm_jepa.data.encode import EncodedPairs, PairEncoder
-from llm_jepa.data.rows import Example
+from llm_jepa.data.example import Example
 from llm_jepa.errors import DataError, nearest
 from llm_jepa.objective import LLMJEPA
 from llm_jepa.training.sharding import whole_at_root

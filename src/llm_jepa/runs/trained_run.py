@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.context import Context
 from llm_jepa.data.encode import EncodedPairs, PairEncoder
+from llm_jepa.data.example import Example
 from llm_jepa.data.prepare import load_rows
-from llm_jepa.data.rows import Example
 from llm_jepa.data.tokenizer import check_tokenizer_fits, load_tokenizer
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.evaluation.evaluate import EvaluationConfig, answer

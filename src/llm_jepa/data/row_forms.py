@@ -1,0 +1,237 @@
+"""From the columns of a row to an example: which hold the views, and what is refused.
+
+Row forms, tried in this order: the columns named in the configuration; `messages`; `prompt` and
+`completion`; `text` and `code`; `text` alone, which is split by `jepa_split`. A file has one form, that of
+its first good row. Any row may have more, whatever its form: views of its own (`text_view`, `code_view`), whether
+it has a JEPA term (`use_jepa`), and the rows that it belongs with (`group`). Absent and null mean the same there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from .config import DataConfig
+from .example import Example
+from .json_lines import RowError, describe_type, parse_line, text_of
+from .messages import REASONING, TRAINED, Chat, is_filled, read_chat
+from .sources import Content, CsvRow
+
+TEXT_VIEW, CODE_VIEW, USE_JEPA, GROUP = OWN_COLUMNS = ("text_view", "code_view", "use_jepa", "group")
+SCORING_COLUMNS = ("database", "db_id", "choices", "answer", "answers")  # read by scorers alone, docs/scorers.md
+FORMS_TEXT = "messages; or prompt and completion; or text and code; or text alone"
+_MOST_LISTED = 12  # columns that a message lists
+
+# Columns that change what other trainers do, and what a user can do here.
+_ADVICE = {
+    "chat_template_kwargs": "To set them for all rows, use the key of that name.",
+    **dict.fromkeys(("tools", "functions"), "No prompt describes tools."),
+    **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), "No view holds anything but text."),
+    **dict.fromkeys(("system", "history"), "Write them into messages."),
+    **dict.fromkeys(("input", "context"), "If it is a part of the question, write both into one column."),
+    **dict.fromkeys(TRAINED, "All rows count alike; messages may have it."),
+    "label": "If it marks bad answers, take their rows out.",
+    **dict.fromkeys(("labels", "input_ids", "completion_mask", "assistant_masks", "loss_mask"), "See loss_on."),
+    **dict.fromkeys(REASONING, "Write it into the answer to train on it."),
+}
+# What a question consists of besides its first column, where a public format says so (Alpaca, Dolly).
+_REST_OF_QUESTION = {"instruction": ("input", "context")}
+
+
+@dataclass(frozen=True)
+class RowForm:
+    """How a file's rows hold the views: `kind` is messages, pair or text, read from `columns` in order."""
+
+    kind: str
+    columns: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return " and ".join(self.columns)
+
+
+class ExampleReader:
+    """Turns rows into examples and holds all rows of a file to the form of the first.
+
+    Attributes:
+        untrained: The first row with a message before the answer that is not to be trained on.
+    """
+
+    def __init__(self, config: DataConfig) -> None:
+        self.config = config
+        self.form: RowForm | None = None
+        self.form_source = ""
+        self.untrained: str | None = None
+        self._notes: dict[str, str] = {}
+        self._unread: dict[str, None] = {}
+        self._unread_of_messages: dict[str, None] = {}
+        self._num_padded = 0
+        self._first_padded = ""
+
+    def read(self, source: str, content: Content) -> Example:
+        """Return the example of a row.
+
+        Raises:
+            RowError: If it cannot be used.
+        """
+        if isinstance(content, RowError):
+            raise content
+        row = content if isinstance(content, dict) else parse_line(content)
+        form = detect_form(row, self.config)
+        if self.form is not None and form != self.form:
+            raise RowError(
+                "fields",
+                f"found {form}, but {self.form_source} has {self.form} (fields here: {_listed(row)}). "
+                "Expected the same form in every row of a file.",
+            )
+        views = _read_views(row, form)
+        own = _own_columns(_typed(row) if isinstance(row, CsvRow) else row, form)
+        if isinstance(views, Chat):
+            text, code = "\n".join(views.turns), views.answer
+            example = Example(text, code, views.system, views.messages, source, **own)
+            self._look_at_chat(views, source)
+        else:
+            example = Example(text=views[0], code=views[1], source=source, **own)
+        self._look_at_columns(row, form, source)
+        self._look_at_ends(example)
+        if self.form is None:  # set last: a broken first row must not decide the form of the good rows after it
+            self.form, self.form_source = form, source
+        return example
+
+    def all_notes(self) -> list[str]:
+        """Return what is to be said about the rows that were read."""
+        notes = list(self._notes.values())
+        if self._unread:
+            notes.append(f"Columns that are not read: {_listed(self._unread)}. The views are from {self.form}.")
+        if self._unread_of_messages:
+            notes.append(
+                f"Fields of messages that are in no view: {_listed(self._unread_of_messages)}. A chat template may "
+                "read them in the turns before the answer."
+            )
+        if self._num_padded:
+            rows = "1 row has" if self._num_padded == 1 else f"{self._num_padded} rows have"
+            notes.append(
+                f"{rows} a view that ends in white space, the first at {self._first_padded}. It is kept, and may be "
+                "the view's last token, where Enc is read. Remove it if it has no meaning."
+            )
+        return notes
+
+    def _look_at_chat(self, chat: Chat, source: str) -> None:
+        if chat.has_untrained and self.untrained is None:
+            self.untrained = source
+        for name, note in chat.notes.items():
+            self._notes.setdefault(name, f"{_short(source)}: {note}")
+        self._unread_of_messages.update(dict.fromkeys(chat.unread))
+
+    def _look_at_columns(self, row: dict[str, Any], form: RowForm, source: str) -> None:
+        read = {*form.columns, *OWN_COLUMNS, *SCORING_COLUMNS}
+        for name, value in row.items():
+            if name in read or name in self._unread or f"column {name}" in self._notes:
+                continue
+            if not is_filled(value) and value is not False:
+                continue
+            if name in _ADVICE:
+                self._notes[f"column {name}"] = f"{_short(source)}: the column {name} is not read. {_ADVICE[name]}"
+            else:
+                self._unread[name] = None
+
+    def _look_at_ends(self, example: Example) -> None:
+        views = (example.text, example.code, example.text_view, example.code_view)
+        if any(view is not None and view.strip() and view[-1].isspace() for view in views):
+            self._num_padded += 1
+            self._first_padded = self._first_padded or _short(example.source)
+
+
+def detect_form(row: Collection[str], config: DataConfig) -> RowForm:
+    """Return the form of a row with these columns.
+
+    A column counts as there even where its value is null: a null is then refused by line, and never turns a
+    pair into a lone text in silence.
+
+    Raises:
+        RowError: With reason `fields`, if no form fits.
+    """
+    if config.text_column or config.code_column:
+        return _mapped_form(row, config)
+    if config.messages_column in row:
+        return RowForm("messages", (config.messages_column,))
+    if config.messages_column != "messages":
+        raise RowError("fields", f"found the fields {_listed(row)}; expected {config.messages_column}.")
+    for columns in config.PAIR_COLUMNS:
+        if all(column in row for column in columns):
+            return RowForm("pair", columns)
+    if "text" in row:
+        return RowForm("text", ("text",))
+    raise RowError(
+        "fields",
+        f"found the fields {_listed(row)}; expected {FORMS_TEXT}. "
+        "Where the columns have other names, set text_column and code_column.",
+    )
+
+
+def _mapped_form(row: Collection[str], config: DataConfig) -> RowForm:
+    text = config.text_column or next((name for name in ("prompt", "text") if name in row), "prompt or text")
+    code = config.code_column or next((name for name in ("completion", "code") if name in row), None)
+    if text not in row or (code is not None and code not in row):
+        wanted = " and ".join(name for name in (text, code) if name)
+        raise RowError(
+            "fields",
+            f"found the fields {_listed(row)}; expected {wanted} (text_column and code_column say so).",
+        )
+    return RowForm("text", (text,)) if code is None else RowForm("pair", (text, code))
+
+
+def _read_views(row: dict[str, Any], form: RowForm) -> Chat | tuple[str, str | None]:
+    """Return the text and code of a row, or the chat that it is."""
+    values = [row[column] for column in form.columns]
+    if form.kind == "messages":
+        return read_chat(values[0], form.columns[0])
+    if form.kind == "pair" and isinstance(values[0], list) and isinstance(values[1], list):
+        return _from_prompt_and_completion(values[0], values[1], form)
+    strings = [text_of(value, column) for value, column in zip(values, form.columns, strict=True)]
+    for name in _REST_OF_QUESTION.get(form.columns[0], ()):
+        if name not in form.columns and isinstance(row.get(name), str) and row[name].strip():
+            raise RowError(
+                "fields",
+                f"{name} is a part of the question that {form.columns[0]} asks, and is in no view. Write both into one "
+                "column, and name it with text_column.",
+            )
+    return strings[0], strings[1] if form.kind == "pair" else None
+
+
+def _typed(row: CsvRow) -> dict[str, Any]:
+    """Return a row of a CSV file with an empty text for null, and `true` for true, in columns that are no views."""
+    words = {"": None, "true": True, "false": False}
+    return {name: words.get(value.lower(), value) if name == USE_JEPA else value or None for name, value in row.items()}
+
+
+def _own_columns(row: dict[str, Any], form: RowForm) -> dict[str, Any]:
+    """Return what the row's own columns say; a column that was named as a view of the row is that view alone."""
+    own = {name: row[name] for name in OWN_COLUMNS if row.get(name) is not None and name not in form.columns}
+    for name, value in own.items():
+        if name != USE_JEPA:
+            text_of(value, name)
+        elif not isinstance(value, bool):
+            raise RowError("type", f"{name} holds {describe_type(value)}, expected true or false.")
+    scoring = {name: row[name] for name in SCORING_COLUMNS if row.get(name) is not None and name not in form.columns}
+    return {**own, "scoring": scoring} if scoring else own
+
+
+def _from_prompt_and_completion(prompt: list[Any], completion: list[Any], form: RowForm) -> Chat:
+    if len(completion) != 1:
+        raise RowError(
+            "messages", f"{form.columns[1]} holds {len(completion)} messages, expected one, of the assistant."
+        )
+    return read_chat(prompt + completion, str(form))
+
+
+def _short(source: str) -> str:
+    return PurePath(source).name  # notes end in model cards, which show no folder of a machine
+
+
+def _listed(row: Collection[str]) -> str:
+    # A name that begins with a byte-order mark, say, is shown as it is written in Python.
+    names = [name if (name := str(column)).isprintable() else repr(name) for column in row]
+    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+    return (", ".join(names[:_MOST_LISTED]) or "(none)") + more
