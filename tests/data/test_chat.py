@@ -7,7 +7,8 @@ import logging
 import pytest
 
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.encode import PairEncoder, encode_examples
+from llm_jepa.data.encode import PairEncoder
+from llm_jepa.data.encoded_pairs import encode_examples
 from llm_jepa.data.example import Example, prompt_example
 from llm_jepa.errors import ConfigError, DataError
 

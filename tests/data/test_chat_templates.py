@@ -9,7 +9,8 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.encode import PairEncoder, encode_examples
+from llm_jepa.data.encode import PairEncoder
+from llm_jepa.data.encoded_pairs import encode_examples
 from llm_jepa.data.example import Example
 from llm_jepa.data.tokenizer import train_tokenizer
 from llm_jepa.errors import DataError

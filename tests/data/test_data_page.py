@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from llm_jepa.data.config import LARGE_FILE_BYTES, DataConfig
-from llm_jepa.data.encode import PairEncoder, encode_examples
+from llm_jepa.data.encode import PairEncoder
+from llm_jepa.data.encoded_pairs import encode_examples
 from llm_jepa.data.json_lines import MAX_LINE_BYTES
 from llm_jepa.data.row_forms import OWN_COLUMNS
 from llm_jepa.data.rows import read_examples

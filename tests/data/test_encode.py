@@ -5,15 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.encode import (
-    EmptyViewError,
-    PairEncoder,
-    check_end_tokens,
-    check_labels,
-    check_system_messages,
-    encode_examples,
-    share_room,
-)
+from llm_jepa.data.encode import EmptyViewError, PairEncoder, share_room
+from llm_jepa.data.encoded_pairs import check_labels, check_special_tokens, check_system_messages, encode_examples
 from llm_jepa.data.example import Example
 from llm_jepa.data.tokenizer import decode_ids, encode_text
 from llm_jepa.errors import ConfigError, DataError
@@ -260,10 +253,8 @@ def test_share_room_cuts_the_longer_one_and_never_to_nothing():
 def test_a_row_that_does_not_end_with_its_only_end_token_is_refused(byte_tokenizer, code_ids):
     """The check at the start of a run: a model that never sees answers end never stops."""
     coder = encoder(byte_tokenizer)
-    encoded = encode_examples([DOG], coder, DataConfig())
-    encoded.pairs[0] = Pair([4], code_ids)
     with pytest.raises(DataError, match=r"rows.jsonl:1: the end token '<\|end\|>' must be the last"):
-        check_end_tokens(encoded, coder)
+        check_special_tokens(Pair([4], code_ids), DOG, coder)
 
 
 def test_a_collator_that_hides_the_end_token_is_found_before_training(bos_tokenizer, monkeypatch):

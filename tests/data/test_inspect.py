@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.encode import PairEncoder, encode_examples
+from llm_jepa.data.encode import PairEncoder
+from llm_jepa.data.encoded_pairs import encode_examples
 from llm_jepa.data.example import Example
 from llm_jepa.data.inspect import display_width, escape, inspect_pair, inspect_rows, show_token, wrap_words
 from llm_jepa.objective import FusedCollator, JEPAConfig, Pair

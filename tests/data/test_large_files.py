@@ -13,7 +13,8 @@ import pytest
 from llm_jepa.data import config as data_config
 from llm_jepa.data import json_lines, lazy_rows, rows
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.encode import StoredPairs
+from llm_jepa.data.digest import digest_rows
+from llm_jepa.data.encoded_pairs import StoredPairs
 from llm_jepa.data.json_lines import iter_lines
 from llm_jepa.data.lazy_rows import Joined, MappedLines, StoredExamples
 from llm_jepa.data.prepare import load_data
@@ -22,7 +23,6 @@ from llm_jepa.errors import DataError
 from llm_jepa.objective import JEPAConfig
 from llm_jepa.runs.run import train_run
 from llm_jepa.runs.settings import read_run
-from llm_jepa.training.resume import digest_rows
 
 FILES = {
     "plain": b'{"a": 1}\n{"b": 2}\n',
@@ -138,7 +138,8 @@ def test_rows_on_disk_and_in_memory_are_the_same_rows(write_lines, jepa_views, o
         facts = [data.summary, data.notes, digest_rows(data.train.pairs), digest_rows(shuffled), list(shuffled)]
         for split in (data.train, data.validation, data.test):
             facts += [list(split.pairs), list(split.examples), split.dropped, split.truncated, split.rows_in]
-            facts += [list(split.lengths), split.longest, split.longest_code, split.num_jepa]
+            known = split.facts
+            facts += [list(known.lengths), known.longest, known.longest_code, known.num_jepa]
         return facts
 
     assert known(True) == known(False)

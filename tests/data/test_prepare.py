@@ -9,7 +9,8 @@ import pytest
 
 from llm_jepa.data.checks import find_leaks
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.prepare import LoadedData, data_fingerprint, load_data, load_rows
+from llm_jepa.data.digest import data_fingerprint
+from llm_jepa.data.prepare import LoadedData, load_data, load_rows
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective.config import JEPAConfig
 
@@ -153,7 +154,7 @@ def test_rows_of_two_strings_under_a_chat_tokenizer_are_said(load, chat_tokenize
 def test_a_tokenizer_that_changes_answers_is_said(load, byte_tokenizer, monkeypatch):
     """With such a tokenizer no model could reach an exact match."""
     assert not load(numbered(0, 4)).notes
-    monkeypatch.setattr("llm_jepa.data.prepare.decode_ids", lambda *_: "lower case")
+    monkeypatch.setattr("llm_jepa.data.row_notes.decode_ids", lambda *_: "lower case")
     assert any("does not give back 4 of the first 4 answers" in note for note in load(numbered(0, 4)).notes)
 
 

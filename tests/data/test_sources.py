@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.prepare import data_fingerprint, load_data
+from llm_jepa.data.digest import data_fingerprint
+from llm_jepa.data.prepare import load_data
 from llm_jepa.data.rows import read_examples
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective import JEPAConfig

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.encode import EmptyViewError, PairEncoder, encode_examples
+from llm_jepa.data.encode import EmptyViewError, PairEncoder
+from llm_jepa.data.encoded_pairs import encode_examples
 from llm_jepa.data.example import Example, prompt_example
 from llm_jepa.data.inspect import inspect_rows
 from llm_jepa.data.rows import read_examples

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llm_jepa.data.config import DataConfig
+from llm_jepa.data.digest import digest_rows
 from llm_jepa.data.generated_files import with_files
 from llm_jepa.data.inspect import inspect_rows
 from llm_jepa.data.prepare import LoadedData, load_data
@@ -14,7 +15,7 @@ from llm_jepa.data.views_file import read_views
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.files import read_json_lines
 from llm_jepa.objective.config import JEPAConfig
-from llm_jepa.training.resume import digest_rows, digest_tokenizer
+from llm_jepa.training.resume import digest_tokenizer
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 

@@ -12,7 +12,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.encode import EncodedPairs, PairEncoder
+from llm_jepa.data.encode import PairEncoder
+from llm_jepa.data.encoded_pairs import EncodedPairs
 from llm_jepa.data.prepare import load_rows
 from llm_jepa.data.tokenizer import train_tokenizer
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig

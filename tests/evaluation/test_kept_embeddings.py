@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llm_jepa.data.encode import EncodedPairs
+from llm_jepa.data.encoded_pairs import EncodedPairs
 from llm_jepa.errors import DataError
 from llm_jepa.evaluation.kept_embeddings import EMBEDDINGS_FILE, StoredEmbeddings, words_for
 from llm_jepa.objective import LLMJEPA, JEPAConfig

@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerFast, TrainerCallback
 from llm_jepa.data import json_lines, sources
 from llm_jepa.data.checks import check_files, find_duplicates, find_leaks
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.encode import PairEncoder, check_labels, encode_examples
+from llm_jepa.data.encode import PairEncoder
+from llm_jepa.data.encoded_pairs import check_labels, encode_examples
 from llm_jepa.data.example import Example
 from llm_jepa.data.prepare import load_data
 from llm_jepa.data.rows import read_examples

@@ -15,7 +15,7 @@ from llm_jepa.errors import ConfigError
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig
 from llm_jepa.processes import gather, join
 from llm_jepa.training.arguments import JEPATrainingArguments
-from llm_jepa.training.checkpoints import find_newest, find_problem, read_facts
+from llm_jepa.training.checkpoints import find_newest, find_problem, read_manifest
 from llm_jepa.training.saving import restore_weights, save_jepa
 from llm_jepa.training.stopping import StopRequest
 from llm_jepa.training.trainer import NonFiniteLossError
@@ -95,7 +95,7 @@ def test_a12_another_number_of_processes_is_refused_by_name_and_exact_where_acce
         whole = start_ranks(train("whole", num_processes=before), before).results()[0]
         stopped = train("run", num_processes=before, before=lambda trainer: trainer.add_callback(Stop()))
         start_ranks(stopped, before).results()
-        assert read_facts(find_newest(folder))["num_processes"] == before
+        assert read_manifest(find_newest(folder))["facts"]["num_processes"] == before
 
         def refused(rank):
             with pytest.raises(ConfigError, match=f"num_processes was {before} and is {after}"):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from llm_jepa.cli import main
+from llm_jepa.data.digest import digest_rows
 from llm_jepa.errors import ConfigError
 from llm_jepa.evaluation.kept_embeddings import StoredEmbeddings
 from llm_jepa.experiments.compare import open_experiment, run_experiment
@@ -16,7 +17,7 @@ from llm_jepa.files import read_json_lines
 from llm_jepa.report.experiment_report import write_experiment_report
 from llm_jepa.runs.run import build_trainer, train_run
 from llm_jepa.runs.settings import read_run, read_yaml
-from llm_jepa.training.resume import digest_rows, digest_tokenizer
+from llm_jepa.training.resume import digest_tokenizer
 
 ROOT = Path(__file__).parents[2]
 SHARED_DATA = ROOT.parent / "shared" / "data"

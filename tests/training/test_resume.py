@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from llm_jepa.data.digest import digest_rows
 from llm_jepa.objective import Pair
-from llm_jepa.training.resume import digest_rows
 
 PAIR = Pair([5, 6], [8, 1], [2])
 

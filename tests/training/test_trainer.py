@@ -11,16 +11,16 @@ from accelerate.optimizer import AcceleratedOptimizer
 from datasets import Dataset, DatasetDict
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import BloomConfig, BloomForCausalLM, TrainerCallback
+from transformers import BloomConfig, BloomForCausalLM, Trainer, TrainerCallback
 
-from llm_jepa.data.encode import EncodedPairs
+from llm_jepa.data.encoded_pairs import EncodedPairs
 from llm_jepa.errors import ConfigError
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig
 from llm_jepa.objective.documents import IGNORED
 from llm_jepa.objective.schedule import is_dropped
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.saving import load_jepa, save_jepa
-from llm_jepa.training.trainer import MAX_SKIPPED, JEPATrainer, NonFiniteLossError
+from llm_jepa.training.trainer import MAX_SKIPPED, OVERRIDDEN, JEPATrainer, NonFiniteLossError
 
 
 class Gradients(TrainerCallback):
@@ -66,6 +66,17 @@ def named(pairs):
     for number, pair in enumerate(pairs):
         pair.source = f"train.jsonl:{number + 1}"
     return pairs
+
+
+# ---- transformers' Trainer ----
+
+
+def test_every_trainer_method_that_we_override_still_exists():
+    """A release that renames one would call its own, and train without our scale, order or checkpoints, in silence."""
+    assert [name for name in OVERRIDDEN if not callable(getattr(Trainer, name, None))] == []
+    kinds = JEPATrainer.__mro__[: JEPATrainer.__mro__.index(Trainer)]
+    ours = {name for kind in kinds for name in vars(kind) if not name.startswith("__")}
+    assert ours & {name for name in dir(Trainer) if callable(getattr(Trainer, name))} == set(OVERRIDDEN)
 
 
 # ---- the scale of a step ----

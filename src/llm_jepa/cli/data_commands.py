@@ -107,7 +107,7 @@ def _data_make(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _data_split(arguments: argparse.Namespace) -> dict[str, Any]:
-    from llm_jepa.data.split_file import split_file
+    from llm_jepa.data.splits import split_file
     from llm_jepa.runs.settings import read_run
 
     config = read_run(dict(overrides(arguments))).data

@@ -21,7 +21,7 @@ from llm_jepa.errors import DataError
 
 from .config import DataConfig
 from .example import Example
-from .lazy_rows import Joined, StoredExamples, take
+from .lazy_rows import Joined, StoredExamples, leave_out
 from .rows import read_examples
 
 logger = logging.getLogger(__name__)
@@ -135,10 +135,7 @@ def hash_key(key: Any) -> bytes:
 
 def find_duplicates(examples: Sequence[Example]) -> Duplicates:
     """Find the rows that repeat an earlier one."""
-    return _find_duplicates(RowKeys.of(examples))
-
-
-def _find_duplicates(keys: RowKeys) -> Duplicates:
+    keys = RowKeys.of(examples)
     _, first, number = np.unique(keys.pair, return_index=True, return_inverse=True)
     first_of_row = first[number]
     rows = np.flatnonzero(first_of_row != np.arange(len(first_of_row)))
@@ -152,12 +149,9 @@ def _find_duplicates(keys: RowKeys) -> Duplicates:
     )
 
 
-def find_leaks(train: Sequence[Example], held_out: Sequence[Example]) -> Leaks:
+def find_leaks(train_rows: Sequence[Example], held_out_rows: Sequence[Example]) -> Leaks:
     """Find the held-out rows that training would have seen."""
-    return _find_leaks(RowKeys.of(train), RowKeys.of(held_out))
-
-
-def _find_leaks(train: RowKeys, held_out: RowKeys) -> Leaks:
+    train, held_out = RowKeys.of(train_rows), RowKeys.of(held_out_rows)
     distinct, first = np.unique(train.pair, return_index=True)
     leaked = np.flatnonzero(np.isin(held_out.pair, distinct))
     no_code = hash_key((None,))
@@ -212,9 +206,7 @@ def apply_duplicate_policy(examples: Sequence[Example], policy: str) -> tuple[Se
             "rows repeat an earlier one. Expected none (on_duplicate=error). Remove them, or set "
             "on_duplicate to drop or keep."
         )
-    if policy == "drop":
-        return _without(examples, found.rows), len(found.rows)
-    return examples, len(found.rows)
+    return leave_out(examples, found.rows) if policy == "drop" else examples, len(found.rows)
 
 
 def apply_leak_policy(
@@ -232,9 +224,7 @@ def apply_leak_policy(
             f"{train_row.source}: the same pair stands at {held_row.source}; {len(found.train_rows)} "
             "training rows are held out too. Expected none (on_leak=error). Remove them, or set on_leak=drop."
         )
-    if policy == "drop":
-        return _without(train, found.train_rows), len(found.train_rows)
-    return train, len(found.train_rows)
+    return leave_out(train, found.train_rows) if policy == "drop" else train, len(found.train_rows)
 
 
 def check_files(train: str, test: str, config: DataConfig) -> dict[str, Any]:
@@ -311,9 +301,3 @@ def _normalised_key(example: Example) -> PairKey:
 
 def _normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).casefold().split())
-
-
-def _without(examples: Sequence[Example], places: list[int]) -> Sequence[Example]:
-    kept = np.ones(len(examples), bool)
-    kept[places] = False
-    return take(examples, np.flatnonzero(kept).tolist())

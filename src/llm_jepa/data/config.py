@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
+
+from llm_jepa.fields import setting, setting_made_by
 
 LARGE_FILE_BYTES = 256 * 2**20
 """Files larger than this stay on disk, with `rows_in_memory: auto`. Our choice: rows in memory take about 14
@@ -25,193 +27,131 @@ class DataConfig:
 
     PAIR_COLUMNS: ClassVar[tuple[tuple[str, str], ...]] = (("prompt", "completion"), ("text", "code"))
 
-    train_file: str | list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Training rows: a .jsonl or .parquet file, a folder, or owner/name on the hub. Of several splits, "
-            "train is read; folder:split or folder:config:split names another. A list: the rows of all of them."
-        },
+    train_file: str | list[str] | None = setting(
+        None,
+        "Training rows: a .jsonl or .parquet file, a folder, or owner/name on the hub. Of several splits, "
+        "train is read; folder:split or folder:config:split names another. A list: the rows of all of them.",
     )
-    test_file: str | None = field(
-        default=None,
-        metadata={"help": "Test rows, read once, after training. Of several splits, test is read."},
+    test_file: str | None = setting(None, "Test rows, read once, after training. Of several splits, test is read.")
+    validation_file: str | None = setting(
+        None,
+        "Validation rows. Without it, validation_size rows of the training file are set aside. Of several "
+        "splits, validation is read.",
     )
-    validation_file: str | None = field(
-        default=None,
-        metadata={
-            "help": "Validation rows. Without it, validation_size rows of the training file are set aside. Of several "
-            "splits, validation is read."
-        },
+    validation_size: int = setting(
+        200, "Rows of the training file set aside for validation, a fifth at most; the same for every seed."
     )
-    validation_size: int = field(
-        default=200,
-        metadata={
-            "help": "Rows of the training file set aside for validation, a fifth at most; the same for every seed."
-        },
+    max_train_rows: int | None = setting(None, "Use the first rows of the training file only.")
+    max_test_rows: int | None = setting(None, "Use the first rows of the test file only.")
+    text_column: str | None = setting(None, "Column of the text view, where it is not called prompt, text or messages.")
+    code_column: str | None = setting(None, "Column of the code view, where it is not called completion or code.")
+    generate_train: int | None = setting(
+        None, "Generate this many NL-RX pairs to train on. Used only where train_file is not set."
     )
-    max_train_rows: int | None = field(default=None, metadata={"help": "Use the first rows of the training file only."})
-    max_test_rows: int | None = field(default=None, metadata={"help": "Use the first rows of the test file only."})
-    text_column: str | None = field(
-        default=None,
-        metadata={"help": "Column of the text view, where it is not called prompt, text or messages."},
+    generate_test: int = setting(500, "Generated test pairs, with generate_train.")
+    generate_validation: int = setting(
+        0,
+        "With generate_train: generated validation pairs, phrased like the test pairs, of regexes that no "
+        "other generated row has. 0: validation_size sets training rows aside.",
     )
-    code_column: str | None = field(
-        default=None, metadata={"help": "Column of the code view, where it is not called completion or code."}
+    generate_seed: int = setting(0, "Seed of the generated pairs, the same for every run.")
+    generate_views: int | None = setting(
+        None,
+        "With generate_train: also generate this many view pairs, a plain and a colloquial phrasing of "
+        "regexes that no other generated row has.",
     )
-    generate_train: int | None = field(
-        default=None,
-        metadata={"help": "Generate this many NL-RX pairs to train on. Used only where train_file is not set."},
+    generate_test_phrasing: str = setting(
+        "plain", "With generate_train: how the generated test rows are phrased, plain or colloquial."
     )
-    generate_test: int = field(default=500, metadata={"help": "Generated test pairs, with generate_train."})
-    generate_validation: int = field(
-        default=0,
-        metadata={
-            "help": "With generate_train: generated validation pairs, phrased like the test pairs, of regexes that no "
-            "other generated row has. 0: validation_size sets training rows aside."
-        },
+    generate_colloquial_share: float = setting(
+        1.0,
+        "How much of a colloquial description is said colloquially, above 0 and at most 1 (all of it); the "
+        "rest is plain, as people mix the two.",
     )
-    generate_seed: int = field(default=0, metadata={"help": "Seed of the generated pairs, the same for every run."})
-    generate_views: int | None = field(
-        default=None,
-        metadata={
-            "help": "With generate_train: also generate this many view pairs, a plain and a colloquial phrasing of "
-            "regexes that no other generated row has."
-        },
+    shuffle_views: bool = setting(
+        False,
+        "Control: the code view of the JEPA term comes from another pair; the rows stay. Rows of "
+        "views_file exchange among themselves.",
     )
-    generate_test_phrasing: str = field(
-        default="plain",
-        metadata={"help": "With generate_train: how the generated test rows are phrased, plain or colloquial."},
+    shuffle_rule: str = setting(
+        SHUFFLE_RULE,
+        "How shuffle_views exchanges the code views: derangement, a random permutation in which no row "
+        "keeps its own code. It is written into config.yaml of a run: one of an earlier rule is not continued.",
     )
-    generate_colloquial_share: float = field(
-        default=1.0,
-        metadata={
-            "help": "How much of a colloquial description is said colloquially, above 0 and at most 1 (all of it); the "
-            "rest is plain, as people mix the two."
-        },
+    views_file: str | None = setting(
+        None,
+        "A second file, of any two views without a label (paraphrases, say), whose rows feed the JEPA term "
+        "beside the task's rows.",
     )
-    shuffle_views: bool = field(
-        default=False,
-        metadata={
-            "help": "Control: the code view of the JEPA term comes from another pair; the rows stay. Rows of "
-            "views_file exchange among themselves."
-        },
+    views_text_column: str | None = setting(
+        None,
+        "Column of the text view in views_file, where its rows are not text and code, prompt and "
+        "completion, text and paraphrase, or messages.",
     )
-    shuffle_rule: str = field(
-        default=SHUFFLE_RULE,
-        metadata={
-            "help": "How shuffle_views exchanges the code views: derangement, a random permutation in which no row "
-            "keeps its own code. It is written into config.yaml of a run: one of an earlier rule is not continued."
-        },
+    views_code_column: str | None = setting(None, "Column of the code view in views_file.")
+    views_bridge: str = setting(
+        " ~ ",
+        "What stands between the views of a row of views_file. Another than the task's, or one bridge "
+        "would ask for two kinds of answer. Rows of messages have the chat template's.",
     )
-    views_file: str | None = field(
-        default=None,
-        metadata={
-            "help": "A second file, of any two views without a label (paraphrases, say), whose rows feed the JEPA term "
-            "beside the task's rows."
-        },
+    views_pairing: str = setting(
+        "row",
+        "What is a pair in views_file: row (each row has both views), or next_in_group (rows of one text; "
+        "each predicts the next one of its group, in the order of the file).",
     )
-    views_text_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "Column of the text view in views_file, where its rows are not text and code, prompt and "
-            "completion, text and paraphrase, or messages."
-        },
+    views_ratio: float = setting(
+        1.0,
+        "Rows of views_file for each task row of a step. 0 trains on none of them, with the tokenizer and "
+        "the model of the arms that do. Steps and epochs count task rows.",
     )
-    views_code_column: str | None = field(default=None, metadata={"help": "Column of the code view in views_file."})
-    views_bridge: str = field(
-        default=" ~ ",
-        metadata={
-            "help": "What stands between the views of a row of views_file. Another than the task's, or one bridge "
-            "would ask for two kinds of answer. Rows of messages have the chat template's."
-        },
+    views_cross_entropy: bool = setting(
+        True,
+        "Whether rows of views_file are under cross-entropy too, as task rows are (loss_on). Off, they "
+        "feed the JEPA term alone.",
     )
-    views_pairing: str = field(
-        default="row",
-        metadata={
-            "help": "What is a pair in views_file: row (each row has both views), or next_in_group (rows of one text; "
-            "each predicts the next one of its group, in the order of the file)."
-        },
+    task_views: bool = setting(
+        True,
+        "Whether the task's own training rows feed the JEPA term. Off, rows of views_file do alone, and "
+        "the monitors look at held-out ones of these.",
     )
-    views_ratio: float = field(
-        default=1.0,
-        metadata={
-            "help": "Rows of views_file for each task row of a step. 0 trains on none of them, with the tokenizer and "
-            "the model of the arms that do. Steps and epochs count task rows."
-        },
+    views_validation_size: int = setting(
+        200, "Rows of views_file set aside to look at, a fifth at most; the same for every seed."
     )
-    views_cross_entropy: bool = field(
-        default=True,
-        metadata={
-            "help": "Whether rows of views_file are under cross-entropy too, as task rows are (loss_on). Off, they "
-            "feed the JEPA term alone."
-        },
+    messages_column: str = setting("messages", "Column of a chat: a list of role and content.")
+    include_system: bool = setting(
+        False,
+        "Without a chat template: put the system message before the text view. "
+        "Off, it is left out, which is refused where it differs from row to row.",
     )
-    task_views: bool = field(
-        default=True,
-        metadata={
-            "help": "Whether the task's own training rows feed the JEPA term. Off, rows of views_file do alone, and "
-            "the monitors look at held-out ones of these."
-        },
+    chat_template_kwargs: dict[str, Any] = setting_made_by(
+        dict,
+        "Values handed to the tokenizer's chat template, the same for every row and every day, "
+        "such as enable_thinking: false or date_string: 01 Jan 2025.",
     )
-    views_validation_size: int = field(
-        default=200,
-        metadata={"help": "Rows of views_file set aside to look at, a fifth at most; the same for every seed."},
+    tokenizer_name_or_path: str | None = setting(
+        None,
+        "A tokenizer of yours. Without it (and without a model of yours) a byte-level BPE is "
+        "trained on the training rows alone.",
     )
-    messages_column: str = field(default="messages", metadata={"help": "Column of a chat: a list of role and content."})
-    include_system: bool = field(
-        default=False,
-        metadata={
-            "help": "Without a chat template: put the system message before the text view. "
-            "Off, it is left out, which is refused where it differs from row to row."
-        },
+    vocab_size: int = setting(512, "Size of the byte-level BPE, special tokens included.")
+    max_length: int = setting(512, "Longest row in tokens (text, bridge, code, end token; [PRED] not counted).")
+    rows_in_memory: bool | str = setting(
+        "auto",
+        "Whether rows are kept in memory: auto (yes, but for .jsonl files over 256 MiB), true, or false "
+        "(each is read from its file and encoded when it is needed; the results are the same).",
     )
-    chat_template_kwargs: dict[str, Any] = field(
-        default_factory=dict,
-        metadata={
-            "help": "Values handed to the tokenizer's chat template, the same for every row and every day, "
-            "such as enable_thinking: false or date_string: 01 Jan 2025."
-        },
+    on_overflow: str = setting(
+        "error", "Rows longer than max_length: error, drop, or truncate (the longer view is cut; the end token stays)."
     )
-    tokenizer_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "A tokenizer of yours. Without it (and without a model of yours) a byte-level BPE is "
-            "trained on the training rows alone."
-        },
+    on_empty: str = setting("error", "Rows with an empty or blank view: error or drop.")
+    on_broken: str = setting(
+        "error", "Rows that are not valid JSON, or lack a field or hold no string in it: error or drop."
     )
-    vocab_size: int = field(default=512, metadata={"help": "Size of the byte-level BPE, special tokens included."})
-    max_length: int = field(
-        default=512,
-        metadata={"help": "Longest row in tokens (text, bridge, code, end token; [PRED] not counted)."},
-    )
-    rows_in_memory: bool | str = field(
-        default="auto",
-        metadata={
-            "help": "Whether rows are kept in memory: auto (yes, but for .jsonl files over 256 MiB), true, or false "
-            "(each is read from its file and encoded when it is needed; the results are the same)."
-        },
-    )
-    on_overflow: str = field(
-        default="error",
-        metadata={
-            "help": "Rows longer than max_length: error, drop, or truncate (the longer view is cut; "
-            "the end token stays)."
-        },
-    )
-    on_empty: str = field(default="error", metadata={"help": "Rows with an empty or blank view: error or drop."})
-    on_broken: str = field(
-        default="error",
-        metadata={"help": "Rows that are not valid JSON, or lack a field or hold no string in it: error or drop."},
-    )
-    on_duplicate: str = field(
-        default="keep", metadata={"help": "Training rows that repeat an earlier row: keep, drop or error."}
-    )
-    on_leak: str = field(
-        default="drop",
-        metadata={
-            "help": "Training rows whose pair stands in the test or validation file too, and rows of views_file with a "
-            "view that is a text there: drop, keep or error."
-        },
+    on_duplicate: str = setting("keep", "Training rows that repeat an earlier row: keep, drop or error.")
+    on_leak: str = setting(
+        "drop",
+        "Training rows whose pair stands in the test or validation file too, and rows of views_file with a "
+        "view that is a text there: drop, keep or error.",
     )
 
     def __post_init__(self) -> None:

@@ -1,15 +1,22 @@
-"""The hash of encoded rows: two runs with the same one train on the same tokens."""
+"""Hashes of what a run trains on: of its encoded rows, and of its files."""
 
 from __future__ import annotations
 
 import hashlib
 from array import array
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from llm_jepa.objective.pair import Pair
 
+from .sources import local_path
+
 
 class PairsDigest:
-    """Takes pairs in one at a time, in order; what none of them has (views of their own, say) changes nothing."""
+    """The hash of encoded rows: two runs with the same one train on the same tokens.
+
+    Takes pairs in one at a time, in order; a field that no pair has (views of their own, say) changes nothing.
+    """
 
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()
@@ -32,3 +39,38 @@ class PairsDigest:
     def hexdigest(self) -> str:
         """Return the sha256 of all pairs so far."""
         return self._sha256.hexdigest()
+
+
+def digest_rows(pairs: Sequence[Pair]) -> str:
+    """Return the sha256 of all that training reads of the rows; rows that stay on disk know theirs (`sha256`)."""
+    known = getattr(pairs, "sha256", None)
+    if known is not None:
+        return known
+    digest = PairsDigest()
+    for pair in pairs:
+        digest.add(pair)
+    return digest.hexdigest()
+
+
+def data_fingerprint(files: Iterable[str | None]) -> dict[str, str]:
+    """Return the sha256 of each local file, to tell later whether the data changed.
+
+    A folder's hash covers the names and contents of all files in it. None, and names that are not on this
+    disk (data sets of the hub), are left out.
+    """
+    fingerprint = {}
+    for name in files:
+        path = None if name is None else local_path(name)
+        if name is not None and path is not None and path.exists():
+            fingerprint[name] = _hash_path(path)
+    return fingerprint
+
+
+def _hash_path(path: Path) -> str:
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    whole = hashlib.sha256()
+    for entry in sorted(p for p in path.rglob("*") if p.is_file()):
+        whole.update(f"{entry.relative_to(path).as_posix()}\0{_hash_path(entry)}\n".encode())
+    return whole.hexdigest()

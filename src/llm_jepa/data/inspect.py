@@ -15,7 +15,7 @@ from llm_jepa.objective.config import JEPAConfig
 from llm_jepa.objective.documents import IGNORED, Document, Role, Where, documents_of
 from llm_jepa.objective.pair import Pair
 
-from .encode import EncodedPairs
+from .encoded_pairs import EncodedPairs
 
 WIDTH = 80
 

@@ -8,13 +8,10 @@ that it has seen training rows alone. View pairs (`views_file`) go the same way,
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
-from pathlib import Path
+from itertools import chain
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -24,22 +21,20 @@ from llm_jepa.objective.config import JEPAConfig
 
 from .checks import apply_duplicate_policy, apply_leak_policy, find_leaks
 from .config import DataConfig
-from .encode import EncodedPairs, PairEncoder, check_labels, check_system_messages, encode_examples
+from .encode import PairEncoder
+from .encoded_pairs import EncodedPairs, check_labels, check_system_messages, encode_examples
 from .example import Example
 from .lazy_rows import Joined
+from .row_notes import is_chat, notes_on_rows
 from .rows import ReadResult, read_examples, read_training
-from .sources import local_path
 from .splits import split_validation
-from .tokenizer import decode_ids, load_tokenizer, train_tokenizer
+from .tokenizer import load_tokenizer, train_tokenizer
 from .views_file import apply_views_leak_policy, find_views, read_views
 
 logger = logging.getLogger(__name__)
 
 # At most one row in so many is set aside for validation: a small file must keep rows to learn from.
 MOST_ASIDE = 5
-
-_NUM_SERVED = 100  # prompts that are compared with those of a server
-_NUM_ROUND_TRIPS = 100  # answers that are encoded and decoded again at the start; costs milliseconds
 
 
 @dataclass
@@ -161,20 +156,6 @@ def load_rows(file: str, config: DataConfig, encoder: PairEncoder, *, limit: int
     return encoded
 
 
-def data_fingerprint(files: Iterable[str | None]) -> dict[str, str]:
-    """Return the sha256 of each local file, to tell later whether the data changed.
-
-    A folder's hash covers the names and contents of all files in it. None, and names that are not on this
-    disk (data sets of the hub), are left out.
-    """
-    fingerprint = {}
-    for name in files:
-        path = None if name is None else local_path(name)
-        if name is not None and path is not None and path.exists():
-            fingerprint[name] = _hash_path(path)
-    return fingerprint
-
-
 def _read_splits(config: DataConfig, notes: list[str]) -> tuple[dict[str, _Split], dict[str, int]]:
     """Read and clean all splits; return them by their name in `LoadedData`, and counts of leaks and duplicates."""
     train = _Split.of("training", read_training(config))
@@ -211,7 +192,7 @@ def _check_encoded(
     encoder: PairEncoder,
     notes: list[str],
 ) -> None:
-    """Raise where the encoded rows cannot train what was asked for, and say what a user may not expect."""
+    """Raise where the encoded rows cannot train what was asked for, and note what a user may not expect."""
     for name, split in splits.items():
         if split.untrained and name != "test" and jepa.loss_on == "all":
             raise ConfigError(
@@ -219,18 +200,50 @@ def _check_encoded(
                 "trains every token of a row. Set loss_on=code, or remove the field."
             )
         check_labels(encoded[name], encoder, jepa)
-        _note_losses(split, encoded[name], config, notes)
-    _note_forms(splits["train"], encoder, jepa, notes)
-    _note_round_trips(encoded["train"], encoder, notes)
+        notes += _losses(split, encoded[name], config)
     _check_terms(encoded["train"], encoded.get("views"), config, jepa)
-    _note_views(encoded["train"], encoded.get("views"), config, jepa, notes)
-    _note_begin_token(splits["train"], encoded["train"], encoder, notes)
-    _note_serving(encoded["train"], encoder, notes)
-    _note_open_tags(encoded["train"], encoder, notes)
-    if not jepa.train_end_token:
-        notes.append(
-            "End tokens are not under cross-entropy (train_end_token: false): answers will run to max_new_tokens."
+    notes += notes_on_rows(encoded["train"], encoded.get("views"), encoder, config, jepa)
+
+
+def _losses(split: _Split, encoded: EncodedPairs, config: DataConfig) -> list[str]:
+    """Return sentences on rows that were left out or cut, except for those that have a sentence already."""
+    notes = []
+    lost = {name: count for name, count in split.dropped.items() if name not in ("leak", "duplicate", "to_validation")}
+    if lost:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in lost.items())
+        notes.append(f"{sum(lost.values())} of {split.rows_in} {split.name} rows are left out: {reasons}.")
+    if encoded.truncated:
+        notes.append(f"{encoded.truncated} {split.name} rows are cut to max_length={config.max_length} tokens.")
+    return notes
+
+
+def _check_terms(train: EncodedPairs, views: EncodedPairs | None, config: DataConfig, jepa: JEPAConfig) -> None:
+    """Make sure that the JEPA term has rows where it has weight, and that view rows in the steps train something.
+
+    Raises:
+        DataError: If the rows' own flags leave none for the term.
+        ConfigError: If the settings do.
+    """
+    in_steps = views if views is not None and config.trains_view_rows else None
+    num_jepa = train.facts.num_jepa + (0 if in_steps is None else in_steps.facts.num_jepa)
+    if jepa.has_term and len(train) and not num_jepa:
+        if not config.task_views:
+            raise ConfigError(
+                f"task_views=false and views_ratio={config.views_ratio} leave no row with a JEPA term, and "
+                f"jepa_lambda is {jepa.jepa_lambda}. Set views_ratio above 0, task_views to true, or jepa_lambda to 0."
+            )
+        raise DataError(
+            f"None of the {len(train)} training rows has a JEPA term (use_jepa is false in all of them), and "
+            f"jepa_lambda is {jepa.jepa_lambda}. Set use_jepa to true where the views match, or jepa_lambda to 0."
         )
+    if in_steps is not None and not config.views_cross_entropy:
+        num_idle = len(in_steps) - in_steps.facts.num_jepa if jepa.has_term else len(in_steps)
+        if num_idle:
+            raise ConfigError(
+                f"views_cross_entropy=false leaves {num_idle} of the {len(in_steps)} view rows nothing to train: they "
+                "have no JEPA term (jepa_lambda is 0, or the row's use_jepa is false). Set views_cross_entropy to "
+                "true, or views_ratio to 0 in this arm."
+            )
 
 
 def _summarise(
@@ -252,11 +265,11 @@ def _summarise(
     }
     summary |= counts
     summary["vocab_size"] = len(encoder.tokenizer)
-    summary["chat_template"] = encoder.chat is not None and _is_chat(splits["train"])
+    summary["chat_template"] = encoder.chat is not None and is_chat(encoded["train"].examples)
     if config.views_file is not None:
         summary["views_ratio"] = config.views_ratio
         for name in ("train", "views"):
-            summary[name] |= {"jepa": encoded[name].num_jepa, "cross_entropy": encoded[name].num_ce}
+            summary[name] |= {"jepa": encoded[name].facts.num_jepa, "cross_entropy": encoded[name].facts.num_ce}
     return summary
 
 
@@ -335,7 +348,7 @@ def _views_encoder(config: DataConfig, jepa: JEPAConfig, encoder: PairEncoder, v
     Raises:
         ConfigError: If `views_bridge` is the task's own bridge, or view rows are chats, which have their template's.
     """
-    if encoder.chat is not None and _is_chat(views):
+    if encoder.chat is not None and is_chat(views.examples):
         if config.views_bridge != DataConfig.views_bridge:
             raise ConfigError(
                 f"views_bridge={config.views_bridge!r} has no place in rows of messages, which the chat template "
@@ -363,146 +376,3 @@ def _views(examples: Sequence[Example], include_system: bool) -> Iterator[str]:
             yield example.system
         yield example.text
         yield from (view for view in (example.code, example.text_view, example.code_view) if view is not None)
-
-
-def _note_losses(split: _Split, encoded: EncodedPairs, config: DataConfig, notes: list[str]) -> None:
-    told = {"leak", "duplicate", "to_validation"}  # have sentences of their own
-    lost = {reason: count for reason, count in split.dropped.items() if reason not in told}
-    if lost:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in lost.items())
-        notes.append(f"{sum(lost.values())} of {split.rows_in} {split.name} rows are left out: {reasons}.")
-    if encoded.truncated:
-        notes.append(f"{encoded.truncated} {split.name} rows are cut to max_length={config.max_length} tokens.")
-
-
-def _note_forms(train: _Split, encoder: PairEncoder, jepa: JEPAConfig, notes: list[str]) -> None:
-    """Say what the form of the rows leads to, where a user may have meant another."""
-    if encoder.chat is not None and not _is_chat(train):
-        notes.append("The tokenizer has a chat template; it is not used, for the rows are no chats (messages).")
-    if train.examples and train.examples[0].code is None:
-        notes.append(
-            f"Rows hold one text; its first {jepa.jepa_split:.0%} of tokens is the text view, the rest the "
-            "code view. For rows of two columns, set text_column and code_column."
-        )
-
-
-def _is_chat(train: _Split) -> bool:
-    return bool(train.examples) and train.examples[0].messages is not None
-
-
-def _note_round_trips(train: EncodedPairs, encoder: PairEncoder, notes: list[str]) -> None:
-    """Say where the tokenizer does not give an answer back as it was: no model could get it exactly right."""
-    both = zip(train.pairs, train.examples, strict=True)
-    sample = list(islice(((pair, example) for pair, example in both if example.code is not None), _NUM_ROUND_TRIPS))
-    changed = sum(
-        decode_ids(encoder.tokenizer, pair.code_ids[:-1]).strip() != encoder.answer(example).strip()
-        for pair, example in sample
-    )
-    if changed:
-        notes.append(
-            f"The tokenizer does not give back {changed} of the first {len(sample)} answers as they were "
-            "(or max_length cut them): an exact match is out of reach for such rows."
-        )
-
-
-def _check_terms(train: EncodedPairs, views: EncodedPairs | None, config: DataConfig, jepa: JEPAConfig) -> None:
-    """Make sure that the JEPA term has rows where it has weight, and that view rows in the steps train something.
-
-    Raises:
-        DataError: If the rows' own flags leave none for the term.
-        ConfigError: If the settings do.
-    """
-    in_steps = views if views is not None and config.trains_view_rows else None
-    num_jepa = train.num_jepa + (0 if in_steps is None else in_steps.num_jepa)
-    if jepa.has_term and len(train) and not num_jepa:
-        if not config.task_views:
-            raise ConfigError(
-                f"task_views=false and views_ratio={config.views_ratio} leave no row with a JEPA term, and "
-                f"jepa_lambda is {jepa.jepa_lambda}. Set views_ratio above 0, task_views to true, or jepa_lambda to 0."
-            )
-        raise DataError(
-            f"None of the {len(train)} training rows has a JEPA term (use_jepa is false in all of them), and "
-            f"jepa_lambda is {jepa.jepa_lambda}. Set use_jepa to true where the views match, or jepa_lambda to 0."
-        )
-    if in_steps is not None and not config.views_cross_entropy:
-        num_idle = len(in_steps) - in_steps.num_jepa if jepa.has_term else len(in_steps)
-        if num_idle:
-            raise ConfigError(
-                f"views_cross_entropy=false leaves {num_idle} of the {len(in_steps)} view rows nothing to train: they "
-                "have no JEPA term (jepa_lambda is 0, or the row's use_jepa is false). Set views_cross_entropy to "
-                "true, or views_ratio to 0 in this arm."
-            )
-
-
-def _note_views(
-    train: EncodedPairs, views: EncodedPairs | None, config: DataConfig, jepa: JEPAConfig, notes: list[str]
-) -> None:
-    """Say which rows have a JEPA term and which are under cross-entropy, where it is not all of them."""
-    without = len(train) - train.num_jepa
-    if not config.task_views:
-        notes.append("The task's training rows train cross-entropy alone (task_views: false).")
-    elif without:
-        notes.append(f"{without} of {len(train)} training rows train cross-entropy alone (use_jepa: false).")
-    if views is None:
-        return
-    if not config.trains_view_rows:
-        notes.append(f"{len(views)} view rows made the tokenizer, and none is trained on (views_ratio: 0).")
-        return
-    terms = ["the JEPA term"] if jepa.has_term and views.num_jepa else []
-    terms += ["cross-entropy"] if config.views_cross_entropy else []
-    number = f"{len(views)} view rows, {config.views_ratio:g} for each task row of a step"
-    notes.append(f"{number}, train {' and '.join(terms)}.")
-
-
-def _note_begin_token(train: _Split, encoded: EncodedPairs, encoder: PairEncoder, notes: list[str]) -> None:
-    """Say where a chat template leaves out the begin token that the tokenizer puts before any other text."""
-    if encoder.bos_ids and len(encoded) and _is_chat(train) and encoded.pairs[0].text_ids[:1] != encoder.bos_ids:
-        notes.append(
-            f"The tokenizer begins a text with {encoder.tokenizer.bos_token!r}, its chat template does not: rows have "
-            "no begin token, as in every other tool that uses the template."
-        )
-
-
-def _note_serving(train: EncodedPairs, encoder: PairEncoder, notes: list[str]) -> None:
-    """Say where a prompt has other tokens than a server of the chat template will send."""
-    if encoder.chat is None:
-        return
-    chats = [example for example in islice(train.examples, _NUM_SERVED) if example.messages is not None]
-    prompts = [(example.source, encoder.encode_prompt(example), encoder.served_prompt(example)) for example in chats]
-    differing = [each for each in prompts if each[1] != each[2]]
-    if not differing:
-        return
-    source, ours, theirs = differing[0]
-    start = next((place for place, both in enumerate(zip(ours, theirs, strict=False)) if both[0] != both[1]), -1)
-    shown = [encoder.tokenizer.convert_ids_to_tokens(ids[start:][:4]) for ids in (ours, theirs)]
-    notes.append(
-        f"{len(differing)} of the first {len(chats)} prompts are not those of apply_chat_template, which servers use: "
-        f"in {source} it has {shown[1]} where training has {shown[0]}. Names of control tokens in a message are one "
-        "cause, a template that writes today's date is another."
-    )
-
-
-def _note_open_tags(train: EncodedPairs, encoder: PairEncoder, notes: list[str]) -> None:
-    """Say where a chat template opens a thought that the answers do not end."""
-    both = [
-        (re.search(r"<(\w+)>\s*\Z", decode_ids(encoder.tokenizer, list(pair.bridge_ids))), encoder.answer(example))
-        for pair, example in islice(zip(train.pairs, train.examples, strict=True), _NUM_SERVED)
-        if encoder.chat is not None and example.messages is not None
-    ]
-    found = [tag[1] for tag, answer in both if tag and f"</{tag[1]}>" not in answer]
-    if found:
-        notes.append(
-            f"The chat template opens <{found[0]}> before an answer, and {len(found)} of the first {len(both)} answers "
-            f"do not close it: servers will take such an answer for what is inside. Write </{found[0]}> into the "
-            "answers, or let the template not open it (chat_template_kwargs)."
-        )
-
-
-def _hash_path(path: Path) -> str:
-    if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    whole = hashlib.sha256()
-    for entry in sorted(p for p in path.rglob("*") if p.is_file()):
-        whole.update(f"{entry.relative_to(path).as_posix()}\0{_hash_path(entry)}\n".encode())
-    return whole.hexdigest()

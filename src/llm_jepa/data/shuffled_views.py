@@ -7,13 +7,11 @@ import random
 from array import array
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from functools import cached_property
-from typing import overload
 
 from llm_jepa.objective import Pair
 
-from .digest import PairsDigest
-from .encode import row_lengths
+from .encoded_pairs import row_lengths
+from .lazy_rows import LazySequence
 
 
 def shuffle_code_views(pairs: Sequence[Pair], seed: int) -> Sequence[Pair]:
@@ -42,7 +40,7 @@ def shuffle_code_views(pairs: Sequence[Pair], seed: int) -> Sequence[Pair]:
     return list(shuffled) if isinstance(pairs, list) else shuffled
 
 
-class ShuffledPairs(Sequence[Pair]):
+class ShuffledPairs(LazySequence[Pair]):
     """Pairs with the code views of others, made when they are asked for.
 
     Args:
@@ -58,25 +56,9 @@ class ShuffledPairs(Sequence[Pair]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    @overload
-    def __getitem__(self, place: int) -> Pair: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[Pair]: ...
-
-    def __getitem__(self, place: int | slice) -> Pair | list[Pair]:
-        if isinstance(place, slice):
-            return [self[each] for each in range(len(self))[place]]
-        pair, other = self.pairs[place], self.others.get(place % len(self))
+    def _make(self, place: int) -> Pair:
+        pair, other = self.pairs[place], self.others.get(place)
         return pair if other is None else dataclasses.replace(pair, other_code_ids=other.tolist())
-
-    @cached_property
-    def sha256(self) -> str:
-        """Hash of all pairs; takes a pass over them, once."""
-        digest = PairsDigest()
-        for pair in self:
-            digest.add(pair)
-        return digest.hexdigest()
 
 
 def exchange(codes: Sequence[Hashable], seed: int) -> list[int]:

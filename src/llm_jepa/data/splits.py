@@ -1,18 +1,24 @@
-"""Setting validation rows aside."""
+"""Rows set aside: for validation, or as a test file of their own."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 
-from llm_jepa.errors import DataError
+from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.files import expanded, write_whole
 
-from .checks import KEY_BYTES, KEY_DTYPE, pair_key
+from .checks import KEY_DTYPE, hash_key, pair_key
+from .config import DataConfig
 from .example import Example
+from .json_lines import iter_lines
 from .lazy_rows import take
+from .rows import read_examples
+
+TRAIN, TEST = "train.jsonl", "test.jsonl"
 
 
 def split_validation(
@@ -55,13 +61,58 @@ def split_validation(
     return take(examples, kept), [examples[place] for place in chosen]
 
 
+def split_file(
+    file: Path, num_test: int, out: Path, config: DataConfig, *, seed: int = 0, force: bool = False
+) -> dict[str, int]:
+    """Write the rows of a JSONL file as `OUT/train.jsonl` and `OUT/test.jsonl`, as they stand, in their order.
+
+    Rows of one pair, and of one `group`, stay together: no test pair is in the training file.
+
+    Args:
+        file: The rows, in any form that training takes.
+        num_test: Rows of the test file; fewer where rows that stay together would go over it.
+        out: The folder.
+        config: Column names, and what becomes of broken rows.
+        seed: Another seed chooses others.
+        force: Write over files that exist.
+
+    Returns:
+        The number of rows of each of the two files.
+
+    Raises:
+        ConfigError: If the file is no JSONL, or a file is there already.
+        DataError: If a row cannot be read, or none would be left to train on, or to test on.
+    """
+    file = expanded(file)
+    if file.suffix != ".jsonl":
+        raise ConfigError(f"{file} is split by its lines. Expected a .jsonl file.")
+    for name in (TRAIN, TEST):
+        if (out / name).exists() and not force:
+            raise ConfigError(f"{out / name} is there already. Choose another --out, or write over it with --force.")
+    examples = read_examples(str(file), config).examples
+    if num_test >= len(examples):
+        raise DataError(f"{num_test} test rows leave none to train on: {file} has {len(examples)}. Ask for fewer.")
+    parts = dict(zip((TRAIN, TEST), split_validation(examples, num_test, seed), strict=True))
+    if not parts[TEST]:
+        raise DataError(
+            f"No rows of {file} fit into {num_test} test rows: rows with one pair, or one group, stay together. Ask "
+            "for more, or remove repeated rows."
+        )
+    lines = {number: raw for number, raw in iter_lines(file) if raw is not None}
+    out.mkdir(parents=True, exist_ok=True)
+    for name, rows in parts.items():
+        chosen = (lines[int(row.source.rpartition(":")[2])] for row in rows)
+        write_whole(out / name, "".join(raw.decode("utf-8") + "\n" for raw in chosen))
+    return {name: len(rows) for name, rows in parts.items()}
+
+
 def _ranks(examples: Sequence[Example], seed: int) -> np.ndarray:
     """Return 16 bytes a row, equal for rows that stay together; in their order rows are chosen."""
     # A hash ranks the pairs as a shuffle would, but each pair by itself, whatever the other rows are.
     ranks = bytearray()
     groups: dict[int, str] = {}
     for place, example in enumerate(examples):
-        ranks += _hash((seed, pair_key(example)))
+        ranks += hash_key((seed, pair_key(example)))
         if example.group is not None:
             groups[place] = example.group
     of_pairs = np.frombuffer(ranks, KEY_DTYPE)
@@ -78,11 +129,7 @@ def _join_groups(ranks: np.ndarray, groups: dict[int, str], seed: int) -> np.nda
             name = above
         return name
 
-    rank_of = {group: _hash((seed, "group", group)) for group in groups.values()}
+    rank_of = {group: hash_key((seed, "group", group)) for group in groups.values()}
     for place, group in groups.items():
         parent[root(ranks[place])] = root(rank_of[group])
     return np.array([root(rank) for rank in ranks.tolist()], KEY_DTYPE)
-
-
-def _hash(key: object) -> bytes:
-    return hashlib.blake2b(repr(key).encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()

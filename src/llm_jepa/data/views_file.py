@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from llm_jepa.errors import DataError
 
 from .checks import hash_key
 from .config import DataConfig
 from .example import Example
-from .lazy_rows import take
+from .lazy_rows import leave_out
 from .row_forms import RowForm
 from .rows import ReadResult, read_examples
 
@@ -101,8 +99,4 @@ def apply_views_leak_policy(
             f"{views[found[0]].source}: one of its views is the text of a test or validation row; {len(found)} rows of "
             "views_file have such a view. Expected none (on_leak=error). Remove them, or set on_leak=drop."
         )
-    if policy != "drop" or not found:
-        return views, len(found)
-    kept = np.ones(len(views), bool)
-    kept[found] = False
-    return take(views, np.flatnonzero(kept).tolist()), len(found)
+    return leave_out(views, found) if policy == "drop" else views, len(found)

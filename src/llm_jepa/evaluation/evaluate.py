@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm_jepa.data.encode import EncodedPairs, PairEncoder
+from llm_jepa.data.encode import PairEncoder
+from llm_jepa.data.encoded_pairs import EncodedPairs
 from llm_jepa.data.example import Example
 from llm_jepa.errors import DataError, nearest
 from llm_jepa.objective import LLMJEPA

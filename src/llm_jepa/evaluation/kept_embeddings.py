@@ -20,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from llm_jepa.data.encode import EncodedPairs, PairEncoder
+from llm_jepa.data.encode import PairEncoder
+from llm_jepa.data.encoded_pairs import EncodedPairs
 from llm_jepa.errors import DataError
 from llm_jepa.files import put_in_place, staged_beside
 from llm_jepa.objective import LLMJEPA, JEPAConfig

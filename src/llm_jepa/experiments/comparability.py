@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llm_jepa.data.prepare import data_fingerprint
+from llm_jepa.data.digest import data_fingerprint
 from llm_jepa.errors import ConfigError
 from llm_jepa.files import reading_run
 from llm_jepa.runs.settings import RunConfig

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from llm_jepa.data.encode import EncodedPairs
+from llm_jepa.data.encoded_pairs import EncodedPairs
 from llm_jepa.data.generated_files import with_files
 from llm_jepa.data.prepare import load_data, load_rows
 from llm_jepa.errors import ConfigError, DataError

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from llm_jepa.data.prepare import data_fingerprint
+from llm_jepa.data.digest import data_fingerprint
 from llm_jepa.data.sources import local_path
 from llm_jepa.errors import DataError
 

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -33,7 +33,7 @@ from transformers import (
 from transformers.trainer_utils import IntervalStrategy
 
 from llm_jepa.data.context import Context
-from llm_jepa.data.encode import EncodedPairs
+from llm_jepa.data.encoded_pairs import EncodedPairs
 from llm_jepa.data.generated_files import with_files
 from llm_jepa.data.prepare import LoadedData, load_data
 from llm_jepa.data.shuffled_views import about_exchange, shuffle_code_views
@@ -139,7 +139,7 @@ def _train_claimed(run: RunConfig, seed: int, folder: Path, *, progress: bool) -
     report["alarm"] = trainer.alarm.summary() if run.jepa.uses_views and trainer.alarm.could_alarm else None
     report["num_parameters"] = num_parameters(trainer.jepa.model)
     report["num_trained_parameters"] = num_parameters(trainer.jepa, trained=True)  # [PRED] among them
-    size = cast(JEPATrainingArguments, trainer.args).max_shard_size
+    size = trainer.args.max_shard_size
     save_jepa(trainer.jepa, folder / "model", data.tokenizer, max_shard_size=size)
     on_main(write_json, folder / "eval.json", _json_safe(report))
     on_main(write_whole, folder / "DONE", "")
@@ -406,7 +406,7 @@ class Models(dict[str, nn.Module]):
 
 def _build_jepa(run: RunConfig, data: LoadedData, seed: int, models: Models | None = None) -> LLMJEPA:
     splits = (data.train, data.validation, data.test, data.views, data.views_validation)
-    longest = max(split.longest for split in splits)
+    longest = max(split.facts.longest for split in splits)
     ids = {"end_id": data.encoder.end_ids[0], "pad_id": data.encoder.pad_id}
     use_cpu = bool(run.training.get("use_cpu"))
 
@@ -430,7 +430,7 @@ def _evaluation_settings(run: RunConfig, data: LoadedData) -> EvaluationConfig:
     """Fill in the longest answer: that of the training rows plus 16, so that a model that does not stop is seen."""
     if run.evaluation.max_new_tokens is not None:
         return run.evaluation
-    return replace(run.evaluation, max_new_tokens=data.train.longest_code + 16)
+    return replace(run.evaluation, max_new_tokens=data.train.facts.longest_code + 16)
 
 
 def check_answers(run: RunConfig, data: LoadedData) -> list[str]:

@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.context import Context
-from llm_jepa.data.encode import EncodedPairs, PairEncoder
+from llm_jepa.data.encode import PairEncoder
+from llm_jepa.data.encoded_pairs import EncodedPairs
 from llm_jepa.data.example import Example
 from llm_jepa.data.prepare import load_rows
 from llm_jepa.data.tokenizer import check_tokenizer_fits, load_tokenizer

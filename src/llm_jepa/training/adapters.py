@@ -9,7 +9,7 @@ predictor.py`), trained whatever the adapter freezes, and saved beside it in jep
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.fields import setting
 from llm_jepa.files import expanded
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -38,30 +39,22 @@ class AdapterConfig:
         ValueError: If a value is out of range, or set where there is no adapter.
     """
 
-    lora_r: int = field(
-        default=0,
-        metadata={
-            "help": "Rank of the LoRA matrices; 16, say. 0 trains all weights. Needs model_name_or_path; [PRED] is "
-            "trained with either."
-        },
+    lora_r: int = setting(
+        0,
+        "Rank of the LoRA matrices; 16, say. 0 trains all weights. Needs model_name_or_path; [PRED] is "
+        "trained with either.",
     )
-    lora_alpha: float = field(
-        default=32.0, metadata={"help": "Scale of the LoRA matrices: their product counts lora_alpha / lora_r times."}
+    lora_alpha: float = setting(32.0, "Scale of the LoRA matrices: their product counts lora_alpha / lora_r times.")
+    lora_dropout: float = setting(0.0, "Dropout before the LoRA matrices.")
+    lora_target_modules: list[str] | str = setting(
+        ALL_LINEAR,
+        "Layers that get LoRA matrices: all-linear (every linear layer but the head), a list of names "
+        "([q_proj, v_proj], say), or a regular expression.",
     )
-    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the LoRA matrices."})
-    lora_target_modules: list[str] | str = field(
-        default=ALL_LINEAR,
-        metadata={
-            "help": "Layers that get LoRA matrices: all-linear (every linear layer but the head), a list of names "
-            "([q_proj, v_proj], say), or a regular expression."
-        },
-    )
-    quantization: str = field(
-        default="none",
-        metadata={
-            "help": "none, or 4bit: the frozen weights in 4 bits (QLoRA), on a GPU or, slowly, a CPU. Needs lora_r and "
-            "`pip install llm-jepa[qlora]`."
-        },
+    quantization: str = setting(
+        "none",
+        "none, or 4bit: the frozen weights in 4 bits (QLoRA), on a GPU or, slowly, a CPU. Needs lora_r and "
+        "`pip install llm-jepa[qlora]`.",
     )
 
     def __post_init__(self) -> None:

@@ -6,11 +6,13 @@ import logging
 import math
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
+
+from llm_jepa.fields import setting, setting_made_by
 
 from .saving import MAX_SHARD_SIZE
 
@@ -57,85 +59,57 @@ class JEPATrainingArguments(TrainingArguments):
     gradient checkpointing is the non-reentrant one.
     """
 
-    output_dir: str | None = field(default=None, metadata={"help": "Folder of checkpoints and of the model."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate (our choice, for `nano`)."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Pairs in a batch, on each device."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Shape of the learning rate over the steps."})
-    warmup_steps: float = field(
-        default=0.05, metadata={"help": "Steps of linear warm-up; below 1, a share of all steps."}
+    output_dir: str | None = setting(None, "Folder of checkpoints and of the model.")
+    learning_rate: float = setting(1e-3, "Peak learning rate (our choice, for `nano`).")
+    per_device_train_batch_size: int = setting(32, "Pairs in a batch, on each device.")
+    lr_scheduler_type: str = setting("cosine", "Shape of the learning rate over the steps.")
+    warmup_steps: float = setting(0.05, "Steps of linear warm-up; below 1, a share of all steps.")
+    logging_steps: float = setting(20, "Steps between two lines of the training log.")
+    save_strategy: str = setting("no", "When checkpoints are written: no, steps or epoch.")
+    save_steps: float | None = setting(  # type: ignore[assignment]
+        None, "Steps between two checkpoints; below 1, a share of all steps. None are written by default."
     )
-    logging_steps: float = field(default=20, metadata={"help": "Steps between two lines of the training log."})
-    save_strategy: str = field(default="no", metadata={"help": "When checkpoints are written: no, steps or epoch."})
-    save_steps: float | None = field(  # type: ignore[assignment]
-        default=None,
-        metadata={"help": "Steps between two checkpoints; below 1, a share of all steps. None are written by default."},
+    eval_strategy: str = setting("steps", "When held-out rows are looked at: no, steps, epoch.")
+    eval_steps: float | None = setting(0.1, "Steps between two looks at held-out rows; below 1, a share of all steps.")
+    report_to: str | list[str] = setting("none", "Trackers to report to; none by default.")
+    remove_unused_columns: bool = setting(False, "Must stay off: rows are pairs.")
+    logging_nan_inf_filter: bool = setting(False, "Must stay off: it would hide a nan loss.")
+    save_on_each_node: bool = setting(False, "Must stay off: all machines see one output folder, and rank 0 writes it.")
+    train_sampling_strategy: str = setting(
+        AUTO,
+        "Order of training rows: group_by_length (least padding), random, sequential, or auto (random "
+        "with packing, else group_by_length).",
     )
-    eval_strategy: str = field(
-        default="steps", metadata={"help": "When held-out rows are looked at: no, steps, epoch."}
+    packing: bool = setting(
+        False,
+        "Lay several pairs into a row; each sees itself alone. Loss and gradients are the same to "
+        "rounding, not to the bit. A step has the same number of pairs as without.",
     )
-    eval_steps: float | None = field(
-        default=0.1, metadata={"help": "Steps between two looks at held-out rows; below 1, a share of all steps."}
+    pack_length: int | None = setting(
+        None, "Tokens that a packed row has room for. Default: those of the longest pair of the batch."
     )
-    report_to: str | list[str] = field(default="none", metadata={"help": "Trackers to report to; none by default."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off: rows are pairs."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must stay off: it would hide a nan loss."})
-    save_on_each_node: bool = field(
-        default=False, metadata={"help": "Must stay off: all machines see one output folder, and rank 0 writes it."}
+    precision: str = setting("auto", "auto (bf16 on a GPU that has it, else float32), float32 or bf16.")
+    sum_micro_batches: bool = setting(
+        False,
+        "Take both terms' means over each micro-batch alone and add them up: before clipping, the gradient "
+        "of a step is about gradient_accumulation_steps times as large. The published JEPA trainer does that, its "
+        "baseline's does not. Several processes average their sums. With one micro-batch a step, in one process, "
+        "nothing changes.",
     )
-    train_sampling_strategy: str = field(
-        default=AUTO,
-        metadata={
-            "help": "Order of training rows: group_by_length (least padding), random, sequential, or auto (random "
-            "with packing, else group_by_length)."
-        },
-    )
-    packing: bool = field(
-        default=False,
-        metadata={
-            "help": "Lay several pairs into a row; each sees itself alone. Loss and gradients are the same to "
-            "rounding, not to the bit. A step has the same number of pairs as without."
-        },
-    )
-    pack_length: int | None = field(
-        default=None,
-        metadata={"help": "Tokens that a packed row has room for. Default: those of the longest pair of the batch."},
-    )
-    precision: str = field(
-        default="auto", metadata={"help": "auto (bf16 on a GPU that has it, else float32), float32 or bf16."}
-    )
-    sum_micro_batches: bool = field(
-        default=False,
-        metadata={
-            "help": "Take both terms' means over each micro-batch alone and add them up: before clipping, the gradient "
-            "of a step is about gradient_accumulation_steps times as large. The published JEPA trainer does that, its "
-            "baseline's does not. Several processes average their sums. With one micro-batch a step, in one process, "
-            "nothing changes."
-        },
-    )
-    monitor_pairs: int = field(
-        default=128, metadata={"help": "Held-out pairs whose embeddings are looked at, in one batch."}
-    )
-    stop_on_collapse: bool = field(
-        default=False,
-        metadata={
-            "help": "End the run when the collapse alarm goes off (at its third look at the earliest), instead of "
-            "going on."
-        },
+    monitor_pairs: int = setting(128, "Held-out pairs whose embeddings are looked at, in one batch.")
+    stop_on_collapse: bool = setting(
+        False, "End the run when the collapse alarm goes off (at its third look at the earliest), instead of going on."
     )
 
-    max_shard_size: str = field(
-        default=MAX_SHARD_SIZE,
-        metadata={
-            "help": "Size of the largest file of weights in checkpoints and in the model: 5GB, say. Larger models are "
-            "written as several, with an index, as transformers does."
-        },
+    max_shard_size: str = setting(
+        MAX_SHARD_SIZE,
+        "Size of the largest file of weights in checkpoints and in the model: 5GB, say. Larger models are "
+        "written as several, with an index, as transformers does.",
     )
-    allow_changed: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Settings, by name, that may differ from those of the run that is resumed, and train_rows, "
-            "view_rows, tokenizer, num_processes. None may by default."
-        },
+    allow_changed: list[str] = setting_made_by(
+        list,
+        "Settings, by name, that may differ from those of the run that is resumed, and train_rows, "
+        "view_rows, tokenizer, num_processes. None may by default.",
     )
 
     def __post_init__(self) -> None:

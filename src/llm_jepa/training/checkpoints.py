@@ -137,14 +137,9 @@ def find_newest(output_dir: str | Path) -> Path | None:
     return None
 
 
-def read_facts(checkpoint: str | Path) -> dict[str, Any]:
-    """Return the facts that `publish` wrote; the checkpoint must be whole."""
-    return json.loads((Path(checkpoint) / MANIFEST).read_text(encoding="utf-8"))["facts"]
-
-
-def read_times(checkpoint: str | Path) -> dict[str, Any]:
-    """Return the times that `publish` wrote; none of a checkpoint of an earlier version."""
-    return json.loads((Path(checkpoint) / MANIFEST).read_text(encoding="utf-8")).get("times", {})
+def read_manifest(checkpoint: str | Path) -> dict[str, Any]:
+    """Return what `publish` wrote about a whole checkpoint: its `facts` and `times` among it."""
+    return json.loads((Path(checkpoint) / MANIFEST).read_text(encoding="utf-8"))
 
 
 def rotate(output_dir: str | Path, limit: int | None, keep: str | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from transformers.utils import find_adapter_config_file
 
 from llm_jepa.data.tokenizer import check_tokenizer_fits, load_tokenizer
 from llm_jepa.errors import ConfigError
+from llm_jepa.fields import setting
 from llm_jepa.files import expanded, is_path
 from llm_jepa.objective.backbone import ATTENTION
 
@@ -62,40 +63,30 @@ class ModelConfig:
         ValueError: If no preset has the name, or code of a repository would run that is not pinned.
     """
 
-    model: str = field(
-        default="nano",
-        metadata={
-            "help": "Preset with random weights: nano (about 1 million parameters), mini (about 15 million), "
-            "gpt2-124m or llama-1b. Not used with model_name_or_path."
-        },
+    model: str = setting(
+        "nano",
+        "Preset with random weights: nano (about 1 million parameters), mini (about 15 million), "
+        "gpt2-124m or llama-1b. Not used with model_name_or_path.",
     )
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "A pretrained causal language model: a folder, or a name on the hub."}
+    model_name_or_path: str | None = setting(
+        None, "A pretrained causal language model: a folder, or a name on the hub."
     )
-    model_revision: str | None = field(
-        default=None,
-        metadata={"help": "Branch, tag or commit of model_name_or_path on the hub; the newest if not set."},
+    model_revision: str | None = setting(
+        None, "Branch, tag or commit of model_name_or_path on the hub; the newest if not set."
     )
-    trust_remote_code: bool = field(
-        default=False,
-        metadata={
-            "help": "Run the Python code that the model brings along. Needs model_revision, as the 40 digits of the "
-            "commit whose code you have read."
-        },
+    trust_remote_code: bool = setting(
+        False,
+        "Run the Python code that the model brings along. Needs model_revision, as the 40 digits of the "
+        "commit whose code you have read.",
     )
-    weights_dtype: str = field(
-        default="float32",
-        metadata={
-            "help": "float32, or bf16: weights, optimizer states and forward in bf16, without a float32 copy, as in "
-            "the published code; a step below 1/512 of a weight is lost. Not with LoRA, nor with jepa_target ema."
-        },
+    weights_dtype: str = setting(
+        "float32",
+        "float32, or bf16: weights, optimizer states and forward in bf16, without a float32 copy, as in "
+        "the published code; a step below 1/512 of a weight is lost. Not with LoRA, nor with jepa_target ema.",
     )
-    dropout: float = field(default=0.0, metadata={"help": "Dropout of a preset (attention; in GPT-2 also the rest)."})
-    attn_implementation: str | None = field(
-        default=None,
-        metadata={
-            "help": "sdpa, eager or, on a GPU, flex_attention; by default what transformers chooses for the model."
-        },
+    dropout: float = setting(0.0, "Dropout of a preset (attention; in GPT-2 also the rest).")
+    attn_implementation: str | None = setting(
+        None, "sdpa, eager or, on a GPU, flex_attention; by default what transformers chooses for the model."
     )
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from llm_jepa.data.digest import PairsDigest
+from llm_jepa.data.digest import digest_rows
 from llm_jepa.errors import ConfigError
 from llm_jepa.objective import JEPAConfig, Pair
 
@@ -95,20 +95,6 @@ def check_resume(before: dict[str, Any], now: dict[str, Any], allowed: Collectio
             + f"Go back to these, choose another --out, or accept the change with {flags}."
         )
     return names
-
-
-def digest_rows(pairs: Sequence[Pair]) -> str:
-    """Return the sha256 of all that training reads of the rows, in order.
-
-    Rows that know their own digest (`sha256`), such as those that stay on disk, are asked for it.
-    """
-    known = getattr(pairs, "sha256", None)
-    if known is not None:
-        return known
-    digest = PairsDigest()
-    for pair in pairs:
-        digest.add(pair)
-    return digest.hexdigest()
 
 
 def digest_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from llm_jepa.data.lazy_rows import Joined
 from llm_jepa.errors import ConfigError, DataError
@@ -14,6 +15,24 @@ from llm_jepa.objective.distances import IN_BATCH
 from .arguments import JEPATrainingArguments
 
 logger = logging.getLogger(__name__)
+
+
+def check_rows(name: str, rows: Any) -> None:
+    """Refuse rows that are not pairs, such as those of a Dataset: they would fail deep in the loader."""
+    if rows is None or (isinstance(rows, Sequence) and not len(rows)):
+        return
+    try:
+        looked_at = rows if isinstance(rows, list | tuple) else [rows[0]]  # of others, each may be read from a file
+    except (TypeError, KeyError, IndexError):  # no sequence at all
+        looked_at = [None]
+    strange = [type(row).__name__ for row in looked_at if not isinstance(row, Pair)]
+    if strange:
+        of_what = f", a row {strange[0]}" if looked_at[0] is not None else ""
+        raise ConfigError(
+            f"{name} is of type {type(rows).__name__}{of_what}; expected a sequence of Pair, which holds token ids. "
+            "Read files with llm_jepa.data.prepare.load_data and take its .train.pairs, or encode each text with "
+            "PairEncoder of llm_jepa.data.encode."
+        )
 
 
 def check_work(

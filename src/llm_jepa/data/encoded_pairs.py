@@ -1,0 +1,288 @@
+"""The encoded rows of a split: what became of each example, and the checks that every row must pass."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from llm_jepa.errors import DataError
+from llm_jepa.objective.config import JEPAConfig
+from llm_jepa.objective.layout import IGNORED, FusedCollator, Pair
+
+from .config import DataConfig
+from .digest import PairsDigest
+from .encode import EmptyViewError, PairEncoder
+from .example import Example
+from .lazy_rows import Joined, LazySequence, StoredExamples
+
+_NUM_LABELLED = 100  # rows whose labels are looked at before training; labels are made by one rule for all
+
+
+@dataclass
+class PairFacts:
+    """What is known of many pairs without keeping them.
+
+    Attributes:
+        lengths: Tokens of each pair's row.
+        longest: Tokens of the longest row, or of a view beside it that is longer; 0 without rows.
+        longest_code: Tokens of the longest answer, end token included; 0 without rows.
+        num_jepa: Number of pairs that have a JEPA term.
+        num_ce: Number of pairs that are under cross-entropy.
+    """
+
+    lengths: array = field(default_factory=lambda: array("i"))
+    longest: int = 0
+    longest_code: int = 0
+    num_jepa: int = 0
+    num_ce: int = 0
+
+    def add(self, pair: Pair) -> None:
+        """Take in one pair."""
+        self.lengths.append(len(pair))
+        self.longest = max(self.longest, longest_part(pair))
+        self.longest_code = max(self.longest_code, len(pair.code_ids))
+        self.num_jepa += pair.use_jepa
+        self.num_ce += pair.use_ce
+
+
+class StoredPairs(LazySequence[Pair]):
+    """Pairs of rows that stay in their file: each is read and encoded when it is asked for.
+
+    Attributes:
+        facts: Known from the one pass that checked them, so that nothing need encode them all again.
+        sha256: The hash of all pairs, known from the same pass.
+    """
+
+    def __init__(
+        self,
+        examples: StoredExamples,
+        encoder: PairEncoder,
+        config: DataConfig,
+        facts: PairFacts,
+        sha256: str,
+        marks: dict[str, bool],
+    ) -> None:
+        self.examples = examples
+        self.encoder = encoder
+        self.config = config
+        self.facts = facts
+        self.lengths = facts.lengths
+        self.sha256 = sha256
+        self.marks = marks
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def _make(self, place: int) -> Pair:
+        pair, _ = encode_one(self.examples[place], self.encoder, self.config)
+        assert pair is not None, "the row was kept when the file was read"
+        return mark(pair, self.marks)
+
+
+@dataclass
+class EncodedPairs:
+    """Pairs of one split, with the examples they came from, and what became of the other rows.
+
+    Always `rows_in == len(pairs) + sum(dropped.values())`, and `pairs[i]` encodes `examples[i]`.
+
+    Attributes:
+        pairs: Token ids, none longer than `max_length`.
+        examples: The texts, in step with `pairs`.
+        rows_in: Examples that were handed in.
+        dropped: Examples left out, by reason: `empty`, `overflow`.
+        truncated: Pairs that were cut to `max_length`; they are among `pairs`.
+    """
+
+    pairs: Sequence[Pair] = field(default_factory=list)
+    examples: Sequence[Example] = field(default_factory=list)
+    rows_in: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    truncated: int = 0
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def facts(self) -> PairFacts:
+        """What is known of the pairs; those that stay on disk are not read for it."""
+        if isinstance(self.pairs, StoredPairs):
+            return self.pairs.facts
+        facts = PairFacts()
+        for pair in self.pairs:
+            facts.add(pair)
+        return facts
+
+
+def row_lengths(pairs: Sequence[Pair]) -> Sequence[int]:
+    """Return the tokens of each pair's row; pairs that know their `lengths` are not encoded for it."""
+    if isinstance(pairs, Joined):
+        return [length for part in pairs.parts for length in row_lengths(part)]
+    known = getattr(pairs, "lengths", None)
+    return [len(pair) for pair in pairs] if known is None else known
+
+
+def longest_part(pair: Pair) -> int:
+    """Return the length of the row, or of a view beside it that is longer."""
+    return max(len(pair), len(pair.text_view_ids or ()), len(pair.code_view_ids or ()))
+
+
+def encode_examples(
+    examples: Sequence[Example], encoder: PairEncoder, config: DataConfig, **marks: bool
+) -> EncodedPairs:
+    """Encode examples under the configured policies for empty and over-long rows, and check the result.
+
+    Rows that stay on disk are encoded once, to check them; nothing is kept of it but lengths and hash.
+    `marks` are fields that all pairs get, such as `use_ce=False`; a `use_jepa` of a row's own that is false stays.
+
+    Raises:
+        DataError: If a row is empty or too long and its policy is `error`, if a row cannot be encoded, or if
+            some row does not end with its end token.
+    """
+    check_system_messages(examples, encoder)
+    encoded = EncodedPairs(rows_in=len(examples))
+    kept = _encode_each(examples, encoder, config, encoded, marks)
+    if not isinstance(examples, StoredExamples):
+        places_and_pairs = list(kept)
+        encoded.pairs = [pair for _, pair in places_and_pairs]
+        encoded.examples = [examples[place] for place, _ in places_and_pairs]
+        return encoded
+    places, facts, digest = array("q"), PairFacts(), PairsDigest()
+    for place, pair in kept:
+        places.append(place)
+        facts.add(pair)
+        digest.add(pair)
+    encoded.examples = stored = examples.take(places)
+    encoded.pairs = StoredPairs(stored, encoder, config, facts, digest.hexdigest(), marks)
+    return encoded
+
+
+def _encode_each(
+    examples: Iterable[Example], encoder: PairEncoder, config: DataConfig, account: EncodedPairs, marks: dict[str, bool]
+) -> Iterator[tuple[int, Pair]]:
+    """Yield place and pair of each example that is kept, checked; count the others in `account`."""
+    for place, example in enumerate(examples):
+        pair, fate = encode_one(example, encoder, config)
+        if pair is None:
+            account.dropped[fate] = account.dropped.get(fate, 0) + 1
+            continue
+        account.truncated += fate == "truncated"
+        check_special_tokens(pair, example, encoder)
+        yield place, mark(pair, marks)
+
+
+def encode_one(example: Example, encoder: PairEncoder, config: DataConfig) -> tuple[Pair | None, str]:
+    """Encode one example under the configured policies.
+
+    Returns:
+        The pair and `kept` or `truncated`, or None and the reason why the row is dropped.
+
+    Raises:
+        DataError: If the policy for its fault is `error`, or if it cannot be encoded.
+    """
+    try:
+        pair = encoder.encode(example)
+    except EmptyViewError:
+        if config.on_empty == "error":
+            raise
+        return None, "empty"
+    if longest_part(pair) <= config.max_length:
+        return pair, "kept"
+    if config.on_overflow == "error":
+        raise DataError(_overflow_text(example, pair, config.max_length))
+    if config.on_overflow == "drop":
+        return None, "overflow"
+    return encoder.truncate(example, pair, config.max_length), "truncated"
+
+
+def mark(pair: Pair, marks: dict[str, bool]) -> Pair:
+    """Return the pair with fields that are false set so; none becomes true."""
+    false = {name: False for name, value in marks.items() if not value}
+    return replace(pair, **false) if false else pair  # type: ignore[arg-type]
+
+
+def check_special_tokens(pair: Pair, example: Example, encoder: PairEncoder) -> None:
+    """Check one row: its end token stands at its end alone, and it does not begin with two begin tokens.
+
+    Raises:
+        DataError: If it does not hold.
+    """
+    end_id = encoder.end_id(example)
+    if pair.code_ids[-1] != end_id or end_id in pair.code_ids[:-1]:
+        name = encoder.tokenizer.convert_ids_to_tokens(end_id)
+        raise DataError(
+            f"{example.source}: the end token {name!r} must be the last token of the row and stand "
+            "nowhere else in the answer. The tokenizer reads it out of plain text; use one that does not."
+        )
+    begin = encoder.tokenizer.bos_token_id
+    for ids in (pair.text_ids, pair.text_view_ids, pair.code_view_ids):
+        if begin is not None and ids is not None and ids[:2] == [begin, begin]:
+            raise DataError(
+                f"{example.source}: the row begins with two begin tokens {encoder.tokenizer.bos_token!r}, where a "
+                "model expects one. The chat template writes both: take one out of it."
+            )
+
+
+def check_labels(encoded: EncodedPairs, encoder: PairEncoder, jepa: JEPAConfig) -> None:
+    """Check on the first rows, laid out as training lays them out, that the last label is the end token.
+
+    A collator that hides padding by its id hides the end token too where both are one token: the rows are right
+    then, and the model still never learns to stop. Nothing is checked with `train_end_token` off.
+
+    Raises:
+        DataError: If the end token of a row is not under cross-entropy.
+    """
+    rows = encoded.pairs[:_NUM_LABELLED]
+    if not rows or not jepa.train_end_token:
+        return
+    collate = FusedCollator(replace(jepa, jepa_lambda=0.0, jepa_gamma=1.0), encoder.pad_id)
+    for pair, example in zip(rows, encoded.examples[:_NUM_LABELLED], strict=True):
+        if not pair.use_ce:
+            continue
+        trained = [label for label in collate([pair]).labels.flatten().tolist() if label != IGNORED]
+        if trained[-1:] != [encoder.end_id(example)]:
+            raise DataError(
+                f"{example.source}: the end token is not under cross-entropy, so the model would never learn to "
+                "stop. This is a fault of the program: please report it, with the tokenizer's name."
+            )
+
+
+def check_system_messages(examples: Iterable[Example], encoder: PairEncoder) -> str | None:
+    """Check that leaving the system messages out loses nothing; return a sentence about it, or None.
+
+    Only chats without a chat template are in question. One system message for all rows says nothing about any
+    of them; where it differs, it is part of the question.
+
+    Raises:
+        DataError: If system messages differ and `include_system` is off.
+    """
+    if encoder.chat is not None or encoder.config.include_system:
+        return None
+    first: Example | None = None
+    for example in examples:
+        if example.messages is None:
+            continue
+        first = first or example
+        if example.system != first.system:
+            raise DataError(
+                f"{example.source}: its system message differs from that of {first.source}, so it cannot "
+                "be left out. Set include_system=true to put it before the text view, or use a tokenizer "
+                "with a chat template."
+            )
+    if first is None or first.system is None:
+        return None
+    return f"The system message, the same in all rows, is left out: {first.system!r}."
+
+
+def _overflow_text(example: Example, pair: Pair, max_length: int) -> str:
+    for name, ids in (("text", pair.text_view_ids), ("code", pair.code_view_ids)):
+        if len(pair) <= max_length and ids is not None and len(ids) > max_length:
+            return (
+                f"{example.source}: the {name} view beside the row has {len(ids)} tokens, max_length is {max_length}. "
+                "Raise max_length, or set on_overflow to drop or truncate."
+            )
+    return (
+        f"{example.source}: the row has {len(pair)} tokens (text {len(pair.text_ids)}, bridge "
+        f"{len(pair.bridge_ids)}, code with its end token {len(pair.code_ids)}), max_length is "
+        f"{max_length}. Raise max_length, or set on_overflow to drop or truncate."
+    )

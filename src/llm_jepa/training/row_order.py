@@ -1,0 +1,164 @@
+"""A Trainer whose batches are a function of seed and epoch, with rows of a second file beside the training rows."""
+
+from __future__ import annotations
+
+# mypy: disable-error-code="override, misc, attr-defined, arg-type"
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any, cast
+
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.trainer_utils import seed_worker
+
+from llm_jepa.data.encoded_pairs import row_lengths
+from llm_jepa.data.lazy_rows import Joined
+from llm_jepa.errors import ConfigError
+from llm_jepa.objective import FusedBatch, FusedCollator, Pair
+
+from .arguments import JEPATrainingArguments
+from .sampler import BesideRows, LengthGroupedSampler, MixedBatches, SharedBatches
+
+
+class OrderedTrainer(Trainer):
+    """Which rows each batch has, of each process; `JEPATrainer` says what is done with them.
+
+    Attributes:
+        view_pairs: Rows of a second file, beside the training rows.
+        views_ratio: How many of them for each training row.
+    """
+
+    args: JEPATrainingArguments
+    view_pairs: Sequence[Pair]
+    views_ratio: float
+    _sampler: LengthGroupedSampler | MixedBatches | None = None
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the batches of this process, which with those of the others make up the batches of the step."""
+        dataset = cast(Sequence[Pair], self.train_dataset)
+        if len(self.view_pairs):
+            self._sampler = mixed = self._mixed_batches(self.args.world_size, self.args.process_index)
+            batches: MixedBatches | SharedBatches = mixed
+            dataset = Joined(dataset, self.view_pairs)
+        elif self.args.world_size == 1:
+            return super().get_train_dataloader()
+        else:
+            batches = SharedBatches(
+                self._get_train_sampler(dataset),
+                self._train_batch_size,
+                num_processes=self.args.world_size,
+                rank=self.args.process_index,
+                drop_last=self.args.dataloader_drop_last,
+            )
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=CollateOrFill(cast(FusedCollator, self.data_collator), filler=self._shortest(dataset)),
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            worker_init_fn=partial(
+                seed_worker, num_workers=self.args.dataloader_num_workers, rank=self.args.process_index
+            ),
+        )
+
+    def _shortest(self, dataset: Sequence[Pair]) -> Pair | None:
+        """Return the shortest row, for a process that has none in a step; a single process always has one."""
+        if self.args.world_size == 1:
+            return None
+        lengths = row_lengths(dataset)
+        return dataset[min(range(len(lengths)), key=lengths.__getitem__)]
+
+    def _mixed_batches(self, num_processes: int, rank: int) -> MixedBatches:
+        """Return the batches of a process, where rows of the second file stand beside those of the task."""
+        strategy = self.args.train_sampling_strategy
+        beside = BesideRows(
+            row_lengths(self.view_pairs),
+            self.views_ratio,
+            self._order_seed,
+            shuffle=strategy != "sequential",
+            group=strategy == "group_by_length",
+        )
+        return MixedBatches(
+            self._get_train_sampler(self.train_dataset),
+            row_lengths(cast(Sequence[Pair], self.train_dataset)),
+            beside,
+            self._train_batch_size,
+            accumulation=self.args.gradient_accumulation_steps,
+            num_processes=num_processes,
+            rank=rank,
+            drop_last=self.args.dataloader_drop_last,
+        )
+
+    @property
+    def _order_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.args.train_sampling_strategy == "sequential":
+            return super()._get_train_sampler(train_dataset)
+        self._sampler = LengthGroupedSampler(
+            row_lengths(cast(Sequence[Pair], self.train_dataset)),
+            self._step_rows,
+            self._order_seed,
+            group=self.args.train_sampling_strategy == "group_by_length",
+        )
+        return self._sampler
+
+    def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> Any:
+        # transformers 5.23 tells the sampler as well; a loader that wraps ours, to skip rows say, need not pass it on.
+        if self._sampler is not None:
+            self._sampler.set_epoch(epoch)
+        return super()._run_epoch(*args, epoch=epoch, **kwargs)
+
+    def batches_of_epoch(self, epoch: int) -> Iterator[FusedBatch]:
+        """Lay out the batches of an epoch once more, in order; the last one may be short."""
+        pairs = cast(Sequence[Pair], self.train_dataset)
+        if len(self.view_pairs):
+            batches = self._mixed_batches(1, 0)
+            batches.set_epoch(epoch)
+            both = Joined(pairs, self.view_pairs)
+            yield from (self.data_collator([both[number] for number in numbers]) for numbers in batches)
+            return
+        sampler = self._get_train_sampler()
+        if isinstance(sampler, LengthGroupedSampler):
+            sampler.set_epoch(epoch)
+        rows = iter(sampler)
+        while numbers := list(islice(rows, self.args.train_batch_size)):
+            yield self.data_collator([pairs[number] for number in numbers])
+
+    @property
+    def _step_rows(self) -> int:
+        """Task rows of an optimizer step, in all processes."""
+        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+
+    def _check_views_of_a_step(self) -> None:
+        """Make sure that each whole step has rows of the second file, and none twice."""
+        if not len(self.view_pairs):
+            return
+        rows = self._step_rows
+        number = BesideRows((), self.views_ratio, 0).number(rows)
+        if not 0 < number <= len(self.view_pairs):
+            raise ConfigError(
+                f"views_ratio={self.views_ratio} gives {number} view rows for the {rows} task rows of a step; expected "
+                f"from 1 to {len(self.view_pairs)}, as many as there are. Change views_ratio or "
+                "per_device_train_batch_size."
+            )
+
+
+@dataclass(frozen=True)
+class CollateOrFill:
+    """Lays out a batch; for a process that has no row in it, one row in which nothing counts."""
+
+    collate: FusedCollator
+    filler: Pair | None
+
+    def __call__(self, pairs: Sequence[Pair]) -> FusedBatch:
+        if pairs:
+            return self.collate(pairs)
+        assert self.filler is not None
+        return self.collate([self.filler]).emptied()
