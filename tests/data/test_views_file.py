@@ -81,37 +81,14 @@ def test_the_tasks_own_columns_do_not_hold_for_the_view_rows(write_lines):
 
 def test_rows_of_one_text_are_refused_and_the_way_out_is_named(load):
     """A column of another name would else be split in two, in silence."""
-    with pytest.raises(DataError, match=r"views.jsonl:1: .*holds one text .*views_code_column.*next_in_group"):
+    with pytest.raises(DataError, match=r"views.jsonl:1: .*holds one text .*views_code_column"):
         load([{"text": "one", "said": "two"}])
-
-
-def test_each_version_predicts_the_next_of_its_group(load):
-    """As in the paper's pretraining; groups may stand in each other, and the last of each has nothing to predict."""
-    rows = [("a", "a 1"), ("b", "b 1"), ("a", "a 2"), ("a", "a 3"), ("b", "b 2"), ("c", "alone")]
-    data = load([{"group": group, "text": text} for group, text in rows], views_pairing="next_in_group")
-    assert strings(data) == [("a 1", "a 2"), ("a 2", "a 3"), ("b 1", "b 2")]
-    account = data.summary["views"]
-    assert (account["rows_in"], account["kept"], account["dropped"]) == (6, 3, {"last_of_group": 3})
-    assert [pair.group for pair in data.views.pairs] == ["a", "a", "b"]
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([{"text": "a"}, {"text": "b"}], "views.jsonl:1: the row has no group"),
-        ([{"text": "a", "group": "1"}, {"text": "b", "group": "2"}], "none of the 2 rows shares its group"),
-        ([{"text": "a", "code": "b", "group": "1"}] * 2, "expects rows of one text and a group, found text and code"),
-    ],
-)
-def test_what_has_no_next_one_is_refused(rows, message, load):
-    with pytest.raises(DataError, match=message):
-        load(rows, views_pairing="next_in_group")
 
 
 def test_groups_are_set_aside_whole(load):
     """No version of a held-out group is trained on."""
-    rows = [{"group": f"g{i}", "text": f"version {j} of {i}"} for i in range(20) for j in range(3)]
-    data = load(rows, views_pairing="next_in_group", views_validation_size=8)
+    rows = [{"group": f"g{i}", "text": f"version {j} of {i}", "code": f"{j} of {i}"} for i in range(20) for j in (0, 1)]
+    data = load(rows, views_validation_size=8)
     trained, held_out = ({pair.group for pair in part.pairs} for part in (data.views, data.views_validation))
     assert len(data.views_validation) == 8 and not trained & held_out
 
@@ -269,14 +246,6 @@ def test_the_view_rows_set_aside_are_the_same_in_every_arm_and_are_not_trained_o
         ({"views_file": "v.jsonl", "views_bridge": ""}, "views_bridge is empty"),
         ({"views_text_column": "a"}, "views_text_column='a' needs views_file"),
         ({"views_file": "v.jsonl", "views_ratio": -1}, "views_ratio=-1 must be a finite number"),
-        (
-            {"views_file": "v.jsonl", "views_pairing": "pairs"},
-            "views_pairing='pairs' is not one of: row, next",
-        ),
-        (
-            {"views_file": "v.jsonl", "views_pairing": "next_in_group", "views_code_column": "b"},
-            "views_code_column='b' contradicts views_pairing",
-        ),
         ({"generate_views": 10}, "generate_views=10 needs generate_train"),
         ({"generate_validation": 10}, "generate_validation=10 needs generate_train"),
         ({"generate_validation": -1, "generate_train": 9}, "generate_validation=-1 must be at least 0"),

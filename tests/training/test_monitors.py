@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
@@ -226,20 +225,6 @@ def test_checks_that_cannot_decide_are_passed_over():
     alarm = fed(collapsed, [1, 2])
     alarm.update(3, embedding_monitors(torch.ones(1, 4), torch.ones(1, 4)))
     assert alarm.streak == alarm.num_looks == 2
-
-
-def test_a_resumed_alarm_goes_on_as_if_never_stopped():
-    """Its state goes through JSON with the checkpoint; at each place of the run the end is the same."""
-    checks = [(step, collapsed()) for step in (10, 20, 30, 40)]
-    for stop in range(5):
-        alarm = CollapseAlarm()
-        for step, monitors in checks[:stop]:
-            alarm.update(step, monitors)
-        alarm = CollapseAlarm.from_dict(json.loads(json.dumps(alarm.to_dict())))
-        for step, monitors in checks[stop:]:
-            alarm.update(step, monitors)
-        assert alarm.first_step == 10
-        assert "At step 30" in alarm.reason
 
 
 def test_gradient_descent_on_the_distance_alone_is_caught():

@@ -11,7 +11,7 @@ import torch
 
 from llm_jepa.errors import ConfigError
 from llm_jepa.objective import FusedCollator
-from llm_jepa.training.sampler import BATCHES_PER_WINDOW, BesideRows, LengthGroupedSampler, MixedBatches
+from llm_jepa.training.sampler import BATCHES_PER_WINDOW, BesideRows, LengthGroupedSampler, SharedBatches
 from llm_jepa.training.trainer import JEPATrainer
 
 LENGTHS = torch.randint(5, 60, (37,), generator=torch.Generator().manual_seed(1)).tolist()
@@ -22,7 +22,7 @@ def batches(epoch=0, *, lengths=LENGTHS, others=OTHERS, ratio=1.0, seed=3, size=
     """Return the task rows and the other rows of each batch of an epoch."""
     per_step = size * options.get("num_processes", 1) * options.get("accumulation", 1)
     task = LengthGroupedSampler(lengths, per_step, seed, group=group)
-    mixed = MixedBatches(task, lengths, BesideRows(others, ratio, seed, group=group), size, **options)
+    mixed = SharedBatches(task, size, BesideRows(lengths, others, ratio, seed, group=group), **options)
     mixed.set_epoch(epoch)
     assert len(list(mixed)) == len(mixed)
     first = len(lengths)

@@ -54,8 +54,8 @@ class RenderedPrompt:
 
     Attributes:
         string: The whole prompt, generation prompt included.
-        contents: Places of the messages' words; everything else is the template's. Messages of words that are the
-            same text in any place may be left out.
+        contents: Places of the messages' words; everything else is the template's. Messages of words that are the same
+            text in any place may be left out.
         last_user: Place of the last user message's words; the text view ends at its end.
     """
 
@@ -67,12 +67,9 @@ class RenderedPrompt:
 class Controls:
     """The tokens by which a tokenizer and its template structure a text: their names in a text of the user's are text.
 
-    These are the special tokens, and added words that serve as one or stand in the template. Tags that a model writes
-    itself, such as `<think>`, are control tokens of a question; of an answer, they are words.
-
-    Args:
-        tokenizer: The tokenizer.
-        written: What its chat template writes, or may write.
+    These are the special tokens, and added words that serve as one or are in `written`, which is what the chat template
+    may write. Tags that a model writes itself, such as `<think>`, are control tokens of a question; of an answer, they
+    are words.
 
     Attributes:
         ids: The id of each added token, by its name.
@@ -220,8 +217,8 @@ class ChatTemplate:
     def encode(self, prompt: RenderedPrompt, start: int, end: int) -> list[int]:
         """Return the ids of the prompt's characters from `start` to `end`.
 
-        Control tokens that the template wrote become their ids. The same characters in a message's words
-        stay characters.
+        Control tokens that the template wrote become their ids; the same characters in a message's words stay
+        characters.
         """
         string = prompt.string[start:end]
         contents = [
@@ -266,9 +263,9 @@ class ChatTemplate:
     def _place(self, messages: list[Message], source: str, *, add_generation_prompt: bool) -> RenderedPrompt:
         """Render messages, and find the place of each content.
 
-        A template may read a message and write something else because of it: without the thinking of an earlier answer,
-        or in another mode (SmolLM3's `/no_think`). Then the last message alone is replaced by a marker, and it is
-        enough to know its place if the others have no name of a control token.
+        A template may write something else because of a message: without the thinking of an earlier answer, or in
+        another mode (SmolLM3's `/no_think`). Then the last message alone is replaced by a marker, which is enough if
+        the others have no name of a control token.
         """
         options = {"add_generation_prompt": add_generation_prompt}
         string = self._render(messages, source, **options)

@@ -1,4 +1,4 @@
-"""Duplicates within a file, and leaks between files: counted exactly, by one stated rule.
+"""Duplicates within a file, and leaks between files: counted exactly, by one rule.
 
 Two rows are the same pair when their text and their code are equal after `str.strip()`; system messages are
 not compared. As an extra, rows are also compared *normalised*: in one Unicode form, case-folded, and each run of
@@ -35,15 +35,13 @@ PairKey = tuple[str, str | None]
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Rows that repeat an earlier row of the same list.
+    """Rows that repeat an earlier row of the same list, by their places from 0.
 
     Attributes:
-        rows: Places of the repeats, from 0; the first of equal rows is not among them, so that
-            `len(rows) == number of rows - number of distinct pairs`.
-        firsts: For each of `rows`, the place of the first row that it repeats.
+        rows: The repeats; the first of equal rows is not among them.
+        firsts: For each of `rows`, the first row that it repeats.
         num_normalised: The same count on normalised rows; includes the exact ones.
-        normalised: Place of a row that repeats an earlier one only when normalised, and that of the first row that it
-            repeats; the first few.
+        normalised: Of the first few that repeat a row only when normalised, that row and the first one.
     """
 
     rows: list[int]
@@ -54,17 +52,17 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class Leaks:
-    """Rows of a held-out list whose pair stands in the training list too.
+    """Rows of a held-out list whose pair is in the training list too, by their places from 0.
 
     Attributes:
-        held_out_rows: Places of held-out rows that stand in training, from 0.
-        first_train_rows: For each of them, the place of the first equal training row.
-        train_rows: Places of all training rows whose pair stands in the held-out list.
-        num_normalised: Held-out rows that stand in training when normalised; includes the exact ones.
-        num_codes: Held-out rows whose code alone, stripped, stands in training; includes the exact ones. For
-            many tasks this is no fault: two questions can have one answer.
-        normalised: Place of a held-out row that stands in training only when normalised, and that of the first such
-            training row; the first few.
+        held_out_rows: The held-out rows.
+        first_train_rows: For each of them, the first equal training row.
+        train_rows: All training rows whose pair is in the held-out list.
+        num_normalised: Held-out rows that are in training when normalised; includes the exact ones.
+        num_codes: Held-out rows whose code alone, stripped, is in training; includes the exact ones. For many tasks
+            this is no fault: two questions can have one answer.
+        normalised: Of the first few that are in training only when normalised, that row and the first such training
+            row.
     """
 
     held_out_rows: list[int]
@@ -82,13 +80,13 @@ def pair_key(example: Example) -> PairKey:
 
 @dataclass(frozen=True)
 class RowKeys:
-    """What rows are compared by: hashes, in step with the rows, so that nothing of a large file is held.
+    """What rows are compared by: a hash of 16 bytes for each row, so that nothing of a large file is held.
 
     Attributes:
-        pair: 16 bytes of each row's `pair_key`, dtype S16: two different pairs never meet in practice.
-        normalised: The same of the normalised key.
-        code: The same of the stripped code alone; of rows of one text, a hash that no code has.
-        question: The same of the stripped text and system message; that they ask.
+        pair: Hashes of `pair_key`, dtype S16: two different pairs never meet in practice.
+        normalised: Of the normalised key.
+        code: Of the stripped code alone; for rows of one text, a hash that no code has.
+        question: Of the stripped text and system message.
     """
 
     pair: np.ndarray
@@ -171,11 +169,8 @@ def find_leaks(train_rows: Sequence[Example], held_out_rows: Sequence[Example]) 
 
 
 def find_conflicts(rows: Sequence[Example], others: Sequence[Example]) -> list[tuple[int, int]]:
-    """Return the places of rows that another row asks too, with another code, each with the first such row of `others`.
-
-    Args:
-        rows: The rows that are looked at.
-        others: Those that they are compared with; the same list, or another one.
+    """Return the places of `rows` that ask what a row of `others` asks, with another code; each with the first such
+    row.
     """
     keys, known = RowKeys.of(rows), RowKeys.of(others)
     order = np.lexsort((np.arange(len(known.pair)), known.question))

@@ -12,7 +12,6 @@ LARGE_FILE_BYTES = 256 * 2**20
 times the size of their file (benchmarks/large_file.py), and a machine that trains has the 4 GiB that this is."""
 
 POLICIES = ("error", "drop", "truncate")
-PAIRINGS = ("row", "next_in_group")
 PHRASINGS = ("plain", "colloquial")
 SHUFFLE_RULE = "derangement"
 
@@ -94,11 +93,6 @@ class DataConfig:
         "What stands between the views of a row of views_file. Another than the task's, or one bridge "
         "would ask for two kinds of answer. Rows of messages have the chat template's.",
     )
-    views_pairing: str = setting(
-        "row",
-        "What is a pair in views_file: row (each row has both views), or next_in_group (rows of one text; "
-        "each predicts the next one of its group, in the order of the file).",
-    )
     views_ratio: float = setting(
         1.0,
         "Rows of views_file for each task row of a step. 0 trains on none of them, with the tokenizer and "
@@ -161,7 +155,6 @@ class DataConfig:
             "on_broken": ("error", "drop"),
             "on_duplicate": ("keep", "drop", "error"),
             "on_leak": ("drop", "keep", "error"),
-            "views_pairing": PAIRINGS,
             "generate_test_phrasing": PHRASINGS,
             "shuffle_rule": (SHUFFLE_RULE,),
         }
@@ -243,11 +236,6 @@ class DataConfig:
                     raise ValueError(f"{each.name}={value!r} needs views_file. Set it, or remove {each.name}.")
         if not self.views_bridge:
             raise ValueError("views_bridge is empty. Set it to what stands between the views, or leave it out.")
-        if self.views_pairing != "row" and self.views_code_column is not None:
-            raise ValueError(
-                f"views_code_column={self.views_code_column!r} contradicts views_pairing={self.views_pairing!r}: there "
-                "the code view is the next row's text. Remove one of them."
-            )
 
     @property
     def trains_view_rows(self) -> bool:

@@ -40,13 +40,7 @@ class Context:
 
     @classmethod
     def of(cls, examples: Iterable[Example], *, is_chat: bool, include_system: bool) -> Context:
-        """Return what these rows share.
-
-        Args:
-            examples: The rows.
-            is_chat: Whether they are rendered with a chat template.
-            include_system: Whether a system message is put before a text that has no template.
-        """
+        """Return what these rows share; `include_system` counts where there is no chat template."""
         found: Context | None = None
         for example in examples:
             own = _of_one(example, cls(is_chat=is_chat, takes_system=is_chat or include_system))

@@ -33,12 +33,11 @@ class PairEncoder:
     """Encodes examples for one tokenizer; training, evaluation and generation all go through it.
 
     Attributes:
-        chat: The chat template, where the tokenizer has one. It is used for rows that are chats; rows of two
-            strings are never wrapped in a template that they did not ask for.
+        chat: The chat template, where the tokenizer has one. It is used for rows that are chats alone.
         bos_ids: The start token, where the tokenizer puts one before a text; it opens the text view.
-        bridge_ids: The tokens between the views of a row without chat template: the tokenizer's separator,
-            or else a line break (our choice: every tokenizer has one, and few views end or start with it); or what
-            the argument `bridge` says.
+        bridge_ids: The tokens between the views of a row without chat template: the argument `bridge`, or the
+            tokenizer's separator, or a line break (our choice: every tokenizer has one, and few views end or start with
+            it).
         end_ids: All tokens that end an answer, for generation to stop at.
 
     Raises:

@@ -16,12 +16,12 @@ class Example:
         code: The code view. None: `text` is one sequence, to be split in two views by `jepa_split`.
         system: The system message of a chat, if it had one.
         messages: The whole chat, answer included, if the row came as one; chat templates render it.
-        source: Where the row stands, such as `train.jsonl:17` (lines, and rows of other formats, from 1).
-        text_view: What Enc(Text) is to encode where it is not `text`.
-        code_view: What Enc(Code) is to encode where it is not `code`.
+        source: Where the row is, such as `train.jsonl:17` (lines, and rows of other formats, from 1).
+        text_view: What Enc(Text) encodes where it is not `text`.
+        code_view: What Enc(Code) encodes where it is not `code`.
         use_jepa: Whether the row has a JEPA term; without, it trains cross-entropy alone.
         group: Name of the rows that belong together: no split parts them.
-        scoring: What the row has of `SCORING_COLUMNS`, as it stands there.
+        scoring: What the row has of `SCORING_COLUMNS`, unchanged.
     """
 
     text: str
@@ -39,13 +39,9 @@ class Example:
 def prompt_example(
     text: str, *, system: str | None = None, chat: bool = False, turns: Sequence[dict[str, Any]] = ()
 ) -> Example:
-    """Make an example without an answer, for `PairEncoder.encode_prompt`.
+    """Return an example without an answer, for `PairEncoder.encode_prompt`.
 
-    Args:
-        text: What the user asks.
-        system: A system message, or None.
-        chat: Whether the model was trained on chats, so that its chat template is to be used.
-        turns: Turns of a chat that come before the question.
+    With `chat`, the chat template is used, and `turns` come before the question.
     """
     messages: list[dict[str, Any]] | None = None
     if chat:

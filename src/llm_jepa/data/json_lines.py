@@ -1,7 +1,7 @@
-"""Reading JSON lines so that every complaint names the file and the line.
+"""JSON lines, read so that every error names the file and the line.
 
-The file is read as bytes and split at `\\n` alone: `str.splitlines` would also break a row at a U+2028 inside
-a string. Memory is bounded by the longest line that is allowed, not by the file.
+The file is read as bytes and split at `\\n` alone: `str.splitlines` would also break a row at a U+2028 inside a string.
+Memory is bounded by the longest line that is allowed, not by the file.
 """
 
 from __future__ import annotations
@@ -45,11 +45,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object_without_repeats)  # made o
 
 
 class RowError(Exception):
-    """One row cannot be used; whether it stops the run or is counted and left out is the caller's policy.
-
-    Attributes:
-        reason: Short name for the count of dropped rows, such as `json` or `fields`.
-    """
+    """One row cannot be used. `reason` is a short name for the count of dropped rows, such as `json` or `fields`."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -57,11 +53,10 @@ class RowError(Exception):
 
 
 def iter_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
-    """Yield `(line number from 1, bytes)` of every line that is not blank.
+    """Yield `(line number from 1, bytes)` of every line that is not blank; a file that ends in .gz is unpacked.
 
-    The bytes are None for a line longer than `MAX_LINE_BYTES`; the rest of such a line is skipped over in
-    blocks. Line ends are taken off, and a byte-order mark at the start of a line: files that are put together have one
-    in their midst. A file that ends in .gz is unpacked.
+    The bytes are None for a line longer than `MAX_LINE_BYTES`. Line ends are removed, and a byte-order mark at the
+    start of any line: files that were put together have one in the middle.
     """
     with open_bytes(path) as file:
         number = 0

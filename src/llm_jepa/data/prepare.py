@@ -39,19 +39,15 @@ MOST_ASIDE = 5
 
 @dataclass
 class LoadedData:
-    """Everything that training and evaluation need from the data.
+    """Everything that training and evaluation need from the data; a split without a file is empty.
 
     Attributes:
-        tokenizer: The tokenizer of the run.
         encoder: The encoder of the run; generation starts at `encoder.encode_prompt(example)`.
-        train: Training pairs.
-        validation: Validation pairs; empty where none were asked for.
-        test: Test pairs; empty without a test file.
-        views: Pairs of `views_file`; empty without one. They are there with `views_ratio` 0 too, where no step has any.
-        views_validation: Pairs of `views_file` that are set aside, to be looked at.
-        summary: Counts of rows, plain values for JSON. For each split `rows_in == kept + sum(dropped)`, where
-            the rows set aside for validation count as `dropped` from training under `to_validation`.
-            `chat_template` says whether training rows are rendered with the tokenizer's chat template.
+        views: Pairs of `views_file`, also with `views_ratio` 0, where no step has any.
+        views_validation: Pairs of `views_file` that are set aside, for the monitors.
+        summary: Counts of rows, plain values for JSON. For each split `rows_in == kept + sum(dropped)`, where the rows
+            set aside for validation count as `dropped` from training under `to_validation`. `chat_template` says
+            whether training rows are rendered with the tokenizer's chat template.
         notes: Sentences for the user about every choice that was made for them, and every row left out.
     """
 
@@ -105,11 +101,8 @@ class _Split:
 def load_data(config: DataConfig, jepa: JEPAConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> LoadedData:
     """Read, clean, split and encode the configured files.
 
-    Args:
-        config: Files, columns, sizes and policies.
-        jepa: Its `jepa_split` says where rows of one text are split, its `jepa_views` what the views are.
-        tokenizer: The tokenizer of a model that is already there. It comes before
-            `tokenizer_name_or_path`; with neither, one is trained on the training rows.
+    `tokenizer` is that of a model. It comes before `tokenizer_name_or_path`; with neither, one is trained on the
+    training rows.
 
     Raises:
         ConfigError: If no training file is named, or the tokenizer cannot be used.
@@ -143,11 +136,8 @@ def load_data(config: DataConfig, jepa: JEPAConfig, tokenizer: PreTrainedTokeniz
 
 
 def load_rows(file: str, config: DataConfig, encoder: PairEncoder, *, limit: int | None = None) -> EncodedPairs:
-    """Read and encode one more file for a run that exists, such as a test file of `evaluate`.
-
-    Of a folder or a data set with several splits, the test split is read.
-
-    Rows that `on_broken` leaves out are counted in `rows_in` and `dropped` of what comes back.
+    """Read and encode a test file for a run that exists; `rows_in` and `dropped` count rows that `on_broken` leaves
+    out.
     """
     result = read_examples(file, config, limit=limit, part="test")
     encoded = encode_examples(result.examples, encoder, config)

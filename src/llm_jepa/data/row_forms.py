@@ -52,11 +52,7 @@ class RowForm:
 
 
 class ExampleReader:
-    """Turns rows into examples and holds all rows of a file to the form of the first.
-
-    Attributes:
-        untrained: The first row with a message before the answer that is not to be trained on.
-    """
+    """Turns rows into examples, and holds all rows of a file to the form of the first."""
 
     def __init__(self, config: DataConfig) -> None:
         self.config = config
@@ -146,8 +142,8 @@ class ExampleReader:
 def detect_form(row: Collection[str], config: DataConfig) -> RowForm:
     """Return the form of a row with these columns.
 
-    A column counts as there even where its value is null: a null is then refused by line, and never turns a
-    pair into a lone text in silence.
+    A column counts even where its value is null: a null is then refused by line, and never turns a pair into a lone
+    text in silence.
 
     Raises:
         RowError: With reason `fields`, if no form fits.

@@ -28,13 +28,9 @@ _NUM_SHOWN = 3  # dropped rows that are shown in the log; the rest are counted
 class ReadResult:
     """Examples of one file and what became of its other rows: `rows_in == len(examples) + sum(dropped)`.
 
-    Attributes:
-        examples: The rows that could be read, in the order of the file; those of a large file stay in it.
-        rows_in: Rows that were looked at; blank lines are not rows.
-        dropped: Rows left out because of `on_broken: drop`, by reason.
-        form: The form of the file's rows.
-        notes: Sentences on fields that are not read, or not as a user may expect.
-        untrained: The first row with a message before the answer that is not to be trained on (`weight: 0`).
+    `dropped` counts the rows left out because of `on_broken: drop`, by reason. `notes` are sentences on fields that are
+    not read, or not as a user may expect. `untrained` is the first row with a message before the answer that is not to
+    be trained on (`weight: 0`).
     """
 
     examples: Sequence[Example]
@@ -51,16 +47,14 @@ def read_examples(
     """Read a `.jsonl` or `.parquet` file, a folder of the `datasets` library, or a data set of the hub.
 
     Args:
-        path_or_name: A local path, or `owner/name` on the hub. Of a folder or a data set with several splits,
-            `:split` or `:config:split` names one.
+        path_or_name: A local path, or `owner/name` on the hub; `:split` or `:config:split` names one of several splits.
         config: Column names and the policy for broken rows.
-        limit: Look at this many rows only, from the start.
-        part: What the rows are for: `train`, `validation` or `test`, which is also the split that is read where
-            none is named.
+        limit: Read this many rows only, from the start.
+        part: `train`, `validation` or `test`: the split that is read where none is named.
 
     Raises:
-        DataError: If the file is missing, empty or of another format; if a row cannot be used and
-            `on_broken` is `error`; or if no row is left.
+        DataError: If the file is missing, empty or of another format; if a row cannot be used and `on_broken` is
+            `error`; or if no row is left.
     """
     reader = ExampleReader(config)
     lines = MappedLines(local_path(path_or_name)) if stays_on_disk(path_or_name, config) else None

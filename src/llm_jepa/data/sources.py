@@ -66,11 +66,8 @@ def local_path(name: str) -> Path:
 def iter_rows(name: str, part: str = "train") -> Iterator[tuple[str, Content]]:
     """Yield `(source, row)` of a file, a folder or a data set of the hub.
 
-    A row of JSON lines is still bytes, and a faulty row may be a `RowError`: its faults are the caller's.
-
-    Args:
-        name: A path or `owner/name`, perhaps with `:split` or `:config:split`.
-        part: `train`, `validation` or `test`: which split is read where none is named.
+    A row of JSON lines is still bytes, and a faulty row may be a `RowError`: the caller decides on its faults. Without
+    `:split` or `:config:split` in the name, the split for `part` is read: `train`, `validation` or `test`.
 
     Raises:
         DataError: If there is no such file or split, or it is not clear which one is meant.
@@ -278,15 +275,10 @@ def _choose_config(name: str, base: str, where: str, parts: list[str]) -> tuple[
 def _choose_split(
     name: str, base: str, splits: list[str], wanted: list[str], part: str, *, is_unnamed: bool = False
 ) -> str:
-    """Return the split that is named, or else the one that `part` asks for; another one is never taken instead.
+    """Return the split that is named, or else the one for `part`; another one is never taken instead.
 
-    Args:
-        name: What the user wrote, for messages.
-        base: The same without a split.
-        splits: Those that there are.
-        wanted: The split that is named, or nothing.
-        part: What the rows are for.
-        is_unnamed: Whether the only split got its name from the library and not from a file's name.
+    `base` is the name without a split. `is_unnamed`: the only split got its name from the library, not from a file's
+    name.
     """
     listed = ", ".join(splits) or "none"
     if wanted:

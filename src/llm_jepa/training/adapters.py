@@ -1,9 +1,7 @@
-"""LoRA through PEFT: a few matrices are trained beside weights that stay as they are, and saved without them.
+"""LoRA through PEFT: a few matrices are trained beside frozen weights, and saved without them, in PEFT's own format.
 
-    adapter_config.json, adapter_model.safetensors       PEFT's own format; `PeftModel.from_pretrained` loads it
-
-[PRED] is no part of the adapter and no row of the vocabulary: it is a module beside the model (`objective/
-predictor.py`), trained whatever the adapter freezes, and saved beside it in jepa.safetensors.
+[PRED] is no part of the adapter and no row of the vocabulary: it is a module beside the model
+(`objective/predictor.py`), trained whatever the adapter freezes, and saved beside it in jepa.safetensors.
 """
 
 from __future__ import annotations
@@ -83,12 +81,8 @@ class AdapterConfig:
 def add_lora(model: Any, config: AdapterConfig, *, base: str, revision: str | None = None) -> PeftModel:
     """Put LoRA matrices into a pretrained model and freeze the rest; the matrices come from the global random stream.
 
-    Args:
-        model: The model; its layers are changed in place.
-        config: Rank, scale, dropout and layers.
-        base: Where the model came from: a folder or a name on the hub. The adapter's config says it, so that any
-            program finds the weights that it belongs to.
-        revision: The revision on the hub, where it is pinned.
+    The model is changed in place. The adapter's config keeps `base` (a folder or a name on the hub) and `revision`, so
+    that any program finds the weights that it belongs to.
 
     Raises:
         ConfigError: If no layer has one of the names, or one of them is the embedding table or the head.

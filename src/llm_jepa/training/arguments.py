@@ -54,9 +54,9 @@ AT_LEAST = {
 class JEPATrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments`, every field by its own name; what differs is listed here.
 
-    Defaults that differ on purpose: columns are kept, a non-finite loss is never smoothed over, rows are
-    grouped by length (or packed), nothing is reported to a tracker, checkpoints are off unless `save_steps` is set, and
-    gradient checkpointing is the non-reentrant one.
+    Defaults that differ on purpose: columns are kept, a non-finite loss is never smoothed over, rows are grouped by
+    length (or packed), nothing is reported to a tracker, checkpoints are off unless `save_steps` is set, and gradient
+    checkpointing is the non-reentrant one.
     """
 
     output_dir: str | None = setting(None, "Folder of checkpoints and of the model.")
@@ -169,7 +169,7 @@ class JEPATrainingArguments(TrainingArguments):
                 raise ValueError(f"{name}={value} must be above 0.")
 
     def _fill_in(self) -> None:
-        """Put values in the place of what depends on other settings, or on the machine."""
+        """Fill in what depends on other settings, or on the machine."""
         if self.train_sampling_strategy == AUTO:
             # Rows of like length leave no room in each other's rows: packing fills them from a random mixture.
             self.train_sampling_strategy = "random" if self.packing else "group_by_length"

@@ -149,15 +149,15 @@ def build_model(
     Args:
         config: Which model.
         tokenizer: Its tokenizer, which must fit.
-        adapter: Whether LoRA matrices are trained in the place of the weights.
+        adapter: Whether LoRA matrices are trained instead of the weights.
         end_id: Token that ends an answer.
         pad_id: Token that fills padding.
         max_length: Positions that the longest row needs, [PRED] included.
         use_cpu: Put weights in four bits, which stay where they are loaded, on the CPU in any case.
 
     Raises:
-        ConfigError: If the model cannot be loaded, the tokenizer has ids that it lacks, a row is too long, or LoRA
-            is to adapt weights in bf16.
+        ConfigError: If the model cannot be loaded, the tokenizer has ids that it lacks, a row is too long, or LoRA is
+            to adapt weights in bf16.
     """
     adapter = adapter or AdapterConfig()
     check_adapter(config, adapter)
@@ -175,12 +175,7 @@ def build_model(
 
 
 def check_model_fits(model: Any, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
-    """Make sure that a model has a row for each id of the tokenizer, and a position for each token of a row.
-
-    Args:
-        model: The model.
-        tokenizer: Its tokenizer.
-        max_length: Positions that the longest row needs, [PRED] included.
+    """Make sure that a model has a row for each id of the tokenizer, and `max_length` positions.
 
     Raises:
         ConfigError: If it has not.
@@ -262,12 +257,7 @@ def check_same_ids(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, name
     """Make sure that another tokenizer than a model's own gives its tokens the ids that the model has learned.
 
     A tokenizer with other ids would train and score without an error, on embeddings of other words. More tokens, or
-    fewer, are in order, and so is a model that has no tokenizer beside it.
-
-    Args:
-        config: The model.
-        tokenizer: The tokenizer that is to be used with it.
-        name: Where that came from, for the error.
+    fewer, are in order, and so is a model that has no tokenizer beside it. `name` is where the tokenizer came from.
 
     Raises:
         ConfigError: If a token that both know has another id.

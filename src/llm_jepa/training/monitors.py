@@ -1,17 +1,15 @@
 """What the embeddings of the two views look like during training, and an alarm when they collapse.
 
-A JEPA term can be satisfied by giving every view the same embedding: the distance goes to 0 and nothing has
-been learned. Loss and rank do not show it (in our prototype a collapsed run kept an effective rank of 40).
-The gap between matching and shuffled pairs, and retrieval, do.
-
-Letters: B pairs, C hidden size.
+A JEPA term can be satisfied by giving every view the same embedding: the distance is then 0, and nothing has been
+learned. Loss and rank do not show it (in our prototype a collapsed run kept an effective rank of 40). The gap between
+matching and shuffled pairs, and retrieval, do. Letters: B pairs, C hidden size.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -84,9 +82,9 @@ def embedding_monitors(text_pred: Tensor, code_emb: Tensor, groups: Tensor | Non
 def effective_rank(embeddings: Tensor) -> float:
     """Return exp of the entropy of the normalised singular values of the centred embeddings (B, C).
 
-    It says how many directions carry the spread, from 1 to min(B, C), and nothing of how large the spread is:
-    a cloud that has shrunk to a point keeps its rank. 0 if there is no spread beyond rounding.
-    Source: Roy and Vetterli, "The effective rank", EUSIPCO 2007.
+    It says how many directions carry the spread, from 1 to min(B, C), and nothing of how large the spread is: a cloud
+    that has shrunk to a point keeps its rank. 0 if there is no spread beyond rounding. Source: Roy and Vetterli, "The
+    effective rank", EUSIPCO 2007.
     """
     embeddings = embeddings.float()
     centred = embeddings - embeddings.mean(0)
@@ -99,28 +97,25 @@ def effective_rank(embeddings: Tensor) -> float:
 
 @dataclass
 class CollapseAlarm:
-    """Tells a collapse of the two views from a healthy run, check by check.
+    """Tells a collapse of the two views from a healthy run, check by check; only for runs with a JEPA term.
 
-    Feed it only where jepa_lambda > 0. A check looks collapsed if all three hold:
-
+    A check looks collapsed if all three hold:
     - `matched_cosine` >= 0.85: the JEPA term has little left to ask for;
     - `gap` <= 0.1: and a wrong target would satisfy it as well;
     - `retrieval@1` <= 5%, or 3 times chance if that is more: and no small difference tells targets apart.
 
-    `patience` such checks in a row raise the alarm. It is never taken back, for the run was trained through a
-    collapse; `looks_collapsed` says how it is now. Checks at step 0 are not counted: nothing has been trained.
+    `patience` such checks in a row raise the alarm. It is never taken back, because the run was trained through a
+    collapse. Checks at step 0 are not counted: nothing has been trained.
 
-    Why not the spread or the mean cosine of the targets alone: many healthy language models keep all their
-    last states in a narrow cone (mean cosine above 0.9), where the order of the small rest still means much.
-    Why not the rank: see `effective_rank`.
+    Why not the spread or the mean cosine of the targets alone: many healthy language models keep all their last states
+    in a narrow cone (mean cosine above 0.9), where the order of the small rest still means much. Why not the rank: see
+    `effective_rank`.
 
-    Calibrated on Llama and GPT-2 models of 0.3 million parameters, trained on SYNTH pairs for 160 steps and
-    checked every 20 on 200 held-out ones: thresholds chosen on one seed, then tried on two more (larger models may
-    want others). Cosine JEPA, whose views collapse in this setting, is caught in 8 of 8 runs by step 100: matched
-    0.83 to 1.00, gap up to 0.06, retrieval up to 7%, while the mean cosine of the targets goes down to 0.66 and the
-    rank stays above 13. InfoNCE raises no alarm in 6 runs (one check of 48 looked collapsed, at step 20) and ends
-    with gap 0.59 to 0.75 and retrieval 11% to 44%; thresholds on the targets alone (mean cosine 0.9, `feature_std`
-    0.3) call 7 of those 48 checks collapsed. Plain training, 4 runs: matched never above 0.36.
+    Calibrated on Llama and GPT-2 models of 0.3 million parameters, on SYNTH pairs, 160 steps, a check every 20 on 200
+    held-out ones; thresholds chosen on one seed, then tried on two more (larger models may want others). Cosine JEPA,
+    whose views collapse there, is caught in 8 of 8 runs by step 100. InfoNCE raises no alarm in 6 runs, and one of its
+    48 checks looked collapsed; thresholds on the targets alone (mean cosine 0.9, `feature_std` 0.3) call 7 of them
+    collapsed.
 
     Attributes:
         patience: Collapsed checks in a row that raise the alarm.
@@ -158,11 +153,10 @@ class CollapseAlarm:
         return "watch" if self.streak else "ok"
 
     def update(self, step: int, monitors: Mapping[str, float]) -> str | None:
-        """Take in one check; return the reason if it raises the alarm, which happens at most once a run.
+        """Take in one check at an optimizer step; return the reason if it raises the alarm, which happens at most once a
+        run.
 
-        Args:
-            step: Optimizer step of the check.
-            monitors: What `embedding_monitors` returned. A check without the keys that decide is passed over.
+        A check without the keys that decide is passed over.
         """
         if step == 0 or not {"matched_cosine", "gap", "retrieval@1"} <= monitors.keys():
             return None
@@ -188,8 +182,8 @@ class CollapseAlarm:
     def summary(self) -> dict[str, Any]:
         """Return what the results keep.
 
-        `alarmed`; `first_step` and `reason`, None without alarm, the reason with what the last check saw; and
-        `recovered`: whether there was an alarm, and the last check did not look collapsed any more.
+        `reason` ends with what the last check saw. `recovered`: there was an alarm, and the last check did not look
+        collapsed.
         """
         recovered = self.alarmed and self.streak == 0
         end = f" At the last check, step {self.last_step}, they were {'no longer' if recovered else 'still'} collapsed."
@@ -199,15 +193,6 @@ class CollapseAlarm:
             "reason": None if self.reason is None else self.reason + end,
             "recovered": recovered,
         }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the whole state as plain JSON values, to be saved with a checkpoint."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> CollapseAlarm:
-        """Return the alarm that `to_dict` saved, which goes on as if it had never been stopped."""
-        return cls(**state)
 
 
 def looks_collapsed(monitors: Mapping[str, float]) -> bool:

@@ -74,11 +74,11 @@ def describe_views(pairs: Sequence[Pair], ratio: float) -> dict[str, Any]:
 
 
 def check_resume(before: dict[str, Any], now: dict[str, Any], allowed: Collection[str], where: str) -> list[str]:
-    """Make sure that a run may go on; return the names of the differences that were accepted.
+    """Make sure that a run may continue; return the names of the differences that were accepted.
 
     Args:
         before: Facts of the run that wrote the checkpoint.
-        now: Facts of the run that would go on.
+        now: Facts of the run that would continue.
         allowed: Names of facts that may differ.
         where: The checkpoint, for the error.
 

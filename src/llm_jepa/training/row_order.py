@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any, cast
 
 from torch.utils.data import DataLoader
@@ -19,7 +18,7 @@ from llm_jepa.errors import ConfigError
 from llm_jepa.objective import FusedBatch, FusedCollator, Pair
 
 from .arguments import JEPATrainingArguments
-from .sampler import BesideRows, LengthGroupedSampler, MixedBatches, SharedBatches
+from .sampler import BesideRows, LengthGroupedSampler, SharedBatches, num_beside
 
 
 class OrderedTrainer(Trainer):
@@ -33,25 +32,14 @@ class OrderedTrainer(Trainer):
     args: JEPATrainingArguments
     view_pairs: Sequence[Pair]
     views_ratio: float
-    _sampler: LengthGroupedSampler | MixedBatches | None = None
+    _sampler: LengthGroupedSampler | SharedBatches | None = None
 
     def get_train_dataloader(self) -> DataLoader:
         """Return the batches of this process, which with those of the others make up the batches of the step."""
-        dataset = cast(Sequence[Pair], self.train_dataset)
-        if len(self.view_pairs):
-            self._sampler = mixed = self._mixed_batches(self.args.world_size, self.args.process_index)
-            batches: MixedBatches | SharedBatches = mixed
-            dataset = Joined(dataset, self.view_pairs)
-        elif self.args.world_size == 1:
+        if self.args.world_size == 1 and not len(self.view_pairs):
             return super().get_train_dataloader()
-        else:
-            batches = SharedBatches(
-                self._get_train_sampler(dataset),
-                self._train_batch_size,
-                num_processes=self.args.world_size,
-                rank=self.args.process_index,
-                drop_last=self.args.dataloader_drop_last,
-            )
+        dataset = self._all_rows
+        batches = self._sampler = self._batches(self.args.world_size, self.args.process_index)
         return DataLoader(
             dataset,
             batch_sampler=batches,
@@ -73,21 +61,26 @@ class OrderedTrainer(Trainer):
         lengths = row_lengths(dataset)
         return dataset[min(range(len(lengths)), key=lengths.__getitem__)]
 
-    def _mixed_batches(self, num_processes: int, rank: int) -> MixedBatches:
-        """Return the batches of a process, where rows of the second file stand beside those of the task."""
-        strategy = self.args.train_sampling_strategy
-        beside = BesideRows(
-            row_lengths(self.view_pairs),
-            self.views_ratio,
-            self._order_seed,
-            shuffle=strategy != "sequential",
-            group=strategy == "group_by_length",
-        )
-        return MixedBatches(
+    @property
+    def _all_rows(self) -> Sequence[Pair]:
+        rows = cast(Sequence[Pair], self.train_dataset)
+        return Joined(rows, self.view_pairs) if len(self.view_pairs) else rows
+
+    def _batches(self, num_processes: int, rank: int) -> SharedBatches:
+        strategy, beside = self.args.train_sampling_strategy, None
+        if len(self.view_pairs):
+            beside = BesideRows(
+                row_lengths(cast(Sequence[Pair], self.train_dataset)),
+                row_lengths(self.view_pairs),
+                self.views_ratio,
+                self._order_seed,
+                shuffle=strategy != "sequential",
+                group=strategy == "group_by_length",
+            )
+        return SharedBatches(
             self._get_train_sampler(self.train_dataset),
-            row_lengths(cast(Sequence[Pair], self.train_dataset)),
-            beside,
             self._train_batch_size,
+            beside,
             accumulation=self.args.gradient_accumulation_steps,
             num_processes=num_processes,
             rank=rank,
@@ -116,20 +109,10 @@ class OrderedTrainer(Trainer):
         return super()._run_epoch(*args, epoch=epoch, **kwargs)
 
     def batches_of_epoch(self, epoch: int) -> Iterator[FusedBatch]:
-        """Lay out the batches of an epoch once more, in order; the last one may be short."""
-        pairs = cast(Sequence[Pair], self.train_dataset)
-        if len(self.view_pairs):
-            batches = self._mixed_batches(1, 0)
-            batches.set_epoch(epoch)
-            both = Joined(pairs, self.view_pairs)
-            yield from (self.data_collator([both[number] for number in numbers]) for numbers in batches)
-            return
-        sampler = self._get_train_sampler()
-        if isinstance(sampler, LengthGroupedSampler):
-            sampler.set_epoch(epoch)
-        rows = iter(sampler)
-        while numbers := list(islice(rows, self.args.train_batch_size)):
-            yield self.data_collator([pairs[number] for number in numbers])
+        """Lay out the batches of an epoch once more, in order, as one process would have them."""
+        batches, rows = self._batches(1, 0), self._all_rows
+        batches.set_epoch(epoch)
+        return (self.data_collator([rows[number] for number in numbers]) for numbers in batches)
 
     @property
     def _step_rows(self) -> int:
@@ -141,7 +124,7 @@ class OrderedTrainer(Trainer):
         if not len(self.view_pairs):
             return
         rows = self._step_rows
-        number = BesideRows((), self.views_ratio, 0).number(rows)
+        number = num_beside(rows, self.views_ratio)
         if not 0 < number <= len(self.view_pairs):
             raise ConfigError(
                 f"views_ratio={self.views_ratio} gives {number} view rows for the {rows} task rows of a step; expected "

@@ -1,11 +1,13 @@
-"""The order of training rows: shuffled, in batches of like length, a function of seed and epoch alone; how the batches
-are shared out over processes; and which rows of a second file stand beside them."""
+"""The order of training rows, a function of seed and epoch alone; how batches are shared out over processes; and which
+rows of a second file are beside them.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import torch
 from torch.utils.data import Sampler
@@ -18,14 +20,9 @@ BATCHES_PER_WINDOW = 50
 class LengthGroupedSampler(Sampler[int]):
     """Shuffle rows, sort them by length within windows, and shuffle the batches of each window.
 
-    The order depends on (seed, epoch) only. Arms of a comparison that share a seed see the same batches in
-    the same order, a resumed run sees what it would have seen, and the global random stream is not touched.
-
-    Args:
-        lengths: Tokens of each row.
-        batch_size: Rows in a batch, accumulation included.
-        seed: Seed of the order.
-        group: Whether to group by length; otherwise rows are only shuffled.
+    The order depends on (seed, epoch) only. Arms of a comparison that share a seed see the same batches in the same
+    order, a resumed run sees what it would have seen, and the global random stream is not touched. Without `group` rows
+    are only shuffled. `batch_size` includes accumulation.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, group: bool = True) -> None:
@@ -62,42 +59,9 @@ class LengthGroupedSampler(Sampler[int]):
             yield from batch
 
 
-class SharedBatches(Sampler[list[int]]):
-    """One process's part of each batch, where all processes together train on `batch_size * num_processes` rows.
-
-    Whatever the number of processes, a step has the same rows, each of them once: the stock loader repeats rows of
-    the epoch's beginning at its end, until every process has a full batch. The last batch is divided as evenly as
-    it goes, and where it has fewer rows than there are processes, some get an empty list.
-
-    Args:
-        rows: The order of all rows.
-        batch_size: Rows of a process in a batch.
-        num_processes: Number of processes.
-        rank: Which one this is.
-        drop_last: Whether a last batch that is not full is left out.
-
-    >>> [list(SharedBatches(range(5), 2, num_processes=2, rank=rank)) for rank in (0, 1)]
-    [[[0, 1], []], [[2, 3], [4]]]
-    """
-
-    def __init__(
-        self, rows: Iterable[int], batch_size: int, *, num_processes: int, rank: int, drop_last: bool = False
-    ) -> None:
-        self.rows = rows
-        self.batch_size = batch_size
-        self.num_processes = num_processes
-        self.rank = rank
-        self.drop_last = drop_last
-
-    def __len__(self) -> int:
-        full, rest = divmod(len(self.rows), self.batch_size * self.num_processes)  # type: ignore[arg-type]
-        return full + (rest > 0 and not self.drop_last)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = iter(self.rows)
-        for _ in range(len(self)):
-            batch = list(islice(order, self.batch_size * self.num_processes))
-            yield part_of(batch, self.rank, self.rank + 1, self.num_processes)
+def num_beside(num_task_rows: int, ratio: float) -> int:
+    """Return how many rows of a second file a step of so many task rows has: rounded, half of one up."""
+    return math.floor(num_task_rows * ratio + 0.5)
 
 
 class BesideRows:
@@ -108,6 +72,7 @@ class BesideRows:
     `ratio`, rounded, half of one up; no row twice, but where an epoch of theirs ends in its midst.
 
     Args:
+        task_lengths: Tokens of each task row.
         lengths: Tokens of each row of the second file.
         ratio: Rows for each task row.
         seed: Seed of the order.
@@ -117,27 +82,25 @@ class BesideRows:
     """
 
     def __init__(
-        self, lengths: Sequence[int], ratio: float, seed: int, *, shuffle: bool = True, group: bool = True
+        self,
+        task_lengths: Sequence[int],
+        lengths: Sequence[int],
+        ratio: float,
+        seed: int,
+        *,
+        shuffle: bool = True,
+        group: bool = True,
     ) -> None:
+        self.task_lengths = task_lengths
         self.lengths = lengths
         self.ratio = ratio
         self.seed = seed
         self.shuffle = shuffle
         self.group = group
 
-    def number(self, num_task_rows: int) -> int:
-        """Return how many rows stand beside a step of so many task rows."""
-        return math.floor(num_task_rows * self.ratio + 0.5)
-
-    def beside(self, steps: Sequence[Sequence[int]], task_lengths: Sequence[int], epoch: int) -> list[list[int]]:
-        """Return the rows beside each step of an epoch.
-
-        Args:
-            steps: The task rows of each step, in order.
-            task_lengths: Tokens of each task row.
-            epoch: The task's epoch, from 0; every epoch has as many rows.
-        """
-        counts = [self.number(len(step)) for step in steps]
+    def beside(self, steps: Sequence[Sequence[int]], epoch: int) -> list[list[int]]:
+        """Return the rows beside each step of an epoch, from 0, of which `steps` are the task rows, in order."""
+        counts = [num_beside(len(step), self.ratio) for step in steps]
         place = epoch * sum(counts)  # in the endless row of the second file's epochs
         beside: list[list[int]] = []
         for window in self._windows(counts, place):
@@ -146,7 +109,7 @@ class BesideRows:
             order = list(window)
             if self.group:
                 rows.sort(key=lambda row: self.lengths[row])
-                order.sort(key=lambda step: max(task_lengths[row] for row in steps[step]))
+                order.sort(key=lambda step: max(self.task_lengths[row] for row in steps[step]))
             left = iter(rows)
             of_step = {step: list(islice(left, counts[step])) for step in order}
             beside += [of_step[step] for step in window]
@@ -184,29 +147,32 @@ class BesideRows:
         return torch.randperm(len(self.lengths), generator=generator).tolist()
 
 
-class MixedBatches(Sampler[list[int]]):
-    """One process's part of each batch of task rows, with rows of a second file beside them.
+class SharedBatches(Sampler[list[int]]):
+    """One process's part of each batch of task rows, with rows of a second file beside them if there is one.
 
-    Task rows, their order and the borders of steps are what they are without the second file. A step's rows of either
-    file are divided over its micro-batches and processes, so that a step has the same rows however it is cut.
+    Whatever the number of processes, a step has the same rows, each of them once: the stock loader repeats rows of
+    the epoch's beginning at its end, until every process has a full batch. A step's rows of either file are divided
+    over its micro-batches and processes as evenly as it goes; where the last batch has fewer rows than there are
+    processes, some get an empty list.
 
     Args:
-        rows: The order of the task rows.
-        task_lengths: Tokens of each task row.
-        beside: Gives the rows of the second file, which are numbered on from the last task row.
+        rows: The order of the task rows, with a length.
         batch_size: Task rows of a process in a batch.
+        beside: Gives the rows of the second file, which are numbered on from the last task row.
         accumulation: Batches of an optimizer step.
         num_processes: Number of processes.
         rank: Which one this is.
         drop_last: Whether a last batch of an epoch that is not full is left out.
+
+    >>> [list(SharedBatches(range(5), 2, num_processes=2, rank=rank)) for rank in (0, 1)]
+    [[[0, 1], []], [[2, 3], [4]]]
     """
 
     def __init__(
         self,
-        rows: Iterable[int],
-        task_lengths: Sequence[int],
-        beside: BesideRows,
+        rows: Any,
         batch_size: int,
+        beside: BesideRows | None = None,
         *,
         accumulation: int = 1,
         num_processes: int = 1,
@@ -214,7 +180,6 @@ class MixedBatches(Sampler[list[int]]):
         drop_last: bool = False,
     ) -> None:
         self.rows = rows
-        self.task_lengths = task_lengths
         self.beside = beside
         self.size = batch_size * num_processes
         self.accumulation = accumulation
@@ -230,20 +195,23 @@ class MixedBatches(Sampler[list[int]]):
             self.rows.set_epoch(epoch)
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self.task_lengths), self.size)
+        full, rest = divmod(len(self.rows), self.size)
         return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = list(self.rows)[: len(self) * self.size]
         per_step = self.size * self.accumulation
         steps = [order[start : start + per_step] for start in range(0, len(order), per_step)]
-        first = len(self.task_lengths)
-        for step, others in zip(steps, self.beside.beside(steps, self.task_lengths, self.epoch), strict=True):
+        beside = [[]] * len(steps) if self.beside is None else self.beside.beside(steps, self.epoch)
+        for step, others in zip(steps, beside, strict=True):
             for start in range(0, len(step), self.size):
                 stop = min(start + self.size, len(step))
-                batch = part_of(step[start:stop], self.rank, self.rank + 1, self.num_processes)
-                theirs = part_of(part_of(others, start, stop, len(step)), self.rank, self.rank + 1, self.num_processes)
-                yield batch + [first + row for row in theirs]
+                batch = self._own(step[start:stop])
+                theirs = self._own(part_of(others, start, stop, len(step)))
+                yield batch + [len(self.rows) + row for row in theirs]
+
+    def _own(self, rows: list[int]) -> list[int]:
+        return part_of(rows, self.rank, self.rank + 1, self.num_processes)
 
 
 def part_of(rows: list[int], start: int, stop: int, parts: int) -> list[int]:

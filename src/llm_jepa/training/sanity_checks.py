@@ -40,12 +40,6 @@ def check_work(
 ) -> None:
     """Make sure that a run has steps, labelled tokens, and, where the JEPA term has weight, something for it to do.
 
-    Args:
-        jepa: The model under its objective.
-        arguments: The training arguments.
-        pairs: Training pairs.
-        view_pairs: Pairs of the second file that steps have.
-
     Raises:
         DataError: If the rows leave nothing to train.
         ConfigError: If the settings do.

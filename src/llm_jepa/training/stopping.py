@@ -1,7 +1,7 @@
-"""SIGTERM and Ctrl-C while a run trains: finish the step, save, and go; a second one stops at once.
+"""SIGTERM and Ctrl-C while a run trains: finish the step, save, and stop; a second one stops at once.
 
-A scheduler that takes a machine back sends SIGTERM and waits. What it finds then is a checkpoint at the end of an
-optimizer step, from which the run goes on as if it had never stopped.
+A scheduler that takes a machine back sends SIGTERM and waits. It then finds a checkpoint at the end of an optimizer
+step, from which the run continues as if it had never stopped.
 """
 
 from __future__ import annotations

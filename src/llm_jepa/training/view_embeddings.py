@@ -43,15 +43,14 @@ def view_embeddings(
     batch_size: int = 128,
     context: Callable[[], AbstractContextManager] = nullcontext,
 ) -> ViewEmbeddings:
-    """Encode both views of `pairs`, in evaluation mode and without gradient.
+    """Encode both views of `pairs` that have a JEPA term, in evaluation mode and without gradient.
 
-    Several processes share the batches out, and each gets all embeddings: every process must call it.
-
-    A model trained with `jepa_lambda` 0, or without views, never learned [PRED], so its text side is Enc(Text): k = 0.
+    Several processes share the batches out, and each gets all embeddings: every process must call it. A model trained
+    with `jepa_lambda` 0, or without views, never learned [PRED], so its text side is Enc(Text): k = 0.
 
     Args:
         jepa: The model under its objective.
-        pairs: The pairs; those without a JEPA term are passed over.
+        pairs: The pairs.
         pad_token_id: Id that fills padding.
         with_pred: Encode what the distance compares. Without, Enc(Text) and Enc(Code), whatever predicts what.
         batch_size: Pairs in one forward.
