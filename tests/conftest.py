@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import socket
-import sys
-import tempfile
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +21,12 @@ import torch
 import transformers
 from accelerate.state import AcceleratorState, GradientState
 from torch import nn
-from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback
 
 from llm_jepa.data.nlrx import generate_splits, write_jsonl
 from llm_jepa.data.tokenizer import train_tokenizer
-from llm_jepa.experiments import fork_server as fork_server_module
-from llm_jepa.experiments import workers
+from llm_jepa.experiments import jobs, workers
+from llm_jepa.experiments.jobs import Attempt, Job
 from llm_jepa.objective import LLMJEPA, JEPAConfig, Pair
 from llm_jepa.report import experiment_report
 from llm_jepa.runs.run import train_run
@@ -38,6 +34,8 @@ from llm_jepa.runs.settings import read_run
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.trainer import JEPATrainer
 
+# A process that a test forks from this one starts a server of its own: it cannot wait for that of its parent.
+os.register_at_fork(after_in_child=forkserver._forkserver.__init__)
 torch.set_num_threads(1)  # tiny models: a second thread costs more than it gives
 
 VOCAB_SIZE = 64
@@ -266,7 +264,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
-# ---- tiny experiments: sixty generated pairs, three steps, runs in forked processes that need not import anything ----
+# ---- tiny experiments: sixty generated pairs, three steps ----
 
 
 @pytest.fixture(scope="session")
@@ -304,75 +302,23 @@ def tiny_settings(pair_files: tuple[Path, Path]) -> Callable[..., dict[str, Any]
     return make
 
 
-class ForkedServer:
-    """The server that forks runs, itself forked from this process instead of started anew: imports take seconds."""
-
-    def __init__(self, connection: socket.socket, ours: socket.socket, environment: dict[str, str], log: int) -> None:
-        self.pid = os.fork()
-        if self.pid:
-            return
-        code = 1
-        try:
-            tqdm.set_lock(
-                threading.RLock()
-            )  # tqdm's own is shared with the parent, and would stop both if one is killed
-            ours.close()
-            os.environ.update(environment)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115 (pytest's own goes elsewhere)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            torch.set_num_threads(1)
-            # This process has computed, which the real server has not: a child inherits a broken pool of threads from
-            # it, and makes a new one at its first call. Two threads that call first together (transformers loads with
-            # several) would find none, so the child's only thread does it.
-            os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
-            code = fork_server_module.serve(connection)
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-
-    def wait(self) -> int:
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-
-def fork_server(environment: dict[str, str], kept_open: Sequence[int]) -> tuple[Any, socket.socket, Any]:
-    """Do what `executor.launch_server` does, from this process."""
-    ours, theirs = socket.socketpair()
-    log = tempfile.TemporaryFile()  # noqa: SIM115
-    with theirs:
-        return ForkedServer(theirs, ours, environment, log.fileno()), ours, log
-
-
-@pytest.fixture(scope="session")
-def warmed_up(tiny_settings: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Do one run in this process, so that forked ones find every module imported."""
-    train_run(read_run(tiny_settings(max_steps=1)), 0, tmp_path_factory.mktemp("warm") / "run")
-
-
 @pytest.fixture(scope="module")
-def quick_runs(warmed_up: None) -> Iterator[list[str]]:
-    """Fork runs instead of starting processes, where that can be done; yield a list that gets the runs started."""
+def quick_runs() -> Iterator[list[str]]:
+    """Yield a list that gets the names of the runs started, and leave out what those tests do not look at."""
     started: list[str] = []
-    start = workers.local_pool
+    start = workers.start_run
 
-    def open_pool(*arguments: Any) -> Any:
-        pool = start(*arguments)
-        start_one = pool.start
-        pool.start = lambda job: started.append(job.name) or start_one(job)
-        return pool
+    def start_run(job: Job, *arguments: Any) -> Attempt:
+        started.append(job.name)
+        return start(job, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "local_pool", open_pool)
-        if sys.platform == "linux":
-            patch.setattr(workers, "launch_server", fork_server)
-        patch.setattr(workers, "POLL_S", 0.02)
+        patch.setattr(workers, "start_run", start_run)
+        patch.setattr(jobs, "POLL_S", 0.02)
         for curves_or_maps in ("plot_curves", "plot_geometry"):  # drawn by the tests of the report, where they are seen
             patch.setattr(experiment_report, curves_or_maps, lambda *_: [])
         patch.setenv("TOKENIZERS_PARALLELISM", "false")
+        patch.setenv("OMP_NUM_THREADS", "1")
         yield started
 
 

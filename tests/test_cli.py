@@ -18,7 +18,7 @@ import pytest
 
 from llm_jepa.cli import WIDTH, main
 from llm_jepa.data.tokenizer import train_tokenizer
-from llm_jepa.experiments.workers import Job
+from llm_jepa.experiments.jobs import Job
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 ROWS = [{"text": f"lines with the number {n}", "code": f".*{n}.*"} for n in range(10, 42)]
@@ -115,7 +115,7 @@ def experiment(tmp_path_factory) -> Path:
     """An experiment of two arms and two seeds, its runs done in this process, one after the other."""
     folder = tmp_path_factory.mktemp("experiment")
 
-    def run_here(jobs: list[Job], workers: int, **options: object) -> list:
+    def run_here(jobs: list[Job], *_: object, **options: object) -> list:
         for job in jobs:
             assert main(["train", str(job.folder / "config.yaml"), "--out", str(job.folder)]) == 0
         return []

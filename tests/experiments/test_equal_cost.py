@@ -10,7 +10,7 @@ import pytest
 from llm_jepa.experiments.compare import _cost
 from llm_jepa.experiments.equal_cost import Budget, plan, recorded
 from llm_jepa.experiments.experiment import read_experiment
-from llm_jepa.experiments.workers import Job
+from llm_jepa.experiments.jobs import Job
 from llm_jepa.runs.run import build_trainer, count_step_flops
 from llm_jepa.runs.settings import read_run
 

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import pickle
+import subprocess
 import sys
 from collections.abc import Mapping
+from multiprocessing import forkserver
 
 import pytest
 from safetensors.torch import load_file
 
 from llm_jepa.errors import ConfigError, LLMJEPAError
-from llm_jepa.experiments import fork_server
-from llm_jepa.experiments import workers as workers_module
+from llm_jepa.experiments import workers
 from llm_jepa.experiments.compare import open_experiment
-from llm_jepa.experiments.workers import ForkingPool, Job, StartingPool, local_pool, run_jobs
+from llm_jepa.experiments.jobs import Job, run_jobs
+from llm_jepa.experiments.ray_workers import RayPool
+from llm_jepa.experiments.workers import LocalPool
+from llm_jepa.runs.run import claim_folder
+from llm_jepa.runs.settings import read_run
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 TIMES = ("training_time_s", "cost")
@@ -32,49 +39,75 @@ def results_of(experiment) -> dict[str, tuple[dict, dict]]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks")
 def test_a_run_gives_the_same_bits_whichever_way_it_is_started(tiny_settings, tmp_path, monkeypatch):
-    """Forked by the server beside others, or in an interpreter of its own; each has a log of its own."""
+    """By a sweep, beside others, or by `llm-jepa train` in an interpreter of its own; each has a log of its own."""
     settings = tiny_settings(arms=["ntp", "jepa"], seeds=[1], max_steps=2, dropout=0.1)
-    forked = open_experiment(settings, tmp_path / "forked")
-    assert run_jobs(forked.jobs, workers=2) == []
-    monkeypatch.setattr(workers_module, "kind_of_pool", lambda: StartingPool)
-    started = open_experiment(settings, tmp_path / "started")
-    assert run_jobs(started.jobs, workers=2) == []
-    assert results_of(forked) == results_of(started)
-    assert all((job.folder / "log.txt").is_file() for job in [*forked.jobs, *started.jobs])
+    alone = open_experiment(settings, tmp_path / "alone")
+    for job in alone.jobs:
+        command = ["train", str(job.folder / "config.yaml"), "--out", str(job.folder)]
+        own = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, "-m", "llm_jepa", *command], check=True, capture_output=True, env=own)
+    for method in {workers.METHOD, "spawn"}:
+        monkeypatch.setattr(workers, "METHOD", method)
+        swept = open_experiment(settings, tmp_path / method)
+        assert run_jobs(swept.jobs, 2, lambda: LocalPool(2, {"cpus": 1})) == []
+        assert results_of(swept) == results_of(alone)
+        for job in swept.jobs:
+            log = job.log.read_text()
+            assert "step" in log and "Traceback" not in log
 
 
-@pytest.mark.slow
-def test_a_run_that_cannot_start_is_a_failure_with_its_reason(tmp_path):
-    """A folder whose settings are not there: exit code 2, and the log says which file."""
-    (tmp_path / "ntp-s1").mkdir()
-    (failure,) = run_jobs([Job("ntp", 1, tmp_path / "ntp-s1")], workers=1)
-    assert failure.exit_code == 2 and "config.yaml is not there" in " ".join(failure.log_tail.split())
+@pytest.fixture
+def job_without_rows(tiny_settings, tmp_path):
+    """A run that ends at once."""
+    job = Job("none", 1, tmp_path / "none-s1", read_run(tiny_settings(train_file=str(tmp_path / "gone.jsonl"))))
+    claim_folder(job.folder, job.run.settings | {"seed": 1})
+    return job
+
+
+def test_a_run_that_cannot_begin_is_a_failure_with_its_reason(job_without_rows):
+    """Its exit code is that of the command, and its log says which file is wrong."""
+    (failure,) = run_jobs([job_without_rows], 1, lambda: LocalPool(1, {"cpus": 1}), max_retries=2)
+    assert failure.exit_code == 2 and failure.reason == "exit code 2"
+    assert "gone.jsonl" in failure.log_tail and "Traceback" not in failure.log_tail
+
+
+def test_a_run_does_not_import_the_script_that_started_it(job_without_rows, tmp_path, monkeypatch):
+    """A script needs no `if __name__ == "__main__"`, and what it does is done once."""
+    (tmp_path / "script.py").write_text(f"open({str(tmp_path / 'again')!r}, 'w')")
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tmp_path / "script.py"))
+    (failure,) = run_jobs([job_without_rows], 1, lambda: LocalPool(1, {"cpus": 1}))
+    assert failure.exit_code == 2 and not (tmp_path / "again").exists()
+
+
+def test_settings_survive_the_way_to_another_process(tiny_settings):
+    """A worker gets them as objects."""
+    run = read_run(tiny_settings(learning_rate="1e-3", jepa_k=2))
+    assert pickle.loads(pickle.dumps(run)) == run
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed: pip install 'llm-jepa[ray]'")
-def test_ray_does_the_same_runs_to_the_same_bits(tiny_settings, tmp_path):
+def test_ray_does_the_same_runs_to_the_same_bits(tiny_settings, job_without_rows, tmp_path):
     """On a cluster of this machine; what asks for more than any machine has is refused, not waited for."""
     settings = tiny_settings(arms=["ntp", "jepa"], seeds=[1], max_steps=2)
     local = open_experiment(settings, tmp_path / "local")
-    assert run_jobs(local.jobs, workers=2, resources={"cpus": 1}) == []
+    assert run_jobs(local.jobs, 2, lambda: LocalPool(2, {"cpus": 1})) == []
     far = open_experiment(settings, tmp_path / "ray")
-    (tmp_path / "none").mkdir()
-    jobs = [*far.jobs, Job("none", 1, tmp_path / "none")]  # one without settings fails, and the others do not
-    (failure,) = run_jobs(jobs, workers=2, executor="ray", resources={"cpus": 1}, max_retries=1)
-    assert failure.job.name == "none" and failure.exit_code == 2
-    assert "config.yaml is not there" in " ".join(failure.log_tail.split())
+    jobs = [*far.jobs, job_without_rows]  # it fails, and the others do not
+    (failure,) = run_jobs(jobs, 2, lambda: RayPool({"cpus": 1}), max_retries=1)
+    assert failure.job.name == "none-s1" and failure.exit_code == 2
+    assert "gone.jsonl" in " ".join(failure.log_tail.split())
     assert results_of(local) == results_of(far)
     with pytest.raises(ConfigError, match=r"a run takes 1 cpus and 1000 gpus, and no machine of the Ray cluster"):
-        run_jobs(jobs[-1:], workers=1, executor="ray", resources={"gpus": 1000})
+        run_jobs(jobs[-1:], 1, lambda: RayPool({"gpus": 1000}))
 
 
 @pytest.mark.skipif(HAS_RAY, reason="Ray is installed")
 def test_without_ray_the_error_says_what_to_install(tmp_path):
     with pytest.raises(ConfigError, match=r"executor=ray needs Ray: pip install 'llm-jepa\[ray\]'"):
-        run_jobs([Job("ntp", 1, tmp_path)], workers=1, executor="ray")
+        run_jobs([Job("ntp", 1, tmp_path)], 1, lambda: RayPool({}))
 
 
 def test_nothing_is_started_where_all_is_done(tmp_path):
@@ -82,34 +115,56 @@ def test_nothing_is_started_where_all_is_done(tmp_path):
     job = Job("ntp", 1, tmp_path / "ntp-s1")
     job.folder.mkdir()
     (job.folder / "DONE").touch()
-    for where in ("local", "ray"):
-        assert run_jobs([job], workers=2, executor=where) == []
+    assert run_jobs([job], 2, lambda: pytest.fail("no pool was due")) == []
     assert [path.name for path in job.folder.iterdir()] == ["DONE"]
 
 
-def test_a_server_that_cannot_start_is_an_error_with_what_it_said(tmp_path, monkeypatch, quick_runs):
-    """Not a failure of every run, each tried again."""
-    monkeypatch.setattr(fork_server, "MODULES", ("no_such_module_of_ours",))
+@pytest.mark.skipif(workers.METHOD != "forkserver", reason="runs are not forked here")
+def test_a_server_that_cannot_start_is_an_error_and_not_a_failure_of_every_run(tmp_path, monkeypatch, capfd):
+    """What went wrong stands on standard error."""
+    (tmp_path / "broken.py").write_text("raise RuntimeError('this module does not load')")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    monkeypatch.setattr(workers, "PRELOADED", ["broken"])
+    server = forkserver.ForkServer()
+    for name in ("connect_to_new_process", "set_forkserver_preload"):
+        monkeypatch.setattr(forkserver, name, getattr(server, name))
     job = Job("ntp", 1, tmp_path / "ntp-s1")
     job.folder.mkdir()
-    with pytest.raises(LLMJEPAError, match=r"(?s)ended before any began:.*No module named 'no_such_module_of_ours'"):
-        run_jobs([job], workers=1)
+    with pytest.raises(LLMJEPAError, match="ended before a run began"):
+        run_jobs([job], 1, lambda: LocalPool(1, {}))
+    assert "this module does not load" in capfd.readouterr().err
 
 
-def test_devices_are_given_out_and_taken_back(monkeypatch):
-    """Two runs of two GPUs each have different ones; what is not there is refused."""
+def test_each_run_has_devices_of_its_own(monkeypatch):
+    """Two runs of two GPUs each have different ones; those of a run that has ended are free; too few are refused."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7,8")
-    pool = local_pool(2, {"gpus": 2}, None)
-    assert isinstance(pool, ForkingPool | StartingPool)
-    take = [pool._take_devices(number)["CUDA_VISIBLE_DEVICES"] for number in (1, 2)]
-    assert take == ["4,5", "6,7"]
-    pool.give_back(1)
-    pool.give_back(1)
-    assert pool._take_devices(3) == {"CUDA_VISIBLE_DEVICES": "4,5"}
+    given, ended = [], []
+
+    class Running:
+        def __init__(self, number):
+            self.number = number
+
+        def poll(self):
+            return 0 if self.number in ended else None
+
+    def start_run(job, environment, lock):
+        given.append(environment["CUDA_VISIBLE_DEVICES"])
+        return Running(job)
+
+    monkeypatch.setattr(workers, "start_run", start_run)
+    monkeypatch.setattr(workers, "wait_for_server", lambda environment: None)
+    pool = LocalPool(2, {"gpus": 2})
+    for number in (1, 2):
+        pool.start(number)
+    ended.append(1)
+    pool.start(3)
+    ended.append(2)
+    pool.start(4)
+    assert given == ["4,5", "6,7", "4,5", "6,7"]
     with pytest.raises(ConfigError, match=r"workers=3 with resources.gpus=2 take 6 GPUs, and 5 are here"):
-        local_pool(3, {"gpus": 2}, None)
+        LocalPool(3, {"gpus": 2})
     with pytest.raises(ConfigError, match=r"resources.gpus=0.5: parts of a GPU are given out by Ray only"):
-        local_pool(1, {"gpus": 0.5}, None)
+        LocalPool(1, {"gpus": 0.5})
 
 
 @pytest.mark.parametrize(
@@ -123,5 +178,4 @@ def test_a_run_has_the_threads_that_were_stated(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    pool = local_pool(1, resources, None)
-    assert isinstance(pool, ForkingPool | StartingPool) and pool.environment["OMP_NUM_THREADS"] == threads
+    assert LocalPool(1, resources).environment["OMP_NUM_THREADS"] == threads

@@ -18,7 +18,8 @@ import yaml
 
 from llm_jepa.errors import ConfigError
 from llm_jepa.experiments.compare import open_experiment, run_experiment
-from llm_jepa.experiments.workers import FAILED_FILE, run_jobs
+from llm_jepa.experiments.jobs import FAILED_FILE, run_jobs
+from llm_jepa.experiments.workers import LocalPool
 from llm_jepa.files import read_json_lines
 from llm_jepa.runs.locks import OWNER_FILE, sole_owner, sole_trainer
 from llm_jepa.runs.run import train_run
@@ -87,7 +88,7 @@ def kill_runs(folder: Path, count: int) -> threading.Thread:
                     command = {os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()}
                 except OSError:
                     continue
-                # A run holds its own folder too, which the server that forks it does not.
+                # A run holds its own folder too, which the sweep does not.
                 runs = {Path(each).name for each in command if Path(each).parent == folder.resolve()}
                 for run in runs - killed - {OWNER_FILE}:
                     if (folder / run / "metrics.jsonl").is_file() and not (folder / run / "DONE").is_file():
@@ -113,7 +114,7 @@ def test_d1_a_killed_run_is_marked_and_the_rest_finish_and_a_rerun_does_only_it(
         quick_runs.clear()
         with sole_owner(folder) as lock:
             hunter = kill_runs(folder, KILLED)
-            failures = run_jobs(experiment.jobs, 2, lock=lock)
+            failures = run_jobs(experiment.jobs, 2, lambda: LocalPool(2, {}, lock))
             hunter.join()
         assert len(failures) == KILLED and len(quick_runs) == RUNS
         for failure in failures:
@@ -143,7 +144,7 @@ def test_d1_a_killed_run_is_tried_again_and_one_that_failed_by_itself_is_not(swe
         quick_runs.clear()
         with sole_owner(folder) as lock:
             hunter = kill_runs(folder, 1)
-            (failure,) = run_jobs(experiment.jobs, 1, lock=lock, max_retries=2)
+            (failure,) = run_jobs(experiment.jobs, 1, lambda: LocalPool(1, {}, lock), max_retries=2)
             hunter.join()
         assert quick_runs == ["ntp-s0", "ntp-s0", "hot-s0"]
         assert failure.job.name == "hot-s0" and failure.exit_code == 1
@@ -317,9 +318,7 @@ def test_d3_the_runs_of_a_killed_sweep_keep_its_folder_until_they_end(run_child,
 # ---- D4: the same run, other settings ----
 
 
-def test_d4_a_run_of_other_settings_is_refused_and_no_byte_is_overwritten(
-    tiny_settings, warmed_up, tmp_path, contents, fault_row
-):
+def test_d4_a_run_of_other_settings_is_refused_and_no_byte_is_overwritten(tiny_settings, tmp_path, contents, fault_row):
     """By `train` and by `compare`; the same settings are the negative control, and are read, not run again."""
     settings, run = tiny_settings(max_steps=1), tmp_path / "out" / "jepa-s1"
     with fault_row("D4", "a run's folder is used with other settings", 2) as row:
@@ -380,7 +379,7 @@ def test_d5_a_log_cut_at_any_byte_gives_its_whole_lines(tmp_path, fault_row):
 
 
 @pytest.mark.slow
-def test_d5_a_run_that_goes_on_after_a_cut_log_has_each_step_once(tiny_settings, warmed_up, tmp_path):
+def test_d5_a_run_that_goes_on_after_a_cut_log_has_each_step_once(tiny_settings, tmp_path):
     """The half line is not written on: the log begins with what the checkpoint remembers."""
     settings = tiny_settings(max_steps=3, save_steps=1)
     train_run(read_run(settings), 1, tmp_path / "run")

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from llm_jepa.errors import CheckFailedError, ConfigError, DataError
 from llm_jepa.files import expanded
+from llm_jepa.standard_error import WIDTH
 
 from .parsing import add_command, add_set, overrides, positive, read_settings, without_experiment
-from .printing import WIDTH, print_hanging, print_json
+from .printing import print_hanging, print_json
 
 if TYPE_CHECKING:
     from llm_jepa.runs.settings import RunConfig

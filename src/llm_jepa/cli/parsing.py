@@ -10,8 +10,7 @@ from typing import Any, NoReturn
 
 from llm_jepa.errors import ConfigError
 from llm_jepa.runs.setting_hints import hint_of
-
-from .printing import print_error
+from llm_jepa.standard_error import print_error
 
 Command = Callable[[argparse.Namespace], dict[str, Any]]
 

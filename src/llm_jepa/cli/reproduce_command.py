@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from llm_jepa.errors import ConfigError
 from llm_jepa.files import expanded
+from llm_jepa.standard_error import WIDTH
 
 from .parsing import add_command, add_set, numbers, overrides, positive
-from .printing import WIDTH, print_hanging
+from .printing import print_hanging
 
 if TYPE_CHECKING:
     from llm_jepa.papers.claims.reproduce import Call

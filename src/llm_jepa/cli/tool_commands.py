@@ -10,9 +10,10 @@ from typing import Any
 
 from llm_jepa.errors import ConfigError
 from llm_jepa.files import expanded
+from llm_jepa.standard_error import WIDTH, wrapper
 
 from .parsing import add_command, positive
-from .printing import WIDTH, print_hanging, wrapper
+from .printing import print_hanging
 
 
 def register(commands: Any) -> None:

@@ -35,7 +35,9 @@ from .equal_cost import Budget, plan, recorded, step_flops, step_time
 from .experiment import ExperimentConfig, count_runs, is_axis, read_experiment, read_grids
 from .grids import Grid
 from .interim_looks import note_look
+from .jobs import FAILED_FILE, Failure, Job, Pool, run_jobs
 from .preflight import rehearse
+from .ray_workers import RayPool
 from .results import (
     COST_KEYS,
     Results,
@@ -46,7 +48,7 @@ from .results import (
     summarise_seeds,
     write_results,
 )
-from .workers import FAILED_FILE, Failure, Job, run_jobs
+from .workers import LocalPool
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +102,7 @@ class Experiment:
 
     def job(self, arm: str, seed: int) -> Job:
         """Return a run of this experiment."""
-        return Job(arm, seed, self.folder / f"{arm}-s{seed}")
+        return Job(arm, seed, self.folder / f"{arm}-s{seed}", self.runs.get(arm))
 
     def cells_of(self, arm: str) -> list[str]:
         """Return the cells of an arm; itself, where it is no grid."""
@@ -161,16 +163,13 @@ def run_experiment(
     with sole_owner(experiment.folder) as lock:
         _claim_runs(experiment)  # again: the folder was nobody's in between
 
+        def open_pool() -> Pool:
+            if config.executor == "ray":
+                return RayPool(config.resources)
+            return LocalPool(config.workers, config.resources, lock)
+
         def run(jobs: list[Job]) -> list[Failure]:
-            return run_jobs(
-                jobs,
-                config.workers,
-                executor=config.executor,
-                resources=config.resources,
-                max_retries=config.max_retries,
-                lock=lock,
-                progress=progress,
-            )
+            return run_jobs(jobs, config.workers, open_pool, max_retries=config.max_retries, progress=progress)
 
         failures = run(experiment.jobs)
         cells = {cell for grid in experiment.grids.values() for cell in grid.cells}
@@ -254,9 +253,10 @@ def _claim_budgets(experiment: Experiment, kind: str) -> list[Job]:
     jobs = []
     for budget in _budgets(experiment, kind, records, chosen):
         for seed in experiment.config.seeds:
-            job = experiment.job(budget.name, seed)
-            settings = experiment.runs[budget.arm].settings | {"max_steps": budget.max_steps, "seed": seed}
-            claim_folder(job.folder, settings)
+            steps, run = {"max_steps": budget.max_steps}, experiment.runs[budget.arm]
+            run = replace(run, training=run.training | steps, settings=run.settings | steps)
+            job = replace(experiment.job(budget.name, seed), run=run)
+            claim_folder(job.folder, run.settings | {"seed": seed})
             budget.write(job.folder)
             jobs.append(job)
     return jobs

@@ -18,7 +18,8 @@ from typing import Any
 
 from llm_jepa.errors import ConfigError
 
-from .workers import LOST, POLL_S, Attempt, Job, kind_of_pool, stop
+from .jobs import LOST, POLL_S, Attempt, Job, stop
+from .workers import start_run
 
 logger = logging.getLogger(__name__)
 
@@ -102,14 +103,11 @@ class _Task:
 def train_in_worker(job: Job, folder: str, environment: dict[str, str]) -> int:
     """Do one run in a Ray worker and return its exit code.
 
-    The run is a child of the worker's own server (see `forks`): it meets nothing that an earlier run left behind, and
-    the worker imports everything once. When the worker is killed, the server stops the run.
+    The run is a process of its own: it meets nothing that an earlier run left behind, and the worker imports everything
+    once. When the worker is killed, the run stops. Ray gives each task its own CUDA_VISIBLE_DEVICES.
     """
     os.chdir(folder)
-    if not _pool:
-        _pool.append(kind_of_pool()({**os.environ, **environment}, [], None))
-    devices = os.environ.get("CUDA_VISIBLE_DEVICES")  # Ray gives each task its own
-    attempt = _pool[0].start(job, {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices})
+    attempt = start_run(job, {**os.environ, **environment})
     try:
         while (code := attempt.poll()) is None:
             time.sleep(POLL_S)
@@ -117,6 +115,3 @@ def train_in_worker(job: Job, folder: str, environment: dict[str, str]) -> int:
         stop([attempt])
         raise
     return code
-
-
-_pool: list[Any] = []  # the worker's

@@ -1,0 +1,256 @@
+"""The runs of a sweep: which are still to be done, how each ended, and which is tried again.
+
+`run_jobs` knows runs, attempts and what to say of them; a pool (`LocalPool`, `RayPool`) knows how a run is started
+somewhere, and how it ended. What has been done is known from the run folders alone: whoever calls it again goes on
+with the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from tqdm import tqdm
+
+from llm_jepa.evaluation.evaluate import EvaluationConfig
+from llm_jepa.files import read_json_lines, write_json
+from llm_jepa.runs.settings import RunConfig
+from llm_jepa.standard_error import INTERRUPTED, TERMINATED, sigterm_as_exit
+from llm_jepa.yaml_loading import load_yaml
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.05
+SHOW_S = 1.0  # between two readings of the runs' logs for the progress bar
+GRACE_S = 10.0  # between asking a run to stop and ending it
+TAIL_LINES = 15
+FAILED_FILE = "FAILED"
+LOST = -int(signal.SIGKILL)
+"""Exit code of a run whose process disappeared: somebody killed it, or the kernel did for want of memory."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be done, or to be read.
+
+    Attributes:
+        arm: Its arm.
+        seed: Its seed.
+        folder: Its folder.
+        run: Its settings; None for one that is only read.
+    """
+
+    arm: str
+    seed: int
+    folder: Path
+    run: RunConfig | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run is whole."""
+        return (self.folder / "DONE").is_file()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last sweep gave the run up."""
+        return not self.is_done and (self.folder / FAILED_FILE).is_file()
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended without DONE: its exit code (negative: a signal's number) and the end of its log."""
+
+    job: Job
+    exit_code: int
+    log_tail: str
+
+    @property
+    def reason(self) -> str:
+        """How the run ended, in words."""
+        return _ending(self.exit_code)
+
+
+class Attempt(Protocol):
+    """One try of a run, somewhere."""
+
+    def poll(self) -> int | None:
+        """Return the exit code (negative: a signal's number), or None as long as it runs."""
+
+    def ask_to_stop(self) -> None:
+        """Have it finish its step, save, and end."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+
+class Pool(Protocol):
+    """A place where runs are done."""
+
+    def start(self, job: Job) -> Attempt:
+        """Start a try of a run."""
+
+    def close(self) -> None:
+        """Give back what the pool holds; no try of it runs any more."""
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    workers: int,
+    open_pool: Callable[[], Pool],
+    *,
+    max_retries: int = 0,
+    progress: bool = False,
+) -> list[Failure]:
+    """Do all jobs that are not done yet, `workers` at a time, in order; return those that failed.
+
+    A job that fails does not stop the others. One that a signal ended, or that was lost with its worker, is tried
+    again, from its newest checkpoint where it has one; one that ended by itself would do so again. What has failed for
+    good is marked in its folder (FAILED: how, and after how many tries). If this process is interrupted or
+    terminated, the runs are stopped first, and what they have written stays.
+
+    Args:
+        jobs: The runs.
+        workers: Runs at the same time.
+        open_pool: Opens the place where runs are done; called if there is a run to do.
+        max_retries: How often a run that was stopped or lost is tried again.
+        progress: Show a progress bar on standard error.
+    """
+    waiting = deque(job for job in jobs if not job.is_done)
+    if len(waiting) < len(jobs):
+        logger.info("run    %d of %d runs are done already and stay as they are", len(jobs) - len(waiting), len(jobs))
+    if not waiting:
+        return []
+    tries: Counter[Job] = Counter()
+    failures: list[Failure] = []
+    with (
+        sigterm_as_exit(),
+        _opened(open_pool) as (pool, running),
+        _Bar(len(jobs), len(waiting), progress) as bar,
+    ):
+        while waiting or running:
+            while waiting and len(running) < workers:
+                job = waiting.popleft()
+                (job.folder / FAILED_FILE).unlink(missing_ok=True)
+                tries[job] += 1
+                running[job] = pool.start(job)
+            time.sleep(POLL_S)
+            for job, exit_code in _ended(running):
+                if exit_code == 0 and job.is_done:
+                    _report_done(job)
+                elif (exit_code < 0 or exit_code in (INTERRUPTED, TERMINATED)) and tries[job] <= max_retries:
+                    logger.warning("run    %s ended by %s; it is tried again", job.name, _ending(exit_code))
+                    waiting.appendleft(job)
+                    continue
+                else:
+                    failures.append(_failed(job, exit_code, tries[job]))
+                bar.update()
+            bar.show(running)
+    return failures
+
+
+@contextmanager
+def _opened(open_pool: Callable[[], Pool]) -> Iterator[tuple[Pool, dict[Job, Attempt]]]:
+    """Yield a pool and a dict of what runs in it; leave no run behind, however the block is left."""
+    pool, running = open_pool(), dict[Job, Attempt]()
+    try:
+        yield pool, running
+    finally:
+        stop(list(running.values()))
+        pool.close()
+
+
+def stop(attempts: Sequence[Attempt]) -> None:
+    """Ask runs to save and stop; end those that have not after GRACE_S."""
+    for attempt in attempts:
+        attempt.ask_to_stop()
+    deadline = time.monotonic() + GRACE_S
+    for attempt in attempts:
+        while attempt.poll() is None and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        if attempt.poll() is None:
+            attempt.kill()
+
+
+def _ended(running: dict[Job, Attempt]) -> list[tuple[Job, int]]:
+    """Take the runs that have ended out of `running`; return them with their exit codes."""
+    codes = [(job, attempt.poll()) for job, attempt in running.items()]
+    ended = [(job, code) for job, code in codes if code is not None]
+    for job, _ in ended:
+        del running[job]
+    return ended
+
+
+def _failed(job: Job, exit_code: int, tries: int) -> Failure:
+    failure = Failure(job, exit_code, _log_tail(job))
+    record = {"exit_code": exit_code, "reason": failure.reason, "tries": tries, "log_tail": failure.log_tail}
+    write_json(job.folder / FAILED_FILE, record)
+    logger.error("run    %s failed with %s", job.name, failure.reason)
+    return failure
+
+
+def _ending(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    try:
+        return f"signal {-exit_code} ({signal.Signals(-exit_code).name})"
+    except ValueError:
+        return f"signal {-exit_code}"
+
+
+# ---- what is said ----
+
+
+class _Bar:
+    """The progress bar: runs done, and the step that those under way have reached."""
+
+    def __init__(self, num_jobs: int, num_waiting: int, progress: bool) -> None:
+        self._bar = tqdm(total=num_jobs, initial=num_jobs - num_waiting, desc="runs", unit="run", disable=not progress)
+        self._shown = 0.0
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def update(self) -> None:
+        self._bar.update()
+
+    def show(self, running: Mapping[Job, Attempt]) -> None:
+        if not self._bar.disable and time.monotonic() - self._shown > SHOW_S:
+            self._shown = time.monotonic()
+            self._bar.set_postfix_str(", ".join(f"{job.name} step {_last_step(job)}" for job in running))
+
+
+def _report_done(job: Job) -> None:
+    record = json.loads((job.folder / "eval.json").read_text())
+    metric = load_yaml((job.folder / "config.yaml").read_text(encoding="utf-8")).get("metric", EvaluationConfig.metric)
+    score = f" | {metric} {record[metric]:.3f}" if isinstance(record.get(metric), int | float) else ""
+    logger.info("run    %-24s done in %4.0f s%s", job.name, record["training_time_s"], score)
+
+
+def _last_step(job: Job) -> int:
+    path = job.folder / "metrics.jsonl"
+    lines = read_json_lines(path) if path.is_file() else []
+    return lines[-1]["step"] if lines else 0
+
+
+def _log_tail(job: Job) -> str:
+    text = job.log.read_text(encoding="utf-8", errors="replace") if job.log.is_file() else ""
+    return "\n".join(text.strip().splitlines()[-TAIL_LINES:])
