@@ -117,7 +117,7 @@ def experiment(tmp_path_factory) -> Path:
 
     def run_here(jobs: list[Job], *_: object, **options: object) -> list:
         for job in jobs:
-            assert main(["train", str(job.folder / "config.yaml"), "--out", str(job.folder)]) == 0
+            assert main(["train", str(job.folder.config_file), "--out", str(job.folder)]) == 0
         return []
 
     config = write_config(folder, arms=["ntp", "jepa"], seeds=[1, 2], max_steps=2)

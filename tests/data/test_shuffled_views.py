@@ -20,6 +20,7 @@ from llm_jepa.data.shuffled_views import about_exchange, exchange, shuffle_code_
 from llm_jepa.errors import ConfigError
 from llm_jepa.experiments.comparability import about_exchanges
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, Pair
+from llm_jepa.runs.folder import RunFolder
 from llm_jepa.runs.run import train_run
 from llm_jepa.runs.settings import read_run
 
@@ -156,10 +157,10 @@ def test_a_run_of_the_earlier_exchange_is_not_taken_up(tmp_path):
     run = short_run(tmp_path, [{"text": f"number {number}", "code": f"y{number}"} for number in range(20)])
     folder = tmp_path / "jepa_shuffled-s1"
     train_run(run, 1, folder)
-    assert about_exchanges([("jepa_shuffled", folder)]) == []
+    assert about_exchanges([("jepa_shuffled", RunFolder(folder))]) == []
     config = folder / "config.yaml"
     config.write_text("".join(line for line in config.open() if not line.startswith("shuffle_rule")))
-    assert "jepa_shuffled is a faulty control" in about_exchanges([("jepa_shuffled", folder)])[0]
+    assert "jepa_shuffled is a faulty control" in about_exchanges([("jepa_shuffled", RunFolder(folder))])[0]
     for _ in range(2):
         with pytest.raises(ConfigError, match="shuffle_rule was 'not set' and is 'derangement'"):
             train_run(run, 1, folder)

@@ -9,7 +9,7 @@ import torch
 
 from llm_jepa.data.encoded_pairs import EncodedPairs
 from llm_jepa.errors import DataError
-from llm_jepa.evaluation.kept_embeddings import EMBEDDINGS_FILE, StoredEmbeddings, words_for
+from llm_jepa.evaluation.kept_embeddings import StoredEmbeddings, words_for
 from llm_jepa.objective import LLMJEPA, JEPAConfig
 from llm_jepa.training.view_embeddings import view_embeddings
 
@@ -22,9 +22,10 @@ def keep(learned, **options) -> StoredEmbeddings | None:
 def test_what_is_read_is_what_was_written(learned, tmp_path):
     """Vectors bit for bit, the pairs' texts, the file's name without its folder, and how many pairs there were."""
     kept = keep(learned)
-    kept.write(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [EMBEDDINGS_FILE]
-    again = StoredEmbeddings.read(tmp_path)
+    file = tmp_path / "embeddings.safetensors"
+    kept.write(file)
+    assert list(tmp_path.iterdir()) == [file]
+    again = StoredEmbeddings.read(file)
     for name in ("text_pred", "code_emb", "code_groups"):
         assert torch.equal(getattr(again, name), getattr(kept, name))
     assert again.text_pred.dtype == torch.float32 and again.text_pred.shape == (4, 64)
@@ -59,15 +60,16 @@ def test_without_a_trained_pred_it_is_enc_text(learned):
 
 
 def test_a_run_without_the_file_has_none_and_a_damaged_one_is_named(learned, tmp_path):
-    assert StoredEmbeddings.read(tmp_path) is None
-    path = keep(learned).write(tmp_path)
+    path = tmp_path / "embeddings.safetensors"
+    assert StoredEmbeddings.read(path) is None
+    keep(learned).write(path)
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataError, match=r"embeddings\.safetensors is damaged: .* Remove it"):
-        StoredEmbeddings.read(tmp_path)
+        StoredEmbeddings.read(path)
 
 
 def test_texts_may_hold_anything(learned, some_rows, tmp_path):
     """Quotes, line ends, other scripts: what JSON holds comes back."""
     rows = some_rows({"text": 'a "quote"\n\u202e\u4f60', "code": "<b>\\u0000"}, {"text": "b", "code": "c"})
-    keep(learned, rows=rows).write(tmp_path)
-    assert StoredEmbeddings.read(tmp_path).pairs[0]["text"] == 'a "quote"\n\u202e\u4f60'
+    keep(learned, rows=rows).write(tmp_path / "kept")
+    assert StoredEmbeddings.read(tmp_path / "kept").pairs[0]["text"] == 'a "quote"\n\u202e\u4f60'

@@ -13,6 +13,7 @@ from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
 from llm_jepa.experiments.compare import open_experiment, run_experiment, summarise
 from llm_jepa.experiments.interim_looks import note_look
 from llm_jepa.report.content import answer_of
+from llm_jepa.runs.folder import ExperimentFolder
 
 ARMS = {"ntp": {}, "jepa": {}}
 
@@ -169,21 +170,23 @@ def test_a_baseline_whose_cells_all_fail_is_told_with_its_reason(quick_runs, set
 
 def test_seeds_that_were_added_after_a_look_are_told(tmp_path):
     """Not those of the first look, and not a second look at the same ones."""
-    assert note_look(tmp_path, []) == []
-    assert note_look(tmp_path, [1, 2, 3]) == [] and note_look(tmp_path, [3, 2, 1]) == []
+    folder = ExperimentFolder(tmp_path)
+    assert note_look(folder, []) == []
+    assert note_look(folder, [1, 2, 3]) == [] and note_look(folder, [3, 2, 1]) == []
     for _ in range(2):
-        [note] = note_look(tmp_path, [1, 2, 3, 4, 5, 6])
+        [note] = note_look(folder, [1, 2, 3, 4, 5, 6])
         assert "with 3 of these 6" in note and "promise too much" in note
-    [note] = note_look(tmp_path, range(1, 8))
+    [note] = note_look(folder, range(1, 8))
     assert "with 3 and 6 of these 7" in note
 
 
 def test_seeds_that_were_left_out_or_exchanged_after_a_look_are_told(tmp_path):
     """Whoever drops the seeds that went badly has a clean table otherwise."""
-    note_look(tmp_path, [1, 2, 3, 4])
-    [note] = note_look(tmp_path, [1, 2])
+    folder = ExperimentFolder(tmp_path)
+    note_look(folder, [1, 2, 3, 4])
+    [note] = note_look(folder, [1, 2])
     assert "not among these: 3, 4." in note and "promise too much" in note
-    added, gone = note_look(tmp_path, [1, 2, 7])
+    added, gone = note_look(folder, [1, 2, 7])
     assert "with 2 of these 3" in added and "not among these: 3, 4." in gone
 
 

@@ -125,7 +125,7 @@ def test_an_arm_more_extends_an_experiment(copied, settings):
     """The new arm is what is left to run, seed by seed; the order of arms in the file does not matter."""
     arms = {"jepa": {"jepa_k": 2}, "jepa_shuffled": {}, "ntp": {}}
     experiment = open_experiment(settings | {"arms": arms, "workers": 1}, copied)
-    assert [job.name for job in experiment.jobs if not job.is_done] == ["jepa_shuffled-s1", "jepa_shuffled-s2"]
+    assert [job.name for job in experiment.jobs if not job.folder.is_done] == ["jepa_shuffled-s1", "jepa_shuffled-s2"]
     assert summarise(copied)["arms"].keys() == {"ntp", "jepa"}  # the report says what is there
 
 
@@ -161,7 +161,7 @@ def test_an_experiment_that_was_killed_before_its_first_run_goes_on(settings, tm
     for run in ("jepa-s1", "jepa-s2", "ntp-s2"):
         shutil.rmtree(tmp_path / "out" / run)
     experiment = open_experiment(settings, tmp_path / "out")
-    assert all((job.folder / "config.yaml").is_file() and not job.is_done for job in experiment.jobs)
+    assert all(job.folder.has_settings and not job.folder.is_done for job in experiment.jobs)
 
 
 def test_settings_that_were_refused_before_any_step_may_be_corrected(settings, tmp_path):
@@ -170,8 +170,8 @@ def test_settings_that_were_refused_before_any_step_may_be_corrected(settings, t
     corrected = settings | {"max_steps": settings["max_steps"] + 1}
     experiment = open_experiment(corrected, tmp_path / "out")
     for job in experiment.jobs:
-        assert yaml.safe_load((job.folder / "config.yaml").read_text())["max_steps"] == corrected["max_steps"]
-    (experiment.jobs[0].folder / "metrics.jsonl").write_text("")
+        assert job.folder.settings()["max_steps"] == corrected["max_steps"]
+    experiment.jobs[0].folder.metrics_file.write_text("")
     with pytest.raises(ConfigError, match="holds another experiment: max_steps was"):
         open_experiment(settings, tmp_path / "out")
 

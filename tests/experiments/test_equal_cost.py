@@ -11,8 +11,10 @@ from llm_jepa.experiments.compare import _cost
 from llm_jepa.experiments.equal_cost import Budget, plan, recorded
 from llm_jepa.experiments.experiment import read_experiment
 from llm_jepa.experiments.jobs import Job
-from llm_jepa.runs.run import build_trainer, count_step_flops
+from llm_jepa.runs.build_trainer import build_trainer
+from llm_jepa.runs.folder import ExperimentFolder, RunFolder, arm_at
 from llm_jepa.runs.settings import read_run
+from llm_jepa.runs.step_flops import count_step_flops
 
 
 def runs_of(**changes):
@@ -38,7 +40,7 @@ def test_the_price_of_loss_dropout_is_that_of_its_mean_step():
             "mean_step_time_s": 1.25,
         },
     }
-    found = {Job(arm, 1, Path(arm)): {"cost": each} for arm, each in cost.items()}
+    found = {Job(arm, 1, RunFolder(Path(arm))): {"cost": each} for arm, each in cost.items()}
     assert _cost(found, "ntp", runs)["jepa"] == {"step_time_ratio": 1.25, "flops_ratio": 1.25}
 
 
@@ -90,13 +92,15 @@ def test_what_was_not_measured_gives_no_budget():
 def test_the_budget_that_runs_began_with_is_found_again(tmp_path):
     """By the folders alone; a cell whose name begins alike is another."""
     budget = Budget("time", "jepa.k1", "ntp", 80, 100, 0.125, 0.1)
-    for name in ("jepa.k1@time-s7", "jepa.k10@time-s7"):
-        (tmp_path / name).mkdir()
-    budget.write(tmp_path / "jepa.k1@time-s7")
-    assert recorded(tmp_path, "time", "jepa.k1") == budget
-    dataclasses.replace(budget, arm="jepa.k10", max_steps=3).write(tmp_path / "jepa.k10@time-s7")
-    assert recorded(tmp_path, "time", "jepa.k1") == budget
-    assert recorded(tmp_path, "flops", "jepa.k1") is None and recorded(tmp_path, "time", "ntp") is None
+    folder = ExperimentFolder(tmp_path)
+    runs = [folder.run(arm_at(arm, "time"), 7) for arm in ("jepa.k1", "jepa.k10")]
+    for run in runs:
+        run.path.mkdir()
+    runs[0].write_budget(budget.record)
+    assert recorded(folder, "time", "jepa.k1") == budget
+    runs[1].write_budget(dataclasses.replace(budget, arm="jepa.k10", max_steps=3).record)
+    assert recorded(folder, "time", "jepa.k1") == budget
+    assert recorded(folder, "flops", "jepa.k1") is None and recorded(folder, "time", "ntp") is None
 
 
 def test_a_dropped_steps_flops_are_those_of_plain_training(tiny_settings, tmp_path):

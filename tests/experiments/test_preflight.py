@@ -10,7 +10,7 @@ import torch
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.experiments import preflight
 from llm_jepa.experiments.compare import open_experiment, run_experiment, summarise
-from llm_jepa.runs import run
+from llm_jepa.runs import build_trainer
 from llm_jepa.runs.run import train_run
 from llm_jepa.runs.settings import read_run
 
@@ -116,7 +116,7 @@ def test_models_and_data_are_loaded_once_and_cells_of_one_kind_tried_once(tiny_s
         monkeypatch.setattr(module, name, count)
 
     counted(preflight, "load_data")
-    counted(run, "build_model")
+    counted(build_trainer, "build_model")
     counted(preflight, "build_trainer")
     arms = {"ntp": {}, "jepa": {"jepa_lambda": [0.1, 0.5, 1.0], "learning_rate": [1e-3, 1e-2]}, "jepa_shuffled": {}}
     open_experiment(tiny_settings(arms=arms, seeds=[1]), tmp_path / "out", dry_run=True)

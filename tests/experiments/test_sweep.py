@@ -108,7 +108,7 @@ def test_a_value_more_extends_a_grid_and_another_choice_is_refused(swept, settin
     shutil.copytree(swept[0], tmp_path / "out")
     arms = settings["arms"] | {"jepa": {"jepa_k": [0, 1, 2]}}
     experiment = open_experiment(settings | {"arms": arms}, tmp_path / "out")
-    assert [job.name for job in experiment.jobs if not job.is_done] == ["jepa.k1-s1", "jepa.k1-s2"]
+    assert [job.name for job in experiment.jobs if not job.folder.is_done] == ["jepa.k1-s1", "jepa.k1-s2"]
     halfway = summarise(tmp_path / "out")
     assert halfway["grids"]["jepa"]["chosen"] is None and "jepa.k0" not in halfway["arms"]
     assert any("No cell of jepa is chosen yet: 2 of its 6 runs are not done" in note for note in halfway["notes"])

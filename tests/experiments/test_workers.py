@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import pickle
 import subprocess
@@ -20,7 +19,8 @@ from llm_jepa.experiments.compare import open_experiment
 from llm_jepa.experiments.jobs import Job, run_jobs
 from llm_jepa.experiments.ray_workers import RayPool
 from llm_jepa.experiments.workers import LocalPool
-from llm_jepa.runs.run import claim_folder
+from llm_jepa.runs.claim import claim_folder
+from llm_jepa.runs.folder import RunFolder
 from llm_jepa.runs.settings import read_run
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
@@ -31,8 +31,8 @@ def results_of(experiment) -> dict[str, tuple[dict, dict]]:
     """Return scores and weights of each run, without what the clock says."""
     found = {}
     for job in experiment.jobs:
-        report = json.loads((job.folder / "eval.json").read_text())
-        weights = load_file(job.folder / "model" / "model.safetensors")
+        report = job.folder.evaluation()
+        weights = load_file(job.folder.model / "model.safetensors")
         scores = {key: value for key, value in report.items() if key not in TIMES}
         found[job.name] = scores, {name: each.tolist() for name, each in weights.items()}
     return found
@@ -44,7 +44,7 @@ def test_a_run_gives_the_same_bits_whichever_way_it_is_started(tiny_settings, tm
     settings = tiny_settings(arms=["ntp", "jepa"], seeds=[1], max_steps=2, dropout=0.1)
     alone = open_experiment(settings, tmp_path / "alone")
     for job in alone.jobs:
-        command = ["train", str(job.folder / "config.yaml"), "--out", str(job.folder)]
+        command = ["train", str(job.folder.config_file), "--out", str(job.folder)]
         own = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run([sys.executable, "-m", "llm_jepa", *command], check=True, capture_output=True, env=own)
     for method in {workers.METHOD, "spawn"}:
@@ -53,14 +53,16 @@ def test_a_run_gives_the_same_bits_whichever_way_it_is_started(tiny_settings, tm
         assert run_jobs(swept.jobs, 2, lambda: LocalPool(2, {"cpus": 1})) == []
         assert results_of(swept) == results_of(alone)
         for job in swept.jobs:
-            log = job.log.read_text()
+            log = job.folder.log_file.read_text()
             assert "step" in log and "Traceback" not in log
 
 
 @pytest.fixture
 def job_without_rows(tiny_settings, tmp_path):
     """A run that ends at once."""
-    job = Job("none", 1, tmp_path / "none-s1", read_run(tiny_settings(train_file=str(tmp_path / "gone.jsonl"))))
+    job = Job(
+        "none", 1, RunFolder(tmp_path / "none-s1"), read_run(tiny_settings(train_file=str(tmp_path / "gone.jsonl")))
+    )
     claim_folder(job.folder, job.run.settings | {"seed": 1})
     return job
 
@@ -107,16 +109,16 @@ def test_ray_does_the_same_runs_to_the_same_bits(tiny_settings, job_without_rows
 @pytest.mark.skipif(HAS_RAY, reason="Ray is installed")
 def test_without_ray_the_error_says_what_to_install(tmp_path):
     with pytest.raises(ConfigError, match=r"executor=ray needs Ray: pip install 'llm-jepa\[ray\]'"):
-        run_jobs([Job("ntp", 1, tmp_path)], 1, lambda: RayPool({}))
+        run_jobs([Job("ntp", 1, RunFolder(tmp_path))], 1, lambda: RayPool({}))
 
 
 def test_nothing_is_started_where_all_is_done(tmp_path):
     """A finished run is known by its DONE; no process is made for it."""
-    job = Job("ntp", 1, tmp_path / "ntp-s1")
-    job.folder.mkdir()
-    (job.folder / "DONE").touch()
+    job = Job("ntp", 1, RunFolder(tmp_path / "ntp-s1"))
+    job.folder.path.mkdir()
+    job.folder.mark_done()
     assert run_jobs([job], 2, lambda: pytest.fail("no pool was due")) == []
-    assert [path.name for path in job.folder.iterdir()] == ["DONE"]
+    assert [path.name for path in job.folder.path.iterdir()] == ["DONE"]
 
 
 @pytest.mark.skipif(workers.METHOD != "forkserver", reason="runs are not forked here")
@@ -128,8 +130,8 @@ def test_a_server_that_cannot_start_is_an_error_and_not_a_failure_of_every_run(t
     server = forkserver.ForkServer()
     for name in ("connect_to_new_process", "set_forkserver_preload"):
         monkeypatch.setattr(forkserver, name, getattr(server, name))
-    job = Job("ntp", 1, tmp_path / "ntp-s1")
-    job.folder.mkdir()
+    job = Job("ntp", 1, RunFolder(tmp_path / "ntp-s1"))
+    job.folder.path.mkdir()
     with pytest.raises(LLMJEPAError, match="ended before a run began"):
         run_jobs([job], 1, lambda: LocalPool(1, {}))
     assert "this module does not load" in capfd.readouterr().err

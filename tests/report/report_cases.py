@@ -176,7 +176,7 @@ def _write_run(folder: Path, right: np.ndarray, text: str, place: int, num_pairs
             line = {"text": f"{text} {row}", "gold": f"gold {text}", "output": f"gold {text}" if is_right else text}
             file.write(json.dumps(line | {"exact_match": bool(is_right)}) + "\n")
     (folder / "environment.json").write_text(json.dumps({"cpu": text, text: 1, "packages": {"torch": text}}))
-    embeddings(text, place, num_pairs).write(folder)
+    embeddings(text, place, num_pairs).write(folder / "embeddings.safetensors")
 
 
 def embeddings(text: str = "plain", noise: float = 1.0, num_pairs: int = 24) -> StoredEmbeddings:

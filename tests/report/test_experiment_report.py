@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from llm_jepa.evaluation.kept_embeddings import EMBEDDINGS_FILE
 from llm_jepa.experiments.results import summarise_seeds, write_results
 from llm_jepa.geometry.experiment_geometry import stored_geometry
 from llm_jepa.report import experiment_report
@@ -130,20 +129,20 @@ def test_the_geometry_is_of_the_first_seed_that_most_arms_kept(make_experiment, 
     """A run without embeddings, or with those of other pairs, is told; with none at all the page has no such part."""
     results = make_experiment(tmp_path, seeds=(1, 2))
     assert experiment_geometry(results, tmp_path)["run_seed"] == 1
-    (tmp_path / "jepa-s1" / EMBEDDINGS_FILE).write_bytes(b"damaged")
+    (tmp_path / "jepa-s1" / "embeddings.safetensors").write_bytes(b"damaged")
     geometry = experiment_geometry(results, tmp_path)
     assert (geometry["run_seed"], list(geometry["runs"])) == (2, ["ntp", "jepa"])
-    for file in tmp_path.glob(f"*-s2/{EMBEDDINGS_FILE}"):
+    for file in tmp_path.glob("*-s2/embeddings.safetensors"):
         file.unlink()
     assert list(experiment_geometry(results, tmp_path)["runs"]) == ["ntp"]
-    (tmp_path / "ntp-s1" / EMBEDDINGS_FILE).unlink()
+    (tmp_path / "ntp-s1" / "embeddings.safetensors").unlink()
     assert experiment_geometry(results, tmp_path) is None
 
 
 def test_runs_that_kept_nothing_are_shown_by_what_analyze_found(make_experiment, make_geometry, tmp_path):
     """Of runs of an earlier version: from `geometry/`, where `analyze` writes beside them, if it is of these runs."""
     results = make_experiment(tmp_path)
-    for file in tmp_path.glob(f"*/{EMBEDDINGS_FILE}"):
+    for file in tmp_path.glob("*/embeddings.safetensors"):
         file.unlink()
     (tmp_path / "geometry").mkdir()
     (tmp_path / "geometry" / "geometry.json").write_text(json.dumps(make_geometry(("ntp-s1", "jepa-s1"))))

@@ -13,7 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from llm_jepa.export.export_run import export_run
 from llm_jepa.export.model_folder import MAX_DIFFERENCE
-from llm_jepa.runs.run import build_trainer, train_run
+from llm_jepa.runs.build_trainer import build_trainer
+from llm_jepa.runs.run import train_run
 from llm_jepa.runs.settings import read_run
 from llm_jepa.runs.trained_run import load_run
 from llm_jepa.training.adapters import ADAPTER

@@ -12,7 +12,8 @@ from llm_jepa.errors import ConfigError
 from llm_jepa.experiments.compare import open_experiment, run_experiment
 from llm_jepa.experiments.experiment import read_experiment
 from llm_jepa.export.export_run import export_run
-from llm_jepa.runs.run import build_trainer, train_run
+from llm_jepa.runs.build_trainer import build_trainer
+from llm_jepa.runs.run import train_run
 from llm_jepa.runs.settings import RECIPES, read_run
 from llm_jepa.runs.trained_run import load_run
 

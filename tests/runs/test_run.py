@@ -18,8 +18,10 @@ from llm_jepa.evaluation.evaluate import evaluate
 from llm_jepa.evaluation.kept_embeddings import StoredEmbeddings
 from llm_jepa.evaluation.retrieval import retrieval_metrics
 from llm_jepa.experiments.experiment import read_experiment
-from llm_jepa.runs.run import build_trainer, count_step_flops, train_run
+from llm_jepa.runs.build_trainer import build_trainer
+from llm_jepa.runs.run import train_run
 from llm_jepa.runs.settings import read_run
+from llm_jepa.runs.step_flops import count_step_flops
 from llm_jepa.runs.trained_run import load_run
 from llm_jepa.training.view_embeddings import first_of_each
 
@@ -148,7 +150,10 @@ def test_the_model_is_a_plain_one_and_scores_again_what_it_scored(finished, monk
 
 def test_the_embeddings_that_are_kept_are_those_that_were_scored(finished):
     """Twelve pairs are fewer than are kept at most: retrieval among them is that of eval.json, texts are the rows'."""
-    kept, records = StoredEmbeddings.read(finished), read_lines(finished / "predictions.jsonl")
+    kept, records = (
+        StoredEmbeddings.read(finished / "embeddings.safetensors"),
+        read_lines(finished / "predictions.jsonl"),
+    )
     assert (kept.side, kept.split, kept.file, kept.num_rows) == ("pred", "test", "test.jsonl", 12)
     assert kept.pairs == [{"source": r["source"], "text": r["text"], "code": r["gold"]} for r in records]
     found = retrieval_metrics(kept.text_pred, kept.code_emb[first_of_each(kept.code_groups)], kept.code_groups)

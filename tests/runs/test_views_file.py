@@ -15,7 +15,8 @@ from llm_jepa.evaluation.kept_embeddings import StoredEmbeddings
 from llm_jepa.experiments.compare import open_experiment, run_experiment
 from llm_jepa.files import read_json_lines
 from llm_jepa.report.experiment_report import write_experiment_report
-from llm_jepa.runs.run import build_trainer, train_run
+from llm_jepa.runs.build_trainer import build_trainer
+from llm_jepa.runs.run import train_run
 from llm_jepa.runs.settings import read_run, read_yaml
 from llm_jepa.training.resume import digest_tokenizer
 
@@ -150,7 +151,9 @@ def test_an_experiment_is_run_and_each_run_tells_of_its_view_rows(transfer, quic
         assert any(name.endswith("-views.jsonl") for name in data["sha256"])
         assert report["views_retrieval"]["num_queries"] == 8 and "monitor/gap" in report["validation"]
         assert (report["alarm"] is None) == (arm in ("labelled_only", "ntp"))
-        kept = StoredEmbeddings.read(folder)  # of the pairs that the term is on, not of the task's
+        kept = StoredEmbeddings.read(
+            folder / "embeddings.safetensors"
+        )  # of the pairs that the term is on, not of the task's
         assert (kept.split, len(kept.pairs)) == ("held-out view", 8)
     assert "Of 8 held-out view pairs of" in (tmp_path / "out" / "report.html").read_text()
 

@@ -123,7 +123,7 @@ def _data_split(arguments: argparse.Namespace) -> dict[str, Any]:
 def _data_inspect(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.data.inspect import inspect_rows
     from llm_jepa.data.prepare import load_data
-    from llm_jepa.runs.run import pretrained_tokenizer
+    from llm_jepa.runs.build_trainer import pretrained_tokenizer
     from llm_jepa.runs.settings import read_run
 
     settings = dict(overrides(arguments)) | {"train_file": arguments.file, "validation_size": 0}
@@ -165,7 +165,7 @@ def _data_check(arguments: argparse.Namespace) -> dict[str, Any]:
 def _find_refused(run: RunConfig) -> DataError | ConfigError | None:
     """Return the first thing that training on these rows would refuse, as training finds it."""
     from llm_jepa.data.prepare import load_data
-    from llm_jepa.runs.run import check_answers, pretrained_tokenizer
+    from llm_jepa.runs.build_trainer import check_answers, pretrained_tokenizer
 
     log = logging.getLogger("llm_jepa")
     level = log.level

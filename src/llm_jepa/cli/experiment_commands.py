@@ -91,11 +91,12 @@ def _report(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.runs.folder import run_name
     from llm_jepa.runs.run import train_run
 
     run, arm, seed = _one_run(arguments)
     name = Path(arguments.config).stem + (f"-{arm}" if arm else "")
-    folder = arguments.out or Path("runs") / f"{name}-s{seed}"
+    folder = arguments.out or Path("runs") / run_name(name, seed)
     report = train_run(run, seed, folder, progress=sys.stderr.isatty())
     shown: dict[str, Any] = {
         key: report[key]

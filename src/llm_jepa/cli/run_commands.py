@@ -144,10 +144,11 @@ def _system(arguments: argparse.Namespace, context: Context) -> str | None:
 def _retrieve(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.data.generated_files import with_files
     from llm_jepa.data.inspect import escape
+    from llm_jepa.runs.folder import RunFolder
     from llm_jepa.runs.trained_run import load_run
 
     run = load_run(arguments.run)
-    file = arguments.data or with_files(run.data, arguments.run / "data").test_file
+    file = arguments.data or with_files(run.data, RunFolder(arguments.run).generated).test_file
     if file is None:
         raise ConfigError("This run has no test_file to take candidates from. Name a file with --data.")
     rows = run.rows(file, limit=None if arguments.data else run.data.max_test_rows)

@@ -29,8 +29,6 @@ from llm_jepa.training.view_embeddings import view_embeddings
 
 from .evaluate import view_texts
 
-EMBEDDINGS_FILE = "embeddings.safetensors"
-
 MOST_PAIRS = 500
 """Pairs that are kept, spread evenly over the rows: enough for a retrieval and a map (our choice)."""
 
@@ -96,25 +94,22 @@ class StoredEmbeddings:
             pairs=pairs,
         )
 
-    def write(self, folder: Path) -> Path:
-        """Write the embeddings into a run's folder, whole or not at all; return the file's path."""
+    def write(self, path: Path) -> None:
+        """Write the embeddings to a file, whole or not at all."""
         about = {key: getattr(self, key) for key in ("side", "views", "split", "file", "num_rows", "pairs")}
         tensors = {key: getattr(self, key).contiguous() for key in ("text_pred", "code_emb", "code_groups")}
-        path = folder / EMBEDDINGS_FILE
         with staged_beside(path) as staged:
             # ASCII: half a character, which JSON may hold, would be no UTF-8.
             staged.write_bytes(save(tensors, {"about": json.dumps(about)}))
             put_in_place(staged, path)
-        return path
 
     @classmethod
-    def read(cls, folder: Path) -> StoredEmbeddings | None:
-        """Return what a run's folder holds; None if it has no such file.
+    def read(cls, path: Path) -> StoredEmbeddings | None:
+        """Return what a file holds; None if it is not there: earlier versions kept nothing.
 
         Raises:
             DataError: If the file is damaged.
         """
-        path = folder / EMBEDDINGS_FILE
         if not path.is_file():
             return None
         try:

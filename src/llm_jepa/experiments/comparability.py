@@ -6,17 +6,15 @@ read the data that the others read. What may differ and must be known, the versi
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from llm_jepa.data.digest import data_fingerprint
 from llm_jepa.errors import ConfigError
 from llm_jepa.files import reading_run
+from llm_jepa.runs.folder import RunFolder
 from llm_jepa.runs.settings import RunConfig
-from llm_jepa.yaml_loading import load_yaml
 
 from .grids import Grid
 
@@ -47,7 +45,7 @@ def check_arms(runs: Mapping[str, RunConfig], grids: Mapping[str, Grid]) -> None
             _check_equal(field, runs, grid.cells, f"the cells of {arm} are chosen on the same validation rows")
 
 
-def check_data(folders: Iterable[Path], *, files_too: bool = False) -> None:
+def check_data(folders: Iterable[RunFolder], *, files_too: bool = False) -> None:
     """Make sure that runs which are done read the same data, by the hashes that each wrote down.
 
     Args:
@@ -60,7 +58,9 @@ def check_data(folders: Iterable[Path], *, files_too: bool = False) -> None:
     """
     seen: dict[str, tuple[str, str]] = {}  # file to its hash, and the run that says so
     for folder in folders:
-        for file, digest in (_read(folder / "data.json").get("sha256") or {}).items():
+        with reading_run(folder.path):
+            digests = folder.data().get("sha256") or {}
+        for file, digest in digests.items():
             before, run = seen.setdefault(file, (digest, folder.name))
             if before != digest:
                 raise ConfigError(
@@ -78,7 +78,7 @@ def check_data(folders: Iterable[Path], *, files_too: bool = False) -> None:
             )
 
 
-def about_exchanges(runs: Iterable[tuple[str, Path]]) -> list[str]:
+def about_exchanges(runs: Iterable[tuple[str, RunFolder]]) -> list[str]:
     """Say which arms are shuffled controls of the faulty exchange, which wrote no `shuffle_rule` into their settings.
 
     Args:
@@ -87,7 +87,9 @@ def about_exchanges(runs: Iterable[tuple[str, Path]]) -> list[str]:
     arms = dict.fromkeys(
         arm
         for arm, folder in runs
-        if (settings := _read_settings(folder)).get("shuffle_views") and "shuffle_rule" not in settings
+        if folder.has_settings
+        and (settings := folder.settings()).get("shuffle_views")
+        and "shuffle_rule" not in settings
     )
     return [
         f"{arm} is a faulty control: an earlier version exchanged its codes in sorted order, so that codes that begin "
@@ -96,14 +98,9 @@ def about_exchanges(runs: Iterable[tuple[str, Path]]) -> list[str]:
     ]
 
 
-def _read_settings(folder: Path) -> dict[str, Any]:
-    file = folder / "config.yaml"
-    return (load_yaml(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
-
-
-def about_versions(folders: Iterable[Path]) -> list[str]:
+def about_versions(folders: Iterable[RunFolder]) -> list[str]:
     """Return a sentence about runs that were made by different versions or on different machines, if some were."""
-    made = Counter(_made(_read(folder / "environment.json")) for folder in folders)
+    made = Counter(map(_made, folders))
     if len(made) < 2:
         return []
     told = "; ".join(f"{count} by {what}" for what, count in made.most_common())
@@ -119,7 +116,9 @@ def short_commit(commit: str) -> str:
     return commit[:12] + ("+changes" if commit.endswith("+changes") else "")
 
 
-def _made(environment: Mapping[str, Any]) -> str:
+def _made(folder: RunFolder) -> str:
+    with reading_run(folder.path):
+        environment = folder.environment()
     packages = environment.get("packages", {})
     versions = [f"{name} {packages[name]}" for name in _VERSIONS if packages.get(name)]
     commit = environment.get("commit")
@@ -142,8 +141,3 @@ def _check_equal(field: str, runs: Mapping[str, RunConfig], arms: Iterable[str],
                 f"{field} is {values[first]!r} in {first} and {value!r} in {other}, but {why}. Set {field} "
                 "once, outside of arms and grids."
             )
-
-
-def _read(file: Path) -> dict[str, Any]:
-    with reading_run(file.parent):
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}

@@ -11,7 +11,6 @@ Everything after the runs is rebuilt from the run folders alone. `report/` draws
 
 from __future__ import annotations
 
-import json
 import logging
 import statistics
 from collections.abc import Callable, Mapping
@@ -22,11 +21,12 @@ from typing import Any
 from llm_jepa.data.generated_files import with_files
 from llm_jepa.data.prepare import LoadedData, load_data
 from llm_jepa.errors import ConfigError, LLMJEPAError
-from llm_jepa.files import read_json_lines, reading_run, write_whole
-from llm_jepa.runs.locks import OWNER_FILE, sole_owner
-from llm_jepa.runs.run import check_folder, claim_folder, differences, has_begun, notes_on, pretrained_tokenizer
+from llm_jepa.files import reading_run
+from llm_jepa.runs.build_trainer import notes_on, pretrained_tokenizer
+from llm_jepa.runs.claim import check_folder, claim_folder, differences
+from llm_jepa.runs.folder import ExperimentFolder, without_budget
+from llm_jepa.runs.locks import sole_owner
 from llm_jepa.runs.settings import RunConfig, Settings, read_yaml
-from llm_jepa.yaml_loading import dump_yaml, load_yaml
 
 from .choose_cell import HIGHER_IS_BETTER, check_name, choose, is_higher_better, validation_value
 from .comparability import about_exchanges, about_versions, check_arms, check_data
@@ -35,7 +35,7 @@ from .equal_cost import Budget, plan, recorded, step_flops, step_time
 from .experiment import ExperimentConfig, count_runs, is_axis, read_experiment, read_grids
 from .grids import Grid
 from .interim_looks import note_look
-from .jobs import FAILED_FILE, Failure, Job, Pool, run_jobs
+from .jobs import Failure, Job, Pool, run_jobs
 from .preflight import rehearse
 from .ray_workers import RayPool
 from .results import (
@@ -52,7 +52,6 @@ from .workers import LocalPool
 
 logger = logging.getLogger(__name__)
 
-EXPERIMENT_FILE = "experiment.yaml"
 # What may differ when an experiment goes on in its folder: more seeds, arms or values, and how the runs are done. What
 # a cell is chosen by may not: it would be named after the test rows have been seen.
 EXTENSIBLE = (
@@ -76,7 +75,7 @@ class Experiment:
 
     config: ExperimentConfig
     runs: dict[str, RunConfig]
-    folder: Path
+    folder: ExperimentFolder
     notes: list[str]
     grids: dict[str, Grid] = field(default_factory=dict)
 
@@ -102,25 +101,26 @@ class Experiment:
 
     def job(self, arm: str, seed: int) -> Job:
         """Return a run of this experiment."""
-        return Job(arm, seed, self.folder / f"{arm}-s{seed}", self.runs.get(arm))
+        return Job(arm, seed, self.folder.run(arm, seed), self.runs.get(arm))
 
     def cells_of(self, arm: str) -> list[str]:
         """Return the cells of an arm; itself, where it is no grid."""
         return list(self.grids[arm].cells) if arm in self.grids else [arm]
 
 
-def open_experiment(settings: Settings, folder: Path, *, dry_run: bool = False) -> Experiment:
+def open_experiment(settings: Settings, out: Path, *, dry_run: bool = False) -> Experiment:
     """Check settings and data, and make the folder this experiment's.
 
     Args:
         settings: Flat settings, overrides included.
-        folder: The output folder.
+        out: The output folder.
         dry_run: Check only; write nothing but generated data.
 
     Raises:
         ConfigError: If a setting is wrong, or the folder holds another experiment, or one that is running.
         DataError: If a row is wrong.
     """
+    folder = ExperimentFolder(out)
     config, runs = read_experiment(settings)
     grids = read_grids(settings)
     _check_folder(folder, settings)
@@ -135,11 +135,11 @@ def open_experiment(settings: Settings, folder: Path, *, dry_run: bool = False) 
         _check_runs(experiment)  # all of them, before anything is written
     notes += _tell(_rehearse(experiment, data))
     if not dry_run:
-        check_data([job.folder for job in experiment.jobs if job.is_done], files_too=True)
-        with sole_owner(folder):
+        check_data([job.folder for job in experiment.jobs if job.folder.is_done], files_too=True)
+        with sole_owner(out):
             _check_folder(folder, settings)
             # First of all: a folder that holds runs and no experiment would not be taken up again.
-            write_whole(folder / EXPERIMENT_FILE, dump_yaml(settings | {"arms": config.arms}, sort_keys=False))
+            folder.write_settings(settings | {"arms": config.arms})
             _claim_runs(experiment)
     return experiment
 
@@ -160,7 +160,7 @@ def run_experiment(
             cells of grids failed the others are compared first: a setting that fails is a result too.
     """
     config = experiment.config
-    with sole_owner(experiment.folder) as lock:
+    with sole_owner(experiment.folder.path) as lock:
         _claim_runs(experiment)  # again: the folder was nobody's in between
 
         def open_pool() -> Pool:
@@ -177,24 +177,24 @@ def run_experiment(
             raise _failed(failures, len(experiment.jobs))
         budgeted = [job for kind in config.compare_at if kind != "steps" for job in _claim_budgets(experiment, kind)]
         failures += run(budgeted) if budgeted else []
-        results = summarise(experiment.folder)
+        results = summarise(experiment.folder.path)
         if render is not None:
-            render(results, experiment.folder)
+            render(results, experiment.folder.path)
     if failures:
         raise _failed(failures, len(experiment.jobs) + len(budgeted))
     return results
 
 
-def summarise(folder: Path) -> Results:
+def summarise(out: Path) -> Results:
     """Compare the runs in an experiment's folder; write results.json and results.csv.
 
     Raises:
         ConfigError: If the folder holds no experiment, or no run of it is done.
     """
-    file = folder / EXPERIMENT_FILE
-    if not file.is_file():
-        raise ConfigError(f"{folder} holds no {EXPERIMENT_FILE}. Expected the --out folder of a `compare`.")
-    settings = read_yaml(file)
+    folder = ExperimentFolder(out)
+    if not folder.has_settings:
+        raise ConfigError(f"{out} holds no {folder.settings_file.name}. Expected the --out folder of a `compare`.")
+    settings = read_yaml(folder.settings_file)
     config, runs = read_experiment(settings, trains=False)
     experiment = Experiment(config, runs, folder, [], read_grids(settings))
     records = _records(experiment.jobs)
@@ -224,7 +224,7 @@ def summarise(folder: Path) -> Results:
     for kind in config.compare_at:
         if kind != "steps":
             results[f"equal_{kind}"] = _budgeted_results(experiment, kind, compared, baseline)
-    write_results(results, folder)
+    write_results(results, out)
     return results
 
 
@@ -257,15 +257,14 @@ def _claim_budgets(experiment: Experiment, kind: str) -> list[Job]:
             run = replace(run, training=run.training | steps, settings=run.settings | steps)
             job = replace(experiment.job(budget.name, seed), run=run)
             claim_folder(job.folder, run.settings | {"seed": seed})
-            budget.write(job.folder)
+            job.folder.write_budget(budget.record)
             jobs.append(job)
     return jobs
 
 
-def _check_folder(folder: Path, settings: Settings) -> None:
-    file = folder / EXPERIMENT_FILE
-    if file.is_file():
-        before = load_yaml(file.read_text())
+def _check_folder(folder: ExperimentFolder, settings: Settings) -> None:
+    if folder.has_settings:
+        before = read_yaml(folder.settings_file)
         # A grid may get more values, or become one value: each cell's own folder tells what it is.
         free = {key for each in (before, settings) for key, value in each.items() if is_axis(key, value)}
         old, new = (
@@ -273,22 +272,20 @@ def _check_folder(folder: Path, settings: Settings) -> None:
             for each in (before, settings)
         )
         differing = differences(old, new)
-        runs = [config.parent for config in folder.glob("*/config.yaml")]
-        never_began = bool(runs) and not any(has_begun(run) for run in runs)  # refused before, now corrected
+        runs = folder.runs()
+        never_began = bool(runs) and not any(run.has_begun for run in runs)  # refused before, now corrected
         if differing and not never_began:
             raise ConfigError(
                 f"{folder} holds another experiment: {'; '.join(differing)}. Choose another --out, "
                 "or remove that folder."
             )
-    elif folder.exists() and (
-        not folder.is_dir() or any(each.name not in ("data", OWNER_FILE) for each in folder.iterdir())
-    ):
+    elif folder.path.exists() and not folder.holds_nothing_else:
         raise ConfigError(f"{folder} is there already and holds no experiment of llm-jepa. Choose another --out.")
 
 
-def _with_data_files(run: RunConfig, folder: Path) -> RunConfig:
+def _with_data_files(run: RunConfig, folder: ExperimentFolder) -> RunConfig:
     """Return the run with the names of generated files in the place of what generates them."""
-    data = with_files(run.data, folder / "data")
+    data = with_files(run.data, folder.generated)
     if data is run.data:
         return run
     settings = {key: value for key, value in run.settings.items() if not key.startswith("generate_")}
@@ -318,7 +315,8 @@ def _rehearse(experiment: Experiment, data: LoadedData) -> list[str]:
     config, runs = experiment.config, experiment.runs
     if config.executor != "local":
         return [f"What each run needs is tried when it starts: executor={config.executor} does runs on other machines."]
-    open_runs = {arm: run for arm, run in runs.items() if not all(experiment.job(arm, n).is_done for n in config.seeds)}
+    open_arms = dict.fromkeys(job.arm for job in experiment.jobs if not job.folder.is_done)
+    open_runs = {arm: run for arm, run in runs.items() if arm in open_arms}
     return rehearse(open_runs, config.seeds[0], (next(iter(runs.values())), data))
 
 
@@ -380,9 +378,9 @@ def _records(jobs: list[Job]) -> Records:
     """Return the eval.json of each run that is done."""
     records = {}
     for job in jobs:
-        if job.is_done:
-            with reading_run(job.folder):
-                records[job] = json.loads((job.folder / "eval.json").read_text())
+        if job.folder.is_done:
+            with reading_run(job.folder.path):
+                records[job] = job.folder.evaluation()
                 records[job]["cost"].keys()
     return records
 
@@ -414,10 +412,10 @@ def _results_of(
 
 def _headline(experiment: Experiment, records: Records, baseline: str) -> str | None:
     """Return the arm that the question is about: the first with a JEPA term on matching views."""
-    runs = {job.arm: experiment.runs[job.arm.partition("@")[0]] for job in records}
+    runs = {job.arm: experiment.runs[without_budget(job.arm)] for job in records}
     arms = [arm for arm, run in runs.items() if arm != baseline and run.jepa.has_term and not run.data.shuffle_views]
     order = list(experiment.runs)
-    return min(arms, key=lambda arm: order.index(arm.partition("@")[0]), default=None)
+    return min(arms, key=lambda arm: order.index(without_budget(arm)), default=None)
 
 
 def _choose(experiment: Experiment, arm: str, records: Records) -> str | None:
@@ -429,7 +427,7 @@ def _choose(experiment: Experiment, arm: str, records: Records) -> str | None:
         return arm
     cells, seeds = experiment.cells_of(arm), experiment.config.seeds
     jobs = [experiment.job(cell, seed) for cell in cells for seed in seeds]
-    if any(job not in records and not job.has_failed for job in jobs):
+    if any(job not in records and not job.folder.has_failed for job in jobs):
         return None
     return choose(_validation_values(experiment, cells, records), seeds, experiment.choose_by)
 
@@ -480,7 +478,8 @@ def _grid_record(experiment: Experiment, grid: Grid, records: Records, chosen: s
 
 def _why(job: Job) -> str | None:
     """Return how a run that was given up ended."""
-    return json.loads((job.folder / FAILED_FILE).read_text())["reason"] if job.has_failed else None
+    failure = job.folder.failure()
+    return None if failure is None else failure["reason"]
 
 
 def _compared_seeds(results: Results) -> set[int]:
@@ -491,7 +490,7 @@ def _about_missing(experiment: Experiment, records: Records) -> list[str]:
     """Return a sentence about runs that are not in the comparison; those of grids are told with their cells."""
     missing = [job for job in experiment.jobs if job.arm in experiment.config.arms and job not in records]
     failed = [f"{job.name} ({why})" for job in missing if (why := _why(job)) is not None]
-    others = [job.name for job in missing if not job.has_failed]
+    others = [job.name for job in missing if not job.folder.has_failed]
     notes = [f"Runs that failed, and are in no number here: {', '.join(failed)}."] if failed else []
     return notes + ([f"Runs that are not done: {', '.join(others)}."] if others else [])
 
@@ -500,7 +499,7 @@ def _about_choices(experiment: Experiment, grids: dict[str, dict[str, Any]]) -> 
     notes = []
     for arm, grid in grids.items():
         jobs = [experiment.job(cell, seed) for cell in experiment.cells_of(arm) for seed in experiment.config.seeds]
-        if open_runs := sum(not job.is_done and not job.has_failed for job in jobs):
+        if open_runs := sum(not job.folder.is_done and not job.folder.has_failed for job in jobs):
             notes.append(f"No cell of {arm} is chosen yet: {open_runs} of its {len(jobs)} runs are not done.")
         elif grid["chosen"] is None:
             notes.append(f"No cell of {arm} can be chosen: none has all its runs with {grid['choose_by']}.")
@@ -524,7 +523,7 @@ def _budgets(experiment: Experiment, kind: str, records: Records, chosen: dict[s
         if found and found.baseline != baseline:
             raise ConfigError(
                 f"The runs of {found.name} have steps for what {found.baseline} costs, and the baseline is {baseline} "
-                f"now. Remove their folders, {experiment.folder / found.name}-s*, or choose another --out."
+                f"now. Remove their folders, {experiment.folder.run(found.name, '*')}, or choose another --out."
             )
         budget = found or plan(kind, arm, baseline, experiment.runs, by_arm)
         if budget and (found or any(record["num_steps"] != budget.max_steps for record in by_arm[arm])):
@@ -553,7 +552,7 @@ def _cost(
     """Return what a step of each arm costs over one of the baseline: medians over the seeds that both have."""
     values: dict[str, dict[int, dict[str, float | None]]] = {}
     for job, record in records.items():
-        run, cost = runs[job.arm.partition("@")[0]], record["cost"]
+        run, cost = runs[without_budget(job.arm)], record["cost"]
         each = {"step_time_ratio": step_time(run, cost), "flops_ratio": step_flops(run, cost)}
         values.setdefault(job.arm, {})[job.seed] = each
 
@@ -570,8 +569,8 @@ def _cost(
 def _correct(jobs: list[Job], metric: str) -> dict[str, dict[int, list[bool]]]:
     correct: dict[str, dict[int, list[bool]]] = {}
     for job in jobs:
-        with reading_run(job.folder):
-            rows = read_json_lines(job.folder / "predictions.jsonl")
+        with reading_run(job.folder.path):
+            rows = job.folder.predictions()
             correct.setdefault(job.arm, {})[job.seed] = [bool(row[metric]) for row in rows]  # null: unknown
     return correct
 
@@ -581,8 +580,8 @@ def _data_summary(jobs: list[Job]) -> dict[str, Any]:
     seen: dict[str, dict[str, Any]] = {}
     for job in jobs:
         if job.arm not in seen:
-            with reading_run(job.folder):
-                seen[job.arm] = json.loads((job.folder / "data.json").read_text())
+            with reading_run(job.folder.path):
+                seen[job.arm] = job.folder.data()
                 list(seen[job.arm]["notes"])
     notes = [note for each in seen.values() for note in each["notes"]]
     shared = [note for note in dict.fromkeys(notes) if notes.count(note) == len(seen)]

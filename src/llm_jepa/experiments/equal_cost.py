@@ -7,18 +7,14 @@ it. The arm is scaled and the baseline is not: its runs are those of equal steps
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from llm_jepa.files import write_json
+from llm_jepa.runs.folder import ExperimentFolder, arm_at
 from llm_jepa.runs.settings import RunConfig
-
-BUDGET_FILE = "budget.json"
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ class Budget:
     @property
     def name(self) -> str:
         """The name of the arm's runs."""
-        return f"{self.arm}@{self.kind}"
+        return arm_at(self.arm, self.kind)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -54,19 +50,15 @@ class Budget:
         totals = {"total": self.max_steps * self.cost, "baseline_total": self.baseline_steps * self.baseline_cost}
         return asdict(self) | {"ratio": self.cost / self.baseline_cost} | totals
 
-    def write(self, run_folder: Path) -> None:
-        """Put the record beside a run's settings, where `recorded` finds it."""
-        write_json(run_folder / BUDGET_FILE, self.record)
 
-
-def recorded(folder: Path, kind: str, arm: str) -> Budget | None:
+def recorded(folder: ExperimentFolder, kind: str, arm: str) -> Budget | None:
     """Return the budget that an experiment's runs of an arm began with; None if there are none.
 
     It stays what it was: a median over more seeds would be another, and the runs would not be comparable.
     """
-    for file in sorted(folder.glob(f"{arm}@{kind}-s*/{BUDGET_FILE}")):
-        record = json.loads(file.read_text())
-        return Budget(**{name: record[name] for name in Budget.__dataclass_fields__})
+    for run in folder.runs_of(arm_at(arm, kind)).values():
+        if (record := run.budget()) is not None:
+            return Budget(**{name: record[name] for name in Budget.__dataclass_fields__})
     return None
 
 

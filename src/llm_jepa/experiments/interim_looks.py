@@ -7,16 +7,12 @@ report can say so.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from pathlib import Path
 
-from llm_jepa.files import write_json
-
-LOOKS_FILE = "looks.json"
+from llm_jepa.runs.folder import ExperimentFolder
 
 
-def note_look(folder: Path, seeds: Iterable[int]) -> list[str]:
+def note_look(folder: ExperimentFolder, seeds: Iterable[int]) -> list[str]:
     """Write down that results of these seeds were made; return a sentence if others were looked at before.
 
     Seeds that came later are told, and so are those that are gone: both let one choose by what was seen.
@@ -25,11 +21,10 @@ def note_look(folder: Path, seeds: Iterable[int]) -> list[str]:
         folder: Of the experiment.
         seeds: Those that something was compared at.
     """
-    file, seen = folder / LOOKS_FILE, sorted(seeds)
-    looks: list[list[int]] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    seen, looks = sorted(seeds), folder.looks()
     if seen and seen not in looks:
         looks.append(seen)
-        write_json(file, looks)
+        folder.write_looks(looks)
     notes = []
     if earlier := [look for look in looks if set(look) < set(seen)]:
         told = " and ".join(str(len(look)) for look in earlier)

@@ -7,7 +7,6 @@ with the rest.
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import time
@@ -15,16 +14,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from tqdm import tqdm
 
 from llm_jepa.evaluation.evaluate import EvaluationConfig
-from llm_jepa.files import read_json_lines, write_json
+from llm_jepa.runs.folder import RunFolder
 from llm_jepa.runs.settings import RunConfig
 from llm_jepa.standard_error import INTERRUPTED, TERMINATED, sigterm_as_exit
-from llm_jepa.yaml_loading import load_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +29,6 @@ POLL_S = 0.05
 SHOW_S = 1.0  # between two readings of the runs' logs for the progress bar
 GRACE_S = 10.0  # between asking a run to stop and ending it
 TAIL_LINES = 15
-FAILED_FILE = "FAILED"
 LOST = -int(signal.SIGKILL)
 """Exit code of a run whose process disappeared: somebody killed it, or the kernel did for want of memory."""
 
@@ -50,26 +46,12 @@ class Job:
 
     arm: str
     seed: int
-    folder: Path
+    folder: RunFolder
     run: RunConfig | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
         return self.folder.name
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the run is whole."""
-        return (self.folder / "DONE").is_file()
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether the last sweep gave the run up."""
-        return not self.is_done and (self.folder / FAILED_FILE).is_file()
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "log.txt"
 
 
 @dataclass(frozen=True)
@@ -131,7 +113,7 @@ def run_jobs(
         max_retries: How often a run that was stopped or lost is tried again.
         progress: Show a progress bar on standard error.
     """
-    waiting = deque(job for job in jobs if not job.is_done)
+    waiting = deque(job for job in jobs if not job.folder.is_done)
     if len(waiting) < len(jobs):
         logger.info("run    %d of %d runs are done already and stay as they are", len(jobs) - len(waiting), len(jobs))
     if not waiting:
@@ -146,12 +128,12 @@ def run_jobs(
         while waiting or running:
             while waiting and len(running) < workers:
                 job = waiting.popleft()
-                (job.folder / FAILED_FILE).unlink(missing_ok=True)
+                job.folder.unmark_failed()
                 tries[job] += 1
                 running[job] = pool.start(job)
             time.sleep(POLL_S)
             for job, exit_code in _ended(running):
-                if exit_code == 0 and job.is_done:
+                if exit_code == 0 and job.folder.is_done:
                     _report_done(job)
                 elif (exit_code < 0 or exit_code in (INTERRUPTED, TERMINATED)) and tries[job] <= max_retries:
                     logger.warning("run    %s ended by %s; it is tried again", job.name, _ending(exit_code))
@@ -197,9 +179,9 @@ def _ended(running: dict[Job, Attempt]) -> list[tuple[Job, int]]:
 
 
 def _failed(job: Job, exit_code: int, tries: int) -> Failure:
-    failure = Failure(job, exit_code, _log_tail(job))
+    failure = Failure(job, exit_code, job.folder.log_tail(TAIL_LINES))
     record = {"exit_code": exit_code, "reason": failure.reason, "tries": tries, "log_tail": failure.log_tail}
-    write_json(job.folder / FAILED_FILE, record)
+    job.folder.mark_failed(record)
     logger.error("run    %s failed with %s", job.name, failure.reason)
     return failure
 
@@ -235,22 +217,11 @@ class _Bar:
     def show(self, running: Mapping[Job, Attempt]) -> None:
         if not self._bar.disable and time.monotonic() - self._shown > SHOW_S:
             self._shown = time.monotonic()
-            self._bar.set_postfix_str(", ".join(f"{job.name} step {_last_step(job)}" for job in running))
+            self._bar.set_postfix_str(", ".join(f"{job.name} step {job.folder.last_step()}" for job in running))
 
 
 def _report_done(job: Job) -> None:
-    record = json.loads((job.folder / "eval.json").read_text())
-    metric = load_yaml((job.folder / "config.yaml").read_text(encoding="utf-8")).get("metric", EvaluationConfig.metric)
+    record = job.folder.evaluation()
+    metric = job.folder.settings().get("metric", EvaluationConfig.metric)
     score = f" | {metric} {record[metric]:.3f}" if isinstance(record.get(metric), int | float) else ""
     logger.info("run    %-24s done in %4.0f s%s", job.name, record["training_time_s"], score)
-
-
-def _last_step(job: Job) -> int:
-    path = job.folder / "metrics.jsonl"
-    lines = read_json_lines(path) if path.is_file() else []
-    return lines[-1]["step"] if lines else 0
-
-
-def _log_tail(job: Job) -> str:
-    text = job.log.read_text(encoding="utf-8", errors="replace") if job.log.is_file() else ""
-    return "\n".join(text.strip().splitlines()[-TAIL_LINES:])

@@ -20,7 +20,7 @@ import torch
 
 from llm_jepa.data.prepare import LoadedData, load_data
 from llm_jepa.errors import ConfigError, DataError
-from llm_jepa.runs.run import Models, build_trainer, check_answers, pretrained_tokenizer
+from llm_jepa.runs.build_trainer import Models, build_trainer, check_answers, pretrained_tokenizer
 from llm_jepa.runs.settings import RunConfig, naming_settings
 
 

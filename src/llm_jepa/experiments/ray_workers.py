@@ -95,7 +95,7 @@ class _Task:
             problem, code = str(error), 1
         except errors.RayError as error:
             problem, code = str(error), LOST
-        with self.job.log.open("a", encoding="utf-8") as log:
+        with self.job.folder.log_file.open("a", encoding="utf-8") as log:
             log.write(f"ray    {problem}\n")
         return code
 

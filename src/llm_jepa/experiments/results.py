@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 
 from llm_jepa.errors import ConfigError
 from llm_jepa.files import write_json, write_whole
+from llm_jepa.runs.folder import ExperimentFolder
 from llm_jepa.text_tables import text_table
 
 from .statistics import (
@@ -204,9 +205,9 @@ def write_results(results: Results, out_dir: str | Path) -> tuple[Path, Path]:
     Raises:
         ValueError: If a value is nan or infinite, which JSON cannot hold.
     """
-    out_dir = Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    json_path, csv_path = out_dir / "results.json", out_dir / "results.csv"
+    folder = ExperimentFolder(Path(out_dir))
+    folder.path.mkdir(parents=True, exist_ok=True)
+    json_path, csv_path = folder.results_file, folder.csv_file
     write_json(json_path, results)
     write_whole(csv_path, _csv_text(results))
     logger.info("Wrote %s and %s", json_path, csv_path)

@@ -216,15 +216,16 @@ def _be_run(job: Job, environment: dict[str, str], _: _Descriptor | None) -> Non
     os.environ.clear()
     os.environ.update(environment)
     multiprocessing.set_start_method(None, force=True)  # what the run itself starts is started as anywhere else
-    _write_to(job.log)
+    _write_to(job.folder.log_file)
     _end_with_sweep()
     log_to_standard_error()
     gc.freeze()  # a collection would touch, and so copy, every page that the server shares
     threads = environment["OMP_NUM_THREADS"]
     if threads.isdigit() and torch.get_num_threads() != int(threads):  # the server is that of an earlier sweep
         torch.set_num_threads(int(threads))
-    assert job.run is not None
-    code = exit_code_of(lambda: train_run(job.run, job.seed, job.folder))
+    run = job.run
+    assert run is not None
+    code = exit_code_of(lambda: train_run(run, job.seed, job.folder.path))
     atexit._run_exitfuncs()  # a process of multiprocessing ends without them
     sys.exit(code)
 

@@ -13,6 +13,7 @@ from llm_jepa.data.encode import PairEncoder
 from llm_jepa.data.tokenizer import decode_ids
 from llm_jepa.errors import ConfigError
 from llm_jepa.files import put_in_place, staged_beside, write_whole
+from llm_jepa.runs.folder import RunFolder
 from llm_jepa.runs.trained_run import load_run_encoder, read_context, read_run_settings
 from llm_jepa.training.adapters import ADAPTER_CONFIG
 from llm_jepa.training.resume import digest_tokenizer
@@ -33,7 +34,7 @@ _EXPORTED = re.compile(
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is that of a run with a model that `export_run` takes."""
-    return any((folder / "model" / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
+    return any((RunFolder(folder).model / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
 
 
 def export_run(run: str | Path, to: str | Path, *, merge: bool = False, force: bool = False) -> dict[str, Any]:
@@ -57,25 +58,26 @@ def export_run(run: str | Path, to: str | Path, *, merge: bool = False, force: b
         DataError: If the model is damaged, or an adapter's base is not to be found.
         LLMJEPAError: If a merged model differs from its adapter. Nothing is left at `to`.
     """
-    run, out = Path(run), Path(to)
-    read_run_settings(run)
-    for name in ("DONE", "eval.json", "data.json"):
-        if not (run / name).is_file():
-            raise ConfigError(f"{run} holds no {name}: the run is not finished. The same `train` command finishes it.")
-    _check_out(run, out, force=force)
-    encoder = load_run_encoder(run)
+    folder, out = RunFolder(Path(run)), Path(to)
+    read_run_settings(folder)
+    if missing := folder.missing:
+        raise ConfigError(
+            f"{folder} holds no {missing[0]}: the run is not finished. The same `train` command finishes it."
+        )
+    _check_out(folder, out, force=force)
+    encoder = load_run_encoder(folder)
     out.parent.mkdir(parents=True, exist_ok=True)
     with staged_beside(out.resolve()) as beside:
         written = export_weights(
-            run / "model",
+            folder.model,
             beside,
             encoder.tokenizer,
             end_ids=encoder.end_ids,
             pad_id=encoder.pad_id,
             merge=merge,
         )
-        model = _describe(run, beside, written, encoder)
-        write_whole(beside / CARD, model_card(run, model, out.resolve().name))
+        model = _describe(folder, beside, written, encoder)
+        write_whole(beside / CARD, model_card(folder.path, model, out.resolve().name))
         put_in_place(beside, out.resolve())
     return {
         "run": str(run),
@@ -87,9 +89,8 @@ def export_run(run: str | Path, to: str | Path, *, merge: bool = False, force: b
     }
 
 
-def _describe(run: Path, folder: Path, written: dict[str, Any], encoder: PairEncoder) -> Exported:
+def _describe(run: RunFolder, folder: Path, written: dict[str, Any], encoder: PairEncoder) -> Exported:
     """Gather what the commands depend on, from the run and from what was written."""
-    data = json.loads((run / "data.json").read_text(encoding="utf-8"))
     is_adapter = written["kind"] == "adapter"
     context = read_context(run, encoder.config)
     # For some kinds of models AutoTokenizer puts a class of its own in the place of a generic one, which cuts text
@@ -107,13 +108,13 @@ def _describe(run: Path, folder: Path, written: dict[str, Any], encoder: PairEnc
         bridge=decode_ids(encoder.tokenizer, list(encoder.bridge_ids)),
         end_ids=tuple(encoder.end_ids),
         shown_end_ids=[each for each in encoder.end_ids if encoder.tokenizer.decode([each], skip_special_tokens=True)],
-        max_new_tokens=int(data["max_new_tokens"]),
+        max_new_tokens=int(run.data()["max_new_tokens"]),
     )
 
 
-def _check_out(run: Path, out: Path, *, force: bool) -> None:
+def _check_out(run: RunFolder, out: Path, *, force: bool) -> None:
     """Refuse a destination that touches the run or is taken by something that no export wrote."""
-    real, source = out.resolve(), run.resolve()
+    real, source = out.resolve(), run.path.resolve()
     if real == source or source in real.parents or real in source.parents:
         raise ConfigError(f"--to {out} and the run {run} are one inside the other. Choose another --to.")
     if not out.exists() and not out.is_symlink():

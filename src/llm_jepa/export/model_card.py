@@ -6,7 +6,6 @@ results.json. It computes no result of its own, and says no path of the machine 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
@@ -15,10 +14,10 @@ from typing import Any
 from llm_jepa import __version__
 from llm_jepa.data.context import Context
 from llm_jepa.experiments.results import format_difference
-from llm_jepa.files import read_json_lines
 from llm_jepa.report.figures import OTHER_SCORES
 from llm_jepa.report.markdown import escaped, fenced
-from llm_jepa.yaml_loading import dump_yaml, load_yaml
+from llm_jepa.runs.folder import ExperimentFolder, RunFolder, run_name
+from llm_jepa.yaml_loading import dump_yaml
 
 from .serving import Exported, python_snippet, server_commands
 
@@ -45,9 +44,8 @@ def model_card(run: Path, model: Exported, name: str) -> str:
     """
     if model.base is not None and Path(model.base).is_absolute():
         model = replace(model, base=_short_name(model.base))
-    settings = load_yaml((run / "config.yaml").read_text(encoding="utf-8"))
-    report = json.loads((run / "eval.json").read_text(encoding="utf-8"))
-    data = json.loads((run / "data.json").read_text(encoding="utf-8"))
+    files = RunFolder(run)
+    settings, report, data = files.settings(), files.evaluation(), files.data()
     results = _experiment(run)
     parts = [
         _header(model),
@@ -59,8 +57,8 @@ def model_card(run: Path, model: Exported, name: str) -> str:
         "As a program, with transformers alone:\n\n" + fenced(python_snippet(model, name), "python"),
         "As a server, and a request to it:\n\n" + fenced("\n".join(server_commands(model, name)), "sh"),
         _data(settings, data),
-        "## Training\n\n" + _training(run, settings, report),
-        _curves(read_json_lines(run / "metrics.jsonl") if (run / "metrics.jsonl").is_file() else []),
+        "## Training\n\n" + _training(files.environment(), settings, report),
+        _curves(files.metrics() if files.metrics_file.is_file() else []),
         _results(report, results, run.resolve().name),
         _cost(report, results, run.resolve().name),
         _limits(settings, report, results, model),
@@ -124,12 +122,10 @@ def _data(settings: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     return "\n\n".join(["## Data", _table(rows), "\n".join(files + notes)]).rstrip()
 
 
-def _training(run: Path, settings: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+def _training(environment: Mapping[str, Any], settings: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     given = {key: value for key, value in settings.items() if value is not None}
     shown = {key: _short_names(value) if key in PATHS else value for key, value in given.items()}
     text = fenced(dump_yaml(shown, allow_unicode=True).rstrip(), "yaml")
-    file = run / "environment.json"
-    environment = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     packages = environment.get("packages", {})
     versions = ", ".join(f"{key} {packages[key]}" for key in ("torch", "transformers", "peft") if packages.get(key))
     where = f" on {escaped(_device(environment))}" if environment.get("device") else ""
@@ -237,11 +233,10 @@ def _limits(
 
 def _experiment(run: Path) -> dict[str, Any] | None:
     """Return the results of the experiment that the run is one of; None where there is none."""
-    file = run.resolve().parent / "results.json"
-    if not file.is_file():
+    results = ExperimentFolder(run.resolve().parent).results()
+    if results is None:
         return None
-    results = json.loads(file.read_text(encoding="utf-8"))
-    names = {f"{each['arm']}-s{each['seed']}" for each in results.get("runs", [])}
+    names = {run_name(each["arm"], each["seed"]) for each in results.get("runs", [])}
     return results if run.resolve().name in names else None
 
 

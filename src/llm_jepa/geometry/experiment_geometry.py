@@ -14,6 +14,7 @@ from typing import Any
 
 from llm_jepa.errors import DataError
 from llm_jepa.evaluation.kept_embeddings import StoredEmbeddings
+from llm_jepa.runs.folder import ExperimentFolder, RunFolder, run_name
 
 from .runs_geometry import SCHEMA, Geometry, collapse_note
 from .view_geometry import view_geometry
@@ -40,7 +41,7 @@ def stored_geometry(folder: Path, arms: Sequence[str], seeds: Sequence[int | str
     kept: dict[str, StoredEmbeddings] = {}
     run_seed: int | str | None = None
     for seed in seeds:
-        found = {arm: each for arm in arms if (each := _read(folder / f"{arm}-s{seed}")) is not None}
+        found = {arm: each for arm in arms if (each := _read(ExperimentFolder(folder).run(arm, seed))) is not None}
         if len(found) > len(kept):
             kept, run_seed = found, seed
     runs, notes = _runs(kept, folder, run_seed)
@@ -67,9 +68,9 @@ def stored_geometry(folder: Path, arms: Sequence[str], seeds: Sequence[int | str
     }
 
 
-def _read(folder: Path) -> StoredEmbeddings | None:
+def _read(run: RunFolder) -> StoredEmbeddings | None:
     try:
-        return StoredEmbeddings.read(folder)
+        return StoredEmbeddings.read(run.embeddings_file)
     except DataError as error:  # a picture less; the comparison stands without it
         logger.warning("%s", error)
         return None
@@ -91,7 +92,7 @@ def _runs(kept: Mapping[str, StoredEmbeddings], folder: Path, seed: object) -> t
             continue
         pairs = each.pairs
         side = {"views": each.views} | asdict(found)
-        runs[arm] = {"folder": f"{arm}-s{seed}", "num_dims": found.num_dims, "sides": {each.side: side}}
+        runs[arm] = {"folder": run_name(arm, seed), "num_dims": found.num_dims, "sides": {each.side: side}}
         if found.looks_collapsed:
             notes.append(collapse_note(arm, side))
     return runs, notes

@@ -189,7 +189,7 @@ def _read_rows(run: TrainedRun, config: AnalysisConfig) -> _Rows:
 def _all_rows(run: TrainedRun, config: AnalysisConfig) -> tuple[str, EncodedPairs]:
     if config.file is not None:
         return config.file, run.rows(config.file)
-    data = with_files(run.data, run.folder / "data")
+    data = with_files(run.data, run.folder.generated)
     if config.split == "test":
         if data.test_file is None:
             raise ConfigError(f"{run.folder} has no test_file. Name a file with --data, or --split validation.")

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm_jepa.experiments.compare import EXPERIMENT_FILE
 from llm_jepa.files import write_whole
 from llm_jepa.geometry.experiment_geometry import stored_geometry
+from llm_jepa.runs.folder import ExperimentFolder, RunFolder
 
 from .csv_tables import write_tables
 from .figures import Runs, plot_comparison, plot_curves, plot_grid
@@ -35,7 +35,7 @@ def write_experiment_report(results: Mapping[str, Any], folder: Path) -> Path:
     geometry = experiment_geometry(results, folder)
     pictures = _draw(results, folder / FIGURES_FOLDER, curves_of(results, folder), geometry)
     write_tables(results, geometry, folder)
-    command = f"llm-jepa compare {shlex.quote(str(folder / EXPERIMENT_FILE))} --out NEW_FOLDER"
+    command = f"llm-jepa compare {shlex.quote(str(ExperimentFolder(folder).settings_file))} --out NEW_FOLDER"
     about: dict[str, Any] = {"geometry": geometry, "command": command}
     settings, environment = settings_text(results), environment_of(results, folder)
     text = experiment_markdown(results, pictures, folder, settings=settings, environment=environment, **about)
@@ -65,4 +65,4 @@ def _analysed(folder: Path) -> Mapping[str, Any] | None:
         return None
     geometry: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     names: Sequence[str] = list(geometry["runs"])
-    return geometry if all((folder / name / "config.yaml").is_file() for name in names) else None
+    return geometry if all(RunFolder(folder / name).has_settings for name in names) else None

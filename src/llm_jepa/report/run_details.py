@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
-from llm_jepa.files import read_json_lines, reading_run
+from llm_jepa.files import reading_run
+from llm_jepa.runs.folder import ExperimentFolder, RunFolder
 
 from .formatting import as_text, shortened
 
@@ -20,9 +20,9 @@ def curves_of(results: Mapping[str, Any], folder: Path) -> dict[str, dict[int, l
     curves: dict[str, dict[int, list[dict[str, Any]]]] = {}
     for arm, values in results["arms"].items():
         for seed in values["seeds"]:
-            run = folder / f"{arm}-s{seed}"
-            with reading_run(run):
-                curves.setdefault(arm, {})[int(seed)] = [dict(line) for line in read_json_lines(run / "metrics.jsonl")]
+            run = ExperimentFolder(folder).run(arm, seed)
+            with reading_run(run.path):
+                curves.setdefault(arm, {})[int(seed)] = [dict(line) for line in run.metrics()]
     return curves
 
 
@@ -32,8 +32,8 @@ def examples_of(results: Mapping[str, Any], folder: Path) -> dict[str, Any] | No
     Each arm gives as many examples as the others as long as it has them: an arm is not shown at its best.
     """
     arms = list(results["arms"])
-    seed = max(seeds_of(results), key=lambda each: len(_files(folder, arms, each)))  # the first of equals
-    answers = {arm: read_json_lines(file) for arm, file in _files(folder, arms, seed).items()}
+    seed = max(seeds_of(results), key=lambda each: len(_answered(folder, arms, each)))  # the first of equals
+    answers = {arm: run.predictions() for arm, run in _answered(folder, arms, seed).items()}
     texts = {tuple(row["text"] for row in rows) for rows in answers.values()}
     if len(answers) < 2 or len(texts) > 1:
         return None
@@ -72,9 +72,9 @@ def _example(answers: Mapping[str, list[dict[str, Any]]], right: str, place: int
     }
 
 
-def _files(folder: Path, arms: Sequence[str], seed: object) -> dict[str, Path]:
-    files = {arm: folder / f"{arm}-s{seed}" / "predictions.jsonl" for arm in arms}
-    return {arm: file for arm, file in files.items() if file.is_file()}
+def _answered(folder: Path, arms: Sequence[str], seed: object) -> dict[str, RunFolder]:
+    runs = {arm: ExperimentFolder(folder).run(arm, seed) for arm in arms}
+    return {arm: run for arm, run in runs.items() if run.predictions_file.is_file()}
 
 
 def environment_of(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -89,6 +89,5 @@ def environment_of(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def _environments(results: Mapping[str, Any], folder: Path) -> Iterator[dict[str, Any]]:
     for run in results["runs"]:
-        file = folder / f"{run['arm']}-s{run['seed']}" / "environment.json"
-        if file.is_file():
-            yield json.loads(file.read_text(encoding="utf-8"))
+        if environment := ExperimentFolder(folder).run(run["arm"], run["seed"]).environment():
+            yield environment

@@ -22,9 +22,10 @@ from typing import Any
 
 from llm_jepa.errors import ConfigError
 
+from .folder import OWNER_FILE
+
 logger = logging.getLogger(__name__)
 
-OWNER_FILE = ".owner.json"
 PATIENCE_S = 15.0
 """How long the runs of a sweep that was killed are waited for; they are stopped within five seconds."""
 POLL_S = 0.05

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,9 +27,12 @@ from llm_jepa.objective.distances import unit
 from llm_jepa.training.resume import digest_tokenizer
 from llm_jepa.training.saving import load_jepa
 from llm_jepa.training.view_embeddings import first_of_each, view_embeddings
-from llm_jepa.yaml_loading import load_yaml
+
+from .folder import RunFolder
 
 logger = logging.getLogger(__name__)
+
+Part = TypeVar("Part", DataConfig, EvaluationConfig)
 
 
 @dataclass
@@ -49,7 +52,7 @@ class TrainedRun:
     encoder: PairEncoder
     data: DataConfig
     evaluation: EvaluationConfig
-    folder: Path
+    folder: RunFolder
     context: Context
 
     def rows(self, file: str, limit: int | None = None) -> EncodedPairs:
@@ -118,38 +121,35 @@ def load_run(folder: Path) -> TrainedRun:
         ConfigError: If the folder is no finished run, or its tokenizer is not the one that it was trained with.
         DataError: If its model cannot be loaded.
     """
-    settings = read_run_settings(folder)
-    data = _data_settings(settings)
-    own = {key: value for key, value in settings.items() if key in EvaluationConfig.__dataclass_fields__}
-    evaluation = EvaluationConfig(**own)
-    tokenizer = load_run_tokenizer(folder)
-    jepa = load_jepa(folder / "model")
+    run = RunFolder(folder)
+    settings = read_run_settings(run)
+    data, evaluation = _part(DataConfig, settings), _part(EvaluationConfig, settings)
+    tokenizer = load_run_tokenizer(run)
+    jepa = load_jepa(run.model)
     check_tokenizer_fits(tokenizer, jepa.backbone.embeddings.num_embeddings)  # type: ignore[arg-type]
     if torch.cuda.is_available():
         jepa.to("cuda")
     encoder = PairEncoder(tokenizer, data, jepa.config.jepa_split, jepa.config.jepa_views)
     if evaluation.max_new_tokens is None:
-        evaluation = replace(evaluation, max_new_tokens=_longest_answer(folder))
-    return TrainedRun(jepa.eval(), encoder, data, evaluation, folder, read_context(folder, data))
+        evaluation = replace(evaluation, max_new_tokens=int(run.data()["max_new_tokens"]))
+    return TrainedRun(jepa.eval(), encoder, data, evaluation, run, read_context(run, data))
 
 
-def read_run_settings(folder: Path) -> dict[str, Any]:
+def read_run_settings(run: RunFolder) -> dict[str, Any]:
     """Return the flat settings of a finished run.
 
     Raises:
         ConfigError: If the folder is no finished run.
     """
-    config, model = folder / "config.yaml", folder / "model"
-    if not config.is_file() or not model.is_dir():
-        missing = config.name if not config.is_file() else "model/"
-        raise ConfigError(f"{folder} holds no {missing}. Expected the folder of a finished run, such as OUT/jepa-s82.")
-    return load_yaml(config.read_text(encoding="utf-8"))
+    if not run.has_settings or not run.model.is_dir():
+        missing = f"{run.model.name}/" if run.has_settings else run.config_file.name
+        raise ConfigError(f"{run} holds no {missing}. Expected the folder of a finished run, such as OUT/jepa-s82.")
+    return run.settings()
 
 
-def read_context(folder: Path, data: DataConfig) -> Context:
+def read_context(run: RunFolder, data: DataConfig) -> Context:
     """Return what all training rows of a run have around the words that are asked, as its data.json says."""
-    file = folder / "data.json"
-    seen: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    seen = run.data()
     if "context" in seen:
         return Context.read(seen["context"])
     is_chat = bool(seen.get("summary", {}).get("chat_template"))
@@ -157,44 +157,40 @@ def read_context(folder: Path, data: DataConfig) -> Context:
         logger.warning(
             "%s does not say what all training rows have before a question: the run is of an earlier version. If they "
             "have a system message, give it with --system.",
-            file,
+            run.data_file,
         )
     return Context(is_chat=is_chat, takes_system=is_chat or data.include_system)
 
 
-def load_run_encoder(folder: Path) -> PairEncoder:
+def load_run_encoder(run: RunFolder) -> PairEncoder:
     """Load the encoder of a finished run without its model.
 
     Raises:
         ConfigError: If the folder is no finished run, or its tokenizer is not the one that it was trained with.
     """
-    settings = read_run_settings(folder)
+    settings = read_run_settings(run)
     split, views = (settings.get(name, getattr(JEPAConfig, name)) for name in ("jepa_split", "jepa_views"))
-    return PairEncoder(load_run_tokenizer(folder), _data_settings(settings), split, views)
+    return PairEncoder(load_run_tokenizer(run), _part(DataConfig, settings), split, views)
 
 
-def load_run_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_run_tokenizer(run: RunFolder) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a run, and make sure that it is the one that the run was trained with.
 
     Raises:
         ConfigError: If it is another, or cannot be loaded. Another one would be read as other words in silence.
     """
-    model, seen = folder / "model", folder / "data.json"
-    tokenizer = load_tokenizer(str(model))
-    expected = json.loads(seen.read_text(encoding="utf-8")).get("tokenizer_sha256") if seen.is_file() else None
+    tokenizer = load_tokenizer(str(run.model))
+    expected = run.data().get("tokenizer_sha256")
     found = digest_tokenizer(tokenizer)
     if expected is not None and found != expected:
         raise ConfigError(
-            f"The tokenizer in {model} is not the one that this run was trained with: its sha256 is {str(found)[:12]}, "
-            f"{seen} has {expected[:12]}. Put the tokenizer files of the run back; its checkpoints have them too."
+            f"The tokenizer in {run.model} is not the one that this run was trained with: its sha256 is "
+            f"{str(found)[:12]}, {run.data_file} has {expected[:12]}. Put the tokenizer files of the run "
+            "back; its checkpoints have them too."
         )
     return tokenizer
 
 
-def _data_settings(settings: dict[str, Any]) -> DataConfig:
-    return DataConfig(**{key: value for key, value in settings.items() if key in DataConfig.__dataclass_fields__})
-
-
-def _longest_answer(folder: Path) -> int:
-    """Return the longest answer that the run allowed, as its data.json says."""
-    return int(json.loads((folder / "data.json").read_text(encoding="utf-8"))["max_new_tokens"])
+def _part(kind: type[Part], settings: dict[str, Any]) -> Part:
+    names = {each.name for each in dataclasses.fields(kind)}
+    return kind(**{key: value for key, value in settings.items() if key in names})

@@ -25,6 +25,7 @@ from llm_jepa.papers.claims.records import (
 )
 from llm_jepa.papers.claims.reproduce import Call, _rows, missing_files, reproduce, second_half, select
 from llm_jepa.papers.claims.verdicts import WORDS
+from llm_jepa.runs.folder import RunFolder
 
 SMOKE = {"max_steps": 2, "max_test_rows": 8, "max_new_tokens": 4, "use_cpu": True, "logging_steps": 1}
 
@@ -235,7 +236,7 @@ def test_measures_of_answers_are_counts_of_rows(tmp_path):
     assert read("accuracy@1") == 0.1 and read("accuracy@6") == 0.6 and read("accuracy_stages") == pytest.approx(0.35)
     assert read("ce_loss") == 19.5
     assert read_values(tmp_path, "accuracy_dotstar2", ["jepa"]) == {}
-    assert finished_runs(tmp_path, "jepa") == {1: run} and finished_runs(tmp_path, "je") == {}
+    assert finished_runs(tmp_path, "jepa") == {1: RunFolder(run)} and finished_runs(tmp_path, "je") == {}
 
 
 # ---- what cannot be run ----

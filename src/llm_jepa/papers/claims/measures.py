@@ -6,7 +6,6 @@ EXPERIMENT/measured/, so that it is computed once.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import logging
@@ -16,8 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from llm_jepa.files import read_json_lines, write_json
-from llm_jepa.yaml_loading import load_yaml
+from llm_jepa.files import write_json
+from llm_jepa.runs.folder import ExperimentFolder, RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +30,7 @@ LAST_SHARE = 0.1
 """Share of the log's lines at its end that the final loss is the mean of."""
 
 
-Reader = Callable[[Path], float | None]
+Reader = Callable[[RunFolder], float | None]
 """From a run's folder to its value; None where it has none."""
 
 
@@ -55,23 +54,18 @@ def read_values(folder: Path, measure: str, arms: Sequence[str]) -> dict[str, di
     return values
 
 
-def finished_runs(folder: Path, arm: str) -> dict[int, Path]:
+def finished_runs(folder: Path, arm: str) -> dict[int, RunFolder]:
     """Return seed to folder of an arm's finished runs, in order of seed."""
-    found = {}
-    for done in folder.glob(f"{glob.escape(arm)}-s*/DONE"):
-        seed = done.parent.name.removeprefix(f"{arm}-s")
-        if seed.isdecimal():
-            found[int(seed)] = done.parent
-    return dict(sorted(found.items()))
+    return {seed: run for seed, run in ExperimentFolder(folder).runs_of(arm).items() if run.is_done}
 
 
 # ---- a run's own files ----
 
 
-def _at(load: Callable[[Path], Any], *keys: str) -> Reader:
+def _at(load: Callable[[RunFolder], Any], *keys: str) -> Reader:
     """Return what reads a number at a path of keys; None where there is none."""
 
-    def read(run: Path) -> float | None:
+    def read(run: RunFolder) -> float | None:
         value = load(run)
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
@@ -80,45 +74,39 @@ def _at(load: Callable[[Path], Any], *keys: str) -> Reader:
     return read
 
 
-def _eval(run: Path) -> dict[str, Any]:
-    return json.loads((run / "eval.json").read_text(encoding="utf-8"))
-
-
-def _metric(run: Path) -> str:
+def _metric(run: RunFolder) -> str:
     """Return the metric of a run: that of its recipe where its settings name none."""
     from llm_jepa.evaluation.evaluate import EvaluationConfig
 
-    settings = load_yaml((run / "config.yaml").read_text(encoding="utf-8"))
-    return str(settings.get("metric", EvaluationConfig.metric))
+    return str(run.settings().get("metric", EvaluationConfig.metric))
 
 
-def _accuracy(run: Path) -> float | None:
-    return _at(_eval, _metric(run))(run)
+def _accuracy(run: RunFolder) -> float | None:
+    return _at(RunFolder.evaluation, _metric(run))(run)
 
 
 def _suffix_accuracy(suffix: str) -> Reader:
     """Return the accuracy among rows whose gold answer ends with `suffix`."""
 
-    def read(run: Path) -> float | None:
+    def read(run: RunFolder) -> float | None:
         metric = _metric(run)
-        rows = [row for row in read_json_lines(run / "predictions.jsonl") if str(row["gold"]).endswith(suffix)]
+        rows = [row for row in run.predictions() if str(row["gold"]).endswith(suffix)]
         return sum(bool(row[metric]) for row in rows) / len(rows) if rows else None
 
     return read
 
 
-def count_rows(run: Path, measure: str) -> int | None:
+def count_rows(run: RunFolder, measure: str) -> int | None:
     """Return the number of test rows that a measure of a run is of, where these are not all of them."""
     suffix = SUFFIXES.get(measure)
-    file = run / "predictions.jsonl"
-    if suffix is None or not file.is_file():
+    if suffix is None or not run.predictions_file.is_file():
         return None
-    return sum(str(row["gold"]).endswith(suffix) for row in read_json_lines(file))
+    return sum(str(row["gold"]).endswith(suffix) for row in run.predictions())
 
 
-def _suffix_errors(run: Path) -> float | None:
+def _suffix_errors(run: RunFolder) -> float | None:
     """Return the share of answers that are wrong in nothing but a trailing `.*`, too many or too few."""
-    rows = read_json_lines(run / "predictions.jsonl")
+    rows = run.predictions()
     wrong = [row for row in rows if row["output"] != row["gold"]]
     only = [row for row in wrong if _stripped(row["output"]) == _stripped(row["gold"])]
     return len(only) / len(rows) if rows else None
@@ -133,45 +121,46 @@ def _stage(number: int) -> Reader:
     return lambda run: dict(enumerate(_stages(run), start=1)).get(number)
 
 
-def _stages(run: Path) -> list[float]:
+def _stages(run: RunFolder) -> list[float]:
     key = f"eval_{_metric(run)}"
-    by_step = {line["step"]: line[key] for line in read_json_lines(run / "metrics.jsonl") if line.get(key) is not None}
+    by_step = {line["step"]: line[key] for line in run.metrics() if line.get(key) is not None}
     return [float(by_step[step]) for step in sorted(by_step)]
 
 
-def _mean_stage(run: Path) -> float | None:
+def _mean_stage(run: RunFolder) -> float | None:
     values = _stages(run)
     return math.fsum(values) / len(values) if len(values) == STAGES else None
 
 
-def _final_loss(run: Path) -> float | None:
+def _final_loss(run: RunFolder) -> float | None:
     """Return the mean training cross-entropy of the last tenth of the log."""
-    losses = [line["ce_loss"] for line in read_json_lines(run / "metrics.jsonl") if line.get("ce_loss") is not None]
+    losses = [line["ce_loss"] for line in run.metrics() if line.get("ce_loss") is not None]
     last = losses[-max(1, round(LAST_SHARE * len(losses))) :]
     return math.fsum(last) / len(last) if last else None
 
 
-def _flops_ratio(run: Path) -> float | None:
+def _flops_ratio(run: RunFolder) -> float | None:
     """Return the counted FLOPs of a step over those of a plain one of the same seed; loss dropout's mean step."""
-    own, plain = run, run.parent / f"ntp-s{run.name.rpartition('-s')[2]}"
-    if not (plain / "DONE").is_file():
+    if run.arm_and_seed is None:
         return None
-    cost = _eval(own)["cost"]
-    settings = load_yaml((own / "config.yaml").read_text(encoding="utf-8"))
-    share = settings.get("jepa_loss_dropout", 0.0)
+    plain = ExperimentFolder(run.path.parent).run("ntp", run.arm_and_seed[1])
+    if not plain.is_done:
+        return None
+    cost = run.evaluation()["cost"]
+    share = run.settings().get("jepa_loss_dropout", 0.0)
     mean = (1 - share) * cost["flops_per_step"] + share * cost.get("flops_per_dropped_step", 0.0)
-    return mean / _eval(plain)["cost"]["flops_per_step"]
+    return mean / plain.evaluation()["cost"]["flops_per_step"]
 
 
 # ---- what loads the model ----
 
 
-def _kept(name: str, measure: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[str, Any]]:
+def _kept(name: str, measure: Callable[[RunFolder], dict[str, Any]]) -> Callable[[RunFolder], dict[str, Any]]:
     """Return `measure` with a memory: a file for each run in EXPERIMENT/measured/, until the run is trained again."""
 
-    def read(run: Path) -> dict[str, Any]:
-        file = run.parent / "measured" / f"{run.name}.{name}.json"
-        of = hashlib.sha256((run / "eval.json").read_bytes()).hexdigest()  # its times alone tell two runs apart
+    def read(run: RunFolder) -> dict[str, Any]:
+        file = run.path.parent / "measured" / f"{run.name}.{name}.json"
+        of = hashlib.sha256(run.evaluation_file.read_bytes()).hexdigest()  # its times alone tell two runs apart
         kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if kept.get("of") != of:
             logger.info("%s of %s", name, run.name)
@@ -183,11 +172,11 @@ def _kept(name: str, measure: Callable[[Path], dict[str, Any]]) -> Callable[[Pat
     return read
 
 
-def _geometry(reading: str) -> Callable[[Path], dict[str, Any]]:
-    def measure(run: Path) -> dict[str, Any]:
+def _geometry(reading: str) -> Callable[[RunFolder], dict[str, Any]]:
+    def measure(run: RunFolder) -> dict[str, Any]:
         from llm_jepa.geometry.runs_geometry import AnalysisConfig, analyze_runs
 
-        sides = analyze_runs([run], AnalysisConfig(reading=reading))["runs"][run.name]["sides"]
+        sides = analyze_runs([run.path], AnalysisConfig(reading=reading))["runs"][run.name]["sides"]
         for side in sides.values():
             side.pop("embedding_map")
             for spectrum in side["spectra"].values():
@@ -198,7 +187,7 @@ def _geometry(reading: str) -> Callable[[Path], dict[str, Any]]:
     return measure
 
 
-def _tube(run: Path) -> dict[str, Any]:
+def _tube(run: RunFolder) -> dict[str, Any]:
     """Return the mean loss of Semantic Tube Prediction over the test pairs, by a model that may not have trained it."""
     import torch
 
@@ -206,7 +195,7 @@ def _tube(run: Path) -> dict[str, Any]:
     from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig
     from llm_jepa.runs.trained_run import load_run
 
-    trained = load_run(run)
+    trained = load_run(run.path)
     file = trained.data.test_file
     if file is None:
         return {"stp_loss": None}
@@ -235,7 +224,7 @@ def _enc(*keys: str) -> Reader:
     return _at(_published, "sides", "enc", *keys)
 
 
-def _view_distance(run: Path) -> float | None:
+def _view_distance(run: RunFolder) -> float | None:
     """Return 1 - cosine of a pair's views, as trained: of the prediction and its target where there is a [PRED]."""
     sides = _training(run)["sides"]
     return 1.0 - float(sides.get("pred", sides["enc"])["monitors"]["matched_cosine"])
@@ -249,9 +238,9 @@ MEASURES: dict[str, Measure] = {
     "accuracy_dotstar2": Measure(
         "share", 'accuracy where it ends in ".*.*"', _suffix_accuracy(SUFFIXES["accuracy_dotstar2"])
     ),
-    "exact_match": Measure("share", "answers equal to the gold one", _at(_eval, "exact_match")),
-    "starts_with": Measure("share", "answers that begin with the gold one", _at(_eval, "starts_with")),
-    "recall": Measure("share", "retrieval@1 among the test codes", _at(_eval, "retrieval", "recall@1")),
+    "exact_match": Measure("share", "answers equal to the gold one", _at(RunFolder.evaluation, "exact_match")),
+    "starts_with": Measure("share", "answers that begin with the gold one", _at(RunFolder.evaluation, "starts_with")),
+    "recall": Measure("share", "retrieval@1 among the test codes", _at(RunFolder.evaluation, "retrieval", "recall@1")),
     "suffix_errors": Measure("share", 'answers wrong by a trailing ".*" alone', _suffix_errors),
     "accuracy_stages": Measure("share", "mean accuracy over the stages of equal compute", _mean_stage),
     "ce_loss": Measure("plain", "cross-entropy at the end of training, nats a token", _final_loss),

@@ -23,9 +23,9 @@ from llm_jepa.experiments.comparability import check_data, short_commit
 from llm_jepa.experiments.experiment import read_experiment
 from llm_jepa.experiments.statistics import holm
 from llm_jepa.files import write_json
-from llm_jepa.runs.run import differences
+from llm_jepa.runs.claim import differences
+from llm_jepa.runs.folder import RunFolder
 from llm_jepa.runs.settings import Settings
-from llm_jepa.yaml_loading import load_yaml
 
 from .catalogue import Claim, read_catalogue
 from .measures import MEASURES, SMALLEST_SAMPLE, count_rows, finished_runs, read_values
@@ -120,7 +120,7 @@ def check_runs(plan: Plan, folder: Path, changes: Settings) -> None:
     """
     for arm in plan.arms:
         for run in finished_runs(folder, arm).values():
-            found = load_yaml((run / "config.yaml").read_text(encoding="utf-8"))
+            found = run.settings()
             files = {key: found[key] for key in FILES if key in found}
             settings = plan.experiment([arm], files) | changes
             expected = read_experiment(settings, trains=False)[1][arm].settings
@@ -318,30 +318,27 @@ def _changed(plan: Plan, changes: Settings) -> Settings:
     return {key: value for key, value in changes.items() if key not in FILES and own.get(key, ...) != value}
 
 
-def _environment(run: Path) -> dict[str, Any]:
-    file = run / "environment.json"
-    seen = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+def _environment(run: RunFolder) -> dict[str, Any]:
+    seen = run.environment()
     packages = seen.get("packages", {})
     return {key: seen.get(key) for key in _ENVIRONMENT} | {name: packages.get(name) for name in _PACKAGES}
 
 
-def _commits(done: Mapping[str, Mapping[int, Path]]) -> str:
+def _commits(done: Mapping[str, Mapping[int, RunFolder]]) -> str:
     """Return the commit that the runs are of; several, where they are of several."""
     found = [_environment(run)["commit"] for runs in done.values() for run in runs.values()]
     return ", ".join(dict.fromkeys(short_commit(str(each)) for each in found))
 
 
-def _digests(run: Path) -> dict[str, str]:
+def _digests(run: RunFolder) -> dict[str, str]:
     """Return the name of each file of data that a run read, without its folder, and the hash of its rows."""
-    file = run / "data.json"
-    seen = json.loads(file.read_text(encoding="utf-8")).get("sha256", {}) if file.is_file() else {}
-    return {Path(name).name: digest for name, digest in seen.items()}
+    return {Path(name).name: digest for name, digest in run.data().get("sha256", {}).items()}
 
 
-def _training_times(done: Mapping[str, Mapping[int, Path]]) -> dict[str, float]:
+def _training_times(done: Mapping[str, Mapping[int, RunFolder]]) -> dict[str, float]:
     """Return the mean seconds that an arm's runs trained, by the clock of a machine that may have been busy."""
     times = {}
     for arm, runs in done.items():
-        seconds = [json.loads((run / "eval.json").read_text())["training_time_s"] for run in runs.values()]
+        seconds = [run.evaluation()["training_time_s"] for run in runs.values()]
         times[arm] = round(sum(seconds) / len(seconds), 1)
     return times

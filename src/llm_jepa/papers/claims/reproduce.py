@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llm_jepa.errors import ConfigError, DataError
-from llm_jepa.experiments.compare import EXPERIMENT_FILE, open_experiment, run_experiment
+from llm_jepa.experiments.compare import open_experiment, run_experiment
 from llm_jepa.files import write_whole
 from llm_jepa.report.experiment_report import write_experiment_report
+from llm_jepa.runs.folder import ExperimentFolder, RunFolder
 from llm_jepa.runs.run import train_run
 from llm_jepa.runs.settings import Settings, read_run
 from llm_jepa.yaml_loading import dump_yaml
@@ -140,7 +141,7 @@ def planned_files(call: Call, plan: Plan) -> Settings:
     files = data_files(plan.stem, call.data)
     if plan.base:
         files["train_file"] = str(_second_half_of(Path(files["train_file"]), call.out / "data"))
-        files["model_name_or_path"] = str(call.out / "base" / "model")
+        files["model_name_or_path"] = str(RunFolder(call.out / "base").model)
     return files
 
 
@@ -171,7 +172,7 @@ def settings_of(call: Call, plan: Plan, claims: Sequence[str]) -> Settings:
     """Return the settings of `compare` for the claims, and for the arms that are in the folder already."""
     folder = call.out / plan.name
     needed = set(plan.arms_of(claims))
-    there = {arm for arm in plan.arms if finished_runs(folder, arm)} if (folder / EXPERIMENT_FILE).is_file() else set()
+    there = {arm for arm in plan.arms if finished_runs(folder, arm)} if ExperimentFolder(folder).has_settings else set()
     arms = [arm for arm in plan.arms if arm in needed | there]
     settings = plan.experiment(arms, planned_files(call, plan), call.seeds)
     return settings | {"workers": call.workers or plan.workers} | call.changes

@@ -1,0 +1,301 @@
+"""From the settings of a run to its trainer: data, model, objective, and the arguments of training, all tried out."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainerCallback, set_seed
+from transformers.trainer_utils import IntervalStrategy
+
+from llm_jepa.data.encoded_pairs import EncodedPairs
+from llm_jepa.data.prepare import LoadedData, load_data
+from llm_jepa.data.shuffled_views import about_exchange, shuffle_code_views
+from llm_jepa.data.tokenizer import load_tokenizer
+from llm_jepa.errors import ConfigError, DataError, nearest
+from llm_jepa.evaluation.evaluate import EvaluationConfig, check_golds, know_golds, score_generations
+from llm_jepa.objective import LLMJEPA, Pair, UnsupportedModelError
+from llm_jepa.objective.distances import IN_BATCH
+from llm_jepa.objective.pair import share_alike
+from llm_jepa.training.arguments import JEPATrainingArguments
+from llm_jepa.training.models import build_model, check_model_fits, check_same_ids, load_own_tokenizer
+from llm_jepa.training.progress import StepLog
+from llm_jepa.training.trainer import JEPATrainer
+
+from .folder import RunFolder
+from .settings import RunConfig, Settings, naming_settings
+
+logger = logging.getLogger(__name__)
+
+NUM_COMPARED, MANY_ALIKE = 1000, 0.01  # rows compared with each other, and the share of pairs alike that is noted
+
+
+class Models(dict[str, nn.Module]):
+    """The model that was built last, by what it was built from: trainers that are only tried can share it."""
+
+    def get_or_build(self, key: str, build: Callable[[], nn.Module]) -> nn.Module:
+        """Return the model of this key; another that is kept is let go first."""
+        if key not in self:
+            self.clear()
+            self[key] = build()
+        return self[key]
+
+
+def build_trainer(
+    run: RunConfig,
+    seed: int,
+    folder: Path,
+    *,
+    progress: bool = False,
+    data: LoadedData | None = None,
+    models: Models | None = None,
+) -> tuple[JEPATrainer, LoadedData]:
+    """Load the data, build the model and the trainer of a run; the seed is set before the weights are drawn.
+
+    Args:
+        run: The settings.
+        seed: The run's seed.
+        folder: Its folder.
+        progress: Show progress bars.
+        data: Its data, where that is loaded already.
+        models: Models that are there already, whose weights do not matter.
+
+    Raises:
+        ConfigError: If the settings do not work together, with the data, or on this machine.
+        DataError: If the data is not as the settings say.
+    """
+    data = load_data(run.data, run.jepa, pretrained_tokenizer(run)) if data is None else data
+    train_pairs, view_pairs = data.train.pairs, data.views.pairs
+    if run.data.shuffle_views and run.data.task_views:
+        train_pairs = _shuffled(train_pairs, seed, data, "training rows")
+    if run.data.shuffle_views and run.data.trains_view_rows:
+        view_pairs = _shuffled(view_pairs, seed, data, "view rows")
+    arguments = _arguments(run, seed, folder, data, progress)
+    data.notes += [*notes_on(run), *_about_negatives(run, train_pairs, view_pairs)]
+    set_seed(seed)
+    jepa = _build_jepa(run, data, seed, models)
+    scored = _validation_generations(run, data, jepa)
+    with naming_settings(run, "report_to"):
+        trainer = JEPATrainer(
+            jepa,
+            arguments,
+            train_pairs,
+            data.validation.pairs,
+            view_dataset=view_pairs,
+            views_ratio=run.data.views_ratio,
+            # Where the JEPA term lives: what it does to pairs that it never sees is another question.
+            monitor_dataset=None if run.data.task_views else data.views_validation.pairs,
+            pad_token_id=data.encoder.pad_id,
+            processing_class=data.tokenizer,
+            extra_metrics=scored,
+            callbacks=[MetricsFile(RunFolder(folder)), StepLog(progress)],
+        )
+    _try_libraries(trainer, run)
+    _check_best_metric(trainer, run.evaluation.metric if scored else None)
+    trainer.remove_callback(PrinterCallback)  # prints raw dicts to standard output
+    trainer.remove_callback(ProgressCallback)
+    return trainer, data
+
+
+def _arguments(run: RunConfig, seed: int, folder: Path, data: LoadedData, progress: bool) -> JEPATrainingArguments:
+    """Return the arguments of training; what cannot work on this machine, or trains nothing, is refused."""
+    looks_at = {} if len(data.validation) or len(data.views_validation) else _without_looks(run, data)
+    with naming_settings(run):
+        arguments = run.training_arguments(folder, seed=seed, disable_tqdm=not progress, **looks_at)
+    if run.model.attn_implementation == "flex_attention" and arguments.device.type == "cpu":
+        raise ConfigError(
+            "attn_implementation=flex_attention has no gradient on a CPU. Set sdpa or eager, or use a GPU."
+        )
+    if arguments.learning_rate == 0:
+        raise ConfigError("learning_rate=0 trains nothing. Set it above 0.")
+    return arguments
+
+
+def _try_libraries(trainer: JEPATrainer, run: RunConfig) -> None:
+    """Have the libraries refuse now what they would refuse in the first step."""
+    with naming_settings(run, "optim", "optim_args", "optim_target_modules"):
+        trainer.try_optimizer()
+    with naming_settings(run, "lr_scheduler_type", "lr_scheduler_kwargs"):
+        trainer.try_schedule()
+    with naming_settings(run, "torch_compile", "torch_compile_backend", "torch_compile_mode"):
+        trainer.try_compiler()
+
+
+def _check_best_metric(trainer: JEPATrainer, scored: str | None) -> None:
+    """Make sure that each look at held-out rows measures what checkpoints, or the learning rate, are to go by."""
+    wanted = trainer.args.metric_for_best_model
+    if wanted is None or trainer.args.eval_strategy == IntervalStrategy.NO:
+        return
+    measured = [*trainer.measures_of_a_look(), *([scored] if scored else [])]
+    if wanted.removeprefix("eval_") not in measured:
+        raise ConfigError(
+            f"metric_for_best_model={wanted!r} is nothing that is measured on validation rows here. Set it to one of: "
+            f"{', '.join(measured)}.{nearest(wanted, measured)}"
+        )
+
+
+def _shuffled(pairs: Sequence[Pair], seed: int, data: LoadedData, rows: str) -> Sequence[Pair]:
+    """Return the pairs of the shuffled control; what weakens it is noted with the data."""
+    try:
+        shuffled = shuffle_code_views(pairs, seed)
+    except ValueError as error:
+        raise DataError(f"{error} All {rows} with a JEPA term have one code.") from error
+    notes = about_exchange(pairs, shuffled, rows)
+    for note in notes:
+        logger.info(note)
+    data.notes += notes
+    return shuffled
+
+
+def _about_negatives(run: RunConfig, train_pairs: Sequence[Pair], view_pairs: Sequence[Pair]) -> list[str]:
+    """Say how many of InfoNCE's negatives are left out because pairs are alike, where it is more than MANY_ALIKE."""
+    if not run.jepa.has_term or run.jepa.jepa_distance not in IN_BATCH:
+        return []
+    notes = []
+    kinds = [("training rows", train_pairs)] if run.data.task_views else []
+    kinds += [("view rows", view_pairs)] if run.data.trains_view_rows else []
+    for rows, pairs in kinds:
+        places = random.Random(0).sample(range(len(pairs)), min(len(pairs), NUM_COMPARED))
+        share = share_alike([pair for place in places if (pair := pairs[place]).use_jepa])
+        if share > MANY_ALIKE:
+            notes.append(
+                f"jepa_distance={run.jepa.jepa_distance}: two {rows} have equal codes, equal texts or one group in "
+                f"{share:.0%} of cases. They are no negatives of each other."
+            )
+    return notes
+
+
+def notes_on(run: RunConfig) -> list[str]:
+    """Return what a reader of a run must know of its settings, where a default may be far from what is meant."""
+    if not run.model.model_name_or_path or "learning_rate" in run.settings:
+        return []
+    rate = JEPATrainingArguments.learning_rate
+    return [
+        f"learning_rate is not set: {rate:g} is for small models from random weights. A pretrained model wants less, "
+        "such as 2e-5 for all of its weights, or 2e-4 with LoRA."
+    ]
+
+
+def _without_looks(run: RunConfig, data: LoadedData) -> Settings:
+    """Return the training settings of a run without validation rows, and say so in the notes on its data.
+
+    Raises:
+        ConfigError: If a setting needs looks at such rows.
+    """
+    for key in ("stop_on_collapse", "load_best_model_at_end"):
+        if run.training.get(key):
+            raise ConfigError(
+                f"{key} needs validation rows, and there are none. Set validation_size above 0 or a validation_file, "
+                f"or remove {key}."
+            )
+    data.notes.append("No validation rows: the run is not looked at while it trains (eval_strategy: no).")
+    logger.info(data.notes[-1])
+    return {"eval_strategy": "no"}
+
+
+def pretrained_tokenizer(run: RunConfig) -> PreTrainedTokenizerBase | None:
+    """Return the pretrained tokenizer of a run; None where `load_data` trains one on the rows."""
+    name = run.data.tokenizer_name_or_path
+    if not run.model.model_name_or_path:
+        return None
+    if not name:
+        return load_own_tokenizer(run.model)
+    tokenizer = load_tokenizer(name)
+    check_same_ids(run.model, tokenizer, name)
+    return tokenizer
+
+
+def _build_jepa(run: RunConfig, data: LoadedData, seed: int, models: Models | None = None) -> LLMJEPA:
+    splits = (data.train, data.validation, data.test, data.views, data.views_validation)
+    longest = max(split.facts.longest for split in splits)
+    ids = {"end_id": data.encoder.end_ids[0], "pad_id": data.encoder.pad_id}
+    use_cpu = bool(run.training.get("use_cpu"))
+
+    def build() -> nn.Module:
+        return build_model(run.model, data.tokenizer, run.adapter, **ids, use_cpu=use_cpu)
+
+    with naming_settings(run):
+        key = repr((run.model, run.adapter, ids, use_cpu, len(data.tokenizer)))
+        model = build() if models is None else models.get_or_build(key, build)
+        check_model_fits(model, data.tokenizer, max_length=longest + run.jepa.jepa_k)
+        try:
+            jepa = LLMJEPA(model, run.jepa, seed=seed)
+        except UnsupportedModelError as error:
+            raise ConfigError(str(error)) from error
+    if run.adapter.quantization != "none":  # the table is in bfloat16, in which most updates would be lost
+        jepa.predictor.float()
+    return jepa
+
+
+def evaluation_settings(run: RunConfig, data: LoadedData) -> EvaluationConfig:
+    """Fill in the longest answer: that of the training rows plus 16, so that a model that does not stop is seen."""
+    if run.evaluation.max_new_tokens is not None:
+        return run.evaluation
+    return replace(run.evaluation, max_new_tokens=data.train.facts.longest_code + 16)
+
+
+def check_answers(run: RunConfig, data: LoadedData) -> list[str]:
+    """Make sure that answers to test rows, and to validation rows at each look, can be scored.
+
+    Returns:
+        Notes on gold answers that cannot.
+
+    Raises:
+        DataError: If a scorer can use none of them.
+    """
+    settings = evaluation_settings(run, data)
+    notes = check_golds(data.encoder, data.test, settings, "test")
+    rows = _answered_rows(run, data)
+    if not len(rows) or run.training.get("eval_strategy") == "no":
+        return notes
+    known = know_golds(data.encoder, data.validation, settings)
+    try:
+        return notes + check_golds(data.encoder, rows, settings, "validation", known)
+    except DataError as error:
+        raise DataError(
+            f"{str(error).rstrip('.')}. Or leave out their answers, with validation_generations: 0."
+        ) from error
+
+
+def _answered_rows(run: RunConfig, data: LoadedData) -> EncodedPairs:
+    """Return the validation rows that are answered at each look, the first ones."""
+    count = run.evaluation.validation_generations
+    return EncodedPairs(data.validation.pairs[:count], data.validation.examples[:count])
+
+
+def _validation_generations(run: RunConfig, data: LoadedData, jepa: LLMJEPA) -> Callable[[], dict[str, float]] | None:
+    """Return what scores answers to the first validation rows, at each look during training."""
+    rows = _answered_rows(run, data)
+    if not len(rows):
+        return None
+    settings = evaluation_settings(run, data)
+    known = know_golds(data.encoder, data.validation, settings)
+
+    def score() -> dict[str, float]:
+        metrics, _ = score_generations(jepa, data.encoder, rows, settings, known)
+        return {settings.metric: metrics[settings.metric]}
+
+    return score
+
+
+class MetricsFile(TrainerCallback):
+    """Appends every line of the training log to metrics.jsonl.
+
+    A run that resumes begins with the lines its checkpoint remembers, so that no step stands twice.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.folder.write_metrics(state.log_history)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.folder.add_metrics({"step": state.global_step, **(logs or {})})

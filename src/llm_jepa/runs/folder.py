@@ -1,0 +1,331 @@
+"""The folder of a run and that of an experiment: the only code that knows the names of their files.
+
+OUT/experiment.yaml             the settings of an experiment
+OUT/results.json, results.csv   its values, intervals and verdicts
+OUT/report.html                 the same, drawn
+OUT/looks.json                  the seeds of each time that results were made
+OUT/data/                       rows that it generated
+OUT/<arm>-s<seed>/              one run each; <arm>@<budget> in runs of equal cost
+    config.yaml                 the settings, with the seed
+    environment.json            versions, machine, commit
+    data.json                   what was read: counts, notes, hashes
+    metrics.jsonl               every line of the training log
+    predictions.jsonl           every answer, with its verdict
+    eval.json                   scores on the test rows, cost, alarm
+    embeddings.safetensors      both views of some held-out pairs, for the report's geometry
+    model/                      a plain transformers folder
+    budget.json                 in runs of equal cost: how many steps, and why
+    log.txt                     what the process of the run wrote
+    FAILED                      how it ended, where a sweep gave it up
+    DONE                        last of all: the run is whole
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_jepa.files import read_json_lines, write_json, write_json_lines, write_whole
+from llm_jepa.yaml_loading import dump_yaml, load_yaml
+
+EXPERIMENT_FILE = "experiment.yaml"
+OWNER_FILE = ".owner.json"
+GENERATED = "data"
+
+
+def run_name(arm: str, seed: object) -> str:
+    """Return the name of a run's folder."""
+    return f"{arm}-s{seed}"
+
+
+def arm_at(arm: str, budget: str) -> str:
+    """Return the name under which the runs of an arm stand that have the baseline's `flops` or `time`."""
+    return f"{arm}@{budget}"
+
+
+def without_budget(arm: str) -> str:
+    """Return the arm whose settings the runs of a name have.
+
+    >>> without_budget("jepa@flops"), without_budget("jepa")
+    ('jepa', 'jepa')
+    """
+    return arm.partition("@")[0]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run, which need not be there yet."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def arm_and_seed(self) -> tuple[str, int] | None:
+        """Arm and seed by the folder's name; None if it is named in another way."""
+        arm, _, seed = self.name.rpartition("-s")
+        return (arm, int(seed)) if arm and seed.isdecimal() else None
+
+    # ---- what state it is in ----
+
+    @property
+    def has_settings(self) -> bool:
+        """Whether the folder is claimed for a run."""
+        return self.config_file.is_file()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the run has trained at all. One that was refused before may come back corrected."""
+        return self.metrics_file.is_file() or self.is_done
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run is whole."""
+        return self._done_file.is_file()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last sweep gave the run up."""
+        return not self.is_done and self._failed_file.is_file()
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of the files of a finished run that are not there."""
+        files = (self._done_file, self.evaluation_file, self.data_file)
+        return [file.name for file in files if not file.is_file()]
+
+    # ---- its files ----
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def data_file(self) -> Path:
+        return self.path / "data.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def predictions_file(self) -> Path:
+        return self.path / "predictions.jsonl"
+
+    @property
+    def evaluation_file(self) -> Path:
+        return self.path / "eval.json"
+
+    @property
+    def embeddings_file(self) -> Path:
+        return self.path / "embeddings.safetensors"
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def model(self) -> Path:
+        """The folder of its model."""
+        return self.path / "model"
+
+    @property
+    def generated(self) -> Path:
+        """The folder of rows that it generated."""
+        return self.path / GENERATED
+
+    @property
+    def _environment_file(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def _budget_file(self) -> Path:
+        return self.path / "budget.json"
+
+    @property
+    def _failed_file(self) -> Path:
+        return self.path / "FAILED"
+
+    @property
+    def _done_file(self) -> Path:
+        return self.path / "DONE"
+
+    # ---- reading ----
+
+    def settings(self) -> dict[str, Any]:
+        """Return the flat settings of the run, the seed among them."""
+        return load_yaml(self.config_file.read_text(encoding="utf-8")) or {}
+
+    def environment(self) -> dict[str, Any]:
+        """Return versions, machine and commit; nothing where the run did not write them."""
+        return _read_json(self._environment_file) if self._environment_file.is_file() else {}
+
+    def data(self) -> dict[str, Any]:
+        """Return what the run read: counts, notes, hashes; nothing where it did not write that."""
+        return _read_json(self.data_file) if self.data_file.is_file() else {}
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the lines of the training log."""
+        return read_json_lines(self.metrics_file)
+
+    def last_step(self) -> int:
+        """Return the step that the training has reached."""
+        lines = self.metrics() if self.metrics_file.is_file() else []
+        return lines[-1]["step"] if lines else 0
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """Return every answer, with its verdict."""
+        return read_json_lines(self.predictions_file)
+
+    def evaluation(self) -> dict[str, Any]:
+        """Return scores, cost and alarm."""
+        return _read_json(self.evaluation_file)
+
+    def budget(self) -> dict[str, Any] | None:
+        """Return how many steps a run of equal cost has, and why; None for any other run."""
+        return _read_json(self._budget_file) if self._budget_file.is_file() else None
+
+    def failure(self) -> dict[str, Any] | None:
+        """Return how a run that was given up ended; None for any other run."""
+        return _read_json(self._failed_file) if self.has_failed else None
+
+    def log_tail(self, num_lines: int) -> str:
+        """Return the last lines of what the process of the run wrote."""
+        text = self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.is_file() else ""
+        return "\n".join(text.strip().splitlines()[-num_lines:])
+
+    # ---- writing ----
+
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        """Write the settings; the folder is made if it is missing."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_whole(self.config_file, dump_yaml(settings, sort_keys=True, allow_unicode=True))
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        write_json(self._environment_file, environment)
+
+    def write_data(self, data: Mapping[str, Any]) -> None:
+        write_json(self.data_file, data)
+
+    def write_metrics(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Begin the training log with these lines; nan is written as null."""
+        write_json_lines(self.metrics_file, map(_json_safe, lines))
+
+    def add_metrics(self, line: Mapping[str, Any]) -> None:
+        """Append one line to the training log; nan is written as null."""
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_json_safe(line), ensure_ascii=False) + "\n")
+
+    def write_predictions(self, records: Iterable[Mapping[str, Any]]) -> None:
+        write_json_lines(self.predictions_file, records)
+
+    def write_evaluation(self, report: Mapping[str, Any]) -> None:
+        """Write scores, cost and alarm; nan is written as null."""
+        write_json(self.evaluation_file, _json_safe(report))
+
+    def write_budget(self, budget: Mapping[str, Any]) -> None:
+        write_json(self._budget_file, budget)
+
+    def mark_done(self) -> None:
+        write_whole(self._done_file, "")
+
+    def mark_failed(self, failure: Mapping[str, Any]) -> None:
+        write_json(self._failed_file, failure)
+
+    def unmark_failed(self) -> None:
+        self._failed_file.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class ExperimentFolder:
+    """The folder of an experiment, which need not be there yet."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def run(self, arm: str, seed: object) -> RunFolder:
+        """Return the folder of a run, whether it is there or not."""
+        return RunFolder(self.path / run_name(arm, seed))
+
+    def runs(self) -> list[RunFolder]:
+        """Return the folders that are claimed for runs."""
+        found = (RunFolder(path) for path in sorted(self.path.iterdir()) if path.is_dir())
+        return [run for run in found if run.has_settings]
+
+    def runs_of(self, arm: str) -> dict[int, RunFolder]:
+        """Return seed to folder of the runs of an arm, in order of seed; those that are not done among them."""
+        if not self.path.is_dir():
+            return {}
+        named = ((RunFolder(path), RunFolder(path).arm_and_seed) for path in self.path.iterdir())
+        return dict(sorted((name[1], run) for run, name in named if name is not None and name[0] == arm))
+
+    @property
+    def has_settings(self) -> bool:
+        """Whether the folder is that of an experiment."""
+        return self.settings_file.is_file()
+
+    @property
+    def holds_nothing_else(self) -> bool:
+        """Whether all that is there may be there before an experiment has begun."""
+        return self.path.is_dir() and all(each.name in (GENERATED, OWNER_FILE) for each in self.path.iterdir())
+
+    @property
+    def settings_file(self) -> Path:
+        return self.path / EXPERIMENT_FILE
+
+    @property
+    def results_file(self) -> Path:
+        return self.path / "results.json"
+
+    @property
+    def csv_file(self) -> Path:
+        return self.path / "results.csv"
+
+    @property
+    def generated(self) -> Path:
+        """The folder of rows that it generated."""
+        return self.path / GENERATED
+
+    @property
+    def _looks_file(self) -> Path:
+        return self.path / "looks.json"
+
+    def results(self) -> dict[str, Any] | None:
+        """Return what results.json holds; None where there is none."""
+        return _read_json(self.results_file) if self.results_file.is_file() else None
+
+    def looks(self) -> list[list[int]]:
+        """Return the seeds of each time that results were made."""
+        return json.loads(self._looks_file.read_text(encoding="utf-8")) if self._looks_file.is_file() else []
+
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        write_whole(self.settings_file, dump_yaml(settings, sort_keys=False))
+
+    def write_looks(self, looks: list[list[int]]) -> None:
+        write_json(self._looks_file, looks)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    return dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def _json_safe(value: Any) -> Any:
+    """Return plain JSON values: tensors and numpy numbers as numbers, nan and infinity as None."""
+    if isinstance(value, Mapping):
+        return {key: _json_safe(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_safe(each) for each in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,43 @@
+"""What an optimizer step costs: its floating-point operations, counted."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from itertools import islice
+
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from llm_jepa.objective import LLMJEPA
+from llm_jepa.training.trainer import JEPATrainer
+
+FLOP_BATCHES = 4  # batches whose FLOPs are counted; the count differs between batches by their lengths only
+
+
+def count_step_flops(trainer: JEPATrainer, num_batches: int = FLOP_BATCHES, *, dropped: bool = False) -> float:
+    """Return the counted FLOPs of forward and backward of a batch, the mean over the first batches of epoch 0.
+
+    The step is one with its views or, on demand, one whose JEPA term loss dropout leaves out. Every arm counts the same
+    rows. Matrix products and attention are counted, padding included, by PyTorch's counter; on a CPU attention is taken
+    apart for it, for it knows the fused kernels of GPUs only.
+    """
+    batches = list(islice(trainer.batches_of_epoch(0), num_batches))
+    model = trainer.jepa.train()
+    num_steps = trainer.state.max_steps
+    step = _step_to_count(model, num_steps, dropped)
+    attention = nullcontext() if trainer.args.device.type == "cuda" else sdpa_kernel(SDPBackend.MATH)
+    counter = FlopCounterMode(display=False)
+    with counter, attention:
+        for batch in batches:
+            with trainer.compute_loss_context_manager():
+                loss = model(batch.to(trainer.args.device), step=step, num_steps=num_steps).loss
+            loss.backward()
+            model.zero_grad()
+    model.eval()
+    return counter.get_total_flops() / len(batches)
+
+
+def _step_to_count(jepa: LLMJEPA, num_steps: int, dropped: bool) -> int:
+    """Return a step with a JEPA term, so that the cost counted is that of a step with its views; or one without."""
+    steps = range(max(num_steps, 10_000))  # loss dropout may have dropped all of a short run, or none
+    return next((step for step in steps if (jepa.lambda_at(step, num_steps) > 0) != dropped), 0)
