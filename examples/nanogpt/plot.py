@@ -18,7 +18,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from llm_jepa.report.figures import STYLE
+from llm_jepa.report.drawing import STYLE
 
 COLORS = {"baseline": "#000000", "cosine": "#D55E00", "infonce": "#009E73"}  # as in docs/figures
 DPI = 110  # 1,155 dots wide: sharp on a page, and a small file

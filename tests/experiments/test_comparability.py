@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
-from llm_jepa.experiments.compare import open_experiment, run_experiment, summarise
+from llm_jepa.experiments.compare import open_experiment, run_experiment
 from llm_jepa.experiments.interim_looks import note_look
-from llm_jepa.report.content import answer_of
+from llm_jepa.experiments.sentences import answer_of
+from llm_jepa.experiments.summary import summarise
 from llm_jepa.runs.folder import ExperimentFolder
 
 ARMS = {"ntp": {}, "jepa": {}}
@@ -115,10 +116,10 @@ def test_a_seed_more_is_refused_once_the_file_has_changed(settings, home, copied
 
 def test_runs_of_different_versions_are_compared_and_told(copied):
     """A commit, a package, a processor: the table says which runs were made by which."""
-    assert not any("made alike" in note for note in summarise(copied)["notes"])
+    assert not any("made alike" in note for note in summarise(copied).notes)
     file = copied / "ntp-s1" / "environment.json"
     edit_json(file, lambda each: each["packages"].update(torch="1.0"))
-    [note] = [note for note in summarise(copied)["notes"] if "made alike" in note]
+    [note] = [note for note in summarise(copied).notes if "made alike" in note]
     assert "3 by llm-jepa" in note and "1 by llm-jepa" in note and "torch 1.0" in note
 
 
@@ -140,7 +141,7 @@ def test_the_control_of_a_chosen_cell_is_the_cell_that_differs_in_nothing_else(q
     arms = {"ntp": {}, "jepa": weights, "jepa_shuffled": weights}
     grid = settings | {"arms": arms, "seeds": [1], "choose_by": "ce_loss"}
     results = run_experiment(open_experiment(grid, tmp_path / "out"))
-    chosen = {arm: record["chosen"] for arm, record in results["grids"].items()}
+    chosen = {arm: grid.chosen for arm, grid in results.grids.items()}
     weight = chosen["jepa"].removeprefix("jepa.")
     other = next(each for each in ("lambda0.5", "lambda2") if each != weight)
     for shuffled, cell in ((f"jepa_shuffled.{weight}", weight), (f"jepa_shuffled.{other}", other)):
@@ -149,11 +150,11 @@ def test_the_control_of_a_chosen_cell_is_the_cell_that_differs_in_nothing_else(q
             report = tmp_path / "out" / f"jepa_shuffled.{name}-s1" / "eval.json"
             edit_json(report, lambda each, best=name == cell: each["validation"].update(ce_loss=1.0 if best else 2.0))
         again = summarise(tmp_path / "out")
-        assert again["grids"]["jepa_shuffled"]["chosen"] == shuffled
-        assert [(each["arm"], each["baseline"]) for each in again["controls"]] == [
+        assert again.grids["jepa_shuffled"].chosen == shuffled
+        assert [(each.arm, each.baseline) for each in again.main.controls] == [
             (chosen["jepa"], f"jepa_shuffled.{weight}")
         ]
-        assert list(again["arms"]) == ["ntp", chosen["jepa"], shuffled]
+        assert list(again.arms) == ["ntp", chosen["jepa"], shuffled]
 
 
 def test_a_baseline_whose_cells_all_fail_is_told_with_its_reason(quick_runs, settings, tmp_path):
@@ -206,8 +207,8 @@ def test_the_report_opens_with_the_arm_that_has_the_term_and_not_with_a_control(
     """Whatever the order of arms, and whether anything was watched or not."""
     few = settings | {"arms": {arm: {} for arm in arms}, "seeds": [1], "validation_size": 0}
     results = run_experiment(open_experiment(few, tmp_path / "out"))
-    assert results["headline"] == "jepa" and answer_of(results)["question"] == "Is jepa better than ntp?"
-    assert results["alarms"] == {}
+    assert results.headline == "jepa" and answer_of(results).question == "Is jepa better than ntp?"
+    assert not any(arm.alarms for arm in results.arms.values())
 
 
 def test_notes_on_data_that_not_all_arms_share_begin_with_the_arm(quick_runs, tiny_settings, tmp_path):
@@ -217,7 +218,7 @@ def test_notes_on_data_that_not_all_arms_share_begin_with_the_arm(quick_runs, ti
     views.write_text("".join(json.dumps(row) + "\n" for row in rows))
     arms = {"labelled_only": {"views_ratio": 0, "jepa_lambda": 0.0}, "ntp": {}, "jepa": {}}
     settings = tiny_settings(views_file=str(views), task_views=False, arms=arms, seeds=[1], max_steps=2)
-    notes = run_experiment(open_experiment(settings, tmp_path / "out"))["settings"]["data"]["notes"]
+    notes = run_experiment(open_experiment(settings, tmp_path / "out")).settings["data"]["notes"]
     assert sum(note.startswith("labelled_only: ") and "none is trained on" in note for note in notes) == 1
     assert sum(note.startswith("jepa: ") and "the JEPA term" in note for note in notes) == 1
     assert "The task's training rows train cross-entropy alone (task_views: false)." in notes

@@ -17,7 +17,8 @@ import yaml
 
 from llm_jepa.cli import main
 from llm_jepa.errors import ConfigError, LLMJEPAError
-from llm_jepa.experiments.compare import open_experiment, run_experiment, summarise
+from llm_jepa.experiments.compare import open_experiment, run_experiment
+from llm_jepa.experiments.summary import summarise
 from llm_jepa.runs.settings import read_run
 
 VERDICTS = {"better", "worse", "no difference shown"}
@@ -115,7 +116,7 @@ def test_a_finished_experiment_is_not_run_again(copied, settings, quick_runs):
 def test_a_seed_more_extends_an_experiment(copied, settings, quick_runs, contents):
     """Only what is new is run; finished runs stay byte for byte, and the table has all."""
     before = contents(copied / "ntp-s1")
-    results = run_experiment(open_experiment(settings | {"seeds": [1, 2, 5]}, copied))
+    results = run_experiment(open_experiment(settings | {"seeds": [1, 2, 5]}, copied)).to_json()
     assert sorted(quick_runs) == ["jepa-s5", "ntp-s5"]
     assert contents(copied / "ntp-s1") == before
     assert [list(arm["seeds"]) for arm in results["arms"].values()] == [["1", "2", "5"]] * 2
@@ -126,7 +127,7 @@ def test_an_arm_more_extends_an_experiment(copied, settings):
     arms = {"jepa": {"jepa_k": 2}, "jepa_shuffled": {}, "ntp": {}}
     experiment = open_experiment(settings | {"arms": arms, "workers": 1}, copied)
     assert [job.name for job in experiment.jobs if not job.folder.is_done] == ["jepa_shuffled-s1", "jepa_shuffled-s2"]
-    assert summarise(copied)["arms"].keys() == {"ntp", "jepa"}  # the report says what is there
+    assert summarise(copied).arms.keys() == {"ntp", "jepa"}  # the report says what is there
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,7 @@ def test_a_comparison_that_is_stopped_midway_goes_on_with_the_rest(settings, qui
     results = run_experiment(open_experiment(settings, folder))
     assert sorted(quick_runs) == sorted({"ntp-s1", "jepa-s1", "ntp-s2", "jepa-s2"} - done)
     assert {name: contents(folder / name) for name in done} == before
-    assert [arm["n"] for arm in results["arms"].values()] == [2, 2]
+    assert [arm.values.n for arm in results.arms.values()] == [2, 2]
 
 
 # ---- what fails ----
@@ -224,7 +225,7 @@ def test_a_run_that_fails_stops_no_other_and_is_named_with_its_reason(settings, 
     with pytest.raises(LLMJEPAError, match="1 of 2 runs failed"):
         run_experiment(open_experiment(broken, tmp_path / "out"))
     assert quick_runs == ["hot-s1"]
-    assert summarise(tmp_path / "out")["arms"]["ntp"]["n"] == 1
+    assert summarise(tmp_path / "out").arms["ntp"].values.n == 1
 
 
 def test_a_broken_row_is_told_before_any_run_starts(settings, quick_runs, tmp_path):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from llm_jepa.experiments.controls import about_controls, control_arms
+from llm_jepa.experiments.build_results import build_results
+from llm_jepa.experiments.controls import control_arms
 from llm_jepa.experiments.experiment import read_experiment
-from llm_jepa.experiments.results import RunResult, build_results, format_table
-from llm_jepa.report.content import answer_of
+from llm_jepa.experiments.results import RunResult
+from llm_jepa.experiments.sentences import about_controls, answer_of
+from llm_jepa.report.terminal import format_table
 
 DATA = {"train_file": "train.jsonl", "max_steps": 2, "model": "nano"}
 SEEDS = (1, 2, 3, 4, 5, 6)
@@ -53,36 +55,36 @@ def test_another_weight_of_the_term_makes_no_control():
 def test_an_arm_is_compared_with_its_control_over_the_same_seeds():
     """+10 points over both: shown, beside the baseline's comparison; a control without runs is left out."""
     results = results_of({"jepa": ["jepa_shuffled", "gone"]}, ntp=PLAIN, jepa=HIGH, jepa_shuffled=PLAIN)
-    [beyond] = results["controls"]
-    assert (beyond["arm"], beyond["baseline"], beyond["verdict"]) == ("jepa", "jepa_shuffled", "better")
-    assert beyond["delta"] == pytest.approx(0.1, abs=1e-3) and beyond["p_holm"] == beyond["p_value"]
+    [beyond] = results.main.controls
+    assert (beyond.arm, beyond.baseline, beyond.verdict) == ("jepa", "jepa_shuffled", "better")
+    assert beyond.delta == pytest.approx(0.1, abs=1e-3) and beyond.p_holm == beyond.p_value
     assert "Beyond its control, jepa: 40.0% against 30.0% (jepa_shuffled)" in " ".join(format_table(results).split())
-    assert ", p <0.001: better." in beyond["sentence"]
-    assert about_controls(results, {"jepa": ["jepa_shuffled"]}) == []
+    assert ", p <0.001: better." in beyond.sentence
+    assert about_controls(results.main, {"jepa": ["jepa_shuffled"]}) == []
     answer = answer_of(results)
-    assert answer["short"] == "Yes." and "Over its control jepa_shuffled: +9.9 points" in answer["sentence"]
+    assert answer.short == "Yes." and "Over its control jepa_shuffled: +9.9 points" in answer.sentence
 
 
 def test_a_gain_that_the_control_has_too_is_no_yes():
     """The arm is better than plain training, and so are shuffled pairs."""
     controls = {"jepa": ["jepa_shuffled"]}
     results = results_of(controls, ntp=PLAIN, jepa=HIGH, jepa_shuffled=SAME_HIGH)
-    assert results["comparisons"][0]["verdict"] == "better"
-    assert answer_of(results)["short"] == "Not shown beyond its control."
-    [note] = about_controls(results, controls)
+    assert results.main.comparisons[0].verdict == "better"
+    assert answer_of(results).short == "Not shown beyond its control."
+    [note] = about_controls(results.main, controls)
     assert "not shown to be better than its control jepa_shuffled" in note
 
 
 def test_a_gain_without_a_control_says_so():
     """Nobody looked whether it is the match of the views."""
     results = results_of({"jepa": []}, ntp=PLAIN, jepa=HIGH)
-    assert answer_of(results)["short"] == "Yes; no control was run."
-    [note] = about_controls(results, {"jepa": []})
+    assert answer_of(results).short == "Yes; no control was run."
+    [note] = about_controls(results.main, {"jepa": []})
     assert "no control of it was run" in note and "shuffle_views: true" in note
 
 
 def test_where_no_gain_is_shown_controls_are_not_spoken_of():
     """There is nothing to explain."""
     results = results_of({"jepa": ["jepa_shuffled"]}, ntp=PLAIN, jepa=PLAIN[::-1], jepa_shuffled=HIGH)
-    assert about_controls(results, {"jepa": ["jepa_shuffled"]}) == []
-    assert answer_of(results)["short"] == "No difference shown."
+    assert about_controls(results.main, {"jepa": ["jepa_shuffled"]}) == []
+    assert answer_of(results).short == "No difference shown."

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from llm_jepa.experiments.compare import _cost
 from llm_jepa.experiments.equal_cost import Budget, plan, recorded
 from llm_jepa.experiments.experiment import read_experiment
 from llm_jepa.experiments.jobs import Job
+from llm_jepa.experiments.results import Cost
+from llm_jepa.experiments.summary import cost_of_arms
 from llm_jepa.runs.build_trainer import build_trainer
 from llm_jepa.runs.folder import ExperimentFolder, RunFolder, arm_at
 from llm_jepa.runs.settings import read_run
@@ -41,7 +42,7 @@ def test_the_price_of_loss_dropout_is_that_of_its_mean_step():
         },
     }
     found = {Job(arm, 1, RunFolder(Path(arm))): {"cost": each} for arm, each in cost.items()}
-    assert _cost(found, "ntp", runs)["jepa"] == {"step_time_ratio": 1.25, "flops_ratio": 1.25}
+    assert cost_of_arms(found, "ntp", runs)["jepa"] == Cost(step_time_ratio=1.25, flops_ratio=1.25)
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.97, 1.0, 1.17, 2.9, 250.0])

@@ -9,7 +9,8 @@ import torch
 
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.experiments import preflight
-from llm_jepa.experiments.compare import open_experiment, run_experiment, summarise
+from llm_jepa.experiments.compare import open_experiment, run_experiment
+from llm_jepa.experiments.summary import summarise
 from llm_jepa.runs import build_trainer
 from llm_jepa.runs.run import train_run
 from llm_jepa.runs.settings import read_run
@@ -136,4 +137,4 @@ def test_a_report_is_made_on_a_machine_that_could_not_train(tiny_settings, quick
     run_experiment(open_experiment(tiny_settings(seeds=[1], arms=["ntp", "jepa"]), tmp_path / "out"))
     file = tmp_path / "out" / "experiment.yaml"
     file.write_text(file.read_text().replace("use_cpu: true", "bf16: true"))
-    assert set(summarise(tmp_path / "out")["arms"]) == {"ntp", "jepa"}
+    assert set(summarise(tmp_path / "out").arms) == {"ntp", "jepa"}

@@ -5,24 +5,27 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from llm_jepa.errors import ConfigError
+from llm_jepa.experiments.build_results import build_results, write_results
 from llm_jepa.experiments.results import (
+    Alarm,
+    Cost,
+    Results,
     RunResult,
-    about_undecided,
-    build_results,
-    format_markdown,
-    format_table,
-    write_results,
 )
+from llm_jepa.experiments.sentences import about_undecided
 from llm_jepa.experiments.statistics import holm
+from llm_jepa.report.markdown import format_markdown, only_bars
+from llm_jepa.report.terminal import format_table
 
 SEEDS = (82, 23, 37, 84, 4, 7)
-QUIET = {"alarmed": False, "first_step": None, "reason": None}
-ALARM = {"alarmed": True, "first_step": 40, "reason": "From step 40 to step 80 the views have collapsed."}
+QUIET = Alarm(alarmed=False)
+ALARM = Alarm(alarmed=True, first_step=40, reason="From step 40 to step 80 the views have collapsed.")
 VALUES = {
     "ntp": (0.73, 0.75, 0.73, 0.74, 0.74, 0.76),
     "jepa": (0.71, 0.74, 0.70, 0.73, 0.72, 0.75),
@@ -38,7 +41,7 @@ def runs_of(values=VALUES, **alarms) -> list[RunResult]:
     ]
 
 
-COST = {"ntp": {"step_time_ratio": 1.0, "flops_ratio": 1.0}, "jepa": {"step_time_ratio": 1.18, "flops_ratio": 1.171}}
+COST = {"ntp": Cost(1.0, 1.0), "jepa": Cost(1.18, 1.171)}
 
 
 # ---- build_results ----
@@ -46,7 +49,7 @@ COST = {"ntp": {"step_time_ratio": 1.0, "flops_ratio": 1.0}, "jepa": {"step_time
 
 def test_the_schema_is_that_of_the_design():
     """Outside checks read these keys by these names."""
-    results = build_results(runs_of(), cost=COST)
+    results = build_results(runs_of(), cost=COST).to_json()
     assert results["metric"] == "exact_match"
     assert results["arms"]["jepa"] == {
         "seeds": {"4": 0.72, "7": 0.75, "23": 0.74, "37": 0.70, "82": 0.71, "84": 0.73},
@@ -64,21 +67,38 @@ def test_the_schema_is_that_of_the_design():
 
 def test_p_values_are_corrected_over_all_comparisons():
     """Holm over the arms of the experiment, not arm by arm."""
-    comparisons = build_results(runs_of())["comparisons"]
-    assert {c["arm"]: c["p_holm"] for c in comparisons} == holm({c["arm"]: c["p_value"] for c in comparisons})
+    comparisons = build_results(runs_of()).main.comparisons
+    assert {c.arm: c.p_holm for c in comparisons} == holm({c.arm: c.p_value for c in comparisons})
 
 
 def test_results_go_through_json_unchanged():
-    """Everything is a plain JSON value; keys are strings already."""
+    """Everything is a plain JSON value, keys are strings already, and the same results are read from it."""
     results = build_results(runs_of(jepa=ALARM), cost=COST, settings={"max_steps": 10})
-    assert json.loads(json.dumps(results, allow_nan=False)) == results
+    record = results.to_json()
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    again = Results.from_json(record)
+    assert again.to_json() == record and (again.main, again.settings) == (results.main, results.settings)
+
+
+def test_several_test_sets_stand_beside_each_other_and_the_top_level_is_the_first():
+    """Section 7 of the design: `tests` holds the arms and comparisons of each; cost and alarms are of the runs."""
+    people = build_results(runs_of(jepa=ALARM), cost=COST)
+    own = build_results(runs_of({"ntp": VALUES["jepa"], "jepa": VALUES["ntp"]}, jepa=ALARM), cost=COST)
+    both = replace(people, tests={"people": people.main, "own": own.main})
+    record = both.to_json()
+    assert "tests" not in people.to_json()
+    assert list(record["tests"]) == ["people", "own"] and record["arms"] == record["tests"]["people"]["arms"]
+    assert [each["verdict"] for each in record["tests"]["own"]["comparisons"]] == ["better"]
+    again = Results.from_json(json.loads(json.dumps(record)))
+    assert again.tests == both.tests and again.main == people.main
+    assert again.tests["own"].arms["jepa"].cost == COST["jepa"] and len(again.tests["own"].arms["jepa"].raised) == 6
 
 
 def test_arms_keep_their_order_and_the_baseline_leads():
     """A table reads the same however the runs came in."""
     shuffled = sorted(runs_of(), key=lambda run: (run.arm != "jepa", run.seed))
-    assert list(build_results(shuffled)["arms"]) == ["ntp", "jepa", "control"]
-    assert build_results(shuffled)["comparisons"][0] == build_results(runs_of())["comparisons"][0]
+    assert list(build_results(shuffled).arms) == ["ntp", "jepa", "control"]
+    assert build_results(shuffled).main.comparisons[0] == build_results(runs_of()).main.comparisons[0]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -114,45 +134,50 @@ def test_an_experiment_with_gaps_still_has_results():
     """Failed runs are left out and named; one seed gives None in place of deviation, interval and p."""
     values = {"ntp": VALUES["ntp"], "jepa": VALUES["jepa"][:1]}
     results = build_results(runs_of(values))
-    comparison = results["comparisons"][0]
-    assert results["arms"]["jepa"]["std"] is None
-    assert (comparison["ci95"], comparison["p_value"], comparison["p_holm"]) == (None, None, None)
-    assert comparison["missing_seeds"] == {"jepa": [4, 7, 23, 37, 84]}
-    assert comparison["verdict"] == "no difference shown"
+    comparison = results.main.comparisons[0]
+    assert results.arms["jepa"].values.std is None
+    assert (comparison.ci95, comparison.p_value, comparison.p_holm) == (None, None, None)
+    assert comparison.missing_seeds == {"jepa": [4, 7, 23, 37, 84]}
+    assert comparison.verdict == "no difference shown"
     assert "-" in format_table(results)
 
 
 def test_the_baseline_alone_is_an_experiment_without_comparisons():
     """`train` with one arm writes the same files."""
     results = build_results(runs_of({"ntp": VALUES["ntp"]}))
-    assert results["comparisons"] == []
+    assert results.main.comparisons == ()
     assert "baseline" in format_table(results)
     assert "baseline" in format_markdown(results)
 
 
 def test_values_that_were_not_measured_are_null():
     """The JEPA distance of a run without JEPA is nan in training logs, and null here."""
-    results = build_results([RunResult("ntp", 4, {"exact_match": 0.5, "eval_jepa_loss": math.nan})])
+    results = build_results([RunResult("ntp", 4, {"exact_match": 0.5, "eval_jepa_loss": math.nan})]).to_json()
     assert results["runs"] == [{"arm": "ntp", "seed": 4, "metrics": {"exact_match": 0.5, "eval_jepa_loss": None}}]
 
 
 def test_eval_records_become_runs():
     """Nested numbers get a path, retrieval is found under it, text and truth values are no metrics."""
     record = {"exact_match": 0.5, "retrieval": {"recall@1": 0.25, "mrr": 0.5}, "scorer": "exact", "ok": True}
-    run = RunResult.from_eval("ntp", 4, {**record, "alarm": QUIET})
+    run = RunResult.from_eval("ntp", 4, {**record, "alarm": {"alarmed": False, "first_step": None, "reason": None}})
     assert run.metrics == {"exact_match": 0.5, "retrieval/recall@1": 0.25, "retrieval/mrr": 0.5}
     assert run.alarm == QUIET
-    retrieval = build_results([run])["retrieval"]
-    assert retrieval["ntp"]["recall@1"] == {"seeds": {"4": 0.25}, "mean": 0.25, "std": None, "n": 1}
-    assert "recall@10" not in retrieval["ntp"]
+    results = build_results([run])
+    assert results.to_json()["retrieval"]["ntp"]["recall@1"] == {
+        "seeds": {"4": 0.25},
+        "mean": 0.25,
+        "std": None,
+        "n": 1,
+    }
+    assert "recall@10" not in results.arms["ntp"].retrieval
 
 
 def test_retrieval_among_held_out_views_has_a_column_of_its_own_where_there_is_any():
     """Rows of views_file find their other view; that says nothing of the task's codes."""
     record = {"exact_match": 0.5, "retrieval": {"recall@1": 0.25}, "views_retrieval": {"recall@1": 0.75}}
     results = build_results([RunResult.from_eval("ntp", 4, record)])
-    assert results["retrieval"]["ntp"]["recall@1"]["mean"] == 0.25
-    assert results["views_retrieval"]["ntp"]["recall@1"]["mean"] == 0.75
+    assert results.arms["ntp"].retrieval["recall@1"].mean == 0.25
+    assert results.arms["ntp"].views_retrieval["recall@1"].mean == 0.75
     assert "of views %" in format_table(results) and "| 75.0 |" in format_markdown(results)
     assert "of views %" not in format_table(build_results(runs_of()))
 
@@ -162,7 +187,7 @@ def test_retrieval_among_views_is_never_taken_for_that_of_the_task():
     record = {"exact_match": 0.5, "retrieval": {"recall@1": None}, "views_retrieval": {"recall@1": 0.42}}
     run = RunResult.from_eval("ntp", 4, record)
     assert run.metric("recall@1") is None and run.metric("views_retrieval/recall@1") == 0.42
-    assert build_results([run])["retrieval"] == {}
+    assert build_results([run]).arms["ntp"].retrieval == {}
 
 
 def test_answers_that_the_metric_could_not_judge_are_told_by_arm():
@@ -182,11 +207,11 @@ def test_the_bootstrap_runs_where_every_seed_has_its_scores():
     """And not where one is missing; lists of different length are refused."""
     rng = np.random.default_rng(0)
     correct = {arm: {seed: rng.random(100) < 0.7 for seed in SEEDS} for arm in ("ntp", "jepa")}
-    by_arm = {c["arm"]: c["bootstrap_ci95"] for c in build_results(runs_of(), correct=correct)["comparisons"]}
+    by_arm = {c.arm: c.bootstrap_ci95 for c in build_results(runs_of(), correct=correct).main.comparisons}
     assert by_arm["jepa"][0] < 0 < by_arm["jepa"][1]
     assert by_arm["control"] is None
     del correct["jepa"][4]
-    assert build_results(runs_of(), correct=correct)["comparisons"][0]["bootstrap_ci95"] is None
+    assert build_results(runs_of(), correct=correct).main.comparisons[0].bootstrap_ci95 is None
     correct["jepa"][4] = rng.random(99) < 0.7
     with pytest.raises(ValueError, match="not scored on the same examples"):
         build_results(runs_of(), correct=correct)
@@ -196,11 +221,11 @@ def test_the_bootstrap_runs_where_every_seed_has_its_scores():
 
 
 def test_files_hold_every_run_and_every_scalar(tmp_path):
-    """results.json is the dict; results.csv has a row an arm and seed, and blanks for what was not measured."""
+    """results.json is `to_json`; results.csv has a row an arm and seed, and blanks for what was not measured."""
     runs = [*runs_of(jepa=ALARM), RunResult("extra", 82, {"exact_match": 0.5, "f1": math.nan}, QUIET)]
     results = build_results(runs, cost=COST)
     json_path, csv_path = write_results(results, tmp_path / "out")
-    assert json.loads(json_path.read_text()) == results
+    assert json.loads(json_path.read_text()) == results.to_json()
     rows = list(csv.DictReader(csv_path.read_text().splitlines()))
     assert len(rows) == 19
     assert list(rows[0]) == ["arm", "seed", "exact_match", "eval_ce_loss", "f1", "retrieval/recall@1", "collapse_alarm"]
@@ -223,7 +248,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_scrap(tmp_path):
     write_results(results, tmp_path)
     before = (tmp_path / "results.json").read_bytes()
     with pytest.raises(ValueError):
-        write_results({**results, "settings": {"bad": math.nan}}, tmp_path)
+        write_results(replace(results, settings={"bad": math.nan}), tmp_path)
     assert (tmp_path / "results.json").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results.csv", "results.json"]
 
@@ -251,7 +276,7 @@ def test_the_table_fits_its_width_whatever_the_names_and_numbers(width: int):
         "jepa-infonce-shared-lambda-0.1-k-4-layer-12-temperature-0.05": (1.0, 0.0, 1.0, 0.0, 1.0, 0.0),
         "jepa-infonce-shared-lambda-0.1-k-4-layer-12-temperature-0.10": (0.5, 0.5, 0.5, 0.5, 0.5, 0.5),
     }
-    reason = {**ALARM, "reason": "A long reason. " * 30}
+    reason = replace(ALARM, reason="A long reason. " * 30)
     runs = [RunResult(run.arm, run.seed, run.metrics, reason) for run in runs_of(long)]
     lines = format_table(build_results(runs, cost=COST), width=width).splitlines()
     assert max(map(len, lines)) <= width
@@ -261,9 +286,9 @@ def test_the_table_fits_its_width_whatever_the_names_and_numbers(width: int):
 def test_markdown_is_one_table_with_as_many_cells_in_each_row():
     """For docs: a bar in a name does not break the table."""
     values = {"ntp": VALUES["ntp"], "a|b": VALUES["jepa"]}
-    lines = format_markdown(build_results(runs_of(values))).splitlines()
+    lines = format_markdown(build_results(runs_of(values)), only_bars).splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 4
     assert {line.replace(r"\|", "").count("|") for line in table} == {11}
     assert r"| a\|b |" in table[3]
-    assert lines[-1].startswith("- a|b: 72.5% against 74.2% (ntp)")
+    assert lines[-1].startswith(r"- a\|b: 72.5% against 74.2% (ntp)")

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from llm_jepa.experiments.sentences import format_p, sentence
 from llm_jepa.experiments.statistics import (
     bootstrap_over_examples,
     compare_paired,
     correct_for_many,
-    format_p,
     holm,
-    sentence,
     sign_flip_p,
     smallest_detectable,
     verdict,

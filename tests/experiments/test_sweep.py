@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from llm_jepa.errors import ConfigError, LLMJEPAError
-from llm_jepa.experiments.compare import open_experiment, run_experiment, summarise
+from llm_jepa.experiments.compare import open_experiment, run_experiment
+from llm_jepa.experiments.summary import summarise
 from llm_jepa.report.experiment_report import write_experiment_report
 
 SEEDS = [1, 2]
@@ -27,9 +28,9 @@ def settings(tiny_settings):
 
 @pytest.fixture(scope="module")
 def swept(settings, quick_runs, tmp_path_factory):
-    """The folder of a whole sweep, and its results. Read only."""
+    """The folder of a whole sweep, and its results as results.json holds them. Read only."""
     folder = tmp_path_factory.mktemp("sweeps") / "out"
-    return folder, run_experiment(open_experiment(settings, folder), render=write_experiment_report)
+    return folder, run_experiment(open_experiment(settings, folder), render=write_experiment_report).to_json()
 
 
 def report_of(folder, arm, seed):
@@ -97,8 +98,8 @@ def test_a_finished_sweep_is_not_run_again_and_its_results_come_from_the_folders
         (tmp_path / "out" / name).unlink()
     quick_runs.clear()
     again = run_experiment(open_experiment(settings, tmp_path / "out"), render=write_experiment_report)
-    assert again == results and quick_runs == []
-    assert summarise(tmp_path / "out") == results
+    assert again.to_json() == results and quick_runs == []
+    assert summarise(tmp_path / "out").to_json() == results
     pages = [(each / "report.html").read_text().replace(str(each), "") for each in (tmp_path / "out", folder)]
     assert pages[0] == pages[1]
 
@@ -109,7 +110,7 @@ def test_a_value_more_extends_a_grid_and_another_choice_is_refused(swept, settin
     arms = settings["arms"] | {"jepa": {"jepa_k": [0, 1, 2]}}
     experiment = open_experiment(settings | {"arms": arms}, tmp_path / "out")
     assert [job.name for job in experiment.jobs if not job.folder.is_done] == ["jepa.k1-s1", "jepa.k1-s2"]
-    halfway = summarise(tmp_path / "out")
+    halfway = summarise(tmp_path / "out").to_json()
     assert halfway["grids"]["jepa"]["chosen"] is None and "jepa.k0" not in halfway["arms"]
     assert any("No cell of jepa is chosen yet: 2 of its 6 runs are not done" in note for note in halfway["notes"])
     with pytest.raises(ConfigError, match="choose_by was 'eval_ce_loss' and is 'exact_match'"):

@@ -205,9 +205,9 @@ def test_the_card_of_a_run_of_an_experiment_has_its_intervals(whole_run, tmp_pat
     """The table, each sentence with its interval, and no word of a single run."""
     home = tmp_path / "experiment"
     shutil.copytree(whole_run.parent, home)
-    comparison = {"arm": "jepa", "delta": 0.123, "ci95": [0.01, 0.236], "verdict": "better"}
-    comparison["sentence"] = "jepa: [1, 2] <b>"
-    summary = {"seeds": {"7": 0.5}, "mean": 0.5, "std": 0.02, "n": 3}
+    comparison = {"arm": "jepa", "baseline": "ntp", "delta": 0.123, "ci95": [0.01, 0.236], "verdict": "better", "n": 3}
+    comparison |= {"p_value": 0.04, "p_holm": 0.04, "sentence": "jepa: [1, 2] <b>"}
+    summary = {"seeds": {"7": 0.48, "8": 0.5, "9": 0.52}, "mean": 0.5, "std": 0.02, "n": 3}
     results = {
         "metric": "exact_match",
         "baseline": "ntp",
@@ -218,7 +218,7 @@ def test_the_card_of_a_run_of_an_experiment_has_its_intervals(whole_run, tmp_pat
     }
     (home / "results.json").write_text(json.dumps(results))
     card = Path(export_run(home / "jepa-s7", tmp_path / "out")["out"], "README.md").read_text()
-    assert "| `jepa` | 3 | 50.0 ± 2.0 | +12.3 [+1.0, +23.6] | better |" in card
+    assert r"| jepa | 3 | 50.0 ± 2.0 | +12.3 \[+1.0, +23.6\] | 0.040 | better |" in card
     assert r"- jepa: \[1, 2\] &lt;b>" in card and "1.23 times as long as one of `ntp`" in card
     assert "One run with one seed" not in card
     results["runs"] = [{"arm": "jepa", "seed": 8}]  # results of other runs are none of its

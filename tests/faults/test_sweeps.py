@@ -183,7 +183,7 @@ def finish(sweep, folder, quick_runs) -> None:
     results = run_experiment(open_experiment(sweep, folder))
     assert sorted(quick_runs) == sorted({job.name for job in open_experiment(sweep, folder).jobs} - set(before))
     assert before.items() <= finished(folder).items() and len(finished(folder)) == RUNS
-    assert [arm["n"] for arm in results["arms"].values()] == [RUNS // 2] * 2
+    assert [arm.values.n for arm in results.arms.values()] == [RUNS // 2] * 2
     for run in folder.glob("*/metrics.jsonl"):
         steps = [line["step"] for line in read_json_lines(run) if "loss" in line]
         assert steps == [1, 2]  # a run that was cut short and went on took each step once

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import report_cases
 
 import screenshots
+from llm_jepa.experiments.results import Results
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +27,8 @@ def read_page() -> type[report_cases.Page]:
 
 
 @pytest.fixture(scope="session")
-def make_experiment() -> Callable[..., tuple[dict[str, Any], dict[str, dict[int, list[dict[str, Any]]]]]]:
-    """Return what makes a whole experiment in a folder: run folders, results, and the curves."""
+def make_experiment() -> Callable[..., Results]:
+    """Return what makes a whole experiment in a folder, its run folders, and returns its results."""
     return report_cases.make_experiment
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +15,9 @@ import numpy as np
 import torch
 
 from llm_jepa.evaluation.kept_embeddings import StoredEmbeddings
-from llm_jepa.experiments.results import RunResult, build_results
+from llm_jepa.experiments.build_results import build_results
+from llm_jepa.experiments.equal_cost import Budget
+from llm_jepa.experiments.results import Alarm, Cost, Results, RunResult
 from llm_jepa.files import write_json_lines
 from llm_jepa.geometry.view_geometry import view_geometry
 
@@ -116,16 +118,17 @@ def grid_with(text: str) -> dict[str, Any]:
     return about | {"axes": {"jepa_k": [1, text]}, "chosen": None, "cells": cells}
 
 
-def with_text_everywhere(results: dict[str, Any], text: str) -> dict[str, Any]:
+def with_text_everywhere(results: Results, text: str) -> Results:
     """Add an arm that is named by the text, a note, a grid, a comparison at equal FLOPs with a note."""
     values = {"ntp": (0.3, 0.31), "jepa": (0.4, 0.42), f"arm {text}": (0.5, 0.5)}
     runs = [RunResult(arm, seed, {"exact_match": v}) for arm, by in values.items() for seed, v in enumerate(by, 1)]
-    cost = {arm: {"step_time_ratio": 1.5, "flops_ratio": 1.25} for arm in values}
-    alarm = {"alarmed": True, "first_step": 3, "reason": f"Collapsed: {text}"}
-    named = build_results(runs, settings=results["settings"], cost=cost)
-    named |= {"alarms": {arm: {"1": alarm, "2": alarm} for arm in values}, "notes": [f"Note: {text}"]}
-    again = named | {"budgets": {f"arm {text}": {"max_steps": 5}}, "notes": [f"Steps: {text}"]}
-    return named | {"grids": {"grid": grid_with(text)}, "equal_flops": again}
+    alarm = Alarm(alarmed=True, first_step=3, reason=f"Collapsed: {text}")
+    runs = [replace(run, alarm=alarm) for run in runs]
+    named = build_results(runs, settings=results.settings, cost=dict.fromkeys(values, Cost(1.5, 1.25))).to_json()
+    budget = Budget("flops", f"arm {text}", "ntp", 5, 5, 1.0, 1.0).record
+    again = named | {"budgets": {f"arm {text}": budget}, "notes": [f"Steps: {text}"]}
+    full = {"grids": {"grid": grid_with(text)}, "notes": [f"Note: {text}"], "equal_flops": again}
+    return Results.from_json(named | full)
 
 
 def make_experiment(
@@ -136,7 +139,7 @@ def make_experiment(
     text: str = "plain",
     num_pairs: int = 24,
     **settings: Any,
-) -> dict[str, Any]:
+) -> Results:
     """Make runs that differ a little; those of the second arm have collapsed, each at its own step."""
     random = np.random.default_rng(0)
     runs, correct = [], {}
@@ -144,7 +147,7 @@ def make_experiment(
         correct[arm] = {}
         for seed in seeds:
             right = random.random(num_rows) < 0.3 + 0.1 * (place > 0) + 0.02 * random.standard_normal()
-            alarm = {"alarmed": place == 1, "first_step": 20 + 10 * (seed % 2), "reason": f"Collapsed: {text}"}
+            alarm = Alarm(alarmed=place == 1, first_step=20 + 10 * (seed % 2), reason=f"Collapsed: {text}")
             metrics = {"exact_match": float(right.mean()), "recall@1": 0.5, "recall@10": 0.9, "training_time_s": 600.0}
             runs.append(RunResult(arm, seed, metrics, alarm if place else None))
             correct[arm][seed] = right.tolist()
@@ -154,9 +157,8 @@ def make_experiment(
     counts = {"rows_in": 40, "kept": num_rows, "dropped": {"leak": 7, text: 3}, "truncated": 1}
     data = {"summary": dict.fromkeys(("train", "validation", "test"), counts), "notes": [f"Left out: {text}"]}
     given = {"seeds": list(seeds), "train_file": text, text: 1, "data": data | {"sha256": {text: text}}} | settings
-    costs = {arm: {"step_time_ratio": 1 + 0.2 * i, "flops_ratio": 1 + 0.17 * i} for i, arm in enumerate(arms)}
-    results = build_results(runs, baseline=arms[0], settings=given, cost=costs, correct=correct)
-    return results | {"grids": {}, "notes": []}
+    costs = {arm: Cost(1 + 0.2 * i, 1 + 0.17 * i) for i, arm in enumerate(arms)}
+    return build_results(runs, baseline=arms[0], settings=given, cost=costs, correct=correct)
 
 
 def _curve(place: int, random: np.random.Generator) -> list[dict[str, Any]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llm_jepa.experiments.results import summarise_seeds, write_results
+from llm_jepa.experiments.build_results import write_results
+from llm_jepa.experiments.results import Cell, GridResults, SeedValues
 from llm_jepa.geometry.experiment_geometry import stored_geometry
 from llm_jepa.report import experiment_report
 from llm_jepa.report.experiment_report import experiment_geometry, write_experiment_report
@@ -19,21 +21,19 @@ ARMS = ("ntp", "jepa", "jepa_infonce", "jepa_shuffled")
 MOST_BYTES = 5_000_000
 
 
-def grid() -> dict[str, Any]:
+def grid() -> GridResults:
     """Two cells of one axis, of which the second was chosen."""
-    cells = [
-        {
-            "arm": f"jepa.k{k}",
-            "coordinates": {"jepa_k": k},
-            "validation": summarise_seeds({1: 0.31 + 0.1 * k, 2: 0.33 + 0.1 * k}),
-            "test": summarise_seeds({1: 0.21 + 0.1 * k, 2: 0.27 + 0.1 * k}),
-            "failed": {},
-            "chosen": k == 1,
-        }
+    cells = tuple(
+        Cell(
+            f"jepa.k{k}",
+            {"jepa_k": k},
+            validation=SeedValues({1: 0.31 + 0.1 * k, 2: 0.33 + 0.1 * k}),
+            test=SeedValues({1: 0.21 + 0.1 * k, 2: 0.27 + 0.1 * k}),
+            chosen=k == 1,
+        )
         for k in (0, 1)
-    ]
-    about = {"arm": "jepa", "choose_by": "exact_match", "higher_is_better": True, "metric": "exact_match"}
-    return about | {"axes": {"jepa_k": [0, 1]}, "chosen": "jepa.k1", "cells": cells}
+    )
+    return GridResults("jepa", {"jepa_k": [0, 1]}, "exact_match", True, "exact_match", "jepa.k1", cells)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def written(make_experiment, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     """The folder of a whole experiment with its results. Read only."""
     folder = tmp_path_factory.mktemp("experiment")
     results = make_experiment(folder, ARMS, seeds=(1, 2, 3, 4, 5))
-    results["grids"] = {"jepa": grid()}
+    results = replace(results, grids={"jepa": grid()})
     write_results(results, folder)
     write_experiment_report(results, folder)
     return folder, json.loads((folder / "results.json").read_text())
@@ -66,7 +66,7 @@ def test_an_arm_has_one_colour_in_all_figures(make_experiment, monkeypatch, tmp_
     monkeypatch.setattr(experiment_report, "plot_curves", lambda runs, *_: drawn.append(list(runs)) or [])
     monkeypatch.setattr(experiment_report, "plot_geometry", lambda *_: [])
     experiment_report.write_experiment_report(results, tmp_path)
-    assert drawn == [list(results["arms"])] == [["ntp", "labelled_only"]]
+    assert drawn == [list(results.arms)] == [["ntp", "labelled_only"]]
 
 
 def test_html_markdown_csv_and_json_say_the_same_numbers(written, read_page, tables):

@@ -12,8 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from llm_jepa.evaluation.evaluate import BY_LIKELIHOOD
 from llm_jepa.evaluation.scorers import ALIASES, NAMES
-from llm_jepa.experiments.results import RunResult, build_results
-from llm_jepa.report import figures
+from llm_jepa.experiments.build_results import build_results
+from llm_jepa.experiments.results import Alarm, Results, RunResult
+from llm_jepa.report import drawing
 from llm_jepa.report.figures import (
     FIGURES,
     OTHER_SCORES,
@@ -35,7 +36,7 @@ def rows(level: float, steps=(0, 10, 20)) -> list[dict]:
     return out
 
 
-def results_of(num_arms: int = 3) -> dict:
+def results_of(num_arms: int = 3) -> Results:
     names = ["ntp", *(f"arm-{i}" for i in range(1, num_arms))]
     return build_results(
         [
@@ -125,9 +126,9 @@ def test_curves_are_labelled_with_arms_and_units(tmp_path):
 def test_alarms_are_marked_at_the_step_from_which_the_views_had_collapsed(tmp_path):
     """On the charts of embeddings alone: a flag a step, with how many runs where it is more than one."""
     runs = {"ntp": {1: rows(0.2)}, "jepa": {seed: rows(0.1 * seed) for seed in (1, 2, 3)}}
-    steps = {"1": 10, "2": 10, "3": 20}
-    alarms = {"jepa": {seed: {"alarmed": True, "first_step": step} for seed, step in steps.items()}}
-    alarms["jepa"]["4"] = {"alarmed": False, "first_step": None}
+    steps = {1: 10, 2: 10, 3: 20}
+    alarms = {"jepa": {seed: Alarm(alarmed=True, first_step=step) for seed, step in steps.items()}}
+    alarms["jepa"][4] = Alarm(alarmed=False)
     assert alarm_steps(alarms) == {"jepa": {10: 2, 20: 1}}
     written = plot_curves(runs, ["monitors", "loss"], tmp_path, alarms)
     monitors, loss = texts(written[0]), texts(written[2])
@@ -158,8 +159,8 @@ def test_the_comparison_shows_values_differences_and_verdicts(tmp_path):
     shown = texts(svg)
     assert {"ntp", "arm-1", "arm-2", "Exact match, by seed", "Difference to ntp"} <= set(shown)
     assert any(text.startswith("points") for text in shown) and any(text.startswith("%") for text in shown)
-    for comparison in results["comparisons"]:
-        assert any(text == f"{100 * comparison['delta']:+.1f}  {comparison['verdict']}" for text in shown)
+    for comparison in results.main.comparisons:
+        assert any(text == f"{100 * comparison.delta:+.1f}  {comparison.verdict}" for text in shown)
     assert png.exists()
 
 
@@ -197,14 +198,14 @@ def test_no_global_state_is_left_behind(tmp_path):
 def test_no_two_texts_overlap(tmp_path, monkeypatch, num_arms: int):
     """Titles, labels, ticks, legends, alarms and verdicts keep apart, for one arm and for nine, wide and narrow."""
     drawn = []
-    monkeypatch.setattr(figures, "_save", lambda figure, folder, name, narrow: drawn.extend((figure, narrow)) or [])
+    monkeypatch.setattr(drawing, "save", lambda figure, folder, name, narrow: drawn.extend((figure, narrow)) or [])
     arms = [f"jepa-infonce-lambda-0.{i}" for i in range(num_arms)]
-    alarm = {"alarmed": True, "first_step": 10}
+    alarm = Alarm(alarmed=True, first_step=10)
     plot_curves(
         {arm: {1: rows(0.1 * i), 2: rows(0.2 * i)} for i, arm in enumerate(arms)},
         None,
         tmp_path,
-        {arms[0]: {"1": alarm, "2": alarm}},
+        {arms[0]: {1: alarm, 2: alarm}},
     )
     plot_comparison(results_of(num_arms), tmp_path)
     assert len(drawn) == 10
@@ -235,10 +236,10 @@ def text_boxes(figure):
 def test_neighbouring_arms_differ_in_colour_and_an_arm_keeps_its_look():
     """Seven colours, then dashes and markers: sixteen arms look different from each other."""
     arms = [f"arm-{i}" for i in range(16)]
-    looks = [figures._look(arm, arms) for arm in arms]
-    assert len({(look["color"], look["linestyle"]) for look in looks}) == 16
-    assert len({look["color"] for look in looks[:7]}) == 7
-    assert figures._look("arm-2", arms) == figures._look("arm-2", arms[:3])
+    looks = [drawing.look_of(arm, arms) for arm in arms]
+    assert len({(look.color, look.linestyle) for look in looks}) == 16
+    assert len({look.color for look in looks[:7]}) == 7
+    assert drawing.look_of("arm-2", arms) == drawing.look_of("arm-2", arms[:3])
 
 
 def test_every_scorer_has_a_panel():

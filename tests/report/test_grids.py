@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 
+from llm_jepa.experiments.build_results import build_results
+from llm_jepa.experiments.equal_cost import Budget
 from llm_jepa.experiments.grids import Grid
-from llm_jepa.experiments.results import RunResult, build_results, format_markdown, format_table, summarise_seeds
-from llm_jepa.report.figures import PALETTE, grid_slice, plot_grid
+from llm_jepa.experiments.results import Cell, GridResults, RunResult, SeedValues
+from llm_jepa.report.drawing import PALETTE
+from llm_jepa.report.grid_figures import grid_slice, plot_grid
+from llm_jepa.report.markdown import format_markdown
 from llm_jepa.report.page import write_report
+from llm_jepa.report.terminal import format_table
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def grid_of(axes=None, chosen=2, choose_by="exact_match", **changes):
+def grid_of(axes=None, chosen=2, choose_by="exact_match"):
     """A grid whose cell i has 0.50 + i/100 on validation rows, and 0.30 + i/100 on test rows."""
     grid = Grid.of("jepa", axes or {"jepa_k": [0, 1, 2], "jepa_lambda": [0.5, 1.0]})
-    cells = [
-        {
-            "arm": name,
-            "coordinates": coordinates,
-            "validation": summarise_seeds({1: 0.5 + place / 100}),
-            "test": summarise_seeds({1: 0.3 + place / 100}),
-            "failed": {},
-            "chosen": place == chosen,
-        }
+    cells = tuple(
+        Cell(
+            name,
+            coordinates,
+            SeedValues({1: 0.5 + place / 100}),
+            SeedValues({1: 0.3 + place / 100}),
+            chosen=place == chosen,
+        )
         for place, (name, coordinates) in enumerate(grid.cells.items())
-    ]
-    name = cells[chosen]["arm"] if chosen is not None else None
-    about = {"choose_by": choose_by, "higher_is_better": choose_by != "ce_loss", "metric": "exact_match"}
-    return {"arm": "jepa", "axes": grid.axes, "cells": cells, "chosen": name, **about, **changes}
+    )
+    name = cells[chosen].arm if chosen is not None else None
+    return GridResults("jepa", grid.axes, choose_by, choose_by != "ce_loss", "exact_match", name, cells)
 
 
 def texts(path):
@@ -58,7 +62,8 @@ def test_both_maps_show_every_value_and_the_chosen_cell_in_a_frame(tmp_path):
 
 def test_the_same_grid_gives_the_same_file(tmp_path):
     first = plot_grid(grid_of(), tmp_path)[0].read_bytes()
-    assert plot_grid(json.loads(json.dumps(grid_of())), tmp_path)[0].read_bytes() == first
+    again = GridResults.from_json(json.loads(json.dumps(grid_of().to_json())))
+    assert plot_grid(again, tmp_path)[0].read_bytes() == first
 
 
 def test_a_loss_is_shown_as_it_is_and_said_to_be_better_when_lower(tmp_path):
@@ -71,8 +76,8 @@ def test_of_three_axes_the_slice_through_the_chosen_cell_is_drawn():
     """And any two axes may be asked for; others are an error that names those there are."""
     grid = grid_of({"jepa_k": [0, 1, 2], "learning_rate": [0.1, 0.2], "jepa_lambda": [0.5, 1.0]}, chosen=7)
     cells = grid_slice(grid, ["jepa_k", "learning_rate"])
-    assert [cell["coordinates"]["jepa_lambda"] for cell in cells] == [1.0] * 6
-    assert sum(cell["chosen"] for cell in cells) == 1
+    assert [cell.coordinates["jepa_lambda"] for cell in cells] == [1.0] * 6
+    assert sum(cell.chosen for cell in cells) == 1
 
 
 def test_axes_that_are_not_the_grids_are_refused(tmp_path):
@@ -85,12 +90,11 @@ def test_axes_that_are_not_the_grids_are_refused(tmp_path):
 
 def test_cells_without_values_are_left_empty_and_a_grid_without_any_is_not_drawn(tmp_path):
     grid = grid_of()
-    empty = summarise_seeds({})
-    grid["cells"][3] |= {"validation": empty, "test": empty, "failed": {"1": "exit code 1"}}
-    assert texts(plot_grid(grid, tmp_path)[0]).count("–") == 2
-    for cell in grid["cells"]:
-        cell |= {"validation": empty, "test": empty}
-    assert plot_grid(grid, tmp_path) == []
+    empty = {"validation": SeedValues(), "test": SeedValues()}
+    cells = list(grid.cells)
+    cells[3] = replace(cells[3], **empty, failed={1: "exit code 1"})
+    assert texts(plot_grid(replace(grid, cells=tuple(cells)), tmp_path)[0]).count("–") == 2
+    assert plot_grid(replace(grid, cells=tuple(replace(cell, **empty) for cell in cells)), tmp_path) == []
 
 
 def test_one_axis_is_one_row(tmp_path):
@@ -107,18 +111,18 @@ def results():
         runs = [RunResult(a, s, {"exact_match": v}) for a, by in values.items() for s, v in enumerate(by)]
         return build_results(runs)
 
-    made = compared("jepa.k1.lambda0.5", 0.1)
-    budget = {"kind": "flops", "arm": "jepa.k1.lambda0.5", "baseline": "ntp", "max_steps": 1720, "baseline_steps": 2000}
-    made["equal_flops"] = compared("jepa.k1.lambda0.5@flops", 0.0)
-    made["equal_flops"] |= {"budgets": {"jepa.k1.lambda0.5@flops": budget}, "notes": ["1,720 steps, not 2,000."]}
-    made["grids"] = {"jepa": grid_of()}
-    made["notes"] = ["Not tuned alike: <b>1 and 6</b>."]
-    return made
+    budget = Budget("flops", "jepa.k1.lambda0.5", "ntp", 1720, 2000, 1.16, 1.0)
+    again = compared(budget.name, 0.0)
+    again = replace(again, budgets={budget.name: budget}, notes=("1,720 steps, not 2,000.",))
+    notes = ("Not tuned alike: <b>1 and 6</b>.",)
+    return replace(
+        compared("jepa.k1.lambda0.5", 0.1), at_equal={"flops": again}, grids={"jepa": grid_of()}, notes=notes
+    )
 
 
 def test_the_page_tells_comparison_equal_cost_and_exploration_apart(results, tmp_path):
     """Three sections, each says what it is; the grid's picture has the two captions; text is escaped."""
-    pictures = plot_grid(results["grids"]["jepa"], tmp_path / "figures")
+    pictures = plot_grid(results.grids["jepa"], tmp_path / "figures")
     html = write_report(results, tmp_path, pictures).read_text()
     words = " ".join(html.split())
     assert (
@@ -133,7 +137,7 @@ def test_the_page_tells_comparison_equal_cost_and_exploration_apart(results, tmp
 
 
 def test_a_grid_without_a_choice_says_so(results, tmp_path):
-    results["grids"]["jepa"] = grid_of(chosen=None)
+    results = replace(results, grids={"jepa": grid_of(chosen=None)})
     words = " ".join(write_report(results, tmp_path).read_text().split())
     assert "No cell is chosen, so jepa is not compared." in words
 

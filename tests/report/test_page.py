@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from typing import Any
 import pytest
 from report_cases import HOSTILE, MARKDOWN_ENDS, with_text_everywhere
 
-from llm_jepa.experiments.results import RunResult, build_results
-from llm_jepa.report.content import answer_of, collapses_of, price_of
+from llm_jepa.experiments.build_results import build_results
+from llm_jepa.experiments.results import Results, RunResult
+from llm_jepa.experiments.sentences import Answer, answer_of, collapses_of
+from llm_jepa.report.content import price_of
 from llm_jepa.report.figures import plot_comparison, plot_curves
 from llm_jepa.report.markdown import experiment_markdown, geometry_markdown
 from llm_jepa.report.page import write_geometry_report, write_report
@@ -28,7 +31,7 @@ def drawn(make_experiment, tmp_path_factory) -> list[Path]:
     folder = tmp_path_factory.mktemp("drawn")
     results = make_experiment(folder)
     curves = curves_of(results, folder)
-    return [*plot_comparison(results, folder), *plot_curves(curves, ["accuracy"], folder, results["alarms"])]
+    return [*plot_comparison(results, folder), *plot_curves(curves, ["accuracy"], folder)]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +70,7 @@ def report(make_experiment, drawn, read_page, tmp_path) -> Callable[..., tuple[A
         results = make_experiment(tmp_path, **options)
         if values is not None:
             runs = [RunResult(arm, s, {"exact_match": v}) for arm, by in values.items() for s, v in enumerate(by, 1)]
-            results |= build_results(runs, settings=results["settings"])
+            results = build_results(runs, settings=results.settings)
         html = write_report(results, tmp_path, drawn, "llm-jepa compare").read_text(encoding="utf-8")
         return read_page(html), html
 
@@ -114,8 +117,7 @@ def test_no_text_of_the_data_becomes_markdown(text, make_experiment, make_geomet
     environment = {"values": {"cpu": text}, "differing": [text]}
     about = {"settings": f"a: {text}", "environment": environment, "geometry": geometry, "command": text}
     written = [experiment_markdown(full, [], tmp_path, **about)]
-    answer = {"question": text, "short": text, "sentence": text, "side": "enc"}
-    written.append(geometry_markdown(geometry, answer, text))
+    written.append(geometry_markdown(geometry, Answer(text, text, text), "enc", text))
     for markdown in written:
         outside = re.sub(r"^(`{3,})\w*\n.*?^\1$", "", markdown, flags=re.DOTALL | re.MULTILINE)
         assert not re.search(r"<(?!embedding_map_enc\.png>|singular_values\.png>)|://|(?<!\\)\]\(javascript", outside)
@@ -167,25 +169,27 @@ def test_the_price_stands_before_the_picture(report):
 def test_the_question_is_that_of_the_first_arm_with_a_jepa_term(make_experiment, tmp_path):
     """Whatever came out: a control or another baseline that is named before it is not what the report opens with."""
     results = make_experiment(tmp_path, ("ntp", "labelled_only", "jepa", "jepa_shuffled"))
-    results["headline"] = "jepa"
-    assert answer_of(results)["question"] == "Is jepa better than ntp?"
+    results = replace(results, headline="jepa")
+    assert answer_of(results).question == "Is jepa better than ntp?"
     assert price_of(results).startswith("a step of jepa takes 1.40× the time")
-    assert answer_of(results | {"headline": None})["question"] == "Is labelled_only better than ntp?"
+    assert answer_of(replace(results, headline=None)).question == "Is labelled_only better than ntp?"
 
 
 def test_where_no_run_has_anything_right_the_answer_is_that_nothing_can_be_seen(make_experiment, tmp_path):
     """ "No difference shown" would read as a precise null."""
     results = make_experiment(tmp_path)
     reason = "every run of both is at 0%, where no difference can be seen"
-    results["comparisons"][0] |= {"delta": 0.0, "ci95": None, "verdict": "no difference shown", "reason": reason}
-    answer = answer_of(results)
-    assert answer["short"] == "Nothing can be seen." and reason in answer["sentence"]
+    verdict = {"delta": 0.0, "ci95": None, "verdict": "no difference shown", "reason": reason}
+    first = replace(results.main.comparisons[0], **verdict)
+    answer = answer_of(replace(results, tests={"test": replace(results.main, comparisons=(first,))}))
+    assert answer.short == "Nothing can be seen." and reason in answer.sentence
 
 
 def test_a_collapse_that_was_overcome_is_told_as_such(make_experiment, tmp_path):
     results = make_experiment(tmp_path)
-    results["alarms"]["jepa"]["2"]["recovered"] = True
-    assert collapses_of(results) == ["jepa collapsed in 3 of 3 runs, of which 1 recovered"]
+    alarms = results.arms["jepa"].alarms
+    alarms[2] = replace(alarms[2], recovered=True)
+    assert collapses_of(results.main) == ["jepa collapsed in 3 of 3 runs, of which 1 recovered"]
 
 
 @pytest.mark.parametrize(
@@ -240,8 +244,8 @@ def test_the_same_folder_gives_the_same_bytes(make_experiment, make_geometry, tm
     results = make_experiment(tmp_path)
     geometry = make_geometry()
     first = write_report(results, tmp_path, geometry=geometry).read_bytes()
-    again = json.loads(json.dumps(results)), tmp_path
-    assert write_report(*again, geometry=json.loads(json.dumps(geometry))).read_bytes() == first
+    again = Results.from_json(json.loads(json.dumps(results.to_json())))
+    assert write_report(again, tmp_path, geometry=json.loads(json.dumps(geometry))).read_bytes() == first
     assert str(tmp_path).encode() not in first
 
 

@@ -178,7 +178,7 @@ def test_the_arms_of_the_recipe_train_on_the_same_rows_in_the_same_order(tiny_se
 def test_a_comparison_under_the_recipe_is_spelled_out_and_whole(tiny_settings, tmp_path, quick_runs):
     """Three arms, one seed: each run's config.yaml has every setting of the recipe, and the arms are compared."""
     settings = as_published(tiny_settings, arms=ARMS, seeds=[82], max_steps=1)
-    results = run_experiment(open_experiment(settings, tmp_path / "out"))
+    results = run_experiment(open_experiment(settings, tmp_path / "out")).to_json()
     assert results["metric"] == "starts_with"
     assert [each["arm"] for each in results["comparisons"]] == ["jepa_lambda0", "jepa"]
     assert results["alarms"] == {}, "no row is held out, so no run was watched for a collapse: none is called healthy"

@@ -138,7 +138,7 @@ def test_where_the_task_rows_have_the_term_too_the_control_exchanges_among_them_
 def test_an_experiment_is_run_and_each_run_tells_of_its_view_rows(transfer, quick_runs, tmp_path):
     """From `compare` to the folder of a run: counts, hash of the file, retrieval between the phrasings, the alarm."""
     settings, _ = transfer
-    results = run_experiment(open_experiment(settings, tmp_path / "out"), render=write_experiment_report)
+    results = run_experiment(open_experiment(settings, tmp_path / "out"), render=write_experiment_report).to_json()
     assert set(results["arms"]) == set(ARMS)
     assert {each["arm"] for each in results["comparisons"]} == {"labelled_only", "jepa", "jepa_shuffled"}
     for arm in ARMS:

@@ -48,8 +48,8 @@ def register(commands: Any) -> None:
 
 def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.experiments.compare import open_experiment, run_experiment
-    from llm_jepa.experiments.results import format_table
     from llm_jepa.report.experiment_report import write_experiment_report
+    from llm_jepa.report.terminal import format_table
 
     settings = read_call(arguments)
     if arguments.seeds is not None:
@@ -72,22 +72,23 @@ def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
     print(f"\nReport: {folder / 'report.html'}")
     return {
         "out": str(folder),
-        "metric": results["metric"],
-        "arms": {arm: {"mean": values["mean"], "n": values["n"]} for arm, values in results["arms"].items()},
-        "verdicts": {each["arm"]: each["verdict"] for each in results["comparisons"]},
-        "chosen": {arm: grid["chosen"] for arm, grid in results["grids"].items()},
+        "metric": results.metric,
+        "arms": {name: {"mean": arm.values.mean, "n": arm.values.n} for name, arm in results.arms.items()},
+        "verdicts": results.verdicts,
+        "chosen": {arm: grid.chosen for arm, grid in results.grids.items()},
     }
 
 
 def _report(arguments: argparse.Namespace) -> dict[str, Any]:
-    from llm_jepa.experiments.compare import summarise
-    from llm_jepa.experiments.results import format_markdown, format_table
+    from llm_jepa.experiments.summary import summarise
     from llm_jepa.report.experiment_report import write_experiment_report
+    from llm_jepa.report.markdown import format_markdown, only_bars
+    from llm_jepa.report.terminal import format_table
 
     results = summarise(arguments.folder)
     write_experiment_report(results, arguments.folder)
-    print(format_markdown(results) if arguments.markdown else format_table(results))
-    return {"out": str(arguments.folder), "verdicts": {each["arm"]: each["verdict"] for each in results["comparisons"]}}
+    print(format_markdown(results, only_bars) if arguments.markdown else format_table(results))
+    return {"out": str(arguments.folder), "verdicts": results.verdicts}
 
 
 def _train(arguments: argparse.Namespace) -> dict[str, Any]:

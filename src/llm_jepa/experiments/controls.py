@@ -12,8 +12,6 @@ from typing import Any
 
 from llm_jepa.runs.settings import RunConfig
 
-from .results import Results
-
 BESIDE_THE_TERM = ("jepa_gamma", "jepa_split")
 """Fields of the objective that say what cross-entropy is trained on, and with what weight."""
 
@@ -38,33 +36,6 @@ def control_arms(
         for arm in wanted
         if runs[arm].jepa.has_term and not runs[arm].data.shuffle_views
     }
-
-
-def about_controls(results: Results, controls: Mapping[str, Sequence[str]]) -> list[str]:
-    """Say of each arm that is better than the baseline whether it is better than its controls too.
-
-    Args:
-        results: What `build_results` returned, with its `controls`.
-        controls: What `control_arms` returned; arms without runs are told as missing.
-    """
-    notes = []
-    for comparison in results["comparisons"]:
-        arm = comparison["arm"]
-        if comparison["verdict"] != "better" or arm not in controls:
-            continue
-        own = [each for each in results["controls"] if each["arm"] == arm]
-        behind = [each["baseline"] for each in own if each["verdict"] != "better"]
-        if not own:
-            notes.append(
-                f"{arm} is better than {comparison['baseline']}, and no control of it was run: an arm with its "
-                "settings and shuffle_views: true would say whether it is the match of the views that helps."
-            )
-        elif behind:
-            notes.append(
-                f"{arm} is better than {comparison['baseline']}, but is not shown to be better than its control "
-                f"{' and '.join(behind)}: what helps may be something else than the match of the views."
-            )
-    return notes
 
 
 def _is_control(other: RunConfig, own: RunConfig) -> bool:

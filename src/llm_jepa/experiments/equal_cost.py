@@ -45,10 +45,20 @@ class Budget:
         return arm_at(self.arm, self.kind)
 
     @property
+    def ratio(self) -> float:
+        """What a step of the arm costs, as a multiple of one of the baseline."""
+        return self.cost / self.baseline_cost
+
+    @property
     def record(self) -> dict[str, Any]:
         """As JSON: also the ratio of a step's costs and both totals, which are equal to half a step."""
         totals = {"total": self.max_steps * self.cost, "baseline_total": self.baseline_steps * self.baseline_cost}
-        return asdict(self) | {"ratio": self.cost / self.baseline_cost} | totals
+        return asdict(self) | {"ratio": self.ratio} | totals
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Budget:
+        """Read a `record`."""
+        return cls(**{name: record[name] for name in cls.__dataclass_fields__})
 
 
 def recorded(folder: ExperimentFolder, kind: str, arm: str) -> Budget | None:
@@ -58,7 +68,7 @@ def recorded(folder: ExperimentFolder, kind: str, arm: str) -> Budget | None:
     """
     for run in folder.runs_of(arm_at(arm, kind)).values():
         if (record := run.budget()) is not None:
-            return Budget(**{name: record[name] for name in Budget.__dataclass_fields__})
+            return Budget.from_json(record)
     return None
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llm_jepa.errors import ConfigError, nearest
+from llm_jepa.runs.folder import ExperimentFolder
 from llm_jepa.runs.settings import (
     RunConfig,
     Settings,
@@ -26,6 +27,7 @@ from llm_jepa.runs.settings import (
 
 from .choose_cell import check_name
 from .grids import Grid, count_cells, is_inert
+from .jobs import Job
 
 BUILT_IN_ARMS: dict[str, Settings] = {
     "ntp": {"jepa_lambda": 0.0},
@@ -145,6 +147,53 @@ class ExperimentConfig:
                 raise ValueError(f"grid.{name}={values!r} must be a list of values. Set one value outside of grid.")
 
 
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment whose settings are checked and whose folder is its own.
+
+    Attributes:
+        config: Arms, seeds, baseline.
+        runs: Checked settings of each arm, or cell of one, with the data files named.
+        folder: Where everything goes.
+        notes: What was found in the data, a line of counts, then sentences; and what is to be known of the grids.
+        grids: The arms that are grids.
+    """
+
+    config: ExperimentConfig
+    runs: dict[str, RunConfig]
+    folder: ExperimentFolder
+    notes: list[str]
+    grids: dict[str, Grid] = field(default_factory=dict)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All runs of equal steps, seed by seed, so that whole pairs are done first."""
+        return [self.job(arm, seed) for seed in self.config.seeds for arm in self.runs]
+
+    @property
+    def most_runs(self) -> int:
+        """The number of all runs; those of equal FLOPs and time are as many at most."""
+        return count_runs(self.config, len(self.runs))
+
+    @property
+    def choose_by(self) -> str:
+        """What the cells of a grid are chosen by."""
+        return check_name(self.config.choose_by, self.metric)
+
+    @property
+    def metric(self) -> str:
+        """What arms are compared on."""
+        return next(iter(self.runs.values())).evaluation.metric
+
+    def job(self, arm: str, seed: int) -> Job:
+        """Return a run of this experiment."""
+        return Job(arm, seed, self.folder.run(arm, seed), self.runs.get(arm))
+
+    def cells_of(self, arm: str) -> list[str]:
+        """Return the cells of an arm; itself, where it is no grid."""
+        return list(self.grids[arm].cells) if arm in self.grids else [arm]
+
+
 def read_experiment(settings: Settings, *, trains: bool = True) -> tuple[ExperimentConfig, dict[str, RunConfig]]:
     """Check flat settings as an experiment; return it and the run settings of each arm, or cell (without seed).
 
@@ -179,6 +228,25 @@ def read_grids(settings: Settings) -> dict[str, Grid]:
 def count_runs(experiment: ExperimentConfig, num_cells: int) -> int:
     """Return the most runs that an experiment may come to: cells x seeds, and those of equal FLOPs and time."""
     return len(experiment.seeds) * (num_cells + (len(experiment.arms) - 1) * (len(experiment.compare_at) - 1))
+
+
+def about_grids(config: ExperimentConfig, grids: dict[str, Grid]) -> list[str]:
+    """Return what a reader must know of the grids: the baseline should be tuned as much as what it is compared with."""
+    if not grids:
+        return []
+    counts = {arm: len(grids[arm].cells) if arm in grids else 1 for arm in config.arms}
+    notes = [
+        f"{arm} is a grid of {counts[arm]} cells: {', '.join(f'{key} {each}' for key, each in grid.axes.items())}."
+        for arm, grid in grids.items()
+    ]
+    if uneven := [arm for arm in counts if arm != config.baseline and counts[arm] != counts[config.baseline]]:
+        others = ", ".join(f"{arm} {counts[arm]}" for arm in uneven)
+        notes.append(
+            f"Not tuned alike: the baseline {config.baseline} has {counts[config.baseline]} "
+            f"cell{'s' if counts[config.baseline] > 1 else ''}, {others}. The best of many is better than one by "
+            "chance alone; give the baseline a grid of as many cells, of learning_rate say."
+        )
+    return notes
 
 
 def _split(settings: Settings) -> tuple[ExperimentConfig, Settings]:

@@ -1,4 +1,4 @@
-"""Is an arm better than its baseline? Paired comparisons over seeds, and words for the answer.
+"""Is an arm better than its baseline? Paired comparisons over seeds, and their verdict.
 
 Two arms with the same seed see the same rows in the same order from the same start, so their values are
 compared seed by seed: what a seed does to both cancels. Values are shares in [0, 1], higher is better;
@@ -300,43 +300,6 @@ def _resampled_means(differences: NDArray[np.float64], num_resamples: int, seed:
     return np.concatenate(means)
 
 
-def sentence(comparison: PairedComparison, p_name: str = "Holm p") -> str:
-    """Say the result of one comparison in plain English, in points; `p_name` says which p is `p_holm`.
-
-    A null result comes with the smallest difference that this many seeds could have shown, since "no
-    difference shown" is no proof of equality.
-    """
-    c = comparison
-    if c.mean is None or c.baseline_mean is None or c.delta is None:
-        return f"{c.arm} against {c.baseline}: {c.verdict}, since {c.reason}.{_missing(c)}"
-    text = f"{c.arm}: {c.mean:.1%} against {c.baseline_mean:.1%} ({c.baseline}), {_points(c.delta, sign=True)} points"
-    if c.ci is not None:
-        text += f", {100 * c.confidence:g}% interval {_points(c.ci[0], sign=True)} to {_points(c.ci[1], sign=True)}"
-    if c.p_holm is not None:
-        text += f", {p_name} {format_p(c.p_holm)}"
-    text += f": {c.verdict}."
-    if c.reason:
-        text += f" {c.reason[0].upper()}{c.reason[1:]}."
-    if c.verdict == "no difference shown" and c.smallest_detectable is not None and c.smallest_detectable > 1:
-        text += f" With {c.n} seeds and this spread no possible difference would be shown four times in five."
-    elif c.verdict == "no difference shown" and c.smallest_detectable is not None:
-        corrected = "" if c.p_holm == c.p_value else ", before Holm's correction"
-        text += (
-            f" With {c.n} seeds and this spread, a true difference of about {_points(c.smallest_detectable)} points"
-            f" would be shown four times in five{corrected}; a smaller one less often."
-        )
-    if c.n < 6 and c.verdict != "no difference shown":
-        text += f" {c.n} seeds are few: the sign-flip test cannot go below p {format_p(2 / 2**c.n)} with them."
-    return text + _missing(c)
-
-
-def format_p(p: float | None) -> str:
-    """Return a p-value with two significant digits, `<0.001` below that, `-` for None."""
-    if p is None:
-        return "-"
-    return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
-
-
 def check_finite(values: Mapping[int, float], arm: str) -> None:
     """Raise ValueError, naming arm and seed, if a value is not finite."""
     for seed, value in values.items():
@@ -348,16 +311,3 @@ def check_finite(values: Mapping[int, float], arm: str) -> None:
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
-
-
-def _points(share: float, sign: bool = False) -> str:
-    """Return a share in points: 0.018 is `1.8`; two decimals where one would show 0."""
-    points = 100 * share
-    digits = 1 if abs(points) >= 0.05 else 2
-    return f"{points:+.{digits}f}" if sign else f"{points:.{digits}f}"
-
-
-def _missing(comparison: PairedComparison) -> str:
-    return "".join(
-        f" Seeds without {name}, left out: {', '.join(map(str, seeds))}." for name, seeds in comparison.missing.items()
-    )

@@ -11,11 +11,16 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
+from huggingface_hub import ModelCardData
+
 from llm_jepa import __version__
 from llm_jepa.data.context import Context
-from llm_jepa.experiments.results import format_difference
+from llm_jepa.experiments.results import Results
+from llm_jepa.experiments.sentences import comparison_sentences
 from llm_jepa.report.figures import OTHER_SCORES
-from llm_jepa.report.markdown import escaped, fenced
+from llm_jepa.report.formatting import duration
+from llm_jepa.report.markdown import bullets, escaped, fenced, table
+from llm_jepa.report.terminal import outcome_rows
 from llm_jepa.runs.folder import ExperimentFolder, RunFolder, run_name
 from llm_jepa.yaml_loading import dump_yaml
 
@@ -68,11 +73,14 @@ def model_card(run: Path, model: Exported, name: str) -> str:
 
 def _header(model: Exported) -> str:
     """Return the YAML header; a model of a folder is nobody's on the hub, and is not linked."""
-    header: dict[str, Any] = {"library_name": "peft" if model.kind == "adapter" else "transformers"}
-    header |= {"pipeline_tag": "text-generation", "tags": ["llm-jepa", *(["lora"] if model.base else [])]}
-    if model.base and not model.base.startswith((".", "~")) and model.base.count("/") == 1:
-        header["base_model"] = model.base
-    return f"---\n{dump_yaml(header, sort_keys=False)}---"
+    is_on_hub = model.base and not model.base.startswith((".", "~")) and model.base.count("/") == 1
+    data = ModelCardData(
+        library_name="peft" if model.kind == "adapter" else "transformers",
+        pipeline_tag="text-generation",
+        tags=["llm-jepa", *(["lora"] if model.base else [])],
+        base_model=model.base if is_on_hub else None,
+    )
+    return f"---\n{data.to_yaml()}\n---"
 
 
 def _introduction(settings: Mapping[str, Any], model: Exported) -> str:
@@ -119,7 +127,7 @@ def _data(settings: Mapping[str, Any], data: Mapping[str, Any]) -> str:
             rows.append([split, f"{counts['kept']:,}", f"{counts['rows_in']:,}", dropped])
     files = [f"- `{_code(name)}`, sha256 `{value[:16]}`" for name, value in hashes]
     notes = [f"- {escaped(note)}" for note in data.get("notes", [])]
-    return "\n\n".join(["## Data", _table(rows), "\n".join(files + notes)]).rstrip()
+    return "\n\n".join(["## Data", table(rows), "\n".join(files + notes)]).rstrip()
 
 
 def _training(environment: Mapping[str, Any], settings: Mapping[str, Any], report: Mapping[str, Any]) -> str:
@@ -147,7 +155,7 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> str:
     rows = [["step", *(CURVES[key] for key in keys)]]
     for step in (steps[place] for place in places):
         rows.append([f"{step:,}", *(_last(log, key, step) for key in keys)])
-    return "## Curves\n\n" + _table(rows)
+    return "## Curves\n\n" + table(rows)
 
 
 def _last(log: Sequence[Mapping[str, Any]], key: str, step: int) -> str:
@@ -159,7 +167,7 @@ def _other_scores(report: Mapping[str, Any]) -> str:
     return "".join(f", {name} {_percent(report[name])}" for name in OTHER_SCORES if name in report)
 
 
-def _results(report: Mapping[str, Any], results: Mapping[str, Any] | None, name: str) -> str:
+def _results(report: Mapping[str, Any], results: Results | None, name: str) -> str:
     lines = ["## Results"]
     if "num_rows" in report:
         lines.append(
@@ -172,42 +180,27 @@ def _results(report: Mapping[str, Any], results: Mapping[str, Any] | None, name:
     else:
         lines.append("No test rows, and no validation rows: nothing is known of how well it answers.")
     if results is not None:
-        sentences = "\n".join(f"- {escaped(each['sentence'])}" for each in results["comparisons"])
-        lines += [f"This is run `{_code(name)}` of an experiment:", _experiment_table(results), sentences]
+        lines.append(f"This is run `{_code(name)}` of an experiment:")
+        lines += [table(outcome_rows(results)), bullets(comparison_sentences(results.main))]
     return "\n\n".join(lines)
 
 
-def _experiment_table(results: Mapping[str, Any]) -> str:
-    comparisons = {each["arm"]: each for each in results["comparisons"]}
-    rows = [["arm", "seeds", str(results["metric"]).replace("_", " "), "difference, 95% interval", "verdict"]]
-    for arm, summary in results["arms"].items():
-        spread = "" if summary["std"] is None else f" ± {100 * summary['std']:.1f}"
-        value = "–" if summary["mean"] is None else f"{100 * summary['mean']:.1f}{spread}"
-        comparison = comparisons.get(arm)
-        difference, verdict = (
-            ("", "baseline") if comparison is None else (format_difference(comparison), comparison["verdict"])
-        )
-        rows.append([f"`{_code(arm)}`", str(summary["n"]), value, difference, verdict])
-    return _table(rows)
-
-
-def _cost(report: Mapping[str, Any], results: Mapping[str, Any] | None, name: str) -> str:
+def _cost(report: Mapping[str, Any], results: Results | None, name: str) -> str:
     cost, trained = report.get("cost", {}), report.get("num_trained_parameters", 0)
-    lines = [f"Training took {_duration(report['training_time_s'])}, evaluation and saving not counted."]
+    lines = [f"Training took {duration(report['training_time_s'])}, evaluation and saving not counted."]
     if cost.get("step_time_s") is not None:
         flops = f"{cost['flops_per_step']:.3g} FLOPs a batch"
         lines.append(f"A step took {cost['step_time_s']:.3g} s (median), and {flops}.")
     share = f", {trained:,} of them trained" if 0 < trained < report["num_parameters"] else ""
     lines.append(f"{report['num_parameters']:,} parameters{share}.")
-    ratio = (results or {}).get("cost", {}).get(name.rsplit("-s", 1)[0], {}).get("step_time_ratio")
-    if results is not None and ratio is not None:
-        lines.append(f"A step takes {ratio:.2f} times as long as one of `{_code(results['baseline'])}`.")
+    arm = results and results.arms.get(name.rsplit("-s", 1)[0])
+    if results and arm and arm.cost.step_time_ratio is not None:
+        ratio, baseline = arm.cost.step_time_ratio, _code(results.baseline)
+        lines.append(f"A step takes {ratio:.2f} times as long as one of `{baseline}`.")
     return "## Cost\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def _limits(
-    settings: Mapping[str, Any], report: Mapping[str, Any], results: Mapping[str, Any] | None, model: Exported
-) -> str:
+def _limits(settings: Mapping[str, Any], report: Mapping[str, Any], results: Results | None, model: Exported) -> str:
     lines = []
     alarm = report.get("alarm")
     if alarm and alarm.get("alarmed"):
@@ -231,12 +224,13 @@ def _limits(
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def _experiment(run: Path) -> dict[str, Any] | None:
+def _experiment(run: Path) -> Results | None:
     """Return the results of the experiment that the run is one of; None where there is none."""
-    results = ExperimentFolder(run.resolve().parent).results()
-    if results is None:
+    found = ExperimentFolder(run.resolve().parent).results()
+    if found is None:
         return None
-    names = {run_name(each["arm"], each["seed"]) for each in results.get("runs", [])}
+    results = Results.from_json(found)
+    names = {run_name(each.arm, each.seed) for each in results.runs}
     return results if run.resolve().name in names else None
 
 
@@ -246,11 +240,6 @@ def _experiment(run: Path) -> dict[str, Any] | None:
 def _code(text: object) -> str:
     """Return text for a span of code."""
     return "".join(char if char.isprintable() and char not in "`|" else "?" for char in str(text))
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = [" | ".join(row) for row in rows]
-    return "\n".join([f"| {head} |", "|" + "---|" * len(rows[0]), *(f"| {row} |" for row in body)])
 
 
 def _short_name(value: Any) -> str:
@@ -266,8 +255,3 @@ def _short_names(value: Any) -> Any:
 
 def _percent(share: float | None) -> str:
     return "not measured" if share is None else f"{100 * share:.1f}%"
-
-
-def _duration(seconds: float) -> str:
-    minutes, hours = seconds / 60, seconds / 3600
-    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if hours < 2 else f"{hours:.1f} h"

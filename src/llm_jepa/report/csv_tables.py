@@ -12,17 +12,15 @@ The runs one by one are in results.csv. What is not known is an empty cell.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llm_jepa.experiments.results import BUDGET_TITLES, COST_KEYS
+from llm_jepa.experiments.results import RETRIEVAL_KEYS, GridResults, Results, SeedValues
 from llm_jepa.files import write_whole
 from llm_jepa.geometry.geometry_tables import csv_text, write_geometry_tables
 
-from .content import training_times
-
-Results = Mapping[str, Any]
 Row = dict[str, Any]
 
 TABLES_FOLDER = "tables"
@@ -33,7 +31,7 @@ def write_tables(results: Results, geometry: Mapping[str, Any] | None, folder: P
     out = folder / TABLES_FOLDER
     out.mkdir(parents=True, exist_ok=True)
     tables = {"arms": _arms(results), "comparisons": _comparisons(results), "data": _data(results)}
-    tables |= {f"grid_{grid['arm'].replace('/', '_')}": _cells(grid) for grid in results.get("grids", {}).values()}
+    tables |= {f"grid_{grid.arm.replace('/', '_')}": _cells(grid) for grid in results.grids.values()}
     paths = []
     for name, rows in tables.items():
         if found := list(rows):
@@ -44,59 +42,59 @@ def write_tables(results: Results, geometry: Mapping[str, Any] | None, folder: P
 
 def _by_budget(results: Results) -> Iterator[tuple[str, Results]]:
     yield "steps", results
-    for kind in BUDGET_TITLES:
-        if again := results.get(f"equal_{kind}"):
-            yield kind, again
+    yield from results.at_equal.items()
 
 
 def _arms(results: Results) -> Iterator[Row]:
-    for budget, each in _by_budget(results):
-        for arm, summary in each["arms"].items():
-            alarms = each["alarms"].get(arm, {})
-            times = training_times(each, arm)
-            row = {"budget": budget, "arm": arm, "metric": each["metric"], **_summary("", summary)}
-            for key in ("recall@1", "recall@10", "mrr"):
-                row |= _summary(f"{key}_", each["retrieval"].get(arm, {}).get(key) or {})
-            if each["views_retrieval"]:
-                row |= _summary("views_recall@1_", each["views_retrieval"].get(arm, {}).get("recall@1") or {})
+    for kind, each in _by_budget(results):
+        for name, arm in each.arms.items():
+            times = each.training_times(name)
+            budget = (each.budgets or {}).get(name)
+            row = {"budget": kind, "arm": name, "metric": each.metric, **_summary("", arm.values)}
+            for key in RETRIEVAL_KEYS:
+                row |= _summary(f"{key}_", arm.retrieval.get(key))
+            if each.main.has_views_retrieval:
+                row |= _summary("views_recall@1_", arm.views_retrieval.get("recall@1"))
             yield (
                 row
-                | {key: each["cost"].get(arm, {}).get(key) for key in COST_KEYS}
+                | asdict(arm.cost)
                 | {
                     "median_training_time_s": statistics.median(times) if times else None,
-                    "max_steps": each.get("budgets", {}).get(arm, {}).get("max_steps"),
-                    "watched_runs": len(alarms),
-                    "alarmed_runs": sum(bool(alarm["alarmed"]) for alarm in alarms.values()),
+                    "max_steps": budget and budget.max_steps,
+                    "watched_runs": len(arm.alarms),
+                    "alarmed_runs": len(arm.raised),
                 }
             )
 
 
 def _comparisons(results: Results) -> Iterator[Row]:
-    plain = ("n", "delta", "p_value", "p_holm", "sign_flip_p", "smallest_detectable", "verdict", "reason")
-    for budget, each in _by_budget(results):
-        compared = [("baseline", one) for one in each["comparisons"]] + [("control", one) for one in each["controls"]]
+    numbers = ("n", "delta", "p_value", "p_holm", "sign_flip_p", "smallest_detectable", "verdict")
+    for kind, each in _by_budget(results):
+        compared = [("baseline", one) for one in each.main.comparisons]
+        compared += [("control", one) for one in each.main.controls]
         for role, comparison in compared:
             yield {
-                "budget": budget,
+                "budget": kind,
                 "compared_with": role,
-                "arm": comparison["arm"],
-                "baseline": comparison["baseline"],
-                **{key: comparison[key] for key in plain},
-                **_ends("ci95", comparison["ci95"]),
-                **_ends("bootstrap_ci95", comparison["bootstrap_ci95"]),
+                "arm": comparison.arm,
+                "baseline": comparison.baseline,
+                **{key: getattr(comparison, key) for key in numbers},
+                "reason": comparison.reason or None,
+                **_ends("ci95", comparison.ci95),
+                **_ends("bootstrap_ci95", comparison.bootstrap_ci95),
             }
 
 
-def _cells(grid: Mapping[str, Any]) -> Iterator[Row]:
-    for cell in grid["cells"]:
-        row = {"cell": cell["arm"], **{field: cell["coordinates"][field] for field in grid["axes"]}}
-        row |= {"chosen_by": grid["choose_by"], **_summary("validation_", cell["validation"])}
-        row |= {"metric": grid["metric"], **_summary("test_", cell["test"])}
-        yield row | {"chosen": int(cell["chosen"]), "failed_runs": len(cell["failed"])}
+def _cells(grid: GridResults) -> Iterator[Row]:
+    for cell in grid.cells:
+        row = {"cell": cell.arm, **{field: cell.coordinates[field] for field in grid.axes}}
+        row |= {"chosen_by": grid.choose_by, **_summary("validation_", cell.validation)}
+        row |= {"metric": grid.metric, **_summary("test_", cell.test)}
+        yield row | {"chosen": int(cell.chosen), "failed_runs": len(cell.failed)}
 
 
 def _data(results: Results) -> Iterator[Row]:
-    summary = results["settings"].get("data", {}).get("summary", {})
+    summary = results.settings.get("data", {}).get("summary", {})
     for split in ("train", "validation", "test", "views", "views_validation"):
         if split in summary:
             counts = summary[split]
@@ -110,10 +108,10 @@ def _data(results: Results) -> Iterator[Row]:
             }
 
 
-def _summary(prefix: str, summary: Mapping[str, Any]) -> Row:
-    return {f"{prefix}{key}": summary.get(key) for key in ("n", "mean", "std")}
+def _summary(prefix: str, values: SeedValues | None) -> Row:
+    return {f"{prefix}{key}": getattr(values, key, None) for key in ("n", "mean", "std")}
 
 
-def _ends(name: str, bounds: Sequence[float] | None) -> Row:
+def _ends(name: str, bounds: tuple[float, float] | None) -> Row:
     low, high = bounds or (None, None)
     return {f"{name}_low": low, f"{name}_high": high}

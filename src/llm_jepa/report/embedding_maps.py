@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .formatting import shortened
-from .geometry_figures import shown_side
+from .geometry_figures import describe_match, shown_side
 
 SIZE = 100.0
 """Width and height of a map in its own units."""
@@ -52,8 +52,8 @@ def maps_of(geometry: Geometry, side: str, shown: Sequence[int]) -> dict[str, An
     reach = max((float(np.abs(places).max()) for places in flat.values() if places is not None), default=0.0)
     panels: dict[str, list[dict[str, Any]]] = {"pca": [], "tsne": []}
     for name, found in runs.items():
-        lacks_own = side == "pred" and "pred" not in geometry["runs"][name]["sides"]
-        about = {"name": name, "said": _said(found, lacks_own), "collapsed": found["looks_collapsed"]}
+        has_own = side == "enc" or "pred" in geometry["runs"][name]["sides"]
+        about = {"name": name, "said": describe_match(found, has_own), "collapsed": found["looks_collapsed"]}
         cosines = found["embedding_map"].get("cosines")
         for kind, places in (("pca", flat[name]), ("tsne", curved[name])):
             scaled = None if places is None else _scaled(places, reach if kind == "pca" else None)
@@ -100,11 +100,6 @@ def _title(pair: Mapping[str, str]) -> str:
         return ""
     where = pair["source"].rsplit("/", 1)[-1]  # the file's name: not where it is on the machine that ran this
     return f"{shortened(pair['text'], TITLE_ROOM)}\n{shortened(pair['code'], TITLE_ROOM)}\n{where}"
-
-
-def _said(found: Mapping[str, Any], lacks_own: bool) -> str:
-    said = f"gap {found['monitors']['gap']:z.2f}, retrieval@1 {found['retrieval']['recall@1']:.0%}"
-    return f"{said}, no [PRED]" if lacks_own else said
 
 
 def _places(found: Mapping[str, Any], kind: str) -> NDArray[np.float64] | None:

@@ -11,13 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llm_jepa.experiments.results import Results
 from llm_jepa.files import write_whole
 from llm_jepa.geometry.experiment_geometry import stored_geometry
 from llm_jepa.runs.folder import ExperimentFolder, RunFolder
 
 from .csv_tables import write_tables
-from .figures import Runs, plot_comparison, plot_curves, plot_grid
+from .figures import Runs, plot_comparison, plot_curves
 from .geometry_figures import plot_geometry
+from .grid_figures import plot_grid
 from .markdown import MARKDOWN_FILE, experiment_markdown
 from .page import settings_text, write_report
 from .run_details import curves_of, environment_of, seeds_of
@@ -25,11 +27,11 @@ from .run_details import curves_of, environment_of, seeds_of
 FIGURES_FOLDER = "figures"
 
 
-def write_experiment_report(results: Mapping[str, Any], folder: Path) -> Path:
+def write_experiment_report(results: Results, folder: Path) -> Path:
     """Write figures, tables, report.md and report.html of an experiment; return the page's path.
 
     Args:
-        results: What results.json holds.
+        results: The results.
         folder: The experiment's folder, with its runs.
     """
     geometry = experiment_geometry(results, folder)
@@ -43,19 +45,20 @@ def write_experiment_report(results: Mapping[str, Any], folder: Path) -> Path:
     return write_report(results, folder, pictures, **about)
 
 
-def _draw(results: Mapping[str, Any], out: Path, curves: Runs, geometry: Mapping[str, Any] | None) -> list[Path]:
-    pictures = [*plot_comparison(results, out), *plot_curves(curves, None, out, results["alarms"])]
-    for grid in results["grids"].values():
+def _draw(results: Results, out: Path, curves: Runs, geometry: Mapping[str, Any] | None) -> list[Path]:
+    alarms = {name: arm.alarms for name, arm in results.arms.items()}
+    pictures = [*plot_comparison(results, out), *plot_curves(curves, None, out, alarms)]
+    for grid in results.grids.values():
         pictures += plot_grid(grid, out)
     return pictures + (plot_geometry(geometry, out) if geometry is not None else [])
 
 
-def experiment_geometry(results: Mapping[str, Any], folder: Path) -> Mapping[str, Any] | None:
+def experiment_geometry(results: Results, folder: Path) -> Mapping[str, Any] | None:
     """Return the geometry of one seed's runs: from what the runs kept, or else what `analyze` found of them.
 
     None for runs of a time when none was kept, as long as `analyze` has not written its `geometry/` beside them.
     """
-    arms = list(results["arms"])
+    arms = list(results.arms)
     return stored_geometry(folder, arms, seeds_of(results)) or _analysed(folder)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from llm_jepa.experiments.statistics import format_p
+from llm_jepa.experiments.sentences import format_p, format_points
 
 LONGEST_TEXT = 600
 """Characters of a text or an answer that are shown; a diff or an essay would push everything else away."""
@@ -45,7 +46,7 @@ def percent(share: float | None) -> str:
 
 def points(share: float | None) -> str:
     """Return a difference of shares in points, with its sign."""
-    return DASH if share is None else f"{100 * share:+.1f}".replace("-", MINUS)
+    return DASH if share is None else format_points(share).replace("-", MINUS)
 
 
 def interval(bounds: Sequence[float] | None) -> str:
@@ -84,6 +85,20 @@ def counted(count: int, noun: str) -> str:
     ('1 run', '1,200 runs')
     """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def with_minus(text: str) -> str:
+    """Return text with a minus sign in place of each hyphen that stands for one.
+
+    >>> with_minus("jepa-2: -1.7 points")
+    'jepa-2: −1.7 points'
+    """
+    return re.sub(r"(?<![\w-])-(?=\d)", MINUS, text)
+
+
+def in_words(key: object) -> str:
+    """Return the name of a field as words."""
+    return str(key).replace("_", " ")
 
 
 def as_text(value: Any) -> str:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from llm_jepa.experiments.sentences import Answer
+
 from .formatting import counted, percent
 from .geometry_figures import shown_side, sides_of
 
@@ -13,8 +15,8 @@ Z95 = 1.959964
 """Of the standard normal distribution, for 95% between both tails."""
 
 
-def geometry_answer(geometry: Mapping[str, Any]) -> dict[str, str]:
-    """Return question, short answer, sentence, price and the side that they are of.
+def geometry_answer(geometry: Mapping[str, Any]) -> Answer:
+    """Return what a report of `analyze` opens with, about the last of `sides_of`.
 
     The sentence names the run whose texts find their codes most often, and the first named beside it. A share counts as
     more than chance where the lower end of its interval is: the same draw at random would rarely do as well.
@@ -34,13 +36,14 @@ def geometry_answer(geometry: Mapping[str, Any]) -> dict[str, str]:
     sentence += f"; at random it would be {percent(chance)}%."
     if collapsed:
         sentence += f" Collapsed, by these pairs: {', '.join(collapsed)}."
-    return {
-        "side": side,
-        "question": "Do texts find their own codes?",
-        "short": f"More often than by chance in {len(found)} of {total}." if found else f"Not shown in any of {total}.",
-        "sentence": sentence,
-        "price": f"no training; {counted(len(shares), 'model')} embedded both views of {count:,} pairs.",
-    }
+    short = f"More often than by chance in {len(found)} of {total}." if found else f"Not shown in any of {total}."
+    return Answer("Do texts find their own codes?", short, sentence)
+
+
+def geometry_price(geometry: Mapping[str, Any]) -> str:
+    """Say what the analysis cost."""
+    models = counted(len(geometry["runs"]), "model")
+    return f"no training; {models} embedded both views of {geometry['num_pairs']:,} pairs."
 
 
 def wilson(share: float, num: int) -> tuple[float, float]:

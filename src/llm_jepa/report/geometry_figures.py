@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,25 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from llm_jepa.geometry.geometry_tables import FORM_TITLES, describe_pairs
 
-from .figures import FAINT, INK, NARROW, PALETTE, STYLE, _look, _plain, _save, _shortened
+from .drawing import (
+    FAINT,
+    INK,
+    NARROW,
+    PALETTE,
+    STYLE,
+    Look,
+    line_key,
+    look_of,
+    marker_key,
+    plain,
+    save,
+    save_wide_and_narrow,
+    shortened_name,
+)
 
 MAPS_TO_A_ROW = 4
 LINKED_PAIRS = 40
@@ -33,6 +47,7 @@ VIEW_LOOKS: dict[str, dict[str, Any]] = {
 }
 TITLES = {"enc": "Enc(Text) and Enc(Code)", "pred": "The prediction and its target"}
 DIFFERENCES = {"enc": "Enc(Text) \N{MINUS SIGN} Enc(Code)", "pred": "prediction \N{MINUS SIGN} target"}
+DASHED = (0, (3, 2))
 LETTERS_AN_INCH = 13  # of the heading's size
 
 Geometry = Mapping[str, Any]
@@ -50,11 +65,10 @@ def plot_geometry(geometry: Geometry, out_dir: str | Path) -> list[Path]:
         The files written, each as SVG and PNG.
     """
     sides = sides_of(geometry)
+    paths = save_wide_and_narrow(partial(_spectra_figure, geometry, sides), out_dir, "singular_values")
     with mpl.rc_context(STYLE):
-        wide, narrow = (_spectra_figure(geometry, sides, narrow=each) for each in (False, True))
         maps = {f"embedding_map_{side}": _map_figure(geometry, side) for side in sides}
-    paths = _save(wide, Path(out_dir), "singular_values", narrow)
-    return paths + [path for name, drawn in maps.items() for path in _save(drawn, Path(out_dir), name)]
+    return paths + [path for name, drawn in maps.items() for path in save(drawn, out_dir, name)]
 
 
 def sides_of(geometry: Geometry) -> list[str]:
@@ -71,14 +85,14 @@ def shown_side(run: Mapping[str, Any], side: str) -> Mapping[str, Any]:
 
 def _head(figure: Figure, text: str) -> None:
     """Write what is shown, and over which pairs, on top; the name of a file is text, whatever is in it."""
-    lines = textwrap.fill(_plain(text), int(figure.get_figwidth() * LETTERS_AN_INCH))
+    lines = textwrap.fill(plain(text), int(figure.get_figwidth() * LETTERS_AN_INCH))
     figure.suptitle(lines, x=0.008, ha="left", fontsize=9, color=INK)
 
 
 # ---- singular values ----
 
 
-def _spectra_figure(geometry: Geometry, sides: Sequence[str], *, narrow: bool) -> Figure:
+def _spectra_figure(geometry: Geometry, sides: Sequence[str], narrow: bool) -> Figure:
     names = list(geometry["runs"])
     arms = geometry.get("arms", names)  # an arm keeps its colour of the other figures
     if narrow:
@@ -91,7 +105,7 @@ def _spectra_figure(geometry: Geometry, sides: Sequence[str], *, narrow: bool) -
     for line, side in zip(axes, sides, strict=True):
         for axis, form in zip(line, FORM_TITLES, strict=True):
             for name in names:
-                _draw_spectrum(axis, shown_side(geometry["runs"][name], side)["spectra"][form], _look(name, arms))
+                _draw_spectrum(axis, shown_side(geometry["runs"][name], side)["spectra"][form], look_of(name, arms))
             if narrow or side == sides[0]:
                 axis.set_title(FORM_TITLES[form].capitalize())
             axis.set_yscale("log")
@@ -101,21 +115,21 @@ def _spectra_figure(geometry: Geometry, sides: Sequence[str], *, narrow: bool) -
         line[0].set_ylabel(f"singular value of\n{DIFFERENCES[side]}")
     for axis in axes[-1][-1:] if narrow else axes[-1]:
         axis.set_xlabel("rank of the singular value")
-    keys = [Line2D([], [], color=_look(name, arms)["color"], linewidth=2, label=_shortened(name)) for name in names]
+    keys = [line_key(shortened_name(name), look_of(name, arms).color) for name in names]
     keys += [
-        Line2D([], [], color=FAINT, linewidth=1.8, label="matching pairs"),
-        Line2D([], [], color=FAINT, linewidth=1.2, linestyle=(0, (3, 2)), label="shuffled pairs"),
+        line_key("matching pairs", FAINT, linewidth=1.8),
+        line_key("shuffled pairs", FAINT, linestyle=DASHED, linewidth=1.2),
     ]
     figure.legend(handles=keys, loc="outside lower left", ncols=min(len(keys), 2 if narrow else 4), handlelength=2.4)
     _head(figure, f"A \N{MINUS SIGN} B over {describe_pairs(geometry)}")
     return figure
 
 
-def _draw_spectrum(axis: Axes, spectrum: Mapping[str, Any], look: Mapping[str, Any]) -> None:
-    for key, dashes, width in (("shuffled_top", (0, (3, 2)), 1.1), ("top", "-", 1.8)):
+def _draw_spectrum(axis: Axes, spectrum: Mapping[str, Any], look: Look) -> None:
+    for key, dashes, width in (("shuffled_top", DASHED, 1.1), ("top", "-", 1.8)):
         values = np.array(spectrum[key])
         values = np.where(values > 0, values, np.nan)  # a logarithm has no place for 0
-        axis.plot(np.arange(1, len(values) + 1), values, color=look["color"], linestyle=dashes, linewidth=width)
+        axis.plot(np.arange(1, len(values) + 1), values, color=look.color, linestyle=dashes, linewidth=width)
 
 
 # ---- maps ----
@@ -135,15 +149,15 @@ def _map_figure(geometry: Geometry, side: str) -> Figure:
         found = shown_side(run, side)
         flat, curved = axes[2 * block, column], axes[2 * block + 1, column]
         _draw_pca(flat, found, reach, first=column == 0)
-        flat.set_title(f"{_shortened(name, 24)}\n", fontsize=10)
+        flat.set_title(f"{shortened_name(name, 24)}\n", fontsize=10)
         has_own = side == "enc" or "pred" in run["sides"]
         flat.text(0, 1.02, _caption(found, has_own), transform=flat.transAxes, fontsize=8, color=INK, va="bottom")
         _draw_tsne(curved, found, first=column == 0)
     keys = [
-        Line2D([], [], linestyle="", color=look["color"], marker=look["marker"], markersize=5, label=label)
+        marker_key(label, look["color"], look["marker"], markersize=5)
         for look, label in zip(VIEW_LOOKS.values(), _labels(side), strict=True)
     ]
-    keys.append(Line2D([], [], color=FAINT, linewidth=0.8, label=f"a matching pair (the first {LINKED_PAIRS})"))
+    keys.append(line_key(f"a matching pair (the first {LINKED_PAIRS})", FAINT, linewidth=0.8))
     figure.legend(handles=keys, loc="outside lower left", ncols=len(keys), handletextpad=0.4)
     shown = len(geometry["mapped_pairs"])
     _head(figure, f"{TITLES[side]}: {shown} of {describe_pairs(geometry)}")
@@ -155,10 +169,13 @@ def _labels(side: str) -> tuple[str, str]:
 
 
 def _caption(found: Mapping[str, Any], has_own: bool) -> str:
-    said = f"gap {found['monitors']['gap']:z.2f}, retrieval@1 {found['retrieval']['recall@1']:.0%}"
-    if found["looks_collapsed"]:
-        return f"{said}, collapsed"
-    return said if has_own else f"{said}, no [PRED]"
+    return f"{describe_match(found)}, collapsed" if found["looks_collapsed"] else describe_match(found, has_own)
+
+
+def describe_match(found: Mapping[str, Any], has_own: bool = True) -> str:
+    """Return how well the views of a map match; `has_own` is False for a run without a prediction of its own."""
+    text = f"gap {found['monitors']['gap']:z.2f}, retrieval@1 {found['retrieval']['recall@1']:.0%}"
+    return text if has_own else f"{text}, no [PRED]"
 
 
 def _reach(places: Mapping[str, Any]) -> float:

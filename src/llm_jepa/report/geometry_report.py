@@ -9,7 +9,7 @@ from typing import Any
 from llm_jepa.files import write_whole
 
 from .geometry_content import geometry_answer
-from .geometry_figures import plot_geometry
+from .geometry_figures import plot_geometry, sides_of
 from .markdown import MARKDOWN_FILE, geometry_markdown
 from .page import write_geometry_report
 
@@ -26,5 +26,6 @@ def write_analysis_report(
         environment: What `describe_environment` returned.
     """
     pictures = plot_geometry(geometry, folder)
-    write_whole(folder / MARKDOWN_FILE, geometry_markdown(geometry, geometry_answer(geometry), command))
+    text = geometry_markdown(geometry, geometry_answer(geometry), sides_of(geometry)[-1], command)
+    write_whole(folder / MARKDOWN_FILE, text)
     return write_geometry_report(geometry, folder, pictures, command, environment)

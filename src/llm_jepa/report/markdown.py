@@ -6,21 +6,27 @@ Text from data is escaped, so that it is shown as it is and makes no element, li
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm_jepa.experiments.results import format_markdown
+from llm_jepa.experiments.results import BUDGET_TITLES, Results
+from llm_jepa.experiments.sentences import (
+    Answer,
+    alarm_sentences,
+    answer_of,
+    collapses_of,
+    comparison_sentences,
+)
 from llm_jepa.geometry.geometry_tables import describe_pairs, describe_sides, geometry_tables
 
-from .content import answer_of, collapses_of, price_of
+from .content import COLLAPSE_ALARM, DIFFERING, FROM_WHERE, price_of
 from .formatting import visible
+from .terminal import grid_rows, grid_title, notes_at_equal, outcome_rows, representation_rows
 
 MARKDOWN_FILE = "report.md"
 _INLINE = re.compile(r"([\\`*\[\]|~$]|(?<!\w)_|_(?!\w))")
 _AT_THE_START = re.compile(r"^(>|[#+-](?=\s|[#-]|$)|\d+(?=[.)](?:\s|$)))")
-
-FROM_WHERE = "Relative names of files, in the command and in the settings, start from the folder in which it is given."
 
 
 def escaped(text: str) -> str:
@@ -41,8 +47,43 @@ def fenced(text: str, language: str = "") -> str:
     return f"{fence}{language}\n{text}\n{fence}"
 
 
+def only_bars(text: str) -> str:
+    """Return text for a table that somebody pastes into a page of their own: what would end a cell is escaped."""
+    return text.replace("|", r"\|")
+
+
+def table(rows: Sequence[Sequence[str]], escape: Callable[[str], str] = escaped) -> str:
+    """Return rows of cells, the first a header, as a table of Markdown."""
+    lines = ["| " + " | ".join(escape(cell) for cell in row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def bullets(lines: Iterable[str], escape: Callable[[str], str] = escaped) -> str:
+    """Return lines as a list."""
+    return "\n".join(f"- {escape(line)}" for line in lines)
+
+
+def format_markdown(results: Results, escape: Callable[[str], str] = escaped) -> str:
+    """Return the results as Markdown: one table of all columns, the alarms, and a sentence for each comparison.
+
+    Args:
+        results: The results.
+        escape: Applied to every cell and sentence.
+    """
+    both = zip(outcome_rows(results), representation_rows(results), strict=True)
+    parts = [table([[*left, *right[1:]] for left, right in both], escape)]
+    parts.append(bullets([*comparison_sentences(results.main), *alarm_sentences(results.main)], escape))
+    for kind, again in results.at_equal.items():
+        parts += [f"{BUDGET_TITLES[kind]}:", table(outcome_rows(again), escape)]
+        parts += [bullets(notes_at_equal(again), escape)]
+    for grid in results.grids.values():
+        parts += [f"{escape(grid_title(grid))}.", table(grid_rows(grid), escape)]
+    parts.append(bullets(results.notes, escape))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
 def experiment_markdown(
-    results: Mapping[str, Any],
+    results: Results,
     pictures: Sequence[Path],
     folder: Path,
     *,
@@ -54,24 +95,23 @@ def experiment_markdown(
     """Return the report of an experiment as Markdown.
 
     Args:
-        results: What `build_results` returned.
+        results: The results.
         pictures: Files of figures below `folder`; the PNG are shown, by their names relative to it.
-        folder: Where the Markdown will stand.
+        folder: Where the Markdown will be.
         settings: The settings as YAML.
         environment: What `environment_of` returned.
         geometry: What geometry.json holds.
         command: What repeats the experiment.
     """
-    answer = answer_of(results)
-    parts = [f"# {escaped(answer['question'])}", f"**{answer['short']}** {escaped(answer['sentence'])}"]
+    parts = _opening(answer_of(results))
     if price := price_of(results):
         parts.append(f"Cost: {escaped(price)}")
-    if collapsed := collapses_of(results):
-        parts.append(f"**Collapse alarm:** {escaped('; '.join(collapsed))}.")
+    if collapsed := collapses_of(results.main):
+        parts.append(f"**{COLLAPSE_ALARM}:** {escaped('; '.join(collapsed))}.")
     shown = {path.stem: path.relative_to(folder).as_posix() for path in pictures if path.suffix == ".png"}
     first = shown.pop("comparison", None)
     parts += [_image("comparison", first)] if first else []
-    parts += ["## Arms", format_markdown(dict(results), escaped).strip()]
+    parts += ["## Arms", format_markdown(results).strip()]
     if geometry is not None:
         parts += geometry_parts(geometry)
     if shown:
@@ -79,16 +119,15 @@ def experiment_markdown(
     repeat = [fenced(command, "sh"), FROM_WHERE] if command else []
     parts += ["## To repeat it", *repeat, fenced(settings, "yaml")]
     if environment["values"]:
-        parts.append(_list(f"{key.replace('_', ' ')}: {value}" for key, value in environment["values"].items()))
+        parts.append(bullets(f"{key.replace('_', ' ')}: {value}" for key, value in environment["values"].items()))
     if environment["differing"]:
-        parts.append(f"Not the same in all runs: {escaped(', '.join(environment['differing']))}.")
+        parts.append(f"{DIFFERING}: {escaped(', '.join(environment['differing']))}.")
     return "\n\n".join(parts) + "\n"
 
 
-def geometry_markdown(geometry: Mapping[str, Any], answer: Mapping[str, str], command: str | None = None) -> str:
-    """Return the report of `analyze` as Markdown; its figures stand beside it."""
-    parts = [f"# {escaped(answer['question'])}", f"**{escaped(answer['short'])}** {escaped(answer['sentence'])}"]
-    parts += [_image("embedding map", f"embedding_map_{answer['side']}.png")]
+def geometry_markdown(geometry: Mapping[str, Any], answer: Answer, side: str, command: str | None = None) -> str:
+    """Return the report of `analyze` as Markdown; its figures are next to it."""
+    parts = [*_opening(answer), _image("embedding map", f"embedding_map_{side}.png")]
     parts += geometry_parts(geometry)
     parts += [_image("singular values", "singular_values.png")]
     parts += [fenced(command, "sh")] if command else []
@@ -100,17 +139,11 @@ def geometry_parts(geometry: Mapping[str, Any]) -> list[str]:
     parts = ["## Geometry of the two views", f"{escaped(describe_pairs(geometry))}. {describe_sides(geometry)}."]
     for title, rows in geometry_tables(geometry):
         parts += [f"{escaped(title)}:", table(rows)]
-    return parts + ([_list(geometry["notes"])] if geometry["notes"] else [])
+    return parts + ([bullets(geometry["notes"])] if geometry["notes"] else [])
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of cells, the first a header, as a table of Markdown."""
-    lines = ["| " + " | ".join(escaped(cell) for cell in row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
-
-
-def _list(lines: Any) -> str:
-    return "\n".join(f"- {escaped(line)}" for line in lines)
+def _opening(answer: Answer) -> list[str]:
+    return [f"# {escaped(answer.question)}", f"**{escaped(answer.short)}** {escaped(answer.sentence)}"]
 
 
 def _image(name: str, path: str) -> str:

@@ -1,9 +1,9 @@
 """Reports as one HTML file each, for a screen, a phone or paper: of an experiment, and of the geometry of runs.
 
-They compute no result of their own: numbers come from what `build_results` or `analyze_runs` returned, pictures from
-`figures`, answers and environment from the run folders. The same folder gives the same bytes.
+They compute no result of their own: numbers and sentences come from `Results` or from what `analyze_runs` returned,
+pictures from `figures`, answers and environment from the run folders. The same folder gives the same bytes.
 
-    content, run_folders, maps  ──▶  templates/*.html.j2 and report.css  ──▶  report.html
+    content, run_details, embedding_maps  ──▶  templates/*.html.j2 and report.css  ──▶  report.html
 
 What the file may hold comes from data that nobody has vetted. So it has no script and no link, its policy
 (Content-Security-Policy) lets a browser load nothing and apply no style but its own, every value is escaped, and
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -24,17 +23,21 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from llm_jepa.experiments.results import GridResults, Results
+from llm_jepa.experiments.sentences import answer_of, collapses_of, comparison_sentences, count_alarms
 from llm_jepa.files import write_whole
 from llm_jepa.geometry.geometry_tables import describe_pairs, describe_sides, geometry_tables
 from llm_jepa.yaml_loading import dump_yaml
 
 from . import formatting
-from .content import answer_of, budgets_of, collapses_of, grid_of, price_of, rows_of
+from .content import COLLAPSE_ALARM, DIFFERING, FROM_WHERE, budgets_of, grid_caption, price_of, rows_of
+from .drawing import NARROW_ENDING
 from .embedding_maps import ends_of, maps_of, pairs_shown
-from .figures import NARROW_ENDING, grid_name
-from .geometry_content import geometry_answer
-from .geometry_figures import sides_of
+from .geometry_content import geometry_answer, geometry_price
+from .geometry_figures import TITLES, sides_of
+from .grid_figures import grid_name
 from .run_details import environment_of, examples_of
+from .terminal import grid_title
 
 REPORT_FILE = "report.html"
 
@@ -52,7 +55,7 @@ EARLY = ("curves_loss", "curves_accuracy")
 
 
 def write_report(
-    results: Mapping[str, Any],
+    results: Results,
     folder: Path,
     figures: Sequence[Path] = (),
     command: str | None = None,
@@ -61,7 +64,7 @@ def write_report(
     """Write `report.html` into an experiment's folder.
 
     Args:
-        results: What `build_results` returned, or results.json holds.
+        results: The results.
         folder: The experiment's folder; answers and environment are read from its run folders, where they are.
         figures: Pictures; those that are SVG are shown, `comparison` at the top. On a phone one that stands beside it
             and is named NAME_narrow.svg takes its place.
@@ -76,7 +79,7 @@ def write_report(
 
 
 def render_report(
-    results: Mapping[str, Any],
+    results: Results,
     folder: Path,
     figures: Sequence[Path],
     command: str | None,
@@ -84,29 +87,25 @@ def render_report(
 ) -> str:
     """Return the text of the report (see `write_report`)."""
     pictures = _pictures(figures)
-    grids = [
-        (about := grid_of(grid)) | {"picture": _captioned(pictures.pop(grid_name(grid["arm"]), None), about["caption"])}
-        for grid in results.get("grids", {}).values()
-    ]
+    grids = [(grid, _grid_picture(grid, pictures)) for grid in results.grids.values()]
     first, spectra = pictures.pop("comparison", None), pictures.pop("singular_values", None)
     return _render(
         "comparison",
         results=results,
-        metric=str(results["metric"]).replace("_", " "),
         answer=answer_of(results),
         price=price_of(results),
-        collapses=collapses_of(results),
+        collapses=collapses_of(results.main),
+        sentences=comparison_sentences(results.main),
         rows=rows_of(results),
         comparison=first,
         budgets=budgets_of(results),
         grids=grids,
-        notes=results.get("notes", []),
         learning=[picture for name, picture in pictures.items() if name in EARLY],
         watching=[
             picture for name, picture in pictures.items() if name not in EARLY and not name.startswith("embedding_map")
         ],
         geometry=None if geometry is None else _geometry(geometry, sides_of(geometry)[-1:], spectra),
-        data=results["settings"].get("data", {}),
+        data=results.settings.get("data", {}),
         examples=examples_of(results, folder),
         settings=settings_text(results),
         environment=environment_of(results, folder),
@@ -139,6 +138,7 @@ def write_geometry_report(
     text = _render(
         "geometry",
         answer=geometry_answer(geometry),
+        price=geometry_price(geometry),
         geometry=_geometry(geometry, sides_of(geometry)[::-1], _pictures(figures).get("singular_values")),
         settings=dump_yaml(settings, sort_keys=False, allow_unicode=True),
         environment={
@@ -153,9 +153,9 @@ def write_geometry_report(
     return folder / REPORT_FILE
 
 
-def settings_text(results: Mapping[str, Any]) -> str:
+def settings_text(results: Results) -> str:
     """Return the settings of an experiment as YAML; what was found in its data has a section of its own."""
-    settings = {key: value for key, value in results["settings"].items() if key != "data"}
+    settings = {key: value for key, value in results.settings.items() if key != "data"}
     return dump_yaml(settings, sort_keys=False, allow_unicode=True)
 
 
@@ -169,7 +169,8 @@ def _geometry(geometry: Mapping[str, Any], sides: Sequence[str], spectra: Mappin
         "tables": geometry_tables(geometry),
         "spectra": spectra,
         "sides": [
-            {"side": side, "maps": maps_of(geometry, side, shown), "ends": ends_of(geometry, side)} for side in sides
+            {"title": TITLES[side], "maps": maps_of(geometry, side, shown), "ends": ends_of(geometry, side)}
+            for side in sides
         ],
     }
 
@@ -195,8 +196,10 @@ def _as_image(path: Path) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _captioned(picture: dict[str, str] | None, caption: str) -> dict[str, str] | None:
-    return picture and picture | {"caption": caption}
+def _grid_picture(grid: GridResults, pictures: dict[str, dict[str, str]]) -> dict[str, str] | None:
+    """Take the picture of a grid out of the others, with its caption."""
+    picture = pictures.pop(grid_name(grid.arm), None)
+    return picture and picture | {"caption": grid_caption(grid)}
 
 
 # ---- how it is written ----
@@ -223,11 +226,18 @@ def _templates() -> Environment:
         "percent": formatting.percent,
         "points": formatting.points,
         "interval": formatting.interval,
-        "minus": lambda text: re.sub(r"(?<![\w-])-(?=\d)", formatting.MINUS, text),
+        "minus": formatting.with_minus,
         "ratio": formatting.ratio,
         "p_value": formatting.p_value,
         "duration": formatting.duration,
-        "in_words": lambda key: str(key).replace("_", " "),
+        "in_words": formatting.in_words,
+        "count_alarms": count_alarms,
+    }
+    templates.globals |= {
+        "grid_title": grid_title,
+        "from_where": FROM_WHERE,
+        "collapse_alarm": COLLAPSE_ALARM,
+        "differing": DIFFERING,
     }
     return templates
 

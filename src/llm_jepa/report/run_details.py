@@ -7,6 +7,7 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
+from llm_jepa.experiments.results import Results
 from llm_jepa.files import reading_run
 from llm_jepa.runs.folder import ExperimentFolder, RunFolder
 
@@ -15,29 +16,29 @@ from .formatting import as_text, shortened
 NUM_EXAMPLES = 20
 
 
-def curves_of(results: Mapping[str, Any], folder: Path) -> dict[str, dict[int, list[dict[str, Any]]]]:
+def curves_of(results: Results, folder: Path) -> dict[str, dict[int, list[dict[str, Any]]]]:
     """Return the rows of metrics.jsonl of each arm's runs, by seed; arms stand in the order of the results."""
     curves: dict[str, dict[int, list[dict[str, Any]]]] = {}
-    for arm, values in results["arms"].items():
-        for seed in values["seeds"]:
+    for arm, result in results.arms.items():
+        for seed in result.values.seeds:
             run = ExperimentFolder(folder).run(arm, seed)
             with reading_run(run.path):
-                curves.setdefault(arm, {})[int(seed)] = [dict(line) for line in run.metrics()]
+                curves.setdefault(arm, {})[seed] = [dict(line) for line in run.metrics()]
     return curves
 
 
-def examples_of(results: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
+def examples_of(results: Results, folder: Path) -> dict[str, Any] | None:
     """Return test rows that a single arm got right, of the first seed that most arms have; None if none compare.
 
     Each arm gives as many examples as the others as long as it has them: an arm is not shown at its best.
     """
-    arms = list(results["arms"])
+    arms = list(results.arms)
     seed = max(seeds_of(results), key=lambda each: len(_answered(folder, arms, each)))  # the first of equals
     answers = {arm: run.predictions() for arm, run in _answered(folder, arms, seed).items()}
     texts = {tuple(row["text"] for row in rows) for rows in answers.values()}
     if len(answers) < 2 or len(texts) > 1:
         return None
-    metric, num_rows = results["metric"], len(next(iter(answers.values())))
+    metric, num_rows = results.metric, len(next(iter(answers.values())))
     only: dict[str, list[int]] = {arm: [] for arm in answers}
     for place in range(num_rows):
         right = [arm for arm, rows in answers.items() if rows[place][metric]]
@@ -54,9 +55,9 @@ def examples_of(results: Mapping[str, Any], folder: Path) -> dict[str, Any] | No
     }
 
 
-def seeds_of(results: Mapping[str, Any]) -> list[Any]:
+def seeds_of(results: Results) -> list[int]:
     """Return the seeds of an experiment, in its order; those of the baseline where the settings name none."""
-    return results["settings"].get("seeds") or list(results["arms"][results["baseline"]]["seeds"])
+    return results.settings.get("seeds") or list(results.arms[results.baseline].values.seeds)
 
 
 def _example(answers: Mapping[str, list[dict[str, Any]]], right: str, place: int) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def _answered(folder: Path, arms: Sequence[str], seed: object) -> dict[str, RunF
     return {arm: run for arm, run in runs.items() if run.predictions_file.is_file()}
 
 
-def environment_of(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def environment_of(results: Results, folder: Path) -> dict[str, Any]:
     """Return the environment of the first run, and the names of what was not the same in all runs."""
     found = list(_environments(results, folder))
     if not found:
@@ -87,7 +88,7 @@ def environment_of(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return {"values": {key: as_text(value) for key, value in values.items()}, "differing": differing}
 
 
-def _environments(results: Mapping[str, Any], folder: Path) -> Iterator[dict[str, Any]]:
-    for run in results["runs"]:
-        if environment := ExperimentFolder(folder).run(run["arm"], run["seed"]).environment():
+def _environments(results: Results, folder: Path) -> Iterator[dict[str, Any]]:
+    for run in results.runs:
+        if environment := ExperimentFolder(folder).run(run.arm, run.seed).environment():
             yield environment

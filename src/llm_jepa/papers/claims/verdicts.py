@@ -30,7 +30,8 @@ from typing import Literal
 
 from scipy import stats
 
-from llm_jepa.experiments.statistics import PairedComparison, compare_paired, format_p, holm, verdict
+from llm_jepa.experiments.sentences import format_p
+from llm_jepa.experiments.statistics import PairedComparison, compare_paired, holm, verdict
 
 Kind = Literal["gain", "equal", "reaches", "flat", "value"]
 KINDS: tuple[Kind, ...] = ("gain", "equal", "reaches", "flat", "value")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from llm_jepa.experiments.statistics import format_p
+from llm_jepa.experiments.sentences import format_p
 
 from .catalogue import Claim
 from .measures import MEASURES

@@ -1,0 +1,241 @@
+"""From the values of many runs to `Results`, and to results.json and results.csv.
+
+This is the only place where runs become conclusions; tables, figures and reports show what it returned.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from llm_jepa.errors import ConfigError
+from llm_jepa.files import write_json, write_whole
+from llm_jepa.runs.folder import ExperimentFolder
+
+from .results import (
+    MAIN_TEST,
+    RETRIEVAL_KEYS,
+    ArmResult,
+    Comparison,
+    Cost,
+    Results,
+    RunResult,
+    SeedValues,
+    SetResults,
+    known,
+)
+from .sentences import sentence
+from .statistics import (
+    PairedComparison,
+    bootstrap_over_examples,
+    check_finite,
+    compare_paired,
+    correct_for_many,
+)
+
+logger = logging.getLogger(__name__)
+
+Scores = Mapping[str, Mapping[int, ArrayLike]]
+
+
+def build_results(
+    runs: Sequence[RunResult],
+    *,
+    metric: str = "exact_match",
+    baseline: str = "ntp",
+    cost: Mapping[str, Cost] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    correct: Scores | None = None,
+    controls: Mapping[str, Sequence[str]] | None = None,
+    control_runs: Sequence[RunResult] = (),
+    headline: str | None = None,
+) -> Results:
+    """Compare every arm with the baseline.
+
+    Args:
+        runs: All runs, in any order; arms keep their order of first appearance, the baseline comes first.
+        metric: What arms are compared on, a share in [0, 1], higher is better.
+        baseline: Name of the arm that all others are compared with.
+        cost: Arm to what its steps cost.
+        settings: Anything that a reader needs to repeat the experiment; JSON values.
+        correct: Arm to seed to the examples' scores, (N,), in the same order everywhere; for the bootstrap.
+        controls: Arm to the names of its controls (`control_arms`); those without runs are left out.
+        control_runs: Runs of controls that are no arms of the comparison, such as cells that were not chosen.
+        headline: The arm whose comparison a report opens with.
+
+    Raises:
+        ConfigError: If the baseline has no runs.
+        ValueError: If a run occurs twice, lacks the metric, or its value is no share; the text names arm and
+            seed.
+    """
+    by_arm = _by_arm(runs, baseline)
+    values = _values_of([run for by_seed in by_arm.values() for run in by_seed.values()], metric)
+    values = {arm: values.get(arm, {}) for arm in by_arm}
+    of_controls = values | _values_of(control_runs, metric)
+    compared = correct_for_many(
+        [
+            compare_paired(values[arm], values[baseline], arm=arm, baseline_arm=baseline)
+            for arm in values
+            if arm != baseline
+        ]
+    )
+    against_controls = [
+        compare_paired(values[arm], of_controls[control], arm=arm, baseline_arm=control)
+        for arm, names in (controls or {}).items()
+        for control in names
+        if arm in values and control in of_controls
+    ]
+    found = SetResults(
+        {arm: _arm_result(arm, values[arm], by_arm[arm], (cost or {}).get(arm, Cost())) for arm in by_arm},
+        tuple(_comparison(each, correct or {}) for each in compared),
+        tuple(_comparison(each, correct or {}, p_name="p") for each in against_controls),
+    )
+    return Results(
+        metric=metric,
+        baseline=baseline,
+        headline=headline,
+        tests={MAIN_TEST: found},
+        runs=tuple(
+            RunResult(run.arm, run.seed, {key: known(value) for key, value in run.metrics.items()})
+            for by_seed in by_arm.values()
+            for run in by_seed.values()
+        ),
+        settings=dict(settings or {}),
+    )
+
+
+def write_results(results: Results, out_dir: str | Path) -> tuple[Path, Path]:
+    """Write `results.json` and `results.csv`, each beside its name first and then renamed into place.
+
+    The table has one row an arm and seed, with every scalar metric as a column; what was not measured is
+    empty.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        ValueError: If a value is nan or infinite, which JSON cannot hold.
+    """
+    folder = ExperimentFolder(Path(out_dir))
+    folder.path.mkdir(parents=True, exist_ok=True)
+    json_path, csv_path = folder.results_file, folder.csv_file
+    write_json(json_path, results.to_json())
+    write_whole(csv_path, _csv_text(results))
+    logger.info("Wrote %s and %s", json_path, csv_path)
+    return json_path, csv_path
+
+
+# ---- runs to arms ----
+
+
+def _by_arm(runs: Sequence[RunResult], baseline: str) -> dict[str, dict[int, RunResult]]:
+    """Return the runs by arm and seed, arms in order of first appearance, the baseline first; seeds in order."""
+    arms: dict[str, dict[int, RunResult]] = {baseline: {}}
+    for run in runs:
+        if run.seed in arms.setdefault(run.arm, {}):
+            raise ValueError(f"Arm {run.arm!r}, seed {run.seed}: two runs; one value a seed is expected.")
+        arms[run.arm][run.seed] = run
+    if not arms[baseline]:
+        found = ", ".join(repr(arm) for arm in arms if arm != baseline) or "no arm"
+        raise ConfigError(f"The baseline {baseline!r} has no runs; found {found}. Name one of the arms as baseline.")
+    return {arm: dict(sorted(by_seed.items())) for arm, by_seed in arms.items()}
+
+
+def _values_of(runs: Sequence[RunResult], metric: str) -> dict[str, dict[int, float]]:
+    """Return arm -> seed -> value of the metric; every run must have it."""
+    values: dict[str, dict[int, float]] = {}
+    for run in runs:
+        value = run.metrics.get(metric)
+        if value is None:
+            names = ", ".join(sorted(run.metrics)) or "nothing"
+            raise ValueError(f"Arm {run.arm!r}, seed {run.seed}: no {metric!r} among its values ({names}).")
+        values.setdefault(run.arm, {})[run.seed] = float(value)
+    for arm, by_seed in values.items():
+        check_finite(by_seed, arm)
+        for seed, value in by_seed.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"Arm {arm!r}, seed {seed}: {metric} is {value}; expected a share from 0 to 1.")
+    return values
+
+
+def _arm_result(name: str, values: Mapping[int, float], runs: Mapping[int, RunResult], cost: Cost) -> ArmResult:
+    return ArmResult(
+        name,
+        SeedValues(values),
+        _retrieval(runs),
+        _retrieval(runs, "views_retrieval/"),
+        Cost(known(cost.step_time_ratio), known(cost.flops_ratio)),
+        {seed: run.alarm for seed, run in runs.items() if run.alarm is not None},
+    )
+
+
+def _retrieval(runs: Mapping[int, RunResult], prefix: str = "") -> dict[str, SeedValues]:
+    retrieval = {}
+    for key in RETRIEVAL_KEYS:
+        measured = {seed: value for seed, run in runs.items() if (value := run.metric(prefix + key)) is not None}
+        if measured:
+            retrieval[key] = SeedValues(measured)
+    return retrieval
+
+
+# ---- comparisons ----
+
+
+def _comparison(c: PairedComparison, correct: Scores, p_name: str = "Holm p") -> Comparison:
+    return Comparison(
+        arm=c.arm,
+        baseline=c.baseline,
+        delta=c.delta,
+        ci95=c.ci,
+        p_value=c.p_value,
+        p_holm=c.p_holm,
+        verdict=c.verdict,
+        n=c.n,
+        sign_flip_p=c.sign_flip_p,
+        bootstrap_ci95=_bootstrap(c, correct),
+        smallest_detectable=c.smallest_detectable,
+        differences=c.differences,
+        missing_seeds=c.missing,
+        reason=c.reason,
+        sentence=sentence(c, p_name),
+    )
+
+
+def _bootstrap(comparison: PairedComparison, correct: Scores) -> tuple[float, float] | None:
+    """Return the bootstrap interval over the comparison's seeds; None unless every one has its examples' scores."""
+    arm, baseline = correct.get(comparison.arm, {}), correct.get(comparison.baseline, {})
+    seeds = list(comparison.differences)
+    if not seeds or not all(seed in arm and seed in baseline for seed in seeds):
+        return None
+    scores = {seed: (np.asarray(arm[seed], dtype=float), np.asarray(baseline[seed], dtype=float)) for seed in seeds}
+    lengths = {seed: tuple(len(side) for side in sides) for seed, sides in scores.items()}
+    if len({length for pair in lengths.values() for length in pair}) > 1:
+        raise ValueError(
+            f"{comparison.arm!r} and {comparison.baseline!r} were not scored on the same examples: "
+            f"(arm, baseline) counts by seed are {lengths}."
+        )
+    ours, theirs = zip(*scores.values(), strict=True)
+    return bootstrap_over_examples(np.stack(ours), np.stack(theirs))
+
+
+# ---- writing ----
+
+
+def _csv_text(results: Results) -> str:
+    first = [results.metric]
+    rest = sorted({key for run in results.runs for key in run.metrics} - set(first))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["arm", "seed", *first, *rest, "collapse_alarm"])
+    for run in results.runs:
+        alarm = results.arms[run.arm].alarms.get(run.seed)
+        cells = [run.metrics.get(key) for key in [*first, *rest]]
+        writer.writerow([run.arm, run.seed, *cells, None if alarm is None else int(alarm.alarmed)])
+    return out.getvalue()

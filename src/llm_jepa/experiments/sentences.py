@@ -1,0 +1,244 @@
+"""Every sentence about a comparison. Terminal, Markdown, page and model card only show these sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .equal_cost import Budget
+from .results import ArmResult, Comparison, Results, SetResults
+from .statistics import PairedComparison
+
+FEW_SEEDS = 6
+"""With fewer seeds than this the sign-flip test cannot go below 0.05."""
+
+# ---- numbers ----
+
+
+def format_p(p: float | None) -> str:
+    """Return a p-value with two significant digits, `<0.001` below that, `-` for None."""
+    if p is None:
+        return "-"
+    return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def format_points(difference: float) -> str:
+    """Return a difference of shares in points, with its sign: -0.018 is `-1.8`."""
+    return f"{100 * difference:+.1f}"
+
+
+def _fine_points(share: float, sign: bool = False) -> str:
+    """Return a share in points: 0.018 is `1.8`; two decimals where one would show 0."""
+    points = 100 * share
+    digits = 1 if abs(points) >= 0.05 else 2
+    return f"{points:+.{digits}f}" if sign else f"{points:.{digits}f}"
+
+
+# ---- one comparison ----
+
+
+def sentence(comparison: PairedComparison, p_name: str = "Holm p") -> str:
+    """Say the result of one comparison in points; `p_name` says which p `p_holm` is.
+
+    A null result comes with the smallest difference that this many seeds could have shown, because "no difference
+    shown" is no proof of equality.
+    """
+    c = comparison
+    if c.mean is None or c.baseline_mean is None or c.delta is None:
+        return f"{c.arm} against {c.baseline}: {c.verdict}, since {c.reason}.{_missing(c)}"
+    text = f"{c.arm}: {c.mean:.1%} against {c.baseline_mean:.1%} ({c.baseline}), {_fine_points(c.delta, True)} points"
+    if c.ci is not None:
+        low, high = (_fine_points(bound, sign=True) for bound in c.ci)
+        text += f", {100 * c.confidence:g}% interval {low} to {high}"
+    if c.p_holm is not None:
+        text += f", {p_name} {format_p(c.p_holm)}"
+    text += f": {c.verdict}."
+    if c.reason:
+        text += f" {c.reason[0].upper()}{c.reason[1:]}."
+    if c.verdict == "no difference shown":
+        text += _about_power(c)
+    elif c.n < FEW_SEEDS:
+        text += f" {c.n} seeds are few: the sign-flip test cannot go below p {format_p(2 / 2**c.n)} with them."
+    return text + _missing(c)
+
+
+def _about_power(c: PairedComparison) -> str:
+    if c.smallest_detectable is None:
+        return ""
+    if c.smallest_detectable > 1:
+        return f" With {c.n} seeds and this spread no possible difference would be shown four times in five."
+    corrected = "" if c.p_holm == c.p_value else ", before Holm's correction"
+    return (
+        f" With {c.n} seeds and this spread, a true difference of about {_fine_points(c.smallest_detectable)} points"
+        f" would be shown four times in five{corrected}; a smaller one less often."
+    )
+
+
+def _missing(c: PairedComparison) -> str:
+    return "".join(
+        f" Seeds without {name}, left out: {', '.join(map(str, seeds))}." for name, seeds in c.missing.items()
+    )
+
+
+def comparison_sentences(found: SetResults) -> list[str]:
+    """Return a sentence for each comparison with the baseline, then one for each with a control."""
+    beyond = [f"Beyond its control, {each.sentence}" for each in found.controls]
+    return [each.sentence for each in found.comparisons] + beyond
+
+
+# ---- the headline ----
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a report opens with: a question, its answer in few words, and the sentence that the answer rests on."""
+
+    question: str
+    short: str
+    sentence: str
+
+
+def headline_of(results: Results) -> Comparison | None:
+    """Return the comparison that a report opens with, whatever came out: of the first arm with a JEPA term.
+
+    Controls are not such arms (`Results.headline`). Without one it is the first comparison; None if there is none.
+    """
+    comparisons = results.main.comparisons
+    return next((each for each in comparisons if each.arm == results.headline), next(iter(comparisons), None))
+
+
+def answer_of(results: Results) -> Answer:
+    """Return the answer of the main test set."""
+    first = headline_of(results)
+    if first is None:
+        return Answer("Does it help?", "Nothing to compare.", f"{results.baseline} is the only arm.")
+    question = f"Is {first.arm} better than {results.baseline}?"
+    text = _headline_sentence(first, results)
+    if first.verdict == "better":
+        controls = results.main.controls_of(first.arm)
+        text = " ".join([text, *map(_over_control, controls)])
+        return Answer(question, _short_yes(controls), text)
+    if first.n > 1 and first.ci95 is None:  # every run at 0%, or every one at 100%
+        return Answer(question, "Nothing can be seen.", text)
+    return Answer(question, "No, it is worse." if first.verdict == "worse" else "No difference shown.", text)
+
+
+def _short_yes(controls: Sequence[Comparison]) -> str:
+    if not controls:
+        return "Yes; no control was run."
+    return "Yes." if all(each.verdict == "better" for each in controls) else "Not shown beyond its control."
+
+
+def _headline_sentence(c: Comparison, results: Results) -> str:
+    if c.delta is None:
+        return f"{c.arm} and {c.baseline} cannot be compared: {c.reason}."
+    seeds = list(c.differences)
+    arm, baseline = (results.arms[name].values.seeds for name in (c.arm, c.baseline))
+    ours, theirs = (100 * sum(values[seed] for seed in seeds) / len(seeds) for values in (arm, baseline))
+    count = "1 seed" if len(seeds) == 1 else f"{len(seeds)} paired seeds"
+    text = f"Over {count}, {c.arm} reaches {ours:.1f}% {results.metric_name} and {c.baseline} {theirs:.1f}%: "
+    text += f"a difference of {_difference_in_words(c)}"
+    return f"{text}; {c.reason}." if c.reason else f"{text}."
+
+
+def _over_control(c: Comparison) -> str:
+    if c.delta is None:
+        return f"It cannot be compared with its control {c.baseline}: {c.reason}."
+    return f"Over its control {c.baseline}: {_difference_in_words(c)}."
+
+
+def _difference_in_words(c: Comparison) -> str:
+    assert c.delta is not None
+    text = f"{format_points(c.delta)} points"
+    return text if c.ci95 is None else f"{text}, 95% interval {' to '.join(map(format_points, c.ci95))}"
+
+
+# ---- what a reader must know of the comparisons ----
+
+
+def about_controls(found: SetResults, controls: Mapping[str, Sequence[str]]) -> list[str]:
+    """Say of each arm that is better than the baseline whether it is better than its controls too.
+
+    Args:
+        found: What was found, with its comparisons with controls.
+        controls: What `control_arms` returned; arms without runs are reported as missing.
+    """
+    notes = []
+    for comparison in found.comparisons:
+        arm = comparison.arm
+        if comparison.verdict != "better" or arm not in controls:
+            continue
+        own = found.controls_of(arm)
+        behind = [each.baseline for each in own if each.verdict != "better"]
+        if not own:
+            notes.append(
+                f"{arm} is better than {comparison.baseline}, and no control of it was run: an arm with its "
+                "settings and shuffle_views: true would say whether it is the match of the views that helps."
+            )
+        elif behind:
+            notes.append(
+                f"{arm} is better than {comparison.baseline}, but is not shown to be better than its control "
+                f"{' and '.join(behind)}: what helps may be something else than the match of the views."
+            )
+    return notes
+
+
+def about_undecided(results: Results) -> list[str]:
+    """Return a sentence with the number of answers, by arm, that the metric could not decide; [] if there are none."""
+    counts = dict.fromkeys(results.arms, 0)
+    for run in results.runs:
+        for kind in ("num_unknown", "num_gold_errors"):
+            counts[run.arm] = counts.get(run.arm, 0) + round(run.metric(f"{kind}/{results.metric}") or 0)
+    if not any(counts.values()):
+        return []
+    by_arm = ", ".join(f"{arm} {count:,}" for arm, count in counts.items())
+    return [
+        f"Answers of which {results.metric} could not say whether they are right, all seeds, counted as not right: "
+        f"{by_arm}."
+    ]
+
+
+def about_budgets(budgets: Sequence[Budget]) -> list[str]:
+    """Return a sentence for each arm whose steps were scaled: how many it took, and why."""
+    unit = {"flops": "counted FLOPs", "time": "median time by the clock"}
+    return [
+        f"{each.name} takes {each.max_steps:,} steps where {each.baseline} takes {each.baseline_steps:,}: "
+        f"a step costs {each.ratio:.3g} times as much, in {unit[each.kind]}."
+        for each in budgets
+    ]
+
+
+# ---- collapse alarms ----
+
+
+def count_alarms(arm: ArmResult) -> str:
+    """Return in how many runs of an arm the alarm was raised."""
+    return f"{len(arm.raised)} of {len(arm.alarms)} runs" if arm.alarms else "not watched"
+
+
+def collapses_of(found: SetResults) -> list[str]:
+    """Return a sentence part for each arm in which a collapse alarm was raised."""
+    parts = []
+    for arm in found.arms.values():
+        if arm.raised:
+            recovered = _count_recovered(arm)
+            after = f", of which {recovered} recovered" if recovered else ""
+            parts.append(f"{arm.name} collapsed in {count_alarms(arm)}{after}")
+    return parts
+
+
+def alarm_sentences(found: SetResults) -> list[str]:
+    """Return a line for each arm with an alarm: how many runs, which seeds, and what was seen in the first of them."""
+    lines = []
+    for arm in found.arms.values():
+        if arm.raised:
+            first, alarm = next(iter(arm.raised.items()))
+            seeds = f"seed{'s' if len(arm.raised) > 1 else ''} {', '.join(map(str, arm.raised))}"
+            end = f"{_count_recovered(arm) or 'None'} of {len(arm.raised)} had recovered at the last check."
+            seen = f"{alarm.reason}" if len(arm.raised) == 1 else f"Seed {first}: {alarm.reason}"
+            lines.append(f"Collapse alarm in {arm.name}, {seeds} ({count_alarms(arm)}). {end} {seen}")
+    return lines
+
+
+def _count_recovered(arm: ArmResult) -> int:
+    return sum(bool(alarm.recovered) for alarm in arm.raised.values())

@@ -1,0 +1,284 @@
+"""From the finished runs in an experiment's folder to its results.
+
+Everything is rebuilt from the run folders alone, so `report` gives what `compare` gave.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from llm_jepa.errors import ConfigError
+from llm_jepa.files import reading_run
+from llm_jepa.runs.folder import ExperimentFolder, without_budget
+from llm_jepa.runs.settings import RunConfig, Settings, read_yaml
+
+from .build_results import build_results, write_results
+from .choose_cell import choose, is_higher_better, validation_value
+from .comparability import about_exchanges, about_versions, check_data
+from .controls import control_arms
+from .equal_cost import Budget, plan, recorded, step_flops, step_time
+from .experiment import Experiment, about_grids, read_experiment, read_grids
+from .grids import Grid
+from .interim_looks import note_look
+from .jobs import Job
+from .results import Cell, Cost, GridResults, Results, RunResult, SeedValues
+from .sentences import about_budgets, about_controls, about_undecided
+
+Records = dict[Job, dict[str, Any]]
+"""Run to its eval.json."""
+
+
+def summarise(out: Path) -> Results:
+    """Compare the runs in an experiment's folder; write results.json and results.csv.
+
+    Raises:
+        ConfigError: If the folder holds no experiment, or no run of it is done.
+    """
+    folder = ExperimentFolder(out)
+    if not folder.has_settings:
+        raise ConfigError(f"{out} holds no {folder.settings_file.name}. Expected the --out folder of a `compare`.")
+    settings = read_yaml(folder.settings_file)
+    config, runs = read_experiment(settings, trains=False)
+    experiment = Experiment(config, runs, folder, [], read_grids(settings))
+    records = read_records(experiment.jobs)
+    chosen = {arm: chosen_arm(experiment, arm, records) for arm in config.arms}
+    baseline = chosen[config.baseline]
+    if baseline is None or not any(job.arm == baseline for job in records):
+        raise ConfigError(f"{folder} has no finished run of the baseline {config.baseline}. Run `compare` first.")
+    check_data(job.folder for job in records)
+    compared = {job: each for job, each in records.items() if job.arm in chosen.values()}
+    controls = control_arms(runs, baseline, [arm for arm in chosen.values() if arm is not None])
+    told = {**settings, **asdict(config), "data": _data_summary(list(compared))}
+    results = _results_of(experiment, compared, baseline, told, controls, records)
+    grids = {arm: _grid_results(experiment, grid, records, chosen[arm]) for arm, grid in experiment.grids.items()}
+    notes = (
+        *_about_missing(experiment, records),
+        *about_controls(results.main, controls),
+        *about_undecided(results),
+        *about_grids(config, experiment.grids),
+        *_about_choices(experiment, grids),
+        *about_exchanges((job.arm, job.folder) for job in compared),
+        *about_versions(job.folder for job in compared),
+        *note_look(folder, {seed for each in results.main.comparisons for seed in each.differences}),
+    )
+    at_equal = {
+        kind: _results_at_equal(experiment, kind, compared, baseline) for kind in config.compare_at if kind != "steps"
+    }
+    results = replace(results, grids=grids, notes=notes, at_equal=at_equal)
+    write_results(results, out)
+    return results
+
+
+def read_records(jobs: Sequence[Job]) -> Records:
+    """Return the eval.json of each run that is done."""
+    records = {}
+    for job in jobs:
+        if job.folder.is_done:
+            with reading_run(job.folder.path):
+                records[job] = job.folder.evaluation()
+                records[job]["cost"].keys()
+    return records
+
+
+def chosen_arm(experiment: Experiment, arm: str, records: Records) -> str | None:
+    """Return the arm that stands for `arm` in the comparison: itself, or its best cell on validation rows.
+
+    None as long as a cell is neither done nor given up: the best may be to come.
+    """
+    if arm not in experiment.grids:
+        return arm
+    cells, seeds = experiment.cells_of(arm), experiment.config.seeds
+    jobs = [experiment.job(cell, seed) for cell in cells for seed in seeds]
+    if any(job not in records and not job.folder.has_failed for job in jobs):
+        return None
+    return choose(_validation_values(experiment, cells, records), seeds, experiment.choose_by)
+
+
+def budgets_of(experiment: Experiment, kind: str, records: Records, chosen: Mapping[str, str | None]) -> list[Budget]:
+    """Return the budgets of the compared arms that take other steps than at equal steps.
+
+    Args:
+        experiment: The experiment.
+        kind: `flops` or `time`.
+        records: The runs of equal steps that are done.
+        chosen: Arm to what stands for it in the comparison (`chosen_arm`).
+
+    Raises:
+        ConfigError: If runs of equal cost were made for another baseline.
+    """
+    by_arm: dict[str, list[dict[str, Any]]] = {}
+    for job, record in records.items():
+        by_arm.setdefault(job.arm, []).append(record)
+    baseline = chosen[experiment.config.baseline]
+    arms = [arm for arm in chosen.values() if arm is not None and arm != baseline and arm in by_arm]
+    if baseline is None or baseline not in by_arm:
+        return []
+    budgets = []
+    for arm in arms:
+        found = recorded(experiment.folder, kind, arm)
+        if found and found.baseline != baseline:
+            raise ConfigError(
+                f"The runs of {found.name} have steps for what {found.baseline} costs, and the baseline is {baseline} "
+                f"now. Remove their folders, {experiment.folder.run(found.name, '*')}, or choose another --out."
+            )
+        budget = found or plan(kind, arm, baseline, experiment.runs, by_arm)
+        if budget and (found or any(record["num_steps"] != budget.max_steps for record in by_arm[arm])):
+            budgets.append(budget)
+    return budgets
+
+
+# ---- from runs to results ----
+
+
+def _results_of(
+    experiment: Experiment,
+    records: Records,
+    baseline: str,
+    settings: Settings | None = None,
+    controls: dict[str, list[str]] | None = None,
+    all_records: Records | None = None,
+) -> Results:
+    """Compare the runs of `records`; a control may be among all of them, as a cell that was not chosen."""
+    metric = experiment.metric
+    names = {each for some in (controls or {}).values() for each in some}
+    beside = {job: each for job, each in (all_records or {}).items() if job.arm in names and job not in records}
+    return build_results(
+        [RunResult.from_eval(job.arm, job.seed, record) for job, record in records.items()],
+        metric=metric,
+        baseline=baseline,
+        cost=cost_of_arms(records, baseline, experiment.runs),
+        settings=settings,
+        correct=_correct([*records, *beside], metric),
+        controls=controls,
+        headline=_headline(experiment, records, baseline),
+        control_runs=[RunResult.from_eval(job.arm, job.seed, record) for job, record in beside.items()],
+    )
+
+
+def _results_at_equal(experiment: Experiment, kind: str, compared: Records, baseline: str) -> Results:
+    """Compare again, with the runs of equal FLOPs or time instead of those of equal steps.
+
+    An arm whose steps cost as much as the baseline's has the same runs in both tables.
+    """
+    chosen: dict[str, str | None] = {job.arm: job.arm for job in compared}
+    chosen[experiment.config.baseline] = baseline
+    budgets = budgets_of(experiment, kind, compared, chosen)
+    scaled = {budget.arm for budget in budgets}
+    jobs = [experiment.job(budget.name, seed) for budget in budgets for seed in experiment.config.seeds]
+    records = {job: record for job, record in compared.items() if job.arm not in scaled} | read_records(jobs)
+    results = _results_of(experiment, records, baseline)
+    return replace(results, budgets={each.name: each for each in budgets}, notes=tuple(about_budgets(budgets)))
+
+
+def _headline(experiment: Experiment, records: Records, baseline: str) -> str | None:
+    """Return the arm that the question is about: the first with a JEPA term on matching views."""
+    runs = {job.arm: experiment.runs[without_budget(job.arm)] for job in records}
+    arms = [arm for arm, run in runs.items() if arm != baseline and run.jepa.has_term and not run.data.shuffle_views]
+    order = list(experiment.runs)
+    return min(arms, key=lambda arm: order.index(without_budget(arm)), default=None)
+
+
+def cost_of_arms(records: Records, baseline: str, runs: Mapping[str, RunConfig]) -> dict[str, Cost]:
+    """Return what a step of each arm costs over one of the baseline: medians over the seeds that both have."""
+    values: dict[str, dict[int, Cost]] = {}
+    for job, record in records.items():
+        run, cost = runs[without_budget(job.arm)], record["cost"]
+        values.setdefault(job.arm, {})[job.seed] = Cost(step_time(run, cost), step_flops(run, cost))
+
+    def ratio(arm: str, key: str) -> float | None:
+        pairs = [
+            (getattr(mine, key), getattr(values[baseline][seed], key))
+            for seed, mine in values[arm].items()
+            if seed in values[baseline]
+        ]
+        ratios = [mine / base for mine, base in pairs if mine and base]
+        return statistics.median(ratios) if ratios else None
+
+    return {arm: Cost(ratio(arm, "step_time_ratio"), ratio(arm, "flops_ratio")) for arm in values}
+
+
+def _correct(jobs: list[Job], metric: str) -> dict[str, dict[int, list[bool]]]:
+    correct: dict[str, dict[int, list[bool]]] = {}
+    for job in jobs:
+        with reading_run(job.folder.path):
+            rows = job.folder.predictions()
+            correct.setdefault(job.arm, {})[job.seed] = [bool(row[metric]) for row in rows]  # null: unknown
+    return correct
+
+
+def _data_summary(jobs: list[Job]) -> dict[str, Any]:
+    """Return what the first run read, with the notes of all arms: those that not all share begin with the arm."""
+    seen: dict[str, dict[str, Any]] = {}
+    for job in jobs:
+        if job.arm not in seen:
+            with reading_run(job.folder.path):
+                seen[job.arm] = job.folder.data()
+                list(seen[job.arm]["notes"])
+    notes = [note for each in seen.values() for note in each["notes"]]
+    shared = [note for note in dict.fromkeys(notes) if notes.count(note) == len(seen)]
+    own = [f"{arm}: {note}" for arm, each in seen.items() for note in each["notes"] if note not in shared]
+    return next(iter(seen.values())) | {"notes": [*shared, *own]}
+
+
+# ---- grids ----
+
+
+def _validation_values(experiment: Experiment, cells: list[str], records: Records) -> dict[str, dict[int, float]]:
+    values: dict[str, dict[int, float]] = {cell: {} for cell in cells}
+    for job, record in records.items():
+        if job.arm in values and (value := validation_value(record, experiment.choose_by)) is not None:
+            values[job.arm][job.seed] = value
+    return values
+
+
+def _grid_results(experiment: Experiment, grid: Grid, records: Records, chosen: str | None) -> GridResults:
+    validation = _validation_values(experiment, list(grid.cells), records)
+    test: dict[str, dict[int, float]] = {cell: {} for cell in grid.cells}
+    for job, record in records.items():
+        if job.arm in test:
+            test[job.arm][job.seed] = float(record[experiment.metric])
+    failed = {
+        cell: {seed: why for seed in experiment.config.seeds if (why := _why(experiment.job(cell, seed))) is not None}
+        for cell in grid.cells
+    }
+    cells = tuple(
+        Cell(cell, coordinates, SeedValues(validation[cell]), SeedValues(test[cell]), failed[cell], cell == chosen)
+        for cell, coordinates in grid.cells.items()
+    )
+    choose_by = experiment.choose_by
+    return GridResults(grid.arm, grid.axes, choose_by, is_higher_better(choose_by), experiment.metric, chosen, cells)
+
+
+def _why(job: Job) -> str | None:
+    """Return how a run that was given up ended."""
+    failure = job.folder.failure()
+    return None if failure is None else failure["reason"]
+
+
+# ---- notes ----
+
+
+def _about_missing(experiment: Experiment, records: Records) -> list[str]:
+    """Return a sentence about runs that are not in the comparison; those of grids are reported with their cells."""
+    missing = [job for job in experiment.jobs if job.arm in experiment.config.arms and job not in records]
+    failed = [f"{job.name} ({why})" for job in missing if (why := _why(job)) is not None]
+    others = [job.name for job in missing if not job.folder.has_failed]
+    notes = [f"Runs that failed, and are in no number here: {', '.join(failed)}."] if failed else []
+    return notes + ([f"Runs that are not done: {', '.join(others)}."] if others else [])
+
+
+def _about_choices(experiment: Experiment, grids: Mapping[str, GridResults]) -> list[str]:
+    notes = []
+    for arm, grid in grids.items():
+        jobs = [experiment.job(cell, seed) for cell in experiment.cells_of(arm) for seed in experiment.config.seeds]
+        if open_runs := sum(not job.folder.is_done and not job.folder.has_failed for job in jobs):
+            notes.append(f"No cell of {arm} is chosen yet: {open_runs} of its {len(jobs)} runs are not done.")
+        elif grid.chosen is None:
+            notes.append(f"No cell of {arm} can be chosen: none has all its runs with {grid.choose_by}.")
+        if failed := [cell.arm for cell in grid.cells if cell.failed]:
+            notes.append(f"Cells of {arm} in which runs failed, and which cannot be chosen: {', '.join(failed)}.")
+    return notes

@@ -1,0 +1,119 @@
+"""Figures of a grid: two heat maps, what its cell was chosen by and the metric on test rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from llm_jepa.experiments.results import Cell, GridResults
+
+from .drawing import INK, PALETTE, file_name, save_wide_and_narrow, shortened_name
+
+
+def plot_grid(grid: GridResults, out_dir: str | Path, axes: Sequence[str] | None = None) -> list[Path]:
+    """Draw a grid.
+
+    The chosen cell is framed in both; its place was found in the left one alone. A cell without a value is empty.
+    Of a grid with more than two axes a slice is drawn: the one through the chosen cell, else through the first.
+
+    Args:
+        grid: The grid.
+        out_dir: Folder, made if it is missing.
+        axes: The one or two fields to draw, the vertical one first. Default: the two with the most values.
+
+    Returns:
+        The files written, `grid_ARM.svg` and `grid_ARM.png`, beside `grid_ARM_narrow.svg`; none if no cell has a value.
+
+    Raises:
+        ValueError: If `axes` are not one or two of the grid's.
+    """
+    shown = shown_axes(grid, axes)
+    cells = grid_slice(grid, shown)
+    if not any(cell.validation.n or cell.test.n for cell in cells):
+        return []
+    return save_wide_and_narrow(partial(_grid_figure, grid, shown, cells), out_dir, grid_name(grid.arm))
+
+
+def grid_name(arm: str) -> str:
+    """Return the name of an arm's grid among the figures."""
+    return f"grid_{file_name(arm)}"
+
+
+def grid_slice(grid: GridResults, shown: Sequence[str]) -> list[Cell]:
+    """Return the cells that differ from the chosen one, or from the first, in the shown axes alone."""
+    here = grid.shown_cell.coordinates
+    rest = [field for field in grid.axes if field not in shown]
+    return [cell for cell in grid.cells if all(cell.coordinates[field] == here[field] for field in rest)]
+
+
+def shown_axes(grid: GridResults, asked: Sequence[str] | None = None) -> list[str]:
+    """Return the one or two axes to draw, the vertical one first: those asked for, or the two with the most values."""
+    known = list(grid.axes)
+    if asked is not None:
+        if not 1 <= len(asked) <= 2 or not set(asked) <= set(known) or len(set(asked)) < len(asked):
+            raise ValueError(f"axes={list(asked)} must be one or two of the grid's: {', '.join(known)}.")
+        return list(asked)
+    longest = sorted(known, key=lambda field: -len(grid.axes[field]))[:2]
+    return sorted(longest, key=known.index)
+
+
+def _grid_figure(grid: GridResults, shown: Sequence[str], cells: Sequence[Cell], narrow: bool) -> Figure:
+    down, across = shown if len(shown) == 2 else (None, shown[0])
+    rows, columns = list(grid.axes[down]) if down else [None], list(grid.axes[across])
+    titles = {
+        "validation": f"Validation, chosen by: {grid.choose_by.replace('_', ' ')}",
+        "test": f"Test, looked at after: {grid.metric.replace('_', ' ')}",
+    }
+    size = (max(3.6, 0.85 * len(columns) + 1.4), 0.5 * len(rows) + 1.5)  # inches, of each map
+    shape = (2, 1) if narrow else (1, 2)
+    figure = Figure(figsize=(shape[1] * size[0], shape[0] * size[1]), layout="constrained")
+    for axis, (side, title) in zip(figure.subplots(*shape), titles.items(), strict=True):
+        percent = side == "test" or grid.chosen_by_share
+        lower = side == "validation" and not grid.higher_is_better
+        values = np.full((len(rows), len(columns)), np.nan)
+        frame = None
+        for cell in cells:
+            at = (rows.index(cell.coordinates[down]) if down else 0, columns.index(cell.coordinates[across]))
+            mean = (cell.test if side == "test" else cell.validation).mean
+            values[at] = np.nan if mean is None else mean * (100 if percent else 1)
+            frame = at if cell.chosen else frame
+        _draw_cells(axis, values, frame, lower)
+        axis.set_title(f"{title}\n{'%, ' if percent else ''}{'lower' if lower else 'higher'} is better", fontsize=9)
+        axis.set_xticks(range(len(columns)), [_value_label(value) for value in columns])
+        axis.set_xlabel(across)
+        axis.set_yticks(range(len(rows)), [_value_label(value) for value in rows] if down else [""])
+        axis.set_ylabel(down or "")
+    return figure
+
+
+def _draw_cells(axis: Axes, values: NDArray[np.float64], frame: tuple[int, int] | None, lower: bool) -> None:
+    """Draw values, dark for good, with the number in each cell and a frame around the chosen one."""
+    low, high = (np.nanmin(values), np.nanmax(values)) if np.isfinite(values).any() else (0.0, 1.0)
+    goodness = (high - values if lower else values - low) / ((high - low) or 1.0)
+    # The ends of the map are left out: white is for cells without a value, and the darkest would hide the frame.
+    axis.imshow(np.ma.masked_invalid(0.12 + 0.68 * goodness), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    digits = 1 if high >= 10 else 3
+    for (row, column), value in np.ndenumerate(values):
+        text = "–" if math.isnan(value) else f"{value:.{digits}f}"
+        axis.text(column, row, text, ha="center", va="center", color="white" if goodness[row, column] > 0.6 else INK)
+    if frame is not None:
+        row, column = frame
+        axis.add_patch(
+            Rectangle((column - 0.47, row - 0.46), 0.94, 0.92, fill=False, edgecolor=PALETTE[2], linewidth=2.5)
+        )
+    axis.grid(visible=False)
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=0)
+
+
+def _value_label(value: object) -> str:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return shortened_name(f"{value:g}" if is_number else str(value), 14)

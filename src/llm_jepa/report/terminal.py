@@ -1,0 +1,127 @@
+"""Results as text: tables for a terminal. `markdown` writes the same rows."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from llm_jepa.experiments.results import (
+    BUDGET_TITLES,
+    ArmResult,
+    Comparison,
+    GridResults,
+    Results,
+    SeedValues,
+)
+from llm_jepa.experiments.sentences import (
+    alarm_sentences,
+    comparison_sentences,
+    count_alarms,
+    format_p,
+    format_points,
+)
+from llm_jepa.text_tables import text_table
+
+Rows = list[list[str]]
+
+
+def format_table(results: Results, width: int = 80) -> str:
+    """Return the results as text for a terminal: two tables, the alarms, and a sentence for each comparison.
+
+    Values are in percent, differences in points. No line is longer than `width` (at least 80); names of arms
+    that are too long are cut in the middle, where that leaves them apart, and are whole in the sentences.
+    """
+    width = max(width, 80)
+    parts = [
+        _table(outcome_rows(results), width),
+        _table(representation_rows(results), width),
+        _filled(alarm_sentences(results.main), width),
+        _filled(comparison_sentences(results.main), width),
+    ]
+    for kind, again in results.at_equal.items():
+        parts += [BUDGET_TITLES[kind], _table(outcome_rows(again), width)]
+        parts += [_filled(notes_at_equal(again), width)]
+    for grid in results.grids.values():
+        parts += [grid_title(grid), _table(grid_rows(grid), width)]
+    parts += [_filled(results.notes, width)]
+    return "\n\n".join(part for part in parts if part)
+
+
+# ---- rows, of which the first is a header ----
+
+
+def outcome_rows(results: Results) -> Rows:
+    """Return a row for each arm: its values, the difference to the baseline, the verdict."""
+    rows = [["arm", "n", f"{results.metric_name} %", "difference, 95% CI", "p Holm", "verdict"]]
+    for name, arm in results.arms.items():
+        comparison = results.main.comparison_of(name)
+        compared = ["", "", "baseline"]
+        if comparison is not None:
+            compared = [format_difference(comparison), format_p(comparison.p_holm), comparison.verdict]
+        rows.append([name, str(arm.values.n), format_mean(arm.values), *compared])
+    return rows
+
+
+def representation_rows(results: Results) -> Rows:
+    """Return a row for each arm: retrieval, cost, collapse alarms."""
+    views = ["of views %"] if results.main.has_views_retrieval else []
+    rows = [["arm", "retrieval@1 %", *views, "step time", "FLOPs", "collapse alarm"]]
+    for name, arm in results.arms.items():
+        recalls = [arm.retrieval, *([arm.views_retrieval] if views else [])]
+        shares = [format_mean(each.get("recall@1", SeedValues())) for each in recalls]
+        rows.append([name, *shares, *_cost_cells(arm), count_alarms(arm)])
+    return rows
+
+
+def grid_rows(grid: GridResults) -> Rows:
+    """Return a row for each cell of a grid; shares in percent, other values as they are."""
+    percent = " %" if grid.chosen_by_share else ""
+    rows = [["cell", "n", f"validation {grid.choose_by}{percent}", f"test {grid.metric} %", ""]]
+    for cell in grid.cells:
+        by, mean = cell.validation, cell.validation.mean
+        value = format_mean(by) if grid.chosen_by_share or mean is None else f"{mean:.4g}"
+        note = "chosen" if cell.chosen else f"{len(cell.failed)} failed" if cell.failed else ""
+        rows.append([cell.arm, str(by.n), value, format_mean(cell.test), note])
+    return rows
+
+
+def grid_title(grid: GridResults) -> str:
+    """Return the heading of a grid, in every form of the report."""
+    return f"Exploration: the cells of {grid.arm}"
+
+
+def notes_at_equal(again: Results) -> list[str]:
+    """Return what is said under a table at equal cost: the steps of each arm, then each comparison."""
+    return [*again.notes, *(each.sentence for each in again.main.comparisons)]
+
+
+# ---- cells ----
+
+
+def format_mean(values: SeedValues) -> str:
+    """Return mean and standard deviation in percent; `-` where there is no value."""
+    if values.mean is None:
+        return "-"
+    spread = "" if values.std is None else f" ± {100 * values.std:.1f}"
+    return f"{100 * values.mean:.1f}{spread}"
+
+
+def format_difference(comparison: Comparison) -> str:
+    """Return a difference and its 95% interval in points; `-` where there is none."""
+    if comparison.delta is None:
+        return "-"
+    interval = "" if comparison.ci95 is None else f" [{', '.join(map(format_points, comparison.ci95))}]"
+    return f"{format_points(comparison.delta)}{interval}"
+
+
+def _cost_cells(arm: ArmResult) -> list[str]:
+    ratios = (arm.cost.step_time_ratio, arm.cost.flops_ratio)
+    return ["-" if ratio is None else f"{ratio:.2f}x" for ratio in ratios]
+
+
+def _table(rows: Rows, width: int) -> str:
+    return text_table(rows, width, left=(0, len(rows[0]) - 1))
+
+
+def _filled(lines: Sequence[str], width: int) -> str:
+    return "\n".join(textwrap.fill(line, width, subsequent_indent="  ") for line in lines)
