@@ -110,7 +110,7 @@ def test_the_results_are_rebuilt_from_the_run_folders_alone(copied, contents):
 def test_a_finished_experiment_is_not_run_again(copied, settings, quick_runs):
     again = run_experiment(open_experiment(settings, copied))
     assert quick_runs == []
-    assert again == json.loads((copied / "results.json").read_text())
+    assert again.to_json() == json.loads((copied / "results.json").read_text())
 
 
 def test_a_seed_more_extends_an_experiment(copied, settings, quick_runs, contents):

@@ -24,13 +24,14 @@ ALPHA = 0.05
 POWER = 0.8
 """Chance of being shown that `smallest_detectable` is about; the custom of the field."""
 
-MAX_EXACT_SEEDS = 20
-"""Up to here all 2^n sign flips are counted (a million); above, NUM_FLIPS random ones."""
+MAX_EXACT_SEEDS = 14
+"""Up to here all 2^n sign flips are counted (16,384, in half a second); above, NUM_FLIPS random ones."""
 NUM_FLIPS = 100_000
 
 # Differences of decimal fractions that are equal on paper differ by about 1e-17 in binary. Two shares of the
 # same test file differ by 1/N or not at all, so nothing real is this small.
 SAME = 1e-12
+EQUAL_SUMS = 1e-9
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def compare_paired(
 def _with_tests(known: PairedComparison, scale: float) -> PairedComparison:
     """Add spread, interval and p-values to a comparison of at least two seeds; values are about `scale` large."""
     differences = np.array(list(known.differences.values()))
-    flip_p = sign_flip_p(differences, tolerance=SAME * scale)
+    flip_p = sign_flip_p(differences, scale)
     if np.ptp(differences) <= SAME * scale:
         reason = (
             "the difference is the same in every seed, so p is that of the sign-flip test, and the interval is a point"
@@ -159,27 +160,32 @@ def _with_tests(known: PairedComparison, scale: float) -> PairedComparison:
     )
 
 
-def sign_flip_p(differences: ArrayLike, tolerance: float = SAME) -> float:
-    """Return the two-sided p of the sign-flip test on paired differences, (n,).
+def sign_flip_p(differences: ArrayLike, scale: float = 1.0) -> float:
+    """Return the two-sided p of the sign-flip test on paired differences, (n,) with n of at least 2.
 
     If the arms were the same, each difference could as well have had the other sign. p is the share of all
-    2^n sign choices whose sum is at least as far from 0 as the one seen; above 20 seeds, of 100,000 random
+    2^n sign choices whose sum is at least as far from 0 as the one seen; above 14 seeds, of 100,000 random
     choices and the one seen (fixed seed).
 
     Args:
-        differences: At least one number.
-        tolerance: Sums nearer than n times this count as equal.
+        differences: The differences.
+        scale: How large the values are; sums that are equal to 9 digits of it count as equal.
     """
+
+    def distance_from_0(flipped: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+        return np.round(np.abs(flipped.sum(axis=axis)) / (EQUAL_SUMS * (scale or 1.0)))
+
     diffs = np.asarray(differences, dtype=float)
-    n = len(diffs)
-    if n <= MAX_EXACT_SEEDS:
-        sums = np.zeros(1)
-        for diff in diffs:
-            sums = np.concatenate([sums + diff, sums - diff])
-    else:
-        signs = np.random.default_rng(0).choice([-1, 1], size=(NUM_FLIPS, n)).astype(np.int8)
-        sums = np.append(signs @ diffs, diffs.sum())
-    return float(np.mean(np.abs(sums) >= abs(diffs.sum()) - n * tolerance))
+    test = stats.permutation_test(
+        (diffs,),
+        distance_from_0,
+        permutation_type="samples",
+        n_resamples=2**MAX_EXACT_SEEDS if len(diffs) <= MAX_EXACT_SEEDS else NUM_FLIPS,
+        batch=NUM_FLIPS // 10,
+        alternative="greater",
+        rng=np.random.default_rng(0),
+    )
+    return float(test.pvalue)
 
 
 def smallest_detectable(n: int, std: float) -> float | None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
+
+from scipy import stats
 
 from llm_jepa.experiments.sentences import Answer
 
 from .formatting import counted, percent
 from .geometry_figures import shown_side, sides_of
-
-Z95 = 1.959964
-"""Of the standard normal distribution, for 95% between both tails."""
 
 
 def geometry_answer(geometry: Mapping[str, Any]) -> Answer:
@@ -55,10 +53,8 @@ def wilson(share: float, num: int) -> tuple[float, float]:
     >>> [round(end, 3) for end in wilson(0.5, 100)], [round(end, 3) for end in wilson(0.0, 500)]
     ([0.404, 0.596], [0.0, 0.008])
     """
-    spread = Z95**2 / num
-    middle = (share + spread / 2) / (1 + spread)
-    half = Z95 / (1 + spread) * math.sqrt(share * (1 - share) / num + spread / (4 * num))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    interval = stats.binomtest(round(share * num), num).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def _share(retrieval: Mapping[str, Any]) -> str:
