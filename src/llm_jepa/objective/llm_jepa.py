@@ -142,10 +142,9 @@ class LLMJEPA(Objective):
                 count = _at_least_one(batch.num_pairs if num_pairs is None else num_pairs)
                 jepa_loss = distances.sum() / count
                 terms = self._terms(sides, step, share=batch.num_pairs / count)
-                jepa_term = jepa_loss + self.anti_collapse.weighted(terms)
         loss = self.config.jepa_gamma * ce_loss
         if lambda_eff > 0:
-            loss = loss + lambda_eff * jepa_term
+            loss = loss + lambda_eff * (jepa_loss + self.anti_collapse.weighted(terms))
 
         output = JEPAOutput(loss, ce_loss.detach(), jepa_loss.detach(), lambda_eff=lambda_eff)
         output.terms = {name: term.detach() for name, term in terms.items()}
@@ -218,6 +217,30 @@ class LLMJEPA(Objective):
         ce_sum = F.cross_entropy(full_precision(logits), labels, ignore_index=IGNORED, reduction="sum")
         return ce_sum / _at_least_one(batch.num_labels if num_labels is None else num_labels), states
 
+    def _sides(self, batch: FusedBatch, states: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return predictions and targets of each direction, (P, C) each; `states` are the main forward's."""
+        if not self.config.jepa_detach_backbone:
+            return [self._side(views, states, states, batch.target_rows) for views in batch.views]
+        with frozen(self.model):
+            if batch.probe_rows is not None:
+                probed = self.backbone.states(batch.probe_rows, self.predictor())
+            else:  # no pair to predict from; [PRED] gets a gradient of zero, for which other processes may wait
+                probed = states.detach() + 0 * self.predictor().sum()
+            return [self._side(views, probed, states, batch.target_rows) for views in batch.views]
+
+    def _side(
+        self, views: Views, pred_states: Tensor, states: Tensor, target_rows: Rows | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return predictions and targets of one direction, (P, C) each."""
+        pred = self.predictor.predict(pred_states[views.pred_at])
+        if views.target_in_rows:
+            target = states[views.target_at]
+            return pred, target if self.config.jepa_target == "shared" else target.detach()
+        assert target_rows is not None
+        with torch.no_grad():
+            layers = self.target.layers if self.target is not None else None
+            return pred, self.backbone.states(target_rows, layers=layers)[views.target_at]
+
     def _distances(self, sides: list[tuple[Tensor, Tensor]], batch: FusedBatch) -> Tensor:
         """Return the distance of each pair, the mean over directions, (P,)."""
         return torch.stack([self._distance(pred, target, batch) for pred, target in sides]).mean(0)
@@ -261,30 +284,6 @@ class LLMJEPA(Objective):
             embeddings += [target for _, target in sides]
         terms = self.anti_collapse([self._of_all(each)[0] for each in embeddings], step or 0)
         return {name: share * term for name, term in terms.items()}
-
-    def _sides(self, batch: FusedBatch, states: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return predictions and targets of each direction, (P, C) each; `states` are the main forward's."""
-        if not self.config.jepa_detach_backbone:
-            return [self._side(views, states, states, batch.target_rows) for views in batch.views]
-        with frozen(self.model):
-            if batch.probe_rows is not None:
-                probed = self.backbone.states(batch.probe_rows, self.predictor())
-            else:  # no pair to predict from; [PRED] gets a gradient of zero, for which other processes may wait
-                probed = states.detach() + 0 * self.predictor().sum()
-            return [self._side(views, probed, states, batch.target_rows) for views in batch.views]
-
-    def _side(
-        self, views: Views, pred_states: Tensor, states: Tensor, target_rows: Rows | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return predictions and targets of one direction, (P, C) each."""
-        pred = self.predictor.predict(pred_states[views.pred_at])
-        if views.target_in_rows:
-            target = states[views.target_at]
-            return pred, target if self.config.jepa_target == "shared" else target.detach()
-        assert target_rows is not None
-        with torch.no_grad():
-            layers = self.target.layers if self.target is not None else None
-            return pred, self.backbone.states(target_rows, layers=layers)[views.target_at]
 
 
 def _at_least_one(count: int | Tensor) -> int | Tensor:
