@@ -440,9 +440,9 @@ def test_another_kind_of_file_is_refused(content, message, tmp_path):
         ({"dropout": "no"}, "dropout='no'"),
         ({"activation": "relu"}, "activation='relu'"),
         ({"n_head": 5}, "n_embd=32 is not a multiple of n_head=5"),
-        ({"n_layer": 10**9}, "there are 2 layers in place of 1000000000"),
-        ({"vocab_size": 10**12}, r"wte.weight has shape \(40, 32\) in place of \(1000000000000, 32\)"),
-        ({"block_size": 8}, r"wpe.weight has shape \(24, 32\) in place of \(8, 32\)"),
+        ({"n_layer": 10**9}, "there are 2 layers instead of 1000000000"),
+        ({"vocab_size": 10**12}, r"wte.weight has shape \(40, 32\) instead of \(1000000000000, 32\)"),
+        ({"block_size": 8}, r"wpe.weight has shape \(24, 32\) instead of \(8, 32\)"),
         ({"bias": False}, "do not fit its model_args. .*Unexpected key"),
     ],
 )

@@ -32,7 +32,7 @@ def row_choices(row: Mapping[str, Any]) -> list[str]:
     """Return the choices of a row.
 
     Raises:
-        GoldError: If they are not two texts or more, or one is blank or stands twice.
+        GoldError: If they are not two texts or more, or one is blank or given twice.
     """
     choices: Any = row.get(CHOICES)
     is_list = isinstance(choices, list) and all(isinstance(each, str) and each.strip() for each in choices)

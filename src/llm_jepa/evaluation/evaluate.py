@@ -50,11 +50,11 @@ class EvaluationConfig:
     )
     generation_batch_size: int = field(default=256, metadata={"help": "Prompts that are answered at once."})
     validation_generations: int = field(
-        default=100, metadata={"help": "Validation rows answered at each look during training; 0 for none."}
+        default=100, metadata={"help": "Validation rows answered at each evaluation during training; 0 for none."}
     )
     scorers: list[str] = field(
         default_factory=list,
-        metadata={"help": "Other scorers to report beside `metric`; exact_match and starts_with always are."},
+        metadata={"help": "Other scorers to report with `metric`; exact_match and starts_with always are."},
     )
     databases: str | None = field(
         default=None,
@@ -193,7 +193,7 @@ def score_generations(
     Returns:
         The metrics (shares of the rows; counts of rows and of empty answers; `num_unknown` and `num_gold_errors` by
         scorer), and one record a row: source, text, gold, output, for each scorer a bool, or None where it could not
-        tell, why `config.metric` said so, and `reasons` of the scorers that are not always reported.
+        decide, why `config.metric` said so, and `reasons` of the scorers that are not always reported.
 
     Raises:
         DataError: If no row at all has a gold answer that a scorer can use.

@@ -87,7 +87,7 @@ def _generate_batch(model: Any, prompts: list[Sequence[int]], settings: Generati
             input_ids=ids.to(device),
             attention_mask=real.to(device),
             generation_config=settings,
-            synced_gpus=is_sharded(model),  # a process whose answers have ended goes on until all have
+            synced_gpus=is_sharded(model),  # a process whose answers have ended continues until all have
         )
     return output[:, width:].tolist()
 

@@ -40,7 +40,7 @@ def retrieval_metrics(predictions: Tensor, targets: Tensor, gold: Tensor) -> dic
     `recall@1` and `recall@10` are the shares of queries whose candidate ranks first, or among the first ten;
     `mrr` is the mean of 1/rank. All lie in [0, 1]. Chance is 1/M, 10/M and about ln(M)/M, and a full collapse
     gives 0, 0 and 1/M, since ties count against the query (see `gold_ranks`). With ten candidates or fewer
-    `recall@10` is 1 whatever the model does: read `num_candidates` beside it.
+    `recall@10` is 1 whatever the model does: read `num_candidates` with it.
 
     Args:
         predictions: Queries, (N, C), on the device of the targets.

@@ -42,7 +42,7 @@ GPT2_END_ID = 50256
 GPT2_VOCAB_SIZES = (50257, 50304)  # of GPT-2's tokenizer, and nanoGPT's rounding of it
 
 # What nanoGPT's train.py begins with. An optimizer's state brings these along, so a checkpoint without a history
-# must name them; `learning_rate` is set anew at each step.
+# must name them; `learning_rate` is set again at each step.
 OPTIMIZER = {"weight_decay": 0.1, "learning_rate": 6e-4, "betas": (0.9, 0.95)}
 NO_VAL_LOSS = 1e9  # nanoGPT's best_val_loss before the first evaluation
 
@@ -215,7 +215,7 @@ def take_pred_token(model: GPT, folder: Path) -> bool:
 
 
 def save_folder(model: GPT, folder: Path) -> None:
-    """Write our GPT as a plain transformers folder, with [PRED] beside it: what `saving.load_jepa` takes."""
+    """Write our GPT as a plain transformers folder, with [PRED] next to it: what `saving.load_jepa` takes."""
     config = JEPAConfig(jepa_k=1, jepa_pred_tokens="shared", jepa_target="stop_grad")
     jepa = LLMJEPA(to_transformers(model), config, check=False)
     jepa.predictor.load_state_dict({"embedding": model.pred_token.detach()[0]})  # (1, C)
@@ -238,7 +238,7 @@ def load_checkpoint(path: str | Path) -> GPT:
 def save_checkpoint(model: GPT, path: str | Path, **extra: Any) -> None:
     """Write a checkpoint that nanoGPT's train.py resumes and its sample.py loads, with our class in theirs' place.
 
-    It stands for the start of a training: iteration 0, no best loss yet, and an optimizer without a history, with
+    It is the start of a training: iteration 0, no best loss yet, and an optimizer without a history, with
     the weight decay and betas of nanoGPT's train.py. Those are what a resumed run trains with.
 
     Args:
@@ -305,7 +305,7 @@ def _load_plain(path: Path) -> Any:
         code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if code:
             raise DataError(
-                f"{path} holds code ({code[1]}) beside its weights, which may do anything, so it is not loaded. "
+                f"{path} holds code ({code[1]}) as well as weights, which may do anything, so it is not loaded. "
                 "Save the checkpoint with plain tensors, numbers and text alone."
             ) from error
         raise DataError(
@@ -348,13 +348,13 @@ def _check_sizes(path: Path, config: GPTConfig, weights: dict[str, Tensor]) -> N
         "lm_head.weight": (config.vocab_size, config.n_embd),
     }
     wrong = [
-        f"{key} has shape {tuple(weights[key].shape)} in place of {shape}" if key in weights else f"{key} is missing"
+        f"{key} has shape {tuple(weights[key].shape)} instead of {shape}" if key in weights else f"{key} is missing"
         for key, shape in tables.items()
         if key not in weights or weights[key].shape != shape
     ]
     layers = {key.split(".")[2] for key in weights if key.startswith("transformer.h.")}
     if len(layers) != config.n_layer:
-        wrong.append(f"there are {len(layers)} layers in place of {config.n_layer}")
+        wrong.append(f"there are {len(layers)} layers instead of {config.n_layer}")
     if wrong:
         raise DataError(f"{path}: the weights do not fit its model_args: {'; '.join(wrong)}. Use another checkpoint.")
     if not _same(weights["lm_head.weight"], weights["transformer.wte.weight"]):

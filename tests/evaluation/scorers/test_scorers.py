@@ -73,7 +73,7 @@ def test_an_empty_gold_text_is_an_error_not_a_free_point(gold: str):
     [
         ("abX", "abY", "differs from character 2 on: 'X' instead of 'Y'"),
         ("ab", "abcd", "ends after 2 of the gold text's 4 characters"),
-        ("abcd", "ab", "equal for 2 characters, then goes on: 'cd'"),
+        ("abcd", "ab", "equal for 2 characters, then continues: 'cd'"),
     ],
 )
 def test_the_reason_says_where_output_and_gold_part(output: str, gold: str, reason: str):

@@ -68,7 +68,7 @@ def test_a_folder_without_records_is_an_error_that_says_what_was_expected(tmp_pa
     plan = read_plans("tiny")["finetune"]
     values = {arm: seeds(0.5, 0.51, 0.49, 0.5, 0.5) for arm in ("ntp", "mse")}
     write_record(record_of(plan, values, ["llmjepa.t3.mse"]), tmp_path)
-    with pytest.raises(ConfigError, match="no claim was run that stands on a page"):
+    with pytest.raises(ConfigError, match="no claim was run that is on a page"):
         measured_notes(tmp_path)
 
 

@@ -43,7 +43,7 @@ def get_scorer(name: str, *, databases: str | Path | None = None, golds: Iterabl
 
     Args:
         name: The name.
-        golds: All gold answers of the file, for a scorer that must tell them apart (`OF_FILE`); others need none. For
+        golds: All gold answers of the file, for a scorer that must keep them different (`OF_FILE`); others need none. For
             `any_of` each is a text or a list of texts.
         databases: For `sql`: the folder of the databases, or one file. Without it, each call names its file.
 

@@ -28,7 +28,7 @@ INVISIBLE = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef\u034f]")  # they cho
 OUTER = ".,;:!?\"'`\u2018\u2019\u201c\u201d\u00ab\u00bb()[]{}\u3002\u3001\uff0c\uff01\uff1f"
 
 MINUS_SIGN = "\u2212"
-# Signs that change what they stand at: A+ is not A, C# is not C, <5 is not 5, and 5% is not 5.
+# Signs that change the word or number next to them: A+ is not A, C# is not C, <5 is not 5, and 5% is not 5.
 AFTER_WORD = "+#\u266f\u266d"
 AFTER_NUMBER = "%\u2030\u2031\u00b0\u2032\u2033"
 BEFORE_NUMBER = "<>~\u2264\u2265\u00b1\u2248"
@@ -190,7 +190,7 @@ class GoldLevels:
         first = strict[0]
         second = next(answer for answer in self._alike[first] if answer != first)
         return [
-            f"{len(strict):,} gold answers are equal to another one but for case or signs, such as {quoted(first)} and "
+            f"{len(strict):,} gold answers are equal to another one except for case or signs, such as {quoted(first)} and "
             f"{quoted(second)}. These are compared as they are written."
         ]
 

@@ -1,7 +1,7 @@
 """Scorers that read output and gold as text: nothing of them is run, and no engine that backtracks sees a pattern of
 theirs, so no output, however long or odd, can be right by accident or do harm.
 
-`number`, `any_of` and `label` may know all gold answers of the file: what tells two of them apart counts then.
+`number`, `any_of` and `label` may know all gold answers of the file. A detail by which two of them differ then counts.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def _telling_apart(golds: Iterable[tuple[str, ...]]) -> tuple[int, bool]:
 
 
 def _usable(golds: Iterable[Any], read: Any) -> list[list[str]]:
-    """Return the answers of each gold that can be used; the others are told row by row, where they are judged."""
+    """Return the answers of each gold that can be used; the others are reported row by row, where they are judged."""
     rows = []
     for gold in golds:
         try:
@@ -298,5 +298,5 @@ def _first_difference(output: str, gold: str) -> str:
         shared = min(len(output), len(gold))
         if len(output) < len(gold):
             return f"ends after {shared} of the gold text's {len(gold)} characters"
-        return f"equal for {shared} characters, then goes on: {quoted(output[shared:])}"
+        return f"equal for {shared} characters, then continues: {quoted(output[shared:])}"
     return f"differs from character {shared} on: {quoted(output[shared:])} instead of {quoted(gold[shared:])}"

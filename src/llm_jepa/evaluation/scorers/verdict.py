@@ -1,4 +1,4 @@
-"""What every scorer gives back, and what it says of a gold answer that nothing can be judged by."""
+"""What every scorer gives back, and the error for a gold answer that nothing can be judged by."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Verdict:
     Attributes:
         correct: Whether it is right; never true where `decided` is false.
         reason: Why, in printable ASCII.
-        decided: Whether the scorer could tell. If not, the row is counted as unknown, apart from the wrong ones.
+        decided: Whether the scorer could decide. If not, the row is counted as unknown, separately from the wrong ones.
     """
 
     correct: bool
@@ -55,7 +55,7 @@ EMPTY = Verdict(False, "the output is empty")
 
 
 def undecided(reason: str) -> Verdict:
-    """Return the verdict of a scorer that could not tell."""
+    """Return the verdict of a scorer that could not decide."""
     return Verdict(False, f"not decided: {reason}", decided=False)
 
 

@@ -168,11 +168,11 @@ def _claim_rows(claim: Claim, judged: JudgedRecords) -> Iterator[str]:
     for record, each in found:
         for place, (check, outcome) in enumerate(zip(each.checks, each.outcomes, strict=True)):
             about = f"{wording.about(check)}: {wording.ours(check, outcome)}, n {outcome.n}"
-            told = f"part {place + 1} of {len(each.checks)}, {outcome.word}: {outcome.reason}"
+            said = f"part {place + 1} of {len(each.checks)}, {outcome.word}: {outcome.reason}"
             if outcome.word == "inconclusive" and outcome.smallest:
-                told += f"; {wording.could_show(check, outcome)}"
+                said += f"; {wording.could_show(check, outcome)}"
             first = f"**{each.word}** ({_made(record)})" if place == 0 else ""
-            verdict = " ".join(part for part in (first, told if len(each.checks) > 1 else outcome.reason) if part)
+            verdict = " ".join(part for part in (first, said if len(each.checks) > 1 else outcome.reason) if part)
             if len(each.checks) == 1 and outcome.word == "inconclusive" and outcome.smallest:
                 verdict += f"; {wording.could_show(check, outcome)}"
             controls = wording.against_controls(check, outcome)
@@ -268,13 +268,13 @@ def _record_section(record: Record) -> str:
 def _columns(record: Record, measures: Sequence[str]) -> str:
     """Return what each column means, and of how many rows it is where that is known."""
     counts = record.get("num_rows", {})
-    told = [
+    said = [
         f"`{measure}`: {MEASURES[measure].about}{f' ({counts[measure]:,} rows)' if measure in counts else ''}"
         for measure in measures
         if not measure.startswith("accuracy@")
     ]
-    stages = ["`accuracy@N`: accuracy at stage N of equal compute"] if len(told) < len(measures) else []
-    return _escaped("; ".join([*told, *stages])) + "." + (" Geometry: docs/geometry.md." if "lstsq" in measures else "")
+    stages = ["`accuracy@N`: accuracy at stage N of equal compute"] if len(said) < len(measures) else []
+    return _escaped("; ".join([*said, *stages])) + "." + (" Geometry: docs/geometry.md." if "lstsq" in measures else "")
 
 
 def _mean_and_std(measure: str, values: Mapping[int, float]) -> str:

@@ -1,6 +1,6 @@
 """What is read from finished runs: one number a run for each measure that a claim is about.
 
-Most stand in a run's own files. The geometry and STP's loss load the model; what they give is kept in
+Most are in a run's own files. The geometry and STP's loss load the model; what they give is kept in
 EXPERIMENT/measured/, so that it is computed once.
 """
 

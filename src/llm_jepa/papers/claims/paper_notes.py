@@ -41,7 +41,7 @@ def measured_notes(folder: Path) -> list[Note]:
         for page, line in _lines(record):
             pages.setdefault(page, []).append(line)
     if not pages:
-        raise ConfigError(f"{folder}: no claim was run that stands on a page of the paper's version 1.")
+        raise ConfigError(f"{folder}: no claim was run that is on a page of the paper's version 1.")
     return [Note(page, TITLE, tuple(lines), colour=COLOURS["green"]) for page, lines in sorted(pages.items())]
 
 
@@ -66,18 +66,18 @@ def merged(notes: Sequence[Note], measured: Sequence[Note]) -> list[Note]:
 
 
 def _lines(record: Record) -> Iterable[tuple[int, str]]:
-    """Yield page and line of each claim that was decided; what two ids say alike is told once a page."""
-    told: set[tuple[object, ...]] = set()
+    """Yield page and line of each claim that was decided; where two ids say the same, it is given once a page."""
+    seen: set[tuple[object, ...]] = set()
     for judged in judge_record(record).values():
         page = judged.claim.v1_page
         key = (page, *((check.kind, check.arm, check.baseline, check.measure) for check in judged.checks))
-        if page is not None and judged.word != "not run" and key not in told:
-            told.add(key)
+        if page is not None and judged.word != "not run" and key not in seen:
+            seen.add(key)
             yield page, _line(judged, record)
 
 
 def _line(judged: Judged, record: Record) -> str:
-    check, outcome = judged.checks[judged.told], judged.outcomes[judged.told]
+    check, outcome = judged.deciding_part
     changed = ", settings changed" if record["changed"] else ""
     return (
         f"{_place(judged)}: theirs {wording.theirs(judged.claim, check)}; ours ({record['scale']}, {record['recipe']}"

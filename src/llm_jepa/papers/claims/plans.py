@@ -8,7 +8,7 @@ A file holds one experiment of `compare` at two sizes, `tiny` and `full`, and th
     ranks                      LoRA ranks by name, at each size: four arms and a check of Table 8 each
     stage_checks               the checks of Table 6, at `stages` stages
     checks                     claim: fields of a `Check`, or a list of them; `over` names the claim of the baseline's
-                               figure, `also` arms that are run beside and decide nothing
+                               figure, `also` arms that are run too and decide nothing
     cpu_s                      CPU seconds of a run, as measured once: the mean over its kinds
 
 `tiny: {base: true}`: the runs start from a model that is trained here on the first half of the training rows, and read

@@ -37,9 +37,9 @@ Record = dict[str, Any]
 
 SCHEMA = 1
 ALWAYS = ("accuracy", "exact_match", "starts_with", "recall")
-"""Measures that are kept of every arm, whatever is claimed of it: they stand in the runs' own files."""
-BESIDE = {"lstsq": "map_error"}
-"""What is kept beside a measure because that one misleads: the residual of a map is small where views are."""
+"""Measures that are kept of every arm, whatever is claimed of it: they are in the runs' own files."""
+KEPT_WITH = {"lstsq": "map_error"}
+"""What is kept with a measure because that one misleads: the residual of a map is small where views are."""
 
 SAME = 1e-6
 """How far, relatively, a value may be from that of the same run in an earlier record: geometry sums in any order."""
@@ -66,8 +66,8 @@ def make_record(plan: Plan, folder: Path, claims: Sequence[str], *, changes: Set
     values = {measure: read_values(folder, measure, list(done)) for measure in ALWAYS}
     for measure, arms in plan.measures_of(claims).items():
         values[measure] = values.get(measure, {}) | read_values(folder, measure, arms)
-        if beside := BESIDE.get(measure):
-            values[beside] = values.get(beside, {}) | read_values(folder, beside, arms)
+        if other := KEPT_WITH.get(measure):
+            values[other] = values.get(other, {}) | read_values(folder, other, arms)
     first = next(iter(next(iter(done.values())).values()))
     seeds = sorted({seed for runs in done.values() for seed in runs})
     return {
@@ -113,7 +113,7 @@ def command_of(plan: Plan, claims: Sequence[str], seeds: Sequence[int]) -> str:
 
 
 def check_runs(plan: Plan, folder: Path, changes: Settings) -> None:
-    """Make sure that an experiment's finished runs are those of the plan, but for where its files are.
+    """Make sure that an experiment's finished runs are those of the plan, except for where its files are.
 
     Raises:
         ConfigError: If one has other settings; the text names them.
@@ -258,9 +258,10 @@ class Judged:
         return combine(self.outcomes)
 
     @property
-    def told(self) -> int:
-        """The place of the part that gives the verdict."""
-        return next(place for place, outcome in enumerate(self.outcomes) if outcome.word == self.word)
+    def deciding_part(self) -> tuple[Check, Outcome]:
+        """The part that gives the verdict."""
+        parts = zip(self.checks, self.outcomes, strict=True)
+        return next((check, outcome) for check, outcome in parts if outcome.word == self.word)
 
 
 def judge_record(record: Record) -> dict[str, Judged]:

@@ -183,7 +183,7 @@ def reproduce(call: Call) -> list[tuple[Record, dict[str, Judged]]]:
 
     Raises:
         ConfigError: If a claim, the data or the weights are not there, or a folder holds something else.
-        LLMJEPAError: If a run failed; the same call goes on with the rest.
+        LLMJEPAError: If a run failed; the same call continues with the rest.
     """
     done = []
     for plan, claims in select(call).plans:
@@ -260,5 +260,5 @@ def _train_base(files: Settings, folder: Path, changes: Settings, progress: bool
 
 
 def _rows(file: Path) -> list[bytes]:
-    """Return the lines of a file that are rows; a blank one is none, and U+2028 within a text ends none."""
+    """Return the lines of a file that are rows; blank ones are not, and U+2028 within a text is no line break."""
     return [line for line in file.read_bytes().split(b"\n") if line.strip()]

@@ -2,7 +2,7 @@
 
 `gain`      arm - baseline has a direction, and perhaps a size.
   reproduced                arm - baseline is shown in that direction, and so is arm - control for every control; where
-                            the interval lies short of the size, the outcome says so, and is counted apart;
+                            the interval lies short of the size, the outcome says so, and it is counted separately;
   explained by a control    it is shown, but a control differs from the baseline in that direction too (shown), and has
                             most of the difference, or the arm is not shown to go beyond it;
   not reproduced            the opposite is shown; or the direction is not shown and the interval excludes the size;

@@ -32,7 +32,7 @@ LAYER = "Notes"
 _PRINTED, _HIDDEN = 4, 2  # flags of an annotation
 _INHERITED = ("/Resources", "/MediaBox", "/CropBox", "/Rotate")
 _DEEPEST = 100  # nodes of a page tree above a page
-_LARGEST = 1e7  # points; beyond that a page's numbers cannot be told from damage
+_LARGEST = 1e7  # points; beyond that a page's numbers are damage
 
 
 def view_of(page: PageObject, number: int) -> View:

@@ -191,7 +191,7 @@ def _fitted(note: Note, width: float, height: float) -> tuple[Layout, Layout | N
 
 
 def _split(layout: Layout, height: float) -> tuple[Layout, Layout | None]:
-    """Return a box of this height, which says that it goes on, and the rest; or the whole box, if it fits."""
+    """Return a box of this height, which says that it continues, and the rest; or the whole box, if it fits."""
     if layout.height <= height:
         return layout, None
     more = Line("continued on the next page →", gap=0.2, scale=0.85)

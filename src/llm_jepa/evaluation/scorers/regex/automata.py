@@ -6,7 +6,7 @@ pass through: d(a & b) = d(a) & d(b), d(~a) = ~d(a) (Brzozowski, 1964; Owens, Re
 are equal when no string leads them to a pair of states of which one accepts and one does not. The pairs are walked
 breadth first, with equal states merged as they are found (Hopcroft and Karp, 1971).
 
-Characters are put together that no part of the two regexes tells apart: the alphabet is their classes, a set of
+Characters that both regexes treat alike are one class: the alphabet is their classes, a set of
 characters is the bits of an integer. Nothing here recurses, so that no nesting is too deep, and each step counts
 towards the limits of states and of time.
 
@@ -48,7 +48,7 @@ class BudgetError(Exception):
 
 
 class Alphabet:
-    """The classes of characters that a number of sets tells apart; lines hold no line feed.
+    """The classes of characters that a number of sets distinguishes; lines hold no line feed.
 
     Args:
         sets: The sets of characters that occur.

@@ -130,7 +130,7 @@ class Regex:
     Attributes:
         steps: The steps, in postfix order.
         sets: The sets of characters in it.
-        has_assertion: Whether it looks at what stands around a place.
+        has_assertion: Whether it looks at what is around a place.
     """
 
     steps: list[Step] = field(default_factory=list)

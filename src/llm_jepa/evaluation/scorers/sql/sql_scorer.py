@@ -129,7 +129,7 @@ def _named(row: Mapping[str, Any]) -> str | None:
 
 
 def _checked(file: Path) -> Path:
-    """A database with a log beside it is not whole, and is not read as if it were."""
+    """Return a database file; one with a log next to it is not complete, and is refused."""
     for suffix in ("-wal", "-journal"):
         log = file.with_name(file.name + suffix)
         if log.is_file() and log.stat().st_size:

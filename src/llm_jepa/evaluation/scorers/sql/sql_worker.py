@@ -6,7 +6,7 @@ What a statement cannot do here, and why:
 - write: the file is opened `mode=ro&immutable=1` (no lock, no journal), and the kernel lets this process write no file;
 - anything but read: the authorizer allows SELECT, columns, recursive queries and the functions named here, so no
   ATTACH, PRAGMA, VACUUM, transaction, DDL or load_extension; a second statement is an error of `execute`;
-- run for long: a handler looks at the clock every 1,000 steps of SQLite's machine, and where one step has no end, the
+- run for long: a handler checks the clock every 1,000 steps of SQLite's machine, and where one step has no end, the
   kernel ends this process; both count processor time, so that a busy machine gives the same scores;
 - take memory: limits on rows, on bytes, on SQLite's heap, on one value, and on the process.
 """
@@ -30,7 +30,7 @@ MAX_VALUE_BYTES = 2**20
 MAX_SQL_CHARS = 20_000
 SQLITE_HEAP_BYTES = 24 * 2**20
 PROCESS_BYTES = 192 * 2**20  # of address space, most of which Python maps and never touches
-STEPS_PER_LOOK = 1000
+STEPS_PER_CHECK = 1000
 
 SIGNIFICANT_DIGITS = 12  # sums of floats depend on their order in the last digits
 
@@ -46,7 +46,7 @@ LIMITS = {
     sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
 }
 
-# Functions of SQLite that read nothing but their arguments and give the same answer each time, but for the date.
+# Functions of SQLite that read nothing but their arguments and give the same answer each time, except the date.
 FUNCTIONS = frozenset(
     {
         *("abs", "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "avg", "cast", "ceil", "ceiling"),
@@ -78,7 +78,7 @@ def run(database: str, sql: str, max_rows: int) -> tuple[int, list[bytes]]:
     connection = _open(database)
     try:
         _end_process_after(KILL_SECONDS)
-        connection.set_progress_handler(lambda: time.process_time() > deadline, STEPS_PER_LOOK)
+        connection.set_progress_handler(lambda: time.process_time() > deadline, STEPS_PER_CHECK)
         cursor = connection.execute(sql)
         if cursor.description is None:
             raise Refused("it is no query")
