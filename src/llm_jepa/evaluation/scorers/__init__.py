@@ -42,8 +42,7 @@ def get_scorer(name: str, *, databases: str | Path | None = None, golds: Iterabl
     """Return the scorer of that name, one of `NAMES` or of `ALIASES`.
 
     Args:
-        name: The name.
-        golds: All gold answers of the file, for a scorer that must keep them different (`OF_FILE`); others need none. For
+        golds: All gold answers of the file, which the scorers of `OF_FILE` must keep different; others need none. For
             `any_of` each is a text or a list of texts.
         databases: For `sql`: the folder of the databases, or one file. Without it, each call names its file.
 

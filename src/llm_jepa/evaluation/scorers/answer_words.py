@@ -190,8 +190,8 @@ class GoldLevels:
         first = strict[0]
         second = next(answer for answer in self._alike[first] if answer != first)
         return [
-            f"{len(strict):,} gold answers are equal to another one except for case or signs, such as {quoted(first)} and "
-            f"{quoted(second)}. These are compared as they are written."
+            f"{len(strict):,} gold answers are equal to another one except for case or signs, such as {quoted(first)} "
+            f"and {quoted(second)}. These are compared as they are written."
         ]
 
     def _words(self, text: str, level: int) -> list[str]:

@@ -27,8 +27,6 @@ BULLET = "•  "
 BAR, FRAME = 2.4, 0.6  # points: the coloured bar at the left, and the frame
 _TINT = 0.92  # how far the background is from the colour towards white
 
-Width = Callable[[str, str, float], float]
-
 
 def load_fonts() -> None:
     """Give reportlab the two fonts, from matplotlib's folder."""
@@ -110,48 +108,42 @@ class Layout:
 
 def lay_out(note: Note, width: float, size: float) -> Layout:
     """Return a note's lines, wrapped into a box of this width, in points."""
+    from reportlab.pdfbase.pdfmetrics import stringWidth
+
     inner = width - 2 * PADDING_X * size - BAR
-    lines = [Line(text, BOLD, scale=TITLE) for text in wrap(note.title, inner, BOLD, size * TITLE, string_width)]
-    indent = string_width(BULLET, REGULAR, size)
+    title = wrap(note.title, inner, lambda text: stringWidth(text, BOLD, size * TITLE))
+    lines = [Line(text, BOLD, scale=TITLE) for text in title]
+    indent = stringWidth(BULLET, REGULAR, size)
     for bullet in note.bullets:
-        first, *others = wrap(bullet, inner - indent, REGULAR, size, string_width)
+        first, *others = wrap(bullet, inner - indent, lambda text: stringWidth(text, REGULAR, size))
         lines.append(Line(BULLET + first, gap=GAP))
         lines += [Line(text, indent=indent / size) for text in others]
     return Layout(tuple(lines), width, size)
 
 
-def string_width(text: str, font: str, size: float) -> float:
-    """Return the width of a text in points."""
-    from reportlab.pdfbase import pdfmetrics
-
-    return pdfmetrics.stringWidth(text, font, size)
-
-
-def wrap(text: str, width: float, font: str, size: float, measure: Width) -> list[str]:
+def wrap(text: str, width: float, measure: Callable[[str], float]) -> list[str]:
     """Return a text in lines of at most this width; a word that is wider alone is broken.
 
-    >>> wrap("a view of the same text", 9, "", 1, lambda text, font, size: len(text))
-    ['a view of', 'the same', 'text']
-    >>> wrap("a longword", 5, "", 1, lambda text, font, size: len(text))
-    ['a', 'longw', 'ord']
+    >>> wrap("a view of the same text", 9, len), wrap("a longword", 5, len)
+    (['a view of', 'the same', 'text'], ['a', 'longw', 'ord'])
     """
     lines, line = [], ""
     for word in text.split(" "):
         joined = f"{line} {word}" if line else word
-        if measure(joined, font, size) <= width:
+        if measure(joined) <= width:
             line = joined
             continue
         lines += [line] if line else []
-        *whole, line = _break(word, width, font, size, measure)
+        *whole, line = _break(word, width, measure)
         lines += whole
     return [*lines, line]
 
 
-def _break(word: str, width: float, font: str, size: float, measure: Width) -> Iterator[str]:
+def _break(word: str, width: float, measure: Callable[[str], float]) -> Iterator[str]:
     """Yield a word in pieces of at most this width, of one character at least."""
     piece = ""
     for char in word:
-        if piece and measure(piece + char, font, size) > width:
+        if piece and measure(piece + char) > width:
             yield piece
             piece = ""
         piece += char

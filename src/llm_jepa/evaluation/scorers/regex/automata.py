@@ -164,7 +164,7 @@ class Automaton:
     def __init__(self, alphabet: Alphabet, deadline: float) -> None:
         self.alphabet, self.deadline = alphabet, deadline
         self._nodes: dict[tuple, Node] = {}
-        self._moves: dict[tuple[int, int], Partition] = {}
+        self._moves: dict[State, Partition] = {}
         self._num_ticks = 0
         self.nothing = self.chars(0)
         self.empty = self.assertion(ALL_CONTEXTS)
@@ -304,29 +304,23 @@ class Automaton:
 
     def moves(self, node: Node, before: int) -> Partition:
         """Return the derivative of a node by each class, where `before` stands before it."""
-        stack = [(node, before if node.looks_around else NOTHING)]
-        root = (stack[0][0].index, stack[0][1])
+        root = _state(node, before)
+        stack = [root]
         while stack:
             each, context = stack[-1]
-            key = (each.index, context)
-            if key in self._moves:
+            if stack[-1] in self._moves:
                 stack.pop()
                 continue
             self._tick()
-            needed = [
-                (part, context if part.looks_around else NOTHING)
-                for part in self._reads(each, context)
-                if (part.index, context if part.looks_around else NOTHING) not in self._moves
-            ]
-            if needed:
+            parts = [_state(part, context) for part in self._reads(each, context)]
+            if needed := [part for part in parts if part not in self._moves]:
                 stack += needed
             else:
-                self._moves[key] = self._derive(each, context)
-                stack.pop()
+                self._moves[stack.pop()] = self._derive(each, context)
         return self._moves[root]
 
     def _known(self, node: Node, before: int) -> Partition:
-        return self._moves[node.index, before if node.looks_around else NOTHING]
+        return self._moves[_state(node, before)]
 
     def _empty_on(self, node: Node, before: int) -> int:
         """Return the classes before which the node matches the empty string."""
@@ -398,8 +392,8 @@ class Automaton:
         Raises:
             BudgetError: If the limits were reached before the answer was known.
         """
-        start = (self._state(left, NOTHING), self._state(right, NOTHING))
-        merged: dict[tuple[int, int], tuple[int, int]] = {}
+        start = (_state(left, NOTHING), _state(right, NOTHING))
+        merged: dict[State, State] = {}
         steps: list[tuple[int, int]] = [(-1, -1)]  # of each pair met: the pair before it, the class between them
         queue: deque[tuple[State, State, int]] = deque([(*start, 0)])
         while queue:
@@ -408,23 +402,16 @@ class Automaton:
                 continue
             if len(merged) > MAX_STATES:
                 raise BudgetError(f"more than {MAX_STATES:,} states")
-            if self._accepts(one) != self._accepts(other):
-                return Difference(self._spell(steps, step), self._accepts(one))
+            if _accepts(one) != _accepts(other):
+                return Difference(self._spell(steps, step), _accepts(one))
             for bits, (to_one, to_other) in self._pairs(one, other):
                 if to_one is to_other:
                     continue
                 for before, classes in ((WORD, bits & self.alphabet.word), (OTHER, bits & ~self.alphabet.word)):
                     if classes:
                         steps.append((step, self._nicest(classes)))
-                        queue.append((self._state(to_one, before), self._state(to_other, before), len(steps) - 1))
+                        queue.append((_state(to_one, before), _state(to_other, before), len(steps) - 1))
         return None
-
-    def _state(self, node: Node, before: int) -> State:
-        return node, before if node.looks_around else NOTHING
-
-    def _accepts(self, state: State) -> bool:
-        node, before = state
-        return bool(node.null >> (3 * before + NOTHING) & 1)
 
     def _pairs(self, one: State, other: State) -> Iterable[tuple[int, tuple[Node, Node]]]:
         ones, others = self.moves(*one), self.moves(*other)
@@ -444,6 +431,15 @@ class Automaton:
             step, index = steps[step]
             line.append(self.alphabet.samples[index])
         return "".join(reversed(line))
+
+
+def _state(node: Node, before: int) -> State:
+    return node, before if node.looks_around else NOTHING
+
+
+def _accepts(state: State) -> bool:
+    node, before = state
+    return bool(node.null >> (3 * before + NOTHING) & 1)
 
 
 def _index(node: Node) -> int:
@@ -468,15 +464,15 @@ def _merged(moves: Iterable[tuple[int, Node]]) -> Partition:
     return [(bits, to) for to, bits in found.items()]
 
 
-def _merge(merged: dict[tuple[int, int], tuple[int, int]], one: State, other: State) -> bool:
+def _merge(merged: dict[State, State], one: State, other: State) -> bool:
     """Put two states into one class; return whether they were in two."""
-    roots = [_root(merged, (node.index, before)) for node, before in (one, other)]
-    merged[roots[0]] = roots[1]
-    return roots[0] != roots[1]
+    root, other_root = _root(merged, one), _root(merged, other)
+    merged[root] = other_root
+    return root != other_root
 
 
-def _root(merged: dict[tuple[int, int], tuple[int, int]], key: tuple[int, int]) -> tuple[int, int]:
-    path = [key]
+def _root(merged: dict[State, State], state: State) -> State:
+    path = [state]
     while (parent := merged.get(path[-1], path[-1])) != path[-1]:
         path.append(parent)
     for each in path:
