@@ -114,28 +114,33 @@ def test_choices_are_two_different_texts_or_more(choices):
         row_choices({"choices": choices})
 
 
+def alone(choices, answer):
+    """The place of an answer whose row is the whole file."""
+    return gold_choice(choices, answer, notation_of([(choices, answer)]))
+
+
 @pytest.mark.parametrize(
     ("answer", "place"),
     [("blue", 1), (" blue ", 1), ("B", 1), ("b", 1), ("1", 1), (1, 1), ("A", 0), (0, 0), ("2", 2)],
 )
 def test_the_answer_is_a_choice_its_letter_or_its_place(answer, place):
-    assert gold_choice(["red", "blue", "green"], answer) == place
+    assert alone(["red", "blue", "green"], answer) == place
 
 
 def test_a_choice_word_for_word_goes_before_letters_and_places():
     """Choices may themselves be letters or numbers."""
-    assert gold_choice(["B", "A"], "A") == 1
-    assert gold_choice(["2", "1", "0"], "0") == 2
-    assert gold_choice(["2", "1", "0"], 0) == 0
+    assert alone(["B", "A"], "A") == 1
+    assert alone(["2", "1", "0"], "0") == 2
+    assert alone(["2", "1", "0"], 0) == 0
 
 
 def test_white_space_around_a_choice_or_the_answer_is_left_aside():
     """Choices that go on from a text begin with a blank; two that differ by it alone are told apart by it."""
-    assert [gold_choice([" went home.", " ran."], answer) for answer in (" ran.", "ran.", "went home. ")] == [1, 1, 0]
-    assert gold_choice(["a", " a"], " a") == 1
+    assert [alone([" went home.", " ran."], answer) for answer in (" ran.", "ran.", "went home. ")] == [1, 1, 0]
+    assert alone(["a", " a"], " a") == 1
 
 
 @pytest.mark.parametrize("answer", ["yellow", "D", "3", 3, -1, True, None, 1.0, "", "9" * 5000, ["A"]])
 def test_an_answer_that_names_no_choice_is_refused(answer):
-    with pytest.raises(GoldError, match="none of the 3 choices"):
-        gold_choice(["red", "blue", "green"], answer)
+    with pytest.raises(GoldError, match="is no choice word for word"):
+        alone(["red", "blue", "green"], answer)

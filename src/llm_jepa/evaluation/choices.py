@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from llm_jepa.data.encode import PairEncoder
-from llm_jepa.data.example import Example
+from llm_jepa.data.rows import Example
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, Pair
 from llm_jepa.objective.backbone import evaluating
-from llm_jepa.objective.documents import IGNORED
-from llm_jepa.objective.layout import FusedBatch
+from llm_jepa.objective.layout import IGNORED, FusedBatch
 from llm_jepa.processes import gather, turns
 from llm_jepa.training.sharding import whole_at_root
 
@@ -43,47 +42,36 @@ def row_choices(row: Mapping[str, Any]) -> list[str]:
     return choices
 
 
-def gold_choice(choices: Sequence[str], answer: Any, notation: str | None = None) -> int:
+def gold_choice(choices: Sequence[str], answer: Any, notation: str) -> int:
     """Return the place of the right choice, from 0.
 
-    The answer is a choice word for word, white space around either left aside; or its letter, `A` the first; or its
-    place, 0 the first.
-
     Args:
-        choices: The choices of the row.
-        answer: The answer.
-        notation: One of `NOTATIONS`, that of the whole file (`notation_of`). Without it, the row is all there is: the
-            first notation that fits.
+        choices: The choices of a row.
+        answer: Word for word, white space around either left aside; or its letter, `A` the first; or its place, 0 the
+            first.
+        notation: Which of these it is, the same in the whole file: one of `NOTATIONS` (`notation_of`).
 
     Example:
-        >>> gold_choice(["red", "blue"], "blue"), gold_choice(["red", "blue"], "A"), gold_choice(["red", "blue"], 1)
-        (1, 0, 1)
+        >>> gold_choice(["red", "blue"], "blue", "word"), gold_choice(["red", "blue"], "A", "letter")
+        (1, 0)
 
     Raises:
         GoldError: If it is none of them.
     """
-    names = NOTATIONS if notation is None else (notation,)
-    place = next((place for name in names if (place := _READERS[name](choices, answer)) is not None), None)
-    if place is not None:
-        return place
-    if notation is not None:
+    place = _READERS[notation](choices, answer)
+    if place is None:
         raise GoldError(
             f"The answer {quoted(str(answer))} is no {_MEANINGS[notation]}, as the answers of this file are. Write all "
             "answers of the file in one way."
         )
-    raise GoldError(
-        f"The answer {quoted(str(answer))} is none of the {len(choices)} choices, nor the letter of one, nor its place "
-        f"from 0."
-    )
+    return place
 
 
 def notation_of(rows: Iterable[tuple[Sequence[str], Any]]) -> str:
     """Return how the answers of a file are written: the one of `NOTATIONS` in which most can be read.
 
-    Of several that read equally many it is the first, so that answers which all are choices are read as these.
-
-    Args:
-        rows: Choices and answer of each row.
+    Of several that read equally many it is the first, so that answers which all are choices are read as these. `rows`
+    are choices and answer of each row.
 
     Raises:
         GoldError: If they are places that count from 1.
@@ -143,11 +131,8 @@ _MEANINGS = {"word": "choice word for word", "letter": "letter of a choice", "pl
 def judge_choices(choices: Sequence[str], log_likelihoods: Sequence[float], gold: int, per_byte: bool) -> Verdict:
     """Right if the gold choice is likelier than every other; a tie is wrong.
 
-    Args:
-        choices: The choices.
-        log_likelihoods: Sum of the log probabilities of each choice's tokens after the prompt, in nats.
-        gold: Place of the right one, from 0.
-        per_byte: Whether each sum is divided by the choice's UTF-8 bytes, so that long choices do not lose by length.
+    `log_likelihoods` are the summed log probabilities of each choice's tokens after the prompt, in nats, `gold` counts
+    from 0. `per_byte` divides each sum by the choice's UTF-8 bytes, so that long choices do not lose by length.
     """
     bytes_of = [len(choice.encode("utf-8", "surrogatepass")) if per_byte else 1 for choice in choices]
     values = [value / count for value, count in zip(log_likelihoods, bytes_of, strict=True)]
@@ -172,13 +157,7 @@ def choice_log_likelihoods(
 
     The prompt is what generation starts at, a choice is tokenised as an answer is, and its end token does not count.
     A choice of which the tokenizer leaves nothing has nan. Several processes share the batches out, and each gets all
-    values: every process must call it.
-
-    Args:
-        jepa: The model.
-        encoder: Its encoder.
-        asked: Rows, each with its choices.
-        batch_size: Choices in a batch.
+    values: every process must call it. `batch_size` counts choices.
     """
     pairs, of_row = [], []
     for number, (example, choices) in enumerate(asked):
