@@ -27,9 +27,7 @@ and L of the longest code.
 
 from __future__ import annotations
 
-import logging
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,12 +39,11 @@ from torch import Tensor, nn
 
 from llm_jepa.objective.distances import get_distance
 
-log = logging.getLogger(__name__)
+from .state_dicts import accept_nanogpt, with_pred_group
 
 IGNORED = -1  # target of a token that is not trained on; nanoGPT's number
 MIN_VIEW = 2  # tokens; a view of one token carries next to no meaning
 INIT_STD = 0.02
-WRAPPERS = re.compile(r"(?:_orig_mod\.|module\.)+")  # before names: torch.compile, DDP, or both in any order
 A100_BF16_FLOPS = 312e12  # peak of an A100 in bfloat16, a second: nanoGPT's unit of utilisation
 
 States = tuple[Tensor, Tensor | None]  # of the rows, and of [PRED] where there are any
@@ -59,11 +56,9 @@ class GPTConfig:
     Attributes:
         block_size: Longest row, in tokens.
         vocab_size: V. 50,304 is GPT-2's 50,257 rounded up to a multiple of 64, for speed.
-        n_layer: Number of blocks.
         n_head: Attention heads in a block; divides n_embd.
         n_embd: C, the width of a hidden state.
         dropout: Probability; 0 for pretraining, 0.1 or more for small data.
-        bias: Whether linear layers and layer norms have one.
         activation: "gelu", exact, as in nanoGPT, or "gelu_new", its tanh form, which GPT-2's weights were made with.
     """
 
@@ -105,15 +100,12 @@ class CausalSelfAttention(nn.Module):
     def forward(
         self, x: Tensor, pred: Tensor | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend.
+        """Return what the rows and the [PRED] tokens read, of the shapes of x and pred.
 
         Args:
             x: States of the rows, (B, T, C).
             pred: States of the [PRED] tokens, (B, k, C).
             mask: True where a [PRED] may look, at the row and at [PRED], (B, 1, k, T + k).
-
-        Returns:
-            What the rows and the [PRED] tokens read, of the shapes of x and pred.
         """
         dropout = self.dropout if self.training else 0.0
         q, k, v = self._heads(x)  # (B, H, T, C / H)
@@ -181,10 +173,8 @@ class JEPALoss:
         loss: ce_loss + jepa_lambda * jepa_loss, a scalar with gradient.
         ce_loss: Nats per trained token, scalar.
         jepa_loss: Mean distance over `num_pairs`, scalar; 0 without a pair, nan where jepa_lambda is 0.
-        logits: Of the row, (B, T, V).
         text_pred: Pred(text) of each pair, (num_pairs, C); None where no view was encoded.
         code_emb: Enc(code) of each pair, (num_pairs, C), without gradient.
-        num_pairs: Rows that have the term.
         note: Why rows lack it; empty where none does.
     """
 
@@ -202,11 +192,7 @@ class JEPALoss:
 
 
 class GPT(nn.Module):
-    """nanoGPT's GPT, with one embedding more.
-
-    Attributes:
-        pred_token: The embedding of [PRED], (1, 1, C).
-    """
+    """nanoGPT's GPT, with one embedding more: `pred_token`, that of [PRED], (1, 1, C)."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -230,9 +216,8 @@ class GPT(nn.Module):
         generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
         self.pred_token = nn.Parameter(torch.randn(1, 1, config.n_embd, generator=generator) * INIT_STD)
         if config.activation == "gelu_new":
-            self._mark_gelu_new()
-        self.register_load_state_dict_pre_hook(_accept_nanogpt)
-        log.debug("GPT of %.2f million parameters", self.get_num_params() / 1e6)
+            self.mark_gelu_new()
+        self.register_load_state_dict_pre_hook(accept_nanogpt)
 
     # ---- the language model ----
 
@@ -262,10 +247,7 @@ class GPT(nn.Module):
     def _states(self, idx: Tensor, num_pred: int = 0, text_len: Sequence[int] = ()) -> States:
         """Return the last hidden states of the rows, (B, T, C), and of k [PRED] after each row's text, (B, k, C).
 
-        Args:
-            idx: Tokens, (B, T).
-            num_pred: k; with 0 there are no states of [PRED].
-            text_len: Tokens of each row's text view, B numbers; needed where k is not 0.
+        `text_len` are the tokens of each row's text view, B numbers, needed where k is not 0.
         """
         T = idx.shape[1]
         if self.config.block_size < T:
@@ -295,11 +277,7 @@ class GPT(nn.Module):
         return self._states(idx)[0][:, -1]
 
     def encode_last_with_pred(self, idx: Tensor, k_pred: int = 1) -> Tensor:
-        """Return Pred(x): the state at the last of k [PRED] after (B, T) tokens, (B, C). With k 0 it is Enc(x).
-
-        Raises:
-            ValueError: If T + k is over block_size.
-        """
+        """Return Pred(x): the state at the last of k [PRED] after (B, T) tokens, (B, C). With k 0 it is Enc(x)."""
         lengths = [idx.shape[1]] * len(idx)
         self._check_room(lengths, k_pred)
         states, pred = self._states(idx, k_pred, lengths)
@@ -409,11 +387,7 @@ class GPT(nn.Module):
         return total - left_out if non_embedding else total
 
     def crop_block_size(self, block_size: int) -> None:
-        """Keep the first `block_size` positions, in place.
-
-        Raises:
-            ValueError: If there are not so many.
-        """
+        """Keep the first `block_size` positions, in place."""
         if block_size > self.config.block_size:
             raise ValueError(f"block_size={block_size} is over the model's own {self.config.block_size}.")
         self.config.block_size = block_size
@@ -435,7 +409,7 @@ class GPT(nn.Module):
         ]
         fused = {"fused": True} if device_type == "cuda" else {}
         optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, **fused)
-        optimizer.register_load_state_dict_pre_hook(_with_pred_group)
+        optimizer.register_load_state_dict_pre_hook(with_pred_group)
         return optimizer
 
     def estimate_mfu(self, fwdbwd_per_iter: float, dt: float) -> float:
@@ -449,11 +423,9 @@ class GPT(nn.Module):
 
     @classmethod
     def from_pretrained(cls, model_type: str, override_args: dict[str, Any] | None = None) -> GPT:
-        """Return GPT-2 with its published weights.
+        """Return GPT-2 ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", or a folder) with its published weights.
 
-        Args:
-            model_type: "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", or the folder of any GPT-2 of transformers.
-            override_args: May hold "dropout".
+        `override_args` may hold "dropout".
         """
         from .weights import load_gpt2
 
@@ -464,16 +436,12 @@ class GPT(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> GPT:
-        """Return the model of a `ckpt.pt` that nanoGPT's `train.py` wrote, with this class or with its own.
-
-        Raises:
-            DataError: If the file is missing, damaged, or something else.
-        """
+        """Return the model of a `ckpt.pt` that nanoGPT's `train.py` wrote, with this class or with its own."""
         from .weights import load_checkpoint
 
         return load_checkpoint(path)
 
-    def _mark_gelu_new(self) -> None:
+    def mark_gelu_new(self) -> None:
         """Write the activation into the state dict: nanoGPT's checkpoints name no such field of the config."""
         self.config.activation = "gelu_new"
         self.register_buffer("gelu_new", torch.tensor(True, device=self.lm_head.weight.device))
@@ -531,30 +499,3 @@ def _view_lengths(
                 f"and no more than {T} together, the length of the row."
             )
     return [text for text, _ in pairs], [code for _, code in pairs]
-
-
-def _accept_nanogpt(module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-    """Before loading: take what nanoGPT saved, with prefixes of compiling and DDP, attention masks, and no [PRED]."""
-    assert isinstance(module, GPT)
-    *_, errors = rest
-    for key in list(state_dict):
-        if key.startswith(prefix) and (wrapped := WRAPPERS.match(key, len(prefix))):
-            state_dict[prefix + key[wrapped.end() :]] = state_dict.pop(key)
-    for key in list(state_dict):
-        if key.startswith(prefix) and key.endswith((".attn.bias", ".attn.masked_bias")):
-            del state_dict[key]
-    state_dict.setdefault(prefix + "pred_token", module.pred_token.detach())
-    if prefix + "gelu_new" in state_dict and module.config.activation != "gelu_new":
-        module._mark_gelu_new()
-    elif prefix + "gelu_new" not in state_dict and module.config.activation == "gelu_new":
-        state_dict[prefix + "gelu_new"] = module.get_buffer("gelu_new")
-        errors.append('The weights are of a model with activation="gelu", this one has "gelu_new".')
-
-
-def _with_pred_group(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:
-    """Before loading an optimizer of nanoGPT's, which has two groups: add [PRED]'s, without a history."""
-    groups = state_dict["param_groups"]
-    if len(groups) != len(optimizer.param_groups) - 1:
-        return None
-    number = sum(len(group["params"]) for group in groups)
-    return {**state_dict, "param_groups": [*groups, {**groups[-1], "weight_decay": 0.0, "params": [number]}]}

@@ -29,7 +29,8 @@ from llm_jepa.files import expanded, whole_file
 from llm_jepa.objective import LLMJEPA, JEPAConfig
 from llm_jepa.training.saving import PREDICTOR, WEIGHTS, save_jepa
 
-from . import GPT, WRAPPERS, GPTConfig
+from . import GPT, GPTConfig
+from .state_dicts import WRAPPERS
 
 CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")  # stored transposed
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new"}  # transformers' name -> ours

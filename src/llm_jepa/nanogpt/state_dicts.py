@@ -1,0 +1,36 @@
+"""What nanoGPT saved, as the GPT of this folder takes it: names of weights, and groups of an optimizer."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+
+WRAPPERS = re.compile(r"(?:_orig_mod\.|module\.)+")  # before names: torch.compile, DDP, or both in any order
+
+
+def accept_nanogpt(module: Any, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """Before loading: take what nanoGPT saved, with prefixes of compiling and DDP, attention masks, and no [PRED]."""
+    *_, errors = rest
+    for key in list(state_dict):
+        if key.startswith(prefix) and (wrapped := WRAPPERS.match(key, len(prefix))):
+            state_dict[prefix + key[wrapped.end() :]] = state_dict.pop(key)
+    for key in list(state_dict):
+        if key.startswith(prefix) and key.endswith((".attn.bias", ".attn.masked_bias")):
+            del state_dict[key]
+    state_dict.setdefault(prefix + "pred_token", module.pred_token.detach())
+    if prefix + "gelu_new" in state_dict and module.config.activation != "gelu_new":
+        module.mark_gelu_new()
+    elif prefix + "gelu_new" not in state_dict and module.config.activation == "gelu_new":
+        state_dict[prefix + "gelu_new"] = module.get_buffer("gelu_new")
+        errors.append('The weights are of a model with activation="gelu", this one has "gelu_new".')
+
+
+def with_pred_group(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:
+    """Before loading an optimizer of nanoGPT's, which has two groups: add [PRED]'s, without a history."""
+    groups = state_dict["param_groups"]
+    if len(groups) != len(optimizer.param_groups) - 1:
+        return None
+    number = sum(len(group["params"]) for group in groups)
+    return {**state_dict, "param_groups": [*groups, {**groups[-1], "weight_decay": 0.0, "params": [number]}]}
