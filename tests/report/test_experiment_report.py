@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
-from llm_jepa.experiments.build_results import write_results
-from llm_jepa.experiments.results import Cell, GridResults, SeedValues
+from llm_jepa.experiments.build_results import build_results, write_results
+from llm_jepa.experiments.results import Cell, GridResults, Results, RunResult, SeedValues
+from llm_jepa.experiments.sentences import alarm_sentences, answer_of, comparison_sentences
 from llm_jepa.geometry.experiment_geometry import stored_geometry
 from llm_jepa.report import experiment_report
 from llm_jepa.report.experiment_report import experiment_geometry, write_experiment_report
+from llm_jepa.report.markdown import escaped, experiment_markdown
 from llm_jepa.report.page import write_report
+from llm_jepa.report.terminal import format_table
 
 ARMS = ("ntp", "jepa", "jepa_infonce", "jepa_shuffled")
 MOST_BYTES = 5_000_000
@@ -91,6 +94,27 @@ def test_html_markdown_csv_and_json_say_the_same_numbers(written, read_page, tab
         assert markdown[each["arm"]][3] == f"{delta} \\[{ends[0]}, {ends[1]}\\]"
         assert f"{delta} {ends[0]} to {ends[1]} {each['verdict']}" in plain(page.words)
         assert each["verdict"] == markdown[each["arm"]][5]
+
+
+def test_each_sentence_about_a_comparison_is_the_same_wherever_it_is_shown(make_experiment, read_page, tmp_path):
+    """Terminal, Markdown, page and results.json: against the baseline, against the control, and on the alarms."""
+    made = make_experiment(tmp_path, ("ntp", "jepa", "jepa_shuffled"))
+    runs = [RunResult(run.arm, run.seed, run.metrics, made.arms[run.arm].alarms.get(run.seed)) for run in made.runs]
+    results = build_results(runs, controls={"jepa": ["jepa_shuffled"]})
+    sentences = comparison_sentences(results.main)
+    assert [each.split(":")[0] for each in sentences] == ["jepa", "jepa_shuffled", "Beyond its control, jepa"]
+    answer = answer_of(results).sentence
+    page = plain(read_page(write_report(results, tmp_path).read_text()).words)
+    markdown = experiment_markdown(results, [], tmp_path, settings="", environment={"values": {}, "differing": []})
+    terminal = " ".join(format_table(results).split())
+    for each in sentences:
+        assert each in page and f"- {escaped(each)}\n" in markdown and each in terminal
+    assert answer in page and escaped(answer) in markdown
+    assert [alarm in terminal for alarm in alarm_sentences(results.main)] == [True]
+    stored = json.loads(write_results(results, tmp_path)[0].read_text())
+    assert [each["sentence"] for each in stored["comparisons"]] == sentences[:2]
+    assert comparison_sentences(Results.from_json(stored).main) == sentences
+    assert answer_of(Results.from_json(stored)) == answer_of(results)
 
 
 def test_the_cells_of_a_grid_and_the_geometry_agree_too(written, read_page, tables):

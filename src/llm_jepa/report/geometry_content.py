@@ -53,7 +53,7 @@ def wilson(share: float, num: int) -> tuple[float, float]:
     >>> [round(end, 3) for end in wilson(0.5, 100)], [round(end, 3) for end in wilson(0.0, 500)]
     ([0.404, 0.596], [0.0, 0.008])
     """
-    interval = stats.binomtest(round(share * num), num).proportion_ci(method="wilson")
+    interval = stats.binomtest(round(share * num), int(num)).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
 
