@@ -46,6 +46,7 @@ class PairFacts:
         self.num_ce += pair.use_ce
 
 
+@dataclass(eq=False, repr=False)
 class StoredPairs(LazySequence[Pair]):
     """Pairs of rows that stay in their file: each is read and encoded when it is asked for.
 
@@ -54,22 +55,17 @@ class StoredPairs(LazySequence[Pair]):
         sha256: The hash of all pairs, known from the same pass.
     """
 
-    def __init__(
-        self,
-        examples: StoredExamples,
-        encoder: PairEncoder,
-        config: DataConfig,
-        facts: PairFacts,
-        sha256: str,
-        marks: dict[str, bool],
-    ) -> None:
-        self.examples = examples
-        self.encoder = encoder
-        self.config = config
-        self.facts = facts
-        self.lengths = facts.lengths
-        self.sha256 = sha256
-        self.marks = marks
+    examples: StoredExamples
+    encoder: PairEncoder
+    config: DataConfig
+    facts: PairFacts
+    sha256: str
+    marks: dict[str, bool]
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each pair's row."""
+        return self.facts.lengths
 
     def __len__(self) -> int:
         return len(self.examples)

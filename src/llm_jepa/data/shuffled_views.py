@@ -34,13 +34,17 @@ def shuffle_code_views(pairs: Sequence[Pair], seed: int) -> Sequence[Pair]:
     return list(shuffled) if isinstance(pairs, list) else shuffled
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class ShuffledPairs(LazySequence[Pair]):
     """Pairs made on demand with the code views of `others`: by place, the view and an end token."""
 
-    def __init__(self, pairs: Sequence[Pair], others: Mapping[int, array]) -> None:
-        self.pairs = pairs
-        self.others = others
-        self.lengths = row_lengths(pairs)
+    pairs: Sequence[Pair]
+    others: Mapping[int, array]
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each pair's row."""
+        return row_lengths(self.pairs)
 
     def __len__(self) -> int:
         return len(self.pairs)

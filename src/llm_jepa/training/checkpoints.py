@@ -65,7 +65,7 @@ def publish(
     """
     source, target = staging / f"checkpoint-{step}", Path(output_dir) / f"checkpoint-{step}"
     files = {
-        str(path.relative_to(source)): {"bytes": path.stat().st_size, "sha256": _flushed_digest(path)}
+        str(path.relative_to(source)): {"bytes": path.stat().st_size, "sha256": _digest(path, flush=True)}
         for path in sorted(source.rglob("*"))
         if path.is_file()
     }
@@ -187,14 +187,10 @@ def _checkpoints(output_dir: str | Path) -> list[Path]:
     return [path for _, path in sorted(numbered)]
 
 
-def _flushed_digest(path: Path) -> str:
+def _digest(path: Path, *, flush: bool = False) -> str:
     with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return _digest(path)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+        if flush:
+            os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

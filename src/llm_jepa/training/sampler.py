@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.utils.data import Sampler
 BATCHES_PER_WINDOW = 50
 
 
+@dataclass(eq=False)
 class LengthGroupedSampler(Sampler[int]):
     """Shuffle rows, sort them by length within windows, and shuffle the batches of each window.
 
@@ -25,12 +27,11 @@ class LengthGroupedSampler(Sampler[int]):
     are only shuffled. `batch_size` includes accumulation.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, group: bool = True) -> None:
-        self.lengths = lengths
-        self.batch_size = batch_size
-        self.seed = seed
-        self.group = group
-        self.epoch = 0
+    lengths: Sequence[int]
+    batch_size: int
+    seed: int
+    group: bool = True
+    epoch: int = field(default=0, init=False)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration gives."""
@@ -64,12 +65,13 @@ def num_beside(num_task_rows: int, ratio: float) -> int:
     return math.floor(num_task_rows * ratio + 0.5)
 
 
+@dataclass(eq=False)
 class BesideRows:
     """Rows of a second file for the steps of an epoch of the task's rows: which, and beside which step.
 
-    They come in an order of their own, epoch after epoch, and go on where the task's last epoch left off: a function
+    They come in an order of their own, epoch after epoch, and continue where the task's last epoch ended: a function
     of seed, epoch and step, so that a resumed run sees what it would have seen. A step of n task rows gets n times
-    `ratio`, rounded, half of one up; no row twice, but where an epoch of theirs ends in its midst.
+    `ratio`, rounded, half of one up; no row twice, except where an epoch of theirs ends within the step.
 
     Args:
         task_lengths: Tokens of each task row.
@@ -81,22 +83,12 @@ class BesideRows:
             `BATCHES_PER_WINDOW` steps at a time.
     """
 
-    def __init__(
-        self,
-        task_lengths: Sequence[int],
-        lengths: Sequence[int],
-        ratio: float,
-        seed: int,
-        *,
-        shuffle: bool = True,
-        group: bool = True,
-    ) -> None:
-        self.task_lengths = task_lengths
-        self.lengths = lengths
-        self.ratio = ratio
-        self.seed = seed
-        self.shuffle = shuffle
-        self.group = group
+    task_lengths: Sequence[int]
+    lengths: Sequence[int]
+    ratio: float
+    seed: int
+    shuffle: bool = field(default=True, kw_only=True)
+    group: bool = field(default=True, kw_only=True)
 
     def beside(self, steps: Sequence[Sequence[int]], epoch: int) -> list[list[int]]:
         """Return the rows beside each step of an epoch, from 0, of which `steps` are the task rows, in order."""
@@ -147,6 +139,7 @@ class BesideRows:
         return torch.randperm(len(self.lengths), generator=generator).tolist()
 
 
+@dataclass(eq=False)
 class SharedBatches(Sampler[list[int]]):
     """One process's part of each batch of task rows, with rows of a second file beside them if there is one.
 
@@ -168,25 +161,17 @@ class SharedBatches(Sampler[list[int]]):
     [[[0, 1], []], [[2, 3], [4]]]
     """
 
-    def __init__(
-        self,
-        rows: Any,
-        batch_size: int,
-        beside: BesideRows | None = None,
-        *,
-        accumulation: int = 1,
-        num_processes: int = 1,
-        rank: int = 0,
-        drop_last: bool = False,
-    ) -> None:
-        self.rows = rows
-        self.beside = beside
-        self.size = batch_size * num_processes
-        self.accumulation = accumulation
-        self.num_processes = num_processes
-        self.rank = rank
-        self.drop_last = drop_last
-        self.epoch = 0
+    rows: Any
+    batch_size: int
+    beside: BesideRows | None = None
+    accumulation: int = field(default=1, kw_only=True)
+    num_processes: int = field(default=1, kw_only=True)
+    rank: int = field(default=0, kw_only=True)
+    drop_last: bool = field(default=False, kw_only=True)
+    epoch: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.size = self.batch_size * self.num_processes  # rows of a batch, in all processes
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration gives."""
