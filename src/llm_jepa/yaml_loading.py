@@ -35,7 +35,7 @@ class Word(str):
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """YAML 1.2 in which a key that stands twice is an error: the second would replace the first without a word."""
+    """YAML 1.2 in which a repeated key is an error: the second value would replace the first in silence."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
     text_keys: ClassVar[bool] = False

@@ -67,7 +67,7 @@ def test_every_row_is_accounted_for(load):
 def test_notes_say_what_was_left_out(load):
     """Each in one sentence with its number."""
     data = load([*numbered(0, 9), "{"], test=numbered(0, 3), on_broken="drop")
-    assert "3 training rows have a pair that stands in the validation or test rows too; left out." in data.notes
+    assert "3 training rows have a pair that is in the validation or test rows too; left out." in data.notes
     assert "1 of 10 training rows are left out: json 1." in data.notes
 
 
@@ -208,7 +208,7 @@ def test_the_published_files_load_with_their_leaks_left_out(synth_files):
     config = DataConfig(train_file=synth_files[0], test_file=synth_files[1], max_test_rows=2000)
     data = load_data(config, JEPAConfig())
     assert (len(data.train), len(data.validation), len(data.test)) == (7761, 200, 2000)
-    assert "39 training rows have a pair that stands in the validation or test rows too; left out." in data.notes
+    assert "39 training rows have a pair that is in the validation or test rows too; left out." in data.notes
     assert (data.summary["leaked_pairs"], data.summary["duplicate_rows"]) == (39, 89)
     decoded = [data.encoder.decode_code(pair.code_ids) for pair in data.test.pairs]
     assert decoded == [example.code for example in data.test.examples]

@@ -118,7 +118,9 @@ def test_truncation_cuts_the_rendered_views_with_the_row(chat_tokenizer, size):
 def test_a_view_beside_the_row_that_is_too_long_is_refused_dropped_or_cut(byte_tokenizer):
     """max_length holds for every row of a batch, views included."""
     row = Example("a", "b", source="rows.jsonl:1", text_view="0" * 30)
-    with pytest.raises(DataError, match=r"rows.jsonl:1: the text view beside the row has 30 tokens, max_length is 12"):
+    with pytest.raises(
+        DataError, match=r"rows.jsonl:1: the text view apart from the row has 30 tokens, max_length is 12"
+    ):
         views(byte_tokenizer, row, "prefix", max_length=12)
     assert views(byte_tokenizer, row, "prefix", max_length=12, on_overflow="truncate") == ["0" * 12, None]
     config = DataConfig(max_length=12, on_overflow="drop")

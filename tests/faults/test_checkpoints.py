@@ -181,7 +181,7 @@ def test_a5_a_missing_file_is_named_and_the_checkpoint_before_it_is_used(name, m
         (newest / name).unlink()
         assert find_problem(newest) == f"{name} is missing"
         assert find_newest(trainer.args.output_dir) == newest.with_name("checkpoint-1")
-        assert f"checkpoint-2 cannot be used: {name} is missing; going on from checkpoint-1" in caplog.text
+        assert f"checkpoint-2 cannot be used: {name} is missing; continuing from checkpoint-1" in caplog.text
         with pytest.raises(DataError, match=f"checkpoint-2 cannot be used: {name} is missing"):
             make_run("run", max_steps=2).train(resume_from_checkpoint=newest)
         row.passed = 1

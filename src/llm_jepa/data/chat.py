@@ -1,8 +1,8 @@
-"""Rendering chats with a tokenizer's chat template, knowing where each message's words stand.
+"""Rendering chats with a tokenizer's chat template, so that the place of each message's words is known.
 
-A view must end where the user's last word ends, and must not be found by searching: an answer may stand in
-its question, and a question in its system message. So the template is rendered once more with a marker in
-place of each content; what stands between the markers is the template's own text, and gives the places.
+A view must end where the user's last word ends, and must not be found by searching: an answer may be in
+its question, and a question in its system message. So the template is rendered again with a marker
+instead of each content; the text between the markers is the template's own, and gives the places.
 """
 
 from __future__ import annotations
@@ -387,7 +387,7 @@ def _locate(contents: list[str], skeleton: str, string: str) -> list[tuple[int, 
 
 
 def _locate_last(messages: list[Message], skeleton: str, string: str) -> list[tuple[int, Span]] | None:
-    """Return the place of the last content, where the others stand in the skeleton as they are."""
+    """Return the place of the last content; the skeleton holds the other contents themselves."""
     last = len(messages) - 1
     before, marker, after = skeleton.partition(_marker(last))
     room = len(string) - len(before) - len(after)

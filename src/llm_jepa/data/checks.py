@@ -232,9 +232,9 @@ def check_files(train: str, test: str, config: DataConfig) -> dict[str, Any]:
 
         - `train_rows`, `test_rows`: rows that could be read (all of them, unless `on_broken` is `drop`).
         - `empty_rows`: rows with an empty or blank view, in both files.
-        - `leaked_pairs`: test rows whose text and code, both stripped, stand together in a training row.
+        - `leaked_pairs`: test rows whose text and code, both stripped, are those of a training row.
         - `leaked_pairs_normalised`: the same, case-folded and with white space collapsed.
-        - `leaked_codes`: test rows whose stripped code stands in a training row, whatever its text.
+        - `leaked_codes`: test rows whose stripped code is that of a training row, whatever its text.
         - `leaked_groups`: test rows whose `group` is that of a training row.
         - `duplicate_rows`: training rows that repeat an earlier training row (rows minus distinct pairs).
         - `duplicate_rows_normalised`, `test_duplicate_rows`: as their names say.

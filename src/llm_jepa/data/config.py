@@ -235,7 +235,7 @@ class DataConfig:
                 if (each.name.startswith("views_") or each.name == "task_views") and value != each.default:
                     raise ValueError(f"{each.name}={value!r} needs views_file. Set it, or remove {each.name}.")
         if not self.views_bridge:
-            raise ValueError("views_bridge is empty. Set it to what stands between the views, or leave it out.")
+            raise ValueError("views_bridge is empty. Set it to a text between the views, or leave it out.")
 
     @property
     def trains_view_rows(self) -> bool:

@@ -5,7 +5,7 @@ With a chat template:     prompt up to the user's last word | rest of the prompt
 One text:                 first part of its tokens | (no bridge) | rest end
 
 That is the row, and with `jepa_views: prefix` its parts are the views. With `rendered`, or where a row brings views
-of its own, the views stand beside the row: question and answer each alone.
+of its own, the views are encoded apart from the row: question and answer each alone.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class PairEncoder:
         """Return the pair cut to `max_length` tokens: the longer view first, from its end.
 
         The end token, the bridge, what comes before the user's words, and one token of each view stay in any case.
-        Views beside the row lose as many tokens as theirs in it, and are cut to `max_length` too.
+        Views apart from the row lose as many tokens as theirs in it, and are cut to `max_length` too.
 
         Raises:
             DataError: If not even that fits.
@@ -209,7 +209,7 @@ class PairEncoder:
         room = max_length - head - len(pair.bridge_ids) - 1
         if room < 2:
             raise DataError(
-                f"{example.source}: max_length={max_length} has no room for both views beside {head} "
+                f"{example.source}: max_length={max_length} has no room for both views and {head} "
                 f"tokens before the text, {len(pair.bridge_ids)} between the views, and the end "
                 "token. Raise max_length."
             )
@@ -218,7 +218,7 @@ class PairEncoder:
         return replace(pair, text_ids=text_ids, code_ids=[*pair.code_ids[:num_code], pair.code_ids[-1]])
 
     def encode_text_view(self, example: Example) -> tuple[list[int], list[int]]:
-        """Return the ids of the text view, and of the bridge after it; the example's code is not looked at.
+        """Return the ids of the text view, and of the bridge after it; the example's code is not read.
 
         Raises:
             EmptyViewError: If the text is empty or blank.
@@ -265,7 +265,7 @@ class PairEncoder:
         return Pair(text_ids=ids[:num_text], code_ids=code_ids, source=example.source)
 
     def _num_head_tokens(self, example: Example) -> int:
-        """Count the tokens that stand before the user's words in the text view."""
+        """Count the tokens before the user's words in the text view."""
         if (chat := self._template_of(example)) is not None:
             prompt = chat.render_prompt(_without_answer(example), example.source)
             return len(chat.encode(prompt, 0, prompt.last_user[0]))

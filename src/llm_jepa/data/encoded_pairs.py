@@ -16,7 +16,7 @@ from .encode import EmptyViewError, PairEncoder
 from .example import Example
 from .lazy_rows import Joined, LazySequence, StoredExamples
 
-_NUM_LABELLED = 100  # rows whose labels are looked at before training; labels are made by one rule for all
+_NUM_LABELLED = 100  # rows whose labels are checked before training; one rule makes all labels
 
 
 @dataclass
@@ -25,7 +25,7 @@ class PairFacts:
 
     Attributes:
         lengths: Tokens of each pair's row.
-        longest: Tokens of the longest row, or of a view beside it that is longer; 0 without rows.
+        longest: Tokens of the longest row, or of a longer view apart from it; 0 without rows.
         longest_code: Tokens of the longest answer, end token included; 0 without rows.
         num_jepa: Number of pairs that have a JEPA term.
         num_ce: Number of pairs that are under cross-entropy.
@@ -119,7 +119,7 @@ def row_lengths(pairs: Sequence[Pair]) -> Sequence[int]:
 
 
 def longest_part(pair: Pair) -> int:
-    """Return the length of the row, or of a view beside it that is longer."""
+    """Return the length of the row, or of a longer view apart from it."""
     return max(len(pair), len(pair.text_view_ids or ()), len(pair.code_view_ids or ()))
 
 
@@ -198,7 +198,7 @@ def mark(pair: Pair, marks: dict[str, bool]) -> Pair:
 
 
 def check_special_tokens(pair: Pair, example: Example, encoder: PairEncoder) -> None:
-    """Check one row: its end token stands at its end alone, and it does not begin with two begin tokens.
+    """Check one row: its end token is at its end alone, and it does not begin with two begin tokens.
 
     Raises:
         DataError: If it does not hold.
@@ -207,7 +207,7 @@ def check_special_tokens(pair: Pair, example: Example, encoder: PairEncoder) -> 
     if pair.code_ids[-1] != end_id or end_id in pair.code_ids[:-1]:
         name = encoder.tokenizer.convert_ids_to_tokens(end_id)
         raise DataError(
-            f"{example.source}: the end token {name!r} must be the last token of the row and stand "
+            f"{example.source}: the end token {name!r} must be the last token of the row and be "
             "nowhere else in the answer. The tokenizer reads it out of plain text; use one that does not."
         )
     begin = encoder.tokenizer.bos_token_id
@@ -274,8 +274,8 @@ def _overflow_text(example: Example, pair: Pair, max_length: int) -> str:
     for name, ids in (("text", pair.text_view_ids), ("code", pair.code_view_ids)):
         if len(pair) <= max_length and ids is not None and len(ids) > max_length:
             return (
-                f"{example.source}: the {name} view beside the row has {len(ids)} tokens, max_length is {max_length}. "
-                "Raise max_length, or set on_overflow to drop or truncate."
+                f"{example.source}: the {name} view apart from the row has {len(ids)} tokens, max_length is "
+                f"{max_length}. Raise max_length, or set on_overflow to drop or truncate."
             )
     return (
         f"{example.source}: the row has {len(pair)} tokens (text {len(pair.text_ids)}, bridge "

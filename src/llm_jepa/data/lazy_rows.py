@@ -1,6 +1,6 @@
 """Rows that stay in a file larger than memory: its lines by number, and the examples made of them when asked for.
 
-One pass finds where each line starts; its index goes to a temporary file of ours, nothing is put beside the user's.
+One pass finds where each line starts; its index goes to a temporary file, away from the user's files.
 Lines are then read from the file at their place. Both are read and not mapped into memory: mapped pages count as this
 process's until the system takes them back, read ones never do.
 """
@@ -28,7 +28,7 @@ from .row_forms import ExampleReader
 Item = TypeVar("Item")
 
 BLOCK_BYTES = 4 * 2**20
-"""Bytes looked at together. Our choice: large enough that Python's share vanishes, small against any memory."""
+"""Bytes scanned together. Our choice: large enough that Python's share vanishes, small against any memory."""
 
 _ENTRY = np.dtype([("start", "<u8"), ("size", "<u4"), ("line", "<u4")])
 _unpack = struct.Struct("<QII").unpack  # an entry without numpy, which takes longer for one alone
@@ -101,7 +101,7 @@ class MappedLines:
 
     def _scan(self) -> Iterator[np.ndarray]:
         """Yield the entries of all lines that are not blank, block by block."""
-        line, start, at = 1, 0, 0  # the line that begins at `start`; what is before `at` has been looked at
+        line, start, at = 1, 0, 0  # the line that begins at `start`; what is before `at` has been scanned
         while block := os.pread(self._file, BLOCK_BYTES, at):
             characters = np.frombuffer(block, np.uint8)
             ends = np.flatnonzero(characters == _NEWLINE) + at
@@ -125,7 +125,7 @@ class MappedLines:
         sizes = ends - starts
         entries["start"], entries["line"] = starts, np.arange(line, line + len(starts))
         entries["size"] = np.where(sizes > json_lines.MAX_LINE_BYTES, _TOO_LONG, sizes)
-        # A line can only be blank if its first byte is: looked at for all at once, and the few that are, one by one.
+        # A line can only be blank if its first byte is: checked for all at once, then the few that are one by one.
         maybe = np.isin(firsts, _BLANKS)
         if line == 1:
             maybe[0] = True

@@ -1,4 +1,4 @@
-"""Chats: which message is the answer, and the fields beside role and content that other trainers read."""
+"""Chats: which message is the answer, and the fields that other trainers read next to role and content."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ otherwise. A reader may well group a line differently ("words with a vowel and e
 ends with a letter, not the word); the rows themselves are consistent. The other way round there is a choice:
 a regex can have several descriptions ("lines with", "lines having").
 
-What differs from SYNTH: operands of "|", "&" and other loose operators always stand in parentheses, where SYNTH
+What differs from SYNTH: operands of "|", "&" and other loose operators are always in parentheses, where SYNTH
 now and then leaves a pair out and the regex says something else; a string is drawn at random, where in SYNTH the
 first one of a row is always 'dog'; and no row occurs twice. As in SYNTH, no term occurs twice in one row, and a
 regex may match nothing at all ("a vowel and a number").
@@ -50,7 +50,7 @@ from dataclasses import dataclass
 class Rule:
     """One way to write a symbol of the grammar, in both languages.
 
-    `%s` marks a part. The parts stand in the same order on both sides.
+    `%s` marks a part. The parts are in the same order on both sides.
 
     Attributes:
         english: Phrasings that mean the same, equally likely.

@@ -267,7 +267,7 @@ def _handle_leaks(train: _Split, validation: _Split, test: _Split, policy: str, 
     """Apply `on_leak` to training (against validation and test) and to a validation file (against test)."""
     found = find_leaks(train.examples, test.examples)
     if (near := found.num_normalised - len(found.held_out_rows)) > 0:
-        notes.append(f"{near} test rows have a pair that stands in the training rows up to case and space; kept.")
+        notes.append(f"{near} test rows have a pair that is in the training rows up to case and space; kept.")
     kept, num_train = apply_leak_policy(train.examples, Joined(validation.examples, test.examples), policy)
     train.keep(kept, "leak")
     kept, num_validation = apply_leak_policy(validation.examples, test.examples, policy)
@@ -275,7 +275,7 @@ def _handle_leaks(train: _Split, validation: _Split, test: _Split, policy: str, 
     for split, count, others in ((train, num_train, "validation or test"), (validation, num_validation, "test")):
         if count:
             fate = "left out" if policy == "drop" else "kept: scores on them are not to be trusted"
-            notes.append(f"{count} {split.name} rows have a pair that stands in the {others} rows too; {fate}.")
+            notes.append(f"{count} {split.name} rows have a pair that is in the {others} rows too; {fate}.")
     return {
         "leaked_pairs": len(found.held_out_rows),
         "leaked_codes": found.num_codes,
@@ -333,7 +333,7 @@ def _read_views(
 
 
 def _views_encoder(config: DataConfig, jepa: JEPAConfig, encoder: PairEncoder, views: _Split) -> PairEncoder:
-    """Return the encoder of view rows, whose bridge tells the model that another view is asked for, and no answer.
+    """Return the encoder of view rows, whose bridge says that another view is asked for, not an answer.
 
     Raises:
         ConfigError: If `views_bridge` is the task's own bridge, or view rows are chats, which have their template's.

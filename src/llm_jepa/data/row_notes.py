@@ -14,7 +14,7 @@ from .encoded_pairs import EncodedPairs
 from .example import Example
 from .tokenizer import decode_ids
 
-_NUM_SAMPLED = 100  # rows that are looked at, which costs milliseconds
+_NUM_SAMPLED = 100  # rows that are checked, which takes milliseconds
 
 
 def notes_on_rows(

@@ -42,7 +42,7 @@ _ALWAYS_SET = {"name", "version", "data_dir", "data_files", "description", "sep"
 
 
 class CsvRow(dict[str, Any]):
-    """A row of a CSV file: every value is text, and an empty one may stand for none."""
+    """A row of a CSV file: every value is text, and an empty one may mean null."""
 
 
 def split_name(name: str) -> tuple[str, list[str]]:

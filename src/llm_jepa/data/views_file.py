@@ -1,4 +1,4 @@
-"""View pairs without a label: the rows of `views_file`, which feed the JEPA term beside the task's rows."""
+"""View pairs without a label: the rows of `views_file`, which feed the JEPA term next to the task's rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRA through PEFT: a few matrices are trained beside frozen weights, and saved without them, in PEFT's own format.
+"""LoRA through PEFT: a few matrices are trained on top of frozen weights, and saved without them, in PEFT's own format.
 
 [PRED] is no part of the adapter and no row of the vocabulary: it is a module beside the model
 (`objective/predictor.py`), trained whatever the adapter freezes, and saved beside it in jepa.safetensors.
@@ -31,7 +31,7 @@ QUANTIZATIONS = ("none", "4bit")
 
 @dataclass
 class AdapterConfig:
-    """Whether all weights are trained, or an adapter beside them.
+    """Whether all weights are trained, or an adapter on top of them.
 
     Raises:
         ValueError: If a value is out of range, or set where there is no adapter.

@@ -116,7 +116,7 @@ def find_newest(output_dir: str | Path) -> Path | None:
         problem = find_problem(checkpoint)
         if problem is None:
             if problems:
-                logger.warning("resume %s; going on from %s", "; ".join(problems), checkpoint.name)
+                logger.warning("resume %s; continuing from %s", "; ".join(problems), checkpoint.name)
             return checkpoint
         problems.append(f"{checkpoint.name} cannot be used: {problem}")
     if problems:
@@ -212,5 +212,5 @@ def _cannot_write(error: Exception, staging: Path) -> LLMJEPAError:
     return LLMJEPAError(
         f"{folder}: the checkpoint could not be written ({error}); {written / 2**20:,.1f} MiB of it were, "
         f"{free / 2**20:,.1f} MiB are free. The checkpoints before it are whole: make room, and the same command "
-        "goes on from the newest."
+        "continues from the newest."
     )

@@ -39,7 +39,7 @@ class StepTimer:
     def summary(self) -> dict[str, float]:
         """Return the median and the mean time of a step in seconds, and the number of steps they are over.
 
-        Of a run that goes on from a checkpoint they are those of the part before it or after it: of the one with more
+        Of a run that continues from a checkpoint they are those of the part before it or after it: of the one with more
         steps.
         """
         times = self.times_s[self.warm_up :] or self.times_s
@@ -89,7 +89,7 @@ class TermMeter:
         self._since = time.perf_counter()
 
     def pop(self) -> dict[str, float]:
-        """Return the means (nats a token, distance a pair, weight, tokens a second) and start anew."""
+        """Return the means (nats a token, distance a pair, weight, tokens a second) and start again."""
         self.pause()
         steps = max(self._steps, 1)
         own = (

@@ -242,7 +242,7 @@ def find_model(config: ModelConfig) -> str:
 
 
 def _adapter_error(what: str, place: str) -> ConfigError:
-    """Return the error for an adapter in the place of a model; it names the model that the adapter belongs to."""
+    """Return the error for an adapter where a model is expected; it names the model that the adapter belongs to."""
     try:
         base = PeftConfig.from_pretrained(place).base_model_name_or_path
     except (OSError, ValueError, TypeError, KeyError):
@@ -257,7 +257,7 @@ def check_same_ids(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, name
     """Make sure that another tokenizer than a model's own gives its tokens the ids that the model has learned.
 
     A tokenizer with other ids would train and score without an error, on embeddings of other words. More tokens, or
-    fewer, are in order, and so is a model that has no tokenizer beside it. `name` is where the tokenizer came from.
+    fewer, are in order, and so is a model that has no tokenizer with it. `name` is where the tokenizer came from.
 
     Raises:
         ConfigError: If a token that both know has another id.
@@ -305,7 +305,7 @@ def _load_pretrained(config: ModelConfig, adapter: AdapterConfig, use_cpu: bool)
     source: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     if config.model_revision is not None:
         source |= {"revision": config.model_revision}
-    if config.trust_remote_code:  # code may stand in another repository than the weights
+    if config.trust_remote_code:  # code may be in another repository than the weights
         source |= {"code_revision": config.model_revision}
     is_quantized = adapter.quantization == "4bit"
     how = _quantized(use_cpu) if is_quantized else {"dtype": WEIGHTS_DTYPES[config.weights_dtype]}

@@ -47,7 +47,7 @@ class ResumableTrainer(Trainer):
     Attributes:
         jepa: The model under its objective.
         tokenizer: The tokenizer; saved with the model.
-        view_pairs: Rows of a second file, beside the training rows.
+        view_pairs: Rows of a second file, trained on with the training rows.
         views_ratio: How many of them for each training row.
         step_timer: Times of the optimizer steps.
         time_before_s: Seconds that were trained before the checkpoint that the run continues from; 0 without one.
@@ -70,7 +70,7 @@ class ResumableTrainer(Trainer):
 
         Raises:
             DataError: If the checkpoint, or with `True` every one, is missing or damaged.
-            ConfigError: If it was written with other settings, rows or tokenizer, but for `allow_changed`.
+            ConfigError: If it was written with other settings, rows or tokenizer, except for `allow_changed`.
             LLMJEPAError: If the disk has no room for the checkpoints that `save_strategy` asks for.
         """
         self._check_processes()
@@ -104,7 +104,7 @@ class ResumableTrainer(Trainer):
         return self.time_before_s + time.perf_counter() - self._started_s
 
     def _times(self) -> dict[str, Any]:
-        """Return what a checkpoint tells of the time until there."""
+        """Return the times that a checkpoint keeps."""
         steps = self.step_timer.summary()
         return {"training_time_s": self.training_time_s} | ({"steps": steps} if steps["num_steps_timed"] else {})
 
@@ -137,7 +137,7 @@ class ResumableTrainer(Trainer):
         return Path(wanted)
 
     def facts(self) -> dict[str, Any]:
-        """Return what a run that goes on from this one's checkpoints must have in common with it."""
+        """Return what a run that continues from this one's checkpoints must have in common with it."""
         if self._facts is None:  # once: every row is hashed
             rows = cast(Sequence[Pair], self.train_dataset)
             facts = describe_run(self.args, self.jepa.config, rows, self.tokenizer)
@@ -229,6 +229,6 @@ def _plain_tensors_only(checkpoint: str | None) -> Iterator[None]:
         yield
     except pickle.UnpicklingError as error:
         raise DataError(
-            f"{checkpoint} has a file that holds code beside its tensors, or is damaged; it was not loaded. Use "
+            f"{checkpoint} has a file that holds code next to its tensors, or is damaged; it was not loaded. Use "
             "another checkpoint."
         ) from error

@@ -1,4 +1,4 @@
-"""What a run that goes on from a checkpoint must have in common with the run that wrote it.
+"""What a run that continues from a checkpoint must have in common with the run that wrote it.
 
 A resumed run gives the bits of one that was never stopped only if settings, rows and tokenizer are the same. The
 stock Trainer takes whatever it is given, and ignores a new learning rate in silence. Here each difference is named,
@@ -67,7 +67,7 @@ def describe_run(
 
 
 def describe_views(pairs: Sequence[Pair], ratio: float) -> dict[str, Any]:
-    """Return the facts of the rows that stand beside the training rows; none without such rows."""
+    """Return the facts of the rows of a second file; none without such rows."""
     if not len(pairs):
         return {}
     return {"view_rows": {"number": len(pairs), "sha256": digest_rows(pairs)}, "views_ratio": ratio}

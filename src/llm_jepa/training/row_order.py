@@ -1,4 +1,4 @@
-"""A Trainer whose batches are a function of seed and epoch, with rows of a second file beside the training rows."""
+"""A Trainer whose batches are a function of seed and epoch, with rows of a second file next to the training rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class OrderedTrainer(Trainer):
     """Which rows each batch has, of each process; `JEPATrainer` says what is done with them.
 
     Attributes:
-        view_pairs: Rows of a second file, beside the training rows.
+        view_pairs: Rows of a second file, trained on with the training rows.
         views_ratio: How many of them for each training row.
     """
 

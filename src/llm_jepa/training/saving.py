@@ -1,9 +1,9 @@
-"""What a trained model looks like on disk: a plain transformers folder, with [PRED] in a file beside it.
+"""What a trained model looks like on disk: a plain transformers folder, and [PRED] in a file of its own.
 
     config.json, model.safetensors, tokenizer files      any transformers program loads these; weights of more than
                                                          max_shard_size are model-0000N-of-0000M.safetensors, listed
                                                          in model.safetensors.index.json
-    adapter_config.json, adapter_model.safetensors       in the place of the first two, where LoRA was trained
+    adapter_config.json, adapter_model.safetensors       instead of the first two, where LoRA was trained
     jepa.safetensors                                     [PRED], (number of vectors, C), and the predictor head
     jepa_config.json                                     the objective
     jepa_target.safetensors                              what is its own of the slow copy, with jepa_target ema: the
@@ -87,7 +87,7 @@ def save_jepa(
 def load_jepa(folder: str | Path, *, check: bool = True) -> LLMJEPA:
     """Load what `save_jepa` wrote: a whole model, or an adapter with the model that it belongs to.
 
-    A slow copy that is not beside its model, as of a model that was exported, is the model itself.
+    Where the folder has no slow copy, as after an export, the model itself is the slow copy.
 
     Raises:
         DataError: If the folder lacks one of its files, one of them is damaged, or an adapter's model is not there.

@@ -76,7 +76,7 @@ class StopRequest(TrainerCallback):
             return
         self._stopped_at = state.global_step
         control.should_save = control.should_training_stop = True
-        control.should_evaluate = False  # a look at held-out rows may take longer than the patience of who asked
+        control.should_evaluate = False  # an evaluation may take longer than the scheduler waits
 
     def _anywhere(self, args: Any) -> bool:
         """Whether a signal came in any process: all must end after the same step, and in the same way."""

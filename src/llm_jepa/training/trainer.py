@@ -79,11 +79,11 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         train_dataset: Training rows, a sequence of pairs.
         eval_dataset: Held-out rows, for the loss and the monitors; may be empty.
         pad_token_id: Id that fills padding. Default: the tokenizer's.
-        view_dataset: Rows of a second file, which stand beside the training rows of each step; may be empty.
+        view_dataset: Rows of a second file, which each step has next to the training rows; may be empty.
         views_ratio: How many of them for each training row.
-        monitor_dataset: Held-out pairs whose embeddings are looked at. Default: `eval_dataset`.
-        processing_class: The tokenizer; saved beside the model.
-        extra_metrics: Called at each look at held-out rows; its values join the log (an accuracy, say).
+        monitor_dataset: Held-out pairs whose embeddings the monitors measure. Default: `eval_dataset`.
+        processing_class: The tokenizer; saved with the model.
+        extra_metrics: Called at each evaluation during training; its values join the log (an accuracy, say).
         callbacks: As in transformers.
 
     Raises:
@@ -286,7 +286,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
             self._problem = _non_finite("loss", self.state.global_step, output, batch)
             if self.args.world_size == 1 or not model.training:
                 raise NonFiniteLossError(self._problem)
-            # The others do not know, and wait for this process's gradient. It tells them: nan for sure.
+            # The others do not know, and wait for this process's gradient. A nan loss reaches them.
             output.loss = output.loss * torch.nan
         if model.training:
             self._terms.add(output, batch, 1 / counts.micro_batches if adds_means and counts else 1.0)
@@ -298,7 +298,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         if not self.jepa.config.jepa_detach_backbone:
             return super()._clip_grad_norm(model)
-        # A probe must leave the model's step as it is: what is trained beside it is clipped by a norm of its own.
+        # A probe must leave the model's step as it is: the predictor is clipped by a norm of its own.
         limit = self.args.max_grad_norm
         norms = [self.accelerator.clip_grad_norm_(self.jepa.model.parameters(), limit)]
         norms.append(nn.utils.clip_grad_norm_(self.jepa.predictor.parameters(), limit))
