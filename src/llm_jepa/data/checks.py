@@ -247,7 +247,7 @@ def check_files(train: str, test: str, config: DataConfig) -> dict[str, Any]:
     train_rows, test_rows = train_read.examples, test_read.examples
     duplicates, leaks = find_duplicates(train_rows), find_leaks(train_rows, test_rows)
     in_train, in_test = find_conflicts(train_rows, train_rows), find_conflicts(test_rows, train_rows)
-    empty = [row.source for rows in (train_rows, test_rows) for row in rows if _is_empty(row)]
+    empty = [row.source for rows in (train_rows, test_rows) for row in rows if not all(map(str.strip, row.views))]
 
     leaked = zip(leaks.held_out_rows, leaks.first_train_rows, strict=True)
     repeated = zip(duplicates.rows, duplicates.firsts, strict=True)
@@ -278,11 +278,6 @@ def check_files(train: str, test: str, config: DataConfig) -> dict[str, Any]:
         "first_test_conflicts": places(test_rows, "row", in_test, "other"),
         "notes": list(dict.fromkeys([*train_read.notes, *test_read.notes])),
     }
-
-
-def _is_empty(example: Example) -> bool:
-    views = (example.text, example.code, example.text_view, example.code_view)
-    return any(view is not None and not view.strip() for view in views)
 
 
 def _num_leaked_groups(train: Sequence[Example], test: Sequence[Example]) -> int:

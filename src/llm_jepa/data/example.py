@@ -35,6 +35,11 @@ class Example:
     group: str | None = None
     scoring: dict[str, Any] | None = None
 
+    @property
+    def views(self) -> list[str]:
+        """The row's texts: text, code, and views of its own."""
+        return [view for view in (self.text, self.code, self.text_view, self.code_view) if view is not None]
+
 
 def prompt_example(
     text: str, *, system: str | None = None, chat: bool = False, turns: Sequence[dict[str, Any]] = ()

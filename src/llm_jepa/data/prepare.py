@@ -83,7 +83,7 @@ class _Split:
         return cls(name, result.examples, result.rows_in, dict(result.dropped), result.notes, result.untrained)
 
     def keep(self, examples: Sequence[Example], reason: str) -> None:
-        """Go on with these examples only, and count the others under `reason`."""
+        """Keep these examples only, and count the others under `reason`."""
         if len(examples) < len(self.examples):
             self.dropped[reason] = self.dropped.get(reason, 0) + len(self.examples) - len(examples)
         self.examples = examples
@@ -284,11 +284,12 @@ def _handle_leaks(train: _Split, validation: _Split, test: _Split, policy: str, 
     }
 
 
-def _handle_duplicates(train: _Split, policy: str, notes: list[str]) -> int:
-    kept, num_found = apply_duplicate_policy(train.examples, policy)
-    train.keep(kept, "duplicate")
+def _handle_duplicates(split: _Split, policy: str, notes: list[str]) -> int:
+    kept, num_found = apply_duplicate_policy(split.examples, policy)
+    split.keep(kept, "duplicate")
     if num_found:
-        notes.append(f"{num_found} training rows repeat an earlier one; {'left out' if policy == 'drop' else 'kept'}.")
+        fate = "left out" if policy == "drop" else "kept"
+        notes.append(f"{num_found} {split.name} rows repeat an earlier one; {fate}.")
     return num_found
 
 
@@ -322,12 +323,7 @@ def _read_views(
     num_codes = len(find_views(views.examples, (row.code for row in held_out if row.code is not None)))
     if num_codes:
         notes.append(f"{num_codes} view rows have the code of a validation or test row for a view; kept.")
-    kept, num_repeats = apply_duplicate_policy(views.examples, config.on_duplicate)
-    views.keep(kept, "duplicate")
-    if num_repeats:
-        notes.append(
-            f"{num_repeats} view rows repeat an earlier one; {'left out' if config.on_duplicate == 'drop' else 'kept'}."
-        )
+    _handle_duplicates(views, config.on_duplicate, notes)
     _set_validation_aside(views, validation, config.views_validation_size, notes, "views_validation_size")
     return views, validation, {"leaked_view_rows": num_texts, "leaked_view_codes": num_codes}
 
@@ -364,5 +360,4 @@ def _views(examples: Sequence[Example], include_system: bool) -> Iterator[str]:
     for example in examples:
         if include_system and example.system:
             yield example.system
-        yield example.text
-        yield from (view for view in (example.code, example.text_view, example.code_view) if view is not None)
+        yield from example.views

@@ -90,7 +90,7 @@ class ExampleReader:
         else:
             example = Example(text=views[0], code=views[1], source=source, **own)
         self._look_at_columns(row, form, source)
-        self._look_at_ends(example)
+        self._note_ends(example)
         if self.form is None:  # set last: a broken first row must not decide the form of the good rows after it
             self.form, self.form_source = form, source
         return example
@@ -132,9 +132,8 @@ class ExampleReader:
             else:
                 self._unread[name] = None
 
-    def _look_at_ends(self, example: Example) -> None:
-        views = (example.text, example.code, example.text_view, example.code_view)
-        if any(view is not None and view.strip() and view[-1].isspace() for view in views):
+    def _note_ends(self, example: Example) -> None:
+        if any(view.strip() and view[-1].isspace() for view in example.views):
             self._num_padded += 1
             self._first_padded = self._first_padded or _short(example.source)
 
