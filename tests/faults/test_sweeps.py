@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,29 @@ def test_d1_a_killed_run_is_tried_again_and_one_that_failed_by_itself_is_not(swe
         assert failure.job.name == "hot-s0" and failure.exit_code == 1
         row.passed = int((folder / "ntp-s0" / "DONE").is_file())
     assert row.passed == 1
+
+
+@pytest.mark.slow
+def test_d1_when_the_fork_server_is_killed_its_runs_are_tried_again(tiny_settings, quick_runs, tmp_path, fault_row):
+    """A run saves and ends when its server is gone, and goes on under a new one; nothing is done twice."""
+    settings = tiny_settings(arms=["ntp"], seeds=[0], max_steps=40, validation_generations=0)
+    folder = tmp_path / "out"
+
+    def kill_server():
+        wait_until((folder / "ntp-s0" / "metrics.jsonl").is_file)
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+
+    with fault_row("D1", "the server that forks the runs is killed", 1) as row:
+        experiment = open_experiment(settings, folder)
+        quick_runs.clear()
+        killer = threading.Thread(target=kill_server)
+        killer.start()
+        assert run_jobs(experiment.jobs, 1, lambda: LocalPool(1, {}), max_retries=1) == []
+        killer.join()
+        assert quick_runs == ["ntp-s0"] * 2
+        steps = [line["step"] for line in read_json_lines(folder / "ntp-s0" / "metrics.jsonl") if "loss" in line]
+        assert steps == list(range(1, 41))
+        row.passed = 1
 
 
 # ---- D2: the sweep itself is killed ----

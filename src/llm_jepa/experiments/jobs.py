@@ -11,10 +11,10 @@ import logging
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from tqdm import tqdm
 
@@ -114,8 +114,8 @@ def run_jobs(
         progress: Show a progress bar on standard error.
     """
     waiting = deque(job for job in jobs if not job.folder.is_done)
-    if len(waiting) < len(jobs):
-        logger.info("run    %d of %d runs are done already and stay as they are", len(jobs) - len(waiting), len(jobs))
+    if num_done := len(jobs) - len(waiting):
+        logger.info("run    %d of %d runs are done already and stay as they are", num_done, len(jobs))
     if not waiting:
         return []
     tries: Counter[Job] = Counter()
@@ -123,8 +123,9 @@ def run_jobs(
     with (
         sigterm_as_exit(),
         _opened(open_pool) as (pool, running),
-        _Bar(len(jobs), len(waiting), progress) as bar,
+        tqdm(total=len(jobs), initial=num_done, desc="runs", unit="run", disable=not progress) as bar,
     ):
+        shown = time.monotonic()
         while waiting or running:
             while waiting and len(running) < workers:
                 job = waiting.popleft()
@@ -142,7 +143,9 @@ def run_jobs(
                 else:
                     failures.append(_failed(job, exit_code, tries[job]))
                 bar.update()
-            bar.show(running)
+            if progress and time.monotonic() - shown > SHOW_S:
+                _show_steps(bar, running)
+                shown = time.monotonic()
     return failures
 
 
@@ -195,29 +198,8 @@ def _ending(exit_code: int) -> str:
         return f"signal {-exit_code}"
 
 
-# ---- what is said ----
-
-
-class _Bar:
-    """The progress bar: runs done, and the step that those under way have reached."""
-
-    def __init__(self, num_jobs: int, num_waiting: int, progress: bool) -> None:
-        self._bar = tqdm(total=num_jobs, initial=num_jobs - num_waiting, desc="runs", unit="run", disable=not progress)
-        self._shown = 0.0
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def update(self) -> None:
-        self._bar.update()
-
-    def show(self, running: Mapping[Job, Attempt]) -> None:
-        if not self._bar.disable and time.monotonic() - self._shown > SHOW_S:
-            self._shown = time.monotonic()
-            self._bar.set_postfix_str(", ".join(f"{job.name} step {job.folder.last_step()}" for job in running))
+def _show_steps(bar: tqdm[NoReturn], running: Iterable[Job]) -> None:
+    bar.set_postfix_str(", ".join(f"{job.name} step {job.folder.last_step()}" for job in running))
 
 
 def _report_done(job: Job) -> None:

@@ -56,11 +56,35 @@ def without_budget(arm: str) -> str:
     return arm.partition("@")[0]
 
 
+class _Inside:
+    """The path of something in a folder, by its name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: RunFolder | ExperimentFolder, kind: type) -> Path:
+        return folder.path / self.name
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The folder of one run, which need not be there yet."""
 
     path: Path
+
+    config_file = _Inside("config.yaml")
+    data_file = _Inside("data.json")
+    metrics_file = _Inside("metrics.jsonl")
+    predictions_file = _Inside("predictions.jsonl")
+    evaluation_file = _Inside("eval.json")
+    embeddings_file = _Inside("embeddings.safetensors")
+    log_file = _Inside("log.txt")
+    model = _Inside("model")
+    generated = _Inside(GENERATED)
+    _environment_file = _Inside("environment.json")
+    _budget_file = _Inside("budget.json")
+    _failed_file = _Inside("FAILED")
+    _done_file = _Inside("DONE")
 
     def __str__(self) -> str:
         return str(self.path)
@@ -102,62 +126,6 @@ class RunFolder:
         """Names of the files of a finished run that are not there."""
         files = (self._done_file, self.evaluation_file, self.data_file)
         return [file.name for file in files if not file.is_file()]
-
-    # ---- its files ----
-
-    @property
-    def config_file(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def data_file(self) -> Path:
-        return self.path / "data.json"
-
-    @property
-    def metrics_file(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def predictions_file(self) -> Path:
-        return self.path / "predictions.jsonl"
-
-    @property
-    def evaluation_file(self) -> Path:
-        return self.path / "eval.json"
-
-    @property
-    def embeddings_file(self) -> Path:
-        return self.path / "embeddings.safetensors"
-
-    @property
-    def log_file(self) -> Path:
-        return self.path / "log.txt"
-
-    @property
-    def model(self) -> Path:
-        """The folder of its model."""
-        return self.path / "model"
-
-    @property
-    def generated(self) -> Path:
-        """The folder of rows that it generated."""
-        return self.path / GENERATED
-
-    @property
-    def _environment_file(self) -> Path:
-        return self.path / "environment.json"
-
-    @property
-    def _budget_file(self) -> Path:
-        return self.path / "budget.json"
-
-    @property
-    def _failed_file(self) -> Path:
-        return self.path / "FAILED"
-
-    @property
-    def _done_file(self) -> Path:
-        return self.path / "DONE"
 
     # ---- reading ----
 
@@ -251,6 +219,12 @@ class ExperimentFolder:
 
     path: Path
 
+    settings_file = _Inside(EXPERIMENT_FILE)
+    results_file = _Inside("results.json")
+    csv_file = _Inside("results.csv")
+    generated = _Inside(GENERATED)
+    _looks_file = _Inside("looks.json")
+
     def __str__(self) -> str:
         return str(self.path)
 
@@ -279,27 +253,6 @@ class ExperimentFolder:
     def holds_nothing_else(self) -> bool:
         """Whether all that is there may be there before an experiment has begun."""
         return self.path.is_dir() and all(each.name in (GENERATED, OWNER_FILE) for each in self.path.iterdir())
-
-    @property
-    def settings_file(self) -> Path:
-        return self.path / EXPERIMENT_FILE
-
-    @property
-    def results_file(self) -> Path:
-        return self.path / "results.json"
-
-    @property
-    def csv_file(self) -> Path:
-        return self.path / "results.csv"
-
-    @property
-    def generated(self) -> Path:
-        """The folder of rows that it generated."""
-        return self.path / GENERATED
-
-    @property
-    def _looks_file(self) -> Path:
-        return self.path / "looks.json"
 
     def results(self) -> dict[str, Any] | None:
         """Return what results.json holds; None where there is none."""
