@@ -24,22 +24,12 @@ class Claim:
 
     Attributes:
         id: Paper, table or figure, row: `llmjepa.t3.cosine`.
-        paper: Name and arXiv number.
-        version: Of the paper.
         where: Table or figure, and section.
         v1_page: Page of version 1 that says it.
         claim: What is said, in our words.
-        model: The model it is said of.
-        dataset: The data it is said of.
         regime: pretrain, finetune, lora, pretrain+finetune.
-        method: What is compared with the baseline.
-        metric: What is measured.
-        baseline_mean: Theirs ...
-        baseline_std: ... and its deviation over seeds.
-        jepa_mean: The method's ...
-        jepa_std: ... and its deviation.
+        method: What is compared with the baseline; `jepa_mean` and `jepa_std` are its figures over seeds.
         delta: The method's minus the baseline's.
-        n_seeds: Runs of each.
         p_value: Theirs, one-tailed.
         config: lr, lr_ft, lambda, k, gamma, epochs, lora_rank, loss_dropout.
         notes: What is known against it, or assumed.
@@ -85,10 +75,7 @@ def read_catalogue() -> dict[str, Claim]:
 
 
 def find(patterns: Sequence[str]) -> list[Claim]:
-    """Return the claims that any of the patterns names, in the order of the catalogue.
-
-    Args:
-        patterns: Ids, or patterns as of a shell: `llmjepa.t3.*`.
+    """Return the claims that any of the ids or shell patterns (`llmjepa.t3.*`) names, in the order of the catalogue.
 
     Raises:
         ConfigError: If a pattern names none; the text has the nearest id.

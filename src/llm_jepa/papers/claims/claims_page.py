@@ -9,133 +9,63 @@ import statistics
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 
-from . import wording
-from .catalogue import Claim, read_catalogue
+from jinja2 import StrictUndefined, Template
+
+from . import resources_needed, wording
+from .catalogue import PACKAGE, Claim, read_catalogue
 from .measures import MEASURES, SMALLEST_SAMPLE
 from .plan import SEEDS
 from .plans import plan_of, read_plans
-from .records import Judged, Record, judge_record, read_records, values_of
+from .records import Judged, Record, judge_record, plan_of_record, read_records, values_of
 from .reproduce import BASE, why_left_out
-from .resources_needed import (
-    ARMS,
-    GENERATION_SHARE,
-    PEAK,
-    START_S,
-    STEP_COST,
-    TRAINING_SHARE,
-    gpu_hours,
-    weights_of,
-)
-from .verdicts import WORDS, Word
+from .resources_needed import gpu_hours, weights_of
+from .verdicts import WORDS
 
 RECORDS = Path("benchmarks/results/claims")
 BASE_CPU_S = 50
 """Of the base, measured once."""
 
-HEAD = """# The papers' claims, re-tested
-
-Made from the catalogue and the records in `benchmarks/results/claims`; do not edit by hand (`python -m
-llm_jepa.papers.claims.claims_page > docs/claims.md`).
-
-    llm-jepa reproduce --list                                 # every claim, and what it needs
-    llm-jepa reproduce llmjepa.t3.cosine --scale tiny         # the same experiment on a small model trained here
-    llm-jepa reproduce 'llmjepa.t3.*' --scale tiny            # a table
-    llm-jepa reproduce llmjepa.t3.cosine --dry-run            # the papers' size: what would be run, and what is missing
-    llm-jepa reproduce table2 --scale tiny --from runs/as_published --results benchmarks/results/claims
-                                                              # read finished runs, write the record of this page
-
-The {total} claims are those of LLM-JEPA (arXiv 2509.14252), Semantic Tube Prediction (arXiv 2602.22617) and an
-audit (arXiv 2605.15394), with the figures that they print. **A verdict at tiny scale is about the experiment on a
-model of 0.9 million parameters, not about the papers' models.** It says whether the effect, and what it is credited
-to, shows where anybody can look; it cannot refute a number measured on a model of a billion parameters.
-
-| verdict | claims |
-|---|---|
-{counts}
-
-Of the {total}, {tiny} can be decided at tiny scale and {full} at the papers' size; the others say below why they
-cannot."""
-
-RULE = """## The rule
-
-"Shown" is a paired, two-sided t-test over seeds below 0.05 with a 95% interval that leaves out 0. Where an arm is
-compared with its baseline, p is corrected by Holm's method for the number of such comparisons in the same table (of
-one record).
-
-| a claim that | is `reproduced` if | `explained by a control` if | `not reproduced` if |
-|---|---|---|---|
-| an arm differs from its baseline | the difference is shown in the claimed direction, and so is that to every \
-control; where its interval lies short of the claimed size, "by less than claimed" | it is shown, a control differs \
-from the baseline in that direction too (shown), and has more than half of the difference, or the arm is not shown to \
-go beyond it | the opposite is shown; or the direction is not shown and the interval excludes the claimed size |
-| two arms are equal, or one reaches the other | the 95% interval lies within a stated margin | a control does so \
-as well | it lies beyond it |
-| a grid has no pattern | the intervals of all neighbours lie within the margin, and along no axis a trend is shown \
-(slopes of the seeds, Holm over the axes) | | one lies beyond it, or a trend is shown |
-| a value is so much | the interval of its mean lies within a margin around it | | it lies beyond it |
-
-Anything else is `inconclusive`, with the smallest true difference that would have been shown four times in five
-(before Holm's correction). That nothing was shown never reproduces a claim of equality. Where every run of both
-arms has one value (0%, say), nothing can be seen; nor on fewer than {few} test rows. A control that was not run
-cannot be passed. Of a claim of several parts the worst part counts. Comparisons with controls are not corrected: all
-must hold. One comparison may stand in two tables, and be shown in one and not in the other, where it is one of more:
-so `llmjepa.t8.full` and `llmjepa.t10.ratio1`. The papers test one-sided, without correction, after choosing cells on
-the test rows.
-
-Controls: `jepa_lambda0` is the JEPA trainer with lambda 0, whose gradients are four times the baseline's before
-clipping (docs/deviations.md); `jepa_shuffled` has the code views of other pairs, and so has `X_shuffled` for a variant
-X. Until November 2026 their exchange was faulty (docs/results.md): values of that time are left out, and such a control
-counts as not run. By `recipe: as_published` answers are scored by `starts_with`, for the end token is not trained: from
-scratch no answer stops, after fine-tuning some do, and `exact_match` stands beside it below. At full size fine-tuned
-models are scored by exact match, as published. Geometry is read as the published code reads it. `--recipe fixed` runs
-any of this without what that script does by accident."""
-
-
-def claims_page(records: Sequence[Record]) -> str:
-    """Return the page as Markdown.
-
-    Args:
-        records: The committed records.
-    """
-    catalogue = read_catalogue()
-    judged = [(record, judge_record(record)) for record in records]
-    parts = [_head(judged), RULE.format(few=SMALLEST_SAMPLE), _plan_section()]
-    families: dict[str, list[Claim]] = {}
-    for claim in catalogue.values():
-        families.setdefault(claim.family, []).append(claim)
-    papers = dict.fromkeys(claim.paper for claim in catalogue.values())
-    for paper in papers:
-        parts.append(f"## {paper}\n")
-        parts += [_family(name, claims, judged) for name, claims in families.items() if claims[0].paper == paper]
-    parts.append(_needs_section())
-    if records:
-        parts += ["## Every arm that was run\n", *(_record_section(record) for record in records)]
-    return "\n".join(part.rstrip("\n") + "\n" for part in parts)
-
-
 JudgedRecords = Sequence[tuple[Record, Mapping[str, Judged]]]
 
 
-def _head(judged: JudgedRecords) -> str:
-    counts = Counter(_first_word(claim, judged) for claim in read_catalogue())
-    short = sum(_by_less_than_claimed(claim, judged) for claim in read_catalogue())
+def claims_page(records: Sequence[Record]) -> str:
+    """Return the page as Markdown, from the committed records; its prose is in claims_page.md.j2."""
+    catalogue = read_catalogue()
+    judged = [(record, judge_record(record)) for record in records]
+    families: dict[str, list[Claim]] = {}
+    for claim in catalogue.values():
+        families.setdefault(claim.family, []).append(claim)
+    sections = []
+    for paper in dict.fromkeys(claim.paper for claim in catalogue.values()):
+        sections.append(f"## {paper}\n")
+        sections += [_family(name, claims, judged) for name, claims in families.items() if claims[0].paper == paper]
+    page = resources.files(PACKAGE).joinpath("claims_page.md.j2").read_text(encoding="utf-8")
+    return Template(page, undefined=StrictUndefined, keep_trailing_newline=True).render(
+        claims=catalogue,
+        counts=_counts(judged),
+        decided={scale: sum(len(plan.checks) for plan in read_plans(scale).values()) for scale in ("tiny", "full")},
+        few=SMALLEST_SAMPLE,
+        seeds=SEEDS,
+        base_steps=BASE["max_steps"],
+        plans=_plans_table(),
+        families="\n".join(sections),
+        needs=resources_needed,
+        arms="\n".join(_record_section(record) for record in records),
+    )
+
+
+def _counts(judged: JudgedRecords) -> str:
+    """Return how many claims have each verdict, at full size before tiny, as published before fixed."""
+    first = [_first(claim, judged) for claim in read_catalogue()]
+    counts = Counter(each.word if each else "not run" for each in first)
+    reproduced = [each for each in first if each and each.word == "reproduced"]
+    short = sum(any(outcome.falls_short for outcome in each.outcomes) for each in reproduced)
     rows = [f"| {word} | {counts[word]} |" for word in reversed(WORDS)]
     rows.insert(1, f"| of these, by less than claimed | {short} |")
-    decided = {scale: sum(len(plan.checks) for plan in read_plans(scale).values()) for scale in ("tiny", "full")}
-    return HEAD.format(total=len(read_catalogue()), counts="\n".join(rows), **decided)
-
-
-def _first_word(claim: str, judged: JudgedRecords) -> Word:
-    """Return the verdict that counts: at full size before tiny, as published before fixed."""
-    first = _first(claim, judged)
-    return first.word if first else "not run"
-
-
-def _by_less_than_claimed(claim: str, judged: JudgedRecords) -> bool:
-    first = _first(claim, judged)
-    return first is not None and first.word == "reproduced" and any(each.falls_short for each in first.outcomes)
+    return "\n".join(rows)
 
 
 def _first(claim: str, judged: JudgedRecords) -> Judged | None:
@@ -198,18 +128,8 @@ def _not_run(claim: Claim) -> str:
 # ---- what is run ----
 
 
-def _plan_section() -> str:
+def _plans_table() -> str:
     lines = [
-        "## What is run at tiny scale\n",
-        f"The seeds are {', '.join(map(str, SEEDS))}. An experiment is a folder that grows: what one claim had",
-        "run, another finds. Its record grows too: where the runs are gone, a call adds its own if those that both",
-        "have agree to six digits, and is refused otherwise. Fine-tuning starts from a `nano` model trained on the",
-        f"first half of the training rows ({BASE['max_steps']} steps, once). Table 2's `jepa` has k 1 and lambda 1",
-        "here; the paper's cell is k 3, lambda 2, which is run at full size only. Seconds are those of one thread of",
-        "an AMD EPYC, counted by its processor, of one run of a kind: the base 50, fine-tuning 35 (`ntp`) and 42",
-        "(`jepa`), LoRA 56 (`jepa`), loss dropout 75 (mean of three arms), Table 2 120 to 150 (95 by the recipe",
-        "`fixed`). The table takes one mean for all arms of an experiment and both recipes; geometry adds about 5",
-        "minutes.\n",
         "| experiment | decides claims | arms | runs | CPU s a run | CPU minutes | command |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -226,19 +146,7 @@ def _plan_section() -> str:
             f"{seconds / 60:.0f} | `{command}` |"
         )
     lines.append(f"| all, and the base | | | {total_runs} | | {total_s / 60:.0f} | |")
-    return "\n".join(lines) + "\n"
-
-
-def _needs_section() -> str:
-    return f"""## What a claim needs at the papers' size
-
-`llm-jepa reproduce --list` shows weights, data and hours of one H100 for each claim. Hours follow from one formula
-(`src/llm_jepa/papers/claims/resources_needed.py`): {ARMS} arms x {len(SEEDS)} seeds x (training + generation + \
-{START_S} s), where training
-is 6 x parameters x tokens at {TRAINING_SHARE:.0%} of {PEAK / 1e12:.0f} TFLOP/s, a step with both views counted
-{STEP_COST:g} times, and generation 2 x parameters x tokens at {GENERATION_SHARE:.0%}. The shares are assumptions.
-`configs/gpu/table2_llama1b.yaml` is Table 2 at its own size, which needs no weights.
-"""
+    return "\n".join(lines)
 
 
 def _record_section(record: Record) -> str:
@@ -254,7 +162,7 @@ def _record_section(record: Record) -> str:
     if record["changed"]:
         lines.append(f"Settings that were changed: {record['changed']}.\n")
     measures = [measure for measure in record["values"] if record["values"][measure]]
-    plan = read_plans(record["scale"], record["recipe"])[record["experiment"]]
+    plan = plan_of_record(record)
     lines += [f"{_columns(record, measures)}\n"]
     lines += [f"| arm | n | {' | '.join(measures)} |", "|---" * (len(measures) + 2) + "|"]
     for arm in plan.arms:

@@ -22,12 +22,10 @@ class Plan:
 
     Attributes:
         name: Of its folder and of its record.
-        title: What it is, for headings.
         recipe: `as_published` or `fixed`.
         stem: Of the files of data.
-        base: Whether runs start from the model of `prepare.py`.
-        settings: Shared by its arms; files and folders are not among them.
-        arms: The fields that each arm changes.
+        base: Whether runs start from a model trained here (`reproduce.py`).
+        settings: Shared by its arms, without files and folders; `arms` has the fields that each arm changes.
         checks: Claim to its parts.
         also: Claim to arms that are run with it and decide nothing.
         cpu_s: CPU seconds of a run, measured; None where it was not.

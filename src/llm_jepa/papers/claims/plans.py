@@ -12,7 +12,7 @@ A file holds one experiment of `compare` at two sizes, `tiny` and `full`, and th
     cpu_s                      CPU seconds of a run, as measured once: the mean over its kinds
 
 `tiny: {base: true}`: the runs start from a model that is trained here on the first half of the training rows, and read
-the second half (`prepare.py`).
+the second half (`reproduce.py`).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def read_plans(scale: Scale, recipe: str = "as_published") -> dict[str, Plan]:
     if scale == "full":
         decided = {claim for plan in plans.values() for claim in plan.checks}
         plans |= other_plans([claim for name, claim in read_catalogue().items() if name not in decided])
-    return {plan.name: plan for plan in (_with_recipe(_with_scale(each), recipe) for each in plans.values())}
+    return {plan.name: plan for plan in (_named(each, recipe) for each in plans.values())}
 
 
 def plan_of(claim: str, scale: Scale, recipe: str = "as_published") -> Plan | None:
@@ -160,10 +160,8 @@ def _read_check(claim: Claim, given: Mapping[str, Any], *, first: bool) -> Check
 def claimed_size(claim: Claim, unit: str, over: str | None = None) -> float | None:
     """Return the difference that a claim states, in the unit of a measure; None if it states none.
 
-    Args:
-        claim: The claim.
-        unit: `share`: points become shares. `logarithm`: the logarithm of the ratio. `plain`: as it stands.
-        over: The claim whose method is the baseline, where the claim's own is not.
+    Points become shares, and of a `logarithm` it is that of the ratio. `over` names the claim whose method is the
+    baseline, where the claim's own is not.
     """
     if over is not None:
         ours, theirs = claim.jepa_mean, read_catalogue()[over].jepa_mean
@@ -174,13 +172,10 @@ def claimed_size(claim: Claim, unit: str, over: str | None = None) -> float | No
     return None if claim.delta is None else claim.delta / 100 if unit == "share" else claim.delta
 
 
-def _with_scale(plan: Plan) -> Plan:
-    """Return the plan under a name of its own: the two sizes of an experiment have folders and records of their own."""
-    return plan if plan.scale == "tiny" else replace(plan, name=f"{FULL}{plan.name}")
-
-
-def _with_recipe(plan: Plan, recipe: str) -> Plan:
-    """Return the plan by another recipe: `fixed` differs from `as_published` by what the published script does."""
+def _named(plan: Plan, recipe: str) -> Plan:
+    """Return the plan by a recipe; each size and recipe has a name of its own, for its folder and its record."""
+    if plan.scale == "full":
+        plan = replace(plan, name=f"{FULL}{plan.name}")
     if recipe == plan.recipe:
         return plan
     # The published objective has gradients through both views, whatever the recipe; STP has no views.

@@ -175,7 +175,7 @@ def merge_records(record: Record, earlier: Record) -> Record:
     values = {measure: {arm: dict(seeds) for arm, seeds in arms.items()} for measure, arms in record["values"].items()}
     for measure, arm, seed in sorted(missing):
         values.setdefault(measure, {}).setdefault(arm, {})[seed] = theirs[measure, arm, seed]
-    plan = _plan_of(record)
+    plan = plan_of_record(record)
     known = {*record["claims"], *earlier["claims"]}
     claims = [claim for claim in plan.checks if claim in known]
     seeds = sorted({int(seed) for arms in values.values() for each in arms.values() for seed in each})
@@ -213,7 +213,7 @@ def read_record(file: Path) -> Record:
 
 def _without_shuffled_arms(record: Record) -> Record:
     """Return an earlier version's record without its shuffled controls, whose exchange left part of the match."""
-    plan = _plan_of(record)
+    plan = plan_of_record(record)
     faulty = {arm for arm, own in plan.arms.items() if own.get("shuffle_views") or arm == "jepa_shuffled"}
     values = {
         measure: {arm: seeds for arm, seeds in arms.items() if arm not in faulty}
@@ -269,7 +269,7 @@ def judge_record(record: Record) -> dict[str, Judged]:
 
     Each `gain` has its p corrected by Holm's method for the number of those of the same table in the record.
     """
-    plan = _plan_of(record)
+    plan = plan_of_record(record)
     wanted = set(record["claims"])
     checks = {claim: plan.checks[claim] for claim in read_catalogue() if claim in wanted}
     families: dict[str, dict[str, float | None]] = {}
@@ -299,7 +299,8 @@ def _judge_part(record: Record, part: Check, p_holm: float | None) -> Outcome:
     return replace(outcome, word="inconclusive", reason=reason, smallest=None, falls_short=False)
 
 
-def _plan_of(record: Record) -> Plan:
+def plan_of_record(record: Record) -> Plan:
+    """Return the experiment that a record is of."""
     return read_plans(record["scale"], record["recipe"])[record["experiment"]]
 
 

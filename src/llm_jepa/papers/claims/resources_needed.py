@@ -31,13 +31,9 @@ ARMS = 4
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the papers.
+    """A model of the papers, by its name on the hub; None where weights are random.
 
-    Attributes:
-        hub: Its name on the hub; None where weights are random.
-        parameters: Number of them.
-        gated: Whether its licence must be accepted on the hub before a download.
-        note: What else is needed.
+    `gated`: its licence must be accepted on the hub before a download. `note`: what else is needed.
     """
 
     hub: str | None
@@ -56,12 +52,9 @@ class Dataset:
     """A data set of the papers: `STEM_train.jsonl` and `STEM_test.jsonl` in the folder of data.
 
     Attributes:
-        stem: Of the file names.
-        train_rows: Number of training rows; None where the papers do not say.
-        test_rows: Number of test rows.
+        train_rows: None where the papers do not say.
         row_tokens: Mean tokens of a row, chat template included: our estimate.
         new_tokens: Of an answer, at most.
-        source: Where it is from.
         metric: The scorer that does what the papers mean.
     """
 

@@ -18,10 +18,8 @@ ARROW = "→"
 def theirs(claim: Claim, check: Check | None = None) -> str:
     """Return the papers' figures, in percent and points where these are accuracies.
 
-    Args:
-        claim: The claim.
-        check: How it is judged, or a part of that: where the claim states no difference of its own, or not that of the
-            part, the one that follows for it.
+    `check` is how the claim is judged, or a part of that: where the claim states no difference of its own, or not that
+    of the part, the figure is the one that follows for it.
 
     >>> from llm_jepa.papers.claims.catalogue import find
     >>> theirs(find(["llmjepa.t3.cosine"])[0])
