@@ -54,7 +54,6 @@ class GPTConfig:
     """The size of a GPT: nanoGPT's fields and defaults, and `activation`.
 
     Attributes:
-        block_size: Longest row, in tokens.
         vocab_size: V. 50,304 is GPT-2's 50,257 rounded up to a multiple of 64, for speed.
         n_head: Attention heads in a block; divides n_embd.
         n_embd: C, the width of a hidden state.
