@@ -40,3 +40,8 @@ def nearest(name: object, known: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(str(name), sorted(known), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error of a library says, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -216,7 +216,7 @@ def apply_leak_policy(
     if found.train_rows and policy == "error":
         train_row, held_row = train[found.first_train_rows[0]], held_out[found.held_out_rows[0]]
         raise DataError(
-            f"{train_row.source}: the same pair stands at {held_row.source}; {len(found.train_rows)} "
+            f"{train_row.source}: the same pair is at {held_row.source}; {len(found.train_rows)} "
             "training rows are held out too. Expected none (on_leak=error). Remove them, or set on_leak=drop."
         )
     return leave_out(train, found.train_rows) if policy == "drop" else train, len(found.train_rows)

@@ -64,8 +64,8 @@ class DataConfig:
     )
     generate_colloquial_share: float = setting(
         1.0,
-        "How much of a colloquial description is said colloquially, above 0 and at most 1 (all of it); the "
-        "rest is plain, as people mix the two.",
+        "Share of a colloquial description that is colloquial, above 0 and at most 1; the rest is plain, as people "
+        "mix the two.",
     )
     shuffle_views: bool = setting(
         False,
@@ -80,7 +80,7 @@ class DataConfig:
     views_file: str | None = setting(
         None,
         "A second file, of any two views without a label (paraphrases, say), whose rows feed the JEPA term "
-        "beside the task's rows.",
+        "next to the task's rows.",
     )
     views_text_column: str | None = setting(
         None,
@@ -90,8 +90,8 @@ class DataConfig:
     views_code_column: str | None = setting(None, "Column of the code view in views_file.")
     views_bridge: str = setting(
         " ~ ",
-        "What stands between the views of a row of views_file. Another than the task's, or one bridge "
-        "would ask for two kinds of answer. Rows of messages have the chat template's.",
+        "Text between the views of a row of views_file. It must differ from the task's: the same bridge would ask "
+        "for two kinds of answer. Rows of messages have the chat template's.",
     )
     views_ratio: float = setting(
         1.0,
@@ -105,11 +105,11 @@ class DataConfig:
     )
     task_views: bool = setting(
         True,
-        "Whether the task's own training rows feed the JEPA term. Off, rows of views_file do alone, and "
-        "the monitors look at held-out ones of these.",
+        "Whether the task's own training rows feed the JEPA term. Off, only rows of views_file do, and "
+        "the monitors measure held-out rows of that file.",
     )
     views_validation_size: int = setting(
-        200, "Rows of views_file set aside to look at, a fifth at most; the same for every seed."
+        200, "Rows of views_file set aside for the monitors, a fifth at most; the same for every seed."
     )
     messages_column: str = setting("messages", "Column of a chat: a list of role and content.")
     include_system: bool = setting(
@@ -124,8 +124,8 @@ class DataConfig:
     )
     tokenizer_name_or_path: str | None = setting(
         None,
-        "A tokenizer of yours. Without it (and without a model of yours) a byte-level BPE is "
-        "trained on the training rows alone.",
+        "A tokenizer: a folder, or a name on the hub. Without it, and without model_name_or_path, a byte-level BPE is "
+        "trained on the training rows.",
     )
     vocab_size: int = setting(512, "Size of the byte-level BPE, special tokens included.")
     max_length: int = setting(512, "Longest row in tokens (text, bridge, code, end token; [PRED] not counted).")
@@ -144,7 +144,7 @@ class DataConfig:
     on_duplicate: str = setting("keep", "Training rows that repeat an earlier row: keep, drop or error.")
     on_leak: str = setting(
         "drop",
-        "Training rows whose pair stands in the test or validation file too, and rows of views_file with a "
+        "Training rows whose pair is in the test or validation file too, and rows of views_file with a "
         "view that is a text there: drop, keep or error.",
     )
 

@@ -86,10 +86,10 @@ class ExampleReader:
         if isinstance(views, Chat):
             text, code = "\n".join(views.turns), views.answer
             example = Example(text, code, views.system, views.messages, source, **own)
-            self._look_at_chat(views, source)
+            self._note_chat(views, source)
         else:
             example = Example(text=views[0], code=views[1], source=source, **own)
-        self._look_at_columns(row, form, source)
+        self._note_columns(row, form, source)
         self._note_ends(example)
         if self.form is None:  # set last: a broken first row must not decide the form of the good rows after it
             self.form, self.form_source = form, source
@@ -113,14 +113,14 @@ class ExampleReader:
             )
         return notes
 
-    def _look_at_chat(self, chat: Chat, source: str) -> None:
+    def _note_chat(self, chat: Chat, source: str) -> None:
         if chat.has_untrained and self.untrained is None:
             self.untrained = source
         for name, note in chat.notes.items():
             self._notes.setdefault(name, f"{_short(source)}: {note}")
         self._unread_of_messages.update(dict.fromkeys(chat.unread))
 
-    def _look_at_columns(self, row: dict[str, Any], form: RowForm, source: str) -> None:
+    def _note_columns(self, row: dict[str, Any], form: RowForm, source: str) -> None:
         read = {*form.columns, *OWN_COLUMNS, *SCORING_COLUMNS}
         for name, value in row.items():
             if name in read or name in self._unread or f"column {name}" in self._notes:

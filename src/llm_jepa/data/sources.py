@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm_jepa.errors import DataError
+from llm_jepa.errors import DataError, first_line
 from llm_jepa.files import expanded
 
 from .json_lines import MAX_LINE_BYTES, RowError, describe_content, iter_lines, open_bytes, parse_array
@@ -160,9 +160,9 @@ def _iter_dataset(name: str, base: str, parts: list[str], part: str) -> Iterator
     except Exception as err:  # the library raises many kinds: network, format, cache; all mean the same here
         kind = "folder" if expanded(base).is_dir() else "local file, nor a data set that the hub could give now"
         raise DataError(
-            f"{name}: not a readable {kind}: {_first_line(err)} Expected a .jsonl or .parquet file, a folder "
-            "of the datasets library, or owner/name on the hub (owner/name:split for one of its splits), which needs "
-            "a network."
+            f"{name}: not a readable {kind}: {first_line(err).rstrip('.')}. Expected a .jsonl or .parquet file, a "
+            "folder of the datasets library, or owner/name on the hub (owner/name:split for one of its splits), which "
+            "needs a network."
         ) from err
     if label is None:
         yield from rows
@@ -312,8 +312,3 @@ def _nearest_name(path: Path) -> str:
         return f" Its folder {folder} does not exist."
     close = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir()], n=1)
     return f" Did you mean {close[0]}?" if close else " Check the path; it starts from the current folder."
-
-
-def _first_line(err: Exception) -> str:
-    lines = str(err).strip().splitlines() or [type(err).__name__]
-    return lines[0].rstrip(".") + "."

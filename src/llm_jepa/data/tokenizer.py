@@ -15,7 +15,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.errors import ConfigError, DataError, first_line
 from llm_jepa.files import expanded, is_path
 
 logger = logging.getLogger(__name__)
@@ -84,9 +84,8 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
         # Said, not left out: on a terminal, transformers would ask whether to run the code of a repository.
         return AutoTokenizer.from_pretrained(str(folder) if folder.exists() else name_or_path, trust_remote_code=False)
     except Exception as err:  # missing files, bad JSON, no network: each has its own kind, one remedy
-        reason = (str(err).strip().splitlines() or [type(err).__name__])[0]
         raise ConfigError(
-            f"{name_or_path}: its tokenizer cannot be loaded: {reason} Expected a folder that "
+            f"{name_or_path}: its tokenizer cannot be loaded: {first_line(err)} Expected a folder that "
             "save_pretrained wrote (tokenizer.json, tokenizer_config.json), or a hub name and a network."
         ) from err
 

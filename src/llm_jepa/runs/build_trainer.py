@@ -131,7 +131,7 @@ def _check_best_metric(trainer: JEPATrainer, scored: str | None) -> None:
     wanted = trainer.args.metric_for_best_model
     if wanted is None or trainer.args.eval_strategy == IntervalStrategy.NO:
         return
-    measured = [*trainer.measures_of_a_look(), *([scored] if scored else [])]
+    measured = [*trainer.evaluated_metrics(), *([scored] if scored else [])]
     if wanted.removeprefix("eval_") not in measured:
         raise ConfigError(
             f"metric_for_best_model={wanted!r} is nothing that is measured on validation rows here. Set it to one of: "

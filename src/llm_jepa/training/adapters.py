@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.errors import ConfigError, DataError, first_line
 from llm_jepa.fields import setting
 from llm_jepa.files import expanded
 
@@ -99,7 +99,7 @@ def add_lora(model: Any, config: AdapterConfig, *, base: str, revision: str | No
         adapted = get_peft_model(model, settings)
     except ValueError as error:
         raise ConfigError(
-            f"lora_target_modules={config.lora_target_modules!r}: {str(error).splitlines()[0]} Set it to "
+            f"lora_target_modules={config.lora_target_modules!r}: {first_line(error)} Set it to "
             f"{ALL_LINEAR}, or to names of the model's linear layers."
         ) from error
     for table in (model.get_input_embeddings(), model.get_output_embeddings()):
@@ -177,7 +177,7 @@ def load_adapted(folder: Path) -> PeftModel:
     try:
         settings = PeftConfig.from_pretrained(str(folder))
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{folder / ADAPTER_CONFIG} is damaged: {_first_line(error)}") from error
+        raise DataError(f"{folder / ADAPTER_CONFIG} is damaged: {first_line(error)}") from error
     base = settings.base_model_name_or_path
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -185,13 +185,13 @@ def load_adapted(folder: Path) -> PeftModel:
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(
-            f"{folder} is an adapter of {base}, which cannot be loaded: {_first_line(error)} Put the model back, or "
+            f"{folder} is an adapter of {base}, which cannot be loaded: {first_line(error)} Put the model back, or "
             f"write where it is now as base_model_name_or_path in {folder / ADAPTER_CONFIG}."
         ) from error
     try:
         return PeftModel.from_pretrained(model, str(folder), is_trainable=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise DataError(f"The adapter in {folder} cannot be loaded on {base}: {_first_line(error)}") from error
+        raise DataError(f"The adapter in {folder} cannot be loaded on {base}: {first_line(error)}") from error
 
 
 def merged(model: PeftModel) -> Any:
@@ -203,7 +203,7 @@ def merged(model: PeftModel) -> Any:
     try:
         return model.merge_and_unload(safe_merge=True)
     except ValueError as error:
-        raise DataError(f"The adapter cannot be merged: {_first_line(error)} Use another checkpoint.") from error
+        raise DataError(f"The adapter cannot be merged: {first_line(error)} Use another checkpoint.") from error
 
 
 def _place(base: str) -> str:
@@ -215,7 +215,3 @@ def _place(base: str) -> str:
 def _as_written(targets: Any) -> Any:
     """Return target modules as JSON has them; PEFT keeps names as a set, whose order changes from run to run."""
     return targets if isinstance(targets, str) or targets is None else sorted(targets)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

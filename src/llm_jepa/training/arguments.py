@@ -24,14 +24,14 @@ AUTO = "auto"
 NOT_HERE = {
     "label_smoothing_factor": "the objective computes its cross-entropy itself, and has no smoothing",
     "neftune_noise_alpha": "noise on the embeddings would move the views as well",
-    "save_only_model": "a run could not go on from such a checkpoint as if it had not been stopped",
+    "save_only_model": "a run could not continue from such a checkpoint as if it had not been stopped",
     "ignore_data_skip": "a run that goes on would train again on the rows that it had seen",
     "auto_find_batch_size": "runs of one comparison would have batches of different sizes",
     "push_to_hub": "a run's folder holds rows and answers. After it, `llm-jepa export` writes a model folder, and "
     "`hf upload` sends that",
     "use_liger_kernel": "its kernels are put into plain models alone, and compute the cross-entropy themselves",
-    "fp16_full_eval": "held-out rows are looked at in the precision of training",
-    "bf16_full_eval": "held-out rows are looked at in the precision of training",
+    "fp16_full_eval": "validation rows are evaluated in the precision of training",
+    "bf16_full_eval": "validation rows are evaluated in the precision of training",
 }
 """Fields of transformers that would be ignored here, or break a promise, and why."""
 BY_METRIC = ("reduce_lr_on_plateau", "greedy")
@@ -69,8 +69,8 @@ class JEPATrainingArguments(TrainingArguments):
     save_steps: float | None = setting(  # type: ignore[assignment]
         None, "Steps between two checkpoints; below 1, a share of all steps. None are written by default."
     )
-    eval_strategy: str = setting("steps", "When held-out rows are looked at: no, steps, epoch.")
-    eval_steps: float | None = setting(0.1, "Steps between two looks at held-out rows; below 1, a share of all steps.")
+    eval_strategy: str = setting("steps", "When validation rows are evaluated during training: no, steps, epoch.")
+    eval_steps: float | None = setting(0.1, "Steps between two evaluations; below 1, a share of all steps.")
     report_to: str | list[str] = setting("none", "Trackers to report to; none by default.")
     remove_unused_columns: bool = setting(False, "Must stay off: rows are pairs.")
     logging_nan_inf_filter: bool = setting(False, "Must stay off: it would hide a nan loss.")
@@ -82,7 +82,7 @@ class JEPATrainingArguments(TrainingArguments):
     )
     packing: bool = setting(
         False,
-        "Lay several pairs into a row; each sees itself alone. Loss and gradients are the same to "
+        "Put several pairs into a row; none sees another. Loss and gradients are the same to "
         "rounding, not to the bit. A step has the same number of pairs as without.",
     )
     pack_length: int | None = setting(
@@ -96,9 +96,9 @@ class JEPATrainingArguments(TrainingArguments):
         "baseline's does not. Several processes average their sums. With one micro-batch a step, in one process, "
         "nothing changes.",
     )
-    monitor_pairs: int = setting(128, "Held-out pairs whose embeddings are looked at, in one batch.")
+    monitor_pairs: int = setting(128, "Validation pairs whose embeddings the monitors measure.")
     stop_on_collapse: bool = setting(
-        False, "End the run when the collapse alarm goes off (at its third look at the earliest), instead of going on."
+        False, "End the run when the collapse alarm goes off (at the third evaluation at the earliest)."
     )
 
     max_shard_size: str = setting(
@@ -175,7 +175,7 @@ class JEPATrainingArguments(TrainingArguments):
             self.train_sampling_strategy = "random" if self.packing else "group_by_length"
         goes_by_metric = self.load_best_model_at_end or self.lr_scheduler_type in BY_METRIC
         if goes_by_metric and self.metric_for_best_model is None:
-            self.metric_for_best_model = "ce_loss"  # transformers would look for a loss that no look has
+            self.metric_for_best_model = "ce_loss"  # transformers would look for a loss that no evaluation has
         if self.save_steps is not None and self.save_strategy == "no":
             self.save_strategy = "steps"
         self.save_steps = 500 if self.save_steps is None else self.save_steps  # transformers wants a number

@@ -24,7 +24,7 @@ from transformers.models.gpt2 import GPT2Config
 from transformers.utils import find_adapter_config_file
 
 from llm_jepa.data.tokenizer import check_tokenizer_fits, load_tokenizer
-from llm_jepa.errors import ConfigError
+from llm_jepa.errors import ConfigError, first_line
 from llm_jepa.fields import setting
 from llm_jepa.files import expanded, is_path
 from llm_jepa.objective.backbone import ATTENTION
@@ -211,7 +211,7 @@ def load_own_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"model_name_or_path={name!r} has no tokenizer to be loaded at model_revision={config.model_revision!r}: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
     return load_tokenizer(folder)
 
@@ -325,7 +325,7 @@ def _load_pretrained(config: ModelConfig, adapter: AdapterConfig, use_cpu: bool)
             if "trust_remote_code" in str(error)
             else "Expected a folder with config.json and model.safetensors, or the name of a model on the hub."
         )
-        raise ConfigError(f"model_name_or_path={name!r} cannot be loaded: {_first_line(error)} {hint}") from error
+        raise ConfigError(f"model_name_or_path={name!r} cannot be loaded: {first_line(error)} {hint}") from error
 
 
 def _is_adapter_of_the_hub(name: str, revision: str | None) -> bool:
@@ -369,7 +369,3 @@ def _quantized(use_cpu: bool) -> dict[str, Any]:
         "dtype": torch.bfloat16,
         "device_map": {"": torch.cuda.current_device() if on_gpu else "cpu"},
     }
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

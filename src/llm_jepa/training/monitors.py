@@ -153,8 +153,7 @@ class CollapseAlarm:
         return "watch" if self.streak else "ok"
 
     def update(self, step: int, monitors: Mapping[str, float]) -> str | None:
-        """Take in one check of a step; return the reason if it raises the alarm, which happens at most once a
-        run.
+        """Take in one check at an optimizer step; return the reason if it raises the alarm, at most once a run.
 
         A check without the keys that decide is passed over.
         """

@@ -97,9 +97,9 @@ class ResumableTrainer(Trainer):
 
     @property
     def training_time_s(self) -> float:
-        """Seconds since training began, those before the checkpoint that the run went on from among them.
+        """Seconds since training began, those before the checkpoint that the run continues from included.
 
-        Looks at held-out rows and checkpoints count; steps that were taken after the checkpoint and lost do not.
+        Evaluations and checkpoints count; steps that were taken after the checkpoint and lost do not.
         """
         return self.time_before_s + time.perf_counter() - self._started_s
 
@@ -129,7 +129,7 @@ class ResumableTrainer(Trainer):
         if wanted is True:
             newest = find_newest(self.args.output_dir)
             if newest is None:
-                raise DataError(f"{self.args.output_dir} has no checkpoint to go on from.")
+                raise DataError(f"{self.args.output_dir} has no checkpoint to continue from.")
             return newest
         problem = find_problem(Path(wanted))
         if problem is not None:
@@ -191,7 +191,7 @@ class ResumableTrainer(Trainer):
         # The state that was loaded brought the old values along. What was accepted is to take effect.
         if not isinstance(self.lr_scheduler, LambdaLR):
             raise ConfigError(
-                f"lr_scheduler_type={self.args.lr_scheduler_type} cannot go on with another {', '.join(changed)}."
+                f"lr_scheduler_type={self.args.lr_scheduler_type} cannot continue with another {', '.join(changed)}."
             )
         for group, new, shape in zip(optimizer.param_groups, fresh, self.lr_scheduler.lr_lambdas, strict=True):
             group.update({name: new[name] for name in ("weight_decay", "betas", "eps", "initial_lr") if name in new})

@@ -12,7 +12,9 @@ from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective import LLMJEPA, Pair
 from llm_jepa.objective.distances import IN_BATCH
 
+from .adapters import PeftModel
 from .arguments import JEPATrainingArguments
+from .saving import MAX_SHARD_SIZE
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,31 @@ def check_rows(name: str, rows: Any) -> None:
             f"{name} is of type {type(rows).__name__}{of_what}; expected a sequence of Pair, which holds token ids. "
             "Read files with llm_jepa.data.prepare.load_data and take its .train.pairs, or encode each text with "
             "PairEncoder of llm_jepa.data.encode."
+        )
+
+
+def check_combinations(jepa: LLMJEPA, args: JEPATrainingArguments, *, is_fsdp: bool) -> None:
+    """Refuse settings that do not go together.
+
+    Raises:
+        ConfigError: If there are any; it names them.
+    """
+    if isinstance(jepa.model, PeftModel):
+        if is_fsdp:
+            raise ConfigError("LoRA with FSDP is not supported yet. Use DDP: adapters make gradients small.")
+        if args.max_shard_size != MAX_SHARD_SIZE:
+            raise ConfigError(
+                f"max_shard_size={args.max_shard_size} has no meaning with LoRA: an adapter is one file. Remove it."
+            )
+    if args.fp16 and args.device.type == "cpu":
+        raise ConfigError(
+            "fp16=True needs a GPU, and this is a CPU, where all would be in float32. Remove fp16, or set "
+            "precision: bf16 with use_cpu: true."
+        )
+    if is_fsdp and jepa.config.jepa_detach_backbone:
+        raise ConfigError(
+            "jepa_detach_backbone with FSDP is not supported: parameters that are shared out cannot be frozen for "
+            "a part of a step. Use DDP."
         )
 
 

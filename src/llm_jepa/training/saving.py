@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from llm_jepa.errors import DataError
+from llm_jepa.errors import DataError, first_line
 from llm_jepa.objective import LLMJEPA, JEPAConfig
 from llm_jepa.objective.config import without_removed
 from llm_jepa.processes import is_main
@@ -115,7 +115,7 @@ def _load_whole(folder: Path) -> nn.Module:
             folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise DataError(f"The model in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise DataError(f"The model in {folder} cannot be loaded: {first_line(error)}") from error
 
 
 def restore_weights(jepa: LLMJEPA, folder: str | Path) -> None:

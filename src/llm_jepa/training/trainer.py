@@ -28,14 +28,12 @@ from llm_jepa.objective import LLMJEPA, FusedBatch, FusedCollator, JEPAConfig, J
 from llm_jepa.objective.backbone import evaluating
 from llm_jepa.processes import gather, told, turns
 
-from .adapters import PeftModel
 from .arguments import JEPATrainingArguments
 from .meters import StepTimer, TermMeter
 from .monitors import CollapseAlarm, embedding_monitors
 from .resumable import ResumableTrainer
 from .row_order import OrderedTrainer
-from .sanity_checks import check_rows, check_work
-from .saving import MAX_SHARD_SIZE
+from .sanity_checks import check_combinations, check_rows, check_work
 from .view_embeddings import view_embeddings
 
 logger = logging.getLogger(__name__)
@@ -91,9 +89,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         ValueError: If the objective was changed by hand (`LLMJEPA.check_record`), or no padding token is known.
 
     Attributes:
-        step_timer: Times of the optimizer steps.
-        time_before_s: Seconds that were trained before the checkpoint that the run goes on from; 0 without one.
-        alarm: The collapse alarm, fed at each look at held-out rows where the run trains a JEPA term.
+        alarm: The collapse alarm, fed at each evaluation during training where the run trains a JEPA term.
     """
 
     def __init__(
@@ -118,18 +114,12 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         check_rows("view_dataset", view_dataset)
         check_rows("monitor_dataset", monitor_dataset)
         _use_one_gpu(args)
-        _lend_what_the_trainer_asks_for(model)
-        if pad_token_id is None:
-            pad_token_id = getattr(processing_class, "pad_token_id", None)
-        if pad_token_id is None:
-            raise ValueError(
-                "pad_token_id is not given, and the tokenizer has none. Any id will do: rows go by length."
-            )
+        _expose_hooks(model)
+        self.pad_token_id = _padding(pad_token_id, processing_class)
         self.eval_pairs = list(eval_dataset)
         self.monitor_pairs = self.eval_pairs if monitor_dataset is None else list(monitor_dataset)
         self.view_pairs = view_dataset if views_ratio else ()
         self.views_ratio = views_ratio
-        self.pad_token_id = pad_token_id
         self.tokenizer = processing_class  # not the Trainer's, which would change token ids of the model's config
         self.extra_metrics = extra_metrics
         self.alarm = CollapseAlarm()
@@ -140,39 +130,20 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=FusedCollator(model.config, pad_token_id, packing=args.packing, pack_length=args.pack_length),
+            data_collator=FusedCollator(
+                model.config, self.pad_token_id, packing=args.packing, pack_length=args.pack_length
+            ),
             train_dataset=train_dataset,  # not copied: its rows may be on disk
             eval_dataset=self.eval_pairs,
             callbacks=[*(callbacks or []), _Follow(self)],
         )
         self.loss_is_scaled_for_ga = True  # our terms are means over the whole step already
         self._check_views_of_a_step()
-        self._check_combinations()
+        check_combinations(model, args, is_fsdp=self.is_fsdp_enabled)
         check_work(model, args, train_dataset, self.view_pairs)
         self._check_plain_model()
         if self.is_fsdp_enabled:
             cast(FusedCollator, self.data_collator).same_forwards = True
-
-    def _check_combinations(self) -> None:
-        """Refuse settings that do not go together."""
-        if isinstance(self.jepa.model, PeftModel):
-            if self.is_fsdp_enabled:
-                raise ConfigError("LoRA with FSDP is not supported yet. Use DDP: adapters make gradients small.")
-            if self.args.max_shard_size != MAX_SHARD_SIZE:
-                raise ConfigError(
-                    f"max_shard_size={self.args.max_shard_size} has no meaning with LoRA: an adapter is one file. "
-                    "Remove it."
-                )
-        if self.args.fp16 and self.args.device.type == "cpu":
-            raise ConfigError(
-                "fp16=True needs a GPU, and this is a CPU, where all would be in float32. Remove fp16, or set "
-                "precision: bf16 with use_cpu: true."
-            )
-        if self.is_fsdp_enabled and self.jepa.config.jepa_detach_backbone:
-            raise ConfigError(
-                "jepa_detach_backbone with FSDP is not supported: parameters that are shared out cannot be frozen for "
-                "a part of a step. Use DDP."
-            )
 
     def _check_plain_model(self) -> None:
         """Check a model that trains no views, if it meets our mask all the same: in packed rows, in monitors."""
@@ -183,15 +154,11 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         except UnsupportedModelError as error:
             if self.args.packing:
                 raise ConfigError(f"packing=True is not possible with this model. {error}") from error
-            logger.warning("model  embeddings of views are not looked at: %s", error)
+            logger.warning("model  embeddings of views are not measured: %s", error)
             self.monitor_pairs = []
 
     def try_optimizer(self) -> None:
-        """Make the optimizer once, as training will, and take a step of one number, so that what lacks is found now.
-
-        Raises:
-            Exception: Whatever transformers or the optimizer's package raises: a missing package, a wrong argument.
-        """
+        """Make the optimizer once and take a step, so that a missing package or a wrong argument raises now."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # made when the model is shared out
             return
         kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
@@ -218,17 +185,13 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
                 shape(step)
 
     def try_compiler(self) -> None:
-        """Compile one product, where the model will be compiled: that needs a compiler on this machine.
-
-        Raises:
-            Exception: Whatever torch.compile raises.
-        """
+        """Compile one product where the model will be compiled, so that a missing compiler raises now."""
         if self.args.torch_compile:
             options: Any = {"backend": self.args.torch_compile_backend, "mode": self.args.torch_compile_mode}
             torch.compile(torch.square, **options)(torch.zeros(8, device=self.args.device))
 
-    def measures_of_a_look(self) -> list[str]:
-        """Return the names of what each look at held-out rows measures, without those of `extra_metrics`."""
+    def evaluated_metrics(self) -> list[str]:
+        """Return the names of the metrics of each evaluation during training, without those of `extra_metrics`."""
         pairs = self.monitor_pairs[: self.args.monitor_pairs]
         has_term = self.jepa.config.uses_views and any(pair.use_jepa for pair in pairs)
         return ["ce_loss"] * bool(self.eval_pairs) + ["jepa_loss"] * has_term
@@ -324,7 +287,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
 
     @property
     def skips_step(self) -> bool:
-        """Whether the scaler of fp16 leaves the step at hand out; accelerate does not see it of fused optimizers."""
+        """Whether the scaler of fp16 leaves the current step out; accelerate does not see it of fused optimizers."""
         return self._num_skipped > 0
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
@@ -358,7 +321,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Look at held-out pairs: loss, distance, and what the embeddings of the views look like.
+        """Evaluate the held-out pairs: loss, distance, and what the embeddings of the views look like.
 
         Returns:
             `eval_ce_loss` in nats a token; `eval_jepa_loss`, `monitor/*` (see `embedding_monitors`) over the
@@ -371,7 +334,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         if pairs:
             metrics[f"{metric_key_prefix}_ce_loss"] = self._held_out_ce(pairs)
         if self.monitor_pairs:
-            metrics |= self._look_at_views(self.monitor_pairs[: self.args.monitor_pairs], metric_key_prefix)
+            metrics |= self._measure_views(self.monitor_pairs[: self.args.monitor_pairs], metric_key_prefix)
         if self.extra_metrics is not None:
             metrics |= {f"{metric_key_prefix}_{name}": value for name, value in self.extra_metrics().items()}
         self.log(dict(metrics))
@@ -394,7 +357,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         total, count = (sum(share) for share in zip(*gather((total, count)), strict=True))
         return total / max(count, 1)
 
-    def _look_at_views(self, pairs: Sequence[Pair], prefix: str) -> dict[str, float]:
+    def _measure_views(self, pairs: Sequence[Pair], prefix: str) -> dict[str, float]:
         views = view_embeddings(self.jepa, pairs, self.pad_token_id, context=self.compute_loss_context_manager)
         if not len(views.numbers):
             return {}
@@ -413,12 +376,19 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         return metrics | ({f"{prefix}_jepa_loss": views.jepa_loss} if trains_views else {})
 
     def replay_alarm(self) -> None:
-        """Bring the alarm of a resumed run to where the log says it was."""
+        """Replay the log of a resumed run into the alarm."""
         self.alarm = CollapseAlarm()
         for line in self.state.log_history if self.jepa.config.uses_views else []:
             looks = {key.removeprefix("monitor/"): value for key, value in line.items() if key.startswith("monitor/")}
             if looks:
                 self.alarm.update(line["step"], looks)
+
+
+def _padding(pad_token_id: int | None, tokenizer: PreTrainedTokenizerBase | None) -> int:
+    found = getattr(tokenizer, "pad_token_id", None) if pad_token_id is None else pad_token_id
+    if found is None:
+        raise ValueError("pad_token_id is not given, and the tokenizer has none. Any id will do: rows go by length.")
+    return found
 
 
 def _use_one_gpu(args: JEPATrainingArguments) -> None:
@@ -433,18 +403,15 @@ def _use_one_gpu(args: JEPATrainingArguments) -> None:
         args._n_gpu = 1
 
 
-def _lend_what_the_trainer_asks_for(model: LLMJEPA) -> None:
-    """Give the objective what the Trainer asks of the model that it is given.
-
-    That is layers by class, each a unit of FSDP, and checkpointing of activations, by its new name and its old one.
-    """
+def _expose_hooks(model: LLMJEPA) -> None:
+    """Give the objective what the Trainer asks of its model: classes of FSDP units, activation checkpointing."""
     for name in ("_no_split_modules", "activation_checkpointing_enable", "gradient_checkpointing_enable"):
         if hasattr(model.model, name):
             setattr(model, name, getattr(model.model, name))
 
 
 class _Follow(TrainerCallback):
-    """Keeps what stands beside the model in step with it: slow copy, step times, log, the alarm of a resumed run."""
+    """Updates the slow copy, the step times, the log, and the alarm of a resumed run."""
 
     def __init__(self, trainer: JEPATrainer) -> None:
         self.trainer = trainer
@@ -468,7 +435,7 @@ class _Follow(TrainerCallback):
 
     @staticmethod
     def _log_before_saving(args: Any, control: Any) -> None:
-        # The means of a line begin anew after it: a checkpoint in their midst, or the end, would lose steps.
+        # The means of a line start again after it: a checkpoint between two lines, or the end, would lose steps.
         if args.logging_strategy != "no":
             control.should_log |= control.should_save or control.should_training_stop
 
