@@ -160,11 +160,16 @@ def limit_process(memory_bytes: int, file_bytes: int, cpu_s: int | None = None) 
         import resource
     except ImportError:  # not on Windows
         return
-    limits = {resource.RLIMIT_AS: memory_bytes, resource.RLIMIT_FSIZE: file_bytes, resource.RLIMIT_CORE: 0}
-    limits |= {} if cpu_s is None else {resource.RLIMIT_CPU: cpu_s}
-    for limit, value in limits.items():
+    limits = {
+        resource.RLIMIT_AS: (memory_bytes, memory_bytes),
+        resource.RLIMIT_FSIZE: (file_bytes, file_bytes),
+        resource.RLIMIT_CORE: (0, 0),
+    }
+    if cpu_s is not None:
+        limits[resource.RLIMIT_CPU] = (cpu_s, cpu_s + 1)  # SIGXCPU, which names the cause; at the second one SIGKILL
+    for limit, values in limits.items():
         with contextlib.suppress(ValueError, OSError):  # a lower limit holds, or the system has none (macOS: memory)
-            resource.setrlimit(limit, (value, value))
+            resource.setrlimit(limit, values)
 
 
 def _serve(target: str, limits: Mapping[str, Any]) -> None:
