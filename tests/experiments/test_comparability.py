@@ -14,6 +14,7 @@ from llm_jepa.experiments.compare import open_experiment, run_experiment
 from llm_jepa.experiments.interim_looks import note_look
 from llm_jepa.experiments.sentences import answer_of
 from llm_jepa.experiments.summary import summarise
+from llm_jepa.report.experiment_report import write_experiment_report
 from llm_jepa.runs.folder import ExperimentFolder
 
 ARMS = {"ntp": {}, "jepa": {}}
@@ -233,5 +234,5 @@ def test_a_damaged_file_of_a_run_is_named_and_no_traceback(file, content, copied
         summarise(copied)  # nothing that is needed
         return
     with pytest.raises(DataError, match="jepa-s1 is damaged or missing: .* Remove that folder") as error:
-        summarise(copied)
+        write_experiment_report(summarise(copied), copied)  # what `report` does
     assert error.value.exit_code == 2
