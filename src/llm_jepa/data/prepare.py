@@ -9,7 +9,7 @@ that it has seen training rows alone. View pairs (`views_file`) go the same way,
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 # At most one row in so many is set aside for validation: a small file must keep rows to learn from.
 MOST_ASIDE = 5
+
+LabelViews = Callable[[Sequence[Example]], tuple[list[Example], dict[str, int]]]
+"""From rows to those that are kept, as rows of the task with their labels, and the number of the others by reason."""
 
 
 @dataclass
@@ -98,11 +101,17 @@ class _Split:
         return encoded
 
 
-def load_data(config: DataConfig, jepa: JEPAConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> LoadedData:
+def load_data(
+    config: DataConfig,
+    jepa: JEPAConfig,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    label_views: LabelViews | None = None,
+) -> LoadedData:
     """Read, clean, split and encode the configured files.
 
     `tokenizer` is that of a model. It comes before `tokenizer_name_or_path`; with neither, one is trained on the
-    training rows.
+    training rows. `label_views` gives training rows of `views_file` a label, once the tokenizer has seen them without.
 
     Raises:
         ConfigError: If no training file is named, or the tokenizer cannot be used.
@@ -121,7 +130,13 @@ def load_data(config: DataConfig, jepa: JEPAConfig, tokenizer: PreTrainedTokeniz
     )
     if system_note:
         notes.append(system_note)
-    encoded = _encode_splits(splits, config, jepa, encoder)
+    views_encoder = _views_encoder(config, jepa, encoder, views) if "views" in splits else encoder
+    encoders = {"views": views_encoder, "views_validation": views_encoder}
+    if label_views is not None:
+        views.examples, dropped = label_views(views.examples)
+        views.dropped |= dropped
+        encoders["views"] = encoder
+    encoded = _encode_splits(splits, config, encoders, encoder)
     _check_encoded(splits, encoded, config, jepa, encoder, notes)
     for note in notes:
         logger.info(note)
@@ -164,13 +179,11 @@ def _read_splits(config: DataConfig, notes: list[str]) -> tuple[dict[str, _Split
 
 
 def _encode_splits(
-    splits: dict[str, _Split], config: DataConfig, jepa: JEPAConfig, encoder: PairEncoder
+    splits: dict[str, _Split], config: DataConfig, encoders: dict[str, PairEncoder], encoder: PairEncoder
 ) -> dict[str, EncodedPairs]:
-    views_encoder = _views_encoder(config, jepa, encoder, splits["views"]) if "views" in splits else encoder
     marks = {"train": {"use_jepa": config.task_views}, "views": {"use_ce": config.views_cross_entropy}}
     return {
-        name: split.encode(views_encoder if "views" in name else encoder, config, **marks.get(name, {}))
-        for name, split in splits.items()
+        name: split.encode(encoders.get(name, encoder), config, **marks.get(name, {})) for name, split in splits.items()
     }
 
 

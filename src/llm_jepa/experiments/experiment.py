@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -187,7 +188,9 @@ class Experiment:
 
     def job(self, arm: str, seed: int) -> Job:
         """Return a run of this experiment."""
-        return Job(arm, seed, self.folder.run(arm, seed), self.runs.get(arm))
+        run = self.runs.get(arm)
+        after = self.job(run.teacher.teacher, seed) if run is not None and run.teacher.teacher else None
+        return Job(arm, seed, self.folder.run(arm, seed), run, after)
 
     def cells_of(self, arm: str) -> list[str]:
         """Return the cells of an arm; itself, where it is no grid."""
@@ -212,8 +215,23 @@ def read_experiment(settings: Settings, *, trains: bool = True) -> tuple[Experim
             runs[arm] = read_run(own, trains=trains)
         except ConfigError as error:
             raise ConfigError(f"In arm {arm}: {error}") from error
+    _check_teachers(runs)
     check_name(experiment.choose_by, next(iter(runs.values())).evaluation.metric)
     return experiment, runs
+
+
+def _check_teachers(runs: Mapping[str, RunConfig]) -> None:
+    """Make sure that each teacher is an arm, one cell, that has no teacher itself."""
+    for arm, run in runs.items():
+        teacher = run.teacher.teacher
+        if teacher is None:
+            continue
+        if teacher not in runs:
+            raise ConfigError(
+                f"In arm {arm}: teacher={teacher} is no arm.{nearest(teacher, runs)} Add it, or name one."
+            )
+        if runs[teacher].teacher.teacher is not None:
+            raise ConfigError(f"In arm {arm}: teacher={teacher} has a teacher itself. Name an arm without one.")
 
 
 def read_grids(settings: Settings) -> dict[str, Grid]:

@@ -11,7 +11,7 @@ import logging
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
@@ -42,12 +42,14 @@ class Job:
         seed: Its seed.
         folder: Its folder.
         run: Its settings; None for one that is only read.
+        after: The run that teaches it, and must be done before it begins.
     """
 
     arm: str
     seed: int
     folder: RunFolder
     run: RunConfig | None = field(default=None, compare=False, repr=False)
+    after: Job | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -127,9 +129,12 @@ def run_jobs(
     ):
         shown = time.monotonic()
         while waiting or running:
-            while waiting and len(running) < workers:
-                job = waiting.popleft()
+            while len(running) < workers and (job := _next(waiting, running)):
                 job.folder.unmark_failed()
+                if job.after is not None and not job.after.folder.is_done:
+                    failures.append(_not_taught(job))
+                    bar.update()
+                    continue
                 tries[job] += 1
                 running[job] = pool.start(job)
             time.sleep(POLL_S)
@@ -147,6 +152,30 @@ def run_jobs(
                 _show_steps(bar, running)
                 shown = time.monotonic()
     return failures
+
+
+def _next(waiting: deque[Job], running: Mapping[Job, Attempt]) -> Job | None:
+    """Take the first run out of `waiting` whose teacher neither waits nor runs; None if there is none."""
+    for job in waiting:
+        if job.after is None or (job.after not in running and job.after not in waiting):
+            waiting.remove(job)
+            return job
+    return None
+
+
+def _not_taught(job: Job) -> Failure:
+    """Give up a run whose teacher has failed."""
+    assert job.after is not None
+    failure = Failure(job, 1, f"Its teacher {job.after.name} has no finished run.")
+    record = {
+        "exit_code": 1,
+        "reason": f"no finished teacher {job.after.name}",
+        "tries": 0,
+        "log_tail": failure.log_tail,
+    }
+    job.folder.mark_failed(record)
+    logger.error("run    %s cannot begin: its teacher %s failed", job.name, job.after.name)
+    return failure
 
 
 @contextmanager

@@ -60,7 +60,9 @@ def rehearse(runs: Mapping[str, RunConfig], seed: int, loaded: tuple[RunConfig, 
 def _try(run: RunConfig, seed: int, folder: Path, data: LoadedData, models: Models) -> list[str]:
     """Build the trainer and the batches of a run, and let its scorers read their golds; return notes on these."""
     notes = check_answers(run, data)
-    trainer, _ = build_trainer(run, seed, folder, data=data, models=models)
+    if run.teacher.rewrite_first:
+        return notes
+    trainer, _ = build_trainer(run, seed, folder, data=data, models=models)  # without the labels of a teacher
     with naming_settings(run):
         trainer.get_train_dataloader()
     return notes

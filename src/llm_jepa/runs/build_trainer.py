@@ -28,6 +28,7 @@ from llm_jepa.training.progress import StepLog
 from llm_jepa.training.trainer import JEPATrainer
 
 from .folder import RunFolder
+from .pseudo_labels import PseudoLabels
 from .settings import RunConfig, Settings, naming_settings
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ def build_trainer(
     folder: Path,
     *,
     progress: bool = False,
+    labels: PseudoLabels | None = None,
     data: LoadedData | None = None,
     models: Models | None = None,
 ) -> tuple[JEPATrainer, LoadedData]:
@@ -62,6 +64,7 @@ def build_trainer(
         seed: The run's seed.
         folder: Its folder.
         progress: Show progress bars.
+        labels: The labels of its view rows, where a teacher gave some.
         data: Its data, where that is loaded already.
         models: Models that are there already, whose weights do not matter.
 
@@ -69,7 +72,8 @@ def build_trainer(
         ConfigError: If the settings do not work together, with the data, or on this machine.
         DataError: If the data is not as the settings say.
     """
-    data = load_data(run.data, run.jepa, pretrained_tokenizer(run)) if data is None else data
+    if data is None:
+        data = load_data(run.data, run.jepa, pretrained_tokenizer(run), label_views=labels)
     train_pairs, view_pairs = data.train.pairs, data.views.pairs
     if run.data.shuffle_views and run.data.task_views:
         train_pairs = _shuffled(train_pairs, seed, data, "training rows")

@@ -78,6 +78,7 @@ class RunFolder:
     predictions_file = _Inside("predictions.jsonl")
     evaluation_file = _Inside("eval.json")
     embeddings_file = _Inside("embeddings.safetensors")
+    pseudo_labels_file = _Inside("pseudo_labels.jsonl")
     log_file = _Inside("log.txt")
     model = _Inside("model")
     generated = _Inside(GENERATED)
@@ -158,6 +159,10 @@ class RunFolder:
         """Return scores, cost and alarm."""
         return _read_json(self.evaluation_file)
 
+    def pseudo_labels(self) -> list[dict[str, Any]]:
+        """Return every answer of the run's teacher, with its likelihood."""
+        return read_json_lines(self.pseudo_labels_file)
+
     def budget(self) -> dict[str, Any] | None:
         """Return how many steps a run of equal cost has, and why; None for any other run."""
         return _read_json(self._budget_file) if self._budget_file.is_file() else None
@@ -195,6 +200,9 @@ class RunFolder:
 
     def write_predictions(self, records: Iterable[Mapping[str, Any]]) -> None:
         write_json_lines(self.predictions_file, records)
+
+    def write_pseudo_labels(self, records: Iterable[Mapping[str, Any]]) -> None:
+        write_json_lines(self.pseudo_labels_file, records)
 
     def write_evaluation(self, report: Mapping[str, Any]) -> None:
         """Write scores, cost and alarm; nan is written as null."""

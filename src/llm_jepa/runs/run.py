@@ -28,6 +28,8 @@ from .data_files_unchanged import DataWatch
 from .environment import describe_environment
 from .folder import RunFolder
 from .locks import sole_trainer
+from .pseudo_labels import TEACHER_COST, pseudo_labels
+from .rewrite_first import answer_rewritten
 from .settings import RunConfig, Settings
 from .step_flops import count_step_flops
 from .trained_run import context_of
@@ -76,11 +78,17 @@ def _sole_run(folder: RunFolder, settings: Settings) -> Iterator[None]:
 def _train_claimed(run: RunConfig, seed: int, folder: RunFolder, *, progress: bool) -> None:
     on_main(lambda: folder.write_environment(describe_environment()))
     run = replace(run, data=on_main(with_files, run.data, folder.generated))
+    if run.teacher.rewrite_first:
+        answer_rewritten(run, seed, folder, progress=progress)
+        return
     watch = DataWatch([*run.data.train_files, run.data.validation_file, run.data.test_file, run.data.views_file])
-    trainer, data = build_trainer(run, seed, folder.path, progress=progress)
+    labels = pseudo_labels(run, seed, folder, progress=progress)
+    trainer, data = build_trainer(run, seed, folder.path, progress=progress, labels=labels)
     settings = evaluation_settings(run, data)
     data.notes += check_answers(run, data)
     context = _context(data)
+    if labels is not None:
+        data.summary["pseudo_labels"] = labels.summary
     seen: dict[str, Any] = {"summary": data.summary, "notes": data.notes, "sha256": watch.sha256}
     seen |= {"max_new_tokens": settings.max_new_tokens, "tokenizer_sha256": digest_tokenizer(data.tokenizer)}
     seen["context"] = context.to_dict()
@@ -119,6 +127,8 @@ def _finish(
     report["cost"] = trainer.step_timer.summary() | {"flops_per_step": count_step_flops(trainer)}
     if run.jepa.has_term and run.jepa.jepa_loss_dropout:
         report["cost"]["flops_per_dropped_step"] = count_step_flops(trainer, dropped=True)
+    if labels := data.summary.get("pseudo_labels"):
+        report["cost"]["teacher"] = {key: labels[key] for key in TEACHER_COST}
     report["alarm"] = trainer.alarm.summary() if run.jepa.uses_views and trainer.alarm.could_alarm else None
     report["num_parameters"] = num_parameters(trainer.jepa.model)
     report["num_trained_parameters"] = num_parameters(trainer.jepa, trained=True)  # [PRED] among them

@@ -34,6 +34,7 @@ from llm_jepa.training.models import ModelConfig, check_adapter
 from llm_jepa.yaml_loading import Word, load_yaml
 
 from .setting_hints import hint_of
+from .teacher import TeacherConfig
 
 Settings = dict[str, Any]
 
@@ -113,6 +114,7 @@ class RunConfig:
     adapter: AdapterConfig
     jepa: JEPAConfig
     evaluation: EvaluationConfig
+    teacher: TeacherConfig
     training: Settings
     settings: Settings
 
@@ -129,6 +131,7 @@ PARTS: dict[str, type] = {
     "adapter": AdapterConfig,
     "jepa": JEPAConfig,
     "evaluation": EvaluationConfig,
+    "teacher": TeacherConfig,
     "training": JEPATrainingArguments,
 }
 
@@ -225,8 +228,20 @@ def read_run(settings: Settings, *, trains: bool = True) -> RunConfig:
     check_adapter(run.model, run.adapter)
     if trains:
         _check_training(run)
+    _check_teacher(run)
     _check_precision(run)
     return run
+
+
+def _check_teacher(run: RunConfig) -> None:
+    """Refuse a teacher whose answers no row would be trained on."""
+    data = run.data
+    has_rows = (data.views_file is not None or data.generate_views) and data.views_ratio > 0
+    if run.teacher.teacher and not (has_rows and data.views_cross_entropy):
+        raise ConfigError(
+            f"teacher={run.teacher.teacher} needs rows of views_file under cross-entropy. Set views_file (or "
+            "generate_views), views_ratio above 0, and views_cross_entropy to true."
+        )
 
 
 def _check_precision(run: RunConfig) -> None:

@@ -1,0 +1,148 @@
+"""Self-training: a teacher's answers become the labels of unlabelled pairs.
+
+    a pair of views_file   text: people's phrasing       code: the phrasing that the labels have
+    the teacher answers    the code side                 ──▶ pseudo_labels.jsonl, with likelihoods
+    the arm trains on      text ──▶ the answer           views: both phrasings, as before
+
+The teacher is the finished run of another arm with the same seed. Both make their tokenizer from the same
+rows. The pairs keep their two views, so the JEPA term and its shuffled control work on them as without a teacher.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llm_jepa.data.example import Example
+from llm_jepa.data.rows import read_examples
+from llm_jepa.data.views_file import read_views
+from llm_jepa.errors import ConfigError
+from llm_jepa.evaluation.choices import choice_log_likelihoods
+from llm_jepa.evaluation.evaluate import answer
+from llm_jepa.processes import on_main
+
+from .folder import RunFolder
+from .teacher import TeacherConfig, teacher_cost, teacher_run
+from .trained_run import TrainedRun, load_run
+
+TEACHER_COST = ("answering_time_s", "training_time_s", "training_flops")
+EMPTY, UNLIKELY = "empty_answer", "unlikely_answer"
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """The answers of a teacher.
+
+    Attributes:
+        labels: The answer of each row that is kept, by the row's source.
+        dropped: The reason for each row that is not, by the row's source.
+        summary: Counts, the accuracy where gold is known, and what the teacher cost; plain values for JSON.
+    """
+
+    labels: Mapping[str, str]
+    dropped: Mapping[str, str]
+    summary: dict[str, Any]
+
+    def __call__(self, examples: Sequence[Example]) -> tuple[list[Example], dict[str, int]]:
+        """Return the rows that are kept, with their labels, and the number of the others by reason."""
+        kept = [
+            replace(
+                each,
+                code=self.labels[each.source],
+                text_view=each.text if each.text_view is None else each.text_view,
+                code_view=each.code if each.code_view is None else each.code_view,
+            )
+            for each in examples
+            if each.source in self.labels
+        ]
+        return kept, dict(Counter(self.dropped[each.source] for each in examples if each.source in self.dropped))
+
+
+def pseudo_labels(run: Any, seed: int, folder: RunFolder, *, progress: bool = False) -> PseudoLabels | None:
+    """Return the labels of a run's view rows: those in its folder, or new answers of its teacher.
+
+    Args:
+        run: The settings (`RunConfig`).
+        seed: The run's seed; the teacher's is the same.
+        folder: The run's folder; the teacher's is beside it.
+        progress: Show a progress bar.
+
+    Raises:
+        ConfigError: If the teacher's run is not finished.
+    """
+    config: TeacherConfig = run.teacher
+    if config.teacher is None:
+        return None
+    teacher = teacher_run(config.teacher, seed, folder)
+    if not on_main(folder.pseudo_labels_file.is_file):
+        start = time.perf_counter()
+        records = _ask(load_run(teacher.path), read_views(run.data).examples, progress=progress)
+        seconds = time.perf_counter() - start
+        on_main(folder.write_pseudo_labels, [{**each, "seconds": seconds / len(records)} for each in records])
+    return _select(config, folder.pseudo_labels(), run, teacher)
+
+
+def _ask(teacher: TrainedRun, examples: Sequence[Example], *, progress: bool) -> list[dict[str, Any]]:
+    """Return the teacher's answer to the code side of each row, and its likelihood: of the answer's tokens, its end
+    left out."""
+    asked = [teacher.context.ask(str(each.code)) for each in examples]
+    answers = answer(teacher.jepa, teacher.encoder, asked, teacher.evaluation, progress=progress)
+    given = [(ask, [words]) for ask, words in zip(asked, answers, strict=True) if words.strip()]
+    values = iter(choice_log_likelihoods(teacher.jepa, teacher.encoder, given))
+    return [
+        {
+            "source": each.source,
+            "asked": each.code,
+            "answer": words,
+            "likelihood": math.exp(next(values)[0]) if words.strip() else 0.0,
+        }
+        for each, words in zip(examples, answers, strict=True)
+    ]
+
+
+def _select(config: TeacherConfig, records: list[dict[str, Any]], run: Any, teacher: RunFolder) -> PseudoLabels:
+    answered = [each for each in records if each["answer"].strip()]
+    by_likelihood = sorted(answered, key=lambda each: -each["likelihood"])  # stable: equals stay in the file's order
+    kept = by_likelihood[: math.ceil(config.pseudo_label_share * len(answered))]
+    labels = {
+        each["source"]: each["answer"] for each in kept if each["likelihood"] >= config.pseudo_label_min_likelihood
+    }
+    if not labels:
+        raise ConfigError(
+            f"None of the {len(records):,} answers of {teacher} is kept: {len(records) - len(answered):,} are "
+            "empty. Train the teacher longer, or lower pseudo_label_min_likelihood."
+        )
+    dropped = {
+        each["source"]: UNLIKELY if each["answer"].strip() else EMPTY
+        for each in records
+        if each["source"] not in labels
+    }
+    summary = {
+        "teacher": config.teacher,
+        "asked": len(records),
+        "kept": len(labels),
+        **Counter({EMPTY: 0, UNLIKELY: 0} | Counter(dropped.values())),
+        "accuracy": _accuracy(config, labels, records, run),
+        "answering_time_s": sum(each["seconds"] for each in records),
+        **teacher_cost(teacher),
+    }
+    return PseudoLabels(labels, dropped, summary)
+
+
+def _accuracy(
+    config: TeacherConfig, labels: Mapping[str, str], records: Sequence[Mapping[str, Any]], run: Any
+) -> dict[str, Any] | None:
+    """Return how many of the kept answers with a known gold label equal it, and how many there are."""
+    if config.pseudo_label_gold_file is None:
+        return None
+    gold = {each.text: each.code for each in read_examples(config.pseudo_label_gold_file, run.data).examples}
+    judged = [
+        labels[each["source"]] == gold[each["asked"]]
+        for each in records
+        if each["source"] in labels and each["asked"] in gold
+    ]
+    return {"exact_match": sum(judged) / len(judged) if judged else None, "num_rows": len(judged)}

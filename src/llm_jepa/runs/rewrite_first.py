@@ -1,0 +1,62 @@
+"""The rival without training of its own: a plain run rewrites the question, then answers what it wrote.
+
+    a test row   people's phrasing ──▶ the labels' phrasing ──▶ the answer
+
+The teacher has read the rows of `views_file` under cross-entropy, so after the bridge of these rows it writes the other
+phrasing, and after the task's bridge an answer. Retrieval is the teacher's own: it reads the test row as it stands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from llm_jepa.data.encode import PairEncoder
+from llm_jepa.data.encoded_pairs import EncodedPairs
+from llm_jepa.errors import ConfigError
+from llm_jepa.evaluation.evaluate import answer, evaluate
+from llm_jepa.processes import on_main
+
+from .folder import RunFolder
+from .teacher import teacher_cost, teacher_run
+from .trained_run import load_run
+
+NOTE = "No training of its own: the run of {teacher} rewrites each test text into the other phrasing, then answers it."
+
+
+def answer_rewritten(run: Any, seed: int, folder: RunFolder, *, progress: bool = False) -> None:
+    """Write the files of a run (`RunConfig`) whose teacher rewrites each test row first.
+
+    There is no `model/` in the folder: the model is the teacher's. Each line of predictions.jsonl has `rewritten`.
+
+    Raises:
+        ConfigError: If the teacher's run is not finished, or its chats leave no place for a bridge of view rows.
+    """
+    source = teacher_run(run.teacher.teacher, seed, folder)
+    teacher = load_run(source.path)
+    if teacher.context.is_chat:
+        raise ConfigError("rewrite_first needs rows of two strings: rows of messages have one bridge for all answers.")
+    views_encoder = PairEncoder(teacher.encoder.tokenizer, run.data, bridge=run.data.views_bridge)
+    test = teacher.rows(run.data.test_file, limit=run.data.max_test_rows)
+    rewritten = answer(teacher.jepa, views_encoder, test.examples, teacher.evaluation, progress=progress)
+    asked = [
+        replace(example, text=words if words.strip() else example.text)
+        for example, words in zip(test.examples, rewritten, strict=True)
+    ]
+    settings = replace(run.evaluation, max_new_tokens=teacher.evaluation.max_new_tokens)
+    rows = EncodedPairs(test.pairs, asked)
+    metrics, records = evaluate(teacher.jepa, teacher.encoder, rows, settings, progress=progress)
+    for record, example, words in zip(records, test.examples, rewritten, strict=True):
+        record |= {"text": example.text, "rewritten": words}
+
+    before = source.evaluation()
+    shared = ("num_steps", "num_parameters", "num_trained_parameters")
+    report = {"seed": seed, **{key: before[key] for key in shared}, "training_time_s": 0.0, "alarm": None, **metrics}
+    report["cost"] = before["cost"] | {"teacher": teacher_cost(source)}
+    data = source.data()
+    data["notes"] = [*data["notes"], NOTE.format(teacher=run.teacher.teacher)]
+    on_main(folder.write_data, data)
+    on_main(folder.write_metrics, [])
+    on_main(folder.write_predictions, records)
+    on_main(folder.write_evaluation, report)
+    on_main(folder.mark_done)

@@ -1,0 +1,117 @@
+"""An experiment with teachers: a run that is taught comes after its teacher, whatever happens to either."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llm_jepa.errors import ConfigError
+from llm_jepa.experiments.compare import open_experiment, run_experiment
+from llm_jepa.experiments.experiment import read_experiment
+from llm_jepa.experiments.jobs import Job, run_jobs
+from llm_jepa.runs.folder import RunFolder
+from llm_jepa.runs.settings import read_yaml
+
+ROOT = Path(__file__).parents[2]
+ARMS = {
+    "labelled_only": {"views_ratio": 0, "jepa_lambda": 0.0},
+    "ntp": {},
+    "jepa": {},
+    "self_training": {"teacher": "labelled_only", "jepa_lambda": 0.0},
+    "self_training_jepa": {"teacher": "labelled_only"},
+    "self_training_jepa_shuffled": {"teacher": "labelled_only", "shuffle_views": True},
+    "rewrite_first": {"teacher": "ntp", "rewrite_first": True, "jepa_lambda": 0.0},
+}
+
+
+class Over:
+    """A run that is over, with an exit code."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+    def poll(self) -> int:
+        return self.code
+
+    def ask_to_stop(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+class Instantly:
+    """A place where a run is over at once, with an exit code by its arm; the order of starts is kept."""
+
+    def __init__(self, failing: tuple[str, ...] = ()) -> None:
+        self.started: list[str] = []
+        self.failing = failing
+
+    def start(self, job: Job) -> Over:
+        assert job.after is None or job.after.folder.is_done
+        self.started.append(job.name)
+        if job.arm in self.failing:
+            return Over(1)
+        job.folder.write_settings({})
+        job.folder.write_evaluation({"training_time_s": 0.0})
+        job.folder.mark_done()
+        return Over(0)
+
+    def close(self) -> None: ...
+
+
+def jobs(folder: Path) -> list[Job]:
+    teacher = Job("teacher", 1, RunFolder(folder / "teacher-s1"))
+    pupil = Job("pupil", 1, RunFolder(folder / "pupil-s1"), after=teacher)
+    return [pupil, Job("plain", 1, RunFolder(folder / "plain-s1")), teacher]
+
+
+def test_a_taught_run_begins_when_its_teacher_is_done(tmp_path, monkeypatch):
+    """Wherever it stands in the list, and however many runs there are at a time."""
+    monkeypatch.setattr("llm_jepa.experiments.jobs.POLL_S", 0.0)
+    pool = Instantly()
+    assert run_jobs(jobs(tmp_path), 3, lambda: pool) == []
+    assert pool.started == ["plain-s1", "teacher-s1", "pupil-s1"]
+
+
+def test_a_run_whose_teacher_failed_fails_with_that_reason(tmp_path, monkeypatch):
+    """It is not started, and the others go on."""
+    monkeypatch.setattr("llm_jepa.experiments.jobs.POLL_S", 0.0)
+    for each in ("teacher", "pupil"):
+        (tmp_path / f"{each}-s1").mkdir()
+    pool = Instantly(failing=("teacher",))
+    failures = run_jobs(jobs(tmp_path), 2, lambda: pool)
+    assert [each.job.name for each in failures] == ["teacher-s1", "pupil-s1"]
+    assert "teacher-s1 has no finished run" in failures[1].log_tail and "pupil-s1" not in pool.started
+    assert RunFolder(tmp_path / "pupil-s1").failure()["reason"] == "no finished teacher teacher-s1"
+
+
+@pytest.mark.parametrize(
+    ("arms", "words"),
+    [
+        ({"ntp": {}, "pupil": {"teacher": "nptt"}}, "teacher=nptt is no arm"),
+        ({"ntp": {}, "a": {"teacher": "ntp"}, "b": {"teacher": "a"}}, "teacher=a has a teacher itself"),
+    ],
+)
+def test_a_teacher_is_an_arm_without_a_teacher(arms, words):
+    files = {"train_file": "a.jsonl", "test_file": "b.jsonl", "views_file": "c.jsonl"}
+    with pytest.raises(ConfigError, match=words):
+        read_experiment(files | {"arms": arms})
+
+
+def test_a_comparison_with_teachers_from_one_yaml(quick_runs, tmp_path):
+    """All arms of the transfer experiment with its rivals; the cost of a taught run names its teacher's."""
+    settings = read_yaml(ROOT / "configs" / "transfer_generated.yaml") | {
+        **{"generate_train": 24, "generate_views": 40, "generate_test": 6, "views_validation_size": 8},
+        **{"vocab_size": 300, "max_steps": 3, "per_device_train_batch_size": 4, "max_new_tokens": 4, "use_cpu": True},
+        **{"arms": ARMS, "seeds": [3], "workers": 2},
+    }
+    folder = tmp_path / "out"
+    results = run_experiment(open_experiment(settings, folder)).to_json()
+    assert set(results["arms"]) == set(ARMS)
+    assert len(quick_runs) == len(ARMS)
+    assert results["comparisons"][0]["baseline"] == "ntp"
+    for arm, own in ARMS.items():
+        cost = RunFolder(folder / f"{arm}-s3").evaluation()["cost"]
+        assert ("teacher" in cost) == ("teacher" in own)
+    again = run_experiment(open_experiment(settings, folder)).to_json()
+    assert len(quick_runs) == len(ARMS) and again["arms"] == results["arms"]

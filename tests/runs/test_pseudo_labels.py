@@ -1,0 +1,166 @@
+"""Self-training: the answers of a teacher become the labels of unlabelled pairs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llm_jepa.data.encode import PairEncoder
+from llm_jepa.data.example import prompt_example
+from llm_jepa.errors import ConfigError
+from llm_jepa.evaluation.evaluate import answer
+from llm_jepa.files import read_json_lines
+from llm_jepa.runs.build_trainer import build_trainer
+from llm_jepa.runs.folder import RunFolder
+from llm_jepa.runs.pseudo_labels import PseudoLabels, _select, pseudo_labels
+from llm_jepa.runs.run import train_run
+from llm_jepa.runs.settings import read_run
+from llm_jepa.runs.teacher import TeacherConfig
+from llm_jepa.runs.trained_run import load_run
+
+PLAIN = [f"lines with the number {number}" for number in range(10, 50)]
+ASKED = [f"give me every line that has {number} in it" for number in range(10, 50)]
+
+
+def write(file: Path, rows: list[dict[str, str]]) -> str:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("self_training")
+
+
+@pytest.fixture(scope="module")
+def settings(home):
+    """16 labelled rows in plain words, 24 pairs of plain words and people's, 4 test rows in people's words."""
+    rows = [{"text": text, "code": f".*{number}.*"} for number, text in enumerate(PLAIN, 10)]
+    pairs = [{"text": asked, "code": plain} for asked, plain in zip(ASKED, PLAIN, strict=True)]
+    return {
+        "train_file": write(home / "train.jsonl", rows[:16]),
+        "views_file": write(home / "views.jsonl", pairs[16:36]),
+        "test_file": write(home / "test.jsonl", [{**row, "text": ASKED[36 + n]} for n, row in enumerate(rows[36:])]),
+        "pseudo_label_gold_file": None,
+        "views_validation_size": 4,
+        "validation_size": 0,
+        "vocab_size": 300,
+        "max_steps": 4,
+        "per_device_train_batch_size": 8,
+        "max_new_tokens": 4,
+        "learning_rate": 1e-2,
+        "use_cpu": True,
+        "jepa_distance": "infonce",
+        "task_views": False,
+    }
+
+
+@pytest.fixture(scope="module")
+def teacher(settings, home) -> Path:
+    """The folder of the teacher's run."""
+    train_run(read_run(settings | {"views_ratio": 0, "jepa_lambda": 0.0}), 1, home / "labelled_only-s1")
+    return home / "labelled_only-s1"
+
+
+def test_the_teachers_answers_become_labels_and_the_views_stay_the_two_phrasings(settings, teacher, home):
+    """A view row reads people's words, bridge of the task, the teacher's answer; its views are both phrasings."""
+    gold = [{"text": text, "code": f".*{number}.*"} for number, text in enumerate(PLAIN, 10)]
+    own = {"teacher": "labelled_only", "pseudo_label_gold_file": write(home / "gold.jsonl", gold)}
+    run = read_run(settings | own)
+    folder = home / "self_training-s1"
+    report = train_run(run, 1, folder)
+    records = list(read_json_lines(folder / "pseudo_labels.jsonl"))
+    assert [each["asked"] for each in records] == PLAIN[16:36]
+    assert all(0 <= each["likelihood"] <= 1 for each in records)
+    summary = json.loads((folder / "data.json").read_text())["summary"]["pseudo_labels"]
+    assert summary["asked"] == 20 and summary["kept"] + summary["empty_answer"] + summary["unlikely_answer"] == 20
+    assert summary["accuracy"]["num_rows"] == summary["kept"]
+    assert report["cost"]["teacher"]["training_flops"] > 0 and report["cost"]["teacher"]["answering_time_s"] > 0
+    _, data = build_trainer(run, 1, folder, labels=pseudo_labels(run, 1, RunFolder(folder)))
+    answers = {each["source"]: each["answer"] for each in records}
+    for example, pair in zip(data.views.examples, data.views.pairs, strict=True):
+        assert pair.bridge_ids == data.train.pairs[0].bridge_ids and pair.use_ce and pair.use_jepa
+        assert data.encoder.decode_code(pair.code_ids) == answers[example.source]
+        assert data.tokenizer.decode(pair.code_view) == example.code_view in PLAIN
+        assert data.tokenizer.decode(pair.text_view) == example.text in ASKED
+    assert len(data.views_validation) == 4
+
+
+def test_an_arm_with_a_teacher_has_the_tokenizer_and_the_first_weights_of_the_others(settings, teacher, tmp_path):
+    """What the teacher answers changes labels, and nothing that arms share."""
+    plain, plain_data = build_trainer(read_run(settings), 1, tmp_path / "jepa")
+    run = read_run(settings | {"teacher": "labelled_only"})
+    folder = teacher.parent / "again-s1"
+    folder.mkdir()
+    labelled, data = build_trainer(run, 1, folder, labels=pseudo_labels(run, 1, RunFolder(folder)))
+    assert data.tokenizer.get_vocab() == plain_data.tokenizer.get_vocab()
+    assert [each.source for each in data.views_validation.examples] == [
+        each.source for each in plain_data.views_validation.examples
+    ]
+    weights = zip(plain.jepa.parameters(), labelled.jepa.parameters(), strict=True)
+    assert all(one.equal(other) for one, other in weights)
+
+
+def test_answers_that_are_there_are_not_asked_again(settings, teacher, home, monkeypatch):
+    """A run that was killed goes on with the labels that it began with."""
+    run = read_run(settings | {"teacher": "labelled_only"})
+    folder = home / "killed-s1"
+    folder.mkdir()
+    first = pseudo_labels(run, 1, RunFolder(folder))
+    monkeypatch.setattr("llm_jepa.runs.pseudo_labels.load_run", None)
+    assert pseudo_labels(run, 1, RunFolder(folder)) == first
+
+
+@pytest.mark.parametrize(
+    ("config", "kept"),
+    [
+        ({}, ["a", "b", "d"]),
+        ({"pseudo_label_share": 0.5}, ["a", "d"]),
+        ({"pseudo_label_min_likelihood": 0.3}, ["a", "d"]),
+        ({"pseudo_label_min_likelihood": 0.6}, ["d"]),
+    ],
+)
+def test_empty_and_unlikely_answers_are_left_out_and_counted(config, kept, settings, teacher):
+    """The likeliest share is kept, and of it what is likely enough; empty answers never."""
+    values = {"a": ("x", 0.5), "b": ("y", 0.2), "c": (" ", 0.0), "d": ("z", 0.9)}
+    records = [
+        {"source": name, "asked": name, "answer": words, "likelihood": value, "seconds": 0.1}
+        for name, (words, value) in values.items()
+    ]
+    found = _select(TeacherConfig(teacher="labelled_only", **config), records, read_run(settings), RunFolder(teacher))
+    assert sorted(found.labels) == kept and isinstance(found, PseudoLabels)
+    assert found.summary["empty_answer"] == 1 and found.summary["unlikely_answer"] == 3 - len(kept)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"teacher": "nobody"}, "nobody-s1 is no finished run"),
+        ({"teacher": "labelled_only", "views_ratio": 0}, "views_ratio above 0"),
+        ({"teacher": "labelled_only", "views_cross_entropy": False}, "views_cross_entropy to true"),
+        ({"pseudo_label_share": 0.5}, "pseudo_label_share needs a teacher"),
+        ({"teacher": "labelled_only", "pseudo_label_share": 0.0}, "pseudo_label_share=0.0"),
+    ],
+)
+def test_what_cannot_teach_is_refused(changes, words, settings, home):
+    with pytest.raises(ConfigError, match=words):
+        train_run(read_run(settings | changes), 1, home / "refused-s1")
+
+
+def test_a_plain_run_rewrites_the_question_and_answers_what_it_wrote(settings, home):
+    """The teacher writes after the bridge of view rows, then answers; nothing is trained."""
+    train_run(read_run(settings | {"jepa_lambda": 0.0}), 1, home / "ntp-s1")
+    folder = home / "rewrite_first-s1"
+    report = train_run(read_run(settings | {"teacher": "ntp", "rewrite_first": True}), 1, folder)
+    teacher = load_run(home / "ntp-s1")
+    records = list(read_json_lines(folder / "predictions.jsonl"))
+    assert [each["text"] for each in records] == ASKED[36:] and (folder / "DONE").is_file()
+    assert not (folder / "model").exists() and report["training_time_s"] == 0
+    encoder = PairEncoder(teacher.encoder.tokenizer, teacher.data, bridge=teacher.data.views_bridge)
+    for record in records:
+        asked = prompt_example(record["text"])
+        (rewritten,) = answer(teacher.jepa, encoder, [asked], teacher.evaluation)
+        assert rewritten == record["rewritten"]
+        assert teacher.generate(rewritten if rewritten.strip() else record["text"]) == record["output"]
