@@ -10,6 +10,7 @@ from llm_jepa.data.config import DataConfig
 from llm_jepa.evaluation.evaluate import EvaluationConfig
 from llm_jepa.objective import JEPAConfig
 from llm_jepa.runs.settings import OTHER_TRAINER, RECIPES, RecipeConfig, describe_fields
+from llm_jepa.runs.teacher import TeacherConfig
 from llm_jepa.training.adapters import AdapterConfig
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.models import ModelConfig
@@ -25,6 +26,7 @@ SECTIONS: dict[str, type] = {
     "Objective": JEPAConfig,
     "Training": JEPATrainingArguments,
     "Evaluation": EvaluationConfig,
+    "Teacher": TeacherConfig,
 }
 
 HEAD = """# Configuration
