@@ -11,10 +11,12 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm_jepa.runs.folder import ExperimentFolder, arm_at
-from llm_jepa.runs.settings import RunConfig
+
+if TYPE_CHECKING:  # a page of results must not wait for transformers
+    from llm_jepa.runs.settings import RunConfig
 
 
 @dataclass(frozen=True)
