@@ -179,8 +179,7 @@ def test_where_no_run_has_anything_right_the_answer_is_that_nothing_can_be_seen(
     """ "No difference shown" would read as a precise null."""
     results = make_experiment(tmp_path)
     reason = "every run of both is at 0%, where no difference can be seen"
-    verdict = {"delta": 0.0, "ci95": None, "verdict": "no difference shown", "reason": reason}
-    first = replace(results.main.comparisons[0], **verdict)
+    first = replace(results.main.comparisons[0], delta=0.0, ci=None, p_holm=None, reason=reason)
     answer = answer_of(replace(results, tests={"test": replace(results.main, comparisons=(first,))}))
     assert answer.short == "Nothing can be seen." and reason in answer.sentence
 

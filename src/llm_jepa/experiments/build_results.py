@@ -9,6 +9,7 @@ import csv
 import io
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from .results import (
     MAIN_TEST,
     RETRIEVAL_KEYS,
     ArmResult,
-    Comparison,
     Cost,
     Results,
     RunResult,
@@ -94,8 +94,8 @@ def build_results(
     ]
     found = SetResults(
         {arm: _arm_result(arm, values[arm], by_arm[arm], (cost or {}).get(arm, Cost())) for arm in by_arm},
-        tuple(_comparison(each, correct or {}) for each in compared),
-        tuple(_comparison(each, correct or {}, p_name="p") for each in against_controls),
+        tuple(_described(each, correct or {}) for each in compared),
+        tuple(_described(each, correct or {}, p_name="p") for each in against_controls),
     )
     return Results(
         metric=metric,
@@ -188,24 +188,8 @@ def _retrieval(runs: Mapping[int, RunResult], prefix: str = "") -> dict[str, See
 # ---- comparisons ----
 
 
-def _comparison(c: PairedComparison, correct: Scores, p_name: str = "Holm p") -> Comparison:
-    return Comparison(
-        arm=c.arm,
-        baseline=c.baseline,
-        delta=c.delta,
-        ci95=c.ci,
-        p_value=c.p_value,
-        p_holm=c.p_holm,
-        verdict=c.verdict,
-        n=c.n,
-        sign_flip_p=c.sign_flip_p,
-        bootstrap_ci95=_bootstrap(c, correct),
-        smallest_detectable=c.smallest_detectable,
-        differences=c.differences,
-        missing_seeds=c.missing,
-        reason=c.reason,
-        sentence=sentence(c, p_name),
-    )
+def _described(comparison: PairedComparison, correct: Scores, p_name: str = "Holm p") -> PairedComparison:
+    return replace(comparison, bootstrap_ci=_bootstrap(comparison, correct), sentence=sentence(comparison, p_name))
 
 
 def _bootstrap(comparison: PairedComparison, correct: Scores) -> tuple[float, float] | None:

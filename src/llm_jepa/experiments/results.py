@@ -13,15 +13,16 @@ nan. Nothing is computed here but means and deviations: `build_results` does tha
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from .equal_cost import Budget
-from .statistics import Verdict
+from .statistics import PairedComparison, Verdict
 
 RETRIEVAL_KEYS = ("recall@1", "recall@10", "mrr")
 BUDGET_TITLES = {"flops": "At equal FLOPs", "time": "At equal time"}
@@ -33,31 +34,26 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class SeedValues:
-    """A value for each seed, in order of the seeds or of the runs."""
+    """A value for each seed, with mean (None without a seed) and standard deviation (n - 1; None below two seeds)."""
 
     seeds: Mapping[int, float] = field(default_factory=dict)
+    mean: float | None = field(init=False)
+    std: float | None = field(init=False)
+    n: int = field(init=False)
 
-    @property
-    def n(self) -> int:
-        return len(self.seeds)
-
-    @property
-    def mean(self) -> float | None:
-        """The mean; None without a seed."""
-        return math.fsum(self.seeds.values()) / self.n if self.seeds else None
-
-    @property
-    def std(self) -> float | None:
-        """The standard deviation (n - 1); None with fewer than two seeds."""
-        return float(np.std(list(self.seeds.values()), ddof=1)) if self.n > 1 else None
-
-    def to_json(self) -> Json:
-        seeds = {str(seed): value for seed, value in self.seeds.items()}
-        return {"seeds": seeds, "mean": self.mean, "std": self.std, "n": self.n}
+    def __post_init__(self) -> None:
+        values = list(self.seeds.values())
+        computed = {
+            "mean": math.fsum(values) / len(values) if values else None,
+            "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+            "n": len(values),
+        }
+        for name, value in computed.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> SeedValues:
-        return cls({int(seed): value for seed, value in record["seeds"].items()})
+        return cls(_by_seed(record["seeds"]))
 
 
 @dataclass(frozen=True)
@@ -76,21 +72,13 @@ class Alarm:
         alarmed: Whether it was raised.
         first_step: The step from which the views had collapsed.
         reason: What was seen.
-        recovered: Whether the views were apart again at the last check; None for a run that did not record it.
+        recovered: Whether the views were apart again at the last check.
     """
 
     alarmed: bool
     first_step: int | None = None
     reason: str | None = None
-    recovered: bool | None = None
-
-    def to_json(self) -> Json:
-        return {key: value for key, value in asdict(self).items() if key != "recovered" or value is not None}
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Alarm:
-        optional = {key: record.get(key) for key in ("first_step", "reason", "recovered")}
-        return cls(bool(record["alarmed"]), **optional)
+    recovered: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,66 +105,11 @@ class RunResult:
         """
         metrics = _flat_numbers({key: value for key, value in record.items() if key != "alarm"})
         alarm = record.get("alarm")
-        return cls(arm, seed, metrics, None if alarm is None else Alarm.from_json(alarm))
+        return cls(arm, seed, metrics, None if alarm is None else Alarm(**alarm))
 
     def metric(self, name: str) -> float | None:
         """Return a metric by its name, or of retrieval by the last part of it; None if it was not measured."""
         return known(self.metrics.get(name, self.metrics.get(f"retrieval/{name}")))
-
-    def to_json(self) -> Json:
-        return {"arm": self.arm, "seed": self.seed, "metrics": {key: known(v) for key, v in self.metrics.items()}}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One arm against another over the seeds that both have: `PairedComparison`, as results.json holds it.
-
-    Attributes:
-        arm, baseline: Names.
-        delta: Mean difference, arm minus baseline.
-        ci95: Its paired t interval.
-        p_value, p_holm: Of the paired t-test; corrected for the number of arms.
-        verdict: What the numbers show.
-        n: Number of seeds.
-        sign_flip_p: Of the sign-flip test.
-        bootstrap_ci95: Interval that resamples test rows too.
-        smallest_detectable: Smallest true difference that would be shown four times in five.
-        differences: Arm minus baseline by seed.
-        missing_seeds: Arm to the seeds that it lacks.
-        reason: Why something is None, or what is unusual; empty if nothing is.
-        sentence: All of it in words (`sentences.sentence`).
-    """
-
-    arm: str
-    baseline: str
-    delta: float | None
-    ci95: tuple[float, float] | None
-    p_value: float | None
-    p_holm: float | None
-    verdict: Verdict
-    n: int
-    sign_flip_p: float | None = None
-    bootstrap_ci95: tuple[float, float] | None = None
-    smallest_detectable: float | None = None
-    differences: Mapping[int, float] = field(default_factory=dict)
-    missing_seeds: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    reason: str = ""
-    sentence: str = ""
-
-    def to_json(self) -> Json:
-        record = asdict(self)
-        for key in ("ci95", "bootstrap_ci95"):
-            record[key] = record[key] and list(record[key])
-        record["differences"] = {str(seed): difference for seed, difference in self.differences.items()}
-        return record | {"reason": self.reason or None}
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Comparison:
-        read = {each.name: record[each.name] for each in fields(cls) if each.name in record}
-        for key in ("ci95", "bootstrap_ci95"):
-            read[key] = read.get(key) and tuple(read[key])
-        read["differences"] = {int(seed): each for seed, each in read.get("differences", {}).items()}
-        return cls(**read | {"reason": read.get("reason") or ""})
 
 
 @dataclass(frozen=True)
@@ -217,14 +150,14 @@ class SetResults:
     """
 
     arms: Mapping[str, ArmResult]
-    comparisons: tuple[Comparison, ...] = ()
-    controls: tuple[Comparison, ...] = ()
+    comparisons: tuple[PairedComparison, ...] = ()
+    controls: tuple[PairedComparison, ...] = ()
 
-    def comparison_of(self, arm: str) -> Comparison | None:
+    def comparison_of(self, arm: str) -> PairedComparison | None:
         """Return the comparison of an arm with the baseline; None for the baseline."""
         return next((each for each in self.comparisons if each.arm == arm), None)
 
-    def controls_of(self, arm: str) -> list[Comparison]:
+    def controls_of(self, arm: str) -> list[PairedComparison]:
         """Return the comparisons of an arm with its controls."""
         return [each for each in self.controls if each.arm == arm]
 
@@ -234,9 +167,9 @@ class SetResults:
 
     def to_json(self) -> Json:
         return {
-            "arms": {name: arm.values.to_json() for name, arm in self.arms.items()},
-            "comparisons": [each.to_json() for each in self.comparisons],
-            "controls": [each.to_json() for each in self.controls],
+            "arms": {name: asdict(arm.values) for name, arm in self.arms.items()},
+            "comparisons": [_comparison_json(each) for each in self.comparisons],
+            "controls": [_comparison_json(each) for each in self.controls],
             "retrieval": _retrieval_json(self.arms, "retrieval"),
         }
 
@@ -250,12 +183,12 @@ class SetResults:
                 _read_retrieval(record.get("retrieval", {}).get(name, {})),
                 _read_retrieval(shared.get("views_retrieval", {}).get(name, {})),
                 Cost(**shared.get("cost", {}).get(name, {})),
-                {int(seed): Alarm.from_json(each) for seed, each in shared.get("alarms", {}).get(name, {}).items()},
+                {seed: Alarm(**each) for seed, each in _by_seed(shared.get("alarms", {}).get(name, {})).items()},
             )
             for name, values in record["arms"].items()
         }
         comparisons, controls = (
-            tuple(Comparison.from_json(each) for each in record.get(key, [])) for key in ("comparisons", "controls")
+            tuple(_read_comparison(each) for each in record.get(key, [])) for key in ("comparisons", "controls")
         )
         return cls(arms, comparisons, controls)
 
@@ -280,21 +213,10 @@ class Cell:
     failed: Mapping[int, str] = field(default_factory=dict)
     chosen: bool = False
 
-    def to_json(self) -> Json:
-        return {
-            "arm": self.arm,
-            "coordinates": dict(self.coordinates),
-            "validation": self.validation.to_json(),
-            "test": self.test.to_json(),
-            "failed": {str(seed): why for seed, why in self.failed.items()},
-            "chosen": self.chosen,
-        }
-
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Cell:
         sides = {side: SeedValues.from_json(record[side]) for side in ("validation", "test")}
-        failed = {int(seed): why for seed, why in record["failed"].items()}
-        return cls(**{**record, **sides, "failed": failed})
+        return cls(**{**record, **sides, "failed": _by_seed(record["failed"])})
 
 
 @dataclass(frozen=True)
@@ -328,11 +250,6 @@ class GridResults:
     def shown_cell(self) -> Cell:
         """The chosen cell, or the first if none is chosen."""
         return next((cell for cell in self.cells if cell.chosen), self.cells[0])
-
-    def to_json(self) -> Json:
-        axes = {key: list(values) for key, values in self.axes.items()}
-        record = {each.name: getattr(self, each.name) for each in fields(self)}
-        return record | {"axes": axes, "cells": [cell.to_json() for cell in self.cells]}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> GridResults:
@@ -407,22 +324,23 @@ class Results:
             "retrieval": main["retrieval"],
             "views_retrieval": _retrieval_json(arms, "views_retrieval"),
             "alarms": {
-                name: {str(seed): alarm.to_json() for seed, alarm in arm.alarms.items()}
+                name: {seed: asdict(alarm) for seed, alarm in arm.alarms.items()}
                 for name, arm in arms.items()
                 if arm.alarms
             },
             "settings": dict(self.settings),
-            "runs": [run.to_json() for run in self.runs],
+            "runs": [{"arm": run.arm, "seed": run.seed, "metrics": dict(run.metrics)} for run in self.runs],
         }
         if self.budgets is None:
-            record["grids"] = {name: grid.to_json() for name, grid in self.grids.items()}
+            record["grids"] = {name: asdict(grid) for name, grid in self.grids.items()}
         else:
             record["budgets"] = {name: budget.record for name, budget in self.budgets.items()}
         record["notes"] = list(self.notes)
         record |= {f"equal_{kind}": again.to_json() for kind, again in self.at_equal.items()}
         if len(self.tests) > 1:
             record["tests"] = {name: found.to_json() for name, found in self.tests.items()}
-        return record
+        plain: Json = json.loads(json.dumps(record))  # JSON's own types: names of seeds are text, tuples are lists
+        return plain
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Results:
@@ -450,9 +368,48 @@ def known(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
+def _comparison_json(c: PairedComparison) -> Json:
+    return {
+        "arm": c.arm,
+        "baseline": c.baseline,
+        "delta": c.delta,
+        "ci95": c.ci,
+        "p_value": c.p_value,
+        "p_holm": c.p_holm,
+        "verdict": c.verdict,
+        "n": c.n,
+        "sign_flip_p": c.sign_flip_p,
+        "bootstrap_ci95": c.bootstrap_ci,
+        "smallest_detectable": c.smallest_detectable,
+        "differences": c.differences,
+        "missing_seeds": c.missing,
+        "reason": c.reason or None,
+        "sentence": c.sentence,
+    }
+
+
+def _read_comparison(record: Mapping[str, Any]) -> PairedComparison:
+    same_names = ("arm", "baseline", "delta", "p_value", "p_holm", "n", "sign_flip_p", "smallest_detectable")
+    same: Json = {key: record.get(key) for key in same_names}
+    ci, bootstrap_ci = (record.get(key) and tuple(record[key]) for key in ("ci95", "bootstrap_ci95"))
+    return PairedComparison(
+        **same,
+        ci=ci,
+        bootstrap_ci=bootstrap_ci,
+        differences=_by_seed(record.get("differences", {})),
+        missing=record.get("missing_seeds", {}),
+        reason=record.get("reason") or "",
+        sentence=record["sentence"],
+    )
+
+
+def _by_seed(record: Mapping[str, Any]) -> dict[int, Any]:
+    return {int(seed): value for seed, value in record.items()}
+
+
 def _retrieval_json(arms: Mapping[str, ArmResult], which: str) -> Json:
     found = {name: getattr(arm, which) for name, arm in arms.items()}
-    return {name: {key: values.to_json() for key, values in by_key.items()} for name, by_key in found.items() if by_key}
+    return {name: {key: asdict(values) for key, values in by_key.items()} for name, by_key in found.items() if by_key}
 
 
 def _read_retrieval(record: Mapping[str, Any]) -> dict[str, SeedValues]:

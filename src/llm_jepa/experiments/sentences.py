@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .equal_cost import Budget
-from .results import ArmResult, Comparison, Results, SetResults
+from .results import ArmResult, Results, SetResults
 from .statistics import PairedComparison
 
 FEW_SEEDS = 6
@@ -98,7 +98,7 @@ class Answer:
     sentence: str
 
 
-def headline_of(results: Results) -> Comparison | None:
+def headline_of(results: Results) -> PairedComparison | None:
     """Return the comparison that a report opens with, whatever came out: of the first arm with a JEPA term.
 
     Controls are not such arms (`Results.headline`). Without one it is the first comparison; None if there is none.
@@ -118,18 +118,18 @@ def answer_of(results: Results) -> Answer:
         controls = results.main.controls_of(first.arm)
         text = " ".join([text, *map(_over_control, controls)])
         return Answer(question, _short_yes(controls), text)
-    if first.n > 1 and first.ci95 is None:  # every run at 0%, or every one at 100%
+    if first.n > 1 and first.ci is None:  # every run at 0%, or every one at 100%
         return Answer(question, "Nothing can be seen.", text)
     return Answer(question, "No, it is worse." if first.verdict == "worse" else "No difference shown.", text)
 
 
-def _short_yes(controls: Sequence[Comparison]) -> str:
+def _short_yes(controls: Sequence[PairedComparison]) -> str:
     if not controls:
         return "Yes; no control was run."
     return "Yes." if all(each.verdict == "better" for each in controls) else "Not shown beyond its control."
 
 
-def _headline_sentence(c: Comparison, results: Results) -> str:
+def _headline_sentence(c: PairedComparison, results: Results) -> str:
     if c.delta is None:
         return f"{c.arm} and {c.baseline} cannot be compared: {c.reason}."
     seeds = list(c.differences)
@@ -141,16 +141,16 @@ def _headline_sentence(c: Comparison, results: Results) -> str:
     return f"{text}; {c.reason}." if c.reason else f"{text}."
 
 
-def _over_control(c: Comparison) -> str:
+def _over_control(c: PairedComparison) -> str:
     if c.delta is None:
         return f"It cannot be compared with its control {c.baseline}: {c.reason}."
     return f"Over its control {c.baseline}: {_difference_in_words(c)}."
 
 
-def _difference_in_words(c: Comparison) -> str:
+def _difference_in_words(c: PairedComparison) -> str:
     assert c.delta is not None
     text = f"{format_points(c.delta)} points"
-    return text if c.ci95 is None else f"{text}, 95% interval {' to '.join(map(format_points, c.ci95))}"
+    return text if c.ci is None else f"{text}, 95% interval {' to '.join(map(format_points, c.ci))}"
 
 
 # ---- what a reader must know of the comparisons ----

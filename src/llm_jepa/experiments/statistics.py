@@ -55,6 +55,8 @@ class PairedComparison:
         differences: Arm minus baseline by seed, in order of seed.
         missing: Seeds that the arm lacks, and that the baseline lacks.
         reason: Why something above is None, or what is unusual; empty if nothing is.
+        bootstrap_ci: Interval that resamples test rows too (`bootstrap_over_examples`), where that was asked for.
+        sentence: The result in words (`sentences.sentence`), where they were asked for.
     """
 
     arm: str
@@ -73,6 +75,8 @@ class PairedComparison:
     differences: dict[int, float] = field(default_factory=dict)
     missing: dict[str, list[int]] = field(default_factory=dict)
     reason: str = ""
+    bootstrap_ci: tuple[float, float] | None = None
+    sentence: str = ""
 
     @property
     def verdict(self) -> Verdict:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-from llm_jepa.experiments.results import BUDGET_TITLES, ArmResult, Comparison, GridResults, Results
+from llm_jepa.experiments.results import BUDGET_TITLES, ArmResult, GridResults, Results
 from llm_jepa.experiments.sentences import headline_of
+from llm_jepa.experiments.statistics import PairedComparison
 
 from .drawing import PALETTE
 from .formatting import counted, duration, ratio
@@ -30,7 +31,7 @@ class Row:
 
     arm: ArmResult
     colour: str
-    comparison: Comparison | None
+    comparison: PairedComparison | None
     run_time: float | None
 
 

@@ -80,8 +80,8 @@ def _comparisons(results: Results) -> Iterator[Row]:
                 "baseline": comparison.baseline,
                 **{key: getattr(comparison, key) for key in numbers},
                 "reason": comparison.reason or None,
-                **_ends("ci95", comparison.ci95),
-                **_ends("bootstrap_ci95", comparison.bootstrap_ci95),
+                **_ends("ci95", comparison.ci),
+                **_ends("bootstrap_ci95", comparison.bootstrap_ci),
             }
 
 

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from numpy.typing import NDArray
 
-from llm_jepa.experiments.results import Alarm, Comparison, Results, SeedValues
+from llm_jepa.experiments.results import Alarm, Results, SeedValues
+from llm_jepa.experiments.statistics import PairedComparison
 
 from .drawing import (
     FAINT,
@@ -317,20 +318,20 @@ def _draw_values(axis: Axes, height: float, values: SeedValues, look: Look) -> N
         axis.plot([mean, mean], [height - 0.27, height + 0.27], color=look.color, linewidth=2.4)
 
 
-def _draw_difference(axis: Axes, height: float, comparison: Comparison, look: Look) -> None:
+def _draw_difference(axis: Axes, height: float, comparison: PairedComparison, look: Look) -> None:
     if comparison.delta is None:
         return
     differences = [100 * value for value in comparison.differences.values()]
     dots = height + 0.14 + _side_by_side(len(differences), width=0.06)
     axis.scatter(differences, dots, s=14, color=look.color, marker=look.marker, alpha=0.4, linewidth=0)
-    if comparison.ci95 is not None:
-        low, high = (100 * bound for bound in comparison.ci95)
+    if comparison.ci is not None:
+        low, high = (100 * bound for bound in comparison.ci)
         axis.plot([low, high], [height, height], color=look.color, linewidth=2.2, solid_capstyle="butt")
     middle = 100 * comparison.delta
     axis.plot([middle], [height], marker=look.marker, color=look.color, markersize=6.5, markeredgecolor="white")
 
 
-def _write_verdict(axis: Axes, height: float, comparison: Comparison, *, above: bool) -> None:
+def _write_verdict(axis: Axes, height: float, comparison: PairedComparison, *, above: bool) -> None:
     """Write the difference and the verdict in the margin, where nothing is drawn; or above the interval."""
     delta = "" if comparison.delta is None else f"{points(comparison.delta)}  "
     at, size = ((0.01, height - 0.33), 8) if above else ((1.02, height), 9)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from llm_jepa.experiments.results import (
     BUDGET_TITLES,
     ArmResult,
-    Comparison,
     GridResults,
     Results,
     SeedValues,
@@ -20,6 +19,7 @@ from llm_jepa.experiments.sentences import (
     format_p,
     format_points,
 )
+from llm_jepa.experiments.statistics import PairedComparison
 from llm_jepa.text_tables import text_table
 
 Rows = list[list[str]]
@@ -106,11 +106,11 @@ def format_mean(values: SeedValues) -> str:
     return f"{100 * values.mean:.1f}{spread}"
 
 
-def format_difference(comparison: Comparison) -> str:
+def format_difference(comparison: PairedComparison) -> str:
     """Return a difference and its 95% interval in points; `-` where there is none."""
     if comparison.delta is None:
         return "-"
-    interval = "" if comparison.ci95 is None else f" [{', '.join(map(format_points, comparison.ci95))}]"
+    interval = "" if comparison.ci is None else f" [{', '.join(map(format_points, comparison.ci))}]"
     return f"{format_points(comparison.delta)}{interval}"
 
 
