@@ -50,6 +50,7 @@ def test_figures_by_hand():
     assert gpu.summarise(timings, 1000, 2e9, None)[gpu.BASE]["mfu"] is None
 
 
+@pytest.mark.slow
 def test_it_runs_through_on_a_small_model():
     """On a CPU, which `main` would refuse: every variant at every length has figures, or a reason why not."""
     size = ["--preset", "nano", "--tokens", "64", "--rounds", "2", "--warm-up", "1"]

@@ -18,6 +18,7 @@ def rows(tmp_path_factory) -> tuple[Path, int]:
     return path, large_file.write_rows(path, 8 * large_file.MB)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads a process's memory from /proc")
 def test_the_index_of_8_mb_takes_little_memory(rows):
     """The promise of 1 GB, in a process of its own: within 64 MB above the start. Speed is for the benchmark to say."""
@@ -27,6 +28,7 @@ def test_the_index_of_8_mb_takes_little_memory(rows):
     assert found["mb_above_start"] <= large_file.PROMISE["mb_above_start"]
 
 
+@pytest.mark.slow
 def test_every_task_reads_every_row(rows, tmp_path):
     """Counts are those of the file; the line that is too long is refused, and the row after it is read."""
     path, num_rows = rows

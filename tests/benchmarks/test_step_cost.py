@@ -104,6 +104,7 @@ def test_counted_flops_of_attention_are_not_left_out_on_a_cpu(tiny_model, make_p
     assert wide > 2 * narrow
 
 
+@pytest.mark.slow
 def test_every_variant_runs_two_steps_and_the_last_line_is_the_report(capsys, tmp_path):
     """Smoke: all variants in turn, the table within 80 columns, one JSON object at the end, the same in the file."""
     out = tmp_path / "cost.json"
@@ -121,6 +122,7 @@ def test_every_variant_runs_two_steps_and_the_last_line_is_the_report(capsys, tm
     assert report["generation"]["num_answers"] == 3
 
 
+@pytest.mark.slow
 def test_variants_one_after_the_other_run_the_same_rounds_on_generated_pairs(capsys, tmp_path, monkeypatch):
     """With --sequential each has the device to itself; plain is always there; without SYNTH files pairs are made."""
     monkeypatch.setattr(step_cost, "SYNTH", tmp_path)
@@ -150,6 +152,7 @@ def test_a_variant_out_of_memory_is_a_line_of_the_table(tiny_model, make_pairs, 
     assert step_report.summarise({"plain": plain, "x": loop.timing}, [chunk], None)["x"] == {"error": "out of memory"}
 
 
+@pytest.mark.slow
 def test_packing_runs_through_and_counts_useful_tokens(capsys, tmp_path):
     """Every layout of both objectives, on GSM8K rows; packing takes fewer rows and the same pairs."""
     out = tmp_path / "packing.json"

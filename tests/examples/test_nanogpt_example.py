@@ -260,6 +260,7 @@ def read_notebook():
     return notebook
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     """At smoke size, in a fresh kernel, from an empty folder that stays empty, without warnings."""
     nbclient = pytest.importorskip("nbclient", reason="running the notebook needs nbclient")

@@ -177,6 +177,7 @@ def test_settings_that_were_refused_before_any_step_may_be_corrected(settings, t
         open_experiment(settings, tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="forks the comparison")
 def test_a_comparison_that_is_stopped_midway_goes_on_with_the_rest(settings, quick_runs, contents, tmp_path):
     """SIGTERM after the first finished run: exit code 143, no results yet; then only the others are run."""

@@ -77,8 +77,8 @@ def test_a_run_that_cannot_begin_is_a_failure_with_its_reason(job_without_rows):
 def test_a_run_does_not_import_the_script_that_started_it(job_without_rows, tmp_path, monkeypatch):
     """A script needs no `if __name__ == "__main__"`, and what it does is done once."""
     (tmp_path / "script.py").write_text(f"open({str(tmp_path / 'again')!r}, 'w')")
-    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tmp_path / "script.py"))
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None, raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tmp_path / "script.py"), raising=False)
     (failure,) = run_jobs([job_without_rows], 1, lambda: LocalPool(1, {"cpus": 1}))
     assert failure.exit_code == 2 and not (tmp_path / "again").exists()
 

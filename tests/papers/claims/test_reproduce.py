@@ -42,6 +42,7 @@ def reproduced(small_data, quick_runs, tmp_path_factory):
     return call, (record, judged), (grown, more), list(quick_runs)
 
 
+@pytest.mark.slow
 def test_a_claim_runs_its_own_arms_and_gets_a_verdict(reproduced):
     """Two arms of thirty, two seeds; the accuracy is that of the published recipe."""
     _, (record, judged), _, _ = reproduced
