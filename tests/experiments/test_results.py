@@ -203,20 +203,6 @@ def test_answers_that_the_metric_could_not_judge_are_told_by_arm():
     assert about_undecided(build_results(runs_of())) == []
 
 
-def test_the_bootstrap_runs_where_every_seed_has_its_scores():
-    """And not where one is missing; lists of different length are refused."""
-    rng = np.random.default_rng(0)
-    correct = {arm: {seed: rng.random(100) < 0.7 for seed in SEEDS} for arm in ("ntp", "jepa")}
-    by_arm = {c.arm: c.bootstrap_ci for c in build_results(runs_of(), correct=correct).main.comparisons}
-    assert by_arm["jepa"][0] < 0 < by_arm["jepa"][1]
-    assert by_arm["control"] is None
-    del correct["jepa"][4]
-    assert build_results(runs_of(), correct=correct).main.comparisons[0].bootstrap_ci is None
-    correct["jepa"][4] = rng.random(99) < 0.7
-    with pytest.raises(ValueError, match="not scored on the same examples"):
-        build_results(runs_of(), correct=correct)
-
-
 # ---- write_results ----
 
 

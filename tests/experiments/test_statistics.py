@@ -11,7 +11,6 @@ from scipy import stats
 
 from llm_jepa.experiments.sentences import format_p, sentence
 from llm_jepa.experiments.statistics import (
-    bootstrap_over_examples,
     compare_paired,
     correct_for_many,
     holm,
@@ -266,60 +265,6 @@ def test_no_effect_is_called_an_effect_in_one_experiment_of_twenty():
 def test_a_verdict_needs_a_holm_p_below_five_percent(delta, p_holm, ci, expected):
     """And an interval, where there is one, that leaves out 0."""
     assert verdict(delta, p_holm, ci) == expected
-
-
-# ---- bootstrap ----
-
-
-def test_the_bootstrap_of_one_seed_is_that_of_the_mean():
-    """With S = 1 only examples are drawn: the interval agrees with scipy's."""
-    rng = np.random.default_rng(5)
-    ours, theirs = rng.random((1, 400)) < 0.75, rng.random((1, 400)) < 0.65
-    differences = (ours.astype(float) - theirs)[0]
-    reference = stats.bootstrap((differences,), np.mean, method="percentile", rng=np.random.default_rng(6))
-    low, high = bootstrap_over_examples(ours, theirs)
-    assert (low, high) == pytest.approx(tuple(reference.confidence_interval), abs=0.008)
-
-
-def test_the_bootstrap_feels_seeds_and_examples():
-    """Variance of either kind alone widens the interval; with neither it is a point."""
-    rng = np.random.default_rng(7)
-    zero = np.zeros((6, 300))
-    by_seed = np.repeat(rng.normal(0.05, 0.02, (6, 1)), 300, axis=1)
-    by_example = np.repeat((rng.random((1, 300)) < 0.05).astype(float), 6, axis=0)
-    for correct in (by_seed, by_example):
-        low, high = bootstrap_over_examples(correct, zero)
-        assert low < correct.mean() < high
-    assert bootstrap_over_examples(zero + 0.05, zero) == pytest.approx((0.05, 0.05))
-
-
-def test_the_bootstrap_of_both_levels_has_the_variance_of_both():
-    """Crossed design: the spread of the means is that of drawing rows plus that of drawing columns."""
-    rng = np.random.default_rng(8)
-    rows, columns = rng.normal(0, 1, (6, 1)), rng.normal(0, 3, (1, 200))
-    low, high = bootstrap_over_examples(rows + columns, np.zeros((6, 200)))
-    expected = math.sqrt(rows.var() / 6 + columns.var() / 200)
-    assert high - low == pytest.approx(2 * 1.96 * expected, rel=0.08)
-
-
-def test_the_bootstrap_repeats_and_depends_on_its_seed():
-    """The same seed gives the same interval, another another."""
-    correct = np.random.default_rng(9).random((3, 50)) < 0.5
-    first = bootstrap_over_examples(correct, ~correct, num_resamples=500)
-    assert first == bootstrap_over_examples(correct, ~correct, num_resamples=500)
-    assert first != bootstrap_over_examples(correct, ~correct, num_resamples=500, seed=1)
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs"),
-    [(np.ones((2, 3)), np.ones((2, 4))), (np.ones(3), np.ones(3)), (np.ones((2, 0)), np.ones((2, 0)))],
-)
-def test_scores_of_different_examples_are_refused(ours, theirs):
-    """Pairs that do not belong together would give a number all the same."""
-    with pytest.raises(ValueError, match="seeds, examples"):
-        bootstrap_over_examples(ours, theirs)
-    with pytest.raises(ValueError, match="not finite"):
-        bootstrap_over_examples([[math.nan]], [[1.0]])
 
 
 # ---- words ----

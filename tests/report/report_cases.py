@@ -142,15 +142,13 @@ def make_experiment(
 ) -> Results:
     """Make runs that differ a little; those of the second arm have collapsed, each at its own step."""
     random = np.random.default_rng(0)
-    runs, correct = [], {}
+    runs = []
     for place, arm in enumerate(arms):
-        correct[arm] = {}
         for seed in seeds:
             right = random.random(num_rows) < 0.3 + 0.1 * (place > 0) + 0.02 * random.standard_normal()
             alarm = Alarm(alarmed=place == 1, first_step=20 + 10 * (seed % 2), reason=f"Collapsed: {text}")
             metrics = {"exact_match": float(right.mean()), "recall@1": 0.5, "recall@10": 0.9, "training_time_s": 600.0}
             runs.append(RunResult(arm, seed, metrics, alarm if place else None))
-            correct[arm][seed] = right.tolist()
             curve = _curve(place, random)
             _write_run(folder / f"{arm}-s{seed}", right, text, place, num_pairs)
             write_json_lines(folder / f"{arm}-s{seed}" / "metrics.jsonl", curve)
@@ -158,7 +156,7 @@ def make_experiment(
     data = {"summary": dict.fromkeys(("train", "validation", "test"), counts), "notes": [f"Left out: {text}"]}
     given = {"seeds": list(seeds), "train_file": text, text: 1, "data": data | {"sha256": {text: text}}} | settings
     costs = {arm: Cost(1 + 0.2 * i, 1 + 0.17 * i) for i, arm in enumerate(arms)}
-    return build_results(runs, baseline=arms[0], settings=given, cost=costs, correct=correct)
+    return build_results(runs, baseline=arms[0], settings=given, cost=costs)
 
 
 def _curve(place: int, random: np.random.Generator) -> list[dict[str, Any]]:

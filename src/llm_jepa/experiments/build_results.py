@@ -13,9 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike
-
 from llm_jepa.errors import ConfigError
 from llm_jepa.files import write_json, write_whole
 from llm_jepa.runs.folder import ExperimentFolder
@@ -34,15 +31,12 @@ from .results import (
 from .sentences import sentence
 from .statistics import (
     PairedComparison,
-    bootstrap_over_examples,
     check_finite,
     compare_paired,
     correct_for_many,
 )
 
 logger = logging.getLogger(__name__)
-
-Scores = Mapping[str, Mapping[int, ArrayLike]]
 
 
 def build_results(
@@ -52,7 +46,6 @@ def build_results(
     baseline: str = "ntp",
     cost: Mapping[str, Cost] | None = None,
     settings: Mapping[str, Any] | None = None,
-    correct: Scores | None = None,
     controls: Mapping[str, Sequence[str]] | None = None,
     control_runs: Sequence[RunResult] = (),
     headline: str | None = None,
@@ -65,7 +58,6 @@ def build_results(
         baseline: Name of the arm that all others are compared with.
         cost: Arm to what its steps cost.
         settings: Anything that a reader needs to repeat the experiment; JSON values.
-        correct: Arm to seed to the examples' scores, (N,), in the same order everywhere; for the bootstrap.
         controls: Arm to the names of its controls (`control_arms`); those without runs are left out.
         control_runs: Runs of controls that are no arms of the comparison, such as cells that were not chosen.
         headline: The arm whose comparison a report opens with.
@@ -94,19 +86,15 @@ def build_results(
     ]
     found = SetResults(
         {arm: _arm_result(arm, values[arm], by_arm[arm], (cost or {}).get(arm, Cost())) for arm in by_arm},
-        tuple(_described(each, correct or {}) for each in compared),
-        tuple(_described(each, correct or {}, p_name="p") for each in against_controls),
+        tuple(_described(each) for each in compared),
+        tuple(_described(each, p_name="p") for each in against_controls),
     )
     return Results(
         metric=metric,
         baseline=baseline,
         headline=headline,
         tests={MAIN_TEST: found},
-        runs=tuple(
-            RunResult(run.arm, run.seed, {key: known(value) for key, value in run.metrics.items()})
-            for by_seed in by_arm.values()
-            for run in by_seed.values()
-        ),
+        runs=tuple(_with_known_metrics(run) for by_seed in by_arm.values() for run in by_seed.values()),
         settings=dict(settings or {}),
     )
 
@@ -185,28 +173,15 @@ def _retrieval(runs: Mapping[int, RunResult], prefix: str = "") -> dict[str, See
     return retrieval
 
 
+def _with_known_metrics(run: RunResult) -> RunResult:
+    return RunResult(run.arm, run.seed, {key: known(value) for key, value in run.metrics.items()})
+
+
 # ---- comparisons ----
 
 
-def _described(comparison: PairedComparison, correct: Scores, p_name: str = "Holm p") -> PairedComparison:
-    return replace(comparison, bootstrap_ci=_bootstrap(comparison, correct), sentence=sentence(comparison, p_name))
-
-
-def _bootstrap(comparison: PairedComparison, correct: Scores) -> tuple[float, float] | None:
-    """Return the bootstrap interval over the comparison's seeds; None unless every one has its examples' scores."""
-    arm, baseline = correct.get(comparison.arm, {}), correct.get(comparison.baseline, {})
-    seeds = list(comparison.differences)
-    if not seeds or not all(seed in arm and seed in baseline for seed in seeds):
-        return None
-    scores = {seed: (np.asarray(arm[seed], dtype=float), np.asarray(baseline[seed], dtype=float)) for seed in seeds}
-    lengths = {seed: tuple(len(side) for side in sides) for seed, sides in scores.items()}
-    if len({length for pair in lengths.values() for length in pair}) > 1:
-        raise ValueError(
-            f"{comparison.arm!r} and {comparison.baseline!r} were not scored on the same examples: "
-            f"(arm, baseline) counts by seed are {lengths}."
-        )
-    ours, theirs = zip(*scores.values(), strict=True)
-    return bootstrap_over_examples(np.stack(ours), np.stack(theirs))
+def _described(comparison: PairedComparison, p_name: str = "Holm p") -> PairedComparison:
+    return replace(comparison, sentence=sentence(comparison, p_name))
 
 
 # ---- writing ----

@@ -379,7 +379,6 @@ def _comparison_json(c: PairedComparison) -> Json:
         "verdict": c.verdict,
         "n": c.n,
         "sign_flip_p": c.sign_flip_p,
-        "bootstrap_ci95": c.bootstrap_ci,
         "smallest_detectable": c.smallest_detectable,
         "differences": c.differences,
         "missing_seeds": c.missing,
@@ -391,11 +390,10 @@ def _comparison_json(c: PairedComparison) -> Json:
 def _read_comparison(record: Mapping[str, Any]) -> PairedComparison:
     same_names = ("arm", "baseline", "delta", "p_value", "p_holm", "n", "sign_flip_p", "smallest_detectable")
     same: Json = {key: record.get(key) for key in same_names}
-    ci, bootstrap_ci = (record.get(key) and tuple(record[key]) for key in ("ci95", "bootstrap_ci95"))
+    ci = record.get("ci95") and tuple(record["ci95"])
     return PairedComparison(
         **same,
         ci=ci,
-        bootstrap_ci=bootstrap_ci,
         differences=_by_seed(record.get("differences", {})),
         missing=record.get("missing_seeds", {}),
         reason=record.get("reason") or "",

@@ -55,7 +55,6 @@ class PairedComparison:
         differences: Arm minus baseline by seed, in order of seed.
         missing: Seeds that the arm lacks, and that the baseline lacks.
         reason: Why something above is None, or what is unusual; empty if nothing is.
-        bootstrap_ci: Interval that resamples test rows too (`bootstrap_over_examples`), where that was asked for.
         sentence: The result in words (`sentences.sentence`), where they were asked for.
     """
 
@@ -75,7 +74,6 @@ class PairedComparison:
     differences: dict[int, float] = field(default_factory=dict)
     missing: dict[str, list[int]] = field(default_factory=dict)
     reason: str = ""
-    bootstrap_ci: tuple[float, float] | None = None
     sentence: str = ""
 
     @property
@@ -256,58 +254,6 @@ def verdict(delta: float | None, p_holm: float | None, ci: tuple[float, float] |
     if ci is not None and ci[0] <= 0 <= ci[1]:
         return "no difference shown"
     return "better" if delta > 0 else "worse"
-
-
-def bootstrap_over_examples(
-    correct: ArrayLike,
-    baseline_correct: ArrayLike,
-    num_resamples: int = 10_000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> tuple[float, float]:
-    """Return a bootstrap interval of the mean difference that resamples seeds and examples.
-
-    The t interval over seeds takes the test file as given; this one also asks what another file of the same
-    kind would have shown. Both levels are drawn with replacement: S seeds, and N examples, the same examples
-    for all drawn seeds (every seed was scored on the same file) and for both arms. The interval runs between
-    percentiles of the R means. With few seeds percentile intervals are too short, so it stands beside the t
-    interval and decides nothing. With S = 1 only examples vary.
-
-    Args:
-        correct: 1 for right and 0 for wrong (or a score), (S, N), rows in the same order of seeds ...
-        baseline_correct: ... as here, columns the same examples, (S, N).
-        num_resamples: R.
-        seed: Of the drawing; the same seed gives the same interval.
-        confidence: Of the interval.
-
-    Raises:
-        ValueError: If the shapes differ or are empty, or a value is not finite.
-    """
-    scores, baseline = np.asarray(correct, dtype=float), np.asarray(baseline_correct, dtype=float)
-    if scores.ndim != 2 or scores.shape != baseline.shape or scores.size == 0:
-        raise ValueError(f"Scores must be two arrays (seeds, examples), not {scores.shape} and {baseline.shape}.")
-    differences = scores - baseline  # (S, N)
-    if not np.isfinite(differences).all():
-        raise ValueError("A score is not finite.")
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(_resampled_means(differences, num_resamples, seed), [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def _resampled_means(differences: NDArray[np.float64], num_resamples: int, seed: int) -> NDArray[np.float64]:
-    """Return the means of `differences` (S, N) over drawn rows and columns, (R,)."""
-    rng = np.random.default_rng(seed)
-    S, N = differences.shape
-    means = []
-    block = max(1, 2_000_000 // N)  # draws held at a time: 16 MB
-    for start in range(0, num_resamples, block):
-        count = min(block, num_resamples - start)
-        # A mean over drawn rows and columns is a weighted mean, the weights being how often each was drawn.
-        rows = rng.multinomial(S, np.full(S, 1 / S), size=count)  # (count, S)
-        drawn = rng.integers(N, size=(count, N)) + N * np.arange(count)[:, None]
-        columns = np.bincount(drawn.ravel(), minlength=count * N).reshape(count, N)
-        means.append((rows * (columns @ differences.T)).sum(1) / (S * N))
-    return np.concatenate(means)
 
 
 def check_finite(values: Mapping[int, float], arm: str) -> None:

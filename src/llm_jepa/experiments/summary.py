@@ -152,7 +152,6 @@ def _results_of(
         baseline=baseline,
         cost=cost_of_arms(records, baseline, experiment.runs),
         settings=settings,
-        correct=_correct([*records, *beside], metric),
         controls=controls,
         headline=_headline(experiment, records, baseline),
         control_runs=[RunResult.from_eval(job.arm, job.seed, record) for job, record in beside.items()],
@@ -199,15 +198,6 @@ def cost_of_arms(records: Records, baseline: str, runs: Mapping[str, RunConfig])
         return statistics.median(ratios) if ratios else None
 
     return {arm: Cost(ratio(arm, "step_time_ratio"), ratio(arm, "flops_ratio")) for arm in values}
-
-
-def _correct(jobs: list[Job], metric: str) -> dict[str, dict[int, list[bool]]]:
-    correct: dict[str, dict[int, list[bool]]] = {}
-    for job in jobs:
-        with reading_run(job.folder.path):
-            rows = job.folder.predictions()
-            correct.setdefault(job.arm, {})[job.seed] = [bool(row[metric]) for row in rows]  # null: unknown
-    return correct
 
 
 def _data_summary(jobs: list[Job]) -> dict[str, Any]:

@@ -81,7 +81,6 @@ def _comparisons(results: Results) -> Iterator[Row]:
                 **{key: getattr(comparison, key) for key in numbers},
                 "reason": comparison.reason or None,
                 **_ends("ci95", comparison.ci),
-                **_ends("bootstrap_ci95", comparison.bootstrap_ci),
             }
 
 
