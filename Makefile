@@ -25,7 +25,7 @@ help:
 	@echo "make bench-gpu the cost of a step on a CUDA device, into benchmarks/results/"
 
 demo: $(STAMP)
-	$(BIN)/llm-jepa compare configs/demo.yaml --out runs/demo
+	$(BIN)/llm-jepa demo --out runs/demo
 
 test: lint types doctest unit
 

@@ -587,6 +587,17 @@ def test_a_call_that_finds_nothing_to_do_is_refused(call, refused, run, tmp_path
         assert message in refused("train", write_config(tmp_path, **settings), "--out", tmp_path / "run")
 
 
+def test_the_demo_needs_no_file_and_runs_in_any_folder(call, quick_runs, tmp_path, monkeypatch):
+    """Its settings come with the package, and are those of configs/demo.yaml."""
+    monkeypatch.chdir(tmp_path)
+    said = call("demo", "--quick", "--out", "out")
+    assert said.code == 0 and list(said.last["arms"]) == ["ntp", "jepa", "jepa_infonce", "jepa_shuffled"]
+    assert (tmp_path / "out" / "report.html").is_file() and len(quick_runs) == 4
+    root = Path(__file__).parents[1]
+    packaged = root / "src" / "llm_jepa" / "experiments" / "demo.yaml"
+    assert packaged.read_text() == (root / "configs" / "demo.yaml").read_text()
+
+
 def all_help() -> list[list[str]]:
     """Return the call of --help for every command."""
     data = [["data", name] for name in ("make", "inspect", "check")]

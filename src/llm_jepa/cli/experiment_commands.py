@@ -16,6 +16,16 @@ from .parsing import add_command, add_config, checked_seed, numbers, read_call, 
 if TYPE_CHECKING:
     from llm_jepa.runs.settings import RunConfig
 
+QUICK = {
+    "seeds": [82],
+    "max_steps": 4,
+    "generate_train": 200,
+    "generate_test": 20,
+    "validation_size": 20,
+    "validation_generations": 4,
+}
+"""What `demo --quick` changes: enough to see that all parts work, and no result."""
+
 
 def register(commands: Any) -> None:
     """Add the commands of this module to the parser."""
@@ -27,6 +37,10 @@ def register(commands: Any) -> None:
     compare.add_argument(
         "--dry-run", action="store_true", help="check settings and data, print the runs, do none of them"
     )
+
+    demo = add_command(commands, "demo", _demo, "compare four arms on generated pairs: no data and no model needed")
+    demo.add_argument("--out", type=expanded, metavar="DIR", default=Path("runs/demo"), help="folder (runs/demo)")
+    demo.add_argument("--quick", action="store_true", help="a few steps on a few pairs, under a minute: shows nothing")
 
     train = add_command(commands, "train", _train, "train one arm with one seed", shared_out=True)
     add_config(train)
@@ -47,18 +61,33 @@ def register(commands: Any) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
-    from llm_jepa.experiments.compare import open_experiment, run_experiment
-    from llm_jepa.report.experiment_report import write_experiment_report
-    from llm_jepa.report.terminal import format_table
-
     settings = read_call(arguments)
     if arguments.seeds is not None:
         settings["seeds"] = numbers("--seeds", arguments.seeds)
     if arguments.workers is not None:
         settings["workers"] = arguments.workers
     folder = arguments.out or Path("runs") / Path(arguments.config).stem
-    experiment = open_experiment(settings, folder, dry_run=arguments.dry_run)
-    if arguments.dry_run:
+    return _compared(settings, folder, dry_run=arguments.dry_run)
+
+
+def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
+    from importlib import resources
+
+    from llm_jepa.runs.settings import read_yaml
+
+    with resources.as_file(resources.files("llm_jepa.experiments") / "demo.yaml") as file:
+        settings = read_yaml(file)
+    return _compared(settings | (QUICK if arguments.quick else {}), arguments.out)
+
+
+def _compared(settings: dict[str, Any], folder: Path, *, dry_run: bool = False) -> dict[str, Any]:
+    """Compare the arms of an experiment, print the table, and return the last line; a dry run prints the runs alone."""
+    from llm_jepa.experiments.compare import open_experiment, run_experiment
+    from llm_jepa.report.experiment_report import write_experiment_report
+    from llm_jepa.report.terminal import format_table
+
+    experiment = open_experiment(settings, folder, dry_run=dry_run)
+    if dry_run:
         jobs, seeds = experiment.jobs, experiment.config.seeds
         print(f"{len(jobs):,} runs: {len(experiment.runs):,} arms x {len(seeds)} seeds", end="")
         more = experiment.most_runs - len(jobs)
