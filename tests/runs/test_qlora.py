@@ -31,7 +31,7 @@ def settings(lora_home, lora_settings, tmp_path, monkeypatch):
     The base is 64 wide: bitsandbytes packs blocks of 64 weights of a row for a CPU.
     """
     pytest.importorskip("bitsandbytes", reason="bitsandbytes (the extra qlora) is not installed")
-    shutil.copytree(lora_home, tmp_path / "home")
+    shutil.copytree(lora_home, tmp_path / "home", ignore=shutil.ignore_patterns("run"))
     monkeypatch.chdir(tmp_path / "home")
     config = AutoConfig.from_pretrained("base/llama")
     config.hidden_size, config.intermediate_size, config.head_dim = 64, 128, 16
