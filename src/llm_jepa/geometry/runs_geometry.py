@@ -1,9 +1,9 @@
 """The geometry of finished runs, side by side on the same pairs.
 
-    RUN, RUN, ... ──▶ the pairs of a split or a file, the same for all     evaluation/loading.py
-                  ──▶ both views as vectors, in float32                    training/embedding.py
-                  ──▶ numbers and maps                                     analysis/geometry.py
-                  ──▶ one dict, as geometry.json holds it                  analysis/tables.py writes it
+    RUN, RUN, ... ──▶ the pairs of a split or a file, the same for all     runs/trained_run.py
+                  ──▶ both views as vectors, in float32                    training/view_embeddings.py
+                  ──▶ numbers and maps                                     view_geometry.py
+                  ──▶ one dict, as geometry.json holds it                  geometry_tables.py writes it
 
 `enc` is Enc(Text) beside Enc(Code). `pred` is the prediction beside its target, as the run was trained: it is left
 out where there is none (jepa_lambda 0, jepa_k 0).

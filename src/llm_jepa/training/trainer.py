@@ -221,7 +221,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         return nullcontext, inputs  # rows are never split along their length
 
     def floating_point_ops(self, inputs: FusedBatch) -> int:
-        """Return 0: the Trainer's formula does not know the views. `experiments/run.py` counts operations."""
+        """Return 0: the Trainer's formula does not know the views. `runs/step_flops.py` counts operations."""
         return 0
 
     def compute_loss(

@@ -27,7 +27,7 @@ def test_the_catalogue_has_every_claim_of_the_shared_list_and_its_figures():
 
 
 def test_every_claim_says_something_and_names_known_models_and_data():
-    """A model or data set that needs.py does not know would be an error here."""
+    """A model or data set that resources_needed.py does not know would be an error here."""
     catalogue = read_catalogue()
     assert len(catalogue) == 187
     for claim in catalogue.values():
