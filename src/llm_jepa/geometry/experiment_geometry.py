@@ -1,7 +1,7 @@
 """The geometry of an experiment, from the embeddings that its runs kept: no model is loaded.
 
-It is what `analyze` measures (`runs_geometry.py`), of fewer pairs, of one seed an arm, of the side that the objective compares,
-and without the linear map. So a report has it in seconds, on any machine.
+It is what `analyze` measures (`runs_geometry.py`), of fewer pairs, of one seed an arm, of the side that the objective
+compares, and without the linear map. So a report has it in seconds, on any machine.
 """
 
 from __future__ import annotations
