@@ -34,7 +34,7 @@ def examples_of(results: Results, folder: Path) -> dict[str, Any] | None:
     """
     arms = list(results.arms)
     seed = max(seeds_of(results), key=lambda each: len(_answered(folder, arms, each)))  # the first of equals
-    answers = {arm: run.predictions() for arm, run in _answered(folder, arms, seed).items()}
+    answers = {arm: _answers(run, results.metric) for arm, run in _answered(folder, arms, seed).items()}
     texts = {tuple(row["text"] for row in rows) for rows in answers.values()}
     if len(answers) < 2 or len(texts) > 1:
         return None
@@ -71,6 +71,15 @@ def _example(answers: Mapping[str, list[dict[str, Any]]], right: str, place: int
         "output": outputs.pop(right),
         "others": outputs,
     }
+
+
+def _answers(run: RunFolder, metric: str) -> list[dict[str, Any]]:
+    """Return the answers of a run; a file that is damaged is named."""
+    with reading_run(run.path):
+        rows = run.predictions()
+        for row in rows:
+            _ = row["text"], row["gold"], row["output"], row[metric]
+    return rows
 
 
 def _answered(folder: Path, arms: Sequence[str], seed: object) -> dict[str, RunFolder]:
