@@ -225,6 +225,14 @@ def test_notes_on_data_that_not_all_arms_share_begin_with_the_arm(quick_runs, ti
     assert "The task's training rows train cross-entropy alone (task_views: false)." in notes
 
 
+def test_runs_that_answered_other_numbers_of_test_rows_are_not_compared(copied):
+    """An arm that leaves out rows which others can encode would be scored on easier ones."""
+    file = copied / "jepa-s1" / "eval.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_rows": 1}))
+    with pytest.raises(ConfigError, match=r"ntp-s1 answered \d+ test rows, jepa-s1 1: they cannot be compared"):
+        summarise(copied)
+
+
 @pytest.mark.parametrize("file", ["eval.json", "predictions.jsonl", "metrics.jsonl", "data.json", "environment.json"])
 @pytest.mark.parametrize("content", [b'{"cut sho\n', b"\xff\xfe\x00\n", b"{}\n", b"[1]\n"])
 def test_a_damaged_file_of_a_run_is_named_and_no_traceback(file, content, copied):

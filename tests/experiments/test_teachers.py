@@ -10,6 +10,7 @@ from llm_jepa.errors import ConfigError
 from llm_jepa.experiments.compare import open_experiment, run_experiment
 from llm_jepa.experiments.experiment import read_experiment
 from llm_jepa.experiments.jobs import Job, run_jobs
+from llm_jepa.report.experiment_report import write_experiment_report
 from llm_jepa.runs.folder import RunFolder
 from llm_jepa.runs.settings import read_yaml
 
@@ -106,12 +107,14 @@ def test_a_comparison_with_teachers_from_one_yaml(quick_runs, tmp_path):
         **{"arms": ARMS, "seeds": [3], "workers": 2},
     }
     folder = tmp_path / "out"
-    results = run_experiment(open_experiment(settings, folder)).to_json()
+    results = run_experiment(open_experiment(settings, folder), render=write_experiment_report).to_json()
     assert set(results["arms"]) == set(ARMS)
     assert len(quick_runs) == len(ARMS)
     assert results["comparisons"][0]["baseline"] == "ntp"
     for arm, own in ARMS.items():
         cost = RunFolder(folder / f"{arm}-s3").evaluation()["cost"]
         assert ("teacher" in cost) == ("teacher" in own)
+    page = (folder / "report.html").read_text()
+    assert "rewrites each test text into the other phrasing" in page and "self_training_jepa_shuffled" in page
     again = run_experiment(open_experiment(settings, folder)).to_json()
     assert len(quick_runs) == len(ARMS) and again["arms"] == results["arms"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -159,8 +160,11 @@ def test_a_plain_run_rewrites_the_question_and_answers_what_it_wrote(settings, h
     assert [each["text"] for each in records] == ASKED[36:] and (folder / "DONE").is_file()
     assert not (folder / "model").exists() and report["training_time_s"] == 0
     encoder = PairEncoder(teacher.encoder.tokenizer, teacher.data, bridge=teacher.data.views_bridge)
+    longest = max(len(encoder.encode_words(plain)) for plain in PLAIN[16:36])  # not the limit of the task's answers
+    limit = replace(teacher.evaluation, max_new_tokens=longest + 16)
+    assert limit.max_new_tokens > teacher.evaluation.max_new_tokens
     for record in records:
         asked = prompt_example(record["text"])
-        (rewritten,) = answer(teacher.jepa, encoder, [asked], teacher.evaluation)
+        (rewritten,) = answer(teacher.jepa, encoder, [asked], limit)
         assert rewritten == record["rewritten"]
         assert teacher.generate(rewritten if rewritten.strip() else record["text"]) == record["output"]

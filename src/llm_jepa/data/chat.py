@@ -67,9 +67,12 @@ class RenderedPrompt:
 class Controls:
     """The tokens by which a tokenizer and its template structure a text: their names in a text of the user's are text.
 
-    These are the special tokens, and added words that serve as one or are in `written`, which is what the chat template
-    may write. Tags that a model writes itself, such as `<think>`, are control tokens of a question; of an answer, they
-    are words.
+    These are the special tokens, and added words that serve as one or stand in the template. Tags that a model writes
+    itself, such as `<think>`, are control tokens of a question; of an answer, they are words.
+
+    Args:
+        tokenizer: The tokenizer.
+        written: What its chat template writes, or may write.
 
     Attributes:
         ids: The id of each added token, by its name.

@@ -169,8 +169,11 @@ def find_leaks(train_rows: Sequence[Example], held_out_rows: Sequence[Example]) 
 
 
 def find_conflicts(rows: Sequence[Example], others: Sequence[Example]) -> list[tuple[int, int]]:
-    """Return the places of `rows` that ask what a row of `others` asks, with another code; each with the first such
-    row.
+    """Return the places of rows that another row asks too, with another code, each with the first such row of `others`.
+
+    Args:
+        rows: The rows that are looked at.
+        others: Those that they are compared with; the same list, or another one.
     """
     keys, known = RowKeys.of(rows), RowKeys.of(others)
     order = np.lexsort((np.arange(len(known.pair)), known.question))

@@ -44,9 +44,13 @@ class Example:
 def prompt_example(
     text: str, *, system: str | None = None, chat: bool = False, turns: Sequence[dict[str, Any]] = ()
 ) -> Example:
-    """Return an example without an answer, for `PairEncoder.encode_prompt`.
+    """Make an example without an answer, for `PairEncoder.encode_prompt`.
 
-    With `chat`, the chat template is used, and `turns` come before the question.
+    Args:
+        text: What the user asks.
+        system: A system message, or None.
+        chat: Whether the model was trained on chats, so that its chat template is to be used.
+        turns: Turns of a chat that come before the question.
     """
     messages: list[dict[str, Any]] | None = None
     if chat:

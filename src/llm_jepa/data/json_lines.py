@@ -45,7 +45,11 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object_without_repeats)  # made o
 
 
 class RowError(Exception):
-    """One row cannot be used. `reason` is a short name for the count of dropped rows, such as `json` or `fields`."""
+    """One row cannot be used; whether it stops the run or is counted and left out is the caller's policy.
+
+    Attributes:
+        reason: Short name for the count of dropped rows, such as `json` or `fields`.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

@@ -38,9 +38,12 @@ _BLANKS = np.frombuffer(b" \t\r\n\v\f" + BOM[:1], np.uint8)  # a line may begin 
 
 
 class MappedLines:
-    """The lines of a file that are not blank, as `iter_lines` gives them, in any order.
+    """The lines of a file that are not blank, as `iter_lines` gives them, in any order and without their rest.
 
-    A process that is forked may continue to read; a new process makes an index of its own.
+    A process that is forked may go on reading; one that is started anew makes an index of its own.
+
+    Args:
+        path: The file.
 
     Raises:
         DataError: If the file cannot be read, or (at any later read) is no longer the file that was indexed.

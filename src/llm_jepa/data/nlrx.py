@@ -30,7 +30,12 @@ COLLOQUIAL_STREAM = 2**64
 
 @dataclass(frozen=True)
 class GeneratedPair:
-    """A description, such as "lines ending with a vowel", and its regex, such as "(.*)([AEIOUaeiou])"."""
+    """One generated row.
+
+    Attributes:
+        text: The description, such as "lines ending with a vowel".
+        code: Its regex, such as "(.*)([AEIOUaeiou])".
+    """
 
     text: str
     code: str
@@ -38,7 +43,12 @@ class GeneratedPair:
 
 @dataclass(frozen=True)
 class GeneratedViews:
-    """A plain description, and a colloquial one of the same regex ("find all lines that end in a vowel")."""
+    """One generated pair of views, without a label.
+
+    Attributes:
+        text: The plain description, such as "lines ending with a vowel".
+        paraphrase: A colloquial one of the same regex, such as "find all lines that end in a vowel".
+    """
 
     text: str
     paraphrase: str
@@ -74,13 +84,40 @@ def generate_pairs(
 
 
 def generate_views(num_pairs: int, seed: int, *, colloquial_share: float = 1.0) -> list[GeneratedViews]:
-    """Return view pairs: the descriptions of `generate_pairs(num_pairs, seed)` in both phrasings, without regexes."""
+    """Return view pairs: the descriptions of `generate_pairs(num_pairs, seed)` in both phrasings, without regexes.
+
+    Args:
+        num_pairs: How many.
+        seed: Seed of the random numbers, 0 or more.
+        colloquial_share: As in `generate_pairs`.
+
+    Raises:
+        ConfigError: As `generate_pairs`.
+    """
     _check("colloquial", colloquial_share, num_pairs=num_pairs, seed=seed)
     return _phrase_twice(_draw(random.Random(seed), num_pairs, "num_pairs"), seed, colloquial_share)
 
 
 def generate_splits(num_train: int, num_test: int, seed: int) -> tuple[list[GeneratedPair], list[GeneratedPair]]:
-    """Return train pairs and test pairs that share no regex, as `generate_transfer` draws them."""
+    """Return train pairs and test pairs that share no regex.
+
+    The test pairs are drawn first and are `generate_pairs(num_test, seed)`: a fair sample of the language, which
+    stays the same when `num_train` grows. Drawn second, they would lack the short regexes, most of which a large
+    training set holds.
+
+    Different strings count as different regexes: "a or b" can be in train and "b or a" in test.
+
+    Args:
+        num_train: How many training pairs.
+        num_test: How many test pairs.
+        seed: Seed of the random numbers, 0 or more.
+
+    Returns:
+        The training pairs and the test pairs.
+
+    Raises:
+        ConfigError: If a number is negative, or so many different pairs cannot be found. It is a `ValueError`.
+    """
     made = generate_transfer(num_train, 0, num_test, seed)
     return made["train"], made["test"]  # type: ignore[return-value]
 
@@ -136,7 +173,18 @@ def generate_transfer(
 
 
 def write_jsonl(pairs: Iterable[GeneratedPair | GeneratedViews], path: Path) -> None:
-    """Write one `{"text": ..., "code": ...}` (or `paraphrase`, of view pairs) object per line, UTF-8."""
+    """Write one `{"text": ..., "code": ...}` (or `paraphrase`, of view pairs) object per line, UTF-8.
+
+    The file is written beside its name and renamed into place, so that nobody ever reads half of it, and an
+    older file stays as it was if the writing fails.
+
+    Args:
+        pairs: The rows, in order.
+        path: The file. Its folder must exist.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
     write_json_lines(path, (asdict(pair) for pair in pairs))
 
 

@@ -211,7 +211,9 @@ class Node:
     def say(self, rng: random.Random, share: float = 1.0) -> str:
         """Return the description as people say it, in words drawn at random; asks `rng` for `random()` alone.
 
-        `share` is the probability of colloquial words, for the frame as one and for each thing that fills it.
+        Args:
+            rng: Where the words are drawn from.
+            share: Probability of colloquial words, for the frame as one and for each thing that fills it.
         """
         return self._say(rng, share, frame_is_colloquial=_chance(rng, share))
 

@@ -110,8 +110,12 @@ def load_data(
 ) -> LoadedData:
     """Read, clean, split and encode the configured files.
 
-    `tokenizer` is that of a model. It comes before `tokenizer_name_or_path`; with neither, one is trained on the
-    training rows. `label_views` gives training rows of `views_file` a label, once the tokenizer has seen them without.
+    Args:
+        config: Files, columns, sizes and policies.
+        jepa: Its `jepa_split` says where rows of one text are split, its `jepa_views` what the views are.
+        tokenizer: The tokenizer of a model that is already there. It comes before `tokenizer_name_or_path`; with
+            neither, one is trained on the training rows.
+        label_views: Gives training rows of `views_file` a label, once the tokenizer has seen them without.
 
     Raises:
         ConfigError: If no training file is named, or the tokenizer cannot be used.
@@ -151,8 +155,11 @@ def load_data(
 
 
 def load_rows(file: str, config: DataConfig, encoder: PairEncoder, *, limit: int | None = None) -> EncodedPairs:
-    """Read and encode a test file for a run that exists; `rows_in` and `dropped` count rows that `on_broken` leaves
-    out.
+    """Read and encode one more file for a run that exists, such as a test file of `evaluate`.
+
+    Of a folder or a data set with several splits, the test split is read.
+
+    Rows that `on_broken` leaves out are counted in `rows_in` and `dropped` of what comes back.
     """
     result = read_examples(file, config, limit=limit, part="test")
     encoded = encode_examples(result.examples, encoder, config)

@@ -52,7 +52,11 @@ class RowForm:
 
 
 class ExampleReader:
-    """Turns rows into examples, and holds all rows of a file to the form of the first."""
+    """Turns rows into examples and holds all rows of a file to the form of the first.
+
+    Attributes:
+        untrained: The first row with a message before the answer that is not to be trained on.
+    """
 
     def __init__(self, config: DataConfig) -> None:
         self.config = config

@@ -28,9 +28,13 @@ _NUM_SHOWN = 3  # dropped rows that are shown in the log; the rest are counted
 class ReadResult:
     """Examples of one file and what became of its other rows: `rows_in == len(examples) + sum(dropped)`.
 
-    `dropped` counts the rows left out because of `on_broken: drop`, by reason. `notes` are sentences on fields that are
-    not read, or not as a user may expect. `untrained` is the first row with a message before the answer that is not to
-    be trained on (`weight: 0`).
+    Attributes:
+        examples: The rows that could be read, in the order of the file; those of a large file stay in it.
+        rows_in: Rows that were looked at; blank lines are not rows.
+        dropped: Rows left out because of `on_broken: drop`, by reason.
+        form: The form of the file's rows.
+        notes: Sentences on fields that are not read, or not as a user may expect.
+        untrained: The first row with a message before the answer that is not to be trained on (`weight: 0`).
     """
 
     examples: Sequence[Example]

@@ -15,10 +15,16 @@ from .lazy_rows import LazySequence
 
 
 def shuffle_code_views(pairs: Sequence[Pair], seed: int) -> Sequence[Pair]:
-    """Give each pair, for the JEPA term only, the code view of another pair (`exchange`).
+    """Give each pair, for the JEPA term only, the code view of another pair.
 
-    Rows, labels and order stay as they are, so cross-entropy trains on the very same tokens. Pairs without a JEPA term
-    give nothing and get nothing. Of pairs that stay on disk, the code views are kept in memory, four bytes a token.
+    Rows, labels and order stay as they are, so cross-entropy trains on the very same tokens; only the match
+    between the views is broken (`exchange`). No pair gets a view equal to its own, as long as none is on more than
+    half of the rows; `about_exchange` counts the rest. Pairs without a JEPA term (`use_jepa`) give nothing and get
+    nothing.
+
+    Args:
+        pairs: The training pairs. Of pairs that stay on disk, the code views are kept in memory, four bytes a token.
+        seed: Seed of the exchange, which stays the same in every epoch.
 
     Raises:
         ValueError: If fewer than two different code views are there to exchange.
@@ -36,7 +42,12 @@ def shuffle_code_views(pairs: Sequence[Pair], seed: int) -> Sequence[Pair]:
 
 @dataclasses.dataclass(eq=False, repr=False)
 class ShuffledPairs(LazySequence[Pair]):
-    """Pairs made on demand with the code views of `others`: by place, the view and an end token."""
+    """Pairs with the code views of others, made when they are asked for.
+
+    Args:
+        pairs: The pairs.
+        others: The code view that a pair gets, with an end token after it, by the pair's place.
+    """
 
     pairs: Sequence[Pair]
     others: Mapping[int, array]
@@ -55,11 +66,15 @@ class ShuffledPairs(LazySequence[Pair]):
 
 
 def exchange(codes: Sequence[Hashable], seed: int) -> list[int]:
-    """Return a random derangement: for each code, the number of the one that replaces it, never an equal one.
+    """Return a random derangement: for each code, the number of the one that takes its place, never an equal one.
 
     A random permutation, in which every code that met its equal is then swapped with a partner drawn at random among
-    those where both get another code. Nothing of a code, its beginning or its length, tells which one replaces it.
+    those where both get another code. Nothing of a code, its beginning or its length tells which one takes its place.
     Where more than half of the codes are equal some must keep their equal: as few as can be.
+
+    Args:
+        codes: Anything that can be compared and hashed; equal ones count as one code.
+        seed: Of the draw.
 
     Raises:
         ValueError: If fewer than two different codes are there.
@@ -93,7 +108,13 @@ REPEATED = 0.02
 
 
 def about_exchange(pairs: Sequence[Pair], shuffled: Sequence[Pair], rows: str) -> list[str]:
-    """Return what weakens an exchange: rows that keep their code, codes that repeat, rows that stay in their group."""
+    """Return what weakens an exchange: rows that keep their code, codes that repeat, rows that stay in their group.
+
+    Args:
+        pairs: The pairs before the exchange.
+        shuffled: The pairs after it.
+        rows: What they are, for the sentences ("training rows").
+    """
     sizes: Counter[tuple[int, ...]] = Counter()
     groups: dict[tuple[int, ...], set[str | None]] = {}
     for pair in pairs:

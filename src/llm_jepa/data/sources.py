@@ -66,8 +66,11 @@ def local_path(name: str) -> Path:
 def iter_rows(name: str, part: str = "train") -> Iterator[tuple[str, Content]]:
     """Yield `(source, row)` of a file, a folder or a data set of the hub.
 
-    A row of JSON lines is still bytes, and a faulty row may be a `RowError`: the caller decides on its faults. Without
-    `:split` or `:config:split` in the name, the split for `part` is read: `train`, `validation` or `test`.
+    A row of JSON lines is still bytes, and a faulty row may be a `RowError`: its faults are the caller's.
+
+    Args:
+        name: A path or `owner/name`, perhaps with `:split` or `:config:split`.
+        part: `train`, `validation` or `test`: which split is read where none is named.
 
     Raises:
         DataError: If there is no such file or split, or it is not clear which one is meant.

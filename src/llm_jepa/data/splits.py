@@ -26,9 +26,15 @@ def split_validation(
 ) -> tuple[Sequence[Example], Sequence[Example]]:
     """Set `size` rows aside; return `(training rows, validation rows)`, each in the order of the file.
 
-    Rows of one pair, and rows of one `group`, stay together, so no validation pair is ever trained on; fewer rows are
-    taken where they would go over `size`. Which pairs are chosen depends on the pairs and `seed` alone, not on the
-    order of the rows. Adding rows to a file moves few others from one side to the other.
+    Rows of one pair, and rows of one `group`, stay together, so no validation pair is ever trained on.
+    Which pairs are chosen depends on the pairs alone: not on a run's seed, nor on the order of the rows. Adding rows
+    to a file moves few others from one side to the other.
+
+    Args:
+        examples: Training rows.
+        size: Rows to set aside; 0 sets none aside. Fewer are taken only where the rows of one pair, or of one
+            group, would go over it.
+        seed: Another seed chooses other pairs.
 
     Raises:
         DataError: If no row would be left for training.
@@ -58,15 +64,24 @@ def split_validation(
 def split_file(
     file: Path, num_test: int, out: Path, config: DataConfig, *, seed: int = 0, force: bool = False
 ) -> dict[str, int]:
-    """Write the rows of a JSONL file, unchanged and in order, as `OUT/train.jsonl` and `OUT/test.jsonl`; return their
-    numbers.
+    """Write the rows of a JSONL file as `OUT/train.jsonl` and `OUT/test.jsonl`, as they stand, in their order.
 
-    Rows of one pair, and of one `group`, stay together: the test file has fewer than `num_test` rows where they would
-    go over it.
+    Rows of one pair, and of one `group`, stay together: no test pair is in the training file.
+
+    Args:
+        file: The rows, in any form that training takes.
+        num_test: Rows of the test file; fewer where rows that stay together would go over it.
+        out: The folder.
+        config: Column names, and what becomes of broken rows.
+        seed: Another seed chooses others.
+        force: Write over files that are there.
+
+    Returns:
+        The number of rows of each of the two files.
 
     Raises:
-        ConfigError: If the file is no JSONL, or a file exists already and `force` is off.
-        DataError: If a row cannot be read, or none would be left to train on, or to test on.
+        ConfigError: If the file is no JSONL, or a file is there already.
+        DataError: If a row cannot be read, or none would be left to train on.
     """
     file = expanded(file)
     if file.suffix != ".jsonl":

@@ -31,8 +31,10 @@ _GENERIC_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE on these texts: lossless for every text, the same for the same texts.
 
-    `vocab_size` includes the special tokens and the 256 bytes. Few or short texts may have fewer merges to give; the
-    tokenizer is then smaller.
+    Args:
+        texts: The training rows' views, and nothing of the test rows.
+        vocab_size: Size of the vocabulary, special tokens and the 256 bytes included. Few or short texts may
+            have fewer merges to give; the tokenizer is then smaller.
 
     Raises:
         ConfigError: If `vocab_size` cannot hold all bytes and the special tokens.
@@ -91,7 +93,11 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
 
 
 def check_tokenizer_fits(tokenizer: PreTrainedTokenizerBase, vocab_rows: int) -> None:
-    """Check that every id of the tokenizer has a row in the model's embedding, which has `vocab_rows`.
+    """Check that every id of the tokenizer has a row in the model's embedding.
+
+    Args:
+        tokenizer: The tokenizer that will encode the data.
+        vocab_rows: Rows of the model's embedding matrix.
 
     Raises:
         ConfigError: If an id is too large; the model would fail, or read past its table on some devices.
@@ -113,9 +119,13 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 class PlainText:
     """Encodes texts of the user's, in which the name of a control token is letters.
 
-    The tokenizer itself can do that for special tokens. A token that was added as a word (`special=False`) it reads out
-    of any text, also where that token ends a turn: for a text with one of these `names`, a copy of the tokenizer is
-    used in which they are special.
+    The tokenizer itself can do that for special tokens. A token that was added as a word (`special=False`) it reads
+    out of any text, also where that token ends a turn: then a copy of the tokenizer is used in which it is special.
+    The copy is made when it is first needed.
+
+    Args:
+        tokenizer: The tokenizer.
+        names: Names of tokens that no text may give; those of special tokens need not be among them.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, names: Iterable[str]) -> None:

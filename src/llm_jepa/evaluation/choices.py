@@ -70,8 +70,10 @@ def gold_choice(choices: Sequence[str], answer: Any, notation: str) -> int:
 def notation_of(rows: Iterable[tuple[Sequence[str], Any]]) -> str:
     """Return how the answers of a file are written: the one of `NOTATIONS` in which most can be read.
 
-    Of several that read equally many it is the first, so that answers which all are choices are read as these. `rows`
-    are choices and answer of each row.
+    Of several that read equally many it is the first, so that answers which all are choices are read as these.
+
+    Args:
+        rows: Choices and answer of each row.
 
     Raises:
         GoldError: If they are places that count from 1.
@@ -131,8 +133,11 @@ _MEANINGS = {"word": "choice word for word", "letter": "letter of a choice", "pl
 def judge_choices(choices: Sequence[str], log_likelihoods: Sequence[float], gold: int, per_byte: bool) -> Verdict:
     """Right if the gold choice is likelier than every other; a tie is wrong.
 
-    `log_likelihoods` are the summed log probabilities of each choice's tokens after the prompt, in nats, `gold` counts
-    from 0. `per_byte` divides each sum by the choice's UTF-8 bytes, so that long choices do not lose by length.
+    Args:
+        choices: The choices.
+        log_likelihoods: Sum of the log probabilities of each choice's tokens after the prompt, in nats.
+        gold: Place of the right one, from 0.
+        per_byte: Whether each sum is divided by the choice's UTF-8 bytes, so that long choices do not lose by length.
     """
     bytes_of = [len(choice.encode("utf-8", "surrogatepass")) if per_byte else 1 for choice in choices]
     values = [value / count for value, count in zip(log_likelihoods, bytes_of, strict=True)]
@@ -157,7 +162,13 @@ def choice_log_likelihoods(
 
     The prompt is what generation starts at, a choice is tokenised as an answer is, and its end token does not count.
     A choice of which the tokenizer leaves nothing has nan. Several processes share the batches out, and each gets all
-    values: every process must call it. `batch_size` counts choices.
+    values: every process must call it.
+
+    Args:
+        jepa: The model.
+        encoder: Its encoder.
+        asked: Rows, each with its choices.
+        batch_size: Choices in a batch.
     """
     pairs, of_row = [], []
     for number, (example, choices) in enumerate(asked):

@@ -22,8 +22,13 @@ def gold_ranks(predictions: Tensor, targets: Tensor, gold: Tensor) -> Tensor:
     Every candidate whose cosine is not lower than the gold's by more than `TIE` stands before it. So if all
     candidates are equal (a full collapse) each rank is M: no order of the rows makes that look like success.
 
-    Args and errors are those of `retrieval_metrics`; any float type is compared in float32. Returns ranks in [1, M],
-    int64, (N,).
+    Args:
+        predictions: Queries, (N, C), any float type; compared in float32.
+        targets: Candidates, (M, C). They should be distinct codes: a repeated code ties with itself.
+        gold: Index of each query's own candidate, integers in [0, M), (N,).
+
+    Returns:
+        Ranks in [1, M], int64, (N,).
     """
     queries, candidates = unit(predictions.detach().float()), unit(targets.detach().float())
     gold, ranks = gold.to(queries.device, torch.int64), []

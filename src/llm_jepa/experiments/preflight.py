@@ -21,7 +21,9 @@ import torch
 from llm_jepa.data.prepare import LoadedData, load_data
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.runs.build_trainer import Models, build_trainer, check_answers, pretrained_tokenizer
+from llm_jepa.runs.rewrite_first import check_can_rewrite
 from llm_jepa.runs.settings import RunConfig, naming_settings
+from llm_jepa.runs.trained_run import context_of
 
 
 def rehearse(runs: Mapping[str, RunConfig], seed: int, loaded: tuple[RunConfig, LoadedData]) -> list[str]:
@@ -61,6 +63,7 @@ def _try(run: RunConfig, seed: int, folder: Path, data: LoadedData, models: Mode
     """Build the trainer and the batches of a run, and let its scorers read their golds; return notes on these."""
     notes = check_answers(run, data)
     if run.teacher.rewrite_first:
+        check_can_rewrite(context_of(data.train.examples, data.encoder))
         return notes
     trainer, _ = build_trainer(run, seed, folder, data=data, models=models)  # without the labels of a teacher
     with naming_settings(run):

@@ -51,6 +51,7 @@ def summarise(out: Path) -> Results:
         raise ConfigError(f"{folder} has no finished run of the baseline {config.baseline}. Run `compare` first.")
     check_data(job.folder for job in records)
     compared = {job: each for job, each in records.items() if job.arm in chosen.values()}
+    _check_same_rows(compared)
     controls = control_arms(runs, baseline, [arm for arm in chosen.values() if arm is not None])
     told = {**settings, **asdict(config), "data": _data_summary(list(compared))}
     results = _results_of(experiment, compared, baseline, told, controls, records)
@@ -73,6 +74,21 @@ def summarise(out: Path) -> Results:
     return results
 
 
+def _check_same_rows(records: Records) -> None:
+    """Make sure that all runs answered as many test rows: an arm may leave out some that others can encode.
+
+    Raises:
+        ConfigError: If they did not; the text names two.
+    """
+    first = next(iter(records))
+    for job, record in records.items():
+        if record["num_rows"] != records[first]["num_rows"]:
+            raise ConfigError(
+                f"{first.name} answered {records[first]['num_rows']} test rows, {job.name} {record['num_rows']}: they "
+                "cannot be compared. Give all arms the same limits on rows, such as max_length."
+            )
+
+
 def read_records(jobs: Sequence[Job]) -> Records:
     """Return the eval.json of each run that is done."""
     records = {}
@@ -80,7 +96,7 @@ def read_records(jobs: Sequence[Job]) -> Records:
         if job.folder.is_done:
             with reading_run(job.folder.path):
                 records[job] = job.folder.evaluation()
-                records[job]["cost"].keys()
+                records[job]["cost"].keys(), records[job]["num_rows"]
     return records
 
 

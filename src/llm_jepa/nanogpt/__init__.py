@@ -276,7 +276,11 @@ class GPT(nn.Module):
         return self._states(idx)[0][:, -1]
 
     def encode_last_with_pred(self, idx: Tensor, k_pred: int = 1) -> Tensor:
-        """Return Pred(x): the state at the last of k [PRED] after (B, T) tokens, (B, C). With k 0 it is Enc(x)."""
+        """Return Pred(x): the state at the last of k [PRED] after (B, T) tokens, (B, C). With k 0 it is Enc(x).
+
+        Raises:
+            ValueError: If T + k is over block_size.
+        """
         lengths = [idx.shape[1]] * len(idx)
         self._check_room(lengths, k_pred)
         states, pred = self._states(idx, k_pred, lengths)
@@ -386,7 +390,11 @@ class GPT(nn.Module):
         return total - left_out if non_embedding else total
 
     def crop_block_size(self, block_size: int) -> None:
-        """Keep the first `block_size` positions, in place."""
+        """Keep the first `block_size` positions, in place.
+
+        Raises:
+            ValueError: If there are not so many.
+        """
         if block_size > self.config.block_size:
             raise ValueError(f"block_size={block_size} is over the model's own {self.config.block_size}.")
         self.config.block_size = block_size
@@ -422,9 +430,11 @@ class GPT(nn.Module):
 
     @classmethod
     def from_pretrained(cls, model_type: str, override_args: dict[str, Any] | None = None) -> GPT:
-        """Return GPT-2 ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", or a folder) with its published weights.
+        """Return GPT-2 with its published weights.
 
-        `override_args` may hold "dropout".
+        Args:
+            model_type: "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", or the folder of any GPT-2 of transformers.
+            override_args: May hold "dropout".
         """
         from .weights import load_gpt2
 
@@ -435,7 +445,11 @@ class GPT(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> GPT:
-        """Return the model of a `ckpt.pt` that nanoGPT's `train.py` wrote, with this class or with its own."""
+        """Return the model of a `ckpt.pt` that nanoGPT's `train.py` wrote, with this class or with its own.
+
+        Raises:
+            DataError: If the file is missing, damaged, or something else.
+        """
         from .weights import load_checkpoint
 
         return load_checkpoint(path)

@@ -232,7 +232,14 @@ def _first_line(error: BaseException) -> str:
 
 
 def load_checkpoint(path: str | Path) -> GPT:
-    """Return the model of a nanoGPT checkpoint, written with nanoGPT's class or with ours (see `read_checkpoint`)."""
+    """Return the model of a nanoGPT checkpoint, written with nanoGPT's class or with ours.
+
+    Only plain weights are read. [PRED] is fresh where the checkpoint has none.
+
+    Raises:
+        DataError: If the file is missing, damaged, holds code, or is not such a checkpoint, or its weights do not
+            fit its `model_args`.
+    """
     return read_checkpoint(expanded(path))[0]
 
 

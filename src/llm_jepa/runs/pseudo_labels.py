@@ -26,6 +26,7 @@ from llm_jepa.evaluation.evaluate import answer
 from llm_jepa.processes import on_main
 
 from .folder import RunFolder
+from .settings import RunConfig
 from .teacher import TeacherConfig, teacher_cost, teacher_run
 from .trained_run import TrainedRun, load_run
 
@@ -62,11 +63,11 @@ class PseudoLabels:
         return kept, dict(Counter(self.dropped[each.source] for each in examples if each.source in self.dropped))
 
 
-def pseudo_labels(run: Any, seed: int, folder: RunFolder, *, progress: bool = False) -> PseudoLabels | None:
+def pseudo_labels(run: RunConfig, seed: int, folder: RunFolder, *, progress: bool = False) -> PseudoLabels | None:
     """Return the labels of a run's view rows: those in its folder, or new answers of its teacher.
 
     Args:
-        run: The settings (`RunConfig`).
+        run: The settings.
         seed: The run's seed; the teacher's is the same.
         folder: The run's folder; the teacher's is beside it.
         progress: Show a progress bar.
@@ -87,24 +88,26 @@ def pseudo_labels(run: Any, seed: int, folder: RunFolder, *, progress: bool = Fa
 
 
 def _ask(teacher: TrainedRun, examples: Sequence[Example], *, progress: bool) -> list[dict[str, Any]]:
-    """Return the teacher's answer to the code side of each row, and its likelihood: of the answer's tokens, its end
-    left out."""
+    """Return the teacher's answer to the code side of each row, and its likelihood.
+
+    It is the probability of the answer's tokens after the prompt, from 0 to 1; the end token does not count.
+    """
     asked = [teacher.context.ask(str(each.code)) for each in examples]
     answers = answer(teacher.jepa, teacher.encoder, asked, teacher.evaluation, progress=progress)
     given = [(ask, [words]) for ask, words in zip(asked, answers, strict=True) if words.strip()]
-    values = iter(choice_log_likelihoods(teacher.jepa, teacher.encoder, given))
+    values = iter(choice_log_likelihoods(teacher.jepa, teacher.encoder, given))  # nan where no token is left
     return [
         {
             "source": each.source,
             "asked": each.code,
             "answer": words,
-            "likelihood": math.exp(next(values)[0]) if words.strip() else 0.0,
+            "likelihood": math.exp(value) if words.strip() and math.isfinite(value := next(values)[0]) else 0.0,
         }
         for each, words in zip(examples, answers, strict=True)
     ]
 
 
-def _select(config: TeacherConfig, records: list[dict[str, Any]], run: Any, teacher: RunFolder) -> PseudoLabels:
+def _select(config: TeacherConfig, records: list[dict[str, Any]], run: RunConfig, teacher: RunFolder) -> PseudoLabels:
     answered = [each for each in records if each["answer"].strip()]
     by_likelihood = sorted(answered, key=lambda each: -each["likelihood"])  # stable: equals stay in the file's order
     kept = by_likelihood[: math.ceil(config.pseudo_label_share * len(answered))]
@@ -134,7 +137,7 @@ def _select(config: TeacherConfig, records: list[dict[str, Any]], run: Any, teac
 
 
 def _accuracy(
-    config: TeacherConfig, labels: Mapping[str, str], records: Sequence[Mapping[str, Any]], run: Any
+    config: TeacherConfig, labels: Mapping[str, str], records: Sequence[Mapping[str, Any]], run: RunConfig
 ) -> dict[str, Any] | None:
     """Return how many of the kept answers with a known gold label equal it, and how many there are."""
     if config.pseudo_label_gold_file is None:

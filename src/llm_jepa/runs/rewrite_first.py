@@ -9,36 +9,53 @@ phrasing, and after the task's bridge an answer. Retrieval is the teacher's own:
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
+from llm_jepa.data.context import Context
 from llm_jepa.data.encode import PairEncoder
 from llm_jepa.data.encoded_pairs import EncodedPairs
+from llm_jepa.data.views_file import read_views
 from llm_jepa.errors import ConfigError
 from llm_jepa.evaluation.evaluate import answer, evaluate
 from llm_jepa.processes import on_main
 
 from .folder import RunFolder
+from .settings import RunConfig
 from .teacher import teacher_cost, teacher_run
 from .trained_run import load_run
+
+ROOM = 16
+"""Tokens that a rewritten text may have beyond the longest one of views_file, so that one that does not end is seen."""
 
 NOTE = "No training of its own: the run of {teacher} rewrites each test text into the other phrasing, then answers it."
 
 
-def answer_rewritten(run: Any, seed: int, folder: RunFolder, *, progress: bool = False) -> None:
-    """Write the files of a run (`RunConfig`) whose teacher rewrites each test row first.
+def check_can_rewrite(context: Context) -> None:
+    """Make sure that a bridge can ask for the other phrasing.
+
+    Raises:
+        ConfigError: If the training rows are chats, whose template asks for an answer alone.
+    """
+    if context.is_chat:
+        raise ConfigError("rewrite_first needs rows of two strings: rows of messages have one bridge for all answers.")
+
+
+def answer_rewritten(run: RunConfig, seed: int, folder: RunFolder, *, progress: bool = False) -> None:
+    """Write the files of a run whose teacher rewrites each test row first.
 
     There is no `model/` in the folder: the model is the teacher's. Each line of predictions.jsonl has `rewritten`.
 
     Raises:
         ConfigError: If the teacher's run is not finished, or its chats leave no place for a bridge of view rows.
     """
+    assert run.teacher.teacher is not None and run.data.test_file is not None
     source = teacher_run(run.teacher.teacher, seed, folder)
     teacher = load_run(source.path)
-    if teacher.context.is_chat:
-        raise ConfigError("rewrite_first needs rows of two strings: rows of messages have one bridge for all answers.")
+    check_can_rewrite(teacher.context)
     views_encoder = PairEncoder(teacher.encoder.tokenizer, run.data, bridge=run.data.views_bridge)
     test = teacher.rows(run.data.test_file, limit=run.data.max_test_rows)
-    rewritten = answer(teacher.jepa, views_encoder, test.examples, teacher.evaluation, progress=progress)
+    longest = max(len(views_encoder.encode_words(str(each.code))) for each in read_views(run.data).examples)
+    limit = replace(teacher.evaluation, max_new_tokens=longest + ROOM)
+    rewritten = answer(teacher.jepa, views_encoder, test.examples, limit, progress=progress)
     asked = [
         replace(example, text=words if words.strip() else example.text)
         for example, words in zip(test.examples, rewritten, strict=True)

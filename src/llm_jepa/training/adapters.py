@@ -81,8 +81,12 @@ class AdapterConfig:
 def add_lora(model: Any, config: AdapterConfig, *, base: str, revision: str | None = None) -> PeftModel:
     """Put LoRA matrices into a pretrained model and freeze the rest; the matrices come from the global random stream.
 
-    The model is changed in place. The adapter's config keeps `base` (a folder or a name on the hub) and `revision`, so
-    that any program finds the weights that it belongs to.
+    Args:
+        model: The model; its layers are changed in place.
+        config: Rank, scale, dropout and layers.
+        base: Where the model came from: a folder or a name on the hub. The adapter's config says it, so that any
+            program finds the weights that it belongs to.
+        revision: The revision on the hub, where it is pinned.
 
     Raises:
         ConfigError: If no layer has one of the names, or one of them is the embedding table or the head.

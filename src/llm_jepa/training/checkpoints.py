@@ -36,7 +36,11 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 @contextmanager
 def staged(output_dir: str | Path, *, owner: bool = True) -> Iterator[Path]:
-    """Yield a folder to write checkpoints under; what is not published from it is removed in the end, by the `owner`.
+    """Give a folder to write checkpoints under; what is not published from it is removed, whatever happens.
+
+    Args:
+        output_dir: The run's folder.
+        owner: Whether this process removes it: one of those that write there.
 
     Raises:
         LLMJEPAError: If the disk is full; the checkpoints before are as they were.
@@ -58,10 +62,17 @@ def staged(output_dir: str | Path, *, owner: bool = True) -> Iterator[Path]:
 def publish(
     staging: Path, output_dir: str | Path, step: int, facts: dict[str, Any], times: dict[str, Any] | None = None
 ) -> Path:
-    """Make the checkpoint of `step` in `staging` one of `output_dir`: hash it, flush it, rename it; return its folder.
+    """Make the checkpoint of `step` in `staging` one of `output_dir`: hash it, flush it, rename it.
 
-    One of the same step that was there before is replaced. A run that resumes must have the same `facts` (`resume.py`),
-    and adds to the `times`.
+    Args:
+        staging: What `staged` gave.
+        output_dir: The run's folder.
+        step: Number of the last optimizer step.
+        facts: What a run that resumes must have in common with this one (see `resume.py`).
+        times: How long it took until here; a run that resumes adds to it.
+
+    Returns:
+        The folder of the checkpoint. One of the same step that was there before is replaced.
     """
     source, target = staging / f"checkpoint-{step}", Path(output_dir) / f"checkpoint-{step}"
     files = {
@@ -162,10 +173,15 @@ def remove_leftovers(output_dir: str | Path) -> None:
 
 
 def check_room(output_dir: str | Path, checkpoint_bytes: int, limit: int | None) -> None:
-    """Refuse to begin where the disk cannot hold `limit` checkpoints (one if None) and another while it is staged.
+    """Refuse to begin where the disk cannot hold the checkpoints that are asked for.
+
+    Args:
+        output_dir: The run's folder, or one to be made.
+        checkpoint_bytes: Size of one checkpoint.
+        limit: Checkpoints that are kept; with None, room for two is asked for.
 
     Raises:
-        LLMJEPAError: If there is less room.
+        LLMJEPAError: If there is less room than for them and one more, which is there while it is staged.
     """
     folder = Path(output_dir).absolute()
     while not folder.exists():

@@ -14,10 +14,12 @@ from llm_jepa.processes import gather
 
 
 class StepTimer:
-    """Times optimizer steps from the first micro-batch to the end of the step; `warm_up` steps, which allocate, do not
-    count.
+    """Times optimizer steps from the first micro-batch to the end of the step, everything else left out.
 
-    `earlier` is the summary of the part of the run before its checkpoint, if it continues from one.
+    The first steps allocate and warm caches, and are not counted.
+
+    Attributes:
+        earlier: The summary of the part of the run before its checkpoint, if it goes on from one.
     """
 
     def __init__(self, warm_up: int = 3) -> None:

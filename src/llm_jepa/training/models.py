@@ -257,7 +257,12 @@ def check_same_ids(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, name
     """Make sure that another tokenizer than a model's own gives its tokens the ids that the model has learned.
 
     A tokenizer with other ids would train and score without an error, on embeddings of other words. More tokens, or
-    fewer, are in order, and so is a model that has no tokenizer with it. `name` is where the tokenizer came from.
+    fewer, are in order, and so is a model that has no tokenizer beside it.
+
+    Args:
+        config: The model.
+        tokenizer: The tokenizer that is to be used with it.
+        name: Where that came from, for the error.
 
     Raises:
         ConfigError: If a token that both know has another id.

@@ -13,8 +13,10 @@ logger = logging.getLogger(__name__)
 
 
 class StepLog(TrainerCallback):
-    """Logs fixed columns: the terms apart, with the gap of the last evaluation. With `progress`, a bar is below the
-    lines.
+    """Logs fixed columns: the terms apart, with the gap and the accuracy of the last look at held-out rows.
+
+    Args:
+        progress: Draw a progress bar below the lines.
     """
 
     def __init__(self, progress: bool = False) -> None:

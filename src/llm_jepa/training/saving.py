@@ -54,10 +54,16 @@ def save_jepa(
     *,
     max_shard_size: str = MAX_SHARD_SIZE,
 ) -> None:
-    """Write the model, [PRED] and the objective to `folder`; of several processes all call it, and rank 0 writes.
+    """Write the model, [PRED] and the objective to `folder`.
 
-    The tokenizer is saved with them, so that the folder loads on its own. Weights of more than `max_shard_size` go into
-    several files; a tensor is never cut.
+    In a run of several processes all call it, and rank 0 writes.
+
+    Args:
+        jepa: What to save.
+        folder: Where; it is made if need be.
+        tokenizer: Saved beside the model, so that the folder loads on its own.
+        max_shard_size: Size of the largest file of the model's weights, and of the slow copy's, "5GB" say; what is
+            more goes into several. A tensor is never cut.
 
     Raises:
         ValueError: If the objective was changed by hand, so that its record would be untrue; nothing is written.

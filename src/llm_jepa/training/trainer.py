@@ -58,9 +58,12 @@ class NonFiniteLossError(LLMJEPAError):
 
 @dataclass(frozen=True)
 class StepCounts:
-    """What the means of one optimizer step are over: its labelled tokens, and its pairs that have a JEPA term.
+    """What the means of one optimizer step are over, in all its micro-batches and processes.
 
-    Those of all its micro-batches and processes are counted.
+    Attributes:
+        labels: Labelled tokens.
+        pairs: Pairs that have a JEPA term.
+        micro_batches: Micro-batches, those of all processes counted.
     """
 
     labels: int

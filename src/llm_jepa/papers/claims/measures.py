@@ -35,7 +35,13 @@ Reader = Callable[[RunFolder], float | None]
 
 
 class Measure(NamedTuple):
-    """What is measured of a run: `share` is shown in percent, `logarithm` compared as a ratio."""
+    """What is measured of a run.
+
+    Attributes:
+        unit: `share` (shown in percent, differences in points), `logarithm` (compared as ratios), `plain`.
+        about: What it is.
+        read: Takes a run's folder; None where the run has no such value.
+    """
 
     unit: Literal["share", "logarithm", "plain"]
     about: str
@@ -43,7 +49,13 @@ class Measure(NamedTuple):
 
 
 def read_values(folder: Path, measure: str, arms: Sequence[str]) -> dict[str, dict[int, float]]:
-    """Return arm to seed to value of one of `MEASURES`, of the runs that are done in an experiment's folder."""
+    """Return arm to seed to value of the runs that are done, in an experiment's folder.
+
+    Args:
+        folder: Of the experiment.
+        measure: One of `MEASURES`.
+        arms: Which arms.
+    """
     read = MEASURES[measure].read
     values: dict[str, dict[int, float]] = {}
     for arm in arms:

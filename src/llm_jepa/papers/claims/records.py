@@ -51,9 +51,13 @@ _PACKAGES = ("llm-jepa", "torch", "transformers")
 
 
 def make_record(plan: Plan, folder: Path, claims: Sequence[str], *, changes: Settings | None = None) -> Record:
-    """Return the record of the finished runs in an experiment's folder, with the values that the claims need.
+    """Read an experiment's finished runs.
 
-    `changes` are settings that were changed by hand; the record names them.
+    Args:
+        plan: The experiment.
+        folder: Its folder, of this package's own making or of `llm-jepa compare`.
+        claims: Claims to read the values of; those that need a model loaded are slow.
+        changes: Settings that were changed by hand; a record with any is not of the protocol, and says so.
 
     Raises:
         ConfigError: If no run is done, or one has other settings than the plan's.
