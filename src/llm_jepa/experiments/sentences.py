@@ -22,15 +22,14 @@ def format_p(p: float | None) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def format_points(difference: float) -> str:
-    """Return a difference of shares in points, with its sign: -0.018 is `-1.8`."""
-    return f"{100 * difference:+.1f}"
+def format_points(share: float, sign: bool = True) -> str:
+    """Return a share, or a difference of shares, in points; two decimals where one would show 0 for what is not.
 
-
-def _fine_points(share: float, sign: bool = False) -> str:
-    """Return a share in points: 0.018 is `1.8`; two decimals where one would show 0."""
+    >>> format_points(-0.018), format_points(-0.0003), format_points(0.184, sign=False)
+    ('-1.8', '-0.03', '18.4')
+    """
     points = 100 * share
-    digits = 1 if abs(points) >= 0.05 else 2
+    digits = 2 if 0 < abs(points) < 0.05 else 1
     return f"{points:+.{digits}f}" if sign else f"{points:.{digits}f}"
 
 
@@ -46,9 +45,9 @@ def sentence(comparison: PairedComparison, p_name: str = "Holm p") -> str:
     c = comparison
     if c.mean is None or c.baseline_mean is None or c.delta is None:
         return f"{c.arm} against {c.baseline}: {c.verdict}, since {c.reason}.{_missing(c)}"
-    text = f"{c.arm}: {c.mean:.1%} against {c.baseline_mean:.1%} ({c.baseline}), {_fine_points(c.delta, True)} points"
+    text = f"{c.arm}: {c.mean:.1%} against {c.baseline_mean:.1%} ({c.baseline}), {format_points(c.delta)} points"
     if c.ci is not None:
-        low, high = (_fine_points(bound, sign=True) for bound in c.ci)
+        low, high = map(format_points, c.ci)
         text += f", {100 * c.confidence:g}% interval {low} to {high}"
     if c.p_holm is not None:
         text += f", {p_name} {format_p(c.p_holm)}"
@@ -68,10 +67,8 @@ def _about_power(c: PairedComparison) -> str:
     if c.smallest_detectable > 1:
         return f" With {c.n} seeds and this spread no possible difference would be shown four times in five."
     corrected = "" if c.p_holm == c.p_value else ", before Holm's correction"
-    return (
-        f" With {c.n} seeds and this spread, a true difference of about {_fine_points(c.smallest_detectable)} points"
-        f" would be shown four times in five{corrected}; a smaller one less often."
-    )
+    size = format_points(c.smallest_detectable, sign=False)
+    return f" With {c.n} seeds and this spread, a true difference of about {size} points would be shown four times in five{corrected}; a smaller one less often."
 
 
 def _missing(c: PairedComparison) -> str:
