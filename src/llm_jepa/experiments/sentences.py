@@ -68,7 +68,8 @@ def _about_power(c: PairedComparison) -> str:
         return f" With {c.n} seeds and this spread no possible difference would be shown four times in five."
     corrected = "" if c.p_holm == c.p_value else ", before Holm's correction"
     size = format_points(c.smallest_detectable, sign=False)
-    return f" With {c.n} seeds and this spread, a true difference of about {size} points would be shown four times in five{corrected}; a smaller one less often."
+    what = f"a true difference of about {size} points would be shown four times in five{corrected}"
+    return f" With {c.n} seeds and this spread, {what}; a smaller one less often."
 
 
 def _missing(c: PairedComparison) -> str:
