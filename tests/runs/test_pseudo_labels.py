@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from llm_jepa.data.context import Context
 from llm_jepa.data.encode import PairEncoder
-from llm_jepa.data.example import prompt_example
+from llm_jepa.data.example import Example, prompt_example
 from llm_jepa.errors import ConfigError
 from llm_jepa.evaluation.evaluate import answer
 from llm_jepa.files import read_json_lines
@@ -112,6 +113,20 @@ def test_answers_that_are_there_are_not_asked_again(settings, teacher, home, mon
     first = pseudo_labels(run, 1, RunFolder(folder))
     monkeypatch.setattr("llm_jepa.runs.pseudo_labels.load_run", None)
     assert pseudo_labels(run, 1, RunFolder(folder)) == first
+
+
+def test_a_labelled_row_has_what_the_training_rows_have_around_a_question():
+    """A system message, first turns, a chat's last answer: the row is rendered as those of the task."""
+    turns = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "1"}]
+    context = Context(is_chat=True, takes_system=True, system="Count.", turns=turns)
+    labels = PseudoLabels({"v:1": "3"}, {"v:2": "empty_answer"}, context, {})
+    rows = [Example("drei", "three", source="v:1", group="g"), Example("vier", "four", source="v:2")]
+    (row,), dropped = labels(rows)
+    assert dropped == {"empty_answer": 1}
+    question = [{"role": "user", "content": "drei"}, {"role": "assistant", "content": "3"}]
+    assert row.messages == [{"role": "system", "content": "Count."}, *turns, *question]
+    assert (row.text, row.code, row.text_view, row.code_view) == ("drei", "3", "drei", "three")
+    assert (row.source, row.group, row.use_jepa) == ("v:1", "g", True)
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,13 @@ class Context:
         """Return a row without an answer that asks one text as training did."""
         return prompt_example(text, system=self.system, chat=self.is_chat, turns=self.turns)
 
+    def labelled(self, text: str, answer: str) -> Example:
+        """Return a row that asks one text as training did, with an answer."""
+        asked = self.ask(text)
+        if asked.messages is None:
+            return replace(asked, code=answer)
+        return replace(asked, code=answer, messages=[*asked.messages, {"role": "assistant", "content": answer}])
+
     def notes(self, text: str) -> list[str]:
         """Return what a user must know who asks this text."""
         notes = []

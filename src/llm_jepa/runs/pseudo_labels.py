@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llm_jepa.data.context import Context
 from llm_jepa.data.example import Example
 from llm_jepa.data.rows import read_examples
 from llm_jepa.data.views_file import read_views
@@ -28,7 +29,7 @@ from llm_jepa.processes import on_main
 from .folder import RunFolder
 from .settings import RunConfig
 from .teacher import TeacherConfig, teacher_cost, teacher_run
-from .trained_run import TrainedRun, load_run
+from .trained_run import TrainedRun, load_run, read_context
 
 TEACHER_COST = ("answering_time_s", "training_time_s", "training_flops")
 EMPTY, UNLIKELY = "empty_answer", "unlikely_answer"
@@ -41,21 +42,25 @@ class PseudoLabels:
     Attributes:
         labels: The answer of each row that is kept, by the row's source.
         dropped: The reason for each row that is not, by the row's source.
+        context: What the teacher's training rows have around a question; a labelled row has it too.
         summary: Counts, the accuracy where gold is known, and what the teacher cost; plain values for JSON.
     """
 
     labels: Mapping[str, str]
     dropped: Mapping[str, str]
+    context: Context
     summary: dict[str, Any]
 
     def __call__(self, examples: Sequence[Example]) -> tuple[list[Example], dict[str, int]]:
         """Return the rows that are kept, with their labels, and the number of the others by reason."""
         kept = [
             replace(
-                each,
-                code=self.labels[each.source],
+                self.context.labelled(each.text, self.labels[each.source]),
+                source=each.source,
                 text_view=each.text if each.text_view is None else each.text_view,
                 code_view=each.code if each.code_view is None else each.code_view,
+                use_jepa=each.use_jepa,
+                group=each.group,
             )
             for each in examples
             if each.source in self.labels
@@ -133,7 +138,7 @@ def _select(config: TeacherConfig, records: list[dict[str, Any]], run: RunConfig
         "answering_time_s": sum(each["seconds"] for each in records),
         **teacher_cost(teacher),
     }
-    return PseudoLabels(labels, dropped, summary)
+    return PseudoLabels(labels, dropped, read_context(teacher, run.data), summary)
 
 
 def _accuracy(
