@@ -106,15 +106,16 @@ def _check_negatives(distance: str, first: Pair, pairs: Sequence[Pair]) -> None:
     """Refuse rows of which none is a negative of another: they all have one code, one text or one group."""
     same = {"code", "text"} | ({"group"} if first.group is not None else set())
     for pair in pairs:
-        if pair.use_jepa and same:
+        if pair.use_jepa:
             equal = {"code": first.code_view == pair.code_view, "text": first.text_view == pair.text_view}
             same &= {name for name, is_equal in (equal | {"group": first.group == pair.group}).items() if is_equal}
-    if same:
-        what = min(same)
-        raise DataError(
-            f"All training rows have the same {what}, so {distance} has nothing to tell it from. Set jepa_distance to "
-            f"cosine, or check the {what} column."
-        )
+        if not same:  # as a rule at the second row: rows of a large file are read one by one
+            return
+    what = min(same)
+    raise DataError(
+        f"All training rows have the same {what}, so {distance} has nothing to tell it from. Set jepa_distance to "
+        f"cosine, or check the {what} column."
+    )
 
 
 def _check_alone(jepa: LLMJEPA) -> None:
