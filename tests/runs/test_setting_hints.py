@@ -32,6 +32,7 @@ KEYS = {each.name for part in (ExperimentConfig, *PARTS.values()) for each in da
         ("jepa_residual", "Remove it; distances are between the embeddings themselves"),
         ("jepa_lambda_warmup", "jepa_lambda_schedule can let it fall"),
         ("gradient_monitor_steps", "Remove it"),
+        ("views_pairing", "versions of one text are written as pairs"),
         ("last_token", "Remove it; the last token of a view is found by itself"),
     ],
 )

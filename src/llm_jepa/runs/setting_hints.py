@@ -10,6 +10,7 @@ OTHER_NAMES: dict[str, str] = {
     "jepa_residual": "nothing: distances are between the embeddings themselves",
     "jepa_lambda_warmup": "nothing: the weight begins at jepa_lambda, and jepa_lambda_schedule can let it fall",
     "gradient_monitor_steps": "nothing: the gradients of the two terms are no longer compared",
+    "views_pairing": "nothing: versions of one text are written as pairs, each with the next one (docs/data.md)",
     # transformers, earlier or by another name
     "group_by_length": "train_sampling_strategy: group_by_length",
     "batch_size": "per_device_train_batch_size",
