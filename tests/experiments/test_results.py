@@ -18,7 +18,7 @@ from llm_jepa.experiments.results import (
     Results,
     RunResult,
 )
-from llm_jepa.experiments.sentences import about_undecided
+from llm_jepa.experiments.sentences import about_undecided, answer_of
 from llm_jepa.experiments.statistics import holm
 from llm_jepa.report.markdown import format_markdown, only_bars
 from llm_jepa.report.terminal import format_table
@@ -42,6 +42,45 @@ def runs_of(values=VALUES, **alarms) -> list[RunResult]:
 
 
 COST = {"ntp": Cost(1.0, 1.0), "jepa": Cost(1.18, 1.171)}
+
+
+# ---- several test sets ----
+
+
+def runs_on_two_sets(on_other: dict[str, tuple[float, ...]]) -> list[RunResult]:
+    return [
+        replace(run, metrics={**run.metrics, "tests/own/exact_match": on_other[run.arm][place % len(SEEDS)]})
+        for place, run in enumerate(runs_of())
+    ]
+
+
+def test_each_test_set_has_its_comparisons_and_all_of_them_are_corrected_together():
+    """Holm's correction is for arms x sets; results.json holds every set, and reads back as it was."""
+    swapped = VALUES | {"jepa": tuple(value + 0.03 for value in VALUES["ntp"]), "ntp": VALUES["ntp"]}
+    swapped["jepa"] = tuple(value - 0.001 * place for place, value in enumerate(swapped["jepa"]))
+    results = build_results(runs_on_two_sets(swapped), cost=COST, tests=("people", "own"))
+    assert list(results.tests) == ["people", "own"]
+    each = [(one.arm, one.p_value, one.p_holm) for found in results.tests.values() for one in found.comparisons]
+    corrected = holm({str(place): p for place, (_, p, _) in enumerate(each)})
+    assert [p for _, _, p in each] == list(corrected.values()) and len(each) == 4
+    assert results.verdicts["jepa"] == "worse"
+    assert results.tests["own"].comparison_of("jepa").verdict == "better"
+    assert results.tests["own"].arms["jepa"].cost == COST["jepa"]
+    record = results.to_json()
+    assert record["comparisons"] == record["tests"]["people"]["comparisons"]
+    assert Results.from_json(record).to_json() == record
+
+
+def test_the_headline_names_a_trade_off():
+    """Worse on one set and better on the other is one answer, with both differences."""
+    swapped = VALUES | {"jepa": tuple(value + 0.03 - 0.001 * n for n, value in enumerate(VALUES["ntp"]))}
+    results = build_results(runs_on_two_sets(swapped), tests=("people", "own"))
+    answer = answer_of(results)
+    assert answer.short == "A trade-off: better on own, worse on people."
+    assert "On people: Over 6 paired seeds" in answer.sentence and "On own: +2.8 points" in answer.sentence
+    text = format_table(results)
+    assert "Test set people" in text and "Test set own" in text and max(map(len, text.splitlines())) <= 80
+    assert "Test set own:" in format_markdown(results)
 
 
 # ---- build_results ----

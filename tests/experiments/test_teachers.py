@@ -104,7 +104,7 @@ def test_a_comparison_with_teachers_from_one_yaml(quick_runs, tmp_path):
     settings = read_yaml(ROOT / "configs" / "transfer_generated.yaml") | {
         **{"generate_train": 24, "generate_views": 40, "generate_test": 6, "views_validation_size": 8},
         **{"vocab_size": 300, "max_steps": 3, "per_device_train_batch_size": 4, "max_new_tokens": 4, "use_cpu": True},
-        **{"arms": ARMS, "seeds": [3], "workers": 2},
+        **{"arms": ARMS, "seeds": [3], "workers": 2, "generate_test_phrasing": "both"},
     }
     folder = tmp_path / "out"
     results = run_experiment(open_experiment(settings, folder), render=write_experiment_report).to_json()
@@ -116,5 +116,7 @@ def test_a_comparison_with_teachers_from_one_yaml(quick_runs, tmp_path):
         assert ("teacher" in cost) == ("teacher" in own)
     page = (folder / "report.html").read_text()
     assert "rewrites each test text into the other phrasing" in page and "self_training_jepa_shuffled" in page
+    assert set(results["tests"]) == {"colloquial", "plain"} and "Test set plain" in page
+    assert set(results["tests"]["plain"]["arms"]) == set(ARMS)
     again = run_experiment(open_experiment(settings, folder)).to_json()
     assert len(quick_runs) == len(ARMS) and again["arms"] == results["arms"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -13,6 +14,11 @@ times the size of their file (benchmarks/large_file.py), and a machine that trai
 
 POLICIES = ("error", "drop", "truncate")
 PHRASINGS = ("plain", "colloquial")
+BOTH = "both"
+GENERATED_TESTS = ["colloquial", "plain"]
+"""Names of the test sets that are generated with `generate_test_phrasing: both`."""
+MAIN_TEST = "test"
+"""Name of the test set of a run that has one."""
 SHUFFLE_RULE = "derangement"
 
 
@@ -32,6 +38,11 @@ class DataConfig:
         "train is read; folder:split or folder:config:split names another. A list: the rows of all of them.",
     )
     test_file: str | None = setting(None, "Test rows, read once, after training. Of several splits, test is read.")
+    test_files: dict[str, str] | None = setting(
+        None,
+        "Several test sets instead of test_file, by name: {people: a.jsonl, own: b.jsonl}. The first is the main one; "
+        "every run is scored on each.",
+    )
     validation_file: str | None = setting(
         None,
         "Validation rows. Without it, validation_size rows of the training file are set aside. Of several "
@@ -41,7 +52,7 @@ class DataConfig:
         200, "Rows of the training file set aside for validation, a fifth at most; the same for every seed."
     )
     max_train_rows: int | None = setting(None, "Use the first rows of the training file only.")
-    max_test_rows: int | None = setting(None, "Use the first rows of the test file only.")
+    max_test_rows: int | None = setting(None, "Use the first rows of each test file only.")
     text_column: str | None = setting(None, "Column of the text view, where it is not called prompt, text or messages.")
     code_column: str | None = setting(None, "Column of the code view, where it is not called completion or code.")
     generate_train: int | None = setting(
@@ -60,7 +71,9 @@ class DataConfig:
         "regexes that no other generated row has.",
     )
     generate_test_phrasing: str = setting(
-        "plain", "With generate_train: how the generated test rows are phrased, plain or colloquial."
+        "plain",
+        "With generate_train: how the generated test rows are phrased, plain or colloquial; both: two test sets of the "
+        "same regexes, colloquial the main one.",
     )
     generate_colloquial_share: float = setting(
         1.0,
@@ -155,7 +168,7 @@ class DataConfig:
             "on_broken": ("error", "drop"),
             "on_duplicate": ("keep", "drop", "error"),
             "on_leak": ("drop", "keep", "error"),
-            "generate_test_phrasing": PHRASINGS,
+            "generate_test_phrasing": (*PHRASINGS, BOTH),
             "shuffle_rule": (SHUFFLE_RULE,),
         }
         for name, values in allowed.items():
@@ -187,6 +200,7 @@ class DataConfig:
                 "a row is a chat or has two columns. Remove one of them."
             )
         self._check_train_files()
+        self._check_test_files()
         self._check_views()
 
     @property
@@ -202,6 +216,36 @@ class DataConfig:
             raise ValueError(f"train_file={self.train_file!r} must be a name, or a list of names.")
         if len(set(names)) < len(names):
             raise ValueError(f"train_file={names} names a file twice. Remove one.")
+
+    @property
+    def tests(self) -> dict[str, str]:
+        """Name to file of each test set, the main one first; one that stands alone is called `test`."""
+        return self.test_files or ({} if self.test_file is None else {MAIN_TEST: self.test_file})
+
+    @property
+    def test_sets(self) -> list[str]:
+        """Names of the test sets, the main one first, whether their files are there or will be generated."""
+        generated = GENERATED_TESTS if self.generate_test_phrasing == BOTH else [MAIN_TEST]
+        return list(self.tests) or generated
+
+    def _check_test_files(self) -> None:
+        """Make sure that test sets have names that can be part of a file's; the main one is `test_file` then."""
+        if self.test_files is None:
+            return
+        for name, file in self.test_files.items():
+            if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name):
+                raise ValueError(f"test_files has the name {name!r}. Use letters, digits, '_' and '-' only.")
+            if not isinstance(file, str) or not file:
+                raise ValueError(f"test_files.{name}={file!r} must be the name of a file.")
+        if not self.test_files:
+            raise ValueError("test_files is empty. Name at least one test set, or use test_file.")
+        main = next(iter(self.test_files.values()))
+        if self.test_file not in (None, main):
+            raise ValueError(
+                f"test_file={self.test_file!r} and test_files name test rows twice. Remove test_file, or give it a "
+                "name in test_files."
+            )
+        self.test_file = main
 
     def _check_views(self) -> None:
         """Make sure that no setting of the view pairs is there for nothing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from .config import DataConfig
+from .config import BOTH, GENERATED_TESTS, DataConfig
 from .nlrx import generate_transfer, write_jsonl
 
 
@@ -23,9 +23,14 @@ def with_files(config: DataConfig, folder: Path) -> DataConfig:
         stem += f"-{config.generate_colloquial_share}"
     if config.generate_validation:
         stem += f"-{config.generate_validation}"
-    files = {name: folder / f"{stem}-{name}.jsonl" for name in ("train", "test", "views", "validation")}
+    names = ("train", "test", "test_plain", "views", "validation")
+    files = {name: folder / f"{stem}-{name}.jsonl" for name in names}
     wanted = ["train", "test"] + (["views"] if config.generate_views is not None else [])
     wanted += ["validation"] if config.generate_validation else []
+    wanted += ["test_plain"] if (both := config.generate_test_phrasing == BOTH) else []
+    own_tests = (
+        dict(zip(GENERATED_TESTS, (str(files["test"]), str(files["test_plain"])), strict=True)) if both else None
+    )
     if not all(files[name].is_file() for name in wanted):
         folder.mkdir(parents=True, exist_ok=True)
         made = generate_transfer(
@@ -33,7 +38,7 @@ def with_files(config: DataConfig, folder: Path) -> DataConfig:
             config.generate_views or 0,
             config.generate_test,
             config.generate_seed,
-            test_phrasing=config.generate_test_phrasing,
+            test_phrasing="colloquial" if both else config.generate_test_phrasing,
             num_validation=config.generate_validation,
             colloquial_share=config.generate_colloquial_share,
         )
@@ -43,6 +48,7 @@ def with_files(config: DataConfig, folder: Path) -> DataConfig:
         config,
         train_file=str(files["train"]),
         test_file=config.test_file or str(files["test"]),
+        test_files=config.test_files or (None if config.test_file else own_tests),
         views_file=config.views_file if config.generate_views is None else str(files["views"]),
         validation_file=str(files["validation"]) if config.generate_validation else config.validation_file,
         generate_train=None,

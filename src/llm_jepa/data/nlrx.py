@@ -152,7 +152,8 @@ def generate_transfer(
         colloquial_share: As in `generate_pairs`, of view pairs, test and validation rows.
 
     Returns:
-        The rows under the names `train`, `views`, `test` and `validation`.
+        The rows under the names `train`, `views`, `test`, `validation`, and `test_plain`: the test rows, plainly
+        phrased.
 
     Raises:
         ConfigError: If a value is out of range, or so many different pairs cannot be found.
@@ -168,6 +169,7 @@ def generate_transfer(
         "train": _phrase(trees["train"], "plain", seed, colloquial_share),
         "views": _phrase_twice(trees["views"], seed, colloquial_share),
         "test": _phrase(trees["test"], test_phrasing, seed, colloquial_share),
+        "test_plain": _phrase(trees["test"], "plain", seed, colloquial_share),
         "validation": _phrase(trees["validation"], test_phrasing, seed, colloquial_share),
     }
 

@@ -20,7 +20,7 @@ from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective.config import JEPAConfig
 
 from .checks import apply_duplicate_policy, apply_leak_policy, find_leaks
-from .config import DataConfig
+from .config import MAIN_TEST, DataConfig
 from .encode import PairEncoder
 from .encoded_pairs import EncodedPairs, check_labels, check_system_messages, encode_examples
 from .example import Example
@@ -46,6 +46,7 @@ class LoadedData:
 
     Attributes:
         encoder: The encoder of the run; generation starts at `encoder.encode_prompt(example)`.
+        tests: The rows of each test set by its name, the main one first.
         views: Pairs of `views_file`, also with `views_ratio` 0, where no step has any.
         views_validation: Pairs of `views_file` that are set aside, for the monitors.
         summary: Counts of rows, plain values for JSON. For each split `rows_in == kept + sum(dropped)`, where the rows
@@ -58,11 +59,16 @@ class LoadedData:
     encoder: PairEncoder
     train: EncodedPairs
     validation: EncodedPairs
-    test: EncodedPairs
+    tests: dict[str, EncodedPairs] = field(default_factory=dict)
     views: EncodedPairs = field(default_factory=EncodedPairs)
     views_validation: EncodedPairs = field(default_factory=EncodedPairs)
     summary: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def test(self) -> EncodedPairs:
+        """The rows of the main test set; none where there is no test file."""
+        return next(iter(self.tests.values()), EncodedPairs())
 
 
 @dataclass
@@ -77,9 +83,9 @@ class _Split:
     untrained: str | None = None
 
     @classmethod
-    def read(cls, name: str, file: str | None, config: DataConfig, limit: int | None = None) -> _Split:
-        """Read the rows of a file; the split of a folder is the one of this name."""
-        return cls(name) if file is None else cls.of(name, read_examples(file, config, limit=limit, part=name))
+    def read(cls, name: str, file: str, config: DataConfig, part: str, limit: int | None = None) -> _Split:
+        """Read the rows of a file; of a folder with several splits, the split `part`."""
+        return cls.of(name, read_examples(file, config, limit=limit, part=part))
 
     @classmethod
     def of(cls, name: str, result: ReadResult) -> _Split:
@@ -130,7 +136,7 @@ def load_data(
         tokenizer = _make_tokenizer(config, Joined(train.examples, views.examples))
     encoder = PairEncoder(tokenizer, config, jepa.jepa_split, jepa.jepa_views)
     system_note = check_system_messages(
-        chain.from_iterable(splits[name].examples for name in ("train", "validation", "test")), encoder
+        chain.from_iterable(split.examples for name, split in splits.items() if not name.startswith("views")), encoder
     )
     if system_note:
         notes.append(system_note)
@@ -148,10 +154,16 @@ def load_data(
     return LoadedData(
         tokenizer=tokenizer,
         encoder=encoder,
-        **encoded,
+        **{name: rows for name, rows in encoded.items() if not name.startswith(MAIN_TEST)},
+        tests={name: encoded[split_name(name, config)] for name in config.tests},
         summary=_summarise(splits, encoded, counts, config, encoder),
         notes=[*of_files, *notes],
     )
+
+
+def split_name(test_set: str, config: DataConfig) -> str:
+    """Return the name of a test set in `LoadedData.summary`: `test` for the main one, `test_NAME` for another."""
+    return MAIN_TEST if test_set == next(iter(config.tests)) else f"{MAIN_TEST}_{test_set}"
 
 
 def load_rows(file: str, config: DataConfig, encoder: PairEncoder, *, limit: int | None = None) -> EncodedPairs:
@@ -170,16 +182,23 @@ def load_rows(file: str, config: DataConfig, encoder: PairEncoder, *, limit: int
 
 def _read_splits(config: DataConfig, notes: list[str]) -> tuple[dict[str, _Split], dict[str, int]]:
     """Read and clean all splits; return them by their name in `LoadedData`, and counts of leaks and duplicates."""
-    train = _Split.of("training", read_training(config))
-    validation = _Split.read("validation", config.validation_file, config)
-    test = _Split.read("test", config.test_file, config, config.max_test_rows)
-    counts = _handle_leaks(train, validation, test, config.on_leak, notes)
+    train, validation = _Split.of("training", read_training(config)), _Split("validation")
+    if config.validation_file is not None:
+        validation = _Split.read("validation", config.validation_file, config, "validation")
+    tests = {
+        split_name(name, config): _Split.read(
+            "test" if file == config.test_file else f"{name} test", file, config, "test", config.max_test_rows
+        )
+        for name, file in config.tests.items()
+    } or {MAIN_TEST: _Split("test")}
+    tested = Joined(*(test.examples for test in tests.values()))
+    counts = _handle_leaks(train, validation, tested, config.on_leak, notes)
     counts["duplicate_rows"] = _handle_duplicates(train, config.on_duplicate, notes)
     if config.validation_file is None:
         _set_validation_aside(train, validation, config.validation_size, notes)
-    splits = {"train": train, "validation": validation, "test": test}
+    splits = {"train": train, "validation": validation, **tests}
     if config.views_file is not None:
-        views, views_validation, leaked = _read_views(config, Joined(validation.examples, test.examples), notes)
+        views, views_validation, leaked = _read_views(config, Joined(validation.examples, tested), notes)
         splits |= {"views": views, "views_validation": views_validation}
         counts |= leaked
     return splits, counts
@@ -204,7 +223,7 @@ def _check_encoded(
 ) -> None:
     """Raise where the encoded rows cannot train what was asked for, and note what a user may not expect."""
     for name, split in splits.items():
-        if split.untrained and name != "test" and jepa.loss_on == "all":
+        if split.untrained and not name.startswith(MAIN_TEST) and jepa.loss_on == "all":
             raise ConfigError(
                 f"{split.untrained}: a message before the answer is not to be trained on (weight 0), and loss_on=all "
                 "trains every token of a row. Set loss_on=code, or remove the field."
@@ -283,14 +302,16 @@ def _summarise(
     return summary
 
 
-def _handle_leaks(train: _Split, validation: _Split, test: _Split, policy: str, notes: list[str]) -> dict[str, int]:
+def _handle_leaks(
+    train: _Split, validation: _Split, tested: Sequence[Example], policy: str, notes: list[str]
+) -> dict[str, int]:
     """Apply `on_leak` to training (against validation and test) and to a validation file (against test)."""
-    found = find_leaks(train.examples, test.examples)
+    found = find_leaks(train.examples, tested)
     if (near := found.num_normalised - len(found.held_out_rows)) > 0:
         notes.append(f"{near} test rows have a pair that is in the training rows up to case and space; kept.")
-    kept, num_train = apply_leak_policy(train.examples, Joined(validation.examples, test.examples), policy)
+    kept, num_train = apply_leak_policy(train.examples, Joined(validation.examples, tested), policy)
     train.keep(kept, "leak")
-    kept, num_validation = apply_leak_policy(validation.examples, test.examples, policy)
+    kept, num_validation = apply_leak_policy(validation.examples, tested, policy)
     validation.keep(kept, "leak")
     for split, count, others in ((train, num_train, "validation or test"), (validation, num_validation, "test")):
         if count:

@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llm_jepa.data.config import MAIN_TEST
 from llm_jepa.errors import ConfigError
 from llm_jepa.files import write_json, write_whole
 from llm_jepa.runs.folder import ExperimentFolder
 
 from .results import (
-    MAIN_TEST,
     RETRIEVAL_KEYS,
     ArmResult,
     Cost,
@@ -49,6 +49,7 @@ def build_results(
     controls: Mapping[str, Sequence[str]] | None = None,
     control_runs: Sequence[RunResult] = (),
     headline: str | None = None,
+    tests: Sequence[str] = (MAIN_TEST,),
 ) -> Results:
     """Compare every arm with the baseline.
 
@@ -61,6 +62,8 @@ def build_results(
         controls: Arm to the names of its controls (`control_arms`); those without runs are left out.
         control_runs: Runs of controls that are no arms of the comparison, such as cells that were not chosen.
         headline: The arm whose comparison a report opens with.
+        tests: The test sets by name, the main one first. The values of another are named `tests/NAME/...`. Holm's
+            correction is for the comparisons of all of them.
 
     Raises:
         ConfigError: If the baseline has no runs.
@@ -68,32 +71,21 @@ def build_results(
             seed.
     """
     by_arm = _by_arm(runs, baseline)
-    values = _values_of([run for by_seed in by_arm.values() for run in by_seed.values()], metric)
-    values = {arm: values.get(arm, {}) for arm in by_arm}
-    of_controls = values | _values_of(control_runs, metric)
-    compared = correct_for_many(
-        [
-            compare_paired(values[arm], values[baseline], arm=arm, baseline_arm=baseline)
-            for arm in values
-            if arm != baseline
-        ]
-    )
-    against_controls = [
-        compare_paired(values[arm], of_controls[control], arm=arm, baseline_arm=control)
-        for arm, names in (controls or {}).items()
-        for control in names
-        if arm in values and control in of_controls
-    ]
-    found = SetResults(
-        {arm: _arm_result(arm, values[arm], by_arm[arm], (cost or {}).get(arm, Cost())) for arm in by_arm},
-        tuple(_described(each) for each in compared),
-        tuple(_described(each, p_name="p") for each in against_controls),
-    )
+    prefixes = {name: "" if place == 0 else f"tests/{name}/" for place, name in enumerate(tests)}
+    found = {
+        name: _set_results(by_arm, prefix, metric, baseline, cost or {}, controls or {}, control_runs)
+        for name, prefix in prefixes.items()
+    }
+    corrected = iter(correct_for_many([each for one in found.values() for each in one.comparisons]))
+    found = {
+        name: replace(one, comparisons=tuple(_described(next(corrected)) for _ in one.comparisons))
+        for name, one in found.items()
+    }
     return Results(
         metric=metric,
         baseline=baseline,
         headline=headline,
-        tests={MAIN_TEST: found},
+        tests=found,
         runs=tuple(_with_known_metrics(run) for by_seed in by_arm.values() for run in by_seed.values()),
         settings=dict(settings or {}),
     )
@@ -153,11 +145,41 @@ def _values_of(runs: Sequence[RunResult], metric: str) -> dict[str, dict[int, fl
     return values
 
 
-def _arm_result(name: str, values: Mapping[int, float], runs: Mapping[int, RunResult], cost: Cost) -> ArmResult:
+def _set_results(
+    by_arm: Mapping[str, Mapping[int, RunResult]],
+    prefix: str,
+    metric: str,
+    baseline: str,
+    cost: Mapping[str, Cost],
+    controls: Mapping[str, Sequence[str]],
+    control_runs: Sequence[RunResult],
+) -> SetResults:
+    """Compare on one test set, whose values are named with `prefix`; p is not corrected yet, nothing is said yet."""
+    found = _values_of([run for by_seed in by_arm.values() for run in by_seed.values()], prefix + metric)
+    values = {arm: found.get(arm, {}) for arm in by_arm}
+    of_controls = values | _values_of(control_runs, prefix + metric)
+    compared = [
+        compare_paired(values[arm], values[baseline], arm=arm, baseline_arm=baseline)
+        for arm in values
+        if arm != baseline
+    ]
+    against_controls = [
+        compare_paired(values[arm], of_controls[control], arm=arm, baseline_arm=control)
+        for arm, names in controls.items()
+        for control in names
+        if arm in values and control in of_controls
+    ]
+    arms = {arm: _arm_result(arm, values[arm], by_arm[arm], cost.get(arm, Cost()), prefix) for arm in by_arm}
+    return SetResults(arms, tuple(compared), tuple(_described(each, p_name="p") for each in against_controls))
+
+
+def _arm_result(
+    name: str, values: Mapping[int, float], runs: Mapping[int, RunResult], cost: Cost, prefix: str
+) -> ArmResult:
     return ArmResult(
         name,
         SeedValues(values),
-        _retrieval(runs),
+        _retrieval(runs, prefix and f"{prefix}retrieval/"),
         _retrieval(runs, "views_retrieval/"),
         Cost(known(cost.step_time_ratio), known(cost.flops_ratio)),
         {seed: run.alarm for seed, run in runs.items() if run.alarm is not None},

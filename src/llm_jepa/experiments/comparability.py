@@ -18,7 +18,7 @@ from llm_jepa.runs.settings import RunConfig
 
 from .grids import Grid
 
-ANSWERED = ("test_file", "max_test_rows", "metric")
+ANSWERED = ("test_file", "test_files", "max_test_rows", "metric")
 """Fields that say what every arm is asked, and what counts as right."""
 CHOSEN_ON = ("validation_file", "validation_generations")
 """Fields that say which validation rows a grid's cells are chosen on ..."""

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from llm_jepa.data.config import MAIN_TEST
 from llm_jepa.data.generated_files import with_files
 from llm_jepa.data.prepare import LoadedData, load_data
 from llm_jepa.errors import ConfigError, LLMJEPAError
@@ -184,7 +185,8 @@ def _with_data_files(run: RunConfig, folder: ExperimentFolder) -> RunConfig:
     if data is run.data:
         return run
     settings = {key: value for key, value in run.settings.items() if not key.startswith("generate_")}
-    files = ("train_file", "test_file", "validation_file", "views_file")
+    test = "test_file" if data.test_files is None else "test_files"
+    files = ("train_file", test, "validation_file", "views_file")
     settings |= {name: getattr(data, name) for name in files if getattr(data, name) is not None}
     return replace(run, data=data, settings=settings)
 
@@ -192,7 +194,7 @@ def _with_data_files(run: RunConfig, folder: ExperimentFolder) -> RunConfig:
 def _check_data(run: RunConfig, grids: dict[str, Grid], choose_by: str) -> LoadedData:
     """Read the data as the first arm will, so that a broken row is told before any run starts."""
     if run.data.test_file is None:
-        raise ConfigError("test_file is not set. A comparison needs rows that no arm has seen.")
+        raise ConfigError("test_file is not set, nor test_files. A comparison needs rows that no arm has seen.")
     data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
     if grids:
         _check_choice(run, choose_by, len(data.validation))
@@ -200,9 +202,14 @@ def _check_data(run: RunConfig, grids: dict[str, Grid], choose_by: str) -> Loade
 
 
 def _about_data(data: LoadedData) -> list[str]:
-    counts = {name: f"{data.summary[name]['kept']:,}" for name in ("train", "validation", "test")}
-    kept = " | ".join(f"{name} {count}" for name, count in counts.items())
+    counts = {name: len(rows) for name, rows in (("train", data.train), ("validation", data.validation))}
+    kept = " | ".join(f"{name} {count:,}" for name, count in (counts | _test_counts(data)).items())
     return [*_tell([kept]), *data.notes]  # of the data's own, reading has told
+
+
+def _test_counts(data: LoadedData) -> dict[str, int]:
+    """Return how many rows each test set has; one that stands alone is called test."""
+    return {name if name == MAIN_TEST else f"test {name}": len(rows) for name, rows in data.tests.items()}
 
 
 def _rehearse(experiment: Experiment, data: LoadedData) -> list[str]:

@@ -16,18 +16,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
+
+from llm_jepa.data.config import MAIN_TEST
 
 from .equal_cost import Budget
 from .statistics import PairedComparison, Verdict
 
 RETRIEVAL_KEYS = ("recall@1", "recall@10", "mrr")
 BUDGET_TITLES = {"flops": "At equal FLOPs", "time": "At equal time"}
-MAIN_TEST = "test"
-"""Name of the test set of an experiment that has one."""
 
 Json = dict[str, Any]
 
@@ -295,6 +295,16 @@ class Results:
         return self.main.arms
 
     @property
+    def several_tests(self) -> bool:
+        """Whether there are test sets beside the main one, so that each must be named."""
+        return len(self.tests) > 1
+
+    @property
+    def other_tests(self) -> Mapping[str, Results]:
+        """Each further test set as if it were the only one: the renderers of a table take it as they take the whole."""
+        return {name: replace(self, tests={name: found}) for name, found in list(self.tests.items())[1:]}
+
+    @property
     def metric_name(self) -> str:
         """The metric in words."""
         return self.metric.replace("_", " ")
@@ -337,7 +347,7 @@ class Results:
             record["budgets"] = {name: budget.record for name, budget in self.budgets.items()}
         record["notes"] = list(self.notes)
         record |= {f"equal_{kind}": again.to_json() for kind, again in self.at_equal.items()}
-        if len(self.tests) > 1:
+        if self.several_tests:
             record["tests"] = {name: found.to_json() for name, found in self.tests.items()}
         plain: Json = json.loads(json.dumps(record))  # JSON's own types: names of seeds are text, tuples are lists
         return plain

@@ -9,6 +9,7 @@ from .equal_cost import Budget
 from .results import ArmResult, Results, SetResults
 from .statistics import PairedComparison
 
+YES = "Yes."
 FEW_SEEDS = 6
 """With fewer seeds than this the sign-flip test cannot go below 0.05."""
 
@@ -106,8 +107,31 @@ def headline_of(results: Results) -> PairedComparison | None:
 
 
 def answer_of(results: Results) -> Answer:
-    """Return the answer of the main test set."""
+    """Return the answer of the main test set, with what the headline's arm does on the others."""
     first = headline_of(results)
+    answer = _answer_of_one(first, results)
+    if first is None or not results.several_tests:
+        return answer
+    main = next(iter(results.tests))
+    others = {name: each for name, found in list(results.tests.items())[1:] if (each := found.comparison_of(first.arm))}
+    verdicts = {main: first.verdict} | {name: each.verdict for name, each in others.items()}
+    won, lost = (" and ".join(n for n, each in verdicts.items() if each == word) for word in ("better", "worse"))
+    short = answer.short
+    if won and lost:
+        gain = f" {short}" if first.verdict == "better" and short != YES else ""  # a control that is not beaten
+        short = f"A trade-off: better on {won}, worse on {lost}.{gain}"
+    texts = [f"On {main}: {answer.sentence}", *(f"On {name}: {_set_in_words(each)}" for name, each in others.items())]
+    return Answer(answer.question, short, " ".join(texts))
+
+
+def _set_in_words(c: PairedComparison) -> str:
+    if c.delta is None:
+        return f"{c.arm} and {c.baseline} cannot be compared: {c.reason}."
+    return f"{_difference_in_words(c)}, {c.verdict}."
+
+
+def _answer_of_one(first: PairedComparison | None, results: Results) -> Answer:
+    """Return the answer of the main test set alone."""
     if first is None:
         return Answer("Does it help?", "Nothing to compare.", f"{results.baseline} is the only arm.")
     question = f"Is {first.arm} better than {results.baseline}?"
@@ -124,7 +148,7 @@ def answer_of(results: Results) -> Answer:
 def _short_yes(controls: Sequence[PairedComparison]) -> str:
     if not controls:
         return "Yes; no control was run."
-    return "Yes." if all(each.verdict == "better" for each in controls) else "Not shown beyond its control."
+    return YES if all(each.verdict == "better" for each in controls) else "Not shown beyond its control."
 
 
 def _headline_sentence(c: PairedComparison, results: Results) -> str:
@@ -154,13 +178,22 @@ def _difference_in_words(c: PairedComparison) -> str:
 # ---- what a reader must know of the comparisons ----
 
 
-def about_controls(found: SetResults, controls: Mapping[str, Sequence[str]]) -> list[str]:
+def about_controls(results: Results, controls: Mapping[str, Sequence[str]]) -> list[str]:
     """Say of each arm that is better than the baseline whether it is better than its controls too.
 
     Args:
-        found: What was found, with its comparisons with controls.
+        results: What was found on each test set, with its comparisons with controls.
         controls: What `control_arms` returned; arms without runs are reported as missing.
     """
+    named = results.several_tests
+    return [
+        f"On {name}: {note}" if named else note
+        for name, found in results.tests.items()
+        for note in _about_controls(found, controls)
+    ]
+
+
+def _about_controls(found: SetResults, controls: Mapping[str, Sequence[str]]) -> list[str]:
     notes = []
     for comparison in found.comparisons:
         arm = comparison.arm

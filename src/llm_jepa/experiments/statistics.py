@@ -236,15 +236,9 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
 
 
 def correct_for_many(comparisons: Sequence[PairedComparison]) -> list[PairedComparison]:
-    """Return the comparisons with `p_holm` corrected for their number; each is of another arm.
-
-    Raises:
-        ValueError: If an arm occurs twice.
-    """
-    corrected = holm({comparison.arm: comparison.p_value for comparison in comparisons})
-    if len(corrected) < len(comparisons):
-        raise ValueError("An arm is compared twice; Holm's correction needs each comparison once.")
-    return [replace(comparison, p_holm=corrected[comparison.arm]) for comparison in comparisons]
+    """Return the comparisons with `p_holm` corrected for their number: arms, on one or several test sets."""
+    corrected = holm({str(place): comparison.p_value for place, comparison in enumerate(comparisons)})
+    return [replace(each, p_holm=p_holm) for each, p_holm in zip(comparisons, corrected.values(), strict=True)]
 
 
 def verdict(delta: float | None, p_holm: float | None, ci: tuple[float, float] | None) -> Verdict:

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from llm_jepa.data.config import MAIN_TEST
 from llm_jepa.errors import ConfigError
 from llm_jepa.files import reading_run
 from llm_jepa.runs.folder import ExperimentFolder, without_budget
@@ -58,7 +59,7 @@ def summarise(out: Path) -> Results:
     grids = {arm: _grid_results(experiment, grid, records, chosen[arm]) for arm, grid in experiment.grids.items()}
     notes = (
         *_about_missing(experiment, records),
-        *about_controls(results.main, controls),
+        *about_controls(results, controls),
         *about_undecided(results),
         *about_grids(config, experiment.grids),
         *_about_choices(experiment, grids),
@@ -75,18 +76,26 @@ def summarise(out: Path) -> Results:
 
 
 def _check_same_rows(records: Records) -> None:
-    """Make sure that all runs answered as many test rows: an arm may leave out some that others can encode.
+    """Make sure that all runs answered as many rows of each test set: an arm may leave out some that others can encode.
 
     Raises:
         ConfigError: If they did not; the text names two.
     """
     first = next(iter(records))
+    expected = _rows_answered(records[first])
     for job, record in records.items():
-        if record["num_rows"] != records[first]["num_rows"]:
-            raise ConfigError(
-                f"{first.name} answered {records[first]['num_rows']} test rows, {job.name} {record['num_rows']}: they "
-                "cannot be compared. Give all arms the same limits on rows, such as max_length."
-            )
+        for name, count in _rows_answered(record).items():
+            if count != expected.get(name):
+                raise ConfigError(
+                    f"{first.name} answered {expected.get(name, 0)} {name} rows, {job.name} {count}: they cannot be "
+                    "compared. Give all arms the same limits on rows, such as max_length."
+                )
+
+
+def _rows_answered(record: Mapping[str, Any]) -> dict[str, int]:
+    """Return test set to the number of its rows that a run answered, by its eval.json."""
+    others = {name: each["num_rows"] for name, each in record.get("tests", {}).items()}
+    return {MAIN_TEST: record["num_rows"], **others}
 
 
 def read_records(jobs: Sequence[Job]) -> Records:
@@ -170,6 +179,7 @@ def _results_of(
         settings=settings,
         controls=controls,
         headline=_headline(experiment, records, baseline),
+        tests=next(iter(experiment.runs.values())).data.test_sets,
         control_runs=[RunResult.from_eval(job.arm, job.seed, record) for job, record in beside.items()],
     )
 

@@ -17,10 +17,11 @@ from llm_jepa import __version__
 from llm_jepa.data.context import Context
 from llm_jepa.experiments.results import Results
 from llm_jepa.experiments.sentences import comparison_sentences
+from llm_jepa.report.content import splits_of
 from llm_jepa.report.figures import OTHER_SCORES
 from llm_jepa.report.formatting import duration
 from llm_jepa.report.markdown import bullets, escaped, fenced, table
-from llm_jepa.report.terminal import outcome_rows
+from llm_jepa.report.terminal import outcome_rows, test_title
 from llm_jepa.runs.folder import ExperimentFolder, RunFolder, run_name
 from llm_jepa.yaml_loading import dump_yaml
 
@@ -30,7 +31,7 @@ MARK = "<!-- made by llm-jepa export -->"
 NUM_LOOKS = 8
 
 # Settings that name files; a card shows the last part of the name.
-PATHS = ("train_file", "validation_file", "test_file", "model_name_or_path", "tokenizer_name_or_path")
+PATHS = ("train_file", "validation_file", "test_file", "test_files", "model_name_or_path", "tokenizer_name_or_path")
 CURVES = {
     "ce_loss": "cross-entropy",
     "jepa_loss": "JEPA distance",
@@ -120,9 +121,8 @@ def _context(context: Context) -> str:
 def _data(settings: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     hashes = [(PurePath(name).name, value) for name, value in data.get("sha256", {}).items()]
     rows = [["split", "rows kept", "rows read", "left out"]]
-    for split in ("train", "validation", "test"):
-        counts = data.get("summary", {}).get(split)
-        if counts and counts.get("rows_in"):
+    for split, counts in splits_of(data.get("summary", {})).items():
+        if counts.get("rows_in") and not split.startswith("views"):
             dropped = ", ".join(f"{count:,} {why}" for why, count in counts.get("dropped", {}).items()) or "none"
             rows.append([split, f"{counts['kept']:,}", f"{counts['rows_in']:,}", dropped])
     files = [f"- `{_code(name)}`, sha256 `{value[:16]}`" for name, value in hashes]
@@ -181,8 +181,9 @@ def _results(report: Mapping[str, Any], results: Results | None, name: str) -> s
         lines.append("No test rows, and no validation rows: nothing is known of how well it answers.")
     if results is not None:
         lines.append(f"This is run `{_code(name)}` of an experiment:")
-        lines += [table(outcome_rows(results)), bullets(comparison_sentences(results.main))]
-    return "\n\n".join(lines)
+        for each in (results, *results.other_tests.values()):
+            lines += [escaped(test_title(each)), table(outcome_rows(each)), bullets(comparison_sentences(each.main))]
+    return "\n\n".join(line for line in lines if line)
 
 
 def _cost(report: Mapping[str, Any], results: Results | None, name: str) -> str:
@@ -250,6 +251,8 @@ def _short_name(value: Any) -> str:
 
 
 def _short_names(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _short_name(each) for name, each in value.items()}
     return [_short_name(each) for each in value] if isinstance(value, list) else _short_name(value)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from llm_jepa.experiments.results import BUDGET_TITLES, ArmResult, GridResults, Results
 from llm_jepa.experiments.sentences import headline_of
@@ -12,6 +14,7 @@ from llm_jepa.experiments.statistics import PairedComparison
 from .drawing import PALETTE
 from .formatting import counted, duration, ratio
 from .grid_figures import shown_axes
+from .terminal import test_title
 
 FROM_WHERE = "Relative names of files, in the command and in the settings, start from the folder in which it is given."
 COLLAPSE_ALARM = "Collapse alarm"
@@ -72,8 +75,20 @@ def rows_of(results: Results) -> list[Row]:
 
 
 def budgets_of(results: Results) -> list[EqualCost]:
-    """Return the comparisons at equal FLOPs and equal time, as far as they were made."""
-    return [EqualCost(kind, BUDGET_TITLES[kind], rows_of(again), again) for kind, again in results.at_equal.items()]
+    """Return the comparisons at equal FLOPs and equal time, as far as they were made, on each test set."""
+    return [
+        EqualCost(kind, " · ".join(filter(None, (BUDGET_TITLES[kind], test_title(each)))), rows_of(each), each)
+        for kind, again in results.at_equal.items()
+        for each in (again, *again.other_tests.values())
+    ]
+
+
+def splits_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return split to its counts of rows, from the summary of a run's data; all test sets among them."""
+    tests = sorted(name for name in summary if name.startswith("test"))
+    return {
+        name: summary[name] for name in ("train", "validation", *tests, "views", "views_validation") if name in summary
+    }
 
 
 def grid_caption(grid: GridResults) -> str:

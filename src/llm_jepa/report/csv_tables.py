@@ -1,7 +1,7 @@
 """The tables of a report as CSV, for other programs: the numbers of results.json, unrounded.
 
-tables/arms.csv          a row an arm and budget: values over seeds, retrieval, cost, alarms
-tables/comparisons.csv   a row a comparison with the baseline or a control, and budget: difference, interval, p, verdict
+tables/arms.csv          a row an arm, budget and test set: values over seeds, retrieval, cost, alarms
+tables/comparisons.csv   a row a comparison with the baseline or a control, budget and test set: difference, p, verdict
 tables/data.csv          a row a split: rows read, kept, cut; and `left_out`, with the reasons
 tables/grid_ARM.csv      a row a cell of a grid
 tables/geometry.csv, embedding_map.csv, singular_values.csv   as those of `analyze` (docs/geometry.md)
@@ -20,6 +20,8 @@ from typing import Any
 from llm_jepa.experiments.results import RETRIEVAL_KEYS, GridResults, Results, SeedValues
 from llm_jepa.files import write_whole
 from llm_jepa.geometry.geometry_tables import csv_text, write_geometry_tables
+
+from .content import splits_of
 
 Row = dict[str, Any]
 
@@ -40,17 +42,19 @@ def write_tables(results: Results, geometry: Mapping[str, Any] | None, folder: P
     return paths + (write_geometry_tables(geometry, out) if geometry is not None else [])
 
 
-def _by_budget(results: Results) -> Iterator[tuple[str, Results]]:
-    yield "steps", results
-    yield from results.at_equal.items()
+def _tables(results: Results) -> Iterator[tuple[Row, Results]]:
+    """Give the comparison at each cost and on each test set, with what a row says of both."""
+    for budget, at_cost in (("steps", results), *results.at_equal.items()):
+        for each in (at_cost, *at_cost.other_tests.values()):
+            yield {"budget": budget, **({"test": next(iter(each.tests))} if results.several_tests else {})}, each
 
 
 def _arms(results: Results) -> Iterator[Row]:
-    for kind, each in _by_budget(results):
+    for which, each in _tables(results):
         for name, arm in each.arms.items():
             times = each.training_times(name)
             budget = (each.budgets or {}).get(name)
-            row = {"budget": kind, "arm": name, "metric": each.metric, **_summary("", arm.values)}
+            row = {**which, "arm": name, "metric": each.metric, **_summary("", arm.values)}
             for key in RETRIEVAL_KEYS:
                 row |= _summary(f"{key}_", arm.retrieval.get(key))
             if each.main.has_views_retrieval:
@@ -69,12 +73,12 @@ def _arms(results: Results) -> Iterator[Row]:
 
 def _comparisons(results: Results) -> Iterator[Row]:
     numbers = ("n", "delta", "p_value", "p_holm", "sign_flip_p", "smallest_detectable", "verdict")
-    for kind, each in _by_budget(results):
+    for which, each in _tables(results):
         compared = [("baseline", one) for one in each.main.comparisons]
         compared += [("control", one) for one in each.main.controls]
         for role, comparison in compared:
             yield {
-                "budget": kind,
+                **which,
                 "compared_with": role,
                 "arm": comparison.arm,
                 "baseline": comparison.baseline,
@@ -94,17 +98,15 @@ def _cells(grid: GridResults) -> Iterator[Row]:
 
 def _data(results: Results) -> Iterator[Row]:
     summary = results.settings.get("data", {}).get("summary", {})
-    for split in ("train", "validation", "test", "views", "views_validation"):
-        if split in summary:
-            counts = summary[split]
-            left_out = "; ".join(f"{reason} {count}" for reason, count in counts["dropped"].items())
-            yield {
-                "split": split,
-                "rows_in": counts["rows_in"],
-                "kept": counts["kept"],
-                "truncated": counts["truncated"],
-                "left_out": left_out,
-            }
+    for split, counts in splits_of(summary).items():
+        left_out = "; ".join(f"{reason} {count}" for reason, count in counts["dropped"].items())
+        yield {
+            "split": split,
+            "rows_in": counts["rows_in"],
+            "kept": counts["kept"],
+            "truncated": counts["truncated"],
+            "left_out": left_out,
+        }
 
 
 def _summary(prefix: str, values: SeedValues | None) -> Row:

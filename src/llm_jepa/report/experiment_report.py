@@ -17,7 +17,7 @@ from llm_jepa.geometry.experiment_geometry import stored_geometry
 from llm_jepa.runs.folder import ExperimentFolder, RunFolder
 
 from .csv_tables import write_tables
-from .figures import Runs, plot_comparison, plot_curves
+from .figures import Runs, comparison_name, plot_comparison, plot_curves
 from .geometry_figures import plot_geometry
 from .grid_figures import plot_grid
 from .markdown import MARKDOWN_FILE, experiment_markdown
@@ -47,7 +47,10 @@ def write_experiment_report(results: Results, folder: Path) -> Path:
 
 def _draw(results: Results, out: Path, curves: Runs, geometry: Mapping[str, Any] | None) -> list[Path]:
     alarms = {name: arm.alarms for name, arm in results.arms.items()}
-    pictures = [*plot_comparison(results, out), *plot_curves(curves, None, out, alarms)]
+    pictures = plot_comparison(results, out)
+    for name, other in results.other_tests.items():
+        pictures += plot_comparison(other, out, comparison_name(name))
+    pictures += plot_curves(curves, None, out, alarms)
     for grid in results.grids.values():
         pictures += plot_grid(grid, out)
     return pictures + (plot_geometry(geometry, out) if geometry is not None else [])

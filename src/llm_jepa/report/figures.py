@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from numpy.typing import NDArray
 
+from llm_jepa.data.config import MAIN_TEST
 from llm_jepa.experiments.results import Alarm, Results, SeedValues
 from llm_jepa.experiments.statistics import PairedComparison
 
@@ -36,6 +37,9 @@ from .formatting import points
 
 Row = Mapping[str, Any]
 Runs = Mapping[str, Mapping[int, Sequence[Row]]]
+
+COMPARISON = "comparison"
+"""Name of the file of the main test set's picture."""
 
 ALARM, ALARM_LABEL = "v", "collapse alarm, from this step on"
 
@@ -139,17 +143,22 @@ def alarm_steps(alarms: Mapping[str, Mapping[int, Alarm]]) -> dict[str, dict[int
     return steps
 
 
-def plot_comparison(results: Results, out_dir: str | Path) -> list[Path]:
+def comparison_name(test_set: str) -> str:
+    """Return the name of the picture of a further test set."""
+    return f"{COMPARISON}_on_{test_set}"
+
+
+def plot_comparison(results: Results, out_dir: str | Path, name: str = COMPARISON) -> list[Path]:
     """Draw each seed's value and the mean by arm, beside the differences to the baseline.
 
     Left: a dot a seed, a bar at the mean, in percent. Right: a dot a seed's difference, the mean and its 95%
     interval, in points; in the margin the verdict. An interval that crosses the line at 0 shows no difference.
 
     Returns:
-        The files written, `comparison.svg` and `comparison.png`. Beside them stands `comparison_narrow.svg`, with the
-        one part above the other.
+        The files written, `NAME.svg` and `NAME.png`. Beside them stands `NAME_narrow.svg`, with the one part above
+        the other.
     """
-    return save_wide_and_narrow(partial(_comparison_figure, results), out_dir, "comparison")
+    return save_wide_and_narrow(partial(_comparison_figure, results), out_dir, name)
 
 
 # ---- curves ----
@@ -284,7 +293,9 @@ def _comparison_figure(results: Results, narrow: bool) -> Figure:
         if (comparison := results.main.comparison_of(name)) is not None:
             _draw_difference(axes[1], height, comparison, look)
             _write_verdict(axes[1], height, comparison, above=narrow)
-    axes[0].set_title(plain(f"{results.metric_name.capitalize()}, by seed"))
+    test = next(iter(results.tests))
+    which = ", by seed" if test == MAIN_TEST else f" on {shortened_name(test, 14)}"
+    axes[0].set_title(plain(f"{results.metric_name.capitalize()}{which}"))
     axes[0].set_xlabel("% (bar: mean over seeds)")
     if compared_with is not None:
         axes[1].axvline(0, color=INK, linewidth=1, zorder=1)

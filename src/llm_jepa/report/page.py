@@ -30,14 +30,15 @@ from llm_jepa.geometry.geometry_tables import describe_pairs, describe_sides, ge
 from llm_jepa.yaml_loading import dump_yaml
 
 from . import formatting
-from .content import COLLAPSE_ALARM, DIFFERING, FROM_WHERE, budgets_of, grid_caption, price_of, rows_of
+from .content import COLLAPSE_ALARM, DIFFERING, FROM_WHERE, budgets_of, grid_caption, price_of, rows_of, splits_of
 from .drawing import NARROW_ENDING
 from .embedding_maps import ends_of, maps_of, pairs_shown
+from .figures import COMPARISON, comparison_name
 from .geometry_content import geometry_answer, geometry_price
 from .geometry_figures import TITLES, sides_of
 from .grid_figures import grid_name
 from .run_details import environment_of, examples_of
-from .terminal import grid_title
+from .terminal import grid_title, test_title
 
 REPORT_FILE = "report.html"
 
@@ -88,7 +89,12 @@ def render_report(
     """Return the text of the report (see `write_report`)."""
     pictures = _pictures(figures)
     grids = [(grid, _grid_picture(grid, pictures)) for grid in results.grids.values()]
-    first, spectra = pictures.pop("comparison", None), pictures.pop("singular_values", None)
+    first, spectra = pictures.pop(COMPARISON, None), pictures.pop("singular_values", None)
+    others = [
+        {"results": other, "rows": rows_of(other), "sentences": comparison_sentences(other.main)}
+        | {"picture": pictures.pop(comparison_name(name), None)}
+        for name, other in results.other_tests.items()
+    ]
     return _render(
         "comparison",
         results=results,
@@ -98,6 +104,7 @@ def render_report(
         sentences=comparison_sentences(results.main),
         rows=rows_of(results),
         comparison=first,
+        others=others,
         budgets=budgets_of(results),
         grids=grids,
         learning=[picture for name, picture in pictures.items() if name in EARLY],
@@ -106,6 +113,7 @@ def render_report(
         ],
         geometry=None if geometry is None else _geometry(geometry, sides_of(geometry)[-1:], spectra),
         data=results.settings.get("data", {}),
+        splits=splits_of(results.settings.get("data", {}).get("summary", {})),
         examples=examples_of(results, folder),
         settings=settings_text(results),
         environment=environment_of(results, folder),
@@ -184,11 +192,17 @@ def _pictures(figures: Sequence[Path]) -> dict[str, dict[str, str]]:
         path.stem: {
             "source": _as_image(path),
             "narrow": _as_image(narrow) if (narrow := path.with_stem(f"{path.stem}{NARROW_ENDING}")).is_file() else "",
-            "caption": CAPTIONS.get(path.stem, path.stem.replace("_", " ")),
+            "caption": _caption(path.stem),
         }
         for path in figures
         if path.suffix == ".svg"
     }
+
+
+def _caption(name: str) -> str:
+    if name.startswith(comparison_name("")):
+        return f"{CAPTIONS[COMPARISON]} Test set {name.removeprefix(comparison_name(''))}."
+    return CAPTIONS.get(name, name.replace("_", " "))
 
 
 def _as_image(path: Path) -> str:
@@ -235,6 +249,7 @@ def _templates() -> Environment:
     }
     templates.globals |= {
         "grid_title": grid_title,
+        "test_title": test_title,
         "from_where": FROM_WHERE,
         "collapse_alarm": COLLAPSE_ALARM,
         "differing": DIFFERING,

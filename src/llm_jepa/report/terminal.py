@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from llm_jepa.data.config import MAIN_TEST
 from llm_jepa.experiments.results import (
     BUDGET_TITLES,
     ArmResult,
@@ -33,18 +34,31 @@ def format_table(results: Results, width: int = 80) -> str:
     """
     width = max(width, 80)
     parts = [
+        test_title(results),
         _table(outcome_rows(results), width),
         _table(representation_rows(results), width),
         _filled(alarm_sentences(results.main), width),
         _filled(comparison_sentences(results.main), width),
     ]
+    for other in results.other_tests.values():
+        parts += [test_title(other), _table(outcome_rows(other), width)]
+        parts += [_filled(comparison_sentences(other.main), width)]
     for kind, again in results.at_equal.items():
-        parts += [BUDGET_TITLES[kind], _table(outcome_rows(again), width)]
-        parts += [_filled(notes_at_equal(again), width)]
+        parts += [BUDGET_TITLES[kind], test_title(again), _table(outcome_rows(again), width)]
+        parts += [_filled([*again.notes, *comparison_sentences(again.main)], width)]
+        for other in again.other_tests.values():
+            parts += [test_title(other), _table(outcome_rows(other), width)]
+            parts += [_filled(comparison_sentences(other.main), width)]
     for grid in results.grids.values():
         parts += [grid_title(grid), _table(grid_rows(grid), width)]
     parts += [_filled(results.notes, width)]
     return "\n\n".join(part for part in parts if part)
+
+
+def test_title(results: Results) -> str:
+    """Return the heading of a table of one test set; "" where there is one test set without a name."""
+    name = next(iter(results.tests))
+    return "" if name == MAIN_TEST else f"Test set {name}"
 
 
 # ---- rows, of which the first is a header ----
@@ -88,11 +102,6 @@ def grid_rows(grid: GridResults) -> Rows:
 def grid_title(grid: GridResults) -> str:
     """Return the heading of a grid, in every form of the report."""
     return f"Exploration: the cells of {grid.arm}"
-
-
-def notes_at_equal(again: Results) -> list[str]:
-    """Return what is said under a table at equal cost: the steps of each arm, then each comparison."""
-    return [*again.notes, *(each.sentence for each in again.main.comparisons)]
 
 
 # ---- cells ----

@@ -215,7 +215,7 @@ def pretrained_tokenizer(run: RunConfig) -> PreTrainedTokenizerBase | None:
 
 
 def _build_jepa(run: RunConfig, data: LoadedData, seed: int, models: Models | None = None) -> LLMJEPA:
-    splits = (data.train, data.validation, data.test, data.views, data.views_validation)
+    splits = (data.train, data.validation, *data.tests.values(), data.views, data.views_validation)
     longest = max(split.facts.longest for split in splits)
     ids = {"end_id": data.encoder.end_ids[0], "pad_id": data.encoder.pad_id}
     use_cpu = bool(run.training.get("use_cpu"))
@@ -253,7 +253,7 @@ def check_answers(run: RunConfig, data: LoadedData) -> list[str]:
         DataError: If a scorer can use none of them.
     """
     settings = evaluation_settings(run, data)
-    notes = check_golds(data.encoder, data.test, settings, "test")
+    notes = [note for name, each in data.tests.items() for note in check_golds(data.encoder, each, settings, name)]
     rows = _answered_rows(run, data)
     if not len(rows) or run.training.get("eval_strategy") == "no":
         return notes

@@ -10,7 +10,7 @@ OUT/<arm>-s<seed>/              one run each; <arm>@<budget> in runs of equal co
     environment.json            versions, machine, commit
     data.json                   what was read: counts, notes, hashes
     metrics.jsonl               every line of the training log
-    predictions.jsonl           every answer, with its verdict
+    predictions.jsonl           every answer, with its verdict; predictions_NAME.jsonl of further test sets
     eval.json                   scores on the test rows, cost, alarm
     embeddings.safetensors      both views of some held-out pairs, for the report's geometry
     model/                      a plain transformers folder
@@ -151,9 +151,9 @@ class RunFolder:
         lines = self.metrics() if self.metrics_file.is_file() else []
         return lines[-1]["step"] if lines else 0
 
-    def predictions(self) -> list[dict[str, Any]]:
-        """Return every answer, with its verdict."""
-        return read_json_lines(self.predictions_file)
+    def predictions(self, test_set: str | None = None) -> list[dict[str, Any]]:
+        """Return every answer, with its verdict; None names the main test set."""
+        return read_json_lines(self._predictions_of(test_set))
 
     def evaluation(self) -> dict[str, Any]:
         """Return scores, cost and alarm."""
@@ -198,8 +198,11 @@ class RunFolder:
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(_json_safe(line), ensure_ascii=False) + "\n")
 
-    def write_predictions(self, records: Iterable[Mapping[str, Any]]) -> None:
-        write_json_lines(self.predictions_file, records)
+    def write_predictions(self, records: Iterable[Mapping[str, Any]], test_set: str | None = None) -> None:
+        write_json_lines(self._predictions_of(test_set), records)
+
+    def _predictions_of(self, test_set: str | None) -> Path:
+        return self.predictions_file if test_set is None else self.path / f"predictions_{test_set}.jsonl"
 
     def write_pseudo_labels(self, records: Iterable[Mapping[str, Any]]) -> None:
         write_json_lines(self.pseudo_labels_file, records)

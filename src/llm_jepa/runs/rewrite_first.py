@@ -19,6 +19,7 @@ from llm_jepa.evaluation.evaluate import answer, evaluate
 from llm_jepa.processes import on_main
 
 from .folder import RunFolder
+from .scores import add_scores
 from .settings import RunConfig
 from .teacher import teacher_cost, teacher_run
 from .trained_run import load_run
@@ -47,33 +48,33 @@ def answer_rewritten(run: RunConfig, seed: int, folder: RunFolder, *, progress: 
     Raises:
         ConfigError: If the teacher's run is not finished, or its chats leave no place for a bridge of view rows.
     """
-    assert run.teacher.teacher is not None and run.data.test_file is not None
+    assert run.teacher.teacher is not None
     source = teacher_run(run.teacher.teacher, seed, folder)
     teacher = load_run(source.path)
     check_can_rewrite(teacher.context)
     views_encoder = PairEncoder(teacher.encoder.tokenizer, run.data, bridge=run.data.views_bridge)
-    test = teacher.rows(run.data.test_file, limit=run.data.max_test_rows)
     longest = max(len(views_encoder.encode_words(str(each.code))) for each in read_views(run.data).examples)
     limit = replace(teacher.evaluation, max_new_tokens=longest + ROOM)
-    rewritten = answer(teacher.jepa, views_encoder, test.examples, limit, progress=progress)
-    asked = [
-        replace(example, text=words if words.strip() else example.text)
-        for example, words in zip(test.examples, rewritten, strict=True)
-    ]
-    settings = replace(run.evaluation, max_new_tokens=teacher.evaluation.max_new_tokens)
-    rows = EncodedPairs(test.pairs, asked)
-    metrics, records = evaluate(teacher.jepa, teacher.encoder, rows, settings, progress=progress)
-    for record, example, words in zip(records, test.examples, rewritten, strict=True):
-        record |= {"text": example.text, "rewritten": words}
-
     before = source.evaluation()
     shared = ("num_steps", "num_parameters", "num_trained_parameters")
-    report = {"seed": seed, **{key: before[key] for key in shared}, "training_time_s": 0.0, "alarm": None, **metrics}
+    report = {"seed": seed, **{key: before[key] for key in shared}, "training_time_s": 0.0, "alarm": None}
+    settings = replace(run.evaluation, max_new_tokens=teacher.evaluation.max_new_tokens)
+    for place, (name, file) in enumerate(run.data.tests.items()):
+        test = teacher.rows(file, limit=run.data.max_test_rows)
+        rewritten = answer(teacher.jepa, views_encoder, test.examples, limit, progress=progress)
+        asked = [
+            replace(example, text=words if words.strip() else example.text)
+            for example, words in zip(test.examples, rewritten, strict=True)
+        ]
+        rows = EncodedPairs(test.pairs, asked)
+        metrics, records = evaluate(teacher.jepa, teacher.encoder, rows, settings, progress=progress)
+        for record, example, words in zip(records, test.examples, rewritten, strict=True):
+            record |= {"text": example.text, "rewritten": words}
+        add_scores(report, folder, metrics, records, None if place == 0 else name)
     report["cost"] = before["cost"] | {"teacher": teacher_cost(source)}
     data = source.data()
     data["notes"] = [*data["notes"], NOTE.format(teacher=run.teacher.teacher)]
     on_main(folder.write_data, data)
     on_main(folder.write_metrics, [])
-    on_main(folder.write_predictions, records)
     on_main(folder.write_evaluation, report)
     on_main(folder.mark_done)

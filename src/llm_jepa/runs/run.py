@@ -30,6 +30,7 @@ from .folder import RunFolder
 from .locks import sole_trainer
 from .pseudo_labels import TEACHER_COST, pseudo_labels
 from .rewrite_first import answer_rewritten
+from .scores import add_scores
 from .settings import RunConfig, Settings
 from .step_flops import count_step_flops
 from .trained_run import context_of
@@ -81,7 +82,7 @@ def _train_claimed(run: RunConfig, seed: int, folder: RunFolder, *, progress: bo
     if run.teacher.rewrite_first:
         answer_rewritten(run, seed, folder, progress=progress)
         return
-    watch = DataWatch([*run.data.train_files, run.data.validation_file, run.data.test_file, run.data.views_file])
+    watch = DataWatch([*run.data.train_files, run.data.validation_file, *run.data.tests.values(), run.data.views_file])
     labels = pseudo_labels(run, seed, folder, progress=progress)
     trainer, data = build_trainer(run, seed, folder.path, progress=progress, labels=labels)
     settings = evaluation_settings(run, data)
@@ -117,10 +118,9 @@ def _finish(
     trainer.jepa.eval()
     report: dict[str, Any] = {"seed": seed, "num_steps": trainer.state.global_step, "training_time_s": training_time_s}
     report |= _validation_scores(trainer)
-    if len(data.test):
-        metrics, records = evaluate(trainer.jepa, data.encoder, data.test, settings, progress=progress)
-        report |= metrics
-        on_main(folder.write_predictions, records)
+    for place, (name, rows) in enumerate(data.tests.items()):
+        metrics, records = evaluate(trainer.jepa, data.encoder, rows, settings, progress=progress)
+        add_scores(report, folder, metrics, records, None if place == 0 else name)
     if len(data.views_validation):
         report["views_retrieval"] = score_retrieval(trainer.jepa, data.views_validation, data.encoder.pad_id)
     _keep_embeddings(trainer, data, run, folder)
@@ -141,7 +141,10 @@ def _finish(
 def _context(data: LoadedData) -> Context:
     """Return what all training rows have around a question; rows that are asked in another way are noted."""
     context = context_of(data.train.examples, data.encoder)
-    for name, rows in (("validation rows", data.validation), ("test rows", data.test)):
+    for name, rows in (
+        ("validation rows", data.validation),
+        *((f"{name} rows", each) for name, each in data.tests.items()),
+    ):
         for difference in context.differences(context_of(rows.examples, data.encoder), name) if len(rows) else ():
             data.notes.append(difference)
             logger.warning(difference)

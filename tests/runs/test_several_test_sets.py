@@ -1,0 +1,101 @@
+"""A run with several named test sets: each is kept out of training, answered once, and scored as `evaluate` would."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llm_jepa.cli import main
+from llm_jepa.data.generated_files import with_files
+from llm_jepa.data.prepare import load_data
+from llm_jepa.errors import ConfigError
+from llm_jepa.files import read_json_lines
+from llm_jepa.runs.run import train_run
+from llm_jepa.runs.settings import read_run
+
+NUMBERS = range(10, 40)
+
+
+def write(file: Path, rows: list[tuple[str, str]]) -> str:
+    file.write_text("".join(json.dumps({"text": text, "code": code}) + "\n" for text, code in rows))
+    return str(file)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """24 training rows, of which one stands in the second test set; 4 test rows in people's words, 2 in the labels'."""
+    plain = [(f"lines with the number {number}", f".*{number}.*") for number in NUMBERS]
+    asked = [(f"give me every line that has {number} in it", f".*{number}.*") for number in NUMBERS]
+    tests = {
+        "people": write(tmp_path / "people.jsonl", asked[26:]),
+        "own": write(tmp_path / "own.jsonl", [plain[0], plain[27]]),
+    }
+    return {
+        "train_file": write(tmp_path / "train.jsonl", plain[:24]),
+        "test_files": tests,
+        **{"validation_size": 0, "vocab_size": 300, "max_steps": 3, "max_new_tokens": 4},
+        **{"per_device_train_batch_size": 8, "learning_rate": 1e-2, "use_cpu": True},
+    }
+
+
+def test_each_test_set_is_scored_and_kept_out_of_training(settings, tmp_path, capsys):
+    """The main one at the top of eval.json, the other under its name; leaks of both are left out."""
+    folder = tmp_path / "run"
+    report = train_run(read_run(settings), 1, folder)
+    summary = json.loads((folder / "data.json").read_text())["summary"]
+    assert summary["train"]["dropped"] == {"leak": 1}
+    assert (
+        (report["num_rows"], report["tests"]["own"]["num_rows"])
+        == (4, 2)
+        == (
+            summary["test"]["kept"],
+            summary["test_own"]["kept"],
+        )
+    )
+    assert len(list(read_json_lines(folder / "predictions.jsonl"))) == 4
+    assert len(list(read_json_lines(folder / "predictions_own.jsonl"))) == 2
+    for name, scores in (("people", report), ("own", report["tests"]["own"])):
+        assert main(["evaluate", str(folder), "--data", settings["test_files"][name]]) == 0
+        found = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert {key: found[key] for key in found.keys() - {"run_dir", "data"}} == {
+            key: scores[key] for key in found.keys() - {"run_dir", "data"}
+        }
+
+
+def test_one_test_set_of_several_is_the_run_of_test_file(settings, tmp_path):
+    """Further test sets change no answer, as long as no training row stands in them."""
+    alone = settings | {"test_files": {"people": settings["test_files"]["people"]}}
+    single = {key: value for key, value in settings.items() if key != "test_files"}
+    single["test_file"] = settings["test_files"]["people"]
+    rows = [list(load_data(read_run(each).data, read_run(each).jepa).test.pairs) for each in (alone, single)]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"test_files": {"a/b": "x.jsonl"}}, "the name 'a/b'"),
+        ({"test_files": {}}, "test_files is empty"),
+        ({"test_files": {"own": ""}}, "must be the name of a file"),
+        ({"test_file": "other.jsonl"}, "name test rows twice"),
+    ],
+)
+def test_names_and_files_that_cannot_be_test_sets_are_refused(settings, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        read_run(settings | changes)
+
+
+def test_the_test_rows_are_generated_in_both_phrasings(tmp_path):
+    """Two files of the same regexes; the colloquial one is what `colloquial` alone generates."""
+    shared = {"generate_train": 20, "generate_views": 10, "generate_test": 8}
+    both, one = (
+        with_files(read_run(shared | {"generate_test_phrasing": phrasing}).data, tmp_path)
+        for phrasing in ("both", "colloquial")
+    )
+    assert list(both.tests) == ["colloquial", "plain"] and both.test_sets == ["colloquial", "plain"]
+    colloquial, plain = (list(read_json_lines(Path(file))) for file in both.tests.values())
+    assert [row["code"] for row in colloquial] == [row["code"] for row in plain]
+    assert colloquial == list(read_json_lines(Path(one.test_file)))
+    assert colloquial != plain
