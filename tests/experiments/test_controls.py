@@ -60,7 +60,7 @@ def test_an_arm_is_compared_with_its_control_over_the_same_seeds():
     assert beyond.delta == pytest.approx(0.1, abs=1e-3) and beyond.p_holm == beyond.p_value
     assert "Beyond its control, jepa: 40.0% against 30.0% (jepa_shuffled)" in " ".join(format_table(results).split())
     assert ", p <0.001: better." in beyond.sentence
-    assert about_controls(results.main, {"jepa": ["jepa_shuffled"]}) == []
+    assert about_controls(results, {"jepa": ["jepa_shuffled"]}) == []
     answer = answer_of(results)
     assert answer.short == "Yes." and "Over its control jepa_shuffled: +9.9 points" in answer.sentence
 
@@ -71,7 +71,7 @@ def test_a_gain_that_the_control_has_too_is_no_yes():
     results = results_of(controls, ntp=PLAIN, jepa=HIGH, jepa_shuffled=SAME_HIGH)
     assert results.main.comparisons[0].verdict == "better"
     assert answer_of(results).short == "Not shown beyond its control."
-    [note] = about_controls(results.main, controls)
+    [note] = about_controls(results, controls)
     assert "not shown to be better than its control jepa_shuffled" in note
 
 
@@ -79,12 +79,12 @@ def test_a_gain_without_a_control_says_so():
     """Nobody looked whether it is the match of the views."""
     results = results_of({"jepa": []}, ntp=PLAIN, jepa=HIGH)
     assert answer_of(results).short == "Yes; no control was run."
-    [note] = about_controls(results.main, {"jepa": []})
+    [note] = about_controls(results, {"jepa": []})
     assert "no control of it was run" in note and "shuffle_views: true" in note
 
 
 def test_where_no_gain_is_shown_controls_are_not_spoken_of():
     """There is nothing to explain."""
     results = results_of({"jepa": ["jepa_shuffled"]}, ntp=PLAIN, jepa=PLAIN[::-1], jepa_shuffled=HIGH)
-    assert about_controls(results.main, {"jepa": ["jepa_shuffled"]}) == []
+    assert about_controls(results, {"jepa": ["jepa_shuffled"]}) == []
     assert answer_of(results).short == "No difference shown."

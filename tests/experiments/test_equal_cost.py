@@ -11,6 +11,7 @@ from llm_jepa.experiments.equal_cost import Budget, plan, recorded
 from llm_jepa.experiments.experiment import read_experiment
 from llm_jepa.experiments.jobs import Job
 from llm_jepa.experiments.results import Cost
+from llm_jepa.experiments.sentences import about_budgets
 from llm_jepa.experiments.summary import cost_of_arms
 from llm_jepa.runs.build_trainer import build_trainer
 from llm_jepa.runs.folder import ExperimentFolder, RunFolder, arm_at
@@ -74,6 +75,23 @@ def test_steps_that_loss_dropout_makes_cheap_are_counted_as_such():
     cost = {"flops_per_step": [2e9], "flops_per_dropped_step": [1e9]}
     of = {"ntp": records(flops_per_step=[1e9]), "jepa": records(**cost)}
     assert plan("flops", "jepa", "ntp", runs_of(jepa_loss_dropout=0.75), of).max_steps == 80
+
+
+def test_the_cost_of_a_teacher_is_taken_from_the_steps_of_the_arm():
+    """100 plain steps; a teacher that cost 30 of them leaves 70, and one that cost them all leaves none."""
+    plain = records(flops_per_step=[1e9], step_time_s=[0.1])
+    teacher = {"training_flops": 20e9, "answering_flops": 10e9, "training_time_s": 1.0, "answering_time_s": 4.0}
+    of = {"ntp": plain, "jepa": [{**each, "cost": each["cost"] | {"teacher": teacher}} for each in plain]}
+    budget = plan("flops", "jepa", "ntp", runs_of(), of)
+    assert budget.max_steps == 70 and budget.record["total"] == budget.record["baseline_total"] == 100e9
+    assert plan("time", "jepa", "ntp", runs_of(), of).max_steps == 50
+    assert plan("flops", "ntp", "jepa", runs_of(), of).max_steps == 130
+    both = plan("flops", "jepa", "jepa", runs_of(), of)
+    assert both.max_steps == 100 and "teacher" not in about_budgets([both])[0]
+    assert "its teacher 30% of a run of ntp" in about_budgets([budget])[0]
+    dear = [{**each, "cost": each["cost"] | {"teacher": {"training_flops": 100e9}}} for each in plain]
+    none = plan("flops", "jepa", "ntp", runs_of(), of | {"jepa": dear})
+    assert none.max_steps == 0 and "jepa is not here" in about_budgets([none])[0]
 
 
 def test_time_is_the_median_over_seeds_and_one_slow_run_does_not_move_it():

@@ -15,6 +15,7 @@ from llm_jepa.errors import ConfigError
 from llm_jepa.evaluation.evaluate import answer
 from llm_jepa.files import read_json_lines
 from llm_jepa.runs.build_trainer import build_trainer
+from llm_jepa.runs.cost import run_flops
 from llm_jepa.runs.folder import RunFolder
 from llm_jepa.runs.pseudo_labels import PseudoLabels, _select, pseudo_labels
 from llm_jepa.runs.run import train_run
@@ -79,7 +80,13 @@ def test_the_teachers_answers_become_labels_and_the_views_stay_the_two_phrasings
     summary = json.loads((folder / "data.json").read_text())["summary"]["pseudo_labels"]
     assert summary["asked"] == 20 and summary["kept"] + summary["empty_answer"] + summary["unlikely_answer"] == 20
     assert summary["accuracy"]["num_rows"] == summary["kept"]
-    assert report["cost"]["teacher"]["training_flops"] > 0 and report["cost"]["teacher"]["answering_time_s"] > 0
+    cost, taught = report["cost"]["teacher"], RunFolder(teacher).evaluation()
+    assert cost["training_flops"] == 4 * taught["cost"]["flops_per_step"]
+    assert cost["answering_time_s"] > 0 and 0 < cost["answering_flops"] < cost["training_flops"]
+    assert (
+        run_flops(run, report)
+        == 4 * report["cost"]["flops_per_step"] + cost["training_flops"] + cost["answering_flops"]
+    )
     _, data = build_trainer(run, 1, folder, labels=pseudo_labels(run, 1, RunFolder(folder)))
     answers = {each["source"]: each["answer"] for each in records}
     for example, pair in zip(data.views.examples, data.views.pairs, strict=True):
@@ -142,7 +149,7 @@ def test_empty_and_unlikely_answers_are_left_out_and_counted(config, kept, setti
     """The likeliest share is kept, and of it what is likely enough; empty answers never."""
     values = {"a": ("x", 0.5), "b": ("y", 0.2), "c": (" ", 0.0), "d": ("z", 0.9)}
     records = [
-        {"source": name, "asked": name, "answer": words, "likelihood": value, "seconds": 0.1}
+        {"source": name, "asked": name, "answer": words, "likelihood": value, "seconds": 0.1, "flops": 5.0}
         for name, (words, value) in values.items()
     ]
     found = _select(TeacherConfig(teacher="labelled_only", **config), records, read_run(settings), RunFolder(teacher))

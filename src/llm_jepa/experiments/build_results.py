@@ -181,7 +181,7 @@ def _arm_result(
         SeedValues(values),
         _retrieval(runs, prefix and f"{prefix}retrieval/"),
         _retrieval(runs, "views_retrieval/"),
-        Cost(known(cost.step_time_ratio), known(cost.flops_ratio)),
+        Cost(known(cost.step_time_ratio), known(cost.flops_ratio), known(cost.run_flops_ratio)),
         {seed: run.alarm for seed, run in runs.items() if run.alarm is not None},
     )
 

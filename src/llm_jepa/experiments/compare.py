@@ -147,7 +147,7 @@ def _claim_budgets(experiment: Experiment, kind: str) -> list[Job]:
     records = read_records(experiment.jobs)
     chosen = {arm: chosen_arm(experiment, arm, records) for arm in experiment.config.arms}
     jobs = []
-    for budget in budgets_of(experiment, kind, records, chosen):
+    for budget in (each for each in budgets_of(experiment, kind, records, chosen) if each.max_steps):
         for seed in experiment.config.seeds:
             steps, run = {"max_steps": budget.max_steps}, experiment.runs[budget.arm]
             run = replace(run, training=run.training | steps, settings=run.settings | steps)

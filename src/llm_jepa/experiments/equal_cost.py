@@ -1,8 +1,9 @@
 """Equal FLOPs and equal time: how many steps an arm may take for what the baseline's run costs.
 
 A JEPA step costs more than a plain one, so at equal steps the arm has had more of the machine. Here its number of steps
-is scaled so that the whole run costs as much. Schedules that are shares of all steps (warm-up, decay, looks) scale with
-it. The arm is scaled and the baseline is not: its runs are those of equal steps, in every table.
+is scaled so that the whole run costs as much, the training and the answers of a teacher among it. Schedules that are
+shares of all steps (warm-up, decay, looks) scale with it. The arm is scaled and the baseline is not: its runs are those
+of equal steps, in every table.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from llm_jepa.runs.cost import step_flops, step_time, teacher_flops, teacher_time
 from llm_jepa.runs.folder import ExperimentFolder, arm_at
 
 if TYPE_CHECKING:  # a page of results must not wait for transformers
@@ -27,10 +29,12 @@ class Budget:
         kind: `flops` or `time`.
         arm: The arm at equal steps.
         baseline: The arm whose cost is the measure.
-        max_steps: Steps that the arm takes here.
+        max_steps: Steps that the arm takes here; 0 if its teacher alone costs as much as the baseline's run.
         baseline_steps: Steps of the baseline.
         cost: What a step of the arm costs, in FLOPs or seconds ...
         baseline_cost: ... and one of the baseline.
+        fixed: What the arm's teacher costs ...
+        baseline_fixed: ... and the baseline's.
     """
 
     kind: str
@@ -40,6 +44,8 @@ class Budget:
     baseline_steps: int
     cost: float
     baseline_cost: float
+    fixed: float = 0.0
+    baseline_fixed: float = 0.0
 
     @property
     def name(self) -> str:
@@ -54,13 +60,14 @@ class Budget:
     @property
     def record(self) -> dict[str, Any]:
         """As JSON: also the ratio of a step's costs and both totals, which are equal to half a step."""
-        totals = {"total": self.max_steps * self.cost, "baseline_total": self.baseline_steps * self.baseline_cost}
-        return asdict(self) | {"ratio": self.ratio} | totals
+        total = self.fixed + self.max_steps * self.cost
+        baseline_total = self.baseline_fixed + self.baseline_steps * self.baseline_cost
+        return asdict(self) | {"ratio": self.ratio, "total": total, "baseline_total": baseline_total}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Budget:
         """Read a `record`."""
-        return cls(**{name: record[name] for name in cls.__dataclass_fields__})
+        return cls(**{name: record[name] for name in cls.__dataclass_fields__ if name in record})
 
 
 def recorded(folder: ExperimentFolder, kind: str, arm: str) -> Budget | None:
@@ -96,9 +103,17 @@ def plan(
     baseline_cost = _cost(kind, runs[baseline], records[baseline])
     if not cost or not baseline_cost:
         return None
+    fixed, baseline_fixed = (_fixed(kind, records[each]) for each in (arm, baseline))
     baseline_steps = round(statistics.median(record["num_steps"] for record in records[baseline]))
-    max_steps = max(1, round(baseline_steps * baseline_cost / cost))
-    return Budget(kind, arm, baseline, max_steps, baseline_steps, cost, baseline_cost)
+    left = baseline_fixed + baseline_steps * baseline_cost - fixed
+    max_steps = max(1, round(left / cost)) if left > 0 else 0
+    return Budget(kind, arm, baseline, max_steps, baseline_steps, cost, baseline_cost, fixed, baseline_fixed)
+
+
+def _fixed(kind: str, records: Sequence[Mapping[str, Any]]) -> float:
+    """Return what the teacher of an arm costs, over its seeds; 0 without a teacher."""
+    costs = [teacher_flops(each["cost"]) if kind == "flops" else teacher_time(each["cost"]) for each in records]
+    return math.fsum(costs) / len(costs)
 
 
 def _cost(kind: str, run: RunConfig, records: Sequence[Mapping[str, Any]]) -> float | None:
@@ -108,18 +123,3 @@ def _cost(kind: str, run: RunConfig, records: Sequence[Mapping[str, Any]]) -> fl
     if not known:
         return None
     return math.fsum(known) / len(known) if kind == "flops" else statistics.median(known)
-
-
-def step_flops(run: RunConfig, cost: Mapping[str, Any]) -> float | None:
-    """Return the mean FLOPs of an optimizer step: of all its batches, and of those that loss dropout makes cheap."""
-    with_views, dropped = cost.get("flops_per_step"), cost.get("flops_per_dropped_step")
-    if not with_views:
-        return None
-    share = run.jepa.jepa_loss_dropout if dropped else 0.0
-    batches = int(run.training.get("gradient_accumulation_steps", 1))
-    return batches * ((1 - share) * with_views + share * (dropped or 0.0))
-
-
-def step_time(run: RunConfig, cost: Mapping[str, Any]) -> float | None:
-    """Return the seconds of a step: the median; where loss dropout makes two kinds of steps, the mean."""
-    return cost.get("mean_step_time_s" if run.jepa.jepa_loss_dropout else "step_time_s")

@@ -58,10 +58,17 @@ class SeedValues:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a training step of an arm costs, as a multiple of one of the baseline."""
+    """What an arm costs, as a multiple of the baseline.
+
+    Attributes:
+        step_time_ratio: The time of a training step.
+        flops_ratio: Its FLOPs.
+        run_flops_ratio: FLOPs of all steps; of a run with a teacher also the teacher's training and its answers.
+    """
 
     step_time_ratio: float | None = None
     flops_ratio: float | None = None
+    run_flops_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -303,6 +310,12 @@ class Results:
     def other_tests(self) -> Mapping[str, Results]:
         """Each further test set as if it were the only one: the renderers of a table take it as they take the whole."""
         return {name: replace(self, tests={name: found}) for name, found in list(self.tests.items())[1:]}
+
+    @property
+    def costs_of_runs_differ(self) -> bool:
+        """Whether a run costs another multiple of the baseline's than a step does: by a teacher, or by more steps."""
+        costs = [arm.cost for arm in self.arms.values() if arm.cost.run_flops_ratio is not None]
+        return any(not math.isclose(each.run_flops_ratio or 0, each.flops_ratio or 0, rel_tol=0.01) for each in costs)
 
     @property
     def metric_name(self) -> str:

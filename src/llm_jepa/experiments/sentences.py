@@ -234,9 +234,18 @@ def about_budgets(budgets: Sequence[Budget]) -> list[str]:
     unit = {"flops": "counted FLOPs", "time": "median time by the clock"}
     return [
         f"{each.name} takes {each.max_steps:,} steps where {each.baseline} takes {each.baseline_steps:,}: "
-        f"a step costs {each.ratio:.3g} times as much, in {unit[each.kind]}."
+        f"a step costs {each.ratio:.3g} times as much, in {unit[each.kind]}{_about_teachers(each)}."
+        if each.max_steps
+        else f"{each.arm} is not here: its teacher alone costs as much as a run of {each.baseline}."
         for each in budgets
     ]
+
+
+def _about_teachers(budget: Budget) -> str:
+    if budget.fixed == budget.baseline_fixed:
+        return ""
+    total = budget.baseline_fixed + budget.baseline_steps * budget.baseline_cost
+    return f", and its teacher {budget.fixed / total:.0%} of a run of {budget.baseline}"
 
 
 # ---- collapse alarms ----

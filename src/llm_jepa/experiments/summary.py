@@ -14,6 +14,7 @@ from typing import Any
 from llm_jepa.data.config import MAIN_TEST
 from llm_jepa.errors import ConfigError
 from llm_jepa.files import reading_run
+from llm_jepa.runs.cost import run_flops, step_flops, step_time
 from llm_jepa.runs.folder import ExperimentFolder, without_budget
 from llm_jepa.runs.settings import RunConfig, Settings, read_yaml
 
@@ -21,7 +22,7 @@ from .build_results import build_results, write_results
 from .choose_cell import choose, is_higher_better, validation_value
 from .comparability import about_exchanges, about_versions, check_data
 from .controls import control_arms
-from .equal_cost import Budget, plan, recorded, step_flops, step_time
+from .equal_cost import Budget, plan, recorded
 from .experiment import Experiment, about_grids, read_experiment, read_grids
 from .grids import Grid
 from .interim_looks import note_look
@@ -208,11 +209,12 @@ def _headline(experiment: Experiment, records: Records, baseline: str) -> str | 
 
 
 def cost_of_arms(records: Records, baseline: str, runs: Mapping[str, RunConfig]) -> dict[str, Cost]:
-    """Return what a step of each arm costs over one of the baseline: medians over the seeds that both have."""
+    """Return what each arm costs over the baseline, a step and a whole run: medians over the seeds that both have."""
     values: dict[str, dict[int, Cost]] = {}
     for job, record in records.items():
         run, cost = runs[without_budget(job.arm)], record["cost"]
-        values.setdefault(job.arm, {})[job.seed] = Cost(step_time(run, cost), step_flops(run, cost))
+        each = Cost(step_time(run, cost), step_flops(run, cost), run_flops(run, record))
+        values.setdefault(job.arm, {})[job.seed] = each
 
     def ratio(arm: str, key: str) -> float | None:
         pairs = [
@@ -223,7 +225,8 @@ def cost_of_arms(records: Records, baseline: str, runs: Mapping[str, RunConfig])
         ratios = [mine / base for mine, base in pairs if mine and base]
         return statistics.median(ratios) if ratios else None
 
-    return {arm: Cost(ratio(arm, "step_time_ratio"), ratio(arm, "flops_ratio")) for arm in values}
+    keys = ("step_time_ratio", "flops_ratio", "run_flops_ratio")
+    return {arm: Cost(*(ratio(arm, key) for key in keys)) for arm in values}
 
 
 def _data_summary(jobs: list[Job]) -> dict[str, Any]:

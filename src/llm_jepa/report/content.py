@@ -56,6 +56,8 @@ def price_of(results: Results) -> str:
         factors = {"time": cost.step_time_ratio, "FLOPs": cost.flops_ratio}
         if prices := [f"{ratio(factor)} the {what}" for what, factor in factors.items() if factor is not None]:
             parts.append(f"a step of {first.arm} takes {' and '.join(prices)} of one of {first.baseline}")
+        if results.costs_of_runs_differ and cost.run_flops_ratio is not None:
+            parts.append(f"a whole run, its teacher's among it, {ratio(cost.run_flops_ratio)} the FLOPs")
     if times := results.training_times():
         parts.append(f"{counted(len(times), 'run')} trained for {duration(sum(times))} in all")
     return f"{'; '.join(parts)}." if parts else ""

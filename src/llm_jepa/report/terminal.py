@@ -79,11 +79,12 @@ def outcome_rows(results: Results) -> Rows:
 def representation_rows(results: Results) -> Rows:
     """Return a row for each arm: retrieval, cost, collapse alarms."""
     views = ["of views %"] if results.main.has_views_retrieval else []
-    rows = [["arm", "retrieval@1 %", *views, "step time", "FLOPs", "collapse alarm"]]
+    whole = results.costs_of_runs_differ
+    rows = [["arm", "retrieval@1 %", *views, "step time", "run FLOPs" if whole else "FLOPs", "collapse alarm"]]
     for name, arm in results.arms.items():
         recalls = [arm.retrieval, *([arm.views_retrieval] if views else [])]
         shares = [format_mean(each.get("recall@1", SeedValues())) for each in recalls]
-        rows.append([name, *shares, *_cost_cells(arm), count_alarms(arm)])
+        rows.append([name, *shares, *_cost_cells(arm, whole), count_alarms(arm)])
     return rows
 
 
@@ -123,8 +124,8 @@ def format_difference(comparison: PairedComparison) -> str:
     return f"{format_points(comparison.delta)}{interval}"
 
 
-def _cost_cells(arm: ArmResult) -> list[str]:
-    ratios = (arm.cost.step_time_ratio, arm.cost.flops_ratio)
+def _cost_cells(arm: ArmResult, whole: bool) -> list[str]:
+    ratios = (arm.cost.step_time_ratio, arm.cost.run_flops_ratio if whole else arm.cost.flops_ratio)
     return ["-" if ratio is None else f"{ratio:.2f}x" for ratio in ratios]
 
 

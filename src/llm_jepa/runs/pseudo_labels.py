@@ -28,10 +28,12 @@ from llm_jepa.processes import on_main
 
 from .folder import RunFolder
 from .settings import RunConfig
+from .step_flops import counting_flops
 from .teacher import TeacherConfig, teacher_cost, teacher_run
 from .trained_run import TrainedRun, load_run, read_context
 
-TEACHER_COST = ("answering_time_s", "training_time_s", "training_flops")
+TEACHER_COST = ("answering_time_s", "answering_flops", "training_time_s", "training_flops")
+FLOP_ROWS = 32  # rows whose answers are counted, evenly spaced; the count is scaled to all
 EMPTY, UNLIKELY = "empty_answer", "unlikely_answer"
 
 
@@ -86,9 +88,11 @@ def pseudo_labels(run: RunConfig, seed: int, folder: RunFolder, *, progress: boo
     teacher = teacher_run(config.teacher, seed, folder)
     if not on_main(folder.pseudo_labels_file.is_file):
         start = time.perf_counter()
-        records = _ask(load_run(teacher.path), read_views(run.data).examples, progress=progress)
+        taught, rows = load_run(teacher.path), read_views(run.data).examples
+        records = _ask(taught, rows, progress=progress)
         seconds = time.perf_counter() - start
-        on_main(folder.write_pseudo_labels, [{**each, "seconds": seconds / len(records)} for each in records])
+        cost = {"seconds": seconds / len(records), "flops": _count_flops(taught, rows)}
+        on_main(folder.write_pseudo_labels, [{**each, **cost} for each in records])
     return _select(config, folder.pseudo_labels(), run, teacher)
 
 
@@ -110,6 +114,14 @@ def _ask(teacher: TrainedRun, examples: Sequence[Example], *, progress: bool) ->
         }
         for each, words in zip(examples, answers, strict=True)
     ]
+
+
+def _count_flops(teacher: TrainedRun, examples: Sequence[Example]) -> float:
+    """Return the FLOPs of one answer and its likelihood, the mean over rows that are asked once more for it."""
+    some = [examples[place] for place in range(0, len(examples), max(1, len(examples) // FLOP_ROWS))]
+    with counting_flops(next(teacher.jepa.parameters()).device) as counter:
+        _ask(teacher, some, progress=False)
+    return float(counter.get_total_flops() / len(some))
 
 
 def _select(config: TeacherConfig, records: list[dict[str, Any]], run: RunConfig, teacher: RunFolder) -> PseudoLabels:
@@ -136,6 +148,7 @@ def _select(config: TeacherConfig, records: list[dict[str, Any]], run: RunConfig
         **Counter({EMPTY: 0, UNLIKELY: 0} | Counter(dropped.values())),
         "accuracy": _accuracy(config, labels, records, run),
         "answering_time_s": sum(each["seconds"] for each in records),
+        "answering_flops": sum(each["flops"] for each in records),
         **teacher_cost(teacher),
     }
     return PseudoLabels(labels, dropped, read_context(teacher, run.data), summary)

@@ -27,7 +27,10 @@ from .trained_run import load_run
 ROOM = 16
 """Tokens that a rewritten text may have beyond the longest one of views_file, so that one that does not end is seen."""
 
-NOTE = "No training of its own: the run of {teacher} rewrites each test text into the other phrasing, then answers it."
+NOTE = (
+    "No training of its own: the run of {teacher} rewrites each test text into the other phrasing, then answers it. "
+    "So an answer takes two generations."
+)
 
 
 def check_can_rewrite(context: Context) -> None:
@@ -56,8 +59,8 @@ def answer_rewritten(run: RunConfig, seed: int, folder: RunFolder, *, progress: 
     longest = max(len(views_encoder.encode_words(str(each.code))) for each in read_views(run.data).examples)
     limit = replace(teacher.evaluation, max_new_tokens=longest + ROOM)
     before = source.evaluation()
-    shared = ("num_steps", "num_parameters", "num_trained_parameters")
-    report = {"seed": seed, **{key: before[key] for key in shared}, "training_time_s": 0.0, "alarm": None}
+    shared = {key: before[key] for key in ("num_parameters", "num_trained_parameters")}
+    report = {"seed": seed, "num_steps": 0, **shared, "training_time_s": 0.0, "alarm": None}
     settings = replace(run.evaluation, max_new_tokens=teacher.evaluation.max_new_tokens)
     for place, (name, file) in enumerate(run.data.tests.items()):
         test = teacher.rows(file, limit=run.data.max_test_rows)
@@ -71,7 +74,7 @@ def answer_rewritten(run: RunConfig, seed: int, folder: RunFolder, *, progress: 
         for record, example, words in zip(records, test.examples, rewritten, strict=True):
             record |= {"text": example.text, "rewritten": words}
         add_scores(report, folder, metrics, records, None if place == 0 else name)
-    report["cost"] = before["cost"] | {"teacher": teacher_cost(source)}
+    report["cost"] = {"training_flops": 0.0, "teacher": teacher_cost(source)}
     data = source.data()
     data["notes"] = [*data["notes"], NOTE.format(teacher=run.teacher.teacher)]
     on_main(folder.write_data, data)

@@ -24,6 +24,7 @@ from llm_jepa.training.trainer import JEPATrainer
 
 from .build_trainer import build_trainer, check_answers, evaluation_settings
 from .claim import check_folder, claim_folder
+from .cost import step_flops
 from .data_files_unchanged import DataWatch
 from .environment import describe_environment
 from .folder import RunFolder
@@ -127,6 +128,8 @@ def _finish(
     report["cost"] = trainer.step_timer.summary() | {"flops_per_step": count_step_flops(trainer)}
     if run.jepa.has_term and run.jepa.jepa_loss_dropout:
         report["cost"]["flops_per_dropped_step"] = count_step_flops(trainer, dropped=True)
+    step = step_flops(run, report["cost"])
+    report["cost"]["training_flops"] = report["num_steps"] * step if step is not None else 0.0
     if labels := data.summary.get("pseudo_labels"):
         report["cost"]["teacher"] = {key: labels[key] for key in TEACHER_COST}
     report["alarm"] = trainer.alarm.summary() if run.jepa.uses_views and trainer.alarm.could_alarm else None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 
+import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,20 +16,29 @@ from llm_jepa.training.trainer import JEPATrainer
 FLOP_BATCHES = 4  # batches whose FLOPs are counted; the count differs between batches by their lengths only
 
 
+@contextmanager
+def counting_flops(device: torch.device) -> Iterator[FlopCounterMode]:
+    """Count the FLOPs of a block: matrix products and attention, padding included.
+
+    On a CPU attention is taken apart for the counter, for it knows the fused kernels of GPUs only.
+    """
+    attention = nullcontext() if device.type == "cuda" else sdpa_kernel(SDPBackend.MATH)
+    counter = FlopCounterMode(display=False)
+    with counter, attention:
+        yield counter
+
+
 def count_step_flops(trainer: JEPATrainer, num_batches: int = FLOP_BATCHES, *, dropped: bool = False) -> float:
     """Return the counted FLOPs of forward and backward of a batch, the mean over the first batches of epoch 0.
 
     The step is one with its views or, on demand, one whose JEPA term loss dropout leaves out. Every arm counts the same
-    rows. Matrix products and attention are counted, padding included, by PyTorch's counter; on a CPU attention is taken
-    apart for it, for it knows the fused kernels of GPUs only.
+    rows.
     """
     batches = list(islice(trainer.batches_of_epoch(0), num_batches))
     model = trainer.jepa.train()
     num_steps = trainer.state.max_steps
     step = _step_to_count(model, num_steps, dropped)
-    attention = nullcontext() if trainer.args.device.type == "cuda" else sdpa_kernel(SDPBackend.MATH)
-    counter = FlopCounterMode(display=False)
-    with counter, attention:
+    with counting_flops(trainer.args.device) as counter:
         for batch in batches:
             with trainer.compute_loss_context_manager():
                 loss = model(batch.to(trainer.args.device), step=step, num_steps=num_steps).loss

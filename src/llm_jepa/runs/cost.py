@@ -1,0 +1,52 @@
+"""What a run cost, from its settings and the `cost` of its eval.json. Nothing here loads a model.
+
+steps x FLOPs of a step  +  of a teacher: its training and its answers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # a page of results must not wait for transformers
+    from .settings import RunConfig
+
+
+def step_flops(run: RunConfig, cost: Mapping[str, Any]) -> float | None:
+    """Return the mean FLOPs of an optimizer step: of all its batches, and of those that loss dropout makes cheap."""
+    with_views, dropped = cost.get("flops_per_step"), cost.get("flops_per_dropped_step")
+    if not with_views:
+        return None
+    share = run.jepa.jepa_loss_dropout if dropped else 0.0
+    batches = int(run.training.get("gradient_accumulation_steps", 1))
+    return batches * ((1 - share) * with_views + share * (dropped or 0.0))
+
+
+def step_time(run: RunConfig, cost: Mapping[str, Any]) -> float | None:
+    """Return the seconds of a step: the median; where loss dropout makes two kinds of steps, the mean."""
+    return cost.get("mean_step_time_s" if run.jepa.jepa_loss_dropout else "step_time_s")
+
+
+def teacher_flops(cost: Mapping[str, Any]) -> float:
+    """Return the FLOPs of a run's teacher: its training and its answers; 0 without a teacher."""
+    teacher = cost.get("teacher", {})
+    return float(teacher.get("training_flops", 0.0) + teacher.get("answering_flops", 0.0))
+
+
+def teacher_time(cost: Mapping[str, Any]) -> float:
+    """Return the seconds that a run's teacher trained and answered for; 0 without a teacher."""
+    teacher = cost.get("teacher", {})
+    return float(teacher.get("training_time_s", 0.0) + teacher.get("answering_time_s", 0.0))
+
+
+def run_flops(run: RunConfig, report: Mapping[str, Any]) -> float | None:
+    """Return the FLOPs of a whole run, its teacher's among them; None where nothing was counted.
+
+    Args:
+        run: Its settings.
+        report: Its eval.json.
+    """
+    step, teacher = step_flops(run, report["cost"]), teacher_flops(report["cost"])
+    if step is None or "num_steps" not in report:
+        return teacher or None
+    return float(report["num_steps"] * step + teacher)
