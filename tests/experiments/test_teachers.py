@@ -104,7 +104,7 @@ def test_a_comparison_with_teachers_from_one_yaml(quick_runs, tmp_path):
     settings = read_yaml(ROOT / "configs" / "transfer_generated.yaml") | {
         **{"generate_train": 24, "generate_views": 40, "generate_test": 6, "views_validation_size": 8},
         **{"vocab_size": 300, "max_steps": 3, "per_device_train_batch_size": 4, "max_new_tokens": 4, "use_cpu": True},
-        **{"arms": ARMS, "seeds": [3], "workers": 2, "generate_test_phrasing": "both"},
+        **{"arms": ARMS, "baseline": "ntp", "seeds": [3], "workers": 2, "generate_test_phrasing": "both"},
     }
     folder = tmp_path / "out"
     results = run_experiment(open_experiment(settings, folder), render=write_experiment_report).to_json()
