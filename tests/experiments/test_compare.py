@@ -18,6 +18,7 @@ import yaml
 from llm_jepa.cli import main
 from llm_jepa.errors import ConfigError, LLMJEPAError
 from llm_jepa.experiments.compare import open_experiment, run_experiment
+from llm_jepa.experiments.experiment import read_experiment
 from llm_jepa.experiments.summary import summarise
 from llm_jepa.runs.settings import read_run
 
@@ -134,6 +135,7 @@ def test_an_arm_more_extends_an_experiment(copied, settings):
     ("changes", "message"),
     [
         ({"max_steps": 4}, "holds another experiment: max_steps was 3 and is 4"),
+        ({"margin": 1.0}, "holds another experiment: margin was 'not set' and is 1.0"),
         ({"learning_rate": 0.1}, "holds another experiment: learning_rate was 'not set' and is 0.1"),
         ({"arms": {"ntp": {}, "new": {"jepa_k": 3}, "jepa": {"jepa_k": 4}}}, "jepa-s1 holds another run: jepa_k was 2"),
     ],
@@ -147,6 +149,16 @@ def test_another_experiment_in_the_folder_is_refused_and_nothing_is_touched(
         open_experiment(settings | changes, copied)
     assert error.value.exit_code == 2
     assert contents(copied) == before and sorted(copied.iterdir()) == folders and quick_runs == []
+
+
+def test_a_margin_is_tested_in_every_comparison_with_the_baseline(copied):
+    """In points in the YAML; results.json has it beside each comparison. One that is no number of points is refused."""
+    file = copied / "experiment.yaml"
+    file.write_text(file.read_text() + "margin: 1.5\n")
+    assert [each["margin_points"] for each in summarise(copied).to_json()["comparisons"]] == [1.5]
+    for wrong in (0, -1, 100, "much"):
+        with pytest.raises(ConfigError, match=f"margin='?{wrong}"):
+            read_experiment({"margin": wrong})
 
 
 def test_a_folder_with_something_else_in_it_is_refused(settings, tmp_path):

@@ -119,6 +119,27 @@ def test_results_go_through_json_unchanged():
     assert again.to_json() == record and again.arms == results.arms and again.verdicts == results.verdicts
 
 
+def test_a_margin_is_in_every_form_of_the_results():
+    """results.json, terminal, Markdown, CSV and the report's answer; a file of before loads without the keys."""
+    results = build_results(runs_of(), margin=0.03)
+    record = results.to_json()
+    jepa, control = record["comparisons"]
+    assert (jepa["verdict"], jepa["margin_points"], jepa["not_worse_shown"]) == ("worse", 3.0, True)
+    assert control["verdict"] == "not worse by more than 3.0 points, shown"
+    assert 0 < control["p_margin"] <= control["p_margin_holm"] < 0.05
+    assert Results.from_json(json.loads(json.dumps(record))).to_json() == record
+    table = format_table(results)
+    assert max(map(len, table.splitlines())) <= 80
+    assert "worse, at most 3.0" in table and "at most 3.0 worse" in table
+    assert "worse, but not by more than 3.0 points, both shown" in format_markdown(results)
+    assert answer_of(results).short == "No, it is worse, but not worse by more than 3.0 points."
+    assert answer_of(replace(results, headline="control")).short == "Not shown, but not worse by more than 3.0 points."
+    for each in record["comparisons"]:
+        for key in ("margin_points", "p_margin", "p_margin_holm", "not_worse_shown"):
+            del each[key]
+    assert Results.from_json(record).verdicts == {"jepa": "worse", "control": "no difference shown"}
+
+
 def test_several_test_sets_stand_beside_each_other_and_the_top_level_is_the_first():
     """Section 7 of the design: `tests` holds the arms and comparisons of each; cost and alarms are of the runs."""
     people = build_results(runs_of(jepa=ALARM), cost=COST)

@@ -265,6 +265,109 @@ def test_a_verdict_needs_a_holm_p_below_five_percent(delta, p_holm, ci, expected
     assert verdict(delta, p_holm, ci) == expected
 
 
+# ---- margin ----
+
+
+def test_the_margin_test_equals_scipys_one_sided_test():
+    """p against a loss of 2.5 points is twice scipy's one-sided p, so that 0.05 is the lower end of the interval."""
+    comparison = compare_paired(ARM, BASE, margin=0.025)
+    differences = np.array(list(comparison.differences.values()))
+    assert comparison.p_margin == pytest.approx(
+        2 * stats.ttest_1samp(differences, -0.025, alternative="greater").pvalue
+    )
+    assert compare_paired(ARM, BASE, margin=0.01).p_margin == 1.0  # 1.7 points worse: no sign of it
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_alone_not_worse_is_shown_where_the_interval_lies_above_the_margin(seed: int):
+    """One interval says it all: each verdict of a single comparison can be read from it."""
+    arm = dict(enumerate(np.random.default_rng(seed).normal(0.698, 0.006, 6)))
+    comparison = compare_paired(arm, dict.fromkeys(range(6), 0.7), margin=0.01)
+    assert comparison.not_worse_shown is (comparison.ci[0] > -0.01)
+    assert comparison.verdict != "better" or comparison.not_worse_shown
+
+
+def shifted(by: float, spread: float = 0.002) -> dict[int, float]:
+    """Six values about 0.7 + by; the last digits of the seeds differ."""
+    return {seed: 0.7 + by + spread * step for seed, step in enumerate((-1.3, -0.6, -0.1, 0.2, 0.7, 1.1))}
+
+
+@pytest.mark.parametrize(
+    ("by", "margin", "expected", "said"),
+    [
+        (0.0, None, "no difference shown", "no difference shown. With 6 seeds"),
+        (0.0, 0.01, "not worse by more than 1.0 point, shown", "shown. It is neither shown to be better nor"),
+        (0.0, 0.0025, "not worse by more than 0.25 points, shown", "loss of 0.25 points Holm p 0.017"),
+        (0.0, 0.001, "no difference shown", "A loss of more than 0.1 points is not ruled out. With 6 seeds"),
+        (0.02, 0.01, "better", "Holm p <0.001: better."),
+        (-0.02, 0.01, "worse", "Holm p 1.00: worse. A loss of more than 1.0 point is not ruled out."),
+        (-0.005, 0.01, "worse", "worse, but not by more than 1.0 point, both shown."),
+    ],
+)
+def test_a_margin_adds_a_verdict_and_a_difference_wins_over_it(by: float, margin: float, expected: str, said: str):
+    """What is shown of difference and margin is said, both where both are."""
+    comparison = compare_paired(shifted(by), dict.fromkeys(range(6), 0.7), margin=margin)
+    assert comparison.verdict == expected
+    assert said in sentence(comparison)
+
+
+def test_equal_differences_above_the_margin_need_six_seeds():
+    """An arm that equals its baseline in five seeds: p = 2/32, as by chance; in six 2/64."""
+    for n, shown in ((5, False), (6, True)):
+        comparison = compare_paired(dict.fromkeys(range(n), 0.4), dict.fromkeys(range(n), 0.4), margin=0.01)
+        assert comparison.p_margin == 2 / 2**n
+        assert comparison.not_worse_shown is shown
+
+
+def test_without_a_spread_or_at_the_margin_nothing_is_shown():
+    """One seed, every run at 0%, and a loss of exactly the margin."""
+    assert compare_paired({1: 0.9}, {1: 0.9}, margin=0.01).p_margin is None
+    assert compare_paired(dict.fromkeys(SEEDS, 0.0), dict.fromkeys(SEEDS, 0.0), margin=0.01).p_margin is None
+    assert compare_paired(dict.fromkeys(SEEDS, 0.69), dict.fromkeys(SEEDS, 0.70), margin=0.01).p_margin == 1.0
+
+
+@pytest.mark.parametrize("margin", [0.0, -0.01, 1.0, math.nan])
+def test_a_margin_out_of_range_is_refused(margin: float):
+    """A share; 1.0 would be 100 points."""
+    with pytest.raises(ValueError, match="must be a share between 0 and 1"):
+        compare_paired(ARM, BASE, margin=margin)
+
+
+def test_two_tests_of_an_arm_count_once_since_both_nulls_cannot_be_true():
+    """By hand: a is out after its second test, and only then b's are multiplied by 1; plain Holm would begin at 4."""
+    tests = {("a", "p"): 0.02, ("a", "margin"): 0.004, ("b", "p"): 0.30, ("b", "margin"): 0.03}
+    corrected = holm(tests, arm_of=lambda test: test[0])
+    assert corrected == pytest.approx(
+        {("a", "margin"): 0.008, ("a", "p"): 0.04, ("b", "margin"): 0.04, ("b", "p"): 0.30}
+    )
+
+
+def test_a_margin_costs_better_arms_nothing_and_is_corrected_with_the_rest():
+    """Holm's p of arms that are better is the same with a margin; that of the margin is of the same table."""
+    base = dict.fromkeys(range(6), 0.7)
+    arms = {"good": shifted(0.02), "fair": shifted(0.004), "same": shifted(0.0)}
+    plain = correct_for_many([compare_paired(values, base, arm=arm) for arm, values in arms.items()])
+    both = correct_for_many([compare_paired(values, base, arm=arm, margin=0.01) for arm, values in arms.items()])
+    assert [c.p_holm for c in both] == [c.p_holm for c in plain]
+    assert [c.verdict for c in both] == ["better", "better", "not worse by more than 1.0 point, shown"]
+    assert all(c.p_margin <= c.p_margin_holm <= 3 * c.p_margin for c in both)
+
+
+def test_a_false_statement_is_made_in_one_experiment_of_twenty_with_a_margin_too():
+    """400 experiments: two arms equal the baseline, two lose exactly the margin; 5% at most (3 sigma allowed)."""
+    rng = np.random.default_rng(5)
+    false = 0
+    for _ in range(400):
+        base = dict(enumerate(rng.normal(0.7, 0.005, 6)))
+        arms = [
+            compare_paired(dict(enumerate(rng.normal(0.7 - loss, 0.005, 6))), base, arm=f"a{i}", margin=0.01)
+            for i, loss in enumerate((0, 0, 0.01, 0.01))
+        ]
+        *equal, first, second = correct_for_many(arms)
+        false += any(c.verdict in ("better", "worse") for c in equal) or first.not_worse_shown or second.not_worse_shown
+    assert false / 400 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
+
+
 # ---- words ----
 
 

@@ -96,11 +96,14 @@ def test_html_markdown_csv_and_json_say_the_same_numbers(written, read_page, tab
         assert each["verdict"] == markdown[each["arm"]][5]
 
 
-def test_each_sentence_about_a_comparison_is_the_same_wherever_it_is_shown(make_experiment, read_page, tmp_path):
+@pytest.mark.parametrize("margin", [None, 0.03])
+def test_each_sentence_about_a_comparison_is_the_same_wherever_it_is_shown(
+    margin, make_experiment, read_page, tmp_path
+):
     """Terminal, Markdown, page and results.json: against the baseline, against the control, and on the alarms."""
     made = make_experiment(tmp_path, ("ntp", "jepa", "jepa_shuffled"))
     runs = [RunResult(run.arm, run.seed, run.metrics, made.arms[run.arm].alarms.get(run.seed)) for run in made.runs]
-    results = build_results(runs, controls={"jepa": ["jepa_shuffled"]})
+    results = build_results(runs, controls={"jepa": ["jepa_shuffled"]}, margin=margin)
     sentences = comparison_sentences(results.main)
     assert [each.split(":")[0] for each in sentences] == ["jepa", "jepa_shuffled", "Beyond its control, jepa"]
     answer = answer_of(results).sentence

@@ -164,6 +164,14 @@ def test_the_comparison_shows_values_differences_and_verdicts(tmp_path):
     assert png.exists()
 
 
+def test_a_margin_is_a_dotted_line_and_its_verdict_is_short(tmp_path):
+    """`at most 20.0 worse` fits into the margin of the figure; the axis says what the dotted line is."""
+    runs = [RunResult(arm, seed, {"exact_match": 0.5 + seed / 100}) for arm in ("ntp", "a") for seed in range(6)]
+    shown = texts(plot_comparison(build_results(runs, margin=0.2), tmp_path)[0])
+    assert any("at most 20.0 worse" in text for text in shown)
+    assert "points (line: 95% interval; dots: seeds; dotted: margin)" in shown
+
+
 def test_a_comparison_with_gaps_is_drawn(tmp_path):
     """One seed, no interval, or no baseline partner at all."""
     runs = [RunResult("ntp", 1, {"exact_match": 0.5}), RunResult("a", 1, {"exact_match": 0.6})]

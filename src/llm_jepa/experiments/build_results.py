@@ -50,6 +50,7 @@ def build_results(
     control_runs: Sequence[RunResult] = (),
     headline: str | None = None,
     tests: Sequence[str] = (MAIN_TEST,),
+    margin: float | None = None,
 ) -> Results:
     """Compare every arm with the baseline.
 
@@ -64,6 +65,7 @@ def build_results(
         headline: The arm whose comparison a report opens with.
         tests: The test sets by name, the main one first. The values of another are named `tests/NAME/...`. Holm's
             correction is for the comparisons of all of them.
+        margin: Largest loss against the baseline that does not matter, a share in (0, 1).
 
     Raises:
         ConfigError: If the baseline has no runs.
@@ -73,7 +75,7 @@ def build_results(
     by_arm = _by_arm(runs, baseline)
     prefixes = {name: "" if place == 0 else f"tests/{name}/" for place, name in enumerate(tests)}
     found = {
-        name: _set_results(by_arm, prefix, metric, baseline, cost or {}, controls or {}, control_runs)
+        name: _set_results(by_arm, prefix, metric, baseline, cost or {}, controls or {}, control_runs, margin)
         for name, prefix in prefixes.items()
     }
     corrected = iter(correct_for_many([each for one in found.values() for each in one.comparisons]))
@@ -153,13 +155,14 @@ def _set_results(
     cost: Mapping[str, Cost],
     controls: Mapping[str, Sequence[str]],
     control_runs: Sequence[RunResult],
+    margin: float | None,
 ) -> SetResults:
     """Compare on one test set, whose values are named with `prefix`; p is not corrected yet, nothing is said yet."""
     found = _values_of([run for by_seed in by_arm.values() for run in by_seed.values()], prefix + metric)
     values = {arm: found.get(arm, {}) for arm in by_arm}
     of_controls = values | _values_of(control_runs, prefix + metric)
     compared = [
-        compare_paired(values[arm], values[baseline], arm=arm, baseline_arm=baseline)
+        compare_paired(values[arm], values[baseline], arm=arm, baseline_arm=baseline, margin=margin)
         for arm in values
         if arm != baseline
     ]

@@ -85,6 +85,13 @@ class ExperimentConfig:
             "counted FLOPs, or its measured time, allow; runs and a table of their own each."
         },
     )
+    margin: float | None = field(
+        default=None,
+        metadata={
+            "help": "Largest loss, in points, that does not matter to you. Comparisons with the baseline may then show "
+            "'not worse by more than 1.0 point' (docs/statistics.md). Set it before you see results."
+        },
+    )
     executor: str = field(
         default="local",
         metadata={
@@ -124,6 +131,8 @@ class ExperimentConfig:
         for name, least in (("workers", 1), ("max_retries", 0), ("max_runs", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
+        if self.margin is not None and not 0 < self.margin < 100:
+            raise ValueError(f"margin={self.margin} must be a number of points between 0 and 100, such as 1.0.")
         self._check_sweep()
 
     def _check_sweep(self) -> None:

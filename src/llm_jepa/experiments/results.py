@@ -407,12 +407,17 @@ def _comparison_json(c: PairedComparison) -> Json:
         "missing_seeds": c.missing,
         "reason": c.reason or None,
         "sentence": c.sentence,
+        "margin_points": c.margin_points,
+        "p_margin": c.p_margin,
+        "p_margin_holm": c.p_margin_holm,
+        "not_worse_shown": None if c.margin is None else c.not_worse_shown,
     }
 
 
 def _read_comparison(record: Mapping[str, Any]) -> PairedComparison:
     same_names = ("arm", "baseline", "delta", "p_value", "p_holm", "n", "sign_flip_p", "smallest_detectable")
-    same: Json = {key: record.get(key) for key in same_names}
+    same: Json = {key: record.get(key) for key in (*same_names, "p_margin", "p_margin_holm")}
+    margin = record.get("margin_points")
     ci = record.get("ci95") and tuple(record["ci95"])
     return PairedComparison(
         **same,
@@ -421,6 +426,7 @@ def _read_comparison(record: Mapping[str, Any]) -> PairedComparison:
         missing=record.get("missing_seeds", {}),
         reason=record.get("reason") or "",
         sentence=record["sentence"],
+        margin=None if margin is None else margin / 100,
     )
 
 

@@ -52,14 +52,38 @@ def sentence(comparison: PairedComparison, p_name: str = "Holm p") -> str:
         text += f", {100 * c.confidence:g}% interval {low} to {high}"
     if c.p_holm is not None:
         text += f", {p_name} {format_p(c.p_holm)}"
-    text += f": {c.verdict}."
+    if c.p_margin_holm is not None and c.verdict != "better":
+        text += f", against a loss of {c.margin_in_words} {p_name} {format_p(c.p_margin_holm)}"
+    text += f": {verdict_in_words(c)}."
     if c.reason:
         text += f" {c.reason[0].upper()}{c.reason[1:]}."
+    if c.p_margin_holm is not None:
+        text += _about_margin(c)
     if c.verdict == "no difference shown":
         text += _about_power(c)
     elif c.n < FEW_SEEDS:
         text += f" {c.n} seeds are few: the sign-flip test cannot go below p {format_p(2 / 2**c.n)} with them."
     return text + _missing(c)
+
+
+def verdict_in_words(c: PairedComparison) -> str:
+    """Return the verdict; where the arm is worse, and shown to be so by no more than the margin, both."""
+    within = c.verdict == "worse" and c.not_worse_shown
+    return f"worse, but not by more than {c.margin_in_words}, both shown" if within else c.verdict
+
+
+def short_verdict(c: PairedComparison) -> str:
+    """Return the verdict for a narrow column: `at most 1.0 worse`, in points, says that the margin is kept."""
+    if not c.not_worse_shown or c.verdict == "better":
+        return c.verdict
+    kept = f"at most {c.margin_in_words.split()[0]}"
+    return f"worse, {kept}" if c.verdict == "worse" else f"{kept} worse"
+
+
+def _about_margin(c: PairedComparison) -> str:
+    if not c.not_worse_shown:
+        return f" A loss of more than {c.margin_in_words} is not ruled out."
+    return "" if c.verdict in ("better", "worse") else " It is neither shown to be better nor to be worse."
 
 
 def _about_power(c: PairedComparison) -> str:
@@ -142,7 +166,14 @@ def _answer_of_one(first: PairedComparison | None, results: Results) -> Answer:
         return Answer(question, _short_yes(controls), text)
     if first.n > 1 and first.ci is None:  # every run at 0%, or every one at 100%
         return Answer(question, "Nothing can be seen.", text)
-    return Answer(question, "No, it is worse." if first.verdict == "worse" else "No difference shown.", text)
+    return Answer(question, _short_no(first), text)
+
+
+def _short_no(c: PairedComparison) -> str:
+    kept = f"not worse by more than {c.margin_in_words}" if c.not_worse_shown else ""
+    if c.verdict == "worse":
+        return f"No, it is worse, but {kept}." if kept else "No, it is worse."
+    return f"Not shown, but {kept}." if kept else "No difference shown."
 
 
 def _short_yes(controls: Sequence[PairedComparison]) -> str:

@@ -2,7 +2,7 @@
 
 Two arms with the same seed see the same rows in the same order from the same start, so their values are
 compared seed by seed: what a seed does to both cancels. Values are shares in [0, 1], higher is better;
-"points" in a sentence are hundredths of them. Nothing here reads a file.
+"points" in a sentence are hundredths of them. Nothing here reads a file. docs/statistics.md explains the tests.
 
 Letters: S seeds, N examples, R resamples.
 """
@@ -10,15 +10,19 @@ Letters: S seeds, N examples, R resamples.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
-Verdict = Literal["better", "worse", "no difference shown"]
+Verdict = str
+"""`better`, `worse`, `no difference shown`; with a margin also `not worse by more than 1.0 point, shown`."""
+
+Name = TypeVar("Name", bound=Hashable)
 
 ALPHA = 0.05
 POWER = 0.8
@@ -56,6 +60,10 @@ class PairedComparison:
         missing: Seeds that the arm lacks, and that the baseline lacks.
         reason: Why something above is None, or what is unusual; empty if nothing is.
         sentence: The result in words (`sentences.sentence`), where they were asked for.
+        margin: Largest loss that does not matter, a share, named before the results; None if none was named.
+        p_margin: p of the paired t-test of the differences against -margin: twice the one-sided p, at most 1. With
+            equal differences that of the sign-flip test. None with n < 2 or without a margin.
+        p_margin_holm: `p_margin`, corrected together with the p-values (`correct_for_many`).
     """
 
     arm: str
@@ -75,11 +83,34 @@ class PairedComparison:
     missing: dict[str, list[int]] = field(default_factory=dict)
     reason: str = ""
     sentence: str = ""
+    margin: float | None = None
+    p_margin: float | None = None
+    p_margin_holm: float | None = None
+
+    @property
+    def not_worse_shown(self) -> bool:
+        """Whether it is shown that the arm is not worse by more than the margin; so it is of every better arm."""
+        if self.margin is None or self.p_margin_holm is None or self.p_margin_holm >= ALPHA:
+            return False
+        return self.ci is None or self.ci[0] > -self.margin
+
+    @property
+    def margin_points(self) -> float | None:
+        """The margin in points."""
+        return None if self.margin is None else round(100 * self.margin, 10)
+
+    @property
+    def margin_in_words(self) -> str:
+        """The margin, such as `1.0 point`; "" without one."""
+        return "" if self.margin_points is None else points_in_words(self.margin_points)
 
     @property
     def verdict(self) -> Verdict:
-        """What the numbers show (see `verdict`)."""
-        return verdict(self.delta, self.p_holm, self.ci)
+        """What the numbers show (see `verdict`). A difference that is shown wins over the margin."""
+        shown = verdict(self.delta, self.p_holm, self.ci)
+        if shown == "no difference shown" and self.not_worse_shown:
+            return f"not worse by more than {self.margin_in_words}, shown"
+        return shown
 
 
 def compare_paired(
@@ -89,6 +120,7 @@ def compare_paired(
     confidence: float = 0.95,
     arm: str = "arm",
     baseline_arm: str = "baseline",
+    margin: float | None = None,
 ) -> PairedComparison:
     """Compare an arm with its baseline over the seeds that both have.
 
@@ -103,12 +135,15 @@ def compare_paired(
         baseline: Seed to value of the baseline.
         confidence: Of the interval, in (0, 1).
         arm, baseline_arm: Names for sentences and errors.
+        margin: Largest loss that does not matter, a share in (0, 1); None for no test against it.
 
     Raises:
-        ValueError: If a value is not finite (the text names arm and seed), or `confidence` is out of range.
+        ValueError: If a value is not finite (the text names arm and seed), or `confidence` or `margin` is out of range.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence} must lie between 0 and 1, such as 0.95.")
+    if margin is not None and not 0 < margin < 1:
+        raise ValueError(f"margin={margin} must be a share between 0 and 1, such as 0.01 for 1 point.")
     check_finite(values, arm)
     check_finite(baseline, baseline_arm)
     seeds = sorted(set(values) & set(baseline))
@@ -120,6 +155,7 @@ def compare_paired(
         confidence=confidence,
         differences={seed: float(values[seed] - baseline[seed]) for seed in seeds},
         missing={name: lacking for name, lacking in missing.items() if lacking},
+        margin=margin,
     )
     if not seeds:
         return replace(known, reason="no seed has both arms")
@@ -140,6 +176,9 @@ def _with_tests(known: PairedComparison, scale: float) -> PairedComparison:
     """Add spread, interval and p-values to a comparison of at least two seeds; values are about `scale` large."""
     differences = np.array(list(known.differences.values()))
     flip_p = sign_flip_p(differences, scale)
+    if known.margin is not None:
+        p_margin = _margin_p(differences, known.margin, scale)
+        known = replace(known, p_margin=p_margin, p_margin_holm=p_margin)
     if np.ptp(differences) <= SAME * scale:
         reason = (
             "the difference is the same in every seed, so p is that of the sign-flip test, and the interval is a point"
@@ -160,6 +199,16 @@ def _with_tests(known: PairedComparison, scale: float) -> PairedComparison:
         sign_flip_p=flip_p,
         smallest_detectable=smallest_detectable(known.n, std),
     )
+
+
+def _margin_p(differences: NDArray[np.float64], margin: float, scale: float) -> float:
+    """Return `p_margin`: small where the differences lie above -margin."""
+    above = differences + margin
+    if above.mean() <= SAME * scale:
+        return 1.0
+    if np.ptp(above) <= SAME * scale:
+        return sign_flip_p(above, scale)
+    return float(stats.ttest_1samp(above, 0.0).pvalue)
 
 
 def sign_flip_p(differences: ArrayLike, scale: float = 1.0) -> float:
@@ -214,11 +263,36 @@ def smallest_detectable(n: int, std: float) -> float | None:
     return float(root * std / math.sqrt(n))
 
 
-def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
+def power_of_t_test(n: int, std: float, effect: float, alpha: float = ALPHA) -> float:
+    """Return the chance that a two-sided paired t-test shows a true difference `effect` > 0, and with its sign.
+
+    Under it the statistic follows a noncentral t distribution with n - 1 degrees of freedom and noncentrality
+    effect * sqrt(n) / std. A difference shown with the wrong sign does not count, and hardly ever happens. The same is
+    the chance that an arm that equals its baseline is shown to be not worse by more than `effect`.
+
+    Args:
+        n: Number of seeds, at least 2.
+        std: Standard deviation of the paired differences, above 0, in the unit of `effect`.
+        effect: The true difference.
+        alpha: What p must be below.
+    """
+    critical = stats.t.ppf(1 - alpha / 2, n - 1)
+    return float(stats.nct.sf(critical, n - 1, effect * math.sqrt(n) / std))
+
+
+def holm(
+    p_values: Mapping[Name, float | None], arm_of: Callable[[Name], Hashable] = lambda name: name
+) -> dict[Name, float | None]:
     """Correct p-values for their number by Holm's step-down method; None stays None and is not counted.
 
     The chance that any true null is called a difference at 0.05 is then at most 0.05, however the tests
     depend on each other.
+
+    Args:
+        p_values: Name of a test to its p-value.
+        arm_of: What a test is about. At most one null of an arm may be true: so each step multiplies by the number of
+            arms with a test left, not of tests left (Shaffer 1986, JASA 81, 826-831). By default each test is about
+            an arm of its own, which is Holm's method.
 
     Raises:
         ValueError: If a p-value lies outside [0, 1].
@@ -227,18 +301,31 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
     for name, p in known.items():
         if not 0 <= p <= 1:
             raise ValueError(f"The p-value of {name!r} is {p}; it must lie in [0, 1].")
-    corrected: dict[str, float | None] = dict.fromkeys(p_values)
+    corrected: dict[Name, float | None] = dict.fromkeys(p_values)
+    left = Counter(map(arm_of, known))
     largest = 0.0
-    for rank, (name, p) in enumerate(sorted(known.items(), key=lambda item: item[1])):
-        largest = max(largest, min(1.0, (len(known) - rank) * p))
+    for name, p in sorted(known.items(), key=lambda item: item[1]):
+        largest = max(largest, min(1.0, len(+left) * p))
+        left[arm_of(name)] -= 1
         corrected[name] = largest
     return corrected
 
 
 def correct_for_many(comparisons: Sequence[PairedComparison]) -> list[PairedComparison]:
-    """Return the comparisons with `p_holm` corrected for their number: arms, on one or several test sets."""
-    corrected = holm({str(place): comparison.p_value for place, comparison in enumerate(comparisons)})
-    return [replace(each, p_holm=p_holm) for each, p_holm in zip(comparisons, corrected.values(), strict=True)]
+    """Return the comparisons with `p_holm` and `p_margin_holm` corrected for their number: arms, on all test sets.
+
+    The nulls "no difference" and "worse by the margin or more" of one comparison exclude each other (see `holm`).
+    """
+    tests = {
+        (place, test): p
+        for place, c in enumerate(comparisons)
+        for test, p in (("p", c.p_value), ("margin", c.p_margin))
+    }
+    corrected = holm(tests, arm_of=lambda test: test[0])
+    return [
+        replace(c, p_holm=corrected[place, "p"], p_margin_holm=corrected[place, "margin"])
+        for place, c in enumerate(comparisons)
+    ]
 
 
 def verdict(delta: float | None, p_holm: float | None, ci: tuple[float, float] | None) -> Verdict:
@@ -248,6 +335,17 @@ def verdict(delta: float | None, p_holm: float | None, ci: tuple[float, float] |
     if ci is not None and ci[0] <= 0 <= ci[1]:
         return "no difference shown"
     return "better" if delta > 0 else "worse"
+
+
+def points_in_words(points: float) -> str:
+    """Return a number of points with as many decimals as it has, one at least.
+
+    >>> points_in_words(1), points_in_words(0.25)
+    ('1.0 point', '0.25 points')
+    """
+    text = f"{points:.10f}".rstrip("0")
+    text = f"{text}0" if text.endswith(".") else text
+    return f"{text} point" if text == "1.0" else f"{text} points"
 
 
 def check_finite(values: Mapping[int, float], arm: str) -> None:

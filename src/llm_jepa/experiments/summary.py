@@ -181,6 +181,7 @@ def _results_of(
         controls=controls,
         headline=_headline(experiment, records, baseline),
         tests=next(iter(experiment.runs.values())).data.test_sets,
+        margin=None if experiment.config.margin is None else experiment.config.margin / 100,
         control_runs=[RunResult.from_eval(job.arm, job.seed, record) for job, record in beside.items()],
     )
 

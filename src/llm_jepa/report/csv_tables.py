@@ -73,6 +73,7 @@ def _arms(results: Results) -> Iterator[Row]:
 
 def _comparisons(results: Results) -> Iterator[Row]:
     numbers = ("n", "delta", "p_value", "p_holm", "sign_flip_p", "smallest_detectable", "verdict")
+    margin = ("margin_points", "p_margin", "p_margin_holm", "not_worse_shown")
     for which, each in _tables(results):
         compared = [("baseline", one) for one in each.main.comparisons]
         compared += [("control", one) for one in each.main.controls]
@@ -85,6 +86,7 @@ def _comparisons(results: Results) -> Iterator[Row]:
                 **{key: getattr(comparison, key) for key in numbers},
                 "reason": comparison.reason or None,
                 **_ends("ci95", comparison.ci),
+                **{key: None if comparison.margin is None else getattr(comparison, key) for key in margin},
             }
 
 

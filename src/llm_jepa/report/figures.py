@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from llm_jepa.data.config import MAIN_TEST
 from llm_jepa.experiments.results import Alarm, Results, SeedValues
+from llm_jepa.experiments.sentences import short_verdict
 from llm_jepa.experiments.statistics import PairedComparison
 
 from .drawing import (
@@ -299,8 +300,10 @@ def _comparison_figure(results: Results, narrow: bool) -> Figure:
     axes[0].set_xlabel("% (bar: mean over seeds)")
     if compared_with is not None:
         axes[1].axvline(0, color=INK, linewidth=1, zorder=1)
+        if (margin := results.main.comparisons[0].margin) is not None:
+            axes[1].axvline(-100 * margin, color=INK, linewidth=1, linestyle=":", zorder=1)
         axes[1].set_title(f"Difference to {shortened_name(compared_with)}")
-        axes[1].set_xlabel("points (line: 95% interval; dots: seeds)")
+        axes[1].set_xlabel(f"points (line: 95% interval; dots: seeds{'' if margin is None else '; dotted: margin'})")
     for axis in axes:
         axis.set_yticks(range(len(arms)), [shortened_name(arm, 14 if narrow else 28) for arm in arms])
         axis.set_ylim(len(arms) - 0.4, -0.6)  # the first arm on top
@@ -346,7 +349,7 @@ def _write_verdict(axis: Axes, height: float, comparison: PairedComparison, *, a
     """Write the difference and the verdict in the margin, where nothing is drawn; or above the interval."""
     delta = "" if comparison.delta is None else f"{points(comparison.delta)}  "
     at, size = ((0.01, height - 0.33), 8) if above else ((1.02, height), 9)
-    text, across = f"{delta}{comparison.verdict}", ("axes fraction", "data")
+    text, across = f"{delta}{short_verdict(comparison)}", ("axes fraction", "data")
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # above the line at 0, not under it
     axis.annotate(text, at, xycoords=across, va="center", color=INK, fontsize=size, bbox=box)
 

@@ -24,7 +24,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from llm_jepa.experiments.results import GridResults, Results
-from llm_jepa.experiments.sentences import answer_of, collapses_of, comparison_sentences, count_alarms
+from llm_jepa.experiments.sentences import (
+    answer_of,
+    collapses_of,
+    comparison_sentences,
+    count_alarms,
+    verdict_in_words,
+)
 from llm_jepa.files import write_whole
 from llm_jepa.geometry.geometry_tables import describe_pairs, describe_sides, geometry_tables
 from llm_jepa.yaml_loading import dump_yaml
@@ -246,6 +252,7 @@ def _templates() -> Environment:
         "duration": formatting.duration,
         "in_words": formatting.in_words,
         "count_alarms": count_alarms,
+        "verdict_in_words": verdict_in_words,
     }
     templates.globals |= {
         "grid_title": grid_title,

@@ -19,6 +19,7 @@ from llm_jepa.experiments.sentences import (
     count_alarms,
     format_p,
     format_points,
+    short_verdict,
 )
 from llm_jepa.experiments.statistics import PairedComparison
 from llm_jepa.text_tables import text_table
@@ -71,7 +72,7 @@ def outcome_rows(results: Results) -> Rows:
         comparison = results.main.comparison_of(name)
         compared = ["", "", "baseline"]
         if comparison is not None:
-            compared = [format_difference(comparison), format_p(comparison.p_holm), comparison.verdict]
+            compared = [format_difference(comparison), format_p(comparison.p_holm), short_verdict(comparison)]
         rows.append([name, str(arm.values.n), format_mean(arm.values), *compared])
     return rows
 
