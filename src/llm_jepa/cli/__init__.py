@@ -18,7 +18,7 @@ from llm_jepa.errors import ConfigError
 from llm_jepa.processes import is_main, leave, num_launched, told
 from llm_jepa.standard_error import WIDTH, exit_code_of, log_to_standard_error
 
-from . import data_commands, experiment_commands, reproduce_command, run_commands, tool_commands
+from . import data_commands, experiment_commands, plan_command, reproduce_command, run_commands, tool_commands
 from .parsing import Parser
 from .printing import print_json, substitute_characters
 
@@ -78,6 +78,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"llm-jepa {__version__}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks and the log of transformers")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for family in (experiment_commands, reproduce_command, run_commands, data_commands, tool_commands):
+    for family in (experiment_commands, plan_command, reproduce_command, run_commands, data_commands, tool_commands):
         family.register(commands)
     return parser

@@ -1,0 +1,176 @@
+"""The command that says how many seeds and test rows an effect needs: `plan`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+from llm_jepa.errors import ConfigError
+from llm_jepa.files import expanded
+from llm_jepa.standard_error import WIDTH
+
+from .parsing import add_command, add_config, read_call
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llm_jepa.experiments.experiment import ExperimentConfig
+    from llm_jepa.experiments.seeds_needed import Spread
+
+MORE_ROWS = (1, 2, 4, 8)
+"""The sizes of the test file that are planned for, as multiples of the pilot's."""
+
+
+def register(commands: Any) -> None:
+    """Add the command of this module to the parser."""
+    plan = add_command(commands, "plan", _plan, "say how many seeds and test rows an effect needs")
+    add_config(plan)
+    plan.add_argument("--effect", type=float, required=True, metavar="2.0", help="the true difference, in points")
+    spread = plan.add_mutually_exclusive_group(required=True)
+    spread.add_argument("--pilot", type=expanded, metavar="FOLDER", help="folder of a compare with finished runs")
+    spread.add_argument(
+        "--std", type=float, metavar="1.5", help="standard deviation of the paired differences, in points"
+    )
+    plan.add_argument("--power", type=float, default=0.8, metavar="0.8", help="chance that it is shown (0.8)")
+
+
+def _plan(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.experiments.experiment import read_experiment
+    from llm_jepa.experiments.seeds_needed import spreads_of
+    from llm_jepa.experiments.statistics import ALPHA, points_in_words
+
+    _check(arguments)
+    config, runs = read_experiment(read_call(arguments), trains=False)
+    count = len(config.arms) - 1
+    if not count:
+        raise ConfigError(f"{arguments.config} has one arm, so nothing is compared. Add an arm.")
+    if arguments.pilot is not None and config.baseline not in runs:
+        raise ConfigError(
+            f"The baseline {config.baseline} is a grid, and a pilot's spread is that of one cell. State it: --std 1.5."
+        )
+    spreads = []
+    if arguments.pilot is not None:
+        metric = runs[config.baseline].evaluation.metric
+        spreads = spreads_of(arguments.pilot, list(runs), config.baseline, metric)
+    _print(
+        f"To show an effect of {points_in_words(arguments.effect)} with a chance of {arguments.power:.0%} or more: "
+        f"paired t-test over seeds, two-sided {ALPHA:g}, Holm over {count} comparison{'s' if count > 1 else ''} "
+        f"(planned for p below {ALPHA / count:.2g})."
+    )
+    print()
+    found = _of_pilot(arguments, config, spreads, count) if spreads else _of_std(arguments, config, count)
+    return {"effect_points": arguments.effect, "power": arguments.power, "num_comparisons": count, **found}
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse numbers that mean nothing."""
+    for flag, most, example in (("effect", 100, 2.0), ("std", 100, 1.5)):
+        value = getattr(arguments, flag)
+        if value is not None and not 0 < value < most:
+            raise ConfigError(f"--{flag} {value}: expected points, between 0 and {most}, such as --{flag} {example}.")
+    if not 0.05 < arguments.power < 1:
+        raise ConfigError(f"--power {arguments.power}: expected a chance between 0.05 and 1, such as --power 0.8.")
+
+
+def _needed(arguments: argparse.Namespace, effect: float, std: float, count: int) -> int | None:
+    """Return the seeds that an effect needs; it and the standard deviation in points."""
+    from llm_jepa.experiments.seeds_needed import seeds_needed
+
+    return seeds_needed(effect, std, num_comparisons=count, power=arguments.power)
+
+
+def _of_std(arguments: argparse.Namespace, config: ExperimentConfig, count: int) -> dict[str, Any]:
+    seeds = _needed(arguments, arguments.effect, arguments.std, count)
+    _print(f"With a standard deviation of {arguments.std:g} points between paired differences: {_shown(seeds)} seeds.")
+    _print_margin(config, {"": arguments.std}, arguments, count)
+    _print("Test rows: a stated deviation does not say which part of it more rows would shrink. --pilot FOLDER does.")
+    _print_few([seeds])
+    return {"std_points": arguments.std, "seeds": seeds}
+
+
+def _of_pilot(
+    arguments: argparse.Namespace, config: ExperimentConfig, spreads: Sequence[Spread], count: int
+) -> dict[str, Any]:
+    from llm_jepa.text_tables import text_table
+
+    num_rows = spreads[0].num_rows
+    sizes = [num_rows * each for each in MORE_ROWS]
+    arms: dict[str, Any] = {}
+    rows = [["arm", "n", "sd, 95% interval", "of rows", f"{num_rows:,} rows", *(f"{each:,}" for each in sizes[1:])]]
+    for spread in spreads:
+        stds = {size: std for size in sizes if (std := spread.std_at(size)) is not None}
+        seeds = {size: _needed(arguments, arguments.effect, 100 * std, count) for size, std in stds.items()}
+        of_rows = None if spread.noise_std is None else 100 * spread.noise_std / math.sqrt(num_rows)
+        low, high = (100 * end for end in spread.ci)
+        sd = f"{100 * spread.std:.2f} [{low:.2f}, {high:.2f}]"
+        cells = [_shown(seeds[size]) if size in seeds else "-" for size in sizes]
+        rows.append([spread.arm, str(spread.n), sd, "-" if of_rows is None else f"{of_rows:.2f}", *cells])
+        arms[spread.arm] = {
+            "pilot_seeds": spread.n,
+            "std_points": 100 * spread.std,
+            "std_ci95_points": [low, high],
+            "rows_std_points": of_rows,
+            "seeds": {str(size): each for size, each in seeds.items()},
+        }
+    print(text_table(rows, WIDTH))
+    print()
+    _print(
+        "n, sd: seeds of the pilot, and the standard deviation of their paired differences, in points. Right: seeds "
+        "needed with so many test rows."
+    )
+    _print_rows(spreads)
+    _print_margin(config, {each.arm: 100 * (each.std_at(num_rows) or each.std) for each in spreads}, arguments, count)
+    if lacking := [arm for arm in config.arms if arm != config.baseline and arm not in arms]:
+        _print(f"Without two paired runs in the pilot: {', '.join(lacking)}.")
+    _print_few([seeds for each in arms.values() for seeds in each["seeds"].values()])
+    return {"pilot": str(arguments.pilot), "num_rows": num_rows, "arms": arms}
+
+
+def _print_rows(spreads: Sequence[Spread]) -> None:
+    """Say how test rows act, as far as it is known."""
+    if any(each.noise_std is None for each in spreads):
+        _print(
+            "Where '-' is shown, it is not known how test rows act: that takes predictions.jsonl of all runs, and the "
+            "same rows."
+        )
+    shared = [100 * each.row_std / math.sqrt(each.num_rows) for each in spreads if each.row_std is not None]
+    if shared:
+        _print(
+            "of rows: the part of sd that is noise of single answers; more test rows shrink it, more seeds average it. "
+            "What is special to these test rows moves all seeds alike, here by up to "
+            f"{max(shared):.2f} points (sd). No interval over seeds shows that; only more rows shrink it."
+        )
+
+
+def _print_margin(config: ExperimentConfig, stds: dict[str, float], arguments: argparse.Namespace, count: int) -> None:
+    """Say how many seeds the margin of the config needs; `stds` in points, by arm."""
+    from llm_jepa.experiments.statistics import points_in_words
+
+    if config.margin is None:
+        return
+    margin = config.margin
+    needed = [f"{arm} {_shown(_needed(arguments, margin, std, count))}".strip() for arm, std in stds.items()]
+    _print(
+        f"To show 'not worse by more than {points_in_words(margin)}' of an arm that equals the baseline: "
+        f"{', '.join(needed)} seeds."
+    )
+
+
+def _print_few(seeds: Sequence[int | None]) -> None:
+    """Warn of plans for few seeds."""
+    from llm_jepa.experiments.sentences import FEW_SEEDS
+
+    if any(each is not None and each < FEW_SEEDS for each in seeds):
+        _print(f"Take {FEW_SEEDS} seeds at least: with fewer, results rest on the normal distribution alone.")
+
+
+def _shown(seeds: int | None) -> str:
+    from llm_jepa.experiments.seeds_needed import MOST_SEEDS
+
+    return f"over {MOST_SEEDS:,}" if seeds is None else f"{seeds:,}"
+
+
+def _print(text: str) -> None:
+    print(textwrap.fill(text, WIDTH, break_on_hyphens=False))
