@@ -83,7 +83,7 @@ def test_the_nanogpt_drop_in():
 
 
 @pytest.mark.parametrize(
-    "argv", [[verb] for verb in VERBS] + [["data", part] for part in ("make", "inspect", "check", "split")]
+    "argv", [[verb] for verb in (*VERBS, "plan")] + [["data", part] for part in ("make", "inspect", "check", "split")]
 )
 def test_the_verbs_of_the_command_line(argv, capsys):
     """Each has a help text and exits with 0; a call without what it needs, or with an unknown flag, exits with 2."""
