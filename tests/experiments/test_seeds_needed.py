@@ -187,6 +187,9 @@ def test_a_stated_spread_needs_no_pilot(pilot, capsys):
     out = capsys.readouterr().out
     assert json.loads(out.splitlines()[-1])["seeds"] == seeds_needed(2.0, 1.5, num_comparisons=2, power=0.9)
     assert "Test rows: a stated deviation does not say" in out
+    two = CONFIG + "generate_views: 20\ngenerate_test_phrasing: both\n"
+    assert plan(pilot, "--effect", "2", "--std", "1.5", config=two) == 0  # Holm runs over arms and test sets
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["num_comparisons"] == 4
     assert plan(pilot, "--effect", "0.01", "--std", "5") == 0
     assert "over 10,000 seeds" in " ".join(capsys.readouterr().out.split())
 

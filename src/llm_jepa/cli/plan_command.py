@@ -43,7 +43,7 @@ def _plan(arguments: argparse.Namespace) -> dict[str, Any]:
 
     _check(arguments)
     config, runs = read_experiment(read_call(arguments), trains=False)
-    count = len(config.arms) - 1
+    count = (len(config.arms) - 1) * len(next(iter(runs.values())).data.test_sets)
     if not count:
         raise ConfigError(f"{arguments.config} has one arm, so nothing is compared. Add an arm.")
     if arguments.pilot is not None and config.baseline not in runs:
