@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,9 +17,11 @@ from llm_jepa.errors import ConfigError
 from llm_jepa.experiments.compare import open_experiment, run_experiment
 from llm_jepa.experiments.experiment import read_experiment
 from llm_jepa.experiments.jobs import Job, run_jobs
+from llm_jepa.files import read_json_lines
 from llm_jepa.report.experiment_report import write_experiment_report
 from llm_jepa.runs.folder import RunFolder
 from llm_jepa.runs.settings import read_yaml
+from llm_jepa.yaml_loading import dump_yaml
 
 ROOT = Path(__file__).parents[2]
 ARMS = {
@@ -99,13 +108,18 @@ def test_a_teacher_is_an_arm_without_a_teacher(arms, words):
         read_experiment(files | {"arms": arms})
 
 
-def test_a_comparison_with_teachers_from_one_yaml(quick_runs, tmp_path):
-    """All arms of the transfer experiment with its rivals; the cost of a taught run names its teacher's."""
-    settings = read_yaml(ROOT / "configs" / "transfer_generated.yaml") | {
+def small_transfer() -> dict[str, Any]:
+    """All arms of the transfer experiment with its rivals, two test sets and a margin, made small."""
+    return read_yaml(ROOT / "configs" / "transfer_generated.yaml") | {
         **{"generate_train": 24, "generate_views": 40, "generate_test": 6, "views_validation_size": 8},
         **{"vocab_size": 300, "max_steps": 3, "per_device_train_batch_size": 4, "max_new_tokens": 4, "use_cpu": True},
-        **{"arms": ARMS, "baseline": "ntp", "seeds": [3], "workers": 2, "generate_test_phrasing": "both"},
+        **{"arms": ARMS, "baseline": "ntp", "seeds": [3], "workers": 2, "margin": 1.0},
     }
+
+
+def test_a_comparison_with_teachers_from_one_yaml(quick_runs, tmp_path):
+    """The cost of a taught run names its teacher's; each test set has its table."""
+    settings = small_transfer()
     folder = tmp_path / "out"
     results = run_experiment(open_experiment(settings, folder), render=write_experiment_report).to_json()
     assert set(results["arms"]) == set(ARMS)
@@ -120,3 +134,42 @@ def test_a_comparison_with_teachers_from_one_yaml(quick_runs, tmp_path):
     assert set(results["tests"]["plain"]["arms"]) == set(ARMS)
     again = run_experiment(open_experiment(settings, folder)).to_json()
     assert len(quick_runs) == len(ARMS) and again["arms"] == results["arms"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes in /proc")
+def test_a_comparison_that_is_killed_twice_ends_as_one_that_was_not(tmp_path):
+    """Teachers, two test sets and a margin from one YAML, by the command line; -9 after one and four runs."""
+    config = tmp_path / "config.yaml"
+    config.write_text(dump_yaml(small_transfer() | {"save_steps": 1, "seeds": [3, 5]}))
+    begin_compare(config, tmp_path / "whole").wait()
+    for num_done in (1, 4, None):
+        process = begin_compare(config, tmp_path / "killed")
+        while num_done and len(list((tmp_path / "killed").glob("*/DONE"))) < num_done and process.poll() is None:
+            time.sleep(0.02)
+        if num_done:
+            assert process.poll() is None, "the runs were over before the kill"
+            process.kill()
+        assert process.wait() == (-signal.SIGKILL if num_done else 0)
+    results, expected = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("killed", "whole"))
+    for key in ("arms", "comparisons", "controls", "tests", "retrieval", "views_retrieval", "alarms"):
+        assert results[key] == expected[key], key
+    assert set(results["tests"]) == {"colloquial", "plain"} and results["comparisons"][0]["margin_points"] == 1.0
+    for file in (tmp_path / "whole").glob("*/p*.jsonl"):  # answers to both test sets, pseudo-labels
+        lines = [
+            [
+                {**row, "seconds": None, "source": None}
+                for row in read_json_lines(tmp_path / name / file.parent.name / file.name)
+            ]
+            for name in ("killed", "whole")
+        ]
+        assert lines[0] == lines[1], file
+
+
+def begin_compare(config: Path, out: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "llm_jepa", "compare", str(config), "--out", str(out)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
