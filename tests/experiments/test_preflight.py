@@ -14,6 +14,7 @@ from llm_jepa.experiments.summary import summarise
 from llm_jepa.runs import build_trainer
 from llm_jepa.runs.run import train_run
 from llm_jepa.runs.settings import read_run
+from llm_jepa.training import arguments
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has what is missing here")
 
@@ -43,12 +44,6 @@ REFUSED = [
     pytest.param({"report_to": ["wandb"]}, "report_to=.*wandb.* is refused", marks=without("wandb")),
     pytest.param({"optim": "adamw_8bit"}, "optim='adamw_8bit' is refused", marks=without("bitsandbytes")),
     pytest.param({"deepspeed": "x.json"}, "deepspeed.*Install what is missing", marks=without("deepspeed")),
-    pytest.param(
-        {"bf16": True, "use_cpu": None},
-        "bf16=True needs a GPU with bfloat16, and none is found. Remove bf16 .* or set use_cpu: true",
-        marks=WITHOUT_GPU,
-    ),
-    pytest.param({"precision": "bf16", "use_cpu": None}, "precision=bf16 needs a GPU", marks=WITHOUT_GPU),
 ]
 
 
@@ -129,6 +124,17 @@ def test_runs_that_are_done_are_not_tried_again(tiny_settings, quick_runs, tmp_p
     run_experiment(open_experiment(settings, tmp_path / "out"))
     monkeypatch.setattr(preflight, "build_trainer", None)
     open_experiment(settings, tmp_path / "out")
+
+
+@WITHOUT_GPU
+@pytest.mark.parametrize("changes", [{"bf16": True}, {"precision": "bf16"}])
+def test_bf16_on_a_processor_without_its_instructions_is_refused(changes, tiny_settings, tmp_path, monkeypatch):
+    """Named by its setting, with the reason and both ways out."""
+    monkeypatch.setattr(arguments, "has_bf16_instructions", lambda: False)
+    settings = tiny_settings(arms=["ntp"], seeds=[1], use_cpu=None, **changes)
+    message = f"{next(iter(changes))}=.* is slower than float32 here: .* no bf16 instructions. Remove .*use_cpu: true"
+    with pytest.raises(ConfigError, match=message):
+        open_experiment(settings, tmp_path / "out", dry_run=True)
 
 
 @WITHOUT_GPU

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
+from llm_jepa.training import arguments as module
 from llm_jepa.training.arguments import JEPATrainingArguments
 
 
@@ -74,6 +75,20 @@ def test_precision_is_float32_unless_a_device_has_better(tmp_path):
     assert JEPATrainingArguments(output_dir=str(tmp_path)).bf16 == (
         torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     )
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="bf16 goes to the GPU")
+@pytest.mark.parametrize("asked", [{"bf16": True}, {"precision": "bf16"}])
+def test_bf16_without_a_gpu_is_for_processors_that_have_it(asked, tmp_path, monkeypatch):
+    """transformers' `use_cpu` is set for the user; without bf16 instructions the reason is given, and a way out."""
+    monkeypatch.setattr(module, "has_bf16_instructions", lambda: True)
+    args = JEPATrainingArguments(output_dir=str(tmp_path), **asked)
+    assert args.use_cpu and args.bf16 and args.mixed_precision == "bf16" and args.device.type == "cpu"
+    monkeypatch.setattr(module, "has_bf16_instructions", lambda: False)
+    with pytest.raises(ValueError, match="slower than float32 here: .* the processor has no bf16 instructions"):
+        JEPATrainingArguments(output_dir=str(tmp_path), **asked)
+    assert JEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True, **asked).mixed_precision == "bf16"
+    assert not JEPATrainingArguments(output_dir=str(tmp_path)).use_cpu  # float32 is left as it was
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")

@@ -14,6 +14,7 @@ from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_availab
 
 from llm_jepa.fields import setting, setting_made_by
 
+from .processor import has_bf16_instructions
 from .saving import MAX_SHARD_SIZE
 
 logger = logging.getLogger(__name__)
@@ -88,7 +89,11 @@ class JEPATrainingArguments(TrainingArguments):
     pack_length: int | None = setting(
         None, "Tokens that a packed row has room for. Default: those of the longest pair of the batch."
     )
-    precision: str = setting("auto", "auto (bf16 on a GPU that has it, else float32), float32 or bf16.")
+    precision: str = setting(
+        "auto",
+        "auto (bf16 on a GPU that has it, else float32), float32 or bf16. "
+        "On a CPU bf16 is autocast, for processors with bf16 instructions; with use_cpu: true, for any.",
+    )
     sum_micro_batches: bool = setting(
         False,
         "Take both terms' means over each micro-batch alone and add them up: before clipping, the gradient "
@@ -137,7 +142,7 @@ class JEPATrainingArguments(TrainingArguments):
         for name, why in NOT_HERE.items():
             if getattr(self, name):
                 raise ValueError(f"{name}={getattr(self, name)} is not possible here: {why}. Remove it.")
-        self._check_bf16()
+        self._place_bf16()
         if self.pack_length is not None and (self.pack_length < 1 or not self.packing):
             raise ValueError(f"pack_length={self.pack_length} must be at least 1, and needs packing=True.")
         if not re.fullmatch(_SIZE, str(self.max_shard_size)):
@@ -147,16 +152,27 @@ class JEPATrainingArguments(TrainingArguments):
         if self.monitor_pairs < 2:
             raise ValueError(f"monitor_pairs={self.monitor_pairs} must be at least 2: one pair has no gap.")
 
-    def _check_bf16(self) -> None:
-        """Refuse bf16 where there is no GPU that has it, unless the CPU is asked for; by the setting's own name."""
+    def _place_bf16(self) -> None:
+        """Put bf16 on the CPU where there is no GPU. Refuse it, by the setting's own name, where it would be slow.
+
+        Where the user sets `use_cpu`, any processor will do: so a run that is meant for a GPU can be tried first.
+        """
         if self.use_cpu or is_torch_bf16_gpu_available() or is_torch_xla_available():
             return
-        if self.bf16 or self.precision == "bf16":
-            name = "bf16" if self.bf16 else "precision"
+        if not (self.bf16 or self.precision == "bf16"):
+            return
+        name = "bf16" if self.bf16 else "precision"
+        if torch.accelerator.is_available():
             raise ValueError(
-                f"{name}={getattr(self, name)} needs a GPU with bfloat16, and none is found. Remove {name} to train in "
-                "float32, or set use_cpu: true to train in bf16 on the CPU."
+                f"{name}={getattr(self, name)} needs a GPU with bfloat16, and this one has none. Remove {name} to train "
+                "in float32."
             )
+        if not has_bf16_instructions():
+            raise ValueError(
+                f"{name}={getattr(self, name)} is slower than float32 here: there is no GPU, and the processor has no "
+                f"bf16 instructions. Remove {name} to train in float32, or set use_cpu: true to use bf16 all the same."
+            )
+        self.use_cpu = True  # transformers refuses bf16 without a GPU unless the CPU is asked for
 
     def _check_ranges(self) -> None:
         for name, least in AT_LEAST.items():
