@@ -164,8 +164,8 @@ class JEPATrainingArguments(TrainingArguments):
         name = "bf16" if self.bf16 else "precision"
         if torch.accelerator.is_available():
             raise ValueError(
-                f"{name}={getattr(self, name)} needs a GPU with bfloat16, and this one has none. Remove {name} to train "
-                "in float32."
+                f"{name}={getattr(self, name)} needs a GPU with bfloat16, and this one has none. Remove {name} to "
+                "train in float32."
             )
         if not has_bf16_instructions():
             raise ValueError(
