@@ -248,7 +248,8 @@ def test_a_template_that_reads_the_clock_is_noted_too(load, chat_tokenizer):
     """date_string freezes the date of training; a server of the template writes its own."""
     chat_tokenizer.chat_template = "{{ strftime_now('%Y') }}" + str(chat_tokenizer.chat_template)
     frozen = {"date_string": "1 Jan 1999"}
-    (note,) = load([asked("a dog")], tokenizer=chat_tokenizer, chat_template_kwargs=frozen).notes
+    date, note = load([asked("a dog")], tokenizer=chat_tokenizer, chat_template_kwargs=frozen).notes
+    assert "no system message: '1 Jan 1999'" in date
     assert "1 of the first 1 prompts" in note and "writes today's date" in note
 
 

@@ -27,6 +27,9 @@ Span = tuple[int, int]  # characters, from the first up to, not including, the l
 # Private-use characters: no template writes them, none strips them.
 _MARKER = re.compile("\ue000([0-9]+)\ue001")
 
+# How a template begins from which the system message was taken out.
+_WITHOUT_SYSTEM = "{# template_system: false #}"
+
 # Some templates ask what day it is by this function, and know no date_string.
 _FROZEN_DATE = "{%- macro strftime_now(format) -%}{{ date_string }}{%- endmacro -%}"
 
@@ -62,6 +65,41 @@ class RenderedPrompt:
     string: str
     contents: list[Content]
     last_user: Span
+
+
+def remove_template_system(tokenizer: PreTrainedTokenizerBase, kwargs: dict[str, Any]) -> None:
+    """Change a tokenizer's chat template: it no longer adds a system message to a chat that has none.
+
+    The tokenizer is saved with the model, so that servers ask as training did. One that was changed before stays.
+
+    Args:
+        tokenizer: The tokenizer.
+        kwargs: Arguments of the template.
+
+    Raises:
+        ConfigError: If the template adds none, or there is no template.
+    """
+    source = default_template(tokenizer)
+    if source is not None and source.startswith(_WITHOUT_SYSTEM):
+        return
+    before, kept = ChatTemplate(tokenizer, kwargs).opening() if source is not None else ("", "")
+    if source is None or before == kept:
+        raise ConfigError(
+            "template_system=false has no effect: the tokenizer's chat template adds no system message, or none that "
+            "can be told from the user's turn. Remove the setting."
+        )
+    cut = f"{kept!r} + whole[{len(before)}:]"
+    condition = f"messages[0]['role'] != 'system' and whole.startswith({before!r})"
+    changed = f"{_WITHOUT_SYSTEM}{{% set whole %}}{source}{{% endset %}}{{{{ {cut} if {condition} else whole }}}}"
+    old = tokenizer.chat_template
+    tokenizer.chat_template = {**old, "default": changed} if isinstance(old, dict) else changed
+    is_fixed = "strftime_now" not in source  # another day's message would not be found
+    if not is_fixed or ChatTemplate(tokenizer, kwargs).opening() != (kept, kept):
+        tokenizer.chat_template = old
+        raise ConfigError(
+            "template_system=false cannot take the system message out of this chat template. Give the rows a system "
+            "message of their own, or edit chat_template.jinja in a copy of the tokenizer (tokenizer_name_or_path)."
+        )
 
 
 class Controls:
@@ -209,6 +247,28 @@ class ChatTemplate:
         if whole[: len(text_ids)] == text_ids:
             return text_ids, whole[len(text_ids) :]
         return text_ids, self.encode(prompt, end, len(prompt.string))
+
+    def opening(self) -> tuple[str, str]:
+        """Return what the template writes before the first user's words, and what of it belongs to the user's turn.
+
+        The first is longer where the template adds a system message to a chat that has none. The second is the begin
+        token, where there is one, and what stands before the words of a later user's turn. A template that refuses a
+        chat of two questions, or opens the first turn in another way, gives its whole opening twice.
+        """
+        roles = ("user", "assistant", "user")
+        chat = [{"role": role, "content": ""} for role in roles]
+        try:
+            three = self._skeleton(chat, "chat template", add_generation_prompt=False)
+            two = self._skeleton(chat[:2], "chat template", add_generation_prompt=False)
+        except DataError:
+            two, three = self._render_one()[0], ""
+        before, end = two.partition(_marker(0))[0], two.partition(_marker(1))[2]
+        header = three.partition(_marker(1))[2].partition(_marker(2))[0]
+        if not header.startswith(end) or not before.endswith(header[len(end) :]):
+            return before, before
+        header = header[len(end) :]
+        begin = self.tokenizer.bos_token or ""
+        return before, begin + header if before.startswith(begin) and not header.startswith(begin) else header
 
     def served_ids(self, messages: list[Message]) -> list[int]:
         """Return the ids that a server of the template gives this chat."""

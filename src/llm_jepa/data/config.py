@@ -130,6 +130,11 @@ class DataConfig:
         "Without a chat template: put the system message before the text view. "
         "Off, it is left out, which is refused where it differs from row to row.",
     )
+    template_system: bool = setting(
+        True,
+        "Keep the system message that a chat template adds to a chat without one. Off, the template is changed so "
+        "that it adds none, in training and beside the saved model.",
+    )
     chat_template_kwargs: dict[str, Any] = setting_made_by(
         dict,
         "Values handed to the tokenizer's chat template, the same for every row and every day, "

@@ -158,6 +158,10 @@ class PairEncoder:
         assert self.chat is not None
         return self.chat.served_ids(_without_answer(example))
 
+    def num_template_tokens(self, written: str) -> int:
+        """Return the number of tokens of what a chat template wrote, no words of messages among it."""
+        return len(self.tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"])
+
     def encode_words(self, words: str) -> list[int]:
         """Return the ids of a text as those of an answer, without an end token; none for a blank text."""
         return self.controls.answers(words) if words.strip() else []

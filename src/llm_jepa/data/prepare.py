@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective.config import JEPAConfig
 
+from .chat import remove_template_system
 from .checks import apply_duplicate_policy, apply_leak_policy, find_leaks
 from .config import MAIN_TEST, DataConfig
 from .encode import PairEncoder
@@ -134,6 +135,8 @@ def load_data(
     train, views = splits["train"], splits.get("views", _Split("view"))
     if tokenizer is None:
         tokenizer = _make_tokenizer(config, Joined(train.examples, views.examples))
+    if not config.template_system:
+        remove_template_system(tokenizer, config.chat_template_kwargs)
     encoder = PairEncoder(tokenizer, config, jepa.jepa_split, jepa.jepa_views)
     system_note = check_system_messages(
         chain.from_iterable(split.examples for name, split in splits.items() if not name.startswith("views")), encoder

@@ -26,6 +26,7 @@ def notes_on_rows(
         *_round_trips(train, encoder),
         *_terms(train, views, config, jepa),
         *_begin_token(train, encoder),
+        *_template_system(train, encoder),
         *_serving(train, encoder),
         *_open_tags(train, encoder),
         *_end_tokens(jepa),
@@ -86,6 +87,25 @@ def _begin_token(train: EncodedPairs, encoder: PairEncoder) -> Iterator[str]:
         yield (
             f"The tokenizer begins a text with {encoder.tokenizer.bos_token!r}, its chat template does not: rows have "
             "no begin token, as in every other tool that uses the template."
+        )
+
+
+def _template_system(train: EncodedPairs, encoder: PairEncoder) -> Iterator[str]:
+    """Say what system message, or other text, the template writes before a chat without one, and its share of tokens."""
+    if encoder.chat is None or not is_chat(train.examples):
+        return
+    before, kept = encoder.chat.opening()
+    if before == kept:
+        return
+    sample = list(islice(zip(train.pairs, train.examples, strict=True), _NUM_SAMPLED))
+    longer = [example for _, example in sample if example.system is None]
+    added = encoder.num_template_tokens(before) - encoder.num_template_tokens(kept)
+    share = added * len(longer) / sum(len(pair) for pair, _ in sample)
+    if longer:
+        yield (
+            f"The chat template adds {added} tokens to a chat that has no system message: "
+            f"{before.removesuffix(kept).strip()!r}. That is {share:.0%} of the tokens of the first {len(sample)} "
+            "training rows. Set template_system: false to leave it out, or give the rows a system message of their own."
         )
 
 
