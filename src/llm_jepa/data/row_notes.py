@@ -91,7 +91,7 @@ def _begin_token(train: EncodedPairs, encoder: PairEncoder) -> Iterator[str]:
 
 
 def _template_system(train: EncodedPairs, encoder: PairEncoder) -> Iterator[str]:
-    """Say what system message, or other text, the template writes before a chat without one, and its share of tokens."""
+    """Say what a template writes before a chat without system message, and its share of the tokens."""
     if encoder.chat is None or not is_chat(train.examples):
         return
     before, kept = encoder.chat.opening()
