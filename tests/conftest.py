@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import socket
@@ -351,6 +352,73 @@ def lora_home(pair_files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFa
     model.save_pretrained(folder / "base" / "llama")
     tokenizer.save_pretrained(folder / "base" / "llama")
     return folder
+
+
+def _turned(values: Any, heads: int, *, back: bool = False) -> Any:
+    """Put the rows of each head's two rotary halves by turns, as llama.cpp has them; or back into halves."""
+    halves = values.reshape(heads, -1, 2, values.shape[1]) if back else values.reshape(heads, 2, -1, values.shape[1])
+    return halves.swapaxes(1, 2).reshape(values.shape)
+
+
+def _add_weights(writer: Any, gguf: Any, model: nn.Module, kind: str) -> dict[str, torch.Tensor]:
+    """Add the tensors of a Llama; return them as they are after they were quantized."""
+    config, held = model.config, {}
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name, weight in model.state_dict().items():
+        number = next((count for part, count in heads.items() if part in name), None)
+        values = weight.numpy() if number is None else _turned(weight.numpy(), number)
+        quantized = gguf.GGMLQuantizationType[kind if values.ndim > 1 else "F32"]
+        packed = gguf.quants.quantize(values, quantized)
+        writer.add_tensor(names.get_name(name, (".weight",)), packed, raw_dtype=quantized)
+        values = gguf.quants.dequantize(packed, quantized)
+        held[name] = torch.tensor(values if number is None else _turned(values, number, back=True))
+    return held
+
+
+def _add_tokenizer(writer: Any, gguf: Any, tokenizer: Any) -> None:
+    """Add a byte-level BPE: GPT-2's kind of tokenizer."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    special = {each["content"] for each in backend["added_tokens"]}
+    tokens = sorted(tokenizer.get_vocab(), key=tokenizer.convert_tokens_to_ids)
+    kinds = [gguf.TokenType.CONTROL if each in special else gguf.TokenType.NORMAL for each in tokens]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges([" ".join(each) for each in backend["model"]["merges"]])
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_pad_token_id(tokenizer.pad_token_id)
+    if tokenizer.chat_template:
+        writer.add_chat_template(tokenizer.chat_template)
+
+
+@pytest.fixture(scope="session")
+def write_gguf() -> Callable[..., dict[str, torch.Tensor]]:
+    """Write a Llama with its own head, and a byte-level BPE, as llama.cpp does; return the weights as written."""
+    gguf = pytest.importorskip("gguf", reason="GGUF files need the package gguf: pip install 'llm-jepa[gguf]'")
+
+    def write(model: nn.Module, tokenizer: Any, file: Path, kind: str = "Q8_0") -> dict[str, torch.Tensor]:
+        config = model.config
+        writer = gguf.GGUFWriter(str(file), "llama")
+        writer.add_name("tiny")
+        writer.add_block_count(config.num_hidden_layers)
+        writer.add_context_length(config.max_position_embeddings)
+        writer.add_embedding_length(config.hidden_size)
+        writer.add_feed_forward_length(config.intermediate_size)
+        writer.add_head_count(config.num_attention_heads)
+        writer.add_head_count_kv(config.num_key_value_heads)
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+        writer.add_vocab_size(config.vocab_size)
+        _add_tokenizer(writer, gguf, tokenizer)
+        held = _add_weights(writer, gguf, model, kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return held
+
+    return write
 
 
 @pytest.fixture(scope="session")

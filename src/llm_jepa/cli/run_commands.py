@@ -50,9 +50,11 @@ def register(commands: Any) -> None:
 
     _add_analyze(commands)
     export = add_command(
-        commands, "export", _export, "write the model of a run as a plain folder; or convert nanoGPT's"
+        commands, "export", _export, "write the model of a run as a plain folder; or convert a GGUF file, or nanoGPT's"
     )
-    export.add_argument("source", type=expanded, metavar="SOURCE", help="a run; or a ckpt.pt, or a GPT-2 folder")
+    export.add_argument(
+        "source", type=expanded, metavar="SOURCE", help="a run; or a .gguf file, a ckpt.pt, or a GPT-2 folder"
+    )
     export.add_argument("--to", type=expanded, required=True, metavar="DEST", help="the folder or .pt file to write")
     export.add_argument("--merge", action="store_true", help="merge the LoRA adapter of a run into its model")
     export.add_argument("--force", action="store_true", help="write over an earlier export")
@@ -220,6 +222,8 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
         return _export_run(arguments)
     if arguments.merge:
         raise ConfigError("--merge is for the folder of a run that trained LoRA, written to a folder.")
+    if arguments.source.suffix == ".gguf":
+        return _export_gguf(arguments)
     done = export(arguments.source, arguments.to, force=arguments.force)
     print_hanging("wrote  ", f"{done['out']}: {done['parameters']:,} parameters, [PRED] {done['pred_token']}")
     if done["format"] == "transformers":
@@ -230,6 +234,18 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
         print_hanging("load   ", f"nanoGPT's train.py or sample.py, with {how}")
         print_hanging("       ", "from llm_jepa.nanogpt import GPTConfig, GPT")
         print_hanging("note   ", "No tokenizer is in the file: nanoGPT checkpoints hold none.")
+    return done
+
+
+def _export_gguf(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.training.gguf_files import convert_gguf
+
+    if arguments.force:
+        raise ConfigError("--force does not replace the folder of a GGUF file. Choose another --to.")
+    done = convert_gguf(arguments.source, arguments.to)
+    print_hanging("wrote  ", f"{done['out']}: {done['parameters']:,} parameters, with the tokenizer")
+    for note in done["notes"]:
+        print_hanging("note   ", note)
     return done
 
 

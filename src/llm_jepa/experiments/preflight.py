@@ -92,7 +92,7 @@ def _data_key(run: RunConfig) -> str:
     """Return what two runs that read the same data have in common."""
     jepa = run.jepa
     settings: list[Any] = [asdict(replace(run.data, shuffle_views=False))]
-    settings += [run.model.model_name_or_path, run.model.model_revision]
+    settings += [run.model.model_name_or_path, run.model.model_revision, run.model.gguf_file]
     settings += [jepa.jepa_split, jepa.jepa_views, jepa.train_end_token]
     return json.dumps([*settings, jepa.has_term, jepa.uses_views], sort_keys=True, default=str)
 

@@ -23,7 +23,8 @@ from llm_jepa.objective import LLMJEPA, Pair, UnsupportedModelError
 from llm_jepa.objective.distances import IN_BATCH
 from llm_jepa.objective.pair import share_alike
 from llm_jepa.training.arguments import JEPATrainingArguments
-from llm_jepa.training.models import build_model, check_model_fits, check_same_ids, load_own_tokenizer
+from llm_jepa.training.gguf_files import about_quantization
+from llm_jepa.training.models import build_model, check_model_fits, check_same_ids, find_model, load_own_tokenizer
 from llm_jepa.training.progress import StepLog
 from llm_jepa.training.trainer import JEPATrainer
 
@@ -176,12 +177,16 @@ def _about_negatives(run: RunConfig, train_pairs: Sequence[Pair], view_pairs: Se
 
 def notes_on(run: RunConfig) -> list[str]:
     """Return what a reader of a run must know of its settings, where a default may be far from what is meant."""
+    notes: list[str] = []
+    if run.model.gguf_file:
+        notes += about_quantization(Path(find_model(run.model)) / run.model.gguf_file)
     if not run.model.model_name_or_path or "learning_rate" in run.settings:
-        return []
+        return notes
     rate = JEPATrainingArguments.learning_rate
     return [
+        *notes,
         f"learning_rate is not set: {rate:g} is for small models from random weights. A pretrained model wants less, "
-        "such as 2e-5 for all of its weights, or 2e-4 with LoRA."
+        "such as 2e-5 for all of its weights, or 2e-4 with LoRA.",
     ]
 
 

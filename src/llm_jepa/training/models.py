@@ -30,6 +30,7 @@ from llm_jepa.files import expanded, is_path
 from llm_jepa.objective.backbone import ATTENTION
 
 from .adapters import ADAPTER_CONFIG, AdapterConfig, add_lora
+from .gguf_files import check_gguf, load_gguf_model, load_gguf_tokenizer
 
 WEIGHTS_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -74,6 +75,12 @@ class ModelConfig:
     model_revision: str | None = setting(
         None, "Branch, tag or commit of model_name_or_path on the hub; the newest if not set."
     )
+    gguf_file: str | None = setting(
+        None,
+        "Name of a GGUF file in the folder model_name_or_path: model and tokenizer are read from it, its weights as "
+        "ordinary ones of weights_dtype. Needs the extra [gguf]. With LoRA, convert it first: `llm-jepa export "
+        "NAME.gguf --to FOLDER`.",
+    )
     trust_remote_code: bool = setting(
         False,
         "Run the Python code that the model brings along. Needs model_revision, as the 40 digits of the "
@@ -104,9 +111,14 @@ class ModelConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be in [0, 1).")
-        for name in ("model_revision", "trust_remote_code"):
+        for name in ("model_revision", "trust_remote_code", "gguf_file"):
             if getattr(self, name) and not self.model_name_or_path:
                 raise ValueError(f"{name} has no meaning for a preset. Set model_name_or_path, or remove {name}.")
+        if self.gguf_file and (self.model_revision or self.trust_remote_code):
+            raise ValueError(
+                f"gguf_file={self.gguf_file!r} is a file of a folder on this disk. Remove model_revision and "
+                "trust_remote_code."
+            )
         if self.trust_remote_code and not _COMMIT.fullmatch(self.model_revision or ""):
             raise ValueError(
                 f"trust_remote_code runs code that can change from day to day; model_revision={self.model_revision!r} "
@@ -118,12 +130,18 @@ def check_adapter(config: ModelConfig, adapter: AdapterConfig) -> None:
     """Make sure that LoRA matrices, if there are to be any, have a model that they can be trained on.
 
     Raises:
-        ConfigError: If the model is a preset with random weights, or its weights are to be in bf16.
+        ConfigError: If the model is a preset with random weights or a GGUF file, or its weights are to be in bf16.
     """
     if adapter.uses_lora and config.weights_dtype != "float32":
         raise ConfigError(
             f"weights_dtype={config.weights_dtype} is for training all weights; with lora_r={adapter.lora_r} it is not "
             "supported. Set weights_dtype: float32, or remove lora_r."
+        )
+    if adapter.uses_lora and config.gguf_file:
+        raise ConfigError(
+            f"lora_r={adapter.lora_r} with gguf_file={config.gguf_file!r}: PEFT could not load the model of such an "
+            "adapter. Write a plain folder first with `llm-jepa export NAME.gguf --to FOLDER`, and set "
+            "model_name_or_path to it."
         )
     if adapter.uses_lora and not config.model_name_or_path:
         raise ConfigError(
@@ -204,6 +222,8 @@ def load_own_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         ConfigError: If there is none.
     """
     name = find_model(config)
+    if config.gguf_file:
+        return load_gguf_tokenizer(Path(name), config.gguf_file)
     if config.model_revision is None or Path(name).exists():
         return load_tokenizer(name)
     try:
@@ -231,13 +251,22 @@ def find_model(config: ModelConfig) -> str:
             raise ConfigError(
                 f"{what} cannot be loaded: there is no such folder.{hint} Expected a folder with config.json."
             )
+        if config.gguf_file:
+            raise ConfigError(f"{what} is no folder. gguf_file={config.gguf_file!r} needs one that holds it.")
         return name
     if not place.is_dir():
-        raise ConfigError(f"{what} is a file. Expected the folder that it is in, with config.json.")
+        hint = f" Set gguf_file to {place.name}." if place.suffix == ".gguf" else ""
+        raise ConfigError(f"{what} is a file. Expected the folder that it is in, {place.parent}.{hint}")
+    if config.gguf_file:
+        check_gguf(place, config.gguf_file)
+        return str(place)
     if (place / ADAPTER_CONFIG).is_file():
         raise _adapter_error(what, str(place))
     if not (place / "config.json").is_file() and (place / "model" / "config.json").is_file():
         raise ConfigError(f"{what} is the folder of a run. Set it to the model in it: {place / 'model'}.")
+    packed = sorted(each.name for each in place.glob("*.gguf"))
+    if packed and not (place / "config.json").is_file():
+        raise ConfigError(f"{what} has no config.json, but a GGUF file. Set gguf_file to {' or '.join(packed)}.")
     return str(place)
 
 
@@ -307,6 +336,9 @@ def num_parameters(model: nn.Module, *, trained: bool = False) -> int:
 
 def _load_pretrained(config: ModelConfig, adapter: AdapterConfig, use_cpu: bool) -> Any:
     name = find_model(config)
+    if config.gguf_file:
+        dtype = WEIGHTS_DTYPES[config.weights_dtype]
+        return load_gguf_model(Path(name), config.gguf_file, dtype=dtype, attention=config.attn_implementation)
     source: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     if config.model_revision is not None:
         source |= {"revision": config.model_revision}

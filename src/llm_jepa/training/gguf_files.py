@@ -1,0 +1,146 @@
+"""Models in a GGUF file, the format of llama.cpp: read by transformers, and made ordinary weights at once."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from llm_jepa.errors import ConfigError, first_line
+from llm_jepa.files import put_in_place, staged_beside
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Types of tensors that are not quantized."""
+
+
+def check_gguf(folder: Path, name: str) -> None:
+    """Make sure that a GGUF file can be read.
+
+    Raises:
+        ConfigError: If the package gguf is missing, or there is no such file.
+    """
+    if importlib.util.find_spec("gguf") is None:
+        raise ConfigError(
+            f"gguf_file={name!r} needs the package gguf, which is not installed: `pip install 'llm-jepa[gguf]'`."
+        )
+    if not (folder / name).is_file():
+        found = ", ".join(sorted(each.name for each in folder.glob("*.gguf"))) or "no .gguf file"
+        raise ConfigError(f"gguf_file={name!r} is not in {folder}, which holds {found}.")
+
+
+def load_gguf_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that a GGUF file holds.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    check_gguf(folder, name)
+    with _reading(folder / name, "Or set tokenizer_name_or_path to the model's tokenizer."):
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), gguf_file=name)
+    # transformers (5.23) adds GPT-2's <|endoftext|> to every byte-level tokenizer: an id that the model has no row for.
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    num_tokens = _read(folder / name).num_tokens
+    if any(each["id"] >= num_tokens for each in backend["added_tokens"]):
+        backend["added_tokens"] = [each for each in backend["added_tokens"] if each["id"] < num_tokens]
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(backend))
+    return tokenizer
+
+
+def load_gguf_model(folder: Path, name: str, *, dtype: torch.dtype, attention: str | None = None) -> Any:
+    """Return the model of a GGUF file with plain weights of `dtype`: nothing says any more that they were quantized.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    check_gguf(folder, name)
+    kind = getattr(transformers, "GgufConfig", None)  # without it a package `kernels` would keep the weights packed
+    how = {} if kind is None else {"quantization_config": kind(dequantize=True)}
+    with _reading(folder / name):
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder), gguf_file=name, dtype=dtype, attn_implementation=attention, **how
+        )
+    if (quantizer := getattr(model, "hf_quantizer", None)) is not None:
+        quantizer.remove_quantization_config(model)  # `save_pretrained` and the Trainer would refuse the model
+    return model
+
+
+@contextmanager
+def _reading(file: Path, hint: str = "") -> Iterator[None]:
+    """Hide transformers' progress bar where there is no terminal, and name the file in its errors."""
+    try:
+        with redirect_stderr(sys.stderr if sys.stderr.isatty() else io.StringIO()):
+            yield
+    except Exception as error:  # of the reader: a file that is cut, an architecture or a tokenizer that it lacks
+        version = transformers.__version__
+        raise ConfigError(
+            f"{file} cannot be read: {first_line(error)} Expected a whole GGUF file of an architecture that "
+            f"transformers {version} reads (Llama, Qwen, Gemma, Mistral, Phi-3 and others). {hint}".rstrip()
+        ) from error
+
+
+class _Contents(NamedTuple):
+    tensors: dict[str, int]  # how many are of each type (F32, Q4_1, ...)
+    num_tokens: int
+
+
+@lru_cache
+def _read(file: Path) -> _Contents:
+    """Return what a GGUF file holds; a large one takes seconds."""
+    from gguf import GGUFReader
+
+    with _reading(file):
+        reader = GGUFReader(file)
+        types = Counter(tensor.tensor_type.name for tensor in reader.tensors)
+        return _Contents(dict(types), len(reader.fields["tokenizer.ggml.tokens"].data))
+
+
+def about_quantization(file: Path) -> list[str]:
+    """Return a sentence on the weights of a GGUF file where they were quantized, none where they were not."""
+    tensors = _read(file).tensors
+    types = {name: count for name, count in tensors.items() if name not in FLOATS}
+    if not types:
+        return []
+    listed = ", ".join(f"{name} in {count}" for name, count in sorted(types.items()))
+    return [
+        f"The weights of {file.name} were quantized ({listed} of {sum(tensors.values())} tensors). Training "
+        "starts from the rounded weights, which are a little worse than the original model's."
+    ]
+
+
+def convert_gguf(file: Path, out: Path) -> dict[str, Any]:
+    """Write the model and the tokenizer of a GGUF file as a plain transformers folder, in float32.
+
+    Args:
+        file: The GGUF file.
+        out: The folder to write; folders above it are made if need be.
+
+    Returns:
+        `source`, `out`, `format` ("transformers"), `parameters` and `notes`.
+
+    Raises:
+        ConfigError: If `out` is there already, or the file cannot be read.
+    """
+    if out.exists():
+        raise ConfigError(f"{out} is there already. Choose another name.")
+    model = load_gguf_model(file.parent, file.name, dtype=torch.float32)
+    tokenizer = load_gguf_tokenizer(file.parent, file.name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with staged_beside(out.resolve()) as beside:
+        model.save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
+        put_in_place(beside, out.resolve())
+    parameters = sum(each.numel() for each in model.parameters())
+    notes = about_quantization(file)
+    return {"source": str(file), "out": str(out), "format": "transformers", "parameters": parameters, "notes": notes}
