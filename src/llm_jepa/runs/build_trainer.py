@@ -24,10 +24,18 @@ from llm_jepa.objective.distances import IN_BATCH
 from llm_jepa.objective.pair import share_alike
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.gguf_files import about_quantization
-from llm_jepa.training.models import build_model, check_model_fits, check_same_ids, find_model, load_own_tokenizer
+from llm_jepa.training.models import (
+    build_model,
+    check_model_fits,
+    check_same_ids,
+    find_model,
+    load_own_tokenizer,
+    num_parameters,
+)
 from llm_jepa.training.progress import StepLog
 from llm_jepa.training.trainer import JEPATrainer
 
+from .evaluation_points import space_evaluations
 from .folder import RunFolder
 from .pseudo_labels import PseudoLabels
 from .settings import RunConfig, Settings, naming_settings
@@ -84,6 +92,16 @@ def build_trainer(
     data.notes += [*notes_on(run), *_about_negatives(run, train_pairs, view_pairs)]
     set_seed(seed)
     jepa = _build_jepa(run, data, seed, models)
+    # Where the JEPA term lives: what it does to pairs that it never sees is another question.
+    monitored = data.validation.pairs if run.data.task_views else data.views_validation.pairs
+    data.notes += space_evaluations(
+        arguments,
+        run,
+        num_parameters=num_parameters(jepa.model),
+        num_train=len(train_pairs),
+        validation=data.validation.pairs,
+        monitored=monitored,
+    )
     scored = _validation_generations(run, data, jepa)
     with naming_settings(run, "report_to"):
         trainer = JEPATrainer(
@@ -93,8 +111,7 @@ def build_trainer(
             data.validation.pairs,
             view_dataset=view_pairs,
             views_ratio=run.data.views_ratio,
-            # Where the JEPA term lives: what it does to pairs that it never sees is another question.
-            monitor_dataset=None if run.data.task_views else data.views_validation.pairs,
+            monitor_dataset=None if run.data.task_views else monitored,
             pad_token_id=data.encoder.pad_id,
             processing_class=data.tokenizer,
             extra_metrics=scored,

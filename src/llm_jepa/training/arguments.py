@@ -71,7 +71,11 @@ class JEPATrainingArguments(TrainingArguments):
         None, "Steps between two checkpoints; below 1, a share of all steps. None are written by default."
     )
     eval_strategy: str = setting("steps", "When validation rows are evaluated during training: no, steps, epoch.")
-    eval_steps: float | None = setting(0.1, "Steps between two evaluations; below 1, a share of all steps.")
+    eval_steps: float | None = setting(
+        0.1,
+        "Steps between two evaluations; below 1, a share of all steps. Where it is not set, a model of more than 15 "
+        "million parameters is evaluated for a quarter of its training time at most, and once at least.",
+    )
     report_to: str | list[str] = setting("none", "Trackers to report to; none by default.")
     remove_unused_columns: bool = setting(False, "Must stay off: rows are pairs.")
     logging_nan_inf_filter: bool = setting(False, "Must stay off: it would hide a nan loss.")

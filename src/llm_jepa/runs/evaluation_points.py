@@ -1,0 +1,77 @@
+"""When validation rows are evaluated during training, where one evaluation takes as long as many steps.
+
+Small models are evaluated ten times in a run (`eval_steps: 0.1`), which costs them little. A run of a large model has
+fewer rows to train on: ten evaluations of hundreds of rows would take longer than the training between them. The rule
+counts rows, not seconds, so that every seed, and a run that continues, is evaluated after the same steps. An evaluation
+does not touch the weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from llm_jepa.objective import Pair
+from llm_jepa.training.arguments import BY_METRIC, JEPATrainingArguments
+
+from .settings import RunConfig
+
+SLOW = 15_000_000
+"""Parameters above which evaluations are spaced."""
+MOST, MOST_SHARE = 10, 0.25
+"""Evaluations of a run at most, and their time at most as a share of its steps' time."""
+
+# What a row costs, in forward passes of it (our choice, from benchmarks/pretrained_step.py): a training row has a
+# backward pass of twice the work; a monitored pair is two rows; an answer is written token by token.
+TRAINED, EVALUATED, MONITORED, ANSWERED = 3, 1, 2, 3
+
+
+def space_evaluations(
+    arguments: JEPATrainingArguments,
+    run: RunConfig,
+    *,
+    num_parameters: int,
+    num_train: int,
+    validation: Sequence[Pair],
+    monitored: Sequence[Pair],
+) -> list[str]:
+    """Set `eval_steps` of a large model where the default would evaluate for longer than it trains.
+
+    The evaluations have equal distances, and the last one is after the last step. A run that goes by its evaluations
+    (`stop_on_collapse`, `load_best_model_at_end`, a schedule by a metric) keeps them.
+
+    Args:
+        arguments: Those of the run; changed in place.
+        run: Its settings. One that has `eval_steps` is left alone.
+        num_parameters: Of the model.
+        num_train: Training rows.
+        validation: Rows whose loss is evaluated; the first `validation_generations` of them are answered.
+        monitored: Rows whose embeddings are measured; the first `monitor_pairs` of them are.
+
+    Returns:
+        A sentence for the notes of the run, if anything was changed.
+    """
+    goes_by_them = arguments.stop_on_collapse or arguments.load_best_model_at_end
+    goes_by_them = goes_by_them or arguments.lr_scheduler_type in BY_METRIC
+    is_default = "eval_steps" not in run.settings and arguments.eval_strategy == "steps"
+    if num_parameters <= SLOW or goes_by_them or not is_default:
+        return []
+    rows = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    num_steps = arguments.max_steps
+    if num_steps <= 0:
+        num_steps = math.ceil(arguments.num_train_epochs * math.ceil(num_train / rows))
+    answered = min(run.evaluation.validation_generations, len(validation))
+    cost = EVALUATED * len(validation) + ANSWERED * answered
+    cost += MONITORED * min(arguments.monitor_pairs, len(monitored))
+    steps_each = cost / (TRAINED * rows)  # steps that take as long as one evaluation
+    affordable = int(MOST_SHARE * num_steps / steps_each) if steps_each else MOST
+    if affordable >= MOST:
+        return []
+    number = max((each for each in range(1, affordable + 1) if num_steps % each == 0), default=1)
+    arguments.eval_steps = num_steps // number
+    alarm = "" if number >= 3 or not run.jepa.uses_views else " The collapse alarm needs three evaluations."
+    return [
+        f"Validation rows are evaluated every {arguments.eval_steps} of {num_steps} steps: with "
+        f"{num_parameters / 1e6:,.0f} million parameters one evaluation takes about as long as {steps_each:.0f} steps. "
+        f"Set eval_steps for more, or lower validation_size, monitor_pairs or validation_generations.{alarm}"
+    ]
