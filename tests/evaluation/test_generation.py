@@ -7,6 +7,7 @@ import torch
 from transformers import GenerationConfig
 
 from llm_jepa.errors import DataError
+from llm_jepa.evaluation import generation
 from llm_jepa.evaluation.generation import generate_greedy
 
 END, PAD = 1, 0
@@ -50,6 +51,34 @@ def test_an_answer_depends_on_its_prompt_and_not_on_padding(tiny_model):
     model, prompts = tiny_model("llama", **SPREAD).eval(), make_prompts()
     padded = [[PAD] * (14 - len(prompt)) + prompt for prompt in prompts]
     assert generate(model, padded) != generate(model, prompts)
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize("model", MODELS)
+def test_answers_that_have_ended_leave_the_batch_and_change_no_other(model, stride, tiny_model, monkeypatch):
+    """The forward passes have ever fewer rows, with windows of attention too; answers are those of a prompt alone."""
+    monkeypatch.setattr(generation, "STRIDE", stride)
+    model, prompts = tiny_model(model, **SPREAD).eval(), make_prompts()
+    free = [one_by_one(model, prompt, 10, end_ids=()) for prompt in prompts]
+    ends = [free[1][2], free[3][5]]
+    expected = [one_by_one(model, prompt, 10, end_ids=ends) for prompt in prompts]
+    sizes = []
+    head = model.get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    assert generate(model, prompts, end_ids=ends) == expected
+    handle.remove()
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] == len(prompts)
+    assert sizes[-1] == sum(len(answer) >= (10 - 1) // stride * stride for answer in expected) < len(prompts)
+    assert len(sizes) == 10  # no token was computed twice
+
+
+def test_a_cache_that_cannot_be_cut_is_made_again(tiny_model, monkeypatch):
+    monkeypatch.setattr(generation, "STRIDE", 3)
+    monkeypatch.setattr(generation, "_cut_cache", lambda cache, kept: None)
+    model, prompts = tiny_model("llama", **SPREAD).eval(), make_prompts()
+    ends = [one_by_one(model, prompts[1], 10, end_ids=())[2]]
+    expected = [one_by_one(model, prompt, 10, end_ids=ends) for prompt in prompts]
+    assert generate(model, prompts, end_ids=ends) == expected
 
 
 @pytest.mark.parametrize("model", ["llama", "gpt2"])

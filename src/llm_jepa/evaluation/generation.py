@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import GenerationConfig
 
@@ -15,6 +16,9 @@ from llm_jepa.errors import DataError
 from llm_jepa.objective.backbone import evaluating
 from llm_jepa.processes import gather, turns, world_size
 from llm_jepa.training.sharding import is_sharded
+
+STRIDE = 16
+"""Tokens after which answers that have ended leave their batch: each time costs a copy of the others' cache."""
 
 
 def generate_greedy(
@@ -30,9 +34,10 @@ def generate_greedy(
     """Return the most likely continuation of each prompt, token by token, without the end token.
 
     Prompts of like length share a batch, padded on the left; the answers come back in the order asked. The
-    model's own generation settings (sampling, penalties, limits) are not used. Several processes share the
-    batches out, and each gets all answers: every process must call it. Batches are those of a single process, so
-    answers are too. Where positions are learned (GPT-2) an answer also ends when they do.
+    model's own generation settings (sampling, penalties, limits) are not used. Answers that have ended leave their
+    batch every STRIDE tokens. Several processes share the batches out, and each gets all answers: every process must
+    call it. Batches are those of a single process, so answers are too. Where positions are learned (GPT-2) an answer
+    also ends when they do.
 
     Args:
         model: A transformers causal language model.
@@ -79,17 +84,53 @@ def _generate_batch(model: Any, prompts: list[Sequence[int]], settings: Generati
             )
         settings = GenerationConfig(**settings.to_diff_dict() | {"max_new_tokens": positions - width})
     pad_id = settings.pad_token_id
-    ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])  # (B, T)
-    real = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])  # (B, T)
     device = next(model.parameters()).device
+    ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)  # (B, T)
+    real = torch.tensor(
+        [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device
+    )  # (B, T)
     with _settings_put_aside(model):
-        output = model.generate(
-            input_ids=ids.to(device),
-            attention_mask=real.to(device),
-            generation_config=settings,
-            synced_gpus=is_sharded(model),  # a process whose answers have ended continues until all have
-        )
-    return output[:, width:].tolist()
+        if is_sharded(model):  # a process whose answers have ended continues until all have
+            return _continue(model, ids, real, settings, synced_gpus=True).sequences[:, width:].tolist()
+        return _generate_and_drop(model, ids, real, settings)
+
+
+def _generate_and_drop(model: Any, ids: Tensor, real: Tensor, settings: GenerationConfig) -> list[list[int]]:
+    """Return the answers to a batch, (B, T); rows whose answer has ended are taken out of it and of the cache."""
+    ends, left = set(settings.eos_token_id), settings.max_new_tokens
+    answers: list[list[int]] = [[] for _ in ids]
+    rows, cache = list(range(len(ids))), None
+    while True:
+        step = GenerationConfig(**settings.to_diff_dict() | {"max_new_tokens": min(left, STRIDE)})
+        output = _continue(model, ids, real, step, past_key_values=cache)
+        written = output.sequences[:, ids.shape[1] :].tolist()
+        for row, tokens in zip(rows, written, strict=True):
+            answers[row] += tokens
+        left -= step.max_new_tokens
+        going = [place for place, tokens in enumerate(written) if ends.isdisjoint(tokens)]
+        if left == 0 or not going:
+            return answers
+        kept = torch.tensor(going, device=ids.device)
+        real = F.pad(real, (0, output.sequences.shape[1] - real.shape[1]), value=1)[kept]
+        ids, cache = output.sequences[kept], output.past_key_values
+        if len(going) < len(rows):
+            # A kind of cache that cannot be cut is made again, from the prompts and what was written.
+            cache = _cut_cache(cache, kept)
+            rows = [rows[place] for place in going]
+
+
+def _continue(model: Any, ids: Tensor, real: Tensor, settings: GenerationConfig, **options: Any) -> Any:
+    return model.generate(
+        input_ids=ids, attention_mask=real, generation_config=settings, return_dict_in_generate=True, **options
+    )
+
+
+def _cut_cache(cache: Any, kept: Tensor) -> Any:
+    """Return the cache of the rows `kept`; None if it is of a kind that cannot be cut."""
+    if not hasattr(cache, "batch_select_indices"):
+        return None
+    cache.batch_select_indices(kept)
+    return cache
 
 
 def learned_positions(model: Any) -> int | None:
