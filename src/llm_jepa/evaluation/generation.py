@@ -58,6 +58,7 @@ def generate_greedy(
         eos_token_id=list(end_ids),
         pad_token_id=pad_id,
         use_cache=True,
+        return_dict_in_generate=True,
     )
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
@@ -120,9 +121,7 @@ def _generate_and_drop(model: Any, ids: Tensor, real: Tensor, settings: Generati
 
 
 def _continue(model: Any, ids: Tensor, real: Tensor, settings: GenerationConfig, **options: Any) -> Any:
-    return model.generate(
-        input_ids=ids, attention_mask=real, generation_config=settings, return_dict_in_generate=True, **options
-    )
+    return model.generate(input_ids=ids, attention_mask=real, generation_config=settings, **options)
 
 
 def _cut_cache(cache: Any, kept: Tensor) -> Any:
