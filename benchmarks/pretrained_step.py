@@ -203,10 +203,17 @@ def product_gflops(*, bf16: bool) -> float:
     return 2 * size**3 / (time.process_time() - start) / 1e9
 
 
+def chosen(names: list[str] | None) -> list[Variant]:
+    """Return the variants of these names; by default all that the processor has instructions for."""
+    if names is None:
+        return [each for each in VARIANTS.values() if has_bf16_instructions() or not each.bf16]
+    return [VARIANTS[name] for name in names]
+
+
 def measure(args: argparse.Namespace, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Time the variants, and return the record."""
-    shape, has_bf16 = SHAPES[args.shape], has_bf16_instructions()
-    variants = [VARIANTS[name] for name in args.only or VARIANTS if args.only or has_bf16 or not VARIANTS[name].bf16]
+    shape = SHAPES[args.shape]
+    variants = chosen(args.only)
     batches = make_batches(shape, args.batch_size, args.rounds + 1)
     models = {lora: Trained(shape, lora=lora) for lora in {each.lora for each in variants}}
     for each in variants:
@@ -232,7 +239,7 @@ def measure(args: argparse.Namespace, say: Callable[[str], None] = print) -> dic
         "benchmark": "pretrained_step",
         "settings": {key: value for key, value in vars(args).items() if key != "out"},
         "num_parameters": num_parameters(next(iter(models.values())).model),
-        "has_bf16_instructions": has_bf16,
+        "has_bf16_instructions": has_bf16_instructions(),
         "tokens_per_step": statistics.median(tokens),
         "product_gflops": {"bf16" if bf16 else "float32": rate for bf16, rate in rates.items()},
         "variants": {
