@@ -126,7 +126,7 @@ def build_mixed_pairs(num_pairs: int, seed: int = 0, **size) -> list[Pair]:
     return pairs
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_model() -> Callable[..., nn.Module]:
     return build_tiny_model
 

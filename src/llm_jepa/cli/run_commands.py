@@ -1,4 +1,4 @@
-"""Commands that read a finished run: `evaluate`, `generate`, `retrieve`, `analyze`, `export`."""
+"""Commands that read a finished run: `evaluate`, `generate`, `embed`, `retrieve`, `analyze`, `export`."""
 
 from __future__ import annotations
 
@@ -41,11 +41,21 @@ def register(commands: Any) -> None:
     generate.add_argument("text", type=text_view, help="the text view")
     _add_system(generate)
 
+    embed = add_command(commands, "embed", _embed, "write the embeddings of a file's texts or codes")
+    embed.add_argument("run", type=expanded, metavar="RUN", help="folder of the run")
+    embed.add_argument("file", metavar="FILE", help="pairs, or rows with one column")
+    embed.add_argument("--out", type=expanded, required=True, metavar="FILE", help="the .parquet or .npy file to write")
+    embed.add_argument("--side", choices=["text", "code"], default="text", help="what is embedded (text)")
+    embed.add_argument("--column", metavar="NAME", help="column of FILE that holds it")
+    embed.add_argument("--batch-size", type=positive, default=128, metavar="N", help="rows in one forward (128)")
+    embed.add_argument("--force", action="store_true", help="write over a file that is there")
+
     retrieve = add_command(commands, "retrieve", _retrieve, "find the codes nearest to one text")
     retrieve.add_argument("run", type=expanded, metavar="RUN", help="folder of the run")
     retrieve.add_argument("text", type=text_view, help="the text view")
     _add_system(retrieve)
-    retrieve.add_argument("--data", metavar="FILE", help="rows whose codes are searched (the run's test rows)")
+    retrieve.add_argument("--data", metavar="FILE", help="pairs, or codes alone, to search (the run's test rows)")
+    retrieve.add_argument("--column", metavar="NAME", help="column of --data that holds the codes")
     retrieve.add_argument("--num", type=positive, default=RETRIEVED, metavar="N", help="codes to show")
 
     _add_analyze(commands)
@@ -56,6 +66,14 @@ def register(commands: Any) -> None:
         "source", type=expanded, metavar="SOURCE", help="a run; or a .gguf file, a ckpt.pt, or a GPT-2 folder"
     )
     export.add_argument("--to", type=expanded, required=True, metavar="DEST", help="the folder or .pt file to write")
+    export.add_argument(
+        "--as",
+        dest="kind",
+        choices=["model", "encoder", "gguf"],
+        default="model",
+        help="what a run becomes: a transformers folder (model), or its embedding as a folder of "
+        "sentence-transformers (encoder); gguf says how to get there",
+    )
     export.add_argument("--merge", action="store_true", help="merge the LoRA adapter of a run into its model")
     export.add_argument("--force", action="store_true", help="write over an earlier export")
 
@@ -143,6 +161,24 @@ def _system(arguments: argparse.Namespace, context: Context) -> str | None:
     return context.system if arguments.system is None else arguments.system or None
 
 
+def _embed(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.evaluation.embed import check_out, write_embeddings
+    from llm_jepa.evaluation.evaluate import view_texts
+    from llm_jepa.runs.trained_run import load_run
+
+    check_out(arguments.out, force=arguments.force)  # before the work
+    run = load_run(arguments.run)
+    rows = run.rows_of_side(arguments.file, arguments.side, arguments.column)
+    embeddings = run.embed(rows, arguments.side, batch_size=arguments.batch_size, progress=sys.stderr.isatty())
+    texts = [views[arguments.side == "code"] for views in view_texts(run.encoder, rows)]
+    write_embeddings(arguments.out, embeddings, [each.source for each in rows.examples], texts)
+    num, dim = embeddings.shape
+    print_hanging("wrote  ", f"{arguments.out}: {num:,} embeddings of {dim:,} numbers, {arguments.side} side")
+    if left_out := rows.rows_in - num:
+        print_hanging("note   ", f"{left_out:,} of {rows.rows_in:,} rows are left out, by the run's settings (on_...).")
+    return {"out": str(arguments.out), "side": arguments.side, "num": num, "dim": dim, "left_out": left_out}
+
+
 def _retrieve(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.data.generated_files import with_files
     from llm_jepa.data.inspect import escape
@@ -153,7 +189,12 @@ def _retrieve(arguments: argparse.Namespace) -> dict[str, Any]:
     file = arguments.data or with_files(run.data, RunFolder(arguments.run).generated).test_file
     if file is None:
         raise ConfigError("This run has no test_file to take candidates from. Name a file with --data.")
-    rows = run.rows(file, limit=None if arguments.data else run.data.max_test_rows)
+    if arguments.column and not arguments.data:
+        raise ConfigError("--column names a column of --data. Name a file with --data, or leave --column out.")
+    if arguments.data:
+        rows = run.rows_of_side(file, "code", arguments.column)
+    else:
+        rows = run.rows(file, limit=run.data.max_test_rows)
     found = run.retrieve(arguments.text, rows, arguments.num, system=arguments.system)
     for cosine, code in found:
         print(f"{cosine:7.4f}  {escape(code)}")  # one line a code, whatever is in it
@@ -218,8 +259,15 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.export.export_run import is_run
     from llm_jepa.nanogpt.convert import export
 
+    if arguments.kind == "gguf":
+        raise ConfigError(
+            "No library that llm-jepa could use writes GGUF from a transformers folder. Export the plain folder (with "
+            "--merge for LoRA), and run llama.cpp's script on it: python convert_hf_to_gguf.py DIR."
+        )
     if is_run(arguments.source) and arguments.to.suffix != ".pt":
-        return _export_run(arguments)
+        return _export_encoder(arguments) if arguments.kind == "encoder" else _export_run(arguments)
+    if arguments.kind == "encoder":
+        raise ConfigError("--as encoder is for the folder of a run, written to a folder.")
     if arguments.merge:
         raise ConfigError("--merge is for the folder of a run that trained LoRA, written to a folder.")
     if arguments.source.suffix == ".gguf":
@@ -256,4 +304,16 @@ def _export_run(arguments: argparse.Namespace) -> dict[str, Any]:
     print(exported.pop("python"))
     print()
     print("\n".join(exported.pop("serve")))
+    return exported
+
+
+def _export_encoder(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.export.encoder_folder import export_encoder
+
+    if arguments.merge:
+        raise ConfigError("--merge has no effect with --as encoder: an adapter is always merged. Leave it out.")
+    exported = export_encoder(arguments.source, arguments.to, force=arguments.force)
+    print(exported.pop("python"))
+    print()
+    print_hanging("checked  ", f"against the run's own embeddings: equal to {exported['max_difference']:.1e}")
     return exported

@@ -182,24 +182,23 @@ class ChatTemplate:
         """
         return self._place(messages, source, add_generation_prompt=True)
 
-    def encode_text_view(self, messages: list[Message], source: str) -> list[int]:
-        """Return the ids of messages alone, up to the last one's last word: no header of an answer follows.
+    def render_view(self, messages: list[Message], source: str) -> RenderedPrompt:
+        """Render messages alone, without a header of an answer; the view ends at the last one's last word.
 
         Raises:
             DataError: As `render_prompt`.
         """
-        prompt = self._place(messages, source, add_generation_prompt=False)
-        return self.encode(prompt, 0, prompt.last_user[1])
+        return self._place(messages, source, add_generation_prompt=False)
 
-    def encode_code_view(self, answer: str, source: str) -> list[int]:
-        """Return the ids of an answer alone in the template, up to its last word.
+    def render_code_view(self, answer: str, source: str) -> RenderedPrompt:
+        """Render an answer alone in the template; the view ends at its last word.
 
         Where the template refuses an answer without a question (Gemma's does), it is rendered as a user's turn,
         as in the published code.
         """
         if self._lone_answer_role is None:
             self._lone_answer_role = self._find_lone_answer_role()
-        return self.encode_text_view([{"role": self._lone_answer_role, "content": answer}], source)
+        return self.render_view([{"role": self._lone_answer_role, "content": answer}], source)
 
     def without_opening(self, messages: list[Message], answer: str, source: str) -> str:
         """Return an answer without what the template writes at its beginning, as if the model had: `<think>`, say.

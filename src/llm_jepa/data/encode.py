@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective.layout import Pair
 
-from .chat import ChatTemplate, Controls, Message
+from .chat import ChatTemplate, Controls, Message, RenderedPrompt
 from .config import DataConfig
 from .example import Example
 from .tokenizer import decode_ids, default_template, encode_text
@@ -134,13 +134,29 @@ class PairEncoder:
         words = (words if own is None else own) or ""
         if not words.strip():
             raise _empty(example, view)
-        chat = self._template_of(example) if is_rendered else None
-        if chat is None:
+        prompt = self.rendered_view(example, view) if is_rendered else None
+        if prompt is None:
             return (self.bos_ids if view == "text" else []) + self._encode_words(example, words, view)
+        assert self.chat is not None
+        return self.chat.encode(prompt, 0, prompt.last_user[1])
+
+    def rendered_view(self, example: Example, view: str) -> RenderedPrompt | None:
+        """Return a view as the chat template writes it, up to its last word; None where no template writes it.
+
+        Args:
+            example: A row of two views.
+            view: "text" or "code".
+        """
+        chat, is_rendered = self._template_of(example), self.jepa_views == "rendered"
+        if chat is None or (view == "code" and not is_rendered):
+            return None
         if view == "code":
-            return chat.encode_code_view(words, example.source)
-        turns = [turn for turn in _without_answer(example) if turn["role"] != "system"]
-        return chat.encode_text_view(turns if own is None else [{"role": "user", "content": own}], example.source)
+            return chat.render_code_view(example.code_view or example.code or "", example.source)
+        turns = _without_answer(example)
+        if not is_rendered:
+            return chat.render_prompt(turns, example.source)
+        own = None if example.text_view is None else [{"role": "user", "content": example.text_view}]
+        return chat.render_view(own or [turn for turn in turns if turn["role"] != "system"], example.source)
 
     def _template_of(self, example: Example) -> ChatTemplate | None:
         """Return the chat template that an example is rendered with; None if it is no chat, or there is none."""
@@ -233,14 +249,19 @@ class PairEncoder:
         if (chat := self._template_of(example)) is not None:
             text_ids, bridge_ids = chat.encode_prompt(chat.render_prompt(_without_answer(example), example.source))
         else:
-            content_ids = self.controls.questions(self._system_prefix(example) + example.text)
+            content_ids = self.controls.questions(self.system_prefix(example) + example.text)
             text_ids = self.bos_ids + content_ids if content_ids else []
             bridge_ids = list(self.bridge_ids)
         if not text_ids:
             raise _empty(example, "text")
         return text_ids, bridge_ids
 
-    def _system_prefix(self, example: Example) -> str:
+    def system_prefix(self, example: Example) -> str:
+        """Return what stands before the text of a row without chat template: its system message, or nothing.
+
+        Raises:
+            DataError: If the row is a chat that only a chat template can write.
+        """
         if example.messages is not None and isinstance(self.tokenizer.chat_template, dict):
             names = ", ".join(sorted(self.tokenizer.chat_template))
             raise DataError(
@@ -273,7 +294,7 @@ class PairEncoder:
         if (chat := self._template_of(example)) is not None:
             prompt = chat.render_prompt(_without_answer(example), example.source)
             return len(chat.encode(prompt, 0, prompt.last_user[0]))
-        prefix = self._system_prefix(example)
+        prefix = self.system_prefix(example)
         return len(self.bos_ids) + (len(self.controls.questions(prefix)) if prefix else 0)
 
 

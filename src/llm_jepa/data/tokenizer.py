@@ -144,11 +144,11 @@ class PlainText:
         if self._ids.isdisjoint(ids):
             return ids
         if self._strict is None:
-            self._strict = _with_special(self.tokenizer, self._names)
+            self._strict = with_special(self.tokenizer, self._names)
         return encode_text(self._strict, text)
 
 
-def _with_special(tokenizer: PreTrainedTokenizerBase, names: Collection[str]) -> PreTrainedTokenizerBase:
+def with_special(tokenizer: PreTrainedTokenizerBase, names: Collection[str]) -> PreTrainedTokenizerBase:
     """Return a copy of a tokenizer in which these tokens are special, so that a text can be kept from giving them."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:

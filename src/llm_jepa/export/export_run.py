@@ -29,6 +29,8 @@ _EXPORTED = re.compile(
     r"README\.md|config\.json|generation_config\.json|(model|adapter_model)[\w.-]*\.safetensors(\.index\.json)?"
     r"|adapter_config\.json|tokenizer[\w.]*|special_tokens_map\.json|added_tokens\.json|vocab\.\w+|merges\.txt"
     r"|chat_template\.\w+|additional_chat_templates|processor_config\.json"
+    r"|modules\.json|router_config\.json|sentence_bert_config\.json|config_sentence_transformers\.json"
+    r"|\d_\w+|(query|document)_\d_\w+"
 )
 
 
@@ -59,12 +61,8 @@ def export_run(run: str | Path, to: str | Path, *, merge: bool = False, force: b
         LLMJEPAError: If a merged model differs from its adapter. Nothing is left at `to`.
     """
     folder, out = RunFolder(Path(run)), Path(to)
-    read_run_settings(folder)
-    if missing := folder.missing:
-        raise ConfigError(
-            f"{folder} holds no {missing[0]}: the run is not finished. The same `train` command finishes it."
-        )
-    _check_out(folder, out, force=force)
+    check_finished(folder)
+    check_out(folder, out, force=force)
     encoder = load_run_encoder(folder)
     out.parent.mkdir(parents=True, exist_ok=True)
     with staged_beside(out.resolve()) as beside:
@@ -112,7 +110,16 @@ def _describe(run: RunFolder, folder: Path, written: dict[str, Any], encoder: Pa
     )
 
 
-def _check_out(run: RunFolder, out: Path, *, force: bool) -> None:
+def check_finished(run: RunFolder) -> None:
+    """Refuse a folder that is no run, or one that is not finished."""
+    read_run_settings(run)
+    if missing := run.missing:
+        raise ConfigError(
+            f"{run} holds no {missing[0]}: the run is not finished. The same `train` command finishes it."
+        )
+
+
+def check_out(run: RunFolder, out: Path, *, force: bool) -> None:
     """Refuse a destination that touches the run or is taken by something that no export wrote."""
     real, source = out.resolve(), run.path.resolve()
     if real == source or source in real.parents or real in source.parents:

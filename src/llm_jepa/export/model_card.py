@@ -25,7 +25,7 @@ from llm_jepa.report.terminal import outcome_rows, test_title
 from llm_jepa.runs.folder import ExperimentFolder, RunFolder, run_name
 from llm_jepa.yaml_loading import dump_yaml
 
-from .serving import Exported, python_snippet, server_commands
+from .serving import Exported, encoder_snippet, evaluator_snippet, python_snippet, server_commands
 
 MARK = "<!-- made by llm-jepa export -->"
 NUM_LOOKS = 8
@@ -59,9 +59,7 @@ def model_card(run: Path, model: Exported, name: str) -> str:
         f"# {escaped(name)}",
         _introduction(settings, model),
         "## Use",
-        _context(Context.read(data.get("context", {}))),
-        "As a program, with transformers alone:\n\n" + fenced(python_snippet(model, name), "python"),
-        "As a server, and a request to it:\n\n" + fenced("\n".join(server_commands(model, name)), "sh"),
+        *_uses(model, name, Context.read(data.get("context", {}))),
         _data(settings, data),
         "## Training\n\n" + _training(files.environment(), settings, report),
         _curves(files.metrics() if files.metrics_file.is_file() else []),
@@ -72,8 +70,30 @@ def model_card(run: Path, model: Exported, name: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _uses(model: Exported, name: str, context: Context) -> list[str]:
+    if model.kind == "encoder":
+        added = " The tokenizer adds what every training row has before the text." if context.messages else ""
+        return [
+            "`encode_query` is for what is asked (the text side), `encode_document` for what is searched (the code "
+            "side). The two differ: give each text to the one that is meant for it. Both take the bare text, without "
+            f"a chat template, prompt or `[PRED]`.{added} The similarity is the cosine.",
+            "To find the code of a text:\n\n" + fenced(encoder_snippet(name), "python"),
+            "To measure retrieval, with `queries`, `corpus` (dictionaries of id and text) and `relevant_docs` (the "
+            "ids of the right codes of each query):\n\n" + fenced(evaluator_snippet(name), "python"),
+        ]
+    return [
+        _context(context),
+        "As a program, with transformers alone:\n\n" + fenced(python_snippet(model, name), "python"),
+        "As a server, and a request to it:\n\n" + fenced("\n".join(server_commands(model, name)), "sh"),
+    ]
+
+
 def _header(model: Exported) -> str:
     """Return the YAML header; a model of a folder is nobody's on the hub, and is not linked."""
+    if model.kind == "encoder":
+        tags = ["llm-jepa", "sentence-transformers", "feature-extraction"]
+        data = ModelCardData(library_name="sentence-transformers", pipeline_tag="sentence-similarity", tags=tags)
+        return f"---\n{data.to_yaml()}\n---"
     is_on_hub = model.base and not model.base.startswith((".", "~")) and model.base.count("/") == 1
     data = ModelCardData(
         library_name="peft" if model.kind == "adapter" else "transformers",
@@ -89,12 +109,13 @@ def _introduction(settings: Mapping[str, Any], model: Exported) -> str:
         "model": "A causal language model",
         "merged": "A causal language model, with its LoRA adapter merged in",
         "adapter": "A LoRA adapter of a causal language model",
+        "encoder": "A text encoder, made of the layers of a causal language model",
     }[model.kind]
     source = settings.get("model_name_or_path")
     start = (
         f"from `{_short_name(source)}`" if source else f"from random weights, preset `{settings.get('model', 'nano')}`"
     )
-    kept = " Vocabulary and tokenizer are those it came with." if source else ""
+    kept = " Vocabulary and tokenizer are those it came with." if source and model.kind != "encoder" else ""
     weight = settings.get("jepa_lambda", 1.0)
     how = (
         "on next-token prediction alone (`jepa_lambda: 0`)"
@@ -218,10 +239,17 @@ def _limits(settings: Mapping[str, Any], report: Mapping[str, Any], results: Res
         lines.append(
             "Trained beside weights in four bits; here it stands on the full ones, whose answers differ a little."
         )
-    lines.append(
-        "`[PRED]` and the objective are not here: answers never use them. They stand in the run, for retrieval and for "
-        "further training."
-    )
+    if model.kind == "encoder":
+        lines.append("It writes no answers: the head of the language model is not here.")
+        lines.append(
+            "A text with a system message or turns of its own, other than those of all training rows, cannot be given "
+            "to it. `llm-jepa embed` can."
+        )
+    else:
+        lines.append(
+            "`[PRED]` and the objective are not here: answers never use them. They stand in the run, for retrieval and "
+            "for further training."
+        )
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 

@@ -18,7 +18,7 @@ class Exported:
     """What the commands depend on.
 
     Attributes:
-        kind: "model", "merged" or "adapter".
+        kind: "model", "merged", "adapter" or "encoder".
         base: The model of an adapter; None for a whole model.
         lora_r: The rank of an adapter.
         tokenizer_class: Class of transformers that loads the tokenizer as it was trained with.
@@ -93,6 +93,39 @@ def python_snippet(model: Exported, folder: str) -> str:
             ")[0, len(ids):]",
             *([f"out = [each for each in out if each not in {ends}]"] if (ends := list(model.shown_end_ids)) else []),
             "print(tokenizer.decode(out, skip_special_tokens=True))",
+        ]
+    )
+
+
+def encoder_snippet(folder: str) -> str:
+    """Return Python that finds the code of a text with sentence-transformers.
+
+    Args:
+        folder: The name of the folder, as the reader has it.
+    """
+    return "\n".join(
+        [
+            "from sentence_transformers import SentenceTransformer",
+            "",
+            f"model = SentenceTransformer({folder!r})",
+            'codes = ["CODE ONE", "CODE TWO"]',
+            f'asked = model.encode_query(["{QUESTION}"])  # the text side, with [PRED]',
+            "found = model.encode_document(codes)  # the code side",
+            "print(model.similarity(asked, found))  # cosine",
+        ]
+    )
+
+
+def evaluator_snippet(folder: str) -> str:
+    """Return Python that measures retrieval with sentence-transformers; `folder` is that of `encoder_snippet`."""
+    return "\n".join(
+        [
+            "from sentence_transformers import SentenceTransformer",
+            "from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator",
+            "",
+            f"model = SentenceTransformer({folder!r})",
+            "evaluate = InformationRetrievalEvaluator(queries, corpus, relevant_docs)",
+            "print(evaluate(model))  # cosine_recall@1, cosine_recall@10, cosine_mrr@10",
         ]
     )
 

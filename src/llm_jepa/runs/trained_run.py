@@ -16,11 +16,13 @@ from transformers import PreTrainedTokenizerBase
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.context import Context
 from llm_jepa.data.encode import PairEncoder
-from llm_jepa.data.encoded_pairs import EncodedPairs
+from llm_jepa.data.encoded_pairs import EncodedPairs, encode_examples
 from llm_jepa.data.example import Example
+from llm_jepa.data.lone_texts import holds_pairs, read_texts
 from llm_jepa.data.prepare import load_rows
 from llm_jepa.data.tokenizer import check_tokenizer_fits, load_tokenizer
 from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.evaluation.embed import embed_side
 from llm_jepa.evaluation.evaluate import EvaluationConfig, answer
 from llm_jepa.objective import LLMJEPA, JEPAConfig
 from llm_jepa.objective.distances import unit
@@ -31,6 +33,8 @@ from llm_jepa.training.view_embeddings import first_of_each, view_embeddings
 from .folder import RunFolder
 
 logger = logging.getLogger(__name__)
+
+FILLER = "x"  # the other side of a row that has one: a row needs both, and no view sees the other
 
 Part = TypeVar("Part", DataConfig, EvaluationConfig)
 
@@ -61,6 +65,34 @@ class TrainedRun:
         for difference in self.context.differences(context_of(rows.examples, self.encoder), f"rows of {file}"):
             logger.warning(difference)
         return rows
+
+    def rows_of_side(self, file: str, side: str, column: str | None = None) -> EncodedPairs:
+        """Read and encode a file of pairs, or one that holds a single side: candidates, or texts to embed.
+
+        Args:
+            file: Any file, folder or data set that training reads.
+            side: "text" or "code": the side that a file of one column is.
+            column: The column of the side. Default: that of training rows, or the only one.
+        """
+        if column is None and holds_pairs(file, self.data):
+            return self.rows(file)
+        return self.lone(read_texts(file, side, self.data, column), side)
+
+    def lone(self, texts: Sequence[tuple[str, str]], side: str) -> EncodedPairs:
+        """Encode texts of one side, given with where they are from; the other side is a filler.
+
+        A text is asked as the training rows ask: with their system message and first turns.
+        """
+        rows = [
+            self.context.labelled(text, FILLER) if side == "text" else self.context.labelled(FILLER, text)
+            for _, text in texts
+        ]
+        named = [replace(row, source=source) for row, (source, _) in zip(rows, texts, strict=True)]
+        return encode_examples(named, self.encoder, self.data)
+
+    def embed(self, rows: EncodedPairs, side: str, **options: Any) -> Tensor:
+        """Return the embeddings of one side of some rows, (N, C); `options` are those of `embed_side`."""
+        return embed_side(self.jepa, rows.pairs, self.encoder.pad_id, side, **options)
 
     def generate(self, text: str, *, system: str | None = None) -> str:
         """Return the greedy answer to one text, asked as the training rows asked.
@@ -127,8 +159,8 @@ def load_run(folder: Path) -> TrainedRun:
     tokenizer = load_run_tokenizer(run)
     jepa = load_jepa(run.model)
     check_tokenizer_fits(tokenizer, jepa.backbone.embeddings.num_embeddings)  # type: ignore[arg-type]
-    if torch.cuda.is_available():
-        jepa.to("cuda")
+    if (device := torch.accelerator.current_accelerator(check_available=True)) is not None:
+        jepa.to(device)  # CUDA, or MPS, which training takes too where it is there
     encoder = PairEncoder(tokenizer, data, jepa.config.jepa_split, jepa.config.jepa_views)
     if evaluation.max_new_tokens is None:
         evaluation = replace(evaluation, max_new_tokens=int(run.data()["max_new_tokens"]))

@@ -1,0 +1,74 @@
+"""Files that hold one side of the pairs alone: texts to embed, or candidates to search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llm_jepa.errors import DataError
+
+from .config import DataConfig
+from .json_lines import RowError, parse_line, text_of
+from .row_forms import detect_form
+from .sources import Content, iter_rows
+
+SIDES = ("text", "code")
+_PLACE = {"text": 0, "code": 1}  # of a side in a pair of columns
+
+
+def holds_pairs(file: str, config: DataConfig) -> bool:
+    """Whether the first row of a file has both views."""
+    for source, content in iter_rows(file, "test"):
+        try:
+            return detect_form(_row(source, content), config).kind != "text"
+        except RowError:
+            return False
+    return False
+
+
+def read_texts(file: str, side: str, config: DataConfig, column: str | None = None) -> list[tuple[str, str]]:
+    """Return `(source, text)` of each row of a file.
+
+    Args:
+        file: Any file, folder or data set that training reads.
+        side: "text" or "code".
+        config: Its `text_column` and `code_column` name the column of a side.
+        column: The column to read. Default: that of the side, or the only one that the rows have.
+
+    Raises:
+        DataError: If the file is missing or has no row, or a row has no such text.
+    """
+    own = config.text_column if side == "text" else config.code_column
+    names = [own] if own else [columns[_PLACE[side]] for columns in config.PAIR_COLUMNS]
+    texts: list[tuple[str, str]] = []
+    for source, content in iter_rows(file, "test"):
+        row = _row(source, content)
+        column = column or _column_of(row, names, source, side)
+        if column not in row:
+            raise DataError(f"{source}: found the fields {', '.join(row)}; expected {column}. Correct the row.")
+        try:
+            texts.append((source, text_of(row[column], column)))
+        except RowError as error:
+            raise DataError(f"{source}: {error} Correct the row.") from None
+    if not texts:
+        raise DataError(f"{file}: found no row at all. Expected rows with a column {' or '.join(names)}.")
+    return texts
+
+
+def _row(source: str, content: Content) -> dict[str, Any]:
+    try:
+        if isinstance(content, RowError):
+            raise content
+        return content if isinstance(content, dict) else parse_line(content)
+    except RowError as error:
+        raise DataError(f"{source}: {error} Correct the row.") from None
+
+
+def _column_of(row: dict[str, Any], names: Sequence[str], source: str, side: str) -> str:
+    found = next((name for name in names if name in row), None) or (next(iter(row)) if len(row) == 1 else None)
+    if found is None:
+        raise DataError(
+            f"{source}: found the fields {', '.join(row)}; expected {' or '.join(names)} for the {side} side. Name the "
+            "column with --column."
+        )
+    return found

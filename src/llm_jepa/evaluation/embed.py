@@ -1,0 +1,91 @@
+"""One side of many pairs as vectors: what `embed` writes, and what `retrieve` searches.
+
+Letters: N pairs, C hidden size.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from llm_jepa.errors import ConfigError
+from llm_jepa.files import put_in_place, staged_beside
+from llm_jepa.objective import LLMJEPA, Pair
+from llm_jepa.training.view_embeddings import view_embeddings
+
+logger = logging.getLogger(__name__)
+
+LOG_EVERY_S = 30.0
+
+
+def embed_side(
+    jepa: LLMJEPA, pairs: Sequence[Pair], pad_id: int, side: str, *, batch_size: int = 128, progress: bool = False
+) -> Tensor:
+    """Return the text's or the code's side of each pair, as the distance compares them: (N, C), float32, on the CPU.
+
+    Args:
+        jepa: The model under its objective.
+        pairs: The pairs; those without a JEPA term are embedded too.
+        pad_id: Id that fills padding.
+        side: "text" or "code".
+        batch_size: Pairs in one forward.
+        progress: Draw a progress bar. Without one, a line is logged every 30 seconds.
+    """
+    parts, start = [], time.monotonic()
+    said = start
+    with tqdm(total=len(pairs), desc="embed", unit="row", disable=not progress) as bar:
+        for first in range(0, len(pairs), batch_size):
+            # No token is labelled, so the model's head has nothing to do.
+            batch = [replace(pair, use_jepa=True, use_ce=False) for pair in pairs[first : first + batch_size]]
+            views = view_embeddings(jepa, batch, pad_id, batch_size=batch_size)
+            parts.append(views.text_pred if side == "text" else views.code_emb)
+            bar.update(len(batch))
+            done, now = first + len(batch), time.monotonic()
+            if not progress and now - said > LOG_EVERY_S:
+                said = now
+                left = (now - start) * (len(pairs) - done) / done
+                logger.info(
+                    "embed  %d of %d rows (%.0f%%), %.0f s left", done, len(pairs), 100 * done / len(pairs), left
+                )
+    return torch.cat(parts) if parts else torch.empty(0, 0)
+
+
+def check_out(out: Path, *, force: bool) -> None:
+    """Refuse a file that cannot be written, before any work.
+
+    Raises:
+        ConfigError: If its name ends otherwise, or it is there already.
+    """
+    if out.suffix not in (".parquet", ".npy"):
+        raise ConfigError(f"--out {out}: expected a name that ends in .parquet or .npy.")
+    if out.is_dir() or (out.exists() and not force):
+        raise ConfigError(f"{out} is there already. Choose another name, or write over it with --force.")
+
+
+def write_embeddings(out: Path, embeddings: Tensor, sources: Sequence[str], texts: Sequence[str]) -> None:
+    """Write embeddings, (N, C), to a file, whole or not at all.
+
+    `.npy` holds the numbers alone. `.parquet` holds a row for each: `source` (file and row), `text`, `embedding`.
+    """
+    numbers = embeddings.numpy()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with staged_beside(out.resolve()) as staged:
+        if out.suffix == ".npy":
+            with staged.open("wb") as file:
+                np.save(file, numbers)
+        else:
+            import pyarrow
+            import pyarrow.parquet
+
+            vectors = pyarrow.FixedSizeListArray.from_arrays(numbers.ravel(), numbers.shape[1])
+            table = pyarrow.table({"source": list(sources), "text": list(texts), "embedding": vectors})
+            pyarrow.parquet.write_table(table, staged)
+        put_in_place(staged, out.resolve())

@@ -1,0 +1,219 @@
+"""`llm-jepa export RUN --to DIR --as encoder`: a run's embedding as a folder of sentence-transformers.
+
+`encode_query` gives the text's side, with [PRED] where the run trained one, and `encode_document` the code's. Only
+modules of that library are used, so that the folder loads where this package is not installed.
+Letters: V tokens, C hidden size.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llm_jepa.errors import ConfigError, LLMJEPAError
+from llm_jepa.evaluation.kept_embeddings import StoredEmbeddings
+from llm_jepa.files import put_in_place, staged_beside, write_whole
+from llm_jepa.objective.backbone import Backbone
+from llm_jepa.objective.pair import Pair
+from llm_jepa.objective.predictor import PredictorHead
+from llm_jepa.runs.folder import RunFolder
+from llm_jepa.runs.trained_run import TrainedRun, load_run
+from llm_jepa.training.adapters import PeftModel, merged
+
+from .encoder_tokenizer import EncoderTokenizer, encoder_tokenizer
+from .export_run import CARD, check_finished, check_out
+from .model_card import model_card
+from .serving import Exported, encoder_snippet
+
+SIDES = {"query": "text", "document": "code"}
+_TEXTS = 16  # of the run's own pairs, that the folder is checked on before it is put in place
+_PROBES = ("a", "two  spaces", " padded ", "Größe 漢字 🙂", "a\nb", "don't [PRED] it")
+_MODALITY = {"method": "forward", "method_output_name": "last_hidden_state"}
+_MODALITIES = {"text": _MODALITY, "message": {**_MODALITY, "format": "flat"}}
+MOST_DIFFERENCE = 1e-5  # of the largest number of an embedding, where weights are float32
+_OF_HALVES = 3e-2  # where they are of 16 bits, and the sums depend on how many texts are embedded at once
+
+
+def export_encoder(run: str | Path, to: str | Path, *, force: bool = False) -> dict[str, Any]:
+    """Write the embedding of a finished run as a folder of sentence-transformers, with a model card.
+
+    Args:
+        run: The folder of a finished run. It is only read.
+        to: The folder to write. Folders above it are made if need be.
+        force: Write over an earlier export of that name.
+
+    Returns:
+        `run`, `out`, `kind` ("encoder"), `max_difference` (the largest between an embedding of the folder and ours),
+        and `python`, the lines that use it.
+
+    Raises:
+        ConfigError: If sentence-transformers is missing, `run` is no finished run, `to` is taken, or the tokenizer
+            cannot be written so that it reads every text as the run does.
+        DataError: If the model is damaged.
+        LLMJEPAError: If the folder gives other embeddings. Nothing is left at `to`.
+    """
+    _import_library()
+    folder, out = RunFolder(Path(run)), Path(to)
+    check_finished(folder)
+    check_out(folder, out, force=force)
+    trained = load_run(folder.path)
+    trained.jepa.to("cpu")
+    texts = _probe_texts(trained)
+    expected = {task: _expected(trained, texts[task], side) for task, side in SIDES.items()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with staged_beside(out.resolve()) as beside:
+        made = _write(trained, beside)
+        difference = _check(beside, texts, expected, made)
+        model = Exported(kind="encoder", messages=trained.context.messages)
+        write_whole(beside / CARD, model_card(folder.path, model, out.resolve().name))
+        put_in_place(beside, out.resolve())
+    python = encoder_snippet(str(to))
+    return {"run": str(run), "out": str(to), "kind": "encoder", "max_difference": difference, "python": python}
+
+
+def _import_library() -> Any:
+    try:
+        import sentence_transformers
+    except ImportError as error:
+        raise ConfigError(
+            "--as encoder needs sentence-transformers, which is not installed: `pip install 'llm-jepa[encoder]'`."
+        ) from error
+    return sentence_transformers
+
+
+# ---- what is written ----
+
+
+def _write(trained: TrainedRun, out: Path) -> EncoderTokenizer:
+    """Write the folder; the model of `trained` is used up."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Router, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    jepa = trained.jepa
+    predictor = jepa.predictor
+    made = encoder_tokenizer(trained.encoder, trained.context, jepa.config, len(predictor.embedding))
+    pred = predictor.embedding.detach() / jepa.backbone.embedding_scale  # (number of vectors, C)
+    backbone = Backbone(merged(jepa.model)) if isinstance(jepa.model, PeftModel) else jepa.backbone
+    head = predictor.head if jepa.config.uses_views else None
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def transformer(layers: Any, name: str) -> Any:
+            _write_layers(layers, made, pred, Path(scratch, name))
+            return Transformer(
+                str(Path(scratch, name)), modality_config=_MODALITIES, module_output_name="token_embeddings"
+            )
+
+        own = transformer(backbone.layers, "own")
+        pooling = Pooling(own.get_embedding_dimension(), "lasttoken")
+        heads = [] if head is None else _dense(head)
+        if jepa.target is None and not heads:
+            modules = [own, pooling]
+        else:  # the sides differ in more than their tokens
+            slow = own if jepa.target is None else transformer(jepa.target.layers, "slow")
+            predicting, target = [own, pooling, *heads], [slow, pooling]
+            text_predicts = jepa.config.jepa_direction != "code_to_text"
+            sides = (predicting, target) if text_predicts else (target, predicting)
+            modules = [Router.for_query_document(query_modules=sides[0], document_modules=sides[1])]
+        model = SentenceTransformer(modules=modules, similarity_fn_name="cosine", device="cpu")
+        model.save_pretrained(str(out), create_model_card=False)
+    return made
+
+
+def _write_layers(layers: Any, made: EncoderTokenizer, pred: Tensor, out: Path) -> None:
+    """Write layers without a head, with the rows of the new tokens in their embedding table, (V, C)."""
+    table = layers.get_input_embeddings()
+    num_rows = max([*made.pred_ids, *made.copies, -1]) + 1
+    if num_rows > table.num_embeddings:
+        layers.resize_token_embeddings(num_rows, mean_resizing=False)
+    weight = layers.get_input_embeddings().weight
+    with torch.no_grad():
+        for new, old in made.copies.items():
+            weight[new] = weight[old]
+        for new, vector in zip(made.pred_ids, pred, strict=bool(made.pred_ids)):
+            weight[new] = vector
+    layers.save_pretrained(out)
+    made.tokenizer.save_pretrained(out)
+
+
+def _dense(head: PredictorHead) -> list[Any]:
+    """Return a predictor head as layers of sentence-transformers."""
+    from sentence_transformers.sentence_transformer.modules import Dense
+
+    weight, bias = head.weight.detach().clone(), head.bias.detach().clone()
+    size = len(weight)
+    linear = nn.Identity()
+    if head.hidden_weight is None or head.hidden_bias is None:
+        return [Dense(size, size, True, linear, weight, bias, use_residual=True)]
+    # gelu(x) - gelu(-x) = x: so the state itself goes through the hidden layer beside its features.
+    same = torch.eye(size, dtype=weight.dtype)
+    hidden = torch.cat([head.hidden_weight.detach(), same, -same])  # (3 C, C)
+    hidden_bias = torch.cat([head.hidden_bias.detach(), torch.zeros(2 * size, dtype=weight.dtype)])
+    last = torch.cat([weight, same, -same], dim=1)  # (C, 3 C)
+    return [
+        Dense(size, 3 * size, True, nn.GELU(), hidden, hidden_bias),
+        Dense(3 * size, size, True, linear, last, bias),
+    ]
+
+
+# ---- how it is checked ----
+
+
+def _probe_texts(trained: TrainedRun) -> dict[str, list[str]]:
+    """Return texts of each side: some of the run's own pairs, odd ones, and the names of its control tokens."""
+    kept = StoredEmbeddings.read(trained.folder.embeddings_file)
+    pairs = kept.pairs[:_TEXTS] if kept is not None else []
+    controls = trained.encoder.controls
+    names = [f"a {name} b" for name in controls.ids if controls.in_questions.fullmatch(name)][:_TEXTS]
+    return {
+        task: [*(pair[side] for pair in pairs if pair[side].strip()), *_PROBES, *names] for task, side in SIDES.items()
+    }
+
+
+def _expected(trained: TrainedRun, texts: Sequence[str], side: str) -> tuple[list[list[int]], Tensor]:
+    """Return the tokens of each text's view, and its embedding, (N, C)."""
+    rows = trained.lone([("text", text) for text in texts], side)
+    views = [_view(pair, side) for pair in rows.pairs]
+    return views, trained.embed(rows, side)
+
+
+def _view(pair: Pair, side: str) -> list[int]:
+    return pair.text_view if side == "text" else pair.code_view
+
+
+def _check(
+    folder: Path,
+    texts: dict[str, list[str]],
+    expected: dict[str, tuple[list[list[int]], Tensor]],
+    made: EncoderTokenizer,
+) -> float:
+    """Make sure that the folder reads and embeds texts as the run does; return the largest difference."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    largest = 0.0
+    for task, (views, vectors) in expected.items():
+        for text, view in zip(texts[task], views, strict=True):
+            read = model.preprocess([text], task=task)["input_ids"][0].tolist()
+            found = [made.copies.get(token, token) for token in read if token not in made.pred_ids]
+            if found != view:
+                raise ConfigError(
+                    f"--as encoder: sentence-transformers would read {text[:60]!r} as other tokens than this run does. "
+                    "Nothing was written. Use `llm-jepa embed`, or export the plain model, without --as."
+                )
+        encode = model.encode_query if task == "query" else model.encode_document
+        found_vectors = encode(texts[task], convert_to_tensor=True, show_progress_bar=False).float()
+        difference = (found_vectors - vectors).abs().max().item()
+        allowed = MOST_DIFFERENCE if next(model.parameters()).dtype == torch.float32 else _OF_HALVES
+        if not difference <= allowed * max(1.0, vectors.abs().max().item()):  # nan fails, too
+            raise LLMJEPAError(
+                f"The encoder gives other embeddings of a {task} than the run: by up to {difference:.1e}. Nothing was "
+                "written. Please report it, with the model's name."
+            )
+        largest = max(largest, difference)
+    return largest

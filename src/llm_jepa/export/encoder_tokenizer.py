@@ -1,0 +1,189 @@
+"""The tokenizer of an exported encoder: it writes around a text what its view has, [PRED] among it.
+
+sentence-transformers tells a chat template the task: `query` for the text's side, `document` for the code's. So one
+tokenizer and one copy of the weights serve both sides. A text stays text: the control tokens of the run are special
+in this tokenizer, which reads no special token out of a text. The template writes copies of them, under names of
+their own, which no text has.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerBase
+
+from llm_jepa.data.chat import Controls, RenderedPrompt
+from llm_jepa.data.context import Context
+from llm_jepa.data.encode import PairEncoder
+from llm_jepa.data.tokenizer import with_special
+from llm_jepa.errors import ConfigError
+from llm_jepa.objective import JEPAConfig
+
+# How a template cuts white space from around the words of a message, by what it makes of " x ".
+_CUTS = {" x ": "", "x": ".strip()", "x ": ".lstrip()", " x": ".rstrip()"}
+
+
+@dataclass
+class _Side:
+    """What the encoder writes around a text of one side.
+
+    Attributes:
+        head: What stands before the text: pieces of text, and ids of control tokens.
+        cut: The method of Jinja that cuts white space from around the text.
+        reads_tags: Whether tags that a model writes itself, `<think>` say, are read out of the text.
+        is_rendered: Whether a chat template writes it.
+    """
+
+    head: list[str | int]
+    cut: str = ""
+    reads_tags: bool = False
+    is_rendered: bool = False
+
+
+@dataclass
+class EncoderTokenizer:
+    """A tokenizer whose template writes [PRED].
+
+    Attributes:
+        tokenizer: The tokenizer; its new tokens come after those of the run.
+        pred_ids: Id of each vector of [PRED].
+        copies: Ids of the copies of control tokens, each with the id whose row of the table it has.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    pred_ids: list[int] = field(default_factory=list)
+    copies: dict[int, int] = field(default_factory=dict)
+
+    def add(self, name: str, **strips: bool) -> int:
+        """Add a token that is read out of what the template writes; return its id."""
+        self.tokenizer.add_tokens([AddedToken(name, special=False, normalized=False, **strips)])
+        return self.tokenizer.added_tokens_encoder[name]
+
+    def copy(self, token: int, *, strips: bool) -> str:
+        """Return the name of the copy of a token, which is added if it is not there.
+
+        Args:
+            token: The id of the token.
+            strips: Whether the copy takes white space in, as the token does where a text is read.
+        """
+        name = f"<|llm-jepa:{token}{':strips' if strips else ''}|>"
+        known = self.tokenizer.added_tokens_decoder.get(token)
+        flags = {"lstrip": known.lstrip, "rstrip": known.rstrip} if strips and known is not None else {}
+        self.copies[self.add(name, **flags)] = token
+        return name
+
+
+def encoder_tokenizer(encoder: PairEncoder, context: Context, config: JEPAConfig, num_vectors: int) -> EncoderTokenizer:
+    """Return the tokenizer of an encoder.
+
+    Args:
+        encoder: The encoder of the run.
+        context: What all training rows have around their texts.
+        config: The objective; [PRED] is written as often, and where, as it says.
+        num_vectors: Vectors of [PRED].
+
+    Raises:
+        ConfigError: If the tokenizer cannot be changed so.
+    """
+    if not encoder.tokenizer.is_fast:
+        raise ConfigError("--as encoder needs a tokenizer with a tokenizer.json (a fast one); this run's has none.")
+    controls = encoder.controls
+    names = [name for name in controls.ids if controls.in_questions.fullmatch(name)]
+    made = EncoderTokenizer(with_special(encoder.tokenizer, names))
+    top = max(encoder.tokenizer.get_vocab().values())
+    tokenizer = made.tokenizer
+    tokenizer.split_special_tokens = tokenizer.init_kwargs["split_special_tokens"] = True
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(encoder.pad_id)
+    num_pred = config.jepa_k if config.uses_views else 0
+    preds = [f"<|llm-jepa:PRED {number + 1}|>" for number in range(num_vectors if num_pred else 0)]
+    made.pred_ids = [made.add(name) for name in preds]
+    pred = "".join(preds if len(preds) == num_pred else preds * num_pred)
+    sides = {"query": _text_side(encoder, context), "document": _code_side(encoder, context)}
+    predicts = "document" if config.jepa_direction == "code_to_text" else "query"
+    branches = {}
+    for task, side in sides.items():
+        own_pred = pred if task == predicts else ""
+        branches[task] = _branch(side, own_pred, made, encoder, leads=config.pred_leads)
+    tokenizer.chat_template = (
+        "{%- set words = messages[-1]['content'] -%}"
+        f"{{%- if task == 'query' -%}}{branches['query']}{{%- else -%}}{branches['document']}{{%- endif -%}}"
+    )
+    if min([*made.pred_ids, *made.copies], default=top + 1) <= top:
+        raise ConfigError(
+            "--as encoder: the ids of the tokenizer have gaps, so that no token can be added behind them."
+        )
+    return made
+
+
+def _text_side(encoder: PairEncoder, context: Context) -> _Side:
+    rendered = _rendered_side(
+        encoder.controls, lambda words: encoder.rendered_view(context.labelled(words, "x"), "text")
+    )
+    if rendered is not None:
+        return rendered
+    system = "" if encoder.jepa_views == "rendered" else encoder.system_prefix(context.ask("x"))
+    return _Side([*encoder.bos_ids, system])
+
+
+def _code_side(encoder: PairEncoder, context: Context) -> _Side:
+    rendered = _rendered_side(
+        encoder.controls, lambda words: encoder.rendered_view(context.labelled("x", words), "code")
+    )
+    return rendered or _Side([], reads_tags=True)
+
+
+def _rendered_side(controls: Controls, render: Callable[[str], RenderedPrompt | None]) -> _Side | None:
+    """Return what a chat template writes around a text; None where none does."""
+    prompt, spaced = render("x"), render(" x ")
+    if prompt is None or spaced is None:
+        return None
+    (first, last), (start, end) = prompt.last_user, spaced.last_user
+    if prompt.string[:first] != spaced.string[:start]:
+        raise ConfigError("--as encoder: the chat template writes different things before different texts.")
+    is_answer = any(content.is_answer for content in prompt.contents if content[:2] == (first, last))
+    return _Side(_pieces(prompt, controls), _CUTS[spaced.string[start:end]], is_answer, is_rendered=True)
+
+
+def _pieces(prompt: RenderedPrompt, controls: Controls) -> list[str | int]:
+    """Cut what a template writes before the text into text and control tokens; names in messages are text."""
+    pieces: list[str | int] = []
+    done, end = 0, prompt.last_user[0]
+    for match in controls.in_questions.finditer(prompt.string, 0, end):
+        content = next(
+            (each for each in prompt.contents if match.start() < each.end and each.start < match.end()), None
+        )
+        is_tag = not controls.in_answers.fullmatch(match.group())
+        if content is None or (content.is_answer and is_tag):
+            pieces += [prompt.string[done : match.start()], controls.ids[match.group()]]
+            done = match.end()
+    return [*pieces, prompt.string[done:end]]
+
+
+def _branch(side: _Side, pred: str, made: EncoderTokenizer, encoder: PairEncoder, *, leads: bool) -> str:
+    """Return the Jinja that writes a text of one side.
+
+    Args:
+        side: The side.
+        pred: The names of its [PRED] tokens; empty without any.
+        made: The tokenizer, which gets the copies that are needed.
+        encoder: The encoder of the run.
+        leads: Whether [PRED] stands before the view.
+    """
+    head = "".join(each if isinstance(each, str) else made.copy(each, strips=side.is_rendered) for each in side.head)
+    words = f"words{side.cut}"
+    controls = encoder.controls
+    for name, token in controls.ids.items() if side.reads_tags else ():
+        if controls.in_questions.fullmatch(name) and not controls.in_answers.fullmatch(name):
+            words += f" | replace({_literal(name)}, {_literal(made.copy(token, strips=True))})"
+    before, after = (pred + head, "") if leads else (head, pred)
+    return f"{{{{- {_literal(before)} -}}}}{{{{- {words} -}}}}{{{{- {_literal(after)} -}}}}"
+
+
+def _literal(text: str) -> str:
+    """Return a text as Jinja writes it."""
+    return json.dumps(text, ensure_ascii=False)
