@@ -282,10 +282,12 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused(refused, tiny_model,
     assert not (tmp_path / "out" / "DONE").exists()
 
 
-@pytest.mark.parametrize("command", ["evaluate", "generate", "retrieve", "report"])
+@pytest.mark.parametrize("command", ["evaluate", "generate", "embed", "retrieve", "report"])
 def test_a_folder_that_is_no_run_is_refused(command, refused, tmp_path):
     """A folder of other files, a file, and nothing at all."""
-    extra = {"evaluate": ["--data", "x.jsonl"], "report": []}.get(command, ["a text"])
+    extra = {"evaluate": ["--data", "x.jsonl"], "report": [], "embed": ["x.jsonl", "--out", "x.npy"]}.get(
+        command, ["a text"]
+    )
     (tmp_path / "file").write_bytes(PDF)
     for path in (tmp_path, tmp_path / "file", tmp_path / "gone"):
         assert f"{path.name} holds no" in refused(command, path, *extra)
@@ -601,7 +603,19 @@ def test_the_demo_needs_no_file_and_runs_in_any_folder(call, quick_runs, tmp_pat
 def all_help() -> list[list[str]]:
     """Return the call of --help for every command."""
     data = [["data", name] for name in ("make", "inspect", "check")]
-    names = ("compare", "train", "report", "evaluate", "generate", "retrieve", "data", "env", "config")
+    names = (
+        "compare",
+        "train",
+        "report",
+        "evaluate",
+        "generate",
+        "embed",
+        "retrieve",
+        "export",
+        "data",
+        "env",
+        "config",
+    )
     return [[*command, "--help"] for command in ([], *([name] for name in names), *data)]
 
 

@@ -24,7 +24,10 @@ SMALL = {
     **{"max_steps": 3, "save_steps": 2, "per_device_train_batch_size": 8, "max_new_tokens": 4, "workers": 1},
     **{"arms": ["ntp", "jepa"], "use_cpu": True},
 }
-VERBS = ("compare", "train", "evaluate", "analyze", "report", "export", "generate", "retrieve", "annotate", "reproduce")
+VERBS = (
+    *("compare", "train", "evaluate", "analyze", "report", "export"),
+    *("generate", "embed", "retrieve", "annotate", "reproduce"),
+)
 DATA_VERBS = ("make", "inspect", "check", "split")
 
 

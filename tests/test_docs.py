@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
+from llm_jepa.cli import main
 from llm_jepa.experiments.configuration_page import configuration_page
 from llm_jepa.experiments.experiment import read_experiment, read_grids
-from llm_jepa.runs.settings import read_yaml
+from llm_jepa.runs.run import train_run
+from llm_jepa.runs.settings import read_run, read_yaml
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -53,6 +57,26 @@ def test_every_configuration_of_accelerate_is_read_and_leaves_precision_to_the_r
     config = load_config_from_file(str(path))
     assert config.num_processes == 8 * config.num_machines
     assert config.mixed_precision == "no"
+
+
+def test_the_commands_of_the_embedding_page_run_as_they_are_written(tiny_settings, tmp_path, monkeypatch):
+    """Those of this package in order, then the Python, where sentence-transformers is installed."""
+    page = (ROOT / "docs" / "embedding.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^ {4}llm-jepa (.*)$", page, flags=re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    train_run(read_run(tiny_settings(max_steps=1)), 82, Path("runs/my/jepa-s82"))
+    for name, row in re.findall(r"`(\w+\.jsonl)` (?:has rows )?such as `(\{.*?\})`", page):
+        Path(name).write_text(f"{row}\n" * 3, encoding="utf-8")
+    is_installed = importlib.util.find_spec("sentence_transformers") is not None
+    for command in commands:
+        code = main(shlex.split(command))
+        assert code == 0 or (code == 2 and "--as encoder" in command and not is_installed), command
+    assert len(commands) == 5
+    if not is_installed:
+        pytest.skip("the extra [encoder] is not installed: pip install 'llm-jepa[encoder]'")
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(snippet, names := {})
+    assert names["asked"].shape == (1, 128) and names["found"].shape == (2, 128)
 
 
 def test_the_configuration_page_is_up_to_date():

@@ -210,6 +210,8 @@ def test_its_own_evaluator_gives_our_retrieval_numbers(encoders):
 
 def test_pred_is_rows_of_the_table_that_the_template_writes_for_queries_alone(encoders):
     """One copy of the weights, no file of ours, and no code but that of the libraries."""
+    from sentence_transformers import SentenceTransformer
+
     run, folder, _ = encoders["k 2 distinct"] if "k 2 distinct" in encoders else encoders["prepend"]
     jepa = load_run(run).jepa
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -221,6 +223,9 @@ def test_pred_is_rows_of_the_table_that_the_template_writes_for_queries_alone(en
     (first, second) = new = [each for each in ids["query"] if each not in ids["document"]]
     assert len(ids["query"]) == len(ids["document"]) + 2 and first != second
     assert torch.equal(table[new], jepa.predictor.embedding)
+    model = SentenceTransformer(str(folder), device="cpu")
+    long = model.preprocess(["a dog " * 3000], task="query")["input_ids"][0].tolist()
+    assert len(long) == model.max_seq_length and long[-2:] == new  # a text that is cut keeps its [PRED]
     assert len(table) == jepa.backbone.embeddings.num_embeddings + 2
     assert [path.name for path in folder.rglob("*.safetensors")] == ["model.safetensors"]
     assert all(
