@@ -63,7 +63,8 @@ def scan(path: Path) -> int:
     """Read line after line."""
     from llm_jepa.data.json_lines import iter_lines
 
-    return sum(1 for _ in iter_lines(path))
+    with path.open("rb") as file:
+        return sum(1 for _ in iter_lines(file))
 
 
 def parse(path: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import shutil
@@ -19,6 +20,15 @@ def expanded(name: str | Path) -> Path:
         return Path(name).expanduser()
     except RuntimeError:
         return Path(name)
+
+
+def nearest_file(path: Path) -> str:
+    """Return the end of an error's sentence for a path that is not there: " Did you mean ...?", or nothing."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f" Its folder {folder} does not exist."
+    close = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir()], n=1)
+    return f" Did you mean {close[0]}?" if close else ""
 
 
 def is_path(name: str) -> bool:

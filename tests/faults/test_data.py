@@ -14,7 +14,7 @@ import yaml
 from tokenizers import AddedToken, processors
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
-from llm_jepa.data import json_lines, sources
+from llm_jepa.data import formats, json_lines
 from llm_jepa.data.checks import check_files, find_duplicates, find_leaks
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.encode import PairEncoder
@@ -469,7 +469,7 @@ def test_the_check_of_c1_notices_a_reader_that_gives_the_wrong_line(tmp_path, mo
     path = tmp_path / "train.jsonl"
     path.write_bytes((GOOD + b"\n") * NUM_BEFORE + b"{\n")
     lines = json_lines.iter_lines
-    monkeypatch.setattr(sources, "iter_lines", lambda path: ((number - 1, raw) for number, raw in lines(path)))
+    monkeypatch.setattr(formats, "iter_lines", lambda file: ((number - 1, raw) for number, raw in lines(file)))
     assert f"{path}:501: " not in refusal(lambda: read_examples(str(path), DataConfig()))
     with pytest.raises((DataError, ConfigError), match=":500: "):
         read_examples(str(path), DataConfig())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llm_jepa.objective.pair import Pair
 
-from .sources import local_path
+from .sources import local_files, local_path
 
 
 class PairsDigest:
@@ -55,22 +55,22 @@ def digest_rows(pairs: Sequence[Pair]) -> str:
 def data_fingerprint(files: Iterable[str | None]) -> dict[str, str]:
     """Return the sha256 of each local file, to tell later whether the data changed.
 
-    A folder's hash covers the names and contents of all files in it. None, and names that are not on this
-    disk (data sets of the hub), are left out.
+    The hash of a folder, or of a pattern, covers the names and contents of all its files. None, and names that are not
+    on this disk (data sets of the hub), are left out.
     """
-    fingerprint = {}
-    for name in files:
-        path = None if name is None else local_path(name)
-        if name is not None and path is not None and path.exists():
-            fingerprint[name] = _hash_path(path)
-    return fingerprint
+    return {name: _hash_files(name, found) for name in files if name is not None and (found := local_files(name))}
 
 
-def _hash_path(path: Path) -> str:
-    if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+def _hash_files(name: str, files: Sequence[Path]) -> str:
+    if files == [local_path(name)]:
+        return _hash_file(files[0])
     whole = hashlib.sha256()
-    for entry in sorted(p for p in path.rglob("*") if p.is_file()):
-        whole.update(f"{entry.relative_to(path).as_posix()}\0{_hash_path(entry)}\n".encode())
+    for file in files:
+        shown = file.relative_to(local_path(name)) if local_path(name).is_dir() else file
+        whole.update(f"{shown.as_posix()}\0{_hash_file(file)}\n".encode())
     return whole.hexdigest()
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,11 +6,9 @@ Memory is bounded by the longest line that is allowed, not by the file.
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from llm_jepa.errors import DataError
 
@@ -22,8 +20,9 @@ BOM = b"\xef\xbb\xbf"
 # How the first bytes of a file look that is not what its name says.
 _CONTENTS = {
     (b"\xff\xfe", b"\xfe\xff"): "The file looks like UTF-16. Save it as UTF-8.",
-    (b"\x1f\x8b",): "The file is compressed with gzip. Unpack it (gzip -dc FILE), or let its name end in .jsonl.gz.",
-    (b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ", b"PK\x03\x04"): "The file is compressed. Unpack it first.",
+    (b"\x1f\x8b",): "The file is compressed with gzip. Unpack it (gzip -dc FILE), or let its name end in .gz.",
+    (b"\x28\xb5\x2f\xfd",): "The file is compressed with zstd. Unpack it (zstd -dc FILE), or let its name end in .zst.",
+    (b"BZh", b"\xfd7zXZ", b"PK\x03\x04"): "The file is compressed. Unpack it first.",
     (b"PAR1",): "The file is Parquet. Let its name end in .parquet.",
     (b"%PDF",): "The file is a PDF.",
     (b"version https://git-lfs",): "The file is a pointer of Git LFS, not the rows. Run `git lfs pull`.",
@@ -56,28 +55,22 @@ class RowError(Exception):
         self.reason = reason
 
 
-def iter_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
-    """Yield `(line number from 1, bytes)` of every line that is not blank; a file that ends in .gz is unpacked.
+def iter_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
+    """Yield `(line number from 1, bytes)` of every line of an open file that is not blank.
 
     The bytes are None for a line longer than `MAX_LINE_BYTES`. Line ends are removed, and a byte-order mark at the
     start of any line: files that were put together have one in the middle.
     """
-    with open_bytes(path) as file:
-        number = 0
-        while raw := file.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
-                _skip_line(file)
-                yield number, None
-                continue
-            raw = raw.removeprefix(BOM)
-            if raw.strip():
-                yield number, raw.rstrip(b"\r\n")
-
-
-def open_bytes(path: Path) -> IO[bytes]:
-    """Open a file to read its bytes, unpacked if its name ends in .gz."""
-    return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+    number = 0
+    while raw := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
+            _skip_line(file)
+            yield number, None
+            continue
+        raw = raw.removeprefix(BOM)
+        if raw.strip():
+            yield number, raw.rstrip(b"\r\n")
 
 
 def describe_content(start: bytes) -> str:
@@ -104,7 +97,9 @@ def parse_line(raw: bytes | None) -> dict[str, Any]:
     try:
         row = _DECODER.decode(line)
     except json.JSONDecodeError as err:
-        hint = " A JSON array is not read: write one object per line." if line.startswith("[") else ""
+        hint = (
+            " Write one object per line, or let the name of a JSON array end in .json." if line.startswith("[") else ""
+        )
         hint = hint or describe_content(raw)
         raise RowError("json", f"not valid JSON: {_lower_first(err.msg)} at column {err.colno}.{hint}") from None
     except (ValueError, RecursionError) as err:  # repeated keys, numbers of thousands of digits, deep nesting
@@ -112,6 +107,15 @@ def parse_line(raw: bytes | None) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise RowError("json", f"found {describe_type(row)}, expected one JSON object per line.")
     return row
+
+
+def list_or_text(text: str) -> Any:
+    """Return the list that a cell of a table holds as JSON, or the text as it is."""
+    try:
+        value = _DECODER.decode(text.strip()) if text.lstrip().startswith("[") else text
+    except (ValueError, RecursionError):
+        return text
+    return value
 
 
 def parse_array(raw: bytes, name: str) -> Iterator[dict[str, Any] | RowError]:

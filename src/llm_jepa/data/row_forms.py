@@ -15,9 +15,9 @@ from typing import Any
 
 from .config import DataConfig
 from .example import Example
-from .json_lines import RowError, describe_type, parse_line, text_of
+from .formats import Content, CsvRow
+from .json_lines import RowError, describe_type, list_or_text, parse_line, text_of
 from .messages import REASONING, TRAINED, Chat, is_filled, read_chat
-from .sources import Content, CsvRow
 
 TEXT_VIEW, CODE_VIEW, USE_JEPA, GROUP = OWN_COLUMNS = ("text_view", "code_view", "use_jepa", "group")
 SCORING_COLUMNS = ("database", "db_id", "choices", "answer", "answers")  # read by scorers alone, docs/scorers.md
@@ -185,7 +185,8 @@ def _read_views(row: dict[str, Any], form: RowForm) -> Chat | tuple[str, str | N
     """Return the text and code of a row, or the chat that it is."""
     values = [row[column] for column in form.columns]
     if form.kind == "messages":
-        return read_chat(values[0], form.columns[0])
+        is_cell = isinstance(row, CsvRow)
+        return read_chat(list_or_text(values[0]) if is_cell else values[0], form.columns[0])
     if form.kind == "pair" and isinstance(values[0], list) and isinstance(values[1], list):
         return _from_prompt_and_completion(values[0], values[1], form)
     strings = [text_of(value, column) for value, column in zip(values, form.columns, strict=True)]
@@ -200,9 +201,14 @@ def _read_views(row: dict[str, Any], form: RowForm) -> Chat | tuple[str, str | N
 
 
 def _typed(row: CsvRow) -> dict[str, Any]:
-    """Return a row of a CSV file with an empty text for null, and `true` for true, in columns that are no views."""
-    words = {"": None, "true": True, "false": False}
-    return {name: words.get(value.lower(), value) if name == USE_JEPA else value or None for name, value in row.items()}
+    """Return a row of a CSV file, whose values are text, with the types that columns which are no views have."""
+    typed: dict[str, Any] = {name: value or None for name, value in row.items()}
+    for name in SCORING_COLUMNS:
+        if typed.get(name):
+            typed[name] = list_or_text(typed[name])
+    if typed.get(USE_JEPA):
+        typed[USE_JEPA] = {"true": True, "false": False}.get(typed[USE_JEPA].lower(), typed[USE_JEPA])
+    return typed
 
 
 def _own_columns(row: dict[str, Any], form: RowForm) -> dict[str, Any]:

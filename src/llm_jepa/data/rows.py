@@ -17,7 +17,7 @@ from .example import Example
 from .json_lines import RowError
 from .lazy_rows import MappedLines, StoredExamples
 from .row_forms import FORMS_TEXT, ExampleReader, RowForm
-from .sources import iter_rows, local_path, looks_local
+from .sources import iter_rows, local_files, local_path, looks_local
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +48,11 @@ class ReadResult:
 def read_examples(
     path_or_name: str, config: DataConfig, *, limit: int | None = None, part: str = "train"
 ) -> ReadResult:
-    """Read a `.jsonl` or `.parquet` file, a folder of the `datasets` library, or a data set of the hub.
+    """Read a file, all files that fit a pattern, a folder of the `datasets` library, or a data set of the hub.
 
     Args:
-        path_or_name: A local path, or `owner/name` on the hub; `:split` or `:config:split` names one of several splits.
+        path_or_name: A local path or pattern, or `owner/name` on the hub; `:split` or `:config:split` names one of
+            several splits.
         config: Column names and the policy for broken rows.
         limit: Read this many rows only, from the start.
         part: `train`, `validation` or `test`: the split that is read where none is named.
@@ -147,7 +148,7 @@ def stays_on_disk(path_or_name: str, config: DataConfig) -> bool:
     """
     path = local_path(path_or_name)
     can = path.is_file() and path.suffix == ".jsonl"
-    is_missing = not path.exists() and looks_local(path_or_name.partition(":")[0])  # the reader says that
+    is_missing = not local_files(path_or_name) and looks_local(path_or_name.partition(":")[0])  # the reader says that
     if config.rows_in_memory is False and not can and not is_missing:
         raise DataError(
             f"{path_or_name}: rows_in_memory=false needs a .jsonl file, whose lines can be found again. Convert it, "

@@ -6,26 +6,21 @@ to which split. Its readers guess types, and `00501` would come back as a number
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import difflib
-import io
+import glob
 import logging
 import os
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from llm_jepa.errors import DataError, first_line
-from llm_jepa.files import expanded
+from llm_jepa.files import expanded, nearest_file
 
-from .json_lines import MAX_LINE_BYTES, RowError, describe_content, iter_lines, open_bytes, parse_array
+from .formats import FORMATS, PACKINGS, Content, is_known, read_file, split_ending
 
 logger = logging.getLogger(__name__)
-
-Content = bytes | dict[str, Any] | RowError | None
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -34,15 +29,9 @@ SPLIT_NAMES = {
 }
 """What a split is called that holds the rows to train on, to validate and to test; the first that is there is read."""
 
-_LOCAL_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt", ".gz", ".zst", ".arrow")
-_JSON_LINES, _TABLES = (".jsonl", ".ndjson"), (".csv", ".tsv")
-_READ_HERE = (*_JSON_LINES, *_TABLES, ".json", ".parquet")
+_LOCAL_SUFFIXES = (*FORMATS, *PACKINGS, ".txt", ".arrow")
 _DRIVE = re.compile(r"[A-Za-z]:(?=[\\/])")  # of a Windows path; its colon names no split
 _ALWAYS_SET = {"name", "version", "data_dir", "data_files", "description", "sep", "delimiter"}
-
-
-class CsvRow(dict[str, Any]):
-    """A row of a CSV file: every value is text, and an empty one may mean null."""
 
 
 def split_name(name: str) -> tuple[str, list[str]]:
@@ -63,13 +52,31 @@ def local_path(name: str) -> Path:
     return expanded(split_name(name)[0])
 
 
+def local_files(name: str) -> list[Path]:
+    """Return the files that a name stands for on this disk, in order: one, all below a folder, or those of a pattern.
+
+    A name of the hub, and one of a file that is not there, has none.
+    """
+    path = local_path(name)
+    if path.is_dir():
+        return sorted(each for each in path.rglob("*") if each.is_file())
+    return [path] if path.is_file() else _matching(path)
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """Return the files that a pattern (`train-*.jsonl`) fits, in the order of their names."""
+    if not glob.has_magic(str(pattern)):
+        return []
+    return [Path(name) for name in sorted(glob.glob(str(pattern), recursive=True)) if Path(name).is_file()]
+
+
 def iter_rows(name: str, part: str = "train") -> Iterator[tuple[str, Content]]:
     """Yield `(source, row)` of a file, a folder or a data set of the hub.
 
     A row of JSON lines is still bytes, and a faulty row may be a `RowError`: its faults are the caller's.
 
     Args:
-        name: A path or `owner/name`, perhaps with `:split` or `:config:split`.
+        name: A path, a pattern of paths, or `owner/name`, perhaps with `:split` or `:config:split`.
         part: `train`, `validation` or `test`: which split is read where none is named.
 
     Raises:
@@ -80,79 +87,16 @@ def iter_rows(name: str, part: str = "train") -> Iterator[tuple[str, Content]]:
     if base and path.is_file():
         if parts:
             raise DataError(f"{name}: {base} is a file, which has no splits. Leave :{':'.join(parts)} out.")
-        if not path.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
-            raise DataError(
-                f"{name}: files that end in {path.suffix or 'nothing'} are not read. Expected .jsonl "
-                "(one JSON object per line; rename the file if it is that) or .parquet."
-            )
-        yield from _iter_file(path, base)
+        yield from read_file(path, base)
+    elif files := _matching(path):
+        for file in files:
+            yield from read_file(file, str(file))
+    elif glob.has_magic(base):
+        raise DataError(f"{name}: no file fits this pattern. Check it; it starts from {_start_of(path)}.")
     elif not base or (not path.is_dir() and looks_local(base)):
         raise DataError(f"{name}: no such file.{_nearest_name(path)}")
     else:
         yield from _iter_dataset(name, base, parts, part)
-
-
-def _iter_file(path: Path, label: str, separator: str = ",", suffix: str | None = None) -> Iterator[tuple[str, Any]]:
-    suffix = suffix or _suffix(path.name)
-    try:
-        if suffix == ".parquet":
-            yield from _iter_parquet(path, label)
-        elif suffix in _TABLES:
-            yield from _iter_table(path, label, separator)
-        elif suffix == ".json" and _is_array(path):
-            with open_bytes(path) as file:
-                for number, row in enumerate(parse_array(file.read(), label), start=1):
-                    yield f"{label}:{number}", row
-        else:
-            for number, raw in iter_lines(path):
-                yield f"{label}:{number}", raw
-    except (OSError, EOFError, zlib.error) as err:  # the last two: a compressed file that is cut or damaged
-        raise DataError(f"{label}: cannot be read: {getattr(err, 'strerror', None) or err}.") from err
-
-
-def _suffix(name: str) -> str:
-    return Path(name.removesuffix(".gz")).suffix
-
-
-def _is_array(path: Path) -> bool:
-    first = next(iter_lines(path), (0, b""))[1]
-    return first is None or first.lstrip().startswith(b"[")  # a whole array may be one long line
-
-
-def _iter_parquet(path: Path, label: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    import pyarrow  # comes with datasets; read directly, which leaves no copy of the file in a cache
-    import pyarrow.parquet
-
-    try:
-        number = 0
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{label}:{number}", row
-    except pyarrow.ArrowException as err:
-        with path.open("rb") as file:
-            hint = describe_content(file.read(64))
-        raise DataError(f"{label}: not a readable parquet file: {hint.strip() or f'{err}.'}") from err
-
-
-def _iter_table(path: Path, label: str, separator: str) -> Iterator[tuple[str, CsvRow | RowError]]:
-    """Yield the rows of a CSV file; each is known by its first line."""
-    csv.field_size_limit(MAX_LINE_BYTES)
-    with io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter=separator)
-        done = 1
-        try:
-            if len(set(reader.fieldnames or ())) < len(reader.fieldnames or ()):
-                raise DataError(f"{label}:1: two columns have one name. Expected a name of its own for each column.")
-            done = reader.line_num
-            for row in reader:
-                source, done = f"{label}:{done + 1}", reader.line_num
-                if None in row or None in row.values():
-                    yield source, RowError("fields", f"expected {len(reader.fieldnames or ())} values in the row.")
-                else:
-                    yield source, CsvRow(row)
-        except (csv.Error, UnicodeDecodeError) as err:
-            raise DataError(f"{label}:{done + 1}: not readable as CSV in UTF-8: {err}.") from err
 
 
 def _iter_dataset(name: str, base: str, parts: list[str], part: str) -> Iterator[tuple[str, Any]]:
@@ -201,10 +145,10 @@ def _find_rows(name: str, base: str, parts: list[str], part: str) -> tuple[str |
         _check_split_names(name, base, [_below(where, file) for file in files.get("train", [])], list(files))
         _tell_of_others(name, where, {file for of in files.values() for file in of})
     # What the hub has as Parquet has its types, and the library keeps it for a time without a network.
-    kinds = _READ_HERE if folder.is_dir() else tuple(kind for kind in _READ_HERE if kind != ".parquet")
+    kinds = tuple(kind for kind in FORMATS if folder.is_dir() or kind != ".parquet")
     if not _is_read_here(builder.config, files.get(split, []), kinds):
         return f"{named}:{split}", datasets.load_dataset(where, config, split=split)
-    separator = getattr(builder.config, "delimiter", None) or getattr(builder.config, "sep", None) or ","
+    separator = getattr(builder.config, "delimiter", None) or getattr(builder.config, "sep", None)
     return None, _iter_files(files[split], base, where, separator)
 
 
@@ -228,18 +172,19 @@ def _tell_of_others(name: str, where: str, files: set[str]) -> None:
     others = sorted(
         _below(where, str(path))
         for path in Path(where).rglob("*")
-        if path.is_file() and _suffix(path.name) in (*_JSON_LINES, *_TABLES, ".parquet") and str(path) not in files
+        if path.is_file() and is_known(path.name) and path.suffix != ".json" and str(path) not in files
     )
     if others:
         logger.warning("%s: files in no split, which are not read: %s", name, ", ".join(others))
 
 
-def _iter_files(files: list[str], base: str, where: str, separator: str) -> Iterator[tuple[str, Any]]:
+def _iter_files(files: list[str], base: str, where: str, separator: str | None) -> Iterator[tuple[str, Any]]:
     import datasets
 
-    paths = files if Path(where).is_dir() else datasets.DownloadManager().download_and_extract(files)
+    paths = files if Path(where).is_dir() else datasets.DownloadManager().download(files)
     for file, path in zip(files, paths, strict=True):
-        yield from _iter_file(Path(path), f"{base.rstrip('/')}/{_below(where, file)}", separator, _suffix(file))
+        of_table = separator if split_ending(file)[0] in (".csv", ".tsv") else None
+        yield from read_file(Path(path), f"{base.rstrip('/')}/{_below(where, file)}", name=file, separator=of_table)
 
 
 def _below(where: str, file: str) -> str:
@@ -256,7 +201,7 @@ def _is_read_here(config: Any, files: list[str], kinds: Sequence[str]) -> bool:
         for each in dataclasses.fields(config)
         if each.name not in _ALWAYS_SET and getattr(config, each.name) != each.default
     }
-    return bool(files) and not changed and all(_suffix(file) in kinds for file in files)
+    return bool(files) and not changed and all(split_ending(file)[0] in kinds for file in files)
 
 
 def _choose_config(name: str, base: str, where: str, parts: list[str]) -> tuple[str | None, list[str]]:
@@ -303,15 +248,16 @@ def _choose_split(
 def looks_local(base: str) -> bool:
     """Whether a name is plainly a path: a typing error must not become a question to the network."""
     is_hub_name = base.count("/") == 1 and "\\" not in base and not _DRIVE.match(base)
-    return base.startswith((".", "/", "~")) or base.endswith(_LOCAL_SUFFIXES) or not is_hub_name
+    return base.startswith((".", "/", "~")) or base.endswith(_LOCAL_SUFFIXES) or not is_hub_name or glob.has_magic(base)
 
 
 def _nearest_name(path: Path) -> str:
     turned = Path(str(path).replace("\\", "/"))
     if turned != path and turned.exists():
         return f" Did you mean {turned}? Paths are written with / here."
-    folder = path.parent
-    if not folder.is_dir():
-        return f" Its folder {folder} does not exist."
-    close = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir()], n=1)
-    return f" Did you mean {close[0]}?" if close else " Check the path; it starts from the current folder."
+    return nearest_file(path) or " Check the path; it starts from the current folder."
+
+
+def _start_of(pattern: Path) -> Path:
+    """Return the folder that a pattern starts from, up to its first name with a star."""
+    return next(folder for folder in pattern.parents if not glob.has_magic(str(folder)))

@@ -14,7 +14,7 @@ import torch
 from transformers import TrainerCallback
 
 from llm_jepa.data.digest import data_fingerprint
-from llm_jepa.data.sources import local_path
+from llm_jepa.data.sources import local_files
 from llm_jepa.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -78,10 +78,8 @@ class DataWatch(TrainerCallback):
 
 
 def look(name: str) -> Look:
-    """Return name, size and time of change of a file, or of each file in a folder; nothing if it is not there."""
-    path = local_path(name)
-    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-    found = [(each, each.stat()) for each in files if each.is_file()]
+    """Return name, size and time of change of each file that a name stands for; nothing if there is none."""
+    found = [(each, each.stat()) for each in local_files(name)]
     return [(str(each), state.st_size, state.st_mtime_ns) for each, state in found]
 
 

@@ -1,0 +1,244 @@
+"""Files of rows by the end of their name: how each format is read, with the number of every row, and written.
+
+Nothing is guessed: the name alone says what a file holds, and a text is never turned into a number or a date.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.files import whole_file
+
+from .json_lines import BOM, MAX_LINE_BYTES, RowError, describe_content, iter_lines, parse_array
+
+Content = bytes | dict[str, Any] | RowError | None
+"""A row as a file has it: a line of JSON, or a row that is parsed already; a line that is too long is None."""
+
+Numbered = Iterator[tuple[int, Content]]
+
+
+class CsvRow(dict[str, Any]):
+    """A row of a CSV file: every value is text, and an empty one may mean null."""
+
+
+class Format(NamedTuple):
+    """How rows are read from an open file, each with its line or its number from 1, and the bytes of rows."""
+
+    read: Callable[[IO[bytes], str], Numbered]
+    write: Callable[[Sequence[Content]], bytes]
+
+
+def read_file(path: Path, label: str, *, name: str | None = None, separator: str | None = None) -> Iterator[Any]:
+    """Yield `(label:number, row)` of a file, read as the end of its name says.
+
+    Args:
+        path: The file.
+        label: What messages call it.
+        name: Its name, where `path` has another (a copy in a cache).
+        separator: Of the columns of a table, where its name does not say.
+
+    Raises:
+        DataError: If its name ends in nothing that is known, or it is damaged, or of another format.
+    """
+    ending, packing = split_ending(name or path.name)
+    if ending not in FORMATS:
+        raise DataError(f"{label}: {_unknown(ending + packing)}")
+    read = FORMATS[ending].read if separator is None else _table(separator).read
+    try:
+        with _open(path, packing) as file:
+            for number, row in read(file, label):
+                yield f"{label}:{number}", row
+    except (OSError, EOFError, zlib.error) as err:  # of a compressed file too, which is cut or damaged
+        damaged = f" It is damaged, or not compressed as {packing} says. Copy it again." if packing else ""
+        raise DataError(f"{label}: cannot be read: {getattr(err, 'strerror', None) or err}.{damaged}") from err
+
+
+def write_file(path: Path, rows: Iterable[Content]) -> None:
+    """Write rows as the end of the name says; the file appears whole, or not at all. The same rows, the same bytes.
+
+    Raises:
+        ConfigError: If the name ends in nothing that is known.
+    """
+    check_ending(path)
+    ending, packing = split_ending(path.name)
+    content = FORMATS[ending].write(list(rows))
+    if packing == ".gz":
+        content = gzip.compress(content, mtime=0)
+    elif packing == ".zst":
+        import pyarrow
+
+        content = pyarrow.compress(content, "zstd", asbytes=True)
+    with whole_file(path) as file:
+        file.write(content)
+
+
+def check_ending(path: Path) -> None:
+    """Make sure that a file of this name can be written.
+
+    Raises:
+        ConfigError: If not.
+    """
+    ending, packing = split_ending(path.name)
+    if ending not in FORMATS:
+        raise ConfigError(f"{path}: {_unknown(ending + packing)}")
+
+
+def split_ending(name: str) -> tuple[str, str]:
+    """Return the ending that says the format, and that of the compression; of an unknown format, its own ending.
+
+    >>> split_ending("rows.JSONL.gz"), split_ending("rows.csv"), split_ending("rows.gz"), split_ending("rows.txt")
+    (('.jsonl', '.gz'), ('.csv', ''), ('', '.gz'), ('.txt', ''))
+    """
+    path = Path(name.lower())
+    packing = path.suffix if path.suffix in PACKINGS else ""
+    ending = Path(path.name.removesuffix(packing)).suffix
+    return (ending, packing) if ending not in UNPACKED or not packing else (ending + packing, "")
+
+
+def is_known(name: str) -> bool:
+    """Whether the end of a file's name says how its rows are read."""
+    return split_ending(name)[0] in FORMATS
+
+
+def _unknown(ending: str) -> str:
+    text = ", ".join(each for each in FORMATS if each not in UNPACKED)
+    return (
+        f"files that end in {ending or 'nothing'} are not read. Expected one of {text} (each also with "
+        f"{' or '.join(PACKINGS)}), or {' or '.join(UNPACKED)}. Rename the file if it is one of them."
+    )
+
+
+@contextmanager
+def _open(path: Path, packing: str) -> Iterator[IO[bytes]]:
+    if packing == ".zst":
+        import pyarrow  # comes with datasets
+
+        with pyarrow.OSFile(str(path)) as raw, pyarrow.CompressedInputStream(raw, "zstd") as stream:
+            yield io.BufferedReader(stream)
+        return
+    with cast(IO[bytes], gzip.open(path, "rb")) if packing == ".gz" else path.open("rb") as file:
+        yield file
+
+
+def _read_lines(file: IO[bytes], label: str) -> Numbered:
+    return iter_lines(file)
+
+
+def _lines(rows: Sequence[Content]) -> bytes:
+    lines = (row if isinstance(row, bytes) else json.dumps(row, ensure_ascii=False).encode("utf-8") for row in rows)
+    return b"".join(line + b"\n" for line in lines)
+
+
+def _read_json(file: IO[bytes], label: str) -> Numbered:
+    """Yield the objects of an array; a file that does not begin like one holds lines."""
+    start: bytes = cast(Any, file).peek(4096)
+    if start.removeprefix(BOM).lstrip().startswith(b"["):
+        return enumerate(parse_array(file.read(), label), start=1)
+    return iter_lines(file)
+
+
+def _array(rows: Sequence[Content]) -> bytes:
+    return b"[\n" + _lines(rows).rstrip(b"\n").replace(b"\n", b",\n") + b"\n]\n"
+
+
+def _read_parquet(file: IO[bytes], label: str) -> Numbered:
+    import pyarrow  # comes with datasets; read directly, which leaves no copy of the file in a cache
+    import pyarrow.parquet
+
+    start = file.read(64)
+    try:
+        number = 0
+        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except pyarrow.ArrowException as err:
+        hint = describe_content(start).strip() if not start.startswith(b"PAR1") else ""
+        raise DataError(f"{label}: not a readable parquet file: {hint or f'{err}.'}") from err
+
+
+def _parquet(rows: Sequence[Content]) -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    with io.BytesIO() as file:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(cast(Any, rows)), file)
+        return file.getvalue()
+
+
+def _table(separator: str) -> Format:
+    def read(file: IO[bytes], label: str) -> Numbered:
+        return _read_table(file, label, separator)
+
+    def write(rows: Sequence[Content]) -> bytes:
+        return _cells(cast(Any, rows), separator)
+
+    return Format(read, write)
+
+
+def _read_table(file: IO[bytes], label: str, separator: str) -> Iterator[tuple[int, CsvRow | RowError]]:
+    """Yield the rows of a CSV file; each is known by its first line."""
+    csv.field_size_limit(MAX_LINE_BYTES)
+    reader = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=separator)
+    done = 1
+    try:
+        names = list(reader.fieldnames or ())
+        _check_head(names, label)
+        done = reader.line_num
+        for row in reader:
+            number, done = done + 1, reader.line_num
+            if None in row or None in row.values():
+                yield number, RowError("fields", f"expected {len(names)} values in the row.")
+            else:
+                yield number, CsvRow(row)
+    except UnicodeDecodeError as err:
+        hint = describe_content(err.object)
+        raise DataError(f"{label}:{done + 1}: not readable as CSV in UTF-8: {err}.{hint}") from err
+    except csv.Error as err:
+        raise DataError(f"{label}:{done + 1}: not readable as CSV in UTF-8: {err}.") from err
+
+
+def _check_head(names: Sequence[str], label: str) -> None:
+    if names and names[0].lstrip().startswith(("{", "[")):
+        raise DataError(
+            f"{label}:1: found JSON, expected the names of the columns. Let the file's name end in .jsonl (one object "
+            "a line) or .json (an array)."
+        )
+    if len(set(names)) < len(names):
+        raise DataError(f"{label}:1: two columns have one name. Expected a name of its own for each column.")
+
+
+def _cells(rows: Sequence[Mapping[str, Any]], separator: str) -> bytes:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with io.StringIO(newline="") as text:
+        writer = csv.DictWriter(text, names, delimiter=separator, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+        return text.getvalue().encode("utf-8")
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str) or value is None:
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+PACKINGS = (".gz", ".zst")
+UNPACKED = (".parquet",)  # compressed inside
+FORMATS = {
+    ".jsonl": Format(_read_lines, _lines),
+    ".ndjson": Format(_read_lines, _lines),
+    ".json": Format(_read_json, _array),
+    ".csv": _table(","),
+    ".tsv": _table("\t"),
+    ".parquet": Format(_read_parquet, _parquet),
+}
