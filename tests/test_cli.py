@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from llm_jepa.cli import WIDTH, main
+from llm_jepa.data.config import DataConfig
+from llm_jepa.data.rows import read_examples
 from llm_jepa.data.tokenizer import train_tokenizer
 from llm_jepa.experiments.jobs import Job
 
@@ -367,19 +369,38 @@ def test_data_make_writes_either_phrasing_and_pairs_of_both(call, refused, tmp_p
         "colloquial": ["--phrasing", "colloquial"],
         "both": ["--phrasing", "both"],
     }.items():
-        assert call("data", "make", "nlrx", "--out", tmp_path / name, "--num", 9, *flags).code == 0
-        made[name] = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        file = tmp_path / f"{name}.jsonl"
+        assert call("data", "make", "nlrx", "--out", file, "--num", 9, *flags).code == 0
+        made[name] = [json.loads(line) for line in file.read_text().splitlines()]
     assert [row["code"] for row in made["plain"]] == [row["code"] for row in made["colloquial"]]
     assert made["both"] == [
         {"text": one["text"], "paraphrase": two["text"]}
         for one, two in zip(made["plain"], made["colloquial"], strict=True)
     ]
-    splits = ["--num", 3, "--test-out", tmp_path / "test", "--num-test", 9]
-    call("data", "make", "nlrx", "--out", tmp_path / "train", "--phrasing", "colloquial", *splits)
-    assert (tmp_path / "test").read_bytes() == (tmp_path / "colloquial").read_bytes()
+    splits = ["--num", 3, "--test-out", tmp_path / "test.jsonl", "--num-test", 9]
+    call("data", "make", "nlrx", "--out", tmp_path / "train.jsonl", "--phrasing", "colloquial", *splits)
+    assert (tmp_path / "test.jsonl").read_bytes() == (tmp_path / "colloquial.jsonl").read_bytes()
     assert "no regex to test on" in refused(
-        "data", "make", "nlrx", "--out", tmp_path / "x", "--phrasing", "both", *splits
+        "data", "make", "nlrx", "--out", tmp_path / "x.jsonl", "--phrasing", "both", *splits
     )
+
+
+def test_data_make_and_split_write_what_the_name_says(call, refused, tmp_path):
+    """The same rows as CSV; a split has the format of its file, and an unknown ending is refused."""
+    for name in ("a.csv", "a.jsonl.gz"):
+        assert call("data", "make", "nlrx", "--out", tmp_path / name, "--num", 9).code == 0
+    assert (tmp_path / "a.csv").read_text().startswith("text,code\n")
+    rows = [read_examples(str(tmp_path / name), DataConfig()).examples for name in ("a.csv", "a.jsonl.gz")]
+    assert [each.views for each in rows[0]] == [each.views for each in rows[1]]
+    assert "files that end in .xlsx" in refused("data", "make", "nlrx", "--out", tmp_path / "a.xlsx", "--num", 9)
+    for name, ending in (("a.csv", ".csv"), ("a.jsonl.gz", ".jsonl.gz"), ("a.*", ".jsonl")):
+        out = tmp_path / f"parts{ending}"
+        said = call("data", "split", tmp_path / name, "--num-test", 3, "--out", out)
+        assert said.code == 0 and set(said.last["files"]) == {f"train{ending}", f"test{ending}"}
+        parts = [read_examples(str(out / f"{part}{ending}"), DataConfig()).examples for part in ("train", "test")]
+        assert sorted(each.views for part in parts for each in part) == sorted(
+            each.views for each in read_examples(str(tmp_path / name), DataConfig()).examples
+        )
 
 
 def test_data_split_sets_test_rows_apart(call, refused, tmp_path):
@@ -399,7 +420,7 @@ def test_data_split_sets_test_rows_apart(call, refused, tmp_path):
     again = ["data", "split", file, "--num-test", 8, "--out", tmp_path / "parts"]
     assert "train.jsonl is there already" in refused(*again)
     assert "leave none to train on" in refused("data", "split", file, "--num-test", 43, "--out", tmp_path / "x")
-    assert "Expected a .jsonl file" in refused("data", "split", "a.csv", "--num-test", 1, "--out", tmp_path / "x")
+    assert "no such file" in refused("data", "split", "gone.csv", "--num-test", 1, "--out", tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 
@@ -408,8 +429,9 @@ def test_data_make_mixes_plain_and_colloquial_words(call, refused, tmp_path):
     made = {}
     for share in ("0.5", "1"):
         words = ["--phrasing", "both", "--colloquial-share", share]
-        assert call("data", "make", "nlrx", "--out", tmp_path / share, "--num", 30, *words).code == 0
-        made[share] = [json.loads(line) for line in (tmp_path / share).read_text().splitlines()]
+        file = tmp_path / f"{share}.jsonl"
+        assert call("data", "make", "nlrx", "--out", file, "--num", 30, *words).code == 0
+        made[share] = [json.loads(line) for line in file.read_text().splitlines()]
     assert [row["text"] for row in made["0.5"]] == [row["text"] for row in made["1"]]
     assert made["0.5"] != made["1"]
     words = ["--colloquial-share", "0.5"]

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import textwrap
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,9 @@ def register(commands: Any) -> None:
     )
     make = add_command(data, "make", _data_make, "generate pairs")
     make.add_argument("kind", choices=["nlrx"], help="nlrx: descriptions and regular expressions")
-    make.add_argument("--out", type=expanded, required=True, metavar="FILE", help="the file to write")
+    make.add_argument(
+        "--out", type=expanded, required=True, metavar="FILE", help="the file to write, .jsonl or .csv, say"
+    )
     make.add_argument("--num", type=positive, required=True, metavar="N", help="number of pairs")
     make.add_argument("--seed", type=int, default=0, metavar="S", help="seed; the same gives the same file")
     make.add_argument("--test-out", type=expanded, metavar="FILE", help="also test pairs, whose codes are not in FILE")
@@ -49,10 +52,14 @@ def register(commands: Any) -> None:
     make.add_argument("--force", action="store_true", help="write over a file that is there")
 
     split = add_command(data, "split", _data_split, "set test rows of one file apart, equal pairs on one side")
-    split.add_argument("file", type=expanded, metavar="FILE", help="a .jsonl file of rows")
+    split.add_argument("file", metavar="FILE", help="a file of rows, a pattern, or a folder")
     split.add_argument("--num-test", type=positive, required=True, metavar="N", help="rows of the test file")
     split.add_argument(
-        "--out", type=expanded, required=True, metavar="DIR", help="folder of train.jsonl and test.jsonl"
+        "--out",
+        type=expanded,
+        required=True,
+        metavar="DIR",
+        help="folder of the two files, train and test, in the format of FILE",
     )
     split.add_argument("--seed", type=int, default=0, metavar="S", help="another seed chooses others")
     split.add_argument("--force", action="store_true", help="write over files that are there")
@@ -73,7 +80,8 @@ def register(commands: Any) -> None:
 
 
 def _data_make(arguments: argparse.Namespace) -> dict[str, Any]:
-    from llm_jepa.data.nlrx import generate_pairs, generate_transfer, generate_views, write_jsonl
+    from llm_jepa.data.formats import check_ending, write_file
+    from llm_jepa.data.nlrx import generate_pairs, generate_transfer, generate_views
 
     files = {arguments.out: arguments.num}
     if arguments.out == arguments.test_out:
@@ -99,11 +107,12 @@ def _data_make(arguments: argparse.Namespace) -> dict[str, Any]:
     else:
         made = {arguments.out: generate_pairs(arguments.num, arguments.seed, phrasing=phrasing, colloquial_share=share)}
     for path in made:
+        check_ending(path)
         if path.exists() and not arguments.force:
             raise ConfigError(f"{path} is there already. Choose another name, or write over it with --force.")
     for path, pairs in made.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_jsonl(pairs, path)
+        write_file(path, map(asdict, pairs))
     return {"files": {str(path): count for path, count in files.items()}, "seed": arguments.seed}
 
 

@@ -98,7 +98,9 @@ def parse_line(raw: bytes | None) -> dict[str, Any]:
         row = _DECODER.decode(line)
     except json.JSONDecodeError as err:
         hint = (
-            " Write one object per line, or let the name of a JSON array end in .json." if line.startswith("[") else ""
+            " A JSON array is read from a file that ends in .json: here, write one object per line."
+            if line.startswith("[")
+            else ""
         )
         hint = hint or describe_content(raw)
         raise RowError("json", f"not valid JSON: {_lower_first(err.msg)} at column {err.colno}.{hint}") from None

@@ -9,16 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from llm_jepa.errors import ConfigError, DataError
-from llm_jepa.files import expanded, write_whole
 
 from .checks import KEY_DTYPE, hash_key, pair_key
 from .config import DataConfig
 from .example import Example
-from .json_lines import iter_lines
+from .formats import split_ending, write_file
 from .lazy_rows import take
 from .rows import read_examples
-
-TRAIN, TEST = "train.jsonl", "test.jsonl"
+from .sources import iter_rows, local_path
 
 
 def split_validation(
@@ -62,14 +60,16 @@ def split_validation(
 
 
 def split_file(
-    file: Path, num_test: int, out: Path, config: DataConfig, *, seed: int = 0, force: bool = False
+    file: str, num_test: int, out: Path, config: DataConfig, *, seed: int = 0, force: bool = False
 ) -> dict[str, int]:
-    """Write the rows of a JSONL file as `OUT/train.jsonl` and `OUT/test.jsonl`, as they stand, in their order.
+    """Write rows as a training file and a test file in `out`, in their order and in the format that they came in.
 
-    Rows of one pair, and of one `group`, stay together: no test pair is in the training file.
+    `pairs.csv` becomes `train.csv` and `test.csv`; several files, folders and data sets become `.jsonl`. Lines of JSON
+    are written as they stand. Rows of one pair, and of one `group`, stay together: no test pair is in the training
+    file.
 
     Args:
-        file: The rows, in any form that training takes.
+        file: The rows: any name that `train_file` takes, and any form.
         num_test: Rows of the test file; fewer where rows that stay together would go over it.
         out: The folder.
         config: Column names, and what becomes of broken rows.
@@ -77,32 +77,30 @@ def split_file(
         force: Write over files that are there.
 
     Returns:
-        The number of rows of each of the two files.
+        The number of rows of each of the two files, by its name.
 
     Raises:
-        ConfigError: If the file is no JSONL, or a file is there already.
+        ConfigError: If a file is there already.
         DataError: If a row cannot be read, or none would be left to train on.
     """
-    file = expanded(file)
-    if file.suffix != ".jsonl":
-        raise ConfigError(f"{file} is split by its lines. Expected a .jsonl file.")
-    for name in (TRAIN, TEST):
+    ending = "".join(split_ending(local_path(file).name)) if local_path(file).is_file() else ".jsonl"
+    names = [f"train{ending}", f"test{ending}"]
+    for name in names:
         if (out / name).exists() and not force:
             raise ConfigError(f"{out / name} is there already. Choose another --out, or write over it with --force.")
-    examples = read_examples(str(file), config).examples
+    examples = read_examples(file, config).examples
     if num_test >= len(examples):
         raise DataError(f"{num_test} test rows leave none to train on: {file} has {len(examples)}. Ask for fewer.")
-    parts = dict(zip((TRAIN, TEST), split_validation(examples, num_test, seed), strict=True))
-    if not parts[TEST]:
+    parts = dict(zip(names, split_validation(examples, num_test, seed), strict=True))
+    if not parts[names[1]]:
         raise DataError(
             f"No rows of {file} fit into {num_test} test rows: rows with one pair, or one group, stay together. Ask "
             "for more, or remove repeated rows."
         )
-    lines = {number: raw for number, raw in iter_lines(file) if raw is not None}
+    contents = dict(iter_rows(file))
     out.mkdir(parents=True, exist_ok=True)
     for name, rows in parts.items():
-        chosen = (lines[int(row.source.rpartition(":")[2])] for row in rows)
-        write_whole(out / name, "".join(raw.decode("utf-8") + "\n" for raw in chosen))
+        write_file(out / name, [contents[row.source] for row in rows])
     return {name: len(rows) for name, rows in parts.items()}
 
 
