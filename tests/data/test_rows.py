@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from llm_jepa.data import json_lines
+from llm_jepa.data import json_lines, sources
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.example import Example, prompt_example
 from llm_jepa.data.rows import read_examples
@@ -375,12 +375,14 @@ def test_a_missing_file_is_answered_with_the_nearest_name(write_lines):
 
 
 def test_a_data_set_that_the_hub_cannot_give_is_a_data_error(monkeypatch):
-    """Offline, the user reads what was tried and what is expected, not a traceback."""
+    """The user reads what was tried and what is expected, not a traceback."""
     import datasets
 
     def offline(name):
         raise ConnectionError(f"no network for {name}")
 
+    monkeypatch.setattr(sources, "why_offline", lambda: None)
+    monkeypatch.setattr(sources, "not_downloaded", lambda *_: None)
     monkeypatch.setattr(datasets, "get_dataset_config_names", offline)
     message = error("owner/name:test")
     assert message.startswith("owner/name:test: ") and "no network for owner/name." in message

@@ -19,6 +19,7 @@ from llm_jepa.errors import DataError, first_line
 from llm_jepa.files import expanded, nearest_file
 
 from .formats import FORMATS, PACKINGS, Content, is_known, read_file, split_ending
+from .hub import not_downloaded, why_offline
 
 logger = logging.getLogger(__name__)
 
@@ -105,11 +106,12 @@ def _iter_dataset(name: str, base: str, parts: list[str], part: str) -> Iterator
     except DataError:
         raise
     except Exception as err:  # the library raises many kinds: network, format, cache; all mean the same here
+        if not expanded(base).is_dir() and (missing := not_downloaded(name, "file or folder")):
+            raise DataError(missing) from err
         kind = "folder" if expanded(base).is_dir() else "local file, nor a data set that the hub could give now"
         raise DataError(
-            f"{name}: not a readable {kind}: {first_line(err).rstrip('.')}. Expected a .jsonl or .parquet file, a "
-            "folder of the datasets library, or owner/name on the hub (owner/name:split for one of its splits), which "
-            "needs a network."
+            f"{name}: not a readable {kind}: {first_line(err).rstrip('.')}. Expected a file such as rows.jsonl, a "
+            "folder of the datasets library, or owner/name on the hub (owner/name:split for one of its splits)."
         ) from err
     if label is None:
         yield from rows
@@ -131,6 +133,8 @@ def _find_rows(name: str, base: str, parts: list[str], part: str) -> tuple[str |
         saved = datasets.load_from_disk(str(folder))
         split = _choose_split(name, base, list(saved), parts, part)
         return f"{base}:{split}", saved[split]
+    if not folder.is_dir():
+        why_offline()
     # A whole path: a folder named csv or json would be taken for one of the library's own readers.
     where = str(folder.resolve()) if folder.is_dir() else base
     config, wanted = _choose_config(name, base, where, parts)

@@ -18,6 +18,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from llm_jepa.errors import ConfigError, DataError, first_line
 from llm_jepa.files import expanded, is_path
 
+from .hub import not_downloaded, why_offline
+
 logger = logging.getLogger(__name__)
 
 PAD_TOKEN, END_TOKEN, SEP_TOKEN = "<|pad|>", "<|end|>", "<|sep|>"
@@ -78,6 +80,8 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
             f"{name_or_path}: no such folder, to load a tokenizer from. Check model_name_or_path, and "
             "tokenizer_name_or_path if it is set."
         )
+    if not folder.exists():
+        why_offline()
     try:
         if _is_generic(folder):
             # For some model types AutoTokenizer puts the model's own class in place of a generic one, with
@@ -86,6 +90,8 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
         # Said, not left out: on a terminal, transformers would ask whether to run the code of a repository.
         return AutoTokenizer.from_pretrained(str(folder) if folder.exists() else name_or_path, trust_remote_code=False)
     except Exception as err:  # missing files, bad JSON, no network: each has its own kind, one remedy
+        if not folder.exists() and (missing := not_downloaded(name_or_path, "tokenizer")):
+            raise ConfigError(missing) from err
         raise ConfigError(
             f"{name_or_path}: its tokenizer cannot be loaded: {first_line(err)} Expected a folder that "
             "save_pretrained wrote (tokenizer.json, tokenizer_config.json), or a hub name and a network."

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+from llm_jepa.data.hub import why_offline
 from llm_jepa.errors import ConfigError, DataError, first_line
 from llm_jepa.fields import setting
 from llm_jepa.files import expanded
@@ -183,6 +184,8 @@ def load_adapted(folder: Path) -> PeftModel:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{folder / ADAPTER_CONFIG} is damaged: {first_line(error)}") from error
     base = settings.base_model_name_or_path
+    if not expanded(str(base)).exists():
+        why_offline()  # one attempt, where transformers would make many
     try:
         model = AutoModelForCausalLM.from_pretrained(
             base, revision=settings.revision or "main", dtype=torch.float32, trust_remote_code=False

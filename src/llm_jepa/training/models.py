@@ -23,6 +23,7 @@ from transformers import (
 from transformers.models.gpt2 import GPT2Config
 from transformers.utils import find_adapter_config_file
 
+from llm_jepa.data.hub import not_downloaded, why_offline
 from llm_jepa.data.tokenizer import check_tokenizer_fits, load_tokenizer
 from llm_jepa.errors import ConfigError, first_line
 from llm_jepa.fields import setting
@@ -229,6 +230,8 @@ def load_own_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     try:
         folder = snapshot_download(name, revision=config.model_revision, allow_patterns=_TOKENIZER_FILES)
     except (OSError, ValueError) as error:
+        if missing := not_downloaded(f"model_name_or_path={name!r}", "tokenizer"):
+            raise ConfigError(missing) from error
         raise ConfigError(
             f"model_name_or_path={name!r} has no tokenizer to be loaded at model_revision={config.model_revision!r}: "
             f"{first_line(error)}"
@@ -253,6 +256,7 @@ def find_model(config: ModelConfig) -> str:
             )
         if config.gguf_file:
             raise ConfigError(f"{what} is no folder. gguf_file={config.gguf_file!r} needs one that holds it.")
+        why_offline()
         return name
     if not place.is_dir():
         hint = f" Set gguf_file to {place.name}." if place.suffix == ".gguf" else ""
@@ -356,6 +360,9 @@ def _load_pretrained(config: ModelConfig, adapter: AdapterConfig, use_cpu: bool)
     except (OSError, ValueError, KeyError, TypeError) as error:
         if not Path(name).exists() and _is_adapter_of_the_hub(name, config.model_revision):
             raise _adapter_error(f"model_name_or_path={name!r}", name) from error
+        is_absent = isinstance(error, OSError) and not Path(name).exists()
+        if is_absent and (missing := not_downloaded(f"model_name_or_path={name!r}", "folder")):
+            raise ConfigError(missing) from error
         hint = (
             "It brings Python code of its own, which is not run: set trust_remote_code with model_revision if you "
             "have read it."
