@@ -7,12 +7,12 @@ import pytest
 from llm_jepa.data.checks import (
     apply_duplicate_policy,
     apply_leak_policy,
-    check_files,
     find_conflicts,
     find_duplicates,
     find_leaks,
 )
 from llm_jepa.data.config import DataConfig
+from llm_jepa.data.data_check import check_files
 from llm_jepa.data.example import Example
 from llm_jepa.errors import DataError
 

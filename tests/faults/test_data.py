@@ -15,8 +15,9 @@ from tokenizers import AddedToken, processors
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
 from llm_jepa.data import formats, json_lines
-from llm_jepa.data.checks import check_files, find_duplicates, find_leaks
+from llm_jepa.data.checks import find_duplicates, find_leaks
 from llm_jepa.data.config import DataConfig
+from llm_jepa.data.data_check import check_files
 from llm_jepa.data.encode import PairEncoder
 from llm_jepa.data.encoded_pairs import check_labels, encode_examples
 from llm_jepa.data.example import Example

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import textwrap
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,11 @@ from llm_jepa.errors import CheckFailedError, ConfigError, DataError
 from llm_jepa.files import expanded
 from llm_jepa.standard_error import WIDTH
 
-from .parsing import add_command, add_set, overrides, positive, read_settings, without_experiment
+from .parsing import add_command, add_set, checked_seed, overrides, positive, read_settings, without_experiment
 from .printing import print_hanging, print_json
 
 if TYPE_CHECKING:
+    from llm_jepa.data.encoded_pairs import EncodedPairs
     from llm_jepa.runs.settings import RunConfig
 
 
@@ -67,7 +68,10 @@ def register(commands: Any) -> None:
 
     inspect = add_command(data, "inspect", _data_inspect, "show rows as the model sees them")
     inspect.add_argument("file", metavar="FILE", help="a file of rows")
-    inspect.add_argument("--config", metavar="CONFIG.yaml", help="settings to read it with")
+    inspect.add_argument(
+        "--config", metavar="CONFIG.yaml", help="settings to read it with, and whose training it is in"
+    )
+    inspect.add_argument("--arm", metavar="NAME", help="arm of the config whose rows are shown")
     inspect.add_argument("--rows", type=positive, default=3, metavar="N", help="rows to show")
     add_set(inspect)
 
@@ -131,48 +135,113 @@ def _data_split(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _data_inspect(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.data.inspect import inspect_rows
-    from llm_jepa.data.prepare import load_data
-    from llm_jepa.runs.build_trainer import pretrained_tokenizer
+
+    run, seed = _inspected_run(arguments)
+    rows, views, tokenizer, counts, notes = _inspected_rows(arguments.file, run, seed)
+    shown = {"num_rows": arguments.rows, "colour": sys.stdout.isatty() and "NO_COLOR" not in os.environ}
+    print(inspect_rows(rows, tokenizer, run.jepa, **shown))
+    if views is not None:
+        print(f"\nRows of views_file, {run.data.views_ratio:g} for each row above:\n")
+        print(inspect_rows(views, tokenizer, run.jepa, **shown))
+    for note in notes:
+        print(textwrap.fill(note, WIDTH))
+    return {"file": arguments.file, **counts, "vocab_size": len(tokenizer)}
+
+
+def _inspected_run(arguments: argparse.Namespace) -> tuple[RunConfig, int]:
+    """Return the settings that a file is inspected with, and the seed: those of an arm of the config, or of none.
+
+    Without a config that names training rows, the file is taken for them.
+    """
+    from llm_jepa.experiments.experiment import ExperimentConfig, read_experiment
     from llm_jepa.runs.settings import read_run
 
-    settings = dict(overrides(arguments)) | {"train_file": arguments.file, "validation_size": 0}
+    settings = dict(overrides(arguments))
     if arguments.config:
-        settings = without_experiment(read_settings(arguments.config)) | settings
-        settings |= {"test_file": None, "validation_file": None}
-    run = read_run(settings)
+        settings = read_settings(arguments.config, settings)
+    if settings.get("train_file") is None:
+        settings |= {"train_file": arguments.file, "validation_size": 0, "test_file": None, "validation_file": None}
+    seed = settings.pop("seed", None)
+    own = {key: value for key, value in settings.items() if key in ExperimentConfig.__dataclass_fields__}
+    if arguments.arm is None:
+        experiment, run = read_experiment(own)[0], read_run(without_experiment(settings))
+    else:
+        experiment, runs = read_experiment(settings)
+        if arguments.arm not in runs:
+            raise ConfigError(f"--arm {arguments.arm}: the arms are {', '.join(runs)}. Name one of them.")
+        run = runs[arguments.arm]
+    return run, checked_seed(experiment.seeds[0] if seed is None else seed)
+
+
+def _inspected_rows(file: str, run: RunConfig, seed: int) -> tuple[EncodedPairs, EncodedPairs | None, Any, Any, Any]:
+    """Return the rows of a file as the run reads them, with its tokenizer, and view rows that are trained with them.
+
+    Leaks and validation rows are left out of training rows, and the tokenizer has seen what it sees in training.
+    """
+    from llm_jepa.data.prepare import load_data, load_rows
+    from llm_jepa.data.shuffled_views import shuffle_code_views
+    from llm_jepa.runs.build_trainer import pretrained_tokenizer
+
     data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    print(inspect_rows(data.train, data.tokenizer, run.jepa, num_rows=arguments.rows, colour=colour))
-    if len(data.views):
-        print(f"\nRows of views_file, {run.data.views_ratio:g} for each row above:\n")
-        print(inspect_rows(data.views, data.tokenizer, run.jepa, num_rows=arguments.rows, colour=colour))
-    for note in data.notes:
-        print(textwrap.fill(note, WIDTH))
-    views = {"views": data.summary["views"]} if "views" in data.summary else {}
-    return {"file": arguments.file, **data.summary["train"], **views, "vocab_size": data.summary["vocab_size"]}
+    splits = {"validation": run.data.validation_file, "test": run.data.test_file, "views": run.data.views_file}
+    splits |= {"train": run.data.train_files[0]} if len(run.data.train_files) == 1 else {}
+    name = next((split for split, each in splits.items() if each and _is_same(each, file)), None)
+    if name is None:
+        rows = load_rows(file, run.data, data.encoder)
+        counts = {"rows_in": rows.rows_in, "kept": len(rows), "dropped": rows.dropped, "truncated": rows.truncated}
+        return rows, None, data.tokenizer, counts, []
+    rows, counts = getattr(data, name), data.summary[name]
+    if run.data.shuffle_views and name in ("train", "views"):
+        rows = replace(rows, pairs=shuffle_code_views(rows.pairs, seed))
+    has_views = name == "train" and len(data.views) > 0
+    if has_views:
+        counts = counts | {"views": data.summary["views"]}
+    return rows, data.views if has_views else None, data.tokenizer, counts, data.notes
+
+
+def _is_same(one: str, other: str) -> bool:
+    return one == other or expanded(one).resolve() == expanded(other).resolve()
 
 
 def _data_check(arguments: argparse.Namespace) -> dict[str, Any]:
-    from llm_jepa.data.checks import check_files
+    from llm_jepa.data.data_check import check_files
     from llm_jepa.runs.settings import read_run
 
     settings = dict(overrides(arguments)) | {"train_file": arguments.train, "test_file": arguments.test}
     if arguments.config:
-        settings = without_experiment(read_settings(arguments.config)) | settings
+        settings = without_experiment(read_settings(arguments.config, settings))
     run = read_run(settings)
     found = check_files(arguments.train, arguments.test, run.data)
     _print_check(found)
-    if refused := _find_refused(run):
+    data, refused = _loaded(run)
+    if refused is not None:
         print_json(found | {"refused": str(refused)})
         raise refused
+    found["epochs"] = _epochs(run, len(data.train))
+    if found["epochs"] is not None:
+        print_hanging("", f"max_steps={run.training['max_steps']} is {found['epochs']:.2f} epochs. {EPOCHS}")
     if arguments.max_leak is not None and found["leaked_pairs"] > arguments.max_leak:
         print_json(found)
         raise SystemExit(CheckFailedError.exit_code)
     return found
 
 
-def _find_refused(run: RunConfig) -> DataError | ConfigError | None:
-    """Return the first thing that training on these rows would refuse, as training finds it."""
+EPOCHS = (
+    "Arms see the same rows in the same order; below 1 some rows are never seen, and with many epochs rows are learned "
+    "by heart."
+)
+
+
+def _epochs(run: RunConfig, num_rows: int) -> float | None:
+    """Return how often one process sees each training row, where `max_steps` decides it."""
+    arguments = run.training_arguments("unused")
+    if arguments.max_steps <= 0:
+        return None
+    return arguments.max_steps * arguments.train_batch_size * arguments.gradient_accumulation_steps / num_rows
+
+
+def _loaded(run: RunConfig) -> tuple[Any, DataError | ConfigError | None]:
+    """Return the data of a run, or the first thing that training on these rows would refuse, as training finds it."""
     from llm_jepa.data.prepare import load_data
     from llm_jepa.runs.build_trainer import check_answers, pretrained_tokenizer
 
@@ -183,39 +252,39 @@ def _find_refused(run: RunConfig) -> DataError | ConfigError | None:
         data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
         check_answers(run, data)
     except (DataError, ConfigError) as error:
-        return error
+        return None, error
     finally:
         log.setLevel(level)
-    return None
+    return data, None
+
+
+PLACES = (
+    ("leak", "first_leaks", "="),
+    ("near leak", "first_leaks_normalised", "~"),
+    ("duplicate", "first_duplicates", "="),
+    ("near", "first_duplicates_normalised", "~"),
+    ("conflict", "first_conflicts", "against"),
+    ("conflict", "first_test_conflicts", "against"),
+    ("conflict", "first_conflicts_normalised", "against"),
+    ("conflict", "first_test_conflicts_normalised", "against"),
+    ("alike", "first_near_rows", "~"),
+    ("alike", "first_near_test_rows", "~"),
+)
 
 
 def _print_check(found: dict[str, Any]) -> None:
-    """Print the counts of a check, and the first places of each kind."""
+    """Print the counts of a check with what they do to a comparison, and the first places of each kind."""
+    from llm_jepa.data.data_check import describe_findings
+
     print(f"train {found['train_rows']:,} rows | test {found['test_rows']:,} rows")
-    if found["empty_rows"]:
-        print(f"{found['empty_rows']:,} rows have an empty or blank view")
-    print(f"{found['leaked_pairs']:,} test pairs stand in train too; {found['leaked_codes']:,} test codes do")
-    near = found["leaked_pairs_normalised"] - found["leaked_pairs"]
-    print(f"{near:,} more test pairs stand in train up to case and space")
-    if found["leaked_groups"]:
-        print(f"{found['leaked_groups']:,} test rows have the group of a training row")
-    print(f"{found['duplicate_rows']:,} training rows repeat an earlier one")
-    near = found["duplicate_rows_normalised"] - found["duplicate_rows"]
-    print(f"{near:,} more training rows repeat an earlier one up to case and space")
-    if found["test_duplicate_rows"]:
-        print(f"{found['test_duplicate_rows']:,} test rows repeat an earlier one")
-    print(f"{found['conflicting_rows']:,} training rows have the text of another training row and another code")
-    print(f"{found['conflicting_test_rows']:,} test rows have the text of a training row and another code")
+    for sentence, effect in describe_findings(found):
+        print_hanging("", sentence)
+        if effect:
+            print_hanging("    ", effect)
     for source in found["first_empty"]:
         print_hanging("  empty      ", source)
-    shown = {
-        "leak": ("first_leaks", "="),
-        "near leak": ("first_leaks_normalised", "~"),
-        "duplicate": ("first_duplicates", "="),
-        "near": ("first_duplicates_normalised", "~"),
-        "conflict": ("first_conflicts", "against"),
-        "conflict ": ("first_test_conflicts", "against"),
-    }
-    for label, (key, word) in shown.items():
+    for label, key, word in PLACES:
         for one, other in (place.values() for place in found[key]):
             print_hanging(f"  {label:11}", f"{one} {word} {other}")
+    if found["near_note"]:
+        print_hanging("note  ", found["near_note"])

@@ -86,14 +86,14 @@ def add_set(parser: argparse.ArgumentParser) -> None:
 
 def read_call(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the settings of CONFIG.yaml with those of `--set` over them."""
-    return read_settings(arguments.config) | dict(overrides(arguments))
+    return read_settings(arguments.config, dict(overrides(arguments)))
 
 
-def read_settings(path: str) -> dict[str, Any]:
-    """Return the settings of a YAML file."""
-    from llm_jepa.runs.settings import read_yaml
+def read_settings(path: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a YAML file with `changes` over them."""
+    from llm_jepa.runs.data_paths import read_config
 
-    return read_yaml(path)
+    return read_config(path, changes)
 
 
 def without_experiment(settings: dict[str, Any]) -> dict[str, Any]:

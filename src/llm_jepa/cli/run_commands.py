@@ -180,17 +180,13 @@ def _embed(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _retrieve(arguments: argparse.Namespace) -> dict[str, Any]:
-    from llm_jepa.data.generated_files import with_files
     from llm_jepa.data.inspect import escape
-    from llm_jepa.runs.folder import RunFolder
     from llm_jepa.runs.trained_run import load_run
 
     run = load_run(arguments.run)
-    file = arguments.data or with_files(run.data, RunFolder(arguments.run).generated).test_file
-    if file is None:
-        raise ConfigError("This run has no test_file to take candidates from. Name a file with --data.")
     if arguments.column and not arguments.data:
         raise ConfigError("--column names a column of --data. Name a file with --data, or leave --column out.")
+    file = arguments.data or run.test_file()
     if arguments.data:
         rows = run.rows_of_side(file, "code", arguments.column)
     else:

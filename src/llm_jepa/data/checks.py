@@ -19,10 +19,8 @@ import numpy as np
 
 from llm_jepa.errors import DataError
 
-from .config import DataConfig
 from .example import Example
 from .lazy_rows import Joined, StoredExamples, leave_out
-from .rows import read_examples
 
 logger = logging.getLogger(__name__)
 
@@ -87,12 +85,14 @@ class RowKeys:
         normalised: Of the normalised key.
         code: Of the stripped code alone; for rows of one text, a hash that no code has.
         question: Of the stripped text and system message.
+        question_normalised: Of the same, normalised.
     """
 
     pair: np.ndarray
     normalised: np.ndarray
     code: np.ndarray
     question: np.ndarray
+    question_normalised: np.ndarray
 
     @classmethod
     def of(cls, examples: Sequence[Example]) -> RowKeys:
@@ -107,14 +107,14 @@ class RowKeys:
 
     @classmethod
     def _read(cls, examples: Sequence[Example]) -> RowKeys:
-        pair, normalised, code, question = bytearray(), bytearray(), bytearray(), bytearray()
+        hashes: list[bytearray] = [bytearray() for _ in fields(cls)]
         for example in examples:
-            key = pair_key(example)
-            pair += hash_key(key)
-            normalised += hash_key(_normalised_key(example))
-            code += hash_key((key[1],))
-            question += hash_key((key[0], (example.system or "").strip()))
-        return cls(*(np.frombuffer(each, KEY_DTYPE) for each in (pair, normalised, code, question)))
+            key, system = pair_key(example), (example.system or "").strip()
+            question = (normalise(example.text), normalise(system))
+            keys = (key, _normalised_key(example), (key[1],), (key[0], system), question)
+            for column, value in zip(hashes, keys, strict=True):
+                column.extend(hash_key(value))
+        return cls(*(np.frombuffer(each, KEY_DTYPE) for each in hashes))
 
     @classmethod
     def join(cls, parts: Sequence[RowKeys]) -> RowKeys:
@@ -129,6 +129,9 @@ class RowKeys:
 def hash_key(key: Any) -> bytes:
     """Return 16 bytes that tell keys of strings apart."""
     return hashlib.blake2b(repr(key).encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+
+
+NO_CODE = hash_key((None,))  # of a row of one text
 
 
 def find_duplicates(examples: Sequence[Example]) -> Duplicates:
@@ -152,8 +155,7 @@ def find_leaks(train_rows: Sequence[Example], held_out_rows: Sequence[Example]) 
     train, held_out = RowKeys.of(train_rows), RowKeys.of(held_out_rows)
     distinct, first = np.unique(train.pair, return_index=True)
     leaked = np.flatnonzero(np.isin(held_out.pair, distinct))
-    no_code = hash_key((None,))
-    has_code = held_out.code != no_code
+    has_code = held_out.code != NO_CODE
     distinct_near, first_near = np.unique(train.normalised, return_index=True)
     is_near = np.isin(held_out.normalised, distinct_near)
     only_near = np.flatnonzero(is_near & ~np.isin(held_out.pair, distinct))[:NUM_SHOWN]
@@ -168,23 +170,27 @@ def find_leaks(train_rows: Sequence[Example], held_out_rows: Sequence[Example]) 
     )
 
 
-def find_conflicts(rows: Sequence[Example], others: Sequence[Example]) -> list[tuple[int, int]]:
+def find_conflicts(
+    rows: Sequence[Example], others: Sequence[Example], *, normalised: bool = False
+) -> list[tuple[int, int]]:
     """Return the places of rows that another row asks too, with another code, each with the first such row of `others`.
 
     Args:
         rows: The rows that are looked at.
         others: Those that they are compared with; the same list, or another one.
+        normalised: Compare the texts normalised; codes are compared as they are.
     """
     keys, known = RowKeys.of(rows), RowKeys.of(others)
-    order = np.lexsort((np.arange(len(known.pair)), known.question))
-    questions, starts = np.unique(known.question[order], return_index=True)
+    asked, asked_before = (each.question_normalised if normalised else each.question for each in (keys, known))
+    order = np.lexsort((np.arange(len(asked_before)), asked_before))
+    questions, starts = np.unique(asked_before[order], return_index=True)
     ends = np.append(starts[1:], len(order))
-    group = np.searchsorted(questions, keys.question)
-    is_known = np.isin(keys.question, questions)
+    group = np.searchsorted(questions, asked)
+    is_known = np.isin(asked, questions)
     found = []
-    for place in np.flatnonzero(is_known & (keys.code != hash_key((None,)))).tolist():
+    for place in np.flatnonzero(is_known & (keys.code != NO_CODE)).tolist():
         same = order[starts[group[place]] : ends[group[place]]]
-        other = same[(known.code[same] != keys.code[place]) & (known.code[same] != hash_key((None,)))]
+        other = same[(known.code[same] != keys.code[place]) & (known.code[same] != NO_CODE)]
         if len(other):
             found.append((place, int(other[0])))
     return found
@@ -225,72 +231,10 @@ def apply_leak_policy(
     return leave_out(train, found.train_rows) if policy == "drop" else train, len(found.train_rows)
 
 
-def check_files(train: str, test: str, config: DataConfig) -> dict[str, Any]:
-    """Compare a training file and a test file; nothing is changed.
-
-    Of a folder with several splits, the training split and the test split are read.
-
-    Returns:
-        Counts of rows, as plain values for JSON:
-
-        - `train_rows`, `test_rows`: rows that could be read (all of them, unless `on_broken` is `drop`).
-        - `empty_rows`: rows with an empty or blank view, in both files.
-        - `leaked_pairs`: test rows whose text and code, both stripped, are those of a training row.
-        - `leaked_pairs_normalised`: the same, case-folded and with white space collapsed.
-        - `leaked_codes`: test rows whose stripped code is that of a training row, whatever its text.
-        - `leaked_groups`: test rows whose `group` is that of a training row.
-        - `duplicate_rows`: training rows that repeat an earlier training row (rows minus distinct pairs).
-        - `duplicate_rows_normalised`, `test_duplicate_rows`: as their names say.
-        - `conflicting_rows`, `conflicting_test_rows`: training and test rows with the text (and system message) of a
-          training row and another code.
-        - `first_...`: the first few of each kind, as two places, or one.
-        - `notes`: sentences on what is not read.
-    """
-    train_read, test_read = read_examples(train, config), read_examples(test, config, part="test")
-    train_rows, test_rows = train_read.examples, test_read.examples
-    duplicates, leaks = find_duplicates(train_rows), find_leaks(train_rows, test_rows)
-    in_train, in_test = find_conflicts(train_rows, train_rows), find_conflicts(test_rows, train_rows)
-    empty = [row.source for rows in (train_rows, test_rows) for row in rows if not all(map(str.strip, row.views))]
-
-    leaked = zip(leaks.held_out_rows, leaks.first_train_rows, strict=True)
-    repeated = zip(duplicates.rows, duplicates.firsts, strict=True)
-
-    def places(rows: Sequence[Example], name: str, found: Any, other: str) -> list[dict[str, str]]:
-        return [{name: rows[one].source, other: train_rows[two].source} for one, two in list(found)[:NUM_SHOWN]]
-
-    return {
-        "train_rows": len(train_rows),
-        "test_rows": len(test_rows),
-        "dropped_rows": sum(train_read.dropped.values()) + sum(test_read.dropped.values()),
-        "empty_rows": len(empty),
-        "leaked_pairs": len(leaks.held_out_rows),
-        "leaked_pairs_normalised": leaks.num_normalised,
-        "leaked_codes": leaks.num_codes,
-        "leaked_groups": _num_leaked_groups(train_rows, test_rows),
-        "duplicate_rows": len(duplicates.rows),
-        "duplicate_rows_normalised": duplicates.num_normalised,
-        "test_duplicate_rows": len(find_duplicates(test_rows).rows),
-        "conflicting_rows": len(in_train),
-        "conflicting_test_rows": len(in_test),
-        "first_empty": empty[:NUM_SHOWN],
-        "first_leaks": places(test_rows, "test", leaked, "train"),
-        "first_leaks_normalised": places(test_rows, "test", leaks.normalised, "train"),
-        "first_duplicates": places(train_rows, "row", repeated, "repeats"),
-        "first_duplicates_normalised": places(train_rows, "row", duplicates.normalised, "repeats"),
-        "first_conflicts": places(train_rows, "row", in_train, "other"),
-        "first_test_conflicts": places(test_rows, "row", in_test, "other"),
-        "notes": list(dict.fromkeys([*train_read.notes, *test_read.notes])),
-    }
-
-
-def _num_leaked_groups(train: Sequence[Example], test: Sequence[Example]) -> int:
-    groups = {example.group for example in train} - {None}
-    return sum(example.group in groups for example in test)
-
-
 def _normalised_key(example: Example) -> PairKey:
-    return _normalise(example.text), None if example.code is None else _normalise(example.code)
+    return normalise(example.text), None if example.code is None else normalise(example.code)
 
 
-def _normalise(text: str) -> str:
+def normalise(text: str) -> str:
+    """Return a text in one Unicode form, case-folded, with each run of white space as one space."""
     return " ".join(unicodedata.normalize("NFC", text).casefold().split())

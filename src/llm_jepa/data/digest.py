@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llm_jepa.objective.pair import Pair
 
-from .sources import local_files, local_path
+from .sources import local_files, local_path, root_of
 
 
 class PairsDigest:
@@ -66,7 +66,7 @@ def _hash_files(name: str, files: Sequence[Path]) -> str:
         return _hash_file(files[0])
     whole = hashlib.sha256()
     for file in files:
-        shown = file.relative_to(local_path(name)) if local_path(name).is_dir() else file
+        shown = file.relative_to(root_of(local_path(name)))
         whole.update(f"{shown.as_posix()}\0{_hash_file(file)}\n".encode())
     return whole.hexdigest()
 

@@ -64,6 +64,11 @@ def local_files(name: str) -> list[Path]:
     return [path] if path.is_file() else _matching(path)
 
 
+def root_of(path: Path) -> Path:
+    """Return a folder itself, or the one that a pattern starts from: all before its first name with a star."""
+    return path if path.is_dir() else next(each for each in path.parents if not glob.has_magic(str(each)))
+
+
 def _matching(pattern: Path) -> list[Path]:
     """Return the files that a pattern (`train-*.jsonl`) fits, in the order of their names."""
     if not glob.has_magic(str(pattern)):
@@ -93,7 +98,7 @@ def iter_rows(name: str, part: str = "train") -> Iterator[tuple[str, Content]]:
         for file in files:
             yield from read_file(file, str(file))
     elif glob.has_magic(base):
-        raise DataError(f"{name}: no file fits this pattern. Check it; it starts from {_start_of(path)}.")
+        raise DataError(f"{name}: no file fits this pattern. Check it; it starts from {root_of(path)}.")
     elif not base or (not path.is_dir() and looks_local(base)):
         raise DataError(f"{name}: no such file.{_nearest_name(path)}")
     else:
@@ -260,8 +265,3 @@ def _nearest_name(path: Path) -> str:
     if turned != path and turned.exists():
         return f" Did you mean {turned}? Paths are written with / here."
     return nearest_file(path) or " Check the path; it starts from the current folder."
-
-
-def _start_of(pattern: Path) -> Path:
-    """Return the folder that a pattern starts from, up to its first name with a star."""
-    return next(folder for folder in pattern.parents if not glob.has_magic(str(folder)))

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 
 from llm_jepa.data.encoded_pairs import EncodedPairs
-from llm_jepa.data.generated_files import with_files
 from llm_jepa.data.prepare import load_data, load_rows
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.evaluation.evaluate import view_texts
@@ -189,11 +188,10 @@ def _read_rows(run: TrainedRun, config: AnalysisConfig) -> _Rows:
 def _all_rows(run: TrainedRun, config: AnalysisConfig) -> tuple[str, EncodedPairs]:
     if config.file is not None:
         return config.file, run.rows(config.file)
-    data = with_files(run.data, run.folder.generated)
     if config.split == "test":
-        if data.test_file is None:
-            raise ConfigError(f"{run.folder} has no test_file. Name a file with --data, or --split validation.")
-        return data.test_file, load_rows(data.test_file, data, run.encoder, limit=data.max_test_rows)
+        file = run.test_file()
+        return file, load_rows(file, run.data, run.encoder, limit=run.data.max_test_rows)
+    data = run.data_with_files()
     loaded = load_data(data, run.jepa.config, run.encoder.tokenizer)
     rows = loaded.validation if config.split == "validation" else loaded.train
     if not len(rows):

@@ -18,6 +18,7 @@ from llm_jepa.data.context import Context
 from llm_jepa.data.encode import PairEncoder
 from llm_jepa.data.encoded_pairs import EncodedPairs, encode_examples
 from llm_jepa.data.example import Example
+from llm_jepa.data.generated_files import with_files
 from llm_jepa.data.lone_texts import holds_pairs, read_texts
 from llm_jepa.data.prepare import load_rows
 from llm_jepa.data.tokenizer import check_tokenizer_fits, load_tokenizer
@@ -30,6 +31,7 @@ from llm_jepa.training.resume import digest_tokenizer
 from llm_jepa.training.saving import load_jepa
 from llm_jepa.training.view_embeddings import first_of_each, view_embeddings
 
+from .data_paths import find_file
 from .folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,26 @@ class TrainedRun:
     evaluation: EvaluationConfig
     folder: RunFolder
     context: Context
+
+    def test_file(self) -> str:
+        """Return where the file of its test rows is now.
+
+        Raises:
+            ConfigError: If it has none.
+            DataError: If the file is not to be found.
+        """
+        name = with_files(self.data, self.folder.generated).test_file
+        if name is None:
+            raise ConfigError(f"{self.folder} has no test_file. Name a file with --data.")
+        return find_file(self.folder, name)
+
+    def data_with_files(self) -> DataConfig:
+        """Return its data settings with the names of all files as they are found now; a missing one is a DataError."""
+        data = with_files(self.data, self.folder.generated)
+        single = ("test_file", "validation_file", "views_file")
+        names = {key: name for key in single if (name := getattr(data, key)) is not None}
+        found: dict[str, Any] = {key: find_file(self.folder, name) for key, name in names.items()}
+        return replace(data, train_file=[find_file(self.folder, name) for name in data.train_files], **found)
 
     def rows(self, file: str, limit: int | None = None) -> EncodedPairs:
         """Read and encode the rows of a file, or the first `limit` of them, as this run would."""

@@ -1,0 +1,87 @@
+"""Where the files are that settings name: next to the config, in the current folder, or with a run that was moved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llm_jepa.data.digest import data_fingerprint
+from llm_jepa.data.sources import local_files, local_path, looks_local, split_name
+from llm_jepa.errors import DataError
+from llm_jepa.files import expanded, nearest_file
+
+from .folder import RunFolder
+from .settings import Settings, read_yaml
+
+_DATA_KEYS = ("train_file", "validation_file", "test_file", "test_files", "views_file", "pseudo_label_gold_file")
+_PATH_KEYS = (*_DATA_KEYS, "databases", "model_name_or_path", "tokenizer_name_or_path")
+
+
+def read_config(path: str | Path, changes: Settings) -> Settings:
+    """Return the settings of a CONFIG.yaml with `changes` over them.
+
+    A relative path in the file is looked for next to the file, then in the current folder. `changes` come from the
+    command line: their paths start from the current folder alone.
+
+    Raises:
+        ConfigError: If the file is missing or is no YAML mapping.
+        DataError: If a data file is in neither place.
+    """
+    folder = expanded(path).parent
+    settings = read_yaml(path)
+    own = {key: value if key in changes else _placed(key, value, folder) for key, value in settings.items()}
+    return own | changes
+
+
+def _placed(key: str, value: Any, folder: Path) -> Any:
+    """Return a value of the config with its paths as they are seen from the current folder, however deep they are."""
+    if isinstance(value, dict):
+        return {name: _placed(key if key == "test_files" else name, each, folder) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_placed(key, each, folder) for each in value]
+    if key in _PATH_KEYS and isinstance(value, str) and value and not value.startswith("~"):
+        return _beside(key, value, folder)
+    return value
+
+
+def _beside(key: str, name: str, folder: Path) -> str:
+    beside = folder / name
+    if _is_here(str(beside)):
+        return str(beside)
+    is_elsewhere = beside.resolve() != Path(name).resolve()  # else the reader says that it is not there
+    if is_elsewhere and key in _DATA_KEYS and looks_local(split_name(name)[0]) and not _is_here(name):
+        hint = nearest_file(beside) if beside.parent.is_dir() else ""
+        raise DataError(
+            f"{key}: {name}: no such file. Looked for {beside}, next to the config, and {Path.cwd() / name}, in the "
+            f"current folder.{hint}"
+        )
+    return name
+
+
+def _is_here(name: str) -> bool:
+    return local_path(name).exists() or bool(local_files(name))
+
+
+def find_file(run: RunFolder, name: str) -> str:
+    """Return where a data file of a finished run is now.
+
+    A run that was moved with its data finds it in the same place relative to the run, if the file is the one that was
+    read: its sha256 is known.
+
+    Raises:
+        DataError: If it is not found.
+    """
+    known = (run.data().get("sha256") or {}).get(name)
+    if known is None or _is_here(name):  # a data set of the hub has no hash
+        return name
+    base, parts = split_name(name)
+    steps = expanded(base).parts
+    for above in (run.path.resolve(), *run.path.resolve().parents):
+        for start in range(int(expanded(base).is_absolute()), len(steps)):
+            moved = ":".join([str(above.joinpath(*steps[start:])), *parts])
+            if _is_here(moved) and data_fingerprint([moved])[moved] == known:
+                return moved
+    raise DataError(
+        f"{name}: no such file. The run {run} read it (sha256 {known[:12]}), and it was not moved with the run. Name a "
+        "file with --data."
+    )
