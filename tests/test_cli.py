@@ -6,20 +6,27 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
 from llm_jepa.cli import WIDTH, main
 from llm_jepa.data.config import DataConfig
+from llm_jepa.data.inspect import inspect_rows
+from llm_jepa.data.prepare import load_data
 from llm_jepa.data.rows import read_examples
+from llm_jepa.data.shuffled_views import shuffle_code_views
 from llm_jepa.data.tokenizer import train_tokenizer
+from llm_jepa.experiments.experiment import read_experiment
 from llm_jepa.experiments.jobs import Job
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -495,6 +502,40 @@ def test_a_check_of_data_finds_what_was_planted(call, tmp_path):
         assert (said.last["leaked_pairs"], said.last["duplicate_rows"]) == (3, 2)
     shown = " ".join(said.out.split())
     assert f"leak {test}:1 = {train}:18" in shown and f"duplicate {train}:21 = {train}:1" in shown
+
+
+def test_inspect_shows_what_training_reads(call, tmp_path):
+    """With a config: the tokenizer of its training, no leaks, no validation rows, and the views of an arm."""
+    config = write_config(tmp_path, arms=["ntp", "jepa", "jepa_shuffled"], seeds=[3], validation_size=4)
+    train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
+    write_rows(train, *ROWS[:24], ROWS[24])
+    run = read_experiment(yaml.safe_load(config.read_text()))[1]["jepa_shuffled"]
+    data = load_data(run.data, run.jepa)
+    said = call("data", "inspect", train, "--config", config, "--rows", 1)
+    assert said.last["dropped"] == {"leak": 1, "to_validation": 4} and said.last["kept"] == len(data.train)
+    assert said.last["vocab_size"] == len(data.tokenizer)
+    assert inspect_rows(data.train, data.tokenizer, run.jepa, num_rows=1) in said.out
+    shuffled = replace(data.train, pairs=shuffle_code_views(data.train.pairs, 3))
+    said = call("data", "inspect", train, "--config", config, "--arm", "jepa_shuffled", "--rows", 1)
+    assert inspect_rows(shuffled, data.tokenizer, run.jepa, num_rows=1) in said.out
+    said = call("data", "inspect", test, "--config", config, "--rows", 1)
+    assert inspect_rows(data.test, data.tokenizer, run.jepa, num_rows=1) in said.out
+    other = write_rows(tmp_path / "other.jsonl", *ROWS[:2])
+    assert call("data", "inspect", other, "--config", config).last["vocab_size"] == len(data.tokenizer)
+
+
+def test_a_run_that_was_moved_with_its_data_is_asked_as_before(call, refused, run, tmp_path):
+    """From another folder; where the data did not come along, the message names --data."""
+    shutil.copytree(run.parent, tmp_path / "new")
+    moved = tmp_path / "new" / "jepa"
+    for name in ("config.yaml", "data.json"):
+        text = (moved / name).read_text()
+        (moved / name).write_text(text.replace(str(run.parent), "/gone"))
+    for argv in (["retrieve", moved, "a line"], ["analyze", moved, "--out", tmp_path / "geometry"]):
+        assert call(*argv).code == 0
+    (tmp_path / "new" / "test.jsonl").unlink()
+    assert "/gone/test.jsonl: no such file." in (message := refused("retrieve", moved, "a line"))
+    assert message.endswith("Name a file with --data.")
 
 
 def test_inspect_and_check_read_rows_with_the_tokenizer_of_the_model(call, tiny_model, tmp_path):
