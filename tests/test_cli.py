@@ -139,6 +139,64 @@ def experiment(tmp_path_factory) -> Path:
 # ---- what is wrong in a config or a call ----
 
 
+def test_one_setting_is_explained(call, refused):
+    """Its default and help; one of transformers; a name of another tool, and a mistyped one, are answered."""
+    said = call("config", "jepa_lambda")
+    assert said.out.startswith("jepa_lambda: 1.0\n    ") and said.last["key"] == "jepa_lambda"
+    assert "transformers.TrainingArguments" in call("config", "max_steps").last["help"]
+    assert call("config", "seeds").last["default"] == "[82, 23, 37]"
+    assert "Here it is jepa_lambda" in refused("config", "lbd")
+    assert "Did you mean 'jepa_lambda'?" in refused("config", "jepa_lamda")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["train", "a.yaml", "--jepa_lambda", "1"], "jepa_lambda is a setting: write --set jepa_lambda=1."),
+        (["compare", "a.yaml", "--max-steps=9"], "max_steps is a setting: write --set max_steps=9."),
+        (["compare", "a.yaml", "--baseline"], "baseline is a setting: write --set baseline=VALUE."),
+        (["compare", "a.yaml", "--colour", "1"], "A setting is given as --set key=value."),
+    ],
+)
+def test_a_setting_that_is_written_as_a_flag_is_answered_with_set(argv, words, capsys):
+    """Exit code 2, as for every wrong call."""
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 2 and words in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_mistyped_config_or_run_is_answered_with_the_nearest_name(refused, run, tmp_path):
+    """Of the same folder."""
+    (tmp_path / "my.yaml").write_text("max_steps: 1\n")
+    assert "Did you mean my.yaml?" in refused("compare", tmp_path / "mi.yaml")
+    assert "Did you mean jepa?" in refused("generate", run.parent / "jeba", "a line")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_script_for_tab_completion_knows_commands_and_keys(call, tmp_path, shell):
+    """It is written to a file, so that the last line of the output stays JSON."""
+    pytest.importorskip("shtab")
+    script = tmp_path / "folder" / "script"
+    said = call("completion", shell, "--out", script)
+    assert said.last == {"shell": shell, "out": str(script)} and f"source {script}" in said.out
+    assert "jepa_lambda" in script.read_text()
+    if shell == "bash":
+        ask = "COMP_WORDS=({}); COMP_CWORD={}; _shtab_llm_jepa; echo ${{COMPREPLY[@]}}"
+        for words, place, expected in (
+            ("llm-jepa retr", 1, "retrieve"),
+            ("llm-jepa config jepa_lamb", 2, "jepa_lambda"),
+        ):
+            line = f"source {script}; {ask.format(words, place)}"
+            done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+            assert expected in done.stdout.split(), done
+
+
+def test_tab_completion_without_its_library_says_what_to_install(refused, tmp_path, monkeypatch):
+    """It is an extra."""
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert "pip install 'llm-jepa[completion]'" in refused("completion", "bash", "--out", tmp_path / "x")
+
+
 def test_a_missing_config_is_named(refused, tmp_path):
     """And what was expected."""
     assert "gone.yaml is not there. Expected a YAML file" in refused("train", tmp_path / "gone.yaml")

@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"llm-jepa {__version__}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks and the log of transformers")
+    parser.set_defaults(parser=parser)  # for `completion`
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for family in (experiment_commands, plan_command, reproduce_command, run_commands, data_commands, tool_commands):
         family.register(commands)

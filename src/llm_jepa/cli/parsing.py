@@ -23,10 +23,20 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        flag = re.match(r"unrecognized arguments: --?([\w-]+)", message)
-        hint = f"{hint_of(flag[1])} A setting is given as --set key=value." if flag else ""
+        flag = re.match(r"unrecognized arguments: --?([\w-]+)(?:[= ](\S+))?", message)
+        hint = _about_flag(flag[1].replace("-", "_"), flag[2]) if flag else ""
         print_error(f"{message}.{hint} `{self.prog} --help` says more.")
         raise SystemExit(ConfigError.exit_code)
+
+
+def _about_flag(name: str, value: str | None) -> str:
+    """Return the end of an error's sentence for a flag that does not exist: settings are often written as flags."""
+    from llm_jepa.experiments.experiment import ExperimentConfig
+    from llm_jepa.runs.settings import field_types
+
+    if name in field_types() or name in ExperimentConfig.__dataclass_fields__:
+        return f" {name} is a setting: write --set {name}={value or 'VALUE'}."
+    return f"{hint_of(name)} A setting is given as --set key=value."
 
 
 def positive(text: str) -> int:

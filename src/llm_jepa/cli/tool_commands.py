@@ -1,4 +1,4 @@
-"""Commands beside the experiments: `annotate`, `env`, `config`."""
+"""Commands next to the experiments: `annotate`, `env`, `config`, `completion`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_jepa.errors import ConfigError
-from llm_jepa.files import expanded
+from llm_jepa.files import expanded, write_whole
 from llm_jepa.standard_error import WIDTH, wrapper
 
 from .parsing import add_command, positive
@@ -20,7 +20,13 @@ def register(commands: Any) -> None:
     """Add the commands of this module to the parser."""
     _add_annotate(commands)
     add_command(commands, "env", _env, "show versions and hardware")
-    add_command(commands, "config", _config, "list the keys of a CONFIG.yaml")
+    config = add_command(commands, "config", _config, "list the keys of a CONFIG.yaml, or explain one")
+    config.add_argument("key", nargs="?", metavar="KEY", help="the key to explain")
+    completion = add_command(
+        commands, "completion", _completion, "write a script for tab completion (extra [completion])"
+    )
+    completion.add_argument("shell", choices=["bash", "zsh", "fish"], help="the shell")
+    completion.add_argument("--out", type=expanded, required=True, metavar="FILE", help="the script to write")
 
 
 def _add_annotate(commands: Any) -> None:
@@ -79,11 +85,50 @@ def _env(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _config(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.runs.settings import describe_setting
+
+    rows = _settings()
+    shown = rows if arguments.key is None else [describe_setting(arguments.key, rows)]
+    for name, default, text in shown:
+        print(f"{name}: {default}")
+        print(textwrap.fill(text, WIDTH, initial_indent="    ", subsequent_indent="    "))
+    if arguments.key is not None:
+        return dict(zip(("key", "default", "help"), shown[0], strict=True))
+    return {"keys": len(rows), "also": "every other field of transformers.TrainingArguments by its own name"}
+
+
+def _settings() -> list[tuple[str, str, str]]:
+    """Return name, default and help of every setting of ours."""
     from llm_jepa.experiments.experiment import ExperimentConfig
     from llm_jepa.runs.settings import PARTS, describe_fields
 
-    rows = describe_fields([ExperimentConfig, *PARTS.values()])
-    for name, default, text in rows:
-        print(f"{name}: {default}")
-        print(textwrap.fill(text, WIDTH, initial_indent="    ", subsequent_indent="    "))
-    return {"keys": len(rows), "also": "every other field of transformers.TrainingArguments by its own name"}
+    return describe_fields([ExperimentConfig, *PARTS.values()])
+
+
+_FOLDERS, _FILES = ("DIR", "RUN"), ("FILE", "SOURCE", "DEST", "TRAIN", "TEST")
+
+
+def _completion(arguments: argparse.Namespace) -> dict[str, Any]:
+    try:
+        import shtab
+    except ImportError as error:
+        raise ConfigError("Tab completion needs shtab: `pip install 'llm-jepa[completion]'`.") from error
+
+    def complete(parser: argparse.ArgumentParser, keys: list[str]) -> None:
+        for action in parser._actions:
+            name = str(action.metavar)
+            if isinstance(action, argparse._SubParsersAction):
+                for each in action.choices.values():
+                    complete(each, keys)
+            elif name == "KEY":
+                action.choices = keys
+            elif name in _FOLDERS:
+                action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+            elif name in _FILES or "." in name:  # CONFIG.yaml, say
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+
+    complete(arguments.parser, [name for name, _, _ in _settings()])
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(arguments.out, shtab.complete(arguments.parser, shell=arguments.shell))
+    print(f"source {arguments.out}")
+    return {"shell": arguments.shell, "out": str(arguments.out)}

@@ -26,7 +26,7 @@ import yaml
 from llm_jepa.data.config import SHUFFLE_RULE, DataConfig
 from llm_jepa.errors import ConfigError, LLMJEPAError, nearest
 from llm_jepa.evaluation.evaluate import EvaluationConfig
-from llm_jepa.files import expanded
+from llm_jepa.files import expanded, nearest_file
 from llm_jepa.objective import JEPAConfig
 from llm_jepa.training.adapters import AdapterConfig
 from llm_jepa.training.arguments import JEPATrainingArguments
@@ -144,8 +144,8 @@ def read_yaml(path: str | Path) -> Settings:
     """
     path = expanded(path)
     if not path.is_file():
-        found = "is a folder" if path.is_dir() else "is not there"
-        raise ConfigError(f"{path} {found}. Expected a YAML file of settings, such as configs/demo.yaml.")
+        found = "is a folder." if path.is_dir() else f"is not there.{nearest_file(path)}"
+        raise ConfigError(f"{path} {found} Expected a YAML file of settings, such as configs/demo.yaml.")
     try:
         content = load_yaml(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
@@ -400,6 +400,22 @@ def plain_types(hint: Any) -> set[type]:
     if typing.get_origin(hint) in (Union, types.UnionType):
         return {each for part in typing.get_args(hint) for each in plain_types(part)}
     return {typing.get_origin(hint) or hint}
+
+
+def describe_setting(key: str, rows: Sequence[tuple[str, str, str]]) -> tuple[str, str, str]:
+    """Return (name, default, help) of one key: of `rows`, or any other field of TrainingArguments.
+
+    Raises:
+        ConfigError: If no key has the name; the text has the nearest.
+    """
+    own = next((row for row in rows if row[0] == key), None)
+    if own is not None:
+        return own
+    check_keys({key: None}, extra={name for name, _, _ in rows})
+    field = JEPATrainingArguments.__dataclass_fields__[key]
+    default = field.default_factory() if callable(field.default_factory) else field.default
+    text = " ".join(str(field.metadata.get("help", "")).split())
+    return key, str(default), f"{text} (A field of transformers.TrainingArguments.)".strip()
 
 
 def describe_fields(parts: Sequence[type]) -> list[tuple[str, str, str]]:

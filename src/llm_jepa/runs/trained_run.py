@@ -25,6 +25,7 @@ from llm_jepa.data.tokenizer import check_tokenizer_fits, load_tokenizer
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.evaluation.embed import embed_side
 from llm_jepa.evaluation.evaluate import EvaluationConfig, answer
+from llm_jepa.files import nearest_file
 from llm_jepa.objective import LLMJEPA, JEPAConfig
 from llm_jepa.objective.distances import unit
 from llm_jepa.training.resume import digest_tokenizer
@@ -195,6 +196,8 @@ def read_run_settings(run: RunFolder) -> dict[str, Any]:
     Raises:
         ConfigError: If the folder is no finished run.
     """
+    if not run.path.exists():
+        raise ConfigError(f"{run} is not there.{nearest_file(run.path)} Expected the folder of a finished run.")
     if not run.has_settings or not run.model.is_dir():
         missing = f"{run.model.name}/" if run.has_settings else run.config_file.name
         raise ConfigError(f"{run} holds no {missing}. Expected the folder of a finished run, such as OUT/jepa-s82.")
