@@ -34,8 +34,9 @@ class DataConfig:
 
     train_file: str | list[str] | None = setting(
         None,
-        "Training rows: a .jsonl or .parquet file, a folder, or owner/name on the hub. Of several splits, "
-        "train is read; folder:split or folder:config:split names another. A list: the rows of all of them.",
+        "Training rows: a file (JSON lines, JSON, CSV, TSV, Parquet; also .gz, .zst), a pattern such as "
+        "train-*.jsonl, a folder, or owner/name on the hub. Of several splits, train is read; folder:split or "
+        "folder:config:split names another. A list: the rows of all of them.",
     )
     test_file: str | None = setting(None, "Test rows, read once, after training. Of several splits, test is read.")
     test_files: dict[str, str] | None = setting(

@@ -129,7 +129,7 @@ def load_data(
         DataError: If a file or a row is wrong and its policy is `error`, or if a split has no row left.
     """
     if config.train_file is None:
-        raise ConfigError("train_file is not set. Set it to a .jsonl or .parquet file of training rows.")
+        raise ConfigError("train_file is not set. Set it to a file of training rows, such as train.jsonl or train.csv.")
     notes: list[str] = []  # those of reading the files are in the log already
     splits, counts = _read_splits(config, notes)
     train, views = splits["train"], splits.get("views", _Split("view"))
