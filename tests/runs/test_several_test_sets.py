@@ -14,6 +14,7 @@ from llm_jepa.errors import ConfigError
 from llm_jepa.files import read_json_lines
 from llm_jepa.runs.run import train_run
 from llm_jepa.runs.settings import read_run
+from llm_jepa.runs.trained_run import load_run
 
 NUMBERS = range(10, 40)
 
@@ -62,6 +63,17 @@ def test_each_test_set_is_scored_and_kept_out_of_training(settings, tmp_path, ca
         assert {key: found[key] for key in found.keys() - {"run_dir", "data"}} == {
             key: scores[key] for key in found.keys() - {"run_dir", "data"}
         }
+
+
+def test_a_run_that_was_moved_with_its_test_sets_finds_them(settings, tmp_path):
+    """Each under its name."""
+    folder = tmp_path / "run"
+    train_run(read_run(settings), 1, folder)
+    moved = tmp_path.with_name(f"{tmp_path.name}_moved")
+    tmp_path.rename(moved)
+    data = load_run(moved / "run").data_with_files()
+    assert data.test_files == {name: str(moved / f"{name}.jsonl") for name in ("people", "own")}
+    assert data.test_file == data.test_files["people"]
 
 
 def test_one_test_set_of_several_is_the_run_of_test_file(settings, tmp_path):

@@ -80,6 +80,9 @@ class TrainedRun:
         single = ("test_file", "validation_file", "views_file")
         names = {key: name for key in single if (name := getattr(data, key)) is not None}
         found: dict[str, Any] = {key: find_file(self.folder, name) for key, name in names.items()}
+        if data.test_files is not None:
+            found["test_file"] = None  # it is the first of these
+            found["test_files"] = {key: find_file(self.folder, name) for key, name in data.test_files.items()}
         return replace(data, train_file=[find_file(self.folder, name) for name in data.train_files], **found)
 
     def rows(self, file: str, limit: int | None = None) -> EncodedPairs:
