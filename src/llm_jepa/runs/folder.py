@@ -181,7 +181,8 @@ class RunFolder:
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         """Write the settings; the folder is made if it is missing."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_whole(self.config_file, dump_yaml(settings, sort_keys=True, allow_unicode=True))
+        ordered = dict(sorted(settings.items()))  # not those within a setting: the first of test_files is the main one
+        write_whole(self.config_file, dump_yaml(ordered, sort_keys=False, allow_unicode=True))
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         write_json(self._environment_file, environment)
