@@ -65,6 +65,14 @@ def test_each_test_set_is_scored_and_kept_out_of_training(settings, tmp_path, ca
         }
 
 
+def test_another_main_test_set_is_another_run(settings, tmp_path):
+    """The order of the names says which one is the main one."""
+    train_run(read_run(settings), 1, tmp_path / "run")
+    swapped = dict(reversed(settings["test_files"].items()))
+    with pytest.raises(ConfigError, match="test_files was"):
+        train_run(read_run(settings | {"test_files": swapped}), 1, tmp_path / "run")
+
+
 def test_a_run_that_was_moved_with_its_test_sets_finds_them(settings, tmp_path):
     """Each under its name."""
     folder = tmp_path / "run"

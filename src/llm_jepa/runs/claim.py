@@ -53,9 +53,15 @@ def _without(names: set[str], settings: Settings) -> Settings:
 
 
 def differences(old: Settings, new: Settings) -> list[str]:
-    """Return a sentence part for each key in which two settings differ."""
+    """Return a sentence part for each key in which two settings differ; test sets in another order differ too."""
     return [
         f"{key} was {old.get(key, 'not set')!r} and is {new.get(key, 'not set')!r}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key, "not set") != new.get(key, "not set")
+        if _comparable(key, old) != _comparable(key, new)
     ]
+
+
+def _comparable(key: str, settings: Settings) -> object:
+    """Return a value as it is compared: the first of test_files is the main one, so that their order counts."""
+    value = settings.get(key, "not set")
+    return list(value.items()) if key == "test_files" and isinstance(value, dict) else value
