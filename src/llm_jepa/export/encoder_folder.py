@@ -122,6 +122,8 @@ def _write(trained: TrainedRun, out: Path) -> EncoderTokenizer:
             modules = [Router.for_query_document(query_modules=sides[0], document_modules=sides[1])]
         model = SentenceTransformer(modules=modules, similarity_fn_name="cosine", device="cpu")
         model.save_pretrained(str(out), create_model_card=False)
+    for file in out.rglob("tokenizer.json"):  # as it was made: what a class of transformers has read may be another
+        made.tokenizer.save_pretrained(file.parent)
     return made
 
 

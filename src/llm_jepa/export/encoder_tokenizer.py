@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from llm_jepa.data.chat import Controls, RenderedPrompt
@@ -113,11 +113,30 @@ def encoder_tokenizer(encoder: PairEncoder, context: Context, config: JEPAConfig
         "{%- set words = messages[-1]['content'] -%}"
         f"{{%- if task == 'query' -%}}{branches['query']}{{%- else -%}}{branches['document']}{{%- endif -%}}"
     )
+    if not sides["query"].is_rendered:
+        _begin_texts_alike(tokenizer)
     if min([*made.pred_ids, *made.copies], default=top + 1) <= top:
         raise ConfigError(
             "--as encoder: the ids of the tokenizer have gaps, so that no token can be added behind them."
         )
     return made
+
+
+def _begin_texts_alike(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let a text behind a token of the template begin as one at the start of a string does: with a space, or not.
+
+    Tokenizers in the way of SentencePiece (`Metaspace`) tell the two apart. A view without a chat template holds one
+    text, at whose start the run's tokenizer stands.
+    """
+    settings = json.loads(tokenizer.backend_tokenizer.to_str())
+    own = settings.get("pre_tokenizer") or {}
+    firsts = [each for each in (own, *own.get("pretokenizers", ())) if each.get("prepend_scheme") == "first"]
+    for each in firsts:
+        each["prepend_scheme"] = "always"
+    if firsts:
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(settings))
+        if hasattr(tokenizer, "legacy"):  # by which transformers' Llama class chooses the scheme when it loads
+            tokenizer.legacy = tokenizer.init_kwargs["legacy"] = True
 
 
 def _text_side(encoder: PairEncoder, context: Context) -> _Side:
