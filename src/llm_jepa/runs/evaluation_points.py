@@ -21,7 +21,7 @@ SLOW = 15_000_000
 MOST, MOST_SHARE = 10, 0.25
 """Evaluations of a run at most, and their time at most as a share of its steps' time."""
 
-# What a row costs, in forward passes of it (our choice, from benchmarks/pretrained_step.py): a training row has a
+# What a row costs, in forward passes of it, roughly (our estimate; not measured): a training row has a
 # backward pass of twice the work; a monitored pair is two rows; an answer is written token by token.
 TRAINED, EVALUATED, MONITORED, ANSWERED = 3, 1, 2, 3
 
