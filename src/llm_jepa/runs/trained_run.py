@@ -199,11 +199,12 @@ def read_run_settings(run: RunFolder) -> dict[str, Any]:
     Raises:
         ConfigError: If the folder is no finished run.
     """
-    if not run.path.exists():
-        raise ConfigError(f"{run} is not there.{nearest_file(run.path)} Expected the folder of a finished run.")
     if not run.has_settings or not run.model.is_dir():
         missing = f"{run.model.name}/" if run.has_settings else run.config_file.name
-        raise ConfigError(f"{run} holds no {missing}. Expected the folder of a finished run, such as OUT/jepa-s82.")
+        hint = "" if run.path.exists() else nearest_file(run.path)
+        raise ConfigError(
+            f"{run} holds no {missing}.{hint} Expected the folder of a finished run, such as OUT/jepa-s82."
+        )
     return run.settings()
 
 
