@@ -9,6 +9,7 @@ import yaml
 
 from llm_jepa.errors import ConfigError
 from llm_jepa.experiments.experiment import ExperimentConfig, read_experiment
+from llm_jepa.runs.build_trainer import notes_on
 from llm_jepa.runs.settings import MANAGED, PARTS, describe_fields, parse_override, read_run, read_yaml
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.yaml_loading import load_yaml
@@ -306,3 +307,12 @@ def test_what_no_run_could_do_is_refused_with_the_settings(changes, message):
     """Before data or a model are read: a dry run says so, too."""
     with pytest.raises(ConfigError, match=message):
         read_run({"train_file": "a.jsonl"} | changes)
+
+
+@pytest.mark.parametrize(("dtype", "has", "count"), [("bf16", False, 1), ("bf16", True, 0), ("float32", False, 0)])
+def test_bf16_weights_on_a_processor_that_emulates_them_are_told(monkeypatch, dtype, has, count):
+    """The published protocol asks for them; a step took ten times as long on such a processor."""
+    monkeypatch.setattr("llm_jepa.runs.build_trainer.has_bf16_instructions", lambda: has)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    run = read_run({"train_file": "a.jsonl", "weights_dtype": dtype})
+    assert len([note for note in notes_on(run) if "bf16 instructions" in note]) == count

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 from transformers.trainer_utils import IntervalStrategy
@@ -32,6 +33,7 @@ from llm_jepa.training.models import (
     load_own_tokenizer,
     num_parameters,
 )
+from llm_jepa.training.processor import has_bf16_instructions
 from llm_jepa.training.progress import StepLog
 from llm_jepa.training.trainer import JEPATrainer
 
@@ -197,6 +199,11 @@ def notes_on(run: RunConfig) -> list[str]:
     notes: list[str] = []
     if run.model.gguf_file:
         notes += about_quantization(Path(find_model(run.model)) / run.model.gguf_file)
+    if run.model.weights_dtype == "bf16" and not torch.cuda.is_available() and not has_bf16_instructions():
+        notes.append(
+            "weights_dtype is bf16, and this processor has no bf16 instructions: a step takes many times as long as in "
+            "float32."
+        )
     if not run.model.model_name_or_path or "learning_rate" in run.settings:
         return notes
     rate = JEPATrainingArguments.learning_rate
