@@ -16,14 +16,18 @@ __version__ = "0.1.0"
 
 # Name -> module. Imported on first use: `llm-jepa data make` must not wait for transformers.
 _EXPORTS = {
+    "DataConfig": "llm_jepa.data.config",
     "FusedBatch": "llm_jepa.objective",
     "FusedCollator": "llm_jepa.objective",
     "JEPAConfig": "llm_jepa.objective",
     "JEPAOutput": "llm_jepa.objective",
     "LLMJEPA": "llm_jepa.objective",
     "Pair": "llm_jepa.objective",
+    "PairEncoder": "llm_jepa.data.encode",
     "UnsupportedModelError": "llm_jepa.objective",
+    "encode_rows": "llm_jepa.data.python_rows",
     "reference_loss": "llm_jepa.objective",
+    "register_distance": "llm_jepa.objective",
     "JEPATrainer": "llm_jepa.training.trainer",
     "JEPATrainingArguments": "llm_jepa.training.arguments",
     "load_jepa": "llm_jepa.training.saving",

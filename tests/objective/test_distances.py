@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llm_jepa.objective import FusedCollator
+from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, reference_loss
 from llm_jepa.objective.config import CHOICES
-from llm_jepa.objective.distances import get_distance
+from llm_jepa.objective.distances import declare_distance, get_distance, register_distance
 
 B, C = 6, 16
 PLAIN = {
@@ -120,3 +120,62 @@ def test_mixed_precision_takes_no_digit_from_the_term(objective, make_jepa, make
     assert torch.equal(mixed.jepa_loss, plain.jepa_loss) and mixed.jepa_loss.dtype == torch.float32
     assert mixed.terms.keys() == plain.terms.keys()
     assert all(torch.equal(mixed.terms[name], term) for name, term in plain.terms.items())
+
+
+# ---- a distance of the user's own ----
+
+
+def log_cosh(pred, target):
+    return (pred - target).cosh().log().mean(-1)
+
+
+def test_a_registered_distance_trains_as_its_formula_says(tiny_model, make_pairs):
+    """By its name in the config: the fused pass gives the loss and the gradients of separate forwards."""
+    register_distance("log_cosh", log_cosh)
+    jepa = LLMJEPA(tiny_model("llama"), JEPAConfig(jepa_distance="log_cosh", jepa_target="shared", jepa_k=2))
+    pairs = make_pairs(5)
+    found = []
+    for output in (jepa(FusedCollator(jepa.config, pad_token_id=0)(pairs)), reference_loss(jepa, pairs)):
+        jepa.zero_grad()
+        output.loss.backward()
+        found.append((output, [each.grad.clone() for each in jepa.parameters() if each.grad is not None]))
+    (fused, ours), (slow, theirs) = found
+    torch.testing.assert_close(fused.loss, slow.loss, atol=1e-5, rtol=0)
+    torch.testing.assert_close(fused.jepa_loss, log_cosh(slow.text_pred, slow.code_emb).mean(), atol=1e-5, rtol=0)
+    assert all((one - other).norm() <= 1e-4 * other.norm() for one, other in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda pred, target: (pred - target).square().mean(), r"returned shape \(\).*take no mean over the pairs"),
+        (lambda pred, target: 0.5, "returned float"),
+        (lambda pred, target: (pred - target).detach().square().mean(-1), "has no gradient"),
+        (lambda pred, target: (pred - target).mean(-1).log(), "Expected finite values"),
+        (lambda pred, target: (pred - target).square().mean(-1) / pred.std(), "another value beside other pairs"),
+    ],
+)
+def test_a_function_that_is_no_distance_of_a_pair_is_refused_before_training(function, message, tiny_model):
+    register_distance("wrong", function)
+    with pytest.raises(ValueError, match=f"jepa_distance='wrong'.*{message}"):
+        LLMJEPA(tiny_model("llama"), JEPAConfig(jepa_distance="wrong"))
+
+
+@pytest.mark.parametrize(("name", "message"), [("cosine", "is taken"), ("my distance", "is no name")])
+def test_a_name_that_is_taken_or_is_none_is_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        register_distance(name, log_cosh)
+
+
+def test_a_distance_that_is_only_declared_gives_embeddings_and_no_training(tiny_model, make_pairs):
+    """What was trained with a distance of another process can be evaluated in this one: its JEPA loss alone is nan."""
+    with pytest.raises(ValueError, match="jepa_distance='elsewhere'.*register_distance.*plugins"):
+        JEPAConfig(jepa_distance="elsewhere")
+    declare_distance("elsewhere")
+    jepa = LLMJEPA(tiny_model("llama"), JEPAConfig(jepa_distance="elsewhere"))
+    batch = FusedCollator(jepa.config, pad_token_id=0)(make_pairs(3))
+    with torch.no_grad():
+        output = jepa(batch)
+    assert torch.isnan(output.jepa_loss) and torch.isfinite(output.text_pred).all()
+    with pytest.raises(ValueError, match="register_distance"):
+        jepa(batch)

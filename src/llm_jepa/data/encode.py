@@ -47,13 +47,13 @@ class PairEncoder:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        data_config: DataConfig,
+        data_config: DataConfig | None = None,
         jepa_split: float = 0.5,
         jepa_views: str = "prefix",
         bridge: str | None = None,
     ) -> None:
         self.tokenizer = tokenizer
-        self.config = data_config
+        self.config = data_config = data_config or DataConfig()
         self.jepa_split = jepa_split
         self.jepa_views = jepa_views
         has_template = default_template(tokenizer) is not None

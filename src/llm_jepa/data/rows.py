@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import PurePath
@@ -14,6 +14,7 @@ from llm_jepa.errors import ConfigError, DataError
 
 from .config import LARGE_FILE_BYTES, DataConfig
 from .example import Example
+from .formats import Content
 from .json_lines import RowError
 from .lazy_rows import MappedLines, StoredExamples
 from .row_forms import FORMS_TEXT, ExampleReader, RowForm
@@ -61,14 +62,31 @@ def read_examples(
         DataError: If the file is missing, empty or of another format; if a row cannot be used and `on_broken` is
             `error`; or if no row is left.
     """
-    reader = ExampleReader(config)
     lines = MappedLines(local_path(path_or_name)) if stays_on_disk(path_or_name, config) else None
     rows = iter_rows(path_or_name, part) if lines is None else lines.named(path_or_name)
+    return keep_readable(islice(rows, limit), config, path_or_name, lines)
+
+
+def keep_readable(
+    rows: Iterable[tuple[str, Content]], config: DataConfig, name: str, lines: MappedLines | None = None
+) -> ReadResult:
+    """Return the examples of `(source, row)`; rows that cannot be used go by `on_broken`.
+
+    Args:
+        rows: The rows, each with where it is from.
+        config: Column names and the policy for broken rows.
+        name: What all of them are called in messages.
+        lines: The file that they stay in, where they do.
+
+    Raises:
+        DataError: As `read_examples`.
+    """
+    reader = ExampleReader(config)
     kept: list[Example] = []
     kept_rows = array("q")
     rows_in = 0
     dropped: Counter[str] = Counter()
-    for rows_in, (source, content) in enumerate(islice(rows, limit), start=1):
+    for rows_in, (source, content) in enumerate(rows, start=1):
         try:
             example = reader.read(source, content)
             if lines is None:
@@ -83,15 +101,15 @@ def read_examples(
             if dropped.total() <= _NUM_SHOWN:
                 logger.warning("left out: %s", message)
     if not rows_in:
-        raise DataError(f"{path_or_name}: found no row at all. Expected rows with {FORMS_TEXT}.")
-    examples = kept if lines is None else StoredExamples(lines, kept_rows, path_or_name, config)
+        raise DataError(f"{name}: found no row at all. Expected rows with {FORMS_TEXT}.")
+    examples = kept if lines is None else StoredExamples(lines, kept_rows, name, config)
     counts = ", ".join(f"{reason}: {count}" for reason, count in dropped.most_common())
     if not len(examples):
-        raise DataError(f"{path_or_name}: none of its {rows_in} rows can be used ({counts}).")
+        raise DataError(f"{name}: none of its {rows_in} rows can be used ({counts}).")
     if dropped:
-        logger.warning("%s: %d of %d rows left out (%s)", path_or_name, dropped.total(), rows_in, counts)
+        logger.warning("%s: %d of %d rows left out (%s)", name, dropped.total(), rows_in, counts)
     where = "" if lines is None else ", read from disk when they are needed"
-    logger.info("%s: %d rows, views from %s%s", path_or_name, len(examples), reader.form, where)
+    logger.info("%s: %d rows, views from %s%s", name, len(examples), reader.form, where)
     notes = reader.all_notes()
     for note in notes:
         logger.warning("%s", note)

@@ -9,6 +9,7 @@ from typing import Any
 from llm_jepa.data.config import DataConfig
 from llm_jepa.evaluation.evaluate import EvaluationConfig
 from llm_jepa.objective import JEPAConfig
+from llm_jepa.runs.plugins import PluginConfig
 from llm_jepa.runs.settings import OTHER_TRAINER, RECIPES, RecipeConfig, describe_fields
 from llm_jepa.runs.teacher import TeacherConfig
 from llm_jepa.training.adapters import AdapterConfig
@@ -27,6 +28,7 @@ SECTIONS: dict[str, type] = {
     "Training": JEPATrainingArguments,
     "Evaluation": EvaluationConfig,
     "Teacher": TeacherConfig,
+    "Plugins": PluginConfig,
 }
 
 HEAD = """# Configuration

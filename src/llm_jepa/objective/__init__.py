@@ -2,6 +2,7 @@
 
 from .backbone import UnsupportedModelError
 from .config import JEPAConfig
+from .distances import register_distance
 from .layout import FusedBatch, FusedCollator
 from .llm_jepa import LLMJEPA
 from .output import JEPAOutput
@@ -17,4 +18,5 @@ __all__ = [
     "Pair",
     "UnsupportedModelError",
     "reference_loss",
+    "register_distance",
 ]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from .distances import DISTANCES, is_distance, unknown_distance
 from .schedule import SCHEDULES
 
 MAX_PRED_TOKENS = 8
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "jepa_term": ("views", "stp", "stp_released"),
-    "jepa_distance": ("cosine", "l2", "mse", "smooth_l1", "infonce", "infonce_symmetric"),
+    "jepa_distance": DISTANCES,  # and those that `register_distance` adds
     "jepa_target": ("stop_grad", "shared", "ema"),
     "jepa_direction": ("text_to_code", "code_to_text", "both"),
     "jepa_pred_position": ("append", "prepend"),
@@ -89,8 +91,8 @@ class JEPAConfig:
         default="cosine",
         metadata={
             "help": "Distance d between prediction and target: cosine, l2, mse, smooth_l1, infonce (cross-entropy of "
-            "the matching pair among the batch's targets), or infonce_symmetric (the mean of that and of the same "
-            "among the batch's predictions)."
+            "the matching pair among the batch's targets), infonce_symmetric (the mean of that and of the same "
+            "among the batch's predictions), or the name of one of your own (docs/python.md)."
         },
     )
     jepa_temperature: float = field(
@@ -188,8 +190,10 @@ class JEPAConfig:
     )
 
     def __post_init__(self) -> None:
+        if not is_distance(self.jepa_distance):
+            raise ValueError(unknown_distance(self.jepa_distance))
         for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
+            if name != "jepa_distance" and getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of: {', '.join(allowed)}.")
         self._check_numbers()
         self._check_combinations()
@@ -282,3 +286,7 @@ class JEPAConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, for JSON."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def to_json_string(self) -> str:
+        """Return the settings as JSON, under the name by which transformers' trackers ask a model's config for it."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"

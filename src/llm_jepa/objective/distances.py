@@ -19,7 +19,11 @@ MIN_NORM = 1e-3
 
 Distance = Callable[..., Tensor]
 
+DISTANCES = ("cosine", "l2", "mse", "smooth_l1", "infonce", "infonce_symmetric")
 IN_BATCH = ("infonce", "infonce_symmetric")  # distances of a pair that depend on the batch's other pairs
+
+_registered: dict[str, Distance] = {}  # distances of the user's own, by name
+_declared: set[str] = set()  # names of such distances whose functions may not be in this process
 
 
 def full_precision(values: Tensor) -> Tensor:
@@ -116,7 +120,7 @@ def get_distance(name: str, temperature: float = 0.1) -> Distance:
     Raises:
         ValueError: If no distance has that name.
     """
-    distances: dict[str, Callable[..., Tensor]] = {
+    distances: dict[str, Distance] = {
         "cosine": cosine_distance,
         "l2": l2_distance,
         "mse": mse_distance,
@@ -127,8 +131,104 @@ def get_distance(name: str, temperature: float = 0.1) -> Distance:
         "infonce_symmetric": lambda pred, target, *others: infonce_symmetric_distance(
             pred, target, temperature, *others
         ),
+        **{each: _missing(each) for each in _declared},
+        **_registered,
     }
     if name not in distances:
-        raise ValueError(f"jepa_distance={name!r} is not one of: {', '.join(distances)}.")
+        raise ValueError(unknown_distance(name))
 
     return lambda pred, target, *others: distances[name](full_precision(pred), full_precision(target), *others)
+
+
+# ---- distances of the user's own ----
+
+
+def register_distance(name: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Make a function a distance: `jepa_distance` takes its name from now on, in this process.
+
+    Args:
+        name: Its name, which saved models and results know it by. A name that was registered before is replaced.
+        function: Takes predictions and targets, (B, C) each in float32, and returns one value a pair, (B,), with a
+            gradient. The value of a pair must not depend on the other pairs: `LLMJEPA` tries that when it is built.
+
+    Raises:
+        ValueError: If the name is one of ours, or no plain name.
+    """
+    if name in DISTANCES:
+        raise ValueError(f"The name {name!r} is taken by a distance of llm-jepa. Choose another.")
+    if not name.isidentifier():
+        raise ValueError(f"The name {name!r} is no name for a distance. Use letters, digits and '_'.")
+
+    def distance(pred: Tensor, target: Tensor) -> Tensor:
+        values = function(pred, target)
+        if not isinstance(values, Tensor) or values.shape != pred.shape[:1]:
+            found = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(
+                f"jepa_distance={name!r} returned {found} for predictions of shape {tuple(pred.shape)}. Expected one "
+                "value a pair, (B,): take no mean over the pairs."
+            )
+        return values
+
+    _registered[name] = distance
+
+
+def declare_distance(name: str) -> None:
+    """Accept the name of a distance whose function may not be in this process; nothing can train with it then.
+
+    What was saved with a distance of a user's own can so be read anywhere: embeddings need no distance. Where the
+    JEPA loss is only reported, it is nan.
+    """
+
+    if isinstance(name, str) and name.isidentifier():
+        _declared.add(name)
+
+
+def _missing(name: str) -> Distance:
+    def distance(pred: Tensor, target: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            raise ValueError(unknown_distance(name))
+        return pred.new_full(pred.shape[:1], torch.nan)
+
+    return distance
+
+
+def is_known(name: str) -> bool:
+    """Whether the function of this name is in this process."""
+    return name in DISTANCES or name in _registered
+
+
+def is_distance(name: str) -> bool:
+    """Whether `jepa_distance` may have this value."""
+    return isinstance(name, str) and (is_known(name) or name in _declared)
+
+
+def unknown_distance(name: str) -> str:
+    """Return the text of the error about a distance that is not there."""
+    return (
+        f"jepa_distance={name!r} is not one of: {', '.join(DISTANCES)}; nor is a function registered under this name. "
+        "Call llm_jepa.register_distance first, or name the file that does so under plugins."
+    )
+
+
+def check_registered(name: str, width: int, device: torch.device) -> None:
+    """Try a distance of the user's own on four random pairs of `width` features; those of ours are not tried.
+
+    Raises:
+        ValueError: If it has no gradient, is not finite, or a pair's value depends on the other pairs.
+    """
+    if name not in _registered or device.type == "meta":
+        return
+    distance, generator = get_distance(name), torch.Generator().manual_seed(0)
+    pred, target = torch.randn(2, 4, width, generator=generator).to(device)
+    with torch.enable_grad():
+        values = distance(pred.requires_grad_(), target)
+    if not values.requires_grad:
+        raise ValueError(f"jepa_distance={name!r} has no gradient at the predictions. Use torch functions.")
+    if not torch.isfinite(values).all():
+        raise ValueError(f"jepa_distance={name!r} is {values.tolist()} for four random pairs. Expected finite values.")
+    alone = torch.cat([distance(pred[[row]], target[[row]]) for row in range(len(pred))])
+    if not torch.allclose(values, alone, rtol=1e-4, atol=1e-5):
+        raise ValueError(
+            f"jepa_distance={name!r} gives a pair another value beside other pairs than alone. A distance of your own "
+            "may look at one pair only; infonce compares the pairs of a batch."
+        )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .anti_collapse import AntiCollapse
 from .backbone import Backbone, frozen
 from .config import JEPAConfig
-from .distances import IN_BATCH, full_precision, get_distance, without_autocast
+from .distances import IN_BATCH, check_registered, full_precision, get_distance, without_autocast
 from .documents import IGNORED
 from .gathering import gather_rows
 from .layout import FusedBatch, Rows, Views
@@ -79,6 +79,8 @@ class LLMJEPA(Objective):
         self.anti_collapse = AntiCollapse(config.anti_collapse_weights, config.jepa_sigreg_directions, seed)
         self._built = config.to_dict(), self.distance  # what `check_record` compares with
         if check and config.uses_views:
+            embedding = self.predictor.embedding
+            check_registered(config.jepa_distance, embedding.shape[-1], embedding.device)
             check_model(self)
 
     def check_record(self) -> None:
@@ -91,8 +93,8 @@ class LLMJEPA(Objective):
         changed = [name for name in BUILT_FROM if getattr(self.config, name) != settings[name]]
         if self.distance is not distance:
             raise ValueError(
-                f"The distance was set by hand, and would be recorded as {self.config.jepa_distance!r}. Use one of "
-                "jepa_distance, or save the model alone: jepa.model.save_pretrained(folder)."
+                f"The distance was set by hand, and would be recorded as {self.config.jepa_distance!r}. Give it a name "
+                "with llm_jepa.register_distance, and set jepa_distance to that."
             )
         if changed:
             raise ValueError(

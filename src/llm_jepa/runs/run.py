@@ -58,6 +58,7 @@ def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False
         ConfigError: If the folder holds a run of other settings, or the settings do not work together.
         DataError: If the data is not as the settings say.
     """
+    run.plugins.load()  # this may be a process of its own
     files = RunFolder(folder)
     join(use_cpu=bool(run.training.get("use_cpu")))
     with ExitStack() as held:
@@ -83,7 +84,8 @@ def _train_claimed(run: RunConfig, seed: int, folder: RunFolder, *, progress: bo
     if run.teacher.rewrite_first:
         answer_rewritten(run, seed, folder, progress=progress)
         return
-    watch = DataWatch([*run.data.train_files, run.data.validation_file, *run.data.tests.values(), run.data.views_file])
+    files = [*run.data.train_files, run.data.validation_file, *run.data.tests.values(), run.data.views_file]
+    watch = DataWatch([*files, *run.plugins.files])
     labels = pseudo_labels(run, seed, folder, progress=progress)
     trainer, data = build_trainer(run, seed, folder.path, progress=progress, labels=labels)
     settings = evaluation_settings(run, data)

@@ -1,10 +1,11 @@
 """From a flat YAML file to the checked settings of one run.
 
-A run's settings are the fields of seven dataclasses under their own names, side by side: data (`DataConfig`),
-model (`ModelConfig`), adapter (`AdapterConfig`), objective (`JEPAConfig`), training (`JEPATrainingArguments`,
-that is every field of transformers' TrainingArguments), evaluation (`EvaluationConfig`), and the recipe
-(`RecipeConfig`), which gives other defaults to them. Each fact has one place: the field's help text is the command
-line's and the docs'. `experiments/experiment.py` adds the settings of an experiment of many runs.
+A run's settings are the fields of these dataclasses under their own names, side by side: data (`DataConfig`), model
+(`ModelConfig`), adapter (`AdapterConfig`), objective (`JEPAConfig`), training (`JEPATrainingArguments`, that is every
+field of transformers' TrainingArguments), evaluation (`EvaluationConfig`), teacher (`TeacherConfig`), plugins
+(`PluginConfig`), and the recipe (`RecipeConfig`), which gives other defaults to them. Each fact has one place: the
+field's help text is the command line's and the docs'. `experiments/experiment.py` adds the settings of an experiment
+of many runs.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ from llm_jepa.errors import ConfigError, LLMJEPAError, nearest
 from llm_jepa.evaluation.evaluate import EvaluationConfig
 from llm_jepa.files import expanded, nearest_file
 from llm_jepa.objective import JEPAConfig
+from llm_jepa.objective.distances import declare_distance
 from llm_jepa.training.adapters import AdapterConfig
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.models import ModelConfig, check_adapter
 from llm_jepa.yaml_loading import Word, load_yaml
 
+from .plugins import PluginConfig
 from .setting_hints import hint_of
 from .teacher import TeacherConfig
 
@@ -115,6 +118,7 @@ class RunConfig:
     jepa: JEPAConfig
     evaluation: EvaluationConfig
     teacher: TeacherConfig
+    plugins: PluginConfig
     training: Settings
     settings: Settings
 
@@ -132,6 +136,7 @@ PARTS: dict[str, type] = {
     "jepa": JEPAConfig,
     "evaluation": EvaluationConfig,
     "teacher": TeacherConfig,
+    "plugins": PluginConfig,
     "training": JEPATrainingArguments,
 }
 
@@ -215,6 +220,7 @@ def read_run(settings: Settings, *, trains: bool = True) -> RunConfig:
     """
     check_keys(settings)
     settings = with_recipe(settings)
+    _find_distance(settings, trains=trains)
     parts: dict[str, Any] = {}
     for name, part in PARTS.items():
         mine = {key: settings[key] for key in _field_names(part) if key in settings}
@@ -231,6 +237,15 @@ def read_run(settings: Settings, *, trains: bool = True) -> RunConfig:
     _check_teacher(run)
     _check_precision(run)
     return run
+
+
+def _find_distance(settings: Settings, *, trains: bool) -> None:
+    """Import the plugins that register a distance; where nothing trains, take its name and run no code of a folder."""
+    plugins = build(PluginConfig, {key: settings[key] for key in ("plugins",) if key in settings})
+    if trains:
+        plugins.load()
+    elif plugins.plugins:
+        declare_distance(settings.get("jepa_distance", JEPAConfig.jepa_distance))
 
 
 def _check_teacher(run: RunConfig) -> None:

@@ -32,8 +32,8 @@ def check_rows(name: str, rows: Any) -> None:
         of_what = f", a row {strange[0]}" if looked_at[0] is not None else ""
         raise ConfigError(
             f"{name} is of type {type(rows).__name__}{of_what}; expected a sequence of Pair, which holds token ids. "
-            "Read files with llm_jepa.data.prepare.load_data and take its .train.pairs, or encode each text with "
-            "PairEncoder of llm_jepa.data.encode."
+            "Read files with llm_jepa.data.prepare.load_data and take its .train.pairs, or encode rows of text with "
+            "llm_jepa.encode_rows and PairEncoder. Of a datasets.Dataset that is done here, with processing_class=."
         )
 
 

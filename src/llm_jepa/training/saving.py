@@ -16,6 +16,7 @@ Only safetensors and JSON are written and read.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,13 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from llm_jepa.errors import DataError, first_line
 from llm_jepa.objective import LLMJEPA, JEPAConfig
 from llm_jepa.objective.config import without_removed
+from llm_jepa.objective.distances import declare_distance, is_known
 from llm_jepa.processes import is_main
 
 from .adapters import ADAPTER, ADAPTER_CONFIG, PeftModel, load_adapted, restore_adapter, save_adapter
 from .sharding import is_sharded, load_whole_state, part, whole_state
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS, PREDICTOR, TARGET, CONFIG = (
     "model.safetensors",
@@ -81,7 +85,7 @@ def save_jepa(
         model_state = {} if whole is None else {"state_dict": part(whole, "model.")}
         jepa.model.save_pretrained(folder, max_shard_size=max_shard_size, **model_state)  # type: ignore[operator]
     save_file(_plain(part(state, "predictor.")), folder / PREDICTOR)
-    (folder / CONFIG).write_text(json.dumps(jepa.config.to_dict(), indent=2) + "\n")
+    (folder / CONFIG).write_text(jepa.config.to_json_string())
     if jepa.target is not None:
         target = jepa.target.own_state() if whole is None else _plain(part(whole, "target."))
         pattern = TARGET.replace(".", "{suffix}.")
@@ -93,7 +97,8 @@ def save_jepa(
 def load_jepa(folder: str | Path, *, check: bool = True) -> LLMJEPA:
     """Load what `save_jepa` wrote: a whole model, or an adapter with the model that it belongs to.
 
-    Where the folder has no slow copy, as after an export, the model itself is the slow copy.
+    Where the folder has no slow copy, as after an export, the model itself is the slow copy. A distance of the user's
+    own that is not registered here computes no loss: training raises, and evaluation reports nan for it.
 
     Raises:
         DataError: If the folder lacks one of its files, one of them is damaged, or an adapter's model is not there.
@@ -103,9 +108,13 @@ def load_jepa(folder: str | Path, *, check: bool = True) -> LLMJEPA:
         if not (folder / name).is_file():
             raise DataError(f"{folder} holds no {name}, so it is not a model saved by llm-jepa. Point to RUN/model.")
     try:
-        config = JEPAConfig(**without_removed(json.loads((folder / CONFIG).read_text())))
+        settings = without_removed(json.loads((folder / CONFIG).read_text()))
+        declare_distance(settings.get("jepa_distance", JEPAConfig.jepa_distance))
+        config = JEPAConfig(**settings)
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{folder / CONFIG} is damaged or of another version of llm-jepa: {error}") from error
+    if not is_known(config.jepa_distance):
+        logger.warning("model  the distance %s is not registered here: no JEPA loss is computed", config.jepa_distance)
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
     jepa = LLMJEPA(load_adapted(folder) if is_adapter else _load_whole(folder), config, check=check)
     _load_predictor(jepa, folder)

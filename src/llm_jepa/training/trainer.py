@@ -11,7 +11,7 @@ from __future__ import annotations
 # mypy: disable-error-code="override, misc, attr-defined, arg-type"
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_optimizer import is_optimizer_factory
 
+from llm_jepa.data.config import DataConfig
 from llm_jepa.errors import ConfigError, LLMJEPAError
 from llm_jepa.objective import LLMJEPA, FusedBatch, FusedCollator, JEPAConfig, JEPAOutput, Pair, UnsupportedModelError
 from llm_jepa.objective.backbone import evaluating
@@ -34,6 +35,7 @@ from .monitors import CollapseAlarm, embedding_monitors
 from .resumable import ResumableTrainer
 from .row_order import OrderedTrainer
 from .sanity_checks import check_combinations, check_rows, check_work
+from .text_rows import TextRows, under_objective
 from .view_embeddings import view_embeddings
 
 logger = logging.getLogger(__name__)
@@ -75,20 +77,24 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
     """Train a model under the LLM-JEPA objective.
 
     Args:
-        model: The model under its objective.
+        model: The model under its objective, or a plain model, which is put under `jepa_config`.
         args: Settings of training.
-        train_dataset: Training rows, a sequence of pairs.
+        train_dataset: Training rows: a sequence of pairs; or a `datasets.Dataset`, or a list of rows, of prompt and
+            completion, messages, text and code, or text alone, which `processing_class` encodes.
         eval_dataset: Held-out rows, for the loss and the monitors; may be empty.
+        jepa_config: The objective of a plain model. Default: that of the paper, `JEPAConfig()`.
+        data_config: How rows of text are read, and what happens to those that are too long (`max_length`), say.
         pad_token_id: Id that fills padding. Default: the tokenizer's.
         view_dataset: Rows of a second file, which each step has next to the training rows; may be empty.
         views_ratio: How many of them for each training row.
         monitor_dataset: Held-out pairs whose embeddings the monitors measure. Default: `eval_dataset`.
-        processing_class: The tokenizer; saved with the model.
+        processing_class: The tokenizer; it encodes rows of text, and is saved with the model.
         extra_metrics: Called at each evaluation during training; its values join the log (an accuracy, say).
         callbacks: As in transformers.
 
     Raises:
-        ConfigError: If a data set is no sequence of pairs, or the settings do not go together.
+        ConfigError: If a data set is neither pairs nor rows of text, or the settings do not go together.
+        DataError: If a row of text cannot be used.
         ValueError: If the objective was changed by hand (`LLMJEPA.check_record`), or no padding token is known.
 
     Attributes:
@@ -97,11 +103,13 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
 
     def __init__(
         self,
-        model: LLMJEPA,
+        model: LLMJEPA | nn.Module,
         args: JEPATrainingArguments,
-        train_dataset: Sequence[Pair],
-        eval_dataset: Sequence[Pair] = (),
+        train_dataset: Sequence[Pair] | Sequence[Mapping[str, Any]],
+        eval_dataset: Sequence[Pair] | Sequence[Mapping[str, Any]] | None = None,
         *,
+        jepa_config: JEPAConfig | None = None,
+        data_config: DataConfig | None = None,
         view_dataset: Sequence[Pair] = (),
         views_ratio: float = 1.0,
         monitor_dataset: Sequence[Pair] | None = None,
@@ -110,16 +118,18 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         extra_metrics: Callable[[], dict[str, float]] | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        self.jepa = model
+        self.jepa = model = under_objective(model, jepa_config, args.seed)
         model.check_record()
-        check_rows("train_dataset", train_dataset)
-        check_rows("eval_dataset", eval_dataset)
+        texts = TextRows(model, processing_class, data_config)
+        train_dataset = texts.pairs("train_dataset", train_dataset)
+        self.eval_pairs = list(texts.pairs("eval_dataset", eval_dataset or ()))
         check_rows("view_dataset", view_dataset)
         check_rows("monitor_dataset", monitor_dataset)
         _use_one_gpu(args)
         _expose_hooks(model)
+        if pad_token_id is None and texts.encoder is not None:
+            pad_token_id = texts.encoder.pad_id
         self.pad_token_id = _padding(pad_token_id, processing_class)
-        self.eval_pairs = list(eval_dataset)
         self.monitor_pairs = self.eval_pairs if monitor_dataset is None else list(monitor_dataset)
         self.view_pairs = view_dataset if views_ratio else ()
         self.views_ratio = views_ratio

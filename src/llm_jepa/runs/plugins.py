@@ -1,0 +1,66 @@
+"""Python files of the user's own, named by a config, that every process of a run imports: they register distances."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from llm_jepa.errors import ConfigError, first_line
+from llm_jepa.fields import setting_made_by
+from llm_jepa.files import expanded, nearest_file
+
+
+@dataclass
+class PluginConfig:
+    """Which code of the user's own a run imports."""
+
+    plugins: list[str] = setting_made_by(
+        list,
+        "Python files (my_distances.py), or modules that are installed, which every process that trains imports "
+        "first: they call register_distance (docs/python.md). They are code of yours, and run as such.",
+    )
+
+    @property
+    def files(self) -> list[str]:
+        """The plugins that are files."""
+        return [name for name in self.plugins if name.endswith(".py")]
+
+    def load(self) -> None:
+        """Import each plugin that this process has not imported yet.
+
+        Raises:
+            ConfigError: If one is not there, or fails.
+        """
+        for name in self.plugins:
+            try:
+                _import_file(expanded(name)) if name in self.files else importlib.import_module(name)
+            except ConfigError:
+                raise
+            except Exception as error:  # whatever the user's code raises is the reason to show
+                raise ConfigError(
+                    f"plugins: {name} cannot be imported: {type(error).__name__}: {first_line(error)} Expected a "
+                    "Python file, or a module that is installed."
+                ) from error
+
+
+def _import_file(path: Path) -> None:
+    """Import a file under a name of its own, once for each of its contents."""
+    if not path.is_file():
+        raise ConfigError(f"plugins: {path} is not there.{nearest_file(path)}")
+    digest = sha256(str(path.resolve()).encode() + path.read_bytes()).hexdigest()
+    name = f"llm_jepa_plugin_{digest[:16]}"
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
