@@ -179,3 +179,12 @@ def test_a_distance_that_is_only_declared_gives_embeddings_and_no_training(tiny_
     assert torch.isnan(output.jepa_loss) and torch.isfinite(output.text_pred).all()
     with pytest.raises(ValueError, match="register_distance"):
         jepa(batch)
+
+
+def test_declaring_a_distance_of_ours_or_a_registered_one_changes_nothing():
+    register_distance("log_cosh", log_cosh)
+    for name in ("cosine", "log_cosh"):
+        declare_distance(name)
+        assert get_distance(name)(torch.ones(1, 2, requires_grad=True), torch.ones(1, 2)).item() == pytest.approx(
+            0, abs=1e-6
+        )

@@ -121,6 +121,8 @@ def get_distance(name: str, temperature: float = 0.1) -> Distance:
         ValueError: If no distance has that name.
     """
     distances: dict[str, Distance] = {
+        **{each: _missing(each) for each in _declared},
+        **_registered,
         "cosine": cosine_distance,
         "l2": l2_distance,
         "mse": mse_distance,
@@ -131,8 +133,6 @@ def get_distance(name: str, temperature: float = 0.1) -> Distance:
         "infonce_symmetric": lambda pred, target, *others: infonce_symmetric_distance(
             pred, target, temperature, *others
         ),
-        **{each: _missing(each) for each in _declared},
-        **_registered,
     }
     if name not in distances:
         raise ValueError(unknown_distance(name))
@@ -179,7 +179,7 @@ def declare_distance(name: str) -> None:
     JEPA loss is only reported, it is nan.
     """
 
-    if isinstance(name, str) and name.isidentifier():
+    if isinstance(name, str) and name.isidentifier() and name not in DISTANCES:
         _declared.add(name)
 
 
