@@ -129,8 +129,9 @@ def build_trainer(
 def _arguments(run: RunConfig, seed: int, folder: Path, data: LoadedData, progress: bool) -> JEPATrainingArguments:
     """Return the arguments of training; what cannot work on this machine, or trains nothing, is refused."""
     looks_at = {} if len(data.validation) or len(data.views_validation) else _without_looks(run, data)
+    name = "-".join(each for each in (run.training.get("run_name"), folder.name) if each)  # which trackers know it by
     with naming_settings(run):
-        arguments = run.training_arguments(folder, seed=seed, disable_tqdm=not progress, **looks_at)
+        arguments = run.training_arguments(folder, seed=seed, disable_tqdm=not progress, run_name=name, **looks_at)
     if run.model.attn_implementation == "flex_attention" and arguments.device.type == "cpu":
         raise ConfigError(
             "attn_implementation=flex_attention has no gradient on a CPU. Set sdpa or eager, or use a GPU."

@@ -76,7 +76,11 @@ class JEPATrainingArguments(TrainingArguments):
         "Steps between two evaluations; below 1, a share of all steps. Where it is not set, a model of more than 15 "
         "million parameters is evaluated for a quarter of its training time at most, and once at least.",
     )
-    report_to: str | list[str] = setting("none", "Trackers to report to; none by default.")
+    report_to: str | list[str] = setting(
+        "none",
+        "Trackers to report to, as in transformers: tensorboard, trackio, wandb, mlflow, or a list; none by default "
+        "(docs/python.md).",
+    )
     remove_unused_columns: bool = setting(False, "Must stay off: rows are pairs.")
     logging_nan_inf_filter: bool = setting(False, "Must stay off: it would hide a nan loss.")
     save_on_each_node: bool = setting(False, "Must stay off: all machines see one output folder, and rank 0 writes it.")
