@@ -11,6 +11,7 @@ import yaml
 
 from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
 from llm_jepa.experiments.compare import open_experiment, run_experiment
+from llm_jepa.experiments.experiment import read_experiment
 from llm_jepa.experiments.interim_looks import note_look
 from llm_jepa.experiments.sentences import answer_of
 from llm_jepa.experiments.summary import summarise
@@ -210,6 +211,28 @@ def test_the_report_opens_with_the_arm_that_has_the_term_and_not_with_a_control(
     results = run_experiment(open_experiment(few, tmp_path / "out"))
     assert results.headline == "jepa" and answer_of(results).question == "Is jepa better than ntp?"
     assert not any(arm.alarms for arm in results.arms.values())
+
+
+def test_the_report_opens_with_the_arm_that_the_question_names(quick_runs, settings, tmp_path):
+    """Named beforehand in the file; another question for the same runs is another experiment."""
+    few = settings | {"arms": {"ntp": {}, "jepa": {}, "jepa_k2": {"jepa_k": 2}}, "seeds": [1], "question": "jepa_k2"}
+    results = run_experiment(open_experiment(few, tmp_path / "out"))
+    assert results.headline == "jepa_k2" and answer_of(results).question == "Is jepa_k2 better than ntp?"
+    with pytest.raises(ConfigError, match="holds another experiment: question"):
+        open_experiment(few | {"question": "jepa"}, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ("ntp", "question='ntp' is the baseline. Name the arm that is compared with it."),
+        ("jepa_shufled", "is not one of the arms: jepa, jepa_shuffled. Did you mean 'jepa_shuffled'?"),
+    ],
+)
+def test_a_question_names_an_arm_that_is_compared(question, message, settings):
+    with pytest.raises(ConfigError) as caught:
+        read_experiment(settings | {"arms": ["ntp", "jepa", "jepa_shuffled"], "question": question})
+    assert message in str(caught.value)
 
 
 def test_notes_on_data_that_not_all_arms_share_begin_with_the_arm(quick_runs, tiny_settings, tmp_path):

@@ -18,10 +18,10 @@ from llm_jepa.experiments.results import (
     Results,
     RunResult,
 )
-from llm_jepa.experiments.sentences import about_undecided, answer_of
+from llm_jepa.experiments.sentences import about_undecided, answer_of, arm_sentences
 from llm_jepa.experiments.statistics import holm
 from llm_jepa.report.markdown import format_markdown, only_bars
-from llm_jepa.report.terminal import format_table
+from llm_jepa.report.terminal import format_answer, format_table
 
 SEEDS = (82, 23, 37, 84, 4, 7)
 QUIET = Alarm(alarmed=False)
@@ -81,6 +81,21 @@ def test_the_headline_names_a_trade_off():
     text = format_table(results)
     assert "Test set people" in text and "Test set own" in text and max(map(len, text.splitlines())) <= 80
     assert "Test set own:" in format_markdown(results)
+
+
+def test_the_opening_has_a_plain_sentence_for_each_arm_with_its_collapse():
+    """The baseline comes first; retrieval and collapse are said where they were measured."""
+    results = replace(build_results(runs_of(jepa=ALARM, control=QUIET), cost=COST), headline="control")
+    assert arm_sentences(results) == [
+        "ntp: 74.2% exact match, the baseline; it finds the code of a text in 10.0% of cases.",
+        "jepa: 72.5% exact match, -1.7 points: worse; it finds the code of a text in 10.0% of cases; its views "
+        "collapsed in 6 of 6 runs, of which none recovered.",
+        "control: 74.3% exact match, +0.2 points: no difference shown; it finds the code of a text in 10.0% of cases.",
+    ]
+    text = format_answer(results)
+    assert text.startswith("Is control better than ntp? No difference shown. Over 6 paired seeds, control")
+    assert all(each in " ".join(text.split()) for each in arm_sentences(results))
+    assert max(map(len, text.splitlines())) <= 80
 
 
 # ---- build_results ----

@@ -84,7 +84,7 @@ def _compared(settings: dict[str, Any], folder: Path, *, dry_run: bool = False) 
     """Compare the arms of an experiment, print the table, and return the last line; a dry run prints the runs alone."""
     from llm_jepa.experiments.compare import open_experiment, run_experiment
     from llm_jepa.report.experiment_report import write_experiment_report
-    from llm_jepa.report.terminal import format_table
+    from llm_jepa.report.terminal import format_answer, format_table
 
     experiment = open_experiment(settings, folder, dry_run=dry_run)
     if dry_run:
@@ -98,7 +98,7 @@ def _compared(settings: dict[str, Any], folder: Path, *, dry_run: bool = False) 
         return {"dry_run": True, "notes": experiment.notes, "runs": names, "most_runs": experiment.most_runs}
     results = run_experiment(experiment, progress=sys.stderr.isatty(), render=write_experiment_report)
     print(format_table(results))
-    print(f"\nReport: {folder / 'report.html'}")
+    print(f"\n{format_answer(results)}\n")
     return {
         "out": str(folder),
         "metric": results.metric,

@@ -59,6 +59,13 @@ class ExperimentConfig:
         },
     )
     baseline: str = field(default="ntp", metadata={"help": "The arm that all others are compared with."})
+    question: str | None = field(
+        default=None,
+        metadata={
+            "help": "The arm that the experiment is about: reports open with its comparison, whatever the result. "
+            "Default: the first arm with a JEPA term on matching views. Set it before you see results."
+        },
+    )
     seeds: list[int] = field(
         default_factory=lambda: list(DEFAULT_SEEDS),
         metadata={"help": "Seeds, each run in every arm with the same weights and rows. Six or more are advised."},
@@ -122,6 +129,7 @@ class ExperimentConfig:
                 raise ValueError(f"The arm {arm!r} names a folder: use letters, digits, '_', '-' and '.' only.")
         if self.baseline not in self.arms:
             raise ValueError(f"baseline={self.baseline!r} is not one of the arms: {', '.join(self.arms)}.")
+        self._check_question()
         if not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in self.seeds):
             raise ValueError(f"seeds={self.seeds} must be whole numbers, such as [82, 23, 37].")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -134,6 +142,14 @@ class ExperimentConfig:
         if self.margin is not None and not 0 < self.margin < 100:
             raise ValueError(f"margin={self.margin} must be a number of points between 0 and 100, such as 1.0.")
         self._check_sweep()
+
+    def _check_question(self) -> None:
+        others = [arm for arm in self.arms if arm != self.baseline]
+        if self.question == self.baseline:
+            raise ValueError(f"question={self.question!r} is the baseline. Name the arm that is compared with it.")
+        if self.question is not None and self.question not in others:
+            hint = nearest(self.question, others)
+            raise ValueError(f"question={self.question!r} is not one of the arms: {', '.join(others)}.{hint}")
 
     def _check_sweep(self) -> None:
         if self.executor not in EXECUTORS:

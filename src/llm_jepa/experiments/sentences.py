@@ -122,9 +122,9 @@ class Answer:
 
 
 def headline_of(results: Results) -> PairedComparison | None:
-    """Return the comparison that a report opens with, whatever came out: of the first arm with a JEPA term.
+    """Return the comparison that a report opens with, whatever the result: that of `Results.headline`.
 
-    Controls are not such arms (`Results.headline`). Without one it is the first comparison; None if there is none.
+    Without one it is the first comparison; None if there is none.
     """
     comparisons = results.main.comparisons
     return next((each for each in comparisons if each.arm == results.headline), next(iter(comparisons), None))
@@ -146,6 +146,31 @@ def answer_of(results: Results) -> Answer:
         short = f"A trade-off: better on {won}, worse on {lost}.{gain}"
     texts = [f"On {main}: {answer.sentence}", *(f"On {name}: {_set_in_words(each)}" for name, each in others.items())]
     return Answer(answer.question, short, " ".join(texts))
+
+
+def arm_sentences(results: Results) -> list[str]:
+    """Return one plain sentence for each arm, the baseline first: its result, its retrieval, whether it collapsed."""
+    return [_arm_in_words(arm, results) for arm in results.arms.values()]
+
+
+def _arm_in_words(arm: ArmResult, results: Results) -> str:
+    comparison = results.main.comparison_of(arm.name)
+    value = "no value" if arm.values.mean is None else f"{arm.values.mean:.1%} {results.metric_name}"
+    parts = [f"{arm.name}: {value}"]
+    if comparison is None:
+        parts[0] += ", the baseline"
+    elif comparison.delta is None:
+        parts[0] += f", not compared ({comparison.reason})"
+    else:
+        parts[0] += f", {format_points(comparison.delta)} points: {verdict_in_words(comparison)}"
+    recall = arm.retrieval.get("recall@1")
+    if recall is not None and recall.mean is not None:
+        parts.append(f"it finds the code of a text in {recall.mean:.1%} of cases")
+    if arm.raised:
+        parts.append(
+            f"its views collapsed in {count_alarms(arm)}, of which {_count_recovered(arm) or 'none'} recovered"
+        )
+    return f"{'; '.join(parts)}."
 
 
 def _set_in_words(c: PairedComparison) -> str:

@@ -202,8 +202,15 @@ def _results_at_equal(experiment: Experiment, kind: str, compared: Records, base
 
 
 def _headline(experiment: Experiment, records: Records, baseline: str) -> str | None:
-    """Return the arm that the question is about: the first with a JEPA term on matching views."""
+    """Return the arm that the question is about.
+
+    That is the one named by `question`, or the first with a JEPA term on matching views. Of a grid that is named it is the cell that was chosen.
+    """
     runs = {job.arm: experiment.runs[without_budget(job.arm)] for job in records}
+    question = experiment.config.question
+    if question is not None:
+        cells = experiment.cells_of(question)
+        return next((arm for arm in runs if without_budget(arm) in cells), None)
     arms = [arm for arm, run in runs.items() if arm != baseline and run.jepa.has_term and not run.data.shuffle_views]
     order = list(experiment.runs)
     return min(arms, key=lambda arm: order.index(without_budget(arm)), default=None)

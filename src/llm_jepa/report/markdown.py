@@ -15,6 +15,7 @@ from llm_jepa.experiments.sentences import (
     Answer,
     alarm_sentences,
     answer_of,
+    arm_sentences,
     collapses_of,
     comparison_sentences,
 )
@@ -117,7 +118,7 @@ def experiment_markdown(
         geometry: What geometry.json holds.
         command: What repeats the experiment.
     """
-    parts = _opening(answer_of(results))
+    parts = [*_opening(answer_of(results)), bullets(arm_sentences(results))]
     if price := price_of(results):
         parts.append(f"Cost: {escaped(price)}")
     if collapsed := collapses_of(results.main):

@@ -26,6 +26,7 @@ from markupsafe import Markup
 from llm_jepa.experiments.results import GridResults, Results
 from llm_jepa.experiments.sentences import (
     answer_of,
+    arm_sentences,
     collapses_of,
     comparison_sentences,
     count_alarms,
@@ -105,6 +106,7 @@ def render_report(
         "comparison",
         results=results,
         answer=answer_of(results),
+        arm_sentences=arm_sentences(results),
         price=price_of(results),
         collapses=collapses_of(results.main),
         sentences=comparison_sentences(results.main),

@@ -15,6 +15,8 @@ from llm_jepa.experiments.results import (
 )
 from llm_jepa.experiments.sentences import (
     alarm_sentences,
+    answer_of,
+    arm_sentences,
     comparison_sentences,
     count_alarms,
     format_p,
@@ -54,6 +56,14 @@ def format_table(results: Results, width: int = 80) -> str:
         parts += [grid_title(grid), _table(grid_rows(grid), width)]
     parts += [_filled(results.notes, width)]
     return "\n\n".join(part for part in parts if part)
+
+
+def format_answer(results: Results, width: int = 80) -> str:
+    """Return question and answer, with a sentence for each arm, as text for a terminal."""
+    answer = answer_of(results)
+    opening = f"{answer.question} {answer.short} {answer.sentence}"
+    arms = [f"- {each}" for each in arm_sentences(results)]
+    return "\n".join(textwrap.fill(each, width, subsequent_indent="  ") for each in [opening, *arms])
 
 
 def test_title(results: Results) -> str:
