@@ -5,11 +5,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
 EXTRAS := $(VENV)/installed-extras
+SITE   := $(VENV)/installed-site
 # The tests run small models: one thread each, and one process for each core.
 TEST   := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: help demo test lint types doctest unit test-faults test-all test-slow test-long test-gpu bench bench-gpu reliability reliability-long
-.PHONY: install clean screenshots
+.PHONY: install clean screenshots docs
 
 help:
 	@echo "make demo      compare LLM-JEPA with next-token prediction on generated pairs (minutes on two cores)"
@@ -22,6 +23,7 @@ help:
 	@echo "make bench     the cost of a step (docs/results.md)"
 	@echo "make reliability  the faults of docs/reliability.md, and its table; reliability-long: 200 kills too"
 	@echo "make screenshots REPORT=runs/demo/report.html  pictures of a report, by a headless Chromium"
+	@echo "make docs      the documentation as a site, in build/docs; a broken link fails"
 	@echo "make bench-gpu the cost of a step on a CUDA device, into benchmarks/results/"
 
 demo: $(STAMP)
@@ -78,6 +80,10 @@ SHOTS  ?= screenshots
 screenshots: $(STAMP)
 	$(BIN)/python benchmarks/screenshots.py $(REPORT) --out $(SHOTS)
 
+docs: $(SITE)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "Open build/docs/index.html. For its search: $(BIN)/python -m http.server --directory build/docs"
+
 install: $(STAMP)
 
 # torch first and pinned: left to the others' ranges, pip would fetch a CUDA build of several gigabytes.
@@ -92,6 +98,10 @@ $(STAMP): pyproject.toml constraints.txt
 # What only the slow tests need.
 $(EXTRAS): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[qlora,ray,trl]'
+	@touch $@
+
+$(SITE): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
 clean:
