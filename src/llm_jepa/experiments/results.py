@@ -144,6 +144,11 @@ class ArmResult:
         """The alarms that were raised."""
         return {seed: alarm for seed, alarm in self.alarms.items() if alarm.alarmed}
 
+    @property
+    def recovered(self) -> dict[int, Alarm]:
+        """Those of the raised alarms whose run had recovered at the last check."""
+        return {seed: alarm for seed, alarm in self.raised.items() if alarm.recovered}
+
 
 @dataclass(frozen=True)
 class SetResults:

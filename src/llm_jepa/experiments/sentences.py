@@ -317,9 +317,9 @@ def collapses_of(found: SetResults) -> list[str]:
     parts = []
     for arm in found.arms.values():
         if arm.raised:
-            recovered = _count_recovered(arm)
-            after = f", of which {recovered} recovered" if recovered else ""
-            parts.append(f"{arm.name} collapsed in {count_alarms(arm)}{after}")
+            parts.append(
+                f"{arm.name} collapsed in {count_alarms(arm)}, of which {len(arm.recovered) or 'none'} recovered"
+            )
     return parts
 
 
@@ -330,11 +330,7 @@ def alarm_sentences(found: SetResults) -> list[str]:
         if arm.raised:
             first, alarm = next(iter(arm.raised.items()))
             seeds = f"seed{'s' if len(arm.raised) > 1 else ''} {', '.join(map(str, arm.raised))}"
-            end = f"{_count_recovered(arm) or 'None'} of {len(arm.raised)} had recovered at the last check."
+            end = f"{len(arm.recovered) or 'None'} of {len(arm.raised)} had recovered at the last check."
             seen = f"{alarm.reason}" if len(arm.raised) == 1 else f"Seed {first}: {alarm.reason}"
             lines.append(f"Collapse alarm in {arm.name}, {seeds} ({count_alarms(arm)}). {end} {seen}")
     return lines
-
-
-def _count_recovered(arm: ArmResult) -> int:
-    return sum(bool(alarm.recovered) for alarm in arm.raised.values())

@@ -103,6 +103,23 @@ def file_name(name: str) -> str:
     return name.replace("/", "_").replace("@", "_at_")
 
 
+def at_least(limits: tuple[float, float], least: float, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Return the limits of an axis that spans at least `least`, around the same middle and within the bounds.
+
+    Without this, values that are all equal get an axis of a few hundredths, and rounding looks like a result.
+
+    >>> at_least((-0.05, 0.05), 10.0, (0.0, 100.0))
+    (0.0, 10.0)
+    """
+    low, high = limits
+    if high - low < least:
+        middle = (low + high) / 2
+        low, high = middle - least / 2, middle + least / 2
+        shift = max(0.0, bounds[0] - low) - max(0.0, high - bounds[1])
+        return low + shift, high + shift
+    return max(low, bounds[0]), min(high, bounds[1])
+
+
 def save_wide_and_narrow(draw: Callable[[bool], Figure], out_dir: str | Path, name: str) -> list[Path]:
     """Draw a figure for a page and for a phone, and write both (see `save`).
 

@@ -26,6 +26,7 @@ from .drawing import (
     NARROW,
     ROUND_STEPS,
     Look,
+    at_least,
     file_name,
     line_key,
     look_of,
@@ -55,6 +56,7 @@ class Panel:
         unit: Label of the vertical axis.
         percent: Show a share in percent.
         reference: Height of a dashed line that the unit explains; None for no line.
+        least_range: The vertical axis spans at least this much, so that what hardly varies looks flat; 10 for percent.
     """
 
     keys: tuple[str, ...]
@@ -62,6 +64,7 @@ class Panel:
     unit: str
     percent: bool = False
     reference: float | None = None
+    least_range: float = 0.1
 
 
 OTHER_SCORES = ("regex", "number", "any_of", "label", "sql", "choice", "choice_per_byte")
@@ -87,7 +90,7 @@ FIGURES: dict[str, tuple[Panel, ...]] = {
         Panel(("retrieval@1",), "Retrieval@1, text to code", "%", percent=True),
         Panel(("mean_pairwise_cosine",), "Mean pairwise cosine of targets", "cosine (1: all alike)", reference=1.0),
         Panel(("feature_std",), "Feature spread of targets", "0: all alike, 1: isotropic", reference=0.0),
-        Panel(("effective_rank",), "Effective rank of targets", "directions"),
+        Panel(("effective_rank",), "Effective rank of targets", "directions", least_range=4.0),
     ),
 }
 """The figures by name. A key is also looked up as `monitor/KEY`."""
@@ -246,8 +249,8 @@ def _draw_panel(axis: Axes, panel: Panel, curves: Mapping[str, Curve], arms: Seq
             linewidth=look.linewidth,
             marker=look.marker if len(curve.steps) == 1 else "",  # one check is a point, not an invisible line
         )
-    if panel.percent and axis.get_ylim()[0] < 0:
-        axis.set_ylim(bottom=0)
+    least, bounds = (10.0, (0.0, 100.0)) if panel.percent else (panel.least_range, (-math.inf, math.inf))
+    axis.set_ylim(at_least(axis.get_ylim(), least, bounds))
     if panel.reference is not None:
         axis.axhline(panel.reference, color=FAINT, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     axis.set_title(panel.title)
@@ -310,6 +313,10 @@ def _comparison_figure(results: Results, narrow: bool) -> Figure:
         axis.grid(axis="y", visible=False)
         axis.tick_params(axis="y", length=0, labelleft=narrow or axis is axes[0])
         axis.xaxis.set_major_locator(MaxNLocator(6, steps=ROUND_STEPS))
+    for axis, bounds in zip(axes, ((-0.5, 100.5), (-100.0, 100.0)), strict=False):
+        low, high = axis.dataLim.intervalx
+        if high - low < 1e-9:  # every run has the same value
+            axis.set_xlim(at_least((low, high), 10.0, bounds))
     return figure
 
 

@@ -38,6 +38,7 @@ from llm_jepa.yaml_loading import dump_yaml
 
 from . import formatting
 from .content import COLLAPSE_ALARM, DIFFERING, FROM_WHERE, budgets_of, grid_caption, price_of, rows_of, splits_of
+from .definitions import arm_lines, words_of
 from .drawing import NARROW_ENDING
 from .embedding_maps import ends_of, maps_of, pairs_shown
 from .figures import COMPARISON, comparison_name
@@ -111,6 +112,8 @@ def render_report(
         collapses=collapses_of(results.main),
         sentences=comparison_sentences(results.main),
         rows=rows_of(results),
+        arms=arm_lines(results),
+        words=words_of(results),
         comparison=first,
         others=others,
         budgets=budgets_of(results),
