@@ -172,6 +172,16 @@ def test_a_margin_is_a_dotted_line_and_its_verdict_is_short(tmp_path):
     assert "points (line: 95% interval; dots: seeds; dotted: margin)" in shown
 
 
+def test_equal_values_get_an_axis_of_ten_points(tmp_path):
+    """Every run at 0%: ticks of a few hundredths would make rounding look like a result."""
+    runs = [RunResult(arm, seed, {"exact_match": 0.0}) for arm in ("ntp", "a") for seed in range(3)]
+    shown = texts(plot_comparison(build_results(runs), tmp_path)[0])
+    assert {"0", "8", "\N{MINUS SIGN}4", "4"} <= set(shown)
+    flat = {"ntp": {1: rows(0.0)}, "a": {1: rows(0.0)}}
+    assert {"0", "10"} <= set(texts(plot_curves(flat, ["accuracy"], tmp_path)[0]))
+    assert not any("0.0" in text for text in texts(tmp_path / "curves_accuracy.svg"))
+
+
 def test_a_comparison_with_gaps_is_drawn(tmp_path):
     """One seed, no interval, or no baseline partner at all."""
     runs = [RunResult("ntp", 1, {"exact_match": 0.5}), RunResult("a", 1, {"exact_match": 0.6})]
