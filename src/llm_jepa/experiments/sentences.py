@@ -167,9 +167,7 @@ def _arm_in_words(arm: ArmResult, results: Results) -> str:
     if recall is not None and recall.mean is not None:
         parts.append(f"it finds the code of a text in {recall.mean:.1%} of cases")
     if arm.raised:
-        parts.append(
-            f"its views collapsed in {count_alarms(arm)}, of which {_count_recovered(arm) or 'none'} recovered"
-        )
+        parts.append(f"its views collapsed in {count_alarms(arm)}, of which {len(arm.recovered) or 'none'} recovered")
     return f"{'; '.join(parts)}."
 
 

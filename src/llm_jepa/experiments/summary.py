@@ -204,8 +204,8 @@ def _results_at_equal(experiment: Experiment, kind: str, compared: Records, base
 def _headline(experiment: Experiment, records: Records, baseline: str) -> str | None:
     """Return the arm that the question is about.
 
-    That is the one that `question` names, or the first with a JEPA term on matching views. Of a grid it is the cell that
-    was chosen.
+    That is the one that `question` names, or the first with a JEPA term on matching views. Of a grid it is the cell
+    that was chosen.
     """
     runs = {job.arm: experiment.runs[without_budget(job.arm)] for job in records}
     question = experiment.config.question
