@@ -82,7 +82,7 @@ def test_what_is_there_is_written_over_with_force_alone(checkpoint, capsys):
         ("out", "x.pt", "out holds neither config.json nor model/config.json"),
         ("other", "x.pt", "other holds a model of type 'bert'. Expected one of type 'gpt2'."),
         ("notes.txt", "gpt", "notes.txt is damaged, or is no file of torch.save"),
-        ("out/ckpt.pt", "gpt.pt", "a checkpoint becomes a folder"),
+        ("out/ckpt.pt", "gpt.pt", "has no [PRED] among its weights: nanoGPT's own class loads it as it is"),
         ("other", "gpt", "from folder to folder changes nothing"),
         ("run", "gpt", "run holds no config.yaml. Expected the folder of a finished run"),
         ("out/ckpt.pt", "out", "one inside the other"),

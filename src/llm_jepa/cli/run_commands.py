@@ -273,6 +273,11 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
     if done["format"] == "transformers":
         print_hanging("load   ", f'AutoModelForCausalLM.from_pretrained("{done["out"]}")')
         print_hanging("note   ", "No tokenizer is in the folder: nanoGPT checkpoints hold none.")
+    elif done["format"] == "stock":
+        print_hanging(
+            "load   ", "nanoGPT's sample.py as it is, with --out_dir set to its folder, if it is called ckpt.pt"
+        )
+        print_hanging("note   ", "[PRED] is in the file beside it, where GPT.from_checkpoint finds it.")
     else:
         how = "--init_from=resume and --out_dir set to its folder, where they look for the name ckpt.pt, and the import"
         print_hanging("load   ", f"nanoGPT's train.py or sample.py, with {how}")

@@ -4,8 +4,8 @@
     logits, loss = model(X, Y, jepa_lambda=1.0)      # in the place of: logits, loss = model(X, Y)
 
 The first line alone changes nothing: same names, same state-dict keys, same seed, same losses. (A checkpoint then has
-[PRED] among its weights, which nanoGPT's own class does not know.) The second adds the term of LLM-JEPA (arXiv
-2509.14252, Eq. 2), with a cosine distance and a target without gradient:
+[PRED] among its weights, which nanoGPT's own class does not know; `llm-jepa export` takes it out.) The second adds the
+term of LLM-JEPA (arXiv 2509.14252, Eq. 2), with a cosine distance and a target without gradient:
 
     loss = CE(next token) + jepa_lambda * (1 - cos( Pred(text), Enc(code) ))
 
@@ -40,6 +40,9 @@ from torch import Tensor, nn
 from llm_jepa.objective.distances import get_distance
 
 from .state_dicts import accept_nanogpt, with_pred_group
+from .view_line import view_line
+
+__all__ = ["GPT", "GPTConfig", "JEPALoss", "view_line"]
 
 IGNORED = -1  # target of a token that is not trained on; nanoGPT's number
 MIN_VIEW = 2  # tokens; a view of one token carries next to no meaning
@@ -512,3 +515,10 @@ def _view_lengths(
                 f"and no more than {T} together, the length of the row."
             )
     return [text for text, _ in pairs], [code for _, code in pairs]
+
+
+def codes_of(idx: Tensor, jepa_split: float, views: Tensor | Sequence[Sequence[int]] | None) -> list[list[int]]:
+    """Return the tokens of the code of each row that has a JEPA term."""
+    text_len, code_len = _view_lengths(*idx.shape, jepa_split, views)
+    rows = zip(idx.tolist(), text_len, code_len, strict=True)
+    return [row[text : text + code] for row, text, code in rows if code >= MIN_VIEW]

@@ -14,6 +14,7 @@ from llm_jepa.files import put_in_place, staged_beside
 from llm_jepa.training.saving import CONFIG, PREDICTOR, WEIGHTS
 
 from . import GPT
+from .stock import export_stock
 from .weights import (
     from_transformers,
     listed,
@@ -39,12 +40,13 @@ def export(source: str | Path, to: str | Path, *, force: bool = False) -> dict[s
 
     Args:
         source: A checkpoint file, a GPT-2 folder, or the folder of a run that trained a GPT-2. It is only read.
-        to: The folder or the .pt file to write. Folders above it are made if need be.
+        to: The folder or the .pt file to write. Folders above it are made if need be. From a checkpoint to a .pt file:
+            the same for nanoGPT's own class, with [PRED] in a file beside it (`stock.py`).
         force: Write over an earlier export of that name.
 
     Returns:
-        `source`, `out`, `format` ("transformers" or "nanogpt"), `parameters` (without [PRED]), `pred_token` ("kept"
-        or "fresh") and `max_logit_difference`, the largest over a few random tokens.
+        `source`, `out`, `format` ("transformers", "nanogpt" or "stock"), `parameters` (without [PRED]), `pred_token`
+        ("kept" or "fresh") and `max_logit_difference`, the largest over a few random tokens.
 
     Raises:
         ConfigError: If `to` is there already, has the wrong ending, or would touch the source.
@@ -53,6 +55,8 @@ def export(source: str | Path, to: str | Path, *, force: bool = False) -> dict[s
     """
     source, out = Path(source), Path(to).resolve()
     folder = _model_folder(source)
+    if folder is None and out.suffix == ".pt":
+        return {**export_stock(source, out, force=force), "out": str(to)}
     _check_out(source, out, to_file=folder is not None, is_run=folder != source, force=force)
     with staged_beside(out) as beside:
         if folder is None:
@@ -63,7 +67,7 @@ def export(source: str | Path, to: str | Path, *, force: bool = False) -> dict[s
         else:
             theirs = load_transformers(str(folder))
             converted = from_transformers(theirs, dropout=theirs.config.resid_pdrop)
-            is_kept = take_pred_token(converted, folder)
+            is_kept = take_pred_token(converted, folder / PREDICTOR)
             out.parent.mkdir(parents=True, exist_ok=True)
             save_checkpoint(converted, beside)
             ours = load_checkpoint(beside)
@@ -99,8 +103,6 @@ def _check_out(source: Path, out: Path, *, to_file: bool, is_run: bool, force: b
     if to_file and out.suffix != ".pt":
         what = "of a run to a folder is made by `export_run`" if is_run else "from folder to folder changes nothing"
         raise ConfigError(f"--to {out}: an export {what}. For a nanoGPT checkpoint, choose a name that ends in .pt.")
-    if not to_file and out.suffix == ".pt":
-        raise ConfigError(f"--to {out}: a checkpoint becomes a folder. Choose a name that does not end in .pt.")
     if not out.exists():
         return
     if not force:

@@ -34,3 +34,13 @@ def with_pred_group(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]
         return None
     number = sum(len(group["params"]) for group in groups)
     return {**state_dict, "param_groups": [*groups, {**groups[-1], "weight_decay": 0.0, "params": [number]}]}
+
+
+def without_pred_group(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of an optimizer of ours as nanoGPT's own has it: without [PRED], its last group and number."""
+    groups = state_dict["param_groups"]
+    if len(groups) != 3 or len(groups[-1]["params"]) != 1:  # of the two-group kind already
+        return state_dict
+    (number,) = groups[-1]["params"]
+    state = {key: each for key, each in state_dict["state"].items() if key != number}
+    return {**state_dict, "state": state, "param_groups": groups[:-1]}

@@ -62,7 +62,7 @@ def load_gpt2(name: str, dropout: float = 0.0) -> GPT:
         DataError: If it cannot be loaded, or is not a GPT-2 that our class can say.
     """
     model = from_transformers(load_transformers(name), dropout)
-    take_pred_token(model, expanded(name))
+    take_pred_token(model, expanded(name) / PREDICTOR)
     return model
 
 
@@ -192,9 +192,13 @@ def load_transformers(name: str) -> GPT2LMHeadModel:
     return model
 
 
-def take_pred_token(model: GPT, folder: Path) -> bool:
-    """Put the [PRED] of a folder into our GPT, in place; return whether there is one."""
-    path = folder / PREDICTOR
+def pred_file(path: Path) -> Path:
+    """Return the file beside a checkpoint that has [PRED] where the checkpoint, for nanoGPT's own class, has not."""
+    return path.with_suffix(f".{PREDICTOR}")
+
+
+def take_pred_token(model: GPT, path: Path) -> bool:
+    """Put the [PRED] of a file into our GPT, in place; return whether there is one."""
     if not path.is_file():
         return False
     try:
@@ -234,7 +238,7 @@ def _first_line(error: BaseException) -> str:
 def load_checkpoint(path: str | Path) -> GPT:
     """Return the model of a nanoGPT checkpoint, written with nanoGPT's class or with ours.
 
-    Only plain weights are read. [PRED] is fresh where the checkpoint has none.
+    Only plain weights are read. [PRED] is fresh where neither the checkpoint nor the file beside it has one.
 
     Raises:
         DataError: If the file is missing, damaged, holds code, or is not such a checkpoint, or its weights do not
@@ -272,7 +276,7 @@ def save_checkpoint(model: GPT, path: str | Path, **extra: Any) -> None:
 
 
 def read_checkpoint(path: Path) -> tuple[GPT, bool]:
-    """Return the model of a checkpoint, and whether [PRED] was in it; it is fresh where not.
+    """Return the model of a checkpoint, and whether [PRED] was in it or beside it; it is fresh where not.
 
     Raises:
         DataError: If the file is missing, damaged, holds code, or is not such a checkpoint, or its weights do not
@@ -281,7 +285,7 @@ def read_checkpoint(path: Path) -> tuple[GPT, bool]:
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "is not there"
         raise DataError(f"{path} {found}. Expected a checkpoint that nanoGPT's train.py wrote, such as out/ckpt.pt.")
-    checkpoint = _load_plain(path)
+    checkpoint = load_plain(path)
     is_dict = isinstance(checkpoint, dict)
     saved, model_args = (checkpoint.get(name) if is_dict else None for name in ("model", "model_args"))
     if not isinstance(saved, dict) or not isinstance(model_args, dict):
@@ -302,10 +306,10 @@ def read_checkpoint(path: Path) -> tuple[GPT, bool]:
     except RuntimeError as error:  # missing or unknown names, other shapes: PyTorch lists them
         listing = textwrap.shorten(str(error), 400, placeholder=" ...")
         raise DataError(f"{path}: the weights do not fit its model_args. {listing}") from error
-    return model, "pred_token" in weights
+    return model, "pred_token" in weights or take_pred_token(model, pred_file(path))
 
 
-def _load_plain(path: Path) -> Any:
+def load_plain(path: Path) -> Any:
     """Return what a file of torch.save holds, if that is plain data; never run what it says."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

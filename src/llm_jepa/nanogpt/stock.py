@@ -1,0 +1,65 @@
+"""`llm-jepa export CKPT --to STOCK.pt`: a checkpoint of our GPT as one that nanoGPT's own class loads.
+
+nanoGPT's scripts load a checkpoint to the last name, and know no [PRED]. It goes into a file beside the checkpoint,
+where `GPT.from_checkpoint` finds it again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.files import staged_beside, whole_file
+
+from .state_dicts import WRAPPERS, without_pred_group
+from .weights import load_plain, pred_file, read_checkpoint
+
+
+def export_stock(source: Path, out: Path, *, force: bool = False) -> dict[str, Any]:
+    """Write the checkpoint `source` without [PRED] to `out`, and [PRED] beside it; all else stays as it is.
+
+    Returns:
+        What `convert.export` returns, with the format "stock".
+
+    Raises:
+        ConfigError: If `out` is the source, or there already.
+        DataError: If the source is no checkpoint, has no [PRED], or has an activation that nanoGPT's class has not.
+    """
+    model, _ = read_checkpoint(source)
+    checkpoint = load_plain(source)
+    weights = {WRAPPERS.sub("", str(key), count=1): each for key, each in checkpoint["model"].items()}
+    if "pred_token" not in weights:
+        raise DataError(f"{source} has no [PRED] among its weights: nanoGPT's own class loads it as it is.")
+    if model.config.activation != "gelu":
+        raise DataError(
+            f"{source} computes the activation {model.config.activation}, and nanoGPT's own class gelu: it would give "
+            "other logits. Sample with llm_jepa.nanogpt in its place."
+        )
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder. Choose a name for a file.")
+    if out == source.resolve():
+        raise ConfigError(f"--to {out} is the source. Choose another --to.")
+    if taken := [path for path in (out, pred_file(out)) if path.exists() and not force]:
+        raise ConfigError(f"{taken[0]} is there already. Choose another name, or write over it with --force.")
+    pred_token = weights.pop("pred_token")
+    stock = {**checkpoint, "model": weights}
+    if "optimizer" in stock:
+        stock["optimizer"] = without_pred_group(stock["optimizer"])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with staged_beside(pred_file(out)) as beside:
+        save_file({"embedding": pred_token[0].float().contiguous()}, beside)  # (1, C)
+        with whole_file(out) as file:
+            torch.save(stock, file)
+        beside.replace(pred_file(out))
+    return {
+        "source": str(source),
+        "out": str(out),
+        "format": "stock",
+        "parameters": model.get_num_params(non_embedding=False) - model.pred_token.numel(),
+        "pred_token": "kept",
+        "max_logit_difference": 0.0,
+    }
