@@ -73,7 +73,7 @@ def test_what_is_no_checkpoint_for_it_is_refused_and_nothing_is_written_over(tra
         export(path, tmp_path / "stock.pt")
     assert (tmp_path / "stock.pt").read_bytes() == before
     export(path, tmp_path / "stock.pt", force=True)
-    with pytest.raises(ConfigError, match="is the source"):
+    with pytest.raises(ConfigError, match="one inside the other"):
         export(path, path, force=True)
     with pytest.raises(DataError, match=r"has no \[PRED\] among its weights"):
         export(tmp_path / "stock.pt", tmp_path / "again.pt")

@@ -327,7 +327,7 @@ class GPT(nn.Module):
             return _plain(logits, loss, math.nan, "jepa_lambda is 0: no view was encoded.")
 
         B, T = idx.shape
-        text_len, code_len = _view_lengths(B, T, jepa_split, views)
+        text_len, code_len = view_lengths(B, T, jepa_split, views)
         rows = [row for row in range(B) if code_len[row] >= MIN_VIEW]
         note = f"{B - len(rows)} of {B} rows have a code view of fewer than {MIN_VIEW} tokens, so no JEPA term."
         if not rows:
@@ -492,12 +492,12 @@ def _plain(logits: Tensor, loss: Tensor, jepa_loss: float, note: str) -> JEPALos
     return JEPALoss(loss, loss.detach(), torch.full_like(loss.detach(), jepa_loss), logits, note=note)
 
 
-def _view_lengths(
+def view_lengths(
     B: int, T: int, jepa_split: float, views: Tensor | Sequence[Sequence[int]] | None
 ) -> tuple[list[int], list[int]]:
     """Return the number of tokens of text and of code in each row.
 
-    >>> _view_lengths(1, 10, 0.25, None), _view_lengths(2, 10, 0.5, [(3, 4), (0, 0)])
+    >>> view_lengths(1, 10, 0.25, None), view_lengths(2, 10, 0.5, [(3, 4), (0, 0)])
     (([2], [8]), ([3, 0], [4, 0]))
     """
     if views is None:
@@ -515,10 +515,3 @@ def _view_lengths(
                 f"and no more than {T} together, the length of the row."
             )
     return [text for text, _ in pairs], [code for _, code in pairs]
-
-
-def codes_of(idx: Tensor, jepa_split: float, views: Tensor | Sequence[Sequence[int]] | None) -> list[list[int]]:
-    """Return the tokens of the code of each row that has a JEPA term."""
-    text_len, code_len = _view_lengths(*idx.shape, jepa_split, views)
-    rows = zip(idx.tolist(), text_len, code_len, strict=True)
-    return [row[text : text + code] for row, text, code in rows if code >= MIN_VIEW]

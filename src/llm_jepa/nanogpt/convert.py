@@ -55,9 +55,10 @@ def export(source: str | Path, to: str | Path, *, force: bool = False) -> dict[s
     """
     source, out = Path(source), Path(to).resolve()
     folder = _model_folder(source)
-    if folder is None and out.suffix == ".pt":
+    is_stock = folder is None and out.suffix == ".pt"
+    _check_out(source, out, to_file=is_stock or folder is not None, is_run=folder != source, force=force)
+    if is_stock:
         return {**export_stock(source, out, force=force), "out": str(to)}
-    _check_out(source, out, to_file=folder is not None, is_run=folder != source, force=force)
     with staged_beside(out) as beside:
         if folder is None:
             ours, is_kept = read_checkpoint(source)

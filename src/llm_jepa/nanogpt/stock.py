@@ -22,11 +22,13 @@ from .weights import load_plain, pred_file, read_checkpoint
 def export_stock(source: Path, out: Path, *, force: bool = False) -> dict[str, Any]:
     """Write the checkpoint `source` without [PRED] to `out`, and [PRED] beside it; all else stays as it is.
 
+    `convert.export` has checked `out`.
+
     Returns:
         What `convert.export` returns, with the format "stock".
 
     Raises:
-        ConfigError: If `out` is the source, or there already.
+        ConfigError: If the file beside `out` is there already.
         DataError: If the source is no checkpoint, has no [PRED], or has an activation that nanoGPT's class has not.
     """
     model, _ = read_checkpoint(source)
@@ -39,12 +41,8 @@ def export_stock(source: Path, out: Path, *, force: bool = False) -> dict[str, A
             f"{source} computes the activation {model.config.activation}, and nanoGPT's own class gelu: it would give "
             "other logits. Sample with llm_jepa.nanogpt in its place."
         )
-    if out.is_dir():
-        raise ConfigError(f"{out} is a folder. Choose a name for a file.")
-    if out == source.resolve():
-        raise ConfigError(f"--to {out} is the source. Choose another --to.")
-    if taken := [path for path in (out, pred_file(out)) if path.exists() and not force]:
-        raise ConfigError(f"{taken[0]} is there already. Choose another name, or write over it with --force.")
+    if pred_file(out).exists() and not force:
+        raise ConfigError(f"{pred_file(out)} is there already. Choose another --to, or write over it with --force.")
     pred_token = weights.pop("pred_token")
     stock = {**checkpoint, "model": weights}
     if "optimizer" in stock:

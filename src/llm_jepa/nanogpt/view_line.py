@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,15 +25,13 @@ def view_line(model: nn.Module, idx: Tensor, targets: Tensor, **jepa: Any) -> st
         targets: The token that follows each, (B, T).
         jepa: What `jepa_loss` takes beside these; the same as in training.
     """
-    from . import codes_of
-
     gpt: Any = getattr(model, "module", model)
     with evaluating(gpt):
         out = gpt.jepa_loss(idx, targets, **{"jepa_lambda": 1.0, **jepa})
     line = f"jepa_loss {out.jepa_loss.item():.4f}"
     if not out.num_pairs:
         return f"{line}, no pair in this batch"
-    codes = codes_of(idx, jepa.get("jepa_split", 0.5), jepa.get("views"))
+    codes = _codes_of(idx, jepa.get("jepa_split", 0.5), jepa.get("views"))
     groups = torch.tensor([codes.index(code) for code in codes])
     look = embedding_monitors(out.text_pred, out.code_emb, groups)
     if "gap" not in look:
@@ -40,3 +39,13 @@ def view_line(model: nn.Module, idx: Tensor, targets: Tensor, **jepa: Any) -> st
     collapsed = ", looks collapsed" if looks_collapsed(look) else ""
     found = f"retrieval@1 {look['retrieval@1']:.0%} (chance {look['retrieval_chance']:.0%})"
     return f"{line}, gap {look['gap']:+.3f}, {found}{collapsed}"
+
+
+def _codes_of(idx: Tensor, jepa_split: float, views: Tensor | Sequence[Sequence[int]] | None) -> list[list[int]]:
+    """Return the tokens of the code of each row that has a JEPA term."""
+    from . import MIN_VIEW, view_lengths
+
+    B, T = idx.shape
+    text_len, code_len = view_lengths(B, T, jepa_split, views)
+    rows = zip(idx.tolist(), text_len, code_len, strict=True)
+    return [row[text : text + code] for row, text, code in rows if code >= MIN_VIEW]
