@@ -35,16 +35,14 @@ HEAD = """# Configuration
 
 Made from the help texts of the settings; do not edit by hand (see CONTRIBUTING.md).
 
-A `CONFIG.yaml` is flat: these keys side by side. `--set key=value` overrides one. Under Training stand the keys whose
-default differs from that of `transformers.TrainingArguments`, and ours; every other field of it (`max_steps`,
-`num_train_epochs`, `save_steps`, `gradient_accumulation_steps`, ...) is a key by its own name. Unknown keys are errors.
+A `CONFIG.yaml` is flat: these keys side by side, each with its default in brackets. `--set key=value` overrides one. Under
+Training stand the keys whose default differs from that of `transformers.TrainingArguments`, and ours; every other field of it
+(`max_steps`, `num_train_epochs`, `save_steps`, ...) is a key by its own name. Unknown keys are errors.
 
-Files and `--set` are read by YAML 1.2: `true` and `false` are the truth values, and `yes`, `no`, `on`, `off`, dates and
-`1:30` are text. `1e-5` is a number, and `010` is 10. A key is text as it is written, so an arm may be called `off`.
+Files and `--set` are read by YAML 1.2: `yes`, `no`, `on`, `off`, dates and `1:30` are text, `1e-5` is a number, `010` is 10.
 
-Before the first run of an experiment begins, each arm's model, trainer, optimizer and learning-rate schedule are built
-once, with the data and without a step; `--dry-run` does so, too. A missing package or GPU, or a metric that is never
-measured, ends there with exit code 2. With `executor: ray` each run tries this on its own machine.
+Before the first run, and by `--dry-run`, each arm's model, trainer, optimizer and schedule are built once, without a step. A
+missing package or GPU, or a metric that is never measured, ends there with exit code 2.
 """
 
 
@@ -52,18 +50,18 @@ def configuration_page() -> str:
     """Return the page as Markdown."""
     parts = [HEAD]
     for title, part in SECTIONS.items():
-        parts += [f"\n## {title}\n", "| key | default | meaning |", "|---|---|---|"]
+        parts.append(f"\n## {title}\n")
         for name, default, text in describe_fields([part]):
             shown = "the built-in arms below" if name == "arms" else f"`{default}`"
-            parts.append(f"| `{name}` | {shown} | {text.replace('|', chr(92) + '|')} |")
-    parts += ["\n## Built-in arms\n", "| arm | fields that it changes |", "|---|---|"]
+            parts.append(f"- `{name}` ({shown}): {text}")
+    parts.append("\n## Built-in arms\n")
     for arm, changes in BUILT_IN_ARMS.items():
-        parts.append(f"| `{arm}` | {_listed(changes)} |")
-    parts += ["\n## Recipes\n", "| recipe | defaults that it changes |", "|---|---|"]
+        parts.append(f"- `{arm}`: {_listed(changes)}")
+    parts.append("\n## Recipes\n")
     for recipe, changes in RECIPES.items():
-        parts.append(f"| `{recipe}` | {_listed(changes)} |")
+        parts.append(f"- `{recipe}`: {_listed(changes)}")
         for arm, other in OTHER_TRAINER.get(recipe, {}).items():
-            parts.append(f"| `{recipe}`, arm `{arm}` | also {_listed(other)} |")
+            parts.append(f"- `{recipe}`, arm `{arm}`: also {_listed(other)}")
     return "\n".join(parts) + "\n"
 
 
