@@ -35,14 +35,15 @@ HEAD = """# Configuration
 
 Made from the help texts of the settings; do not edit by hand (see CONTRIBUTING.md).
 
-A `CONFIG.yaml` is flat: these keys side by side, each with its default in brackets. `--set key=value` overrides one. Under
-Training stand the keys whose default differs from that of `transformers.TrainingArguments`, and ours; every other field of it
-(`max_steps`, `num_train_epochs`, `save_steps`, ...) is a key by its own name. Unknown keys are errors.
+A `CONFIG.yaml` is flat: these keys side by side, each with its default in brackets. `--set key=value` overrides one.
+Under Training stand the keys whose default differs from that of `transformers.TrainingArguments`, and ours; every other
+field of it (`max_steps`, `num_train_epochs`, `save_steps`, ...) is a key by its own name. Unknown keys are errors.
 
-Files and `--set` are read by YAML 1.2: `yes`, `no`, `on`, `off`, dates and `1:30` are text, `1e-5` is a number, `010` is 10.
+Files and `--set` are read by YAML 1.2: `yes`, `no`, `on`, `off`, dates and `1:30` are text, `1e-5` is a number, `010`
+is 10.
 
-Before the first run, and by `--dry-run`, each arm's model, trainer, optimizer and schedule are built once, without a step. A
-missing package or GPU, or a metric that is never measured, ends there with exit code 2.
+Before the first run, and by `--dry-run`, each arm's model, trainer, optimizer and schedule are built once, without a
+step. A missing package or GPU, or a metric that is never measured, ends there with exit code 2.
 """
 
 
