@@ -62,15 +62,16 @@ def rows_of_text(path: str, block_size: int) -> tuple[str, Rows, Rows]:
 def read_pairs(path: str) -> list[tuple[str, str]]:
     """Return text and code of each line."""
     pairs = []
-    for line, raw in iter_lines(Path(path)):
-        try:
-            row = parse_line(raw)
-        except RowError as error:
-            raise DataError(f"{path}, line {line}: {error}") from None
-        if not isinstance(row.get("text"), str) or not isinstance(row.get("code"), str):
-            found = ", ".join(row) or "nothing"
-            raise DataError(f"{path}, line {line}: found {found}. Expected text and code, two strings.")
-        pairs.append((row["text"], row["code"]))
+    with open(path, "rb") as file:
+        for line, raw in iter_lines(file):
+            try:
+                row = parse_line(raw)
+            except RowError as error:
+                raise DataError(f"{path}, line {line}: {error}") from None
+            if not isinstance(row.get("text"), str) or not isinstance(row.get("code"), str):
+                found = ", ".join(row) or "nothing"
+                raise DataError(f"{path}, line {line}: found {found}. Expected text and code, two strings.")
+            pairs.append((row["text"], row["code"]))
     return pairs
 
 
