@@ -21,15 +21,6 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_readmes_python_runs_as_it_is_written(tiny_model):
-    """With any model in the place of `model`; it ends in a gradient."""
-    (snippet,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    names = {"model": tiny_model("llama")}
-    exec(snippet, names)
-    assert names["out"].text_pred.shape == names["out"].code_emb.shape == (1, 32)
-    assert names["model"].get_input_embeddings().weight.grad is not None
-
-
 def test_the_readmes_settings_are_accepted():
     """The YAML under "Your own data" is an experiment of three arms and six seeds."""
     block = re.search(r"holds, say,\n\n((?: {4}.*\n)+)", README).group(1)

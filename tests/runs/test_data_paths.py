@@ -110,3 +110,9 @@ def test_a_run_that_was_moved_with_its_data_finds_it(tmp_path, monkeypatch, kind
 def test_a_data_set_of_the_hub_keeps_its_name(tmp_path):
     """It has no place on this disk."""
     assert find_file(finished_run(tmp_path, "owner/name"), "owner/name:test") == "owner/name:test"
+
+
+def test_a_plugin_is_looked_for_next_to_the_config_too(project):
+    """A module that is installed keeps its name."""
+    read = project({"plugins": ["mine.py", "here.py", "my_package.distances"]}, "configs/mine.py", "here.py")
+    assert read["plugins"] == ["configs/mine.py", "here.py", "my_package.distances"]

@@ -14,7 +14,7 @@ from .folder import RunFolder
 from .settings import Settings, read_yaml
 
 _DATA_KEYS = ("train_file", "validation_file", "test_file", "test_files", "views_file", "pseudo_label_gold_file")
-_PATH_KEYS = (*_DATA_KEYS, "databases", "model_name_or_path", "tokenizer_name_or_path")
+_PATH_KEYS = (*_DATA_KEYS, "databases", "model_name_or_path", "tokenizer_name_or_path", "plugins")
 
 
 def read_config(path: str | Path, changes: Settings) -> Settings:

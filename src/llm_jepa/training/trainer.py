@@ -350,7 +350,8 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
             metrics |= self._measure_views(self.monitor_pairs[: self.args.monitor_pairs], metric_key_prefix)
         if self.extra_metrics is not None:
             metrics |= {f"{metric_key_prefix}_{name}": value for name, value in self.extra_metrics().items()}
-        self.log(dict(metrics))
+        if metrics:
+            self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._terms.resume()
         return metrics
