@@ -208,10 +208,9 @@ def _tube(run: RunFolder) -> dict[str, Any]:
     from llm_jepa.runs.trained_run import load_run
 
     trained = load_run(run.path)
-    file = trained.data.test_file
-    if file is None:
+    if not trained.data.tests:
         return {"stp_loss": None}
-    pairs = load_rows(file, trained.data, trained.encoder, limit=trained.data.max_test_rows).pairs
+    pairs = load_rows(trained.test_file(), trained.data, trained.encoder, limit=trained.data.max_test_rows).pairs
     config = JEPAConfig(jepa_term="stp", jepa_lambda=1.0)
     jepa = LLMJEPA(trained.jepa.model, config, seed=0).eval()  # the same places of a row, whichever process measures
     device = jepa.predictor.embedding.device
