@@ -11,7 +11,6 @@ import pyarrow.parquet
 import pytest
 
 from llm_jepa.cli import main
-from llm_jepa.evaluation import embed
 from llm_jepa.runs.run import train_run
 from llm_jepa.runs.settings import read_run
 from llm_jepa.runs.trained_run import load_run
@@ -114,7 +113,7 @@ def test_what_cannot_be_embedded_is_refused_by_name(run, call, tmp_path):
 
 
 def test_without_a_terminal_long_work_says_how_far_it_is(run, pair_files, call, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(embed, "LOG_EVERY_S", 0.0)
+    monkeypatch.setattr("llm_jepa.progress.LOG_EVERY_S", 0.0)
     with caplog.at_level(logging.INFO):
         assert call("embed", run, pair_files[1], "--out", tmp_path / "x.npy", "--batch-size", 6)[0] == 0
-    assert "embed  6 of 12 rows (50%)" in caplog.text
+    assert "embed   50% | 6 of 12 rows" in caplog.text

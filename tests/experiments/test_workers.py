@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import pickle
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from llm_jepa.errors import ConfigError, LLMJEPAError
-from llm_jepa.experiments import workers
+from llm_jepa.experiments import jobs, workers
 from llm_jepa.experiments.compare import open_experiment
 from llm_jepa.experiments.jobs import Job, run_jobs
 from llm_jepa.experiments.ray_workers import RayPool
@@ -24,7 +25,7 @@ from llm_jepa.runs.folder import RunFolder
 from llm_jepa.runs.settings import read_run
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
-TIMES = ("training_time_s", "cost")
+TIMES = ("training_time_s", "evaluation_time_s", "total_time_s", "cost")
 
 
 def results_of(experiment) -> dict[str, tuple[dict, dict]]:
@@ -81,6 +82,23 @@ def test_a_run_does_not_import_the_script_that_started_it(job_without_rows, tmp_
     monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tmp_path / "script.py"), raising=False)
     (failure,) = run_jobs([job_without_rows], 1, lambda: LocalPool(1, {"cpus": 1}))
     assert failure.exit_code == 2 and not (tmp_path / "again").exists()
+
+
+def test_a_finished_run_is_logged_with_the_times_that_a_watch_would_show(tmp_path, caplog):
+    """Training, evaluation and total apart, in lines of at most 80 columns; a run of before has training alone."""
+    job = Job("jepa_infonce", 82, RunFolder(tmp_path / "jepa_infonce-s82"))
+    job.folder.path.mkdir()
+    job.folder.config_file.write_text("metric: exact_match\n")
+    times = {"training_time_s": 80.2, "evaluation_time_s": 12.4, "total_time_s": 95.0}
+    with caplog.at_level(logging.INFO, logger="llm_jepa"):
+        job.folder.write_evaluation(times | {"exact_match": 0.184})
+        jobs._report_done(job)
+        job.folder.write_evaluation({"training_time_s": 80.2})
+        jobs._report_done(job)
+    assert caplog.messages == [
+        "run    jepa_infonce-s82 done in 95 s: training 80 s, evaluation 12 s |\n       exact_match 0.184",
+        "run    jepa_infonce-s82 done in 80 s: training 80 s",
+    ]
 
 
 def test_settings_survive_the_way_to_another_process(tiny_settings):

@@ -259,10 +259,11 @@ def test_the_times_of_a_run_that_was_killed_are_those_of_all_its_steps(last, cop
     manifest = copied / f"checkpoint-{last}" / "manifest.json"
     written = json.loads(manifest.read_text())
     assert 0 < written["times"]["training_time_s"] < json.loads((finished / "eval.json").read_text())["training_time_s"]
-    written["times"]["training_time_s"] = 1000.0
+    written["times"] |= {"training_time_s": 1000.0, "preparation_time_s": 500.0}
     manifest.write_text(json.dumps(written))
     report = train_run(read_run(settings), SEED, copied)
-    assert 1000 < report["training_time_s"] < 1100
+    assert 1000 < report["training_time_s"] < 1100 and 0 < report["evaluation_time_s"] < 100
+    assert 1500 < report["training_time_s"] + report["evaluation_time_s"] + 500 < report["total_time_s"] < 1700
     assert report["cost"]["num_steps_timed"] == (3 if last == 2 else 2) and report["cost"]["step_time_s"] > 0
     ours, whole = (json.loads((run / "metrics.jsonl").read_text().splitlines()[-1]) for run in (copied, finished))
     assert ours["train_runtime"] > 1000 and ours["train_loss"] == pytest.approx(whole["train_loss"], abs=1e-4)

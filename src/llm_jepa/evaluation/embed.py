@@ -5,8 +5,6 @@ Letters: N pairs, C hidden size.
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,16 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from llm_jepa.errors import ConfigError
 from llm_jepa.files import put_in_place, staged_beside
 from llm_jepa.objective import LLMJEPA, Pair
+from llm_jepa.progress import Progress
 from llm_jepa.training.view_embeddings import view_embeddings
-
-logger = logging.getLogger(__name__)
-
-LOG_EVERY_S = 30.0
 
 
 def embed_side(
@@ -37,24 +31,16 @@ def embed_side(
         pad_id: Id that fills padding.
         side: "text" or "code".
         batch_size: Pairs in one forward.
-        progress: Draw a progress bar. Without one, a line is logged every 30 seconds.
+        progress: Draw the progress on standard error. Without, it is logged every 30 seconds.
     """
-    parts, start = [], time.monotonic()
-    said = start
-    with tqdm(total=len(pairs), desc="embed", unit="row", disable=not progress) as bar:
+    parts = []
+    with Progress("embed", len(pairs), "rows", bar=progress) as shown:
         for first in range(0, len(pairs), batch_size):
             # No token is labelled, so the model's head has nothing to do.
             batch = [replace(pair, use_jepa=True, use_ce=False) for pair in pairs[first : first + batch_size]]
             views = view_embeddings(jepa, batch, pad_id, batch_size=batch_size)
             parts.append(views.text_pred if side == "text" else views.code_emb)
-            bar.update(len(batch))
-            done, now = first + len(batch), time.monotonic()
-            if not progress and now - said > LOG_EVERY_S:
-                said = now
-                left = (now - start) * (len(pairs) - done) / done
-                logger.info(
-                    "embed  %d of %d rows (%.0f%%), %.0f s left", done, len(pairs), 100 * done / len(pairs), left
-                )
+            shown.advance(len(batch))
     return torch.cat(parts) if parts else torch.empty(0, 0)
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import GenerationConfig
 
 from llm_jepa.errors import DataError
 from llm_jepa.objective.backbone import evaluating
 from llm_jepa.processes import gather, turns, world_size
+from llm_jepa.progress import Progress
 from llm_jepa.training.sharding import is_sharded
 
 STRIDE = 16
@@ -46,7 +46,7 @@ def generate_greedy(
         pad_id: Id that fills padding.
         max_new_tokens: Longest answer, in tokens; longer ones are cut there.
         batch_size: Prompts in a batch.
-        progress: Show a progress bar on standard error.
+        progress: Draw the progress on standard error. Without, it is logged every 30 seconds.
 
     Raises:
         DataError: If a prompt leaves no position for an answer.
@@ -63,13 +63,13 @@ def generate_greedy(
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     own: dict[int, list[int]] = {}
-    with evaluating(model), tqdm(total=len(prompts), desc="generate", unit="row", disable=not progress) as bar:
+    with evaluating(model), Progress("answer", len(prompts), "rows", bar=progress) as shown:
         for turn, is_own in turns(len(batches)):
             numbers = batches[turn]
             rows = _generate_batch(model, [prompts[number] for number in numbers], settings)
             if is_own:
                 own |= {number: _until_end(row, set(end_ids)) for number, row in zip(numbers, rows, strict=True)}
-            bar.update(min(len(numbers) * world_size(), bar.total - bar.n))
+            shown.set(min(shown.done + len(numbers) * world_size(), len(prompts)))
     answers = {number: answer for share in gather(own) for number, answer in share.items()}
     return [answers[number] for number in range(len(prompts))]
 

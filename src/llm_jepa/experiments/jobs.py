@@ -11,22 +11,22 @@ import logging
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol
-
-from tqdm import tqdm
+from typing import Protocol
 
 from llm_jepa.evaluation.evaluate import EvaluationConfig
+from llm_jepa.progress import duration
 from llm_jepa.runs.folder import RunFolder
 from llm_jepa.runs.settings import RunConfig
-from llm_jepa.standard_error import INTERRUPTED, TERMINATED, sigterm_as_exit
+from llm_jepa.standard_error import INTERRUPTED, TERMINATED, sigterm_as_exit, wrapper
+
+from .sweep_progress import SweepProgress
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.05
-SHOW_S = 1.0  # between two readings of the runs' logs for the progress bar
 GRACE_S = 10.0  # between asking a run to stop and ending it
 TAIL_LINES = 15
 LOST = -int(signal.SIGKILL)
@@ -113,7 +113,7 @@ def run_jobs(
         workers: Runs at the same time.
         open_pool: Opens the place where runs are done; called if there is a run to do.
         max_retries: How often a run that was stopped or lost is tried again.
-        progress: Show a progress bar on standard error.
+        progress: Draw the progress on standard error. Without, it is logged every 30 seconds.
     """
     waiting = deque(job for job in jobs if not job.folder.is_done)
     if num_done := len(jobs) - len(waiting):
@@ -125,15 +125,14 @@ def run_jobs(
     with (
         sigterm_as_exit(),
         _opened(open_pool) as (pool, running),
-        tqdm(total=len(jobs), initial=num_done, desc="runs", unit="run", disable=not progress) as bar,
+        SweepProgress(len(jobs), num_done, bar=progress) as shown,
     ):
-        shown = time.monotonic()
         while waiting or running:
             while len(running) < workers and (job := _next(waiting, running)):
                 job.folder.unmark_failed()
                 if job.after is not None and not job.after.folder.is_done:
                     failures.append(_not_taught(job))
-                    bar.update()
+                    shown.end(job.folder)
                     continue
                 tries[job] += 1
                 running[job] = pool.start(job)
@@ -147,10 +146,8 @@ def run_jobs(
                     continue
                 else:
                     failures.append(_failed(job, exit_code, tries[job]))
-                bar.update()
-            if progress and time.monotonic() - shown > SHOW_S:
-                _show_steps(bar, running)
-                shown = time.monotonic()
+                shown.end(job.folder)
+            shown.look([job.folder for job in running])
     return failures
 
 
@@ -227,12 +224,12 @@ def _ending(exit_code: int) -> str:
         return f"signal {-exit_code}"
 
 
-def _show_steps(bar: tqdm[NoReturn], running: Iterable[Job]) -> None:
-    bar.set_postfix_str(", ".join(f"{job.name} step {job.folder.last_step()}" for job in running))
-
-
 def _report_done(job: Job) -> None:
     record = job.folder.evaluation()
     metric = job.folder.settings().get("metric", EvaluationConfig.metric)
     score = f" | {metric} {record[metric]:.3f}" if isinstance(record.get(metric), int | float) else ""
-    logger.info("run    %-24s done in %4.0f s%s", job.name, record["training_time_s"], score)
+    times = {name: record[f"{name}_time_s"] for name in ("training", "evaluation") if f"{name}_time_s" in record}
+    parts = ", ".join(f"{name} {duration(time_s)}" for name, time_s in times.items())
+    total = record.get("total_time_s", sum(times.values()))
+    wrap = wrapper(initial_indent="run    ", subsequent_indent=" " * 7)
+    logger.info(wrap.fill(f"{job.name} done in {duration(total)}: {parts}{score}"))

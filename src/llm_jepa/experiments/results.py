@@ -334,7 +334,11 @@ class Results:
 
     def training_times(self, arm: str | None = None) -> list[float]:
         """Return the seconds that each run trained for, of all arms or one, as far as they are known."""
-        times = [run.metric("training_time_s") for run in self.runs if arm in (None, run.arm)]
+        return self.times("training_time_s", arm)
+
+    def times(self, name: str, arm: str | None = None) -> list[float]:
+        """Return a time of each run in seconds, by its name in eval.json, of all arms or one, as far as it is known."""
+        times = [run.metric(name) for run in self.runs if arm in (None, run.arm)]
         return [time for time in times if time is not None]
 
     def to_json(self) -> Json:

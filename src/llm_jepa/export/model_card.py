@@ -209,7 +209,7 @@ def _results(report: Mapping[str, Any], results: Results | None, name: str) -> s
 
 def _cost(report: Mapping[str, Any], results: Results | None, name: str) -> str:
     cost, trained = report.get("cost", {}), report.get("num_trained_parameters", 0)
-    lines = [f"Training took {duration(report['training_time_s'])}, evaluation and saving not counted."]
+    lines = [_times(report)]
     if cost.get("step_time_s") is not None:
         flops = f"{cost['flops_per_step']:.3g} FLOPs a batch"
         lines.append(f"A step took {cost['step_time_s']:.3g} s (median), and {flops}.")
@@ -220,6 +220,15 @@ def _cost(report: Mapping[str, Any], results: Results | None, name: str) -> str:
         ratio, baseline = arm.cost.step_time_ratio, _code(results.baseline)
         lines.append(f"A step takes {ratio:.2f} times as long as one of `{baseline}`.")
     return "## Cost\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _times(report: Mapping[str, Any]) -> str:
+    """Return what a watch would have shown; that of a run which was stopped is of all its parts."""
+    took = f"Training took {duration(report['training_time_s'])}, with its evaluations and checkpoints"
+    if "total_time_s" not in report:
+        return f"{took}."
+    evaluation, total = (duration(report[f"{name}_time_s"]) for name in ("evaluation", "total"))
+    return f"{took}; evaluating and saving it {evaluation}; the whole run {total}."
 
 
 def _limits(settings: Mapping[str, Any], report: Mapping[str, Any], results: Results | None, model: Exported) -> str:

@@ -49,7 +49,7 @@ class EqualCost:
 
 
 def price_of(results: Results) -> str:
-    """Say what a step of the headline's arm costs, and how long all runs trained; "" if nothing is known."""
+    """Say what a step of the headline's arm costs, and how long all runs took; "" if nothing is known."""
     parts = []
     if (first := headline_of(results)) is not None:
         cost = results.arms[first.arm].cost
@@ -60,6 +60,9 @@ def price_of(results: Results) -> str:
             parts.append(f"a whole run, its teacher's among it, {ratio(cost.run_flops_ratio)} the FLOPs")
     if times := results.training_times():
         parts.append(f"{counted(len(times), 'run')} trained for {duration(sum(times))} in all")
+        if len(totals := results.times("total_time_s")) == len(times):
+            evaluated = sum(results.times("evaluation_time_s"))
+            parts[-1] += f", were evaluated for {duration(evaluated)}, and took {duration(sum(totals))}"
     return f"{'; '.join(parts)}." if parts else ""
 
 

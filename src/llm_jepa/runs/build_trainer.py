@@ -34,7 +34,7 @@ from llm_jepa.training.models import (
     num_parameters,
 )
 from llm_jepa.training.processor import has_bf16_instructions
-from llm_jepa.training.progress import StepLog
+from llm_jepa.training.step_log import StepLog
 from llm_jepa.training.trainer import JEPATrainer
 
 from .evaluation_points import space_evaluations
@@ -117,8 +117,9 @@ def build_trainer(
             pad_token_id=data.encoder.pad_id,
             processing_class=data.tokenizer,
             extra_metrics=scored,
-            callbacks=[MetricsFile(RunFolder(folder)), StepLog(progress)],
+            callbacks=[MetricsFile(RunFolder(folder))],
         )
+    trainer.add_callback(StepLog(trainer.latest_loss, progress))
     _try_libraries(trainer, run)
     _check_best_metric(trainer, run.evaluation.metric if scored else None)
     trainer.remove_callback(PrinterCallback)  # prints raw dicts to standard output

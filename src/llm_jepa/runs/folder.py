@@ -16,6 +16,7 @@ OUT/<arm>-s<seed>/              one run each; <arm>@<budget> in runs of equal co
     model/                      a plain transformers folder
     budget.json                 in runs of equal cost: how many steps, and why
     log.txt                     what the process of the run wrote
+    progress.json               how far it is, as long as it runs
     FAILED                      how it ended, where a sweep gave it up
     DONE                        last of all: the run is whole
 """
@@ -80,6 +81,7 @@ class RunFolder:
     embeddings_file = _Inside("embeddings.safetensors")
     pseudo_labels_file = _Inside("pseudo_labels.jsonl")
     log_file = _Inside("log.txt")
+    progress_file = _Inside("progress.json")
     model = _Inside("model")
     generated = _Inside(GENERATED)
     _environment_file = _Inside("environment.json")
@@ -145,11 +147,6 @@ class RunFolder:
     def metrics(self) -> list[dict[str, Any]]:
         """Return the lines of the training log."""
         return read_json_lines(self.metrics_file)
-
-    def last_step(self) -> int:
-        """Return the step that the training has reached."""
-        lines = self.metrics() if self.metrics_file.is_file() else []
-        return lines[-1]["step"] if lines else 0
 
     def predictions(self, test_set: str | None = None) -> list[dict[str, Any]]:
         """Return every answer, with its verdict; None names the main test set."""

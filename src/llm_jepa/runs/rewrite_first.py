@@ -8,6 +8,7 @@ phrasing, and after the task's bridge an answer. Retrieval is the teacher's own:
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 from llm_jepa.data.context import Context
@@ -52,6 +53,7 @@ def answer_rewritten(run: RunConfig, seed: int, folder: RunFolder, *, progress: 
         ConfigError: If the teacher's run is not finished, or its chats leave no place for a bridge of view rows.
     """
     assert run.teacher.teacher is not None
+    started_s = time.perf_counter()
     source = teacher_run(run.teacher.teacher, seed, folder)
     teacher = load_run(source.path)
     check_can_rewrite(teacher.context)
@@ -74,6 +76,7 @@ def answer_rewritten(run: RunConfig, seed: int, folder: RunFolder, *, progress: 
         for record, example, words in zip(records, test.examples, rewritten, strict=True):
             record |= {"text": example.text, "rewritten": words}
         add_scores(report, folder, metrics, records, None if place == 0 else name)
+    report["evaluation_time_s"] = report["total_time_s"] = time.perf_counter() - started_s
     report["cost"] = {"training_flops": 0.0, "teacher": teacher_cost(source)}
     data = source.data()
     data["notes"] = [*data["notes"], NOTE.format(teacher=run.teacher.teacher)]

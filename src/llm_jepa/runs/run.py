@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from llm_jepa.data.prepare import LoadedData
 from llm_jepa.evaluation.evaluate import EvaluationConfig, evaluate, score_retrieval
 from llm_jepa.evaluation.kept_embeddings import StoredEmbeddings
 from llm_jepa.processes import is_main, join, on_main
+from llm_jepa.progress import recorded
 from llm_jepa.training.checkpoints import find_newest
 from llm_jepa.training.models import num_parameters
 from llm_jepa.training.resume import digest_tokenizer
@@ -52,7 +54,7 @@ def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False
         run: The settings.
         seed: Seed of the weights, of the order of rows and of dropout.
         folder: The run's folder.
-        progress: Show progress bars on standard error.
+        progress: Draw the progress on standard error. Without, it is logged every 30 seconds.
 
     Raises:
         ConfigError: If the folder holds a run of other settings, or the settings do not work together.
@@ -64,7 +66,8 @@ def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False
     with ExitStack() as held:
         on_main(held.enter_context, _sole_run(files, run.settings | {"seed": seed}))
         if not on_main(lambda: files.is_done):
-            _train_claimed(run, seed, files, progress=progress and is_main())
+            with recorded(files.progress_file) if is_main() else nullcontext():
+                _train_claimed(run, seed, files, progress=progress and is_main())
         return on_main(files.evaluation)
 
 
@@ -79,6 +82,7 @@ def _sole_run(folder: RunFolder, settings: Settings) -> Iterator[None]:
 
 
 def _train_claimed(run: RunConfig, seed: int, folder: RunFolder, *, progress: bool) -> None:
+    started_s = time.perf_counter()
     on_main(lambda: folder.write_environment(describe_environment()))
     run = replace(run, data=on_main(with_files, run.data, folder.generated))
     if run.teacher.rewrite_first:
@@ -100,6 +104,7 @@ def _train_claimed(run: RunConfig, seed: int, folder: RunFolder, *, progress: bo
     stop = StopRequest()
     trainer.add_callback(stop)
     trainer.add_callback(watch)
+    trainer.preparation_time_s = time.perf_counter() - started_s
     with stop.listening():  # a signal ends the training after its step, with a checkpoint, and then this function
         trainer.train(resume_from_checkpoint=on_main(find_newest, folder.path))
     watch.check()
@@ -117,7 +122,7 @@ def _finish(
     progress: bool,
 ) -> None:
     """Evaluate a run that is trained, save its model, and mark it as done."""
-    training_time_s = trainer.training_time_s
+    training_time_s, started_s = trainer.training_time_s, time.perf_counter()
     trainer.jepa.eval()
     report: dict[str, Any] = {"seed": seed, "num_steps": trainer.state.global_step, "training_time_s": training_time_s}
     report |= _validation_scores(trainer)
@@ -139,6 +144,8 @@ def _finish(
     report["num_trained_parameters"] = num_parameters(trainer.jepa, trained=True)  # [PRED] among them
     size = trainer.args.max_shard_size
     save_jepa(trainer.jepa, folder.model, data.tokenizer, max_shard_size=size)
+    report["evaluation_time_s"] = time.perf_counter() - started_s
+    report["total_time_s"] = trainer.preparation_time_s + training_time_s + report["evaluation_time_s"]
     on_main(folder.write_evaluation, report)
     on_main(folder.mark_done)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llm_jepa.objective import FusedBatch, JEPAOutput
-from llm_jepa.processes import gather
+from llm_jepa.processes import gather, world_size
 
 
 class StepTimer:
@@ -58,7 +58,14 @@ class TermMeter:
     """
 
     def __init__(self) -> None:
+        self._loss_so_far: Tensor | float = 0.0
+        self._loss: Tensor | float = math.nan
         self._start()
+
+    @property
+    def loss(self) -> float:
+        """The loss of the last step, by the rows of this process; nan before the first."""
+        return float(self._loss)
 
     def _start(self) -> None:
         self._sums: dict[str, Tensor | float] = {"ce_loss": 0.0, "jepa_loss": 0.0, "lambda_eff": 0.0}
@@ -68,6 +75,7 @@ class TermMeter:
 
     def add(self, output: JEPAOutput, batch: FusedBatch, share: float = 1.0) -> None:
         """Take in one micro-batch, whose terms count as `share` of themselves."""
+        self._loss_so_far += output.loss.detach() * share
         self._sums["ce_loss"] += output.ce_loss * share
         if output.lambda_eff:
             self._sums["jepa_loss"] += output.jepa_loss * share
@@ -78,6 +86,7 @@ class TermMeter:
 
     def end_step(self) -> None:
         """Close an optimizer step."""
+        self._loss, self._loss_so_far = self._loss_so_far * world_size(), 0.0
         self._steps += 1
         self._jepa_steps += self._lambda_eff > 0
         self._sums["lambda_eff"] += self._lambda_eff

@@ -51,6 +51,8 @@ class ResumableTrainer(Trainer):
         views_ratio: How many of them for each training row.
         step_timer: Times of the optimizer steps.
         time_before_s: Seconds that were trained before the checkpoint that the run continues from; 0 without one.
+        preparation_time_s: Seconds of loading and building before the training; those before the checkpoint's run are
+            added when it continues.
     """
 
     args: JEPATrainingArguments
@@ -60,6 +62,7 @@ class ResumableTrainer(Trainer):
     views_ratio: float
     step_timer: StepTimer
     time_before_s = 0.0
+    preparation_time_s = 0.0
     _started_s = 0.0
     _staging: Path | None = None
     _accepted: Sequence[str] = ()  # facts that may differ from those of the checkpoint
@@ -93,6 +96,7 @@ class ResumableTrainer(Trainer):
         if "training_time_s" not in times:
             logger.warning("time   %s does not say how long training took until there: times begin with it", checkpoint)
         self.time_before_s = times.get("training_time_s", 0.0)
+        self.preparation_time_s += times.get("preparation_time_s", 0.0)
         self.step_timer.earlier = times.get("steps")
 
     @property
@@ -106,7 +110,8 @@ class ResumableTrainer(Trainer):
     def _times(self) -> dict[str, Any]:
         """Return the times that a checkpoint keeps."""
         steps = self.step_timer.summary()
-        return {"training_time_s": self.training_time_s} | ({"steps": steps} if steps["num_steps_timed"] else {})
+        times = {"training_time_s": self.training_time_s, "preparation_time_s": self.preparation_time_s}
+        return times | ({"steps": steps} if steps["num_steps_timed"] else {})
 
     def _check_processes(self) -> None:
         """Make sure that all processes train the same run: a machine may have another file, or another version."""

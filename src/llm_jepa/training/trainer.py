@@ -209,6 +209,10 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         has_term = self.jepa.config.uses_views and any(pair.use_jepa for pair in pairs)
         return ["ce_loss"] * bool(self.eval_pairs) + ["jepa_loss"] * has_term
 
+    def latest_loss(self) -> float:
+        """Return the loss of the last step, by the rows of this process; nan before the first."""
+        return self._terms.loss
+
     # ---- one step ----
 
     def get_batch_samples(

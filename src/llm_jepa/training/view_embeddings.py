@@ -13,6 +13,7 @@ from torch import Tensor
 from llm_jepa.objective import LLMJEPA, FusedCollator, Pair
 from llm_jepa.objective.backbone import evaluating
 from llm_jepa.processes import gather, turns
+from llm_jepa.progress import Progress
 
 
 @dataclass
@@ -69,7 +70,8 @@ def view_embeddings(
         return ViewEmbeddings(torch.empty(0, 0), torch.empty(0, 0), index, math.nan, index)
     pairs = [pairs[number] for number in numbers]
     own: dict[int, tuple[Tensor, Tensor, float]] = {}
-    with evaluating(jepa), nullcontext() if with_pred else jepa.predictor.without_head():
+    head = nullcontext() if with_pred else jepa.predictor.without_head()
+    with evaluating(jepa), head, Progress("embed", len(pairs), "pairs") as shown:
         for number, is_own in turns(math.ceil(len(pairs) / batch_size)):
             batch = collate(pairs[number * batch_size : (number + 1) * batch_size])
             with context():
@@ -78,6 +80,7 @@ def view_embeddings(
             if is_own:
                 distance = output.jepa_loss.item() * batch.num_pairs
                 own[number] = output.text_pred.float().cpu(), output.code_emb.float().cpu(), distance
+            shown.set(min((number + 1) * batch_size, len(pairs)))
     batches = {number: batch for share in gather(own) for number, batch in share.items()}
     texts, codes, distances = zip(*(batches[number] for number in sorted(batches)), strict=True)
     return ViewEmbeddings(torch.cat(texts), torch.cat(codes), code_groups(pairs), sum(distances) / len(pairs), index)

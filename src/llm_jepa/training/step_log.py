@@ -1,50 +1,50 @@
-"""What a person sees of a run: a line of the log, or a bar, on standard error."""
+"""What a person sees of a run that trains: lines of the log, and how far it is."""
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
-from tqdm import tqdm
 from transformers import TrainerCallback
+
+from llm_jepa.progress import Progress
 
 logger = logging.getLogger(__name__)
 
 
 class StepLog(TrainerCallback):
-    """Logs fixed columns: the terms apart, with the gap and the accuracy of the last look at held-out rows.
+    """Logs fixed columns: the terms apart, with the gap and the accuracy of the last evaluation during training.
 
     Args:
-        progress: Draw a progress bar below the lines.
+        loss: Returns the loss of the last step; called for a line that is shown, not in every step.
+        progress: Draw how far the training is below the lines. Without, it is logged every 30 seconds.
     """
 
-    def __init__(self, progress: bool = False) -> None:
-        self.progress = progress
-        self.bar: tqdm | None = None
+    def __init__(self, loss: Callable[[], float], progress: bool = False) -> None:
+        self.loss, self.progress = loss, progress
+        self.shown: Progress | None = None
         self.latest: dict[str, float] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.progress and state.is_world_process_zero:
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit="step")
+        if state.is_world_process_zero:
+            self.shown = Progress("train", state.max_steps, "steps", done=state.global_step, bar=self.progress)
+            self.shown.__enter__()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.bar is not None:
-            self.bar.update(state.global_step - self.bar.n)
+        if self.shown is not None and self.shown.is_due():
+            self.shown.set(state.global_step, [f"loss {self.loss():.4f}"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        if self.shown is not None:
+            self.shown.close()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         logs = logs or {}
         self.latest |= {key: value for key, value in logs.items() if key.startswith(("monitor/", "eval_"))}
         if "ce_loss" in logs and state.is_world_process_zero:
-            line = format_step(state.global_step, state.max_steps, logs, self.latest)
-            if self.bar is None:
-                logger.info(line)
-            else:
-                self.bar.write(line, file=self.bar.fp)
+            logger.info(format_step(state.global_step, state.max_steps, logs, self.latest))
 
 
 def format_step(step: int, max_steps: int, logs: dict[str, float], latest: dict[str, float]) -> str:

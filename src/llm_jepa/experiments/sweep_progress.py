@@ -1,0 +1,63 @@
+"""How far a sweep is, by what its runs write of themselves (`RunFolder.progress_file`)."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from llm_jepa.progress import Progress, read_record
+from llm_jepa.runs.folder import RunFolder
+
+TRAINING = 0.8
+"""The share of a run's time that is training, as long as no run has shown it."""
+
+
+class SweepProgress(Progress):
+    """Percent over all runs, those that are under way in parts, with step and loss of each.
+
+    Args:
+        num_runs: All runs.
+        num_done: Those that are done already.
+        bar: As for `Progress`.
+    """
+
+    def __init__(self, num_runs: int, num_done: int, *, bar: bool) -> None:
+        super().__init__("runs", num_runs, done=num_done, bar=bar)
+        self._num_ended = num_done
+        self._shares: list[float] = []  # of training, by the runs that have ended here
+        self._training: set[str] = set()  # runs that have been seen training
+
+    def end(self, folder: RunFolder) -> None:
+        """Take in that a run has ended, in whatever way."""
+        self._num_ended += 1
+        self._training.discard(folder.name)
+        if folder.is_done:
+            report = folder.evaluation()
+            if report.get("total_time_s"):
+                self._shares.append(report["training_time_s"] / report["total_time_s"])
+
+    def look(self, running: Sequence[RunFolder]) -> None:
+        """Read how far the running ones are, where that is to be shown now."""
+        if not self.is_due():
+            return
+        done, more = float(self._num_ended), [f"{self._num_ended} of {self.total} done"]
+        for folder in running:
+            record = read_record(folder.progress_file)
+            if record is not None:
+                done += self._share_of_run(folder.name, record)
+                more.append(" ".join([folder.name, _step_of(record), *record["more"]]))
+        self.set(done, more)
+
+    def _share_of_run(self, name: str, record: dict) -> float:
+        """Return how much of a run is done, from 0 to 1. Answers before its training are those of its teacher."""
+        part = record["done"] / record["total"] if record["total"] else 1.0
+        training = statistics.fmean(self._shares) if self._shares else TRAINING
+        if record["name"] == "train":
+            self._training.add(name)
+            return training * part
+        return training + (1 - training) * part if name in self._training else 0.0
+
+
+def _step_of(record: dict) -> str:
+    step = f"{record['done']:,.0f}/{record['total']:,.0f}"
+    return f"step {step}" if record["name"] == "train" else f"{record['name']} {step}"

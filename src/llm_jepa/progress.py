@@ -1,0 +1,209 @@
+"""How far a piece of work is: one line at the bottom of a terminal, or a line of the log every 30 seconds.
+
+A line of the log that is written meanwhile goes above the one at the bottom (`AboveProgress`). A run of a sweep also
+writes how far it is into a file (`recorded`), which the sweep reads.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+logger = logging.getLogger(__name__)
+
+LOG_EVERY_S = 30.0
+DRAW_EVERY_S = 0.2
+RECORD_EVERY_S = 1.0
+WIDTH = 80
+
+
+class Progress:
+    """Shows how far a piece of work is: percent, time left, and what else is known.
+
+    Args:
+        name: What is done, in one short word.
+        total: How much there is to do.
+        unit: What is counted, in the plural; "" leaves the counts out.
+        done: How much is done already.
+        bar: Draw a line at the bottom of standard error. Without, a line is logged every 30 seconds.
+    """
+
+    def __init__(self, name: str, total: float, unit: str = "", *, done: float = 0, bar: bool = False) -> None:
+        self.name, self.total, self.unit, self.done = name, total, unit, done
+        self.bar = bar
+        self.more: Sequence[str] = ()
+        self._began_at, self._started_s = done, time.monotonic()
+        self._drawn_s, self._recorded_s = 0.0, 0.0
+        self._width = 0  # of the line that is drawn
+
+    def __enter__(self) -> Self:
+        if not _state.open:
+            _state.logged_s = self._started_s
+        for each in _state.open if self.bar else ():
+            each._erase()
+        _state.open.append(self)
+        self._show()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the line from the terminal; what this was a part of is shown again."""
+        self._erase()
+        if self in _state.open:
+            _state.open.remove(self)
+        if self.bar and _state.open and _state.open[-1].bar:
+            _state.open[-1].draw()
+
+    def is_due(self) -> bool:
+        """Whether a line would be drawn, logged or recorded now: what is costly to say need not be found out before."""
+        now = time.monotonic()
+        is_shown = now - self._drawn_s >= DRAW_EVERY_S if self.bar else now - _state.logged_s >= LOG_EVERY_S
+        return is_shown or (self._is_recorded and now - self._recorded_s >= RECORD_EVERY_S)
+
+    @property
+    def _is_recorded(self) -> bool:
+        return _state.record is not None and _state.open[_state.record[1] :][:1] == [self]
+
+    def advance(self, count: float = 1) -> None:
+        """Take in that so much more is done."""
+        self.set(self.done + count)
+
+    def set(self, done: float, more: Sequence[str] | None = None) -> None:
+        """Take in how much is done, and what else is known, the most important first."""
+        self.done = done
+        if more is not None:
+            self.more = more
+        if self.is_due():
+            self._show()
+
+    def line(self, width: int = WIDTH) -> str:
+        """Return one line of at most `width` columns; what does not fit is left out whole."""
+        share = min(self.done / self.total, 1.0) if self.total else 1.0
+        parts = [f"{self.name:6} {100 * share:3.0f}%"]
+        if self.unit:
+            parts.append(f"{self.done:,.0f} of {self.total:,.0f} {self.unit}")
+        left = self._seconds_left()
+        kept = " | ".join([*parts, *([] if left is None else [f"{duration(left)} left"])])
+        for each in self.more:
+            if len(f"{kept} | {each}") <= width:
+                kept += f" | {each}"
+        return kept
+
+    def _seconds_left(self) -> float | None:
+        done = self.done - self._began_at
+        if done <= 0 or self.done >= self.total:
+            return None
+        return (time.monotonic() - self._started_s) * (self.total - self.done) / done
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if _state.record is not None and self._is_recorded:
+            self._recorded_s = now
+            _write(
+                _state.record[0], {"name": self.name, "done": self.done, "total": self.total, "more": list(self.more)}
+            )
+        if _state.open[-1:] != [self]:
+            return
+        if self.bar:
+            self._drawn_s = now
+            self.draw()
+        elif now - _state.logged_s >= LOG_EVERY_S:
+            _state.logged_s = now
+            logger.info(self.line())
+
+    def draw(self) -> None:
+        """Draw the line at the bottom anew."""
+        line = self.line(min(WIDTH, shutil.get_terminal_size().columns) - 1)
+        sys.stderr.write("\r" + line.ljust(self._width))
+        sys.stderr.flush()
+        self._width = len(line)
+
+    def _erase(self) -> None:
+        if self._width:
+            sys.stderr.write("\r" + " " * self._width + "\r")
+            sys.stderr.flush()
+            self._width = 0
+
+
+@dataclass
+class _State:
+    """What this process shows.
+
+    Attributes:
+        open: What is being done, the outermost first. The innermost is shown.
+        logged_s: When a line was logged last, or the outermost work began.
+        record: The file of `recorded`, and the place in `open` of what is recorded: the outermost within the context.
+    """
+
+    open: list[Progress] = field(default_factory=list)
+    logged_s: float = 0.0
+    record: tuple[Path, int] | None = None
+
+
+_state = _State()
+
+
+def duration(seconds: float) -> str:
+    """Return a time in few characters.
+
+    >>> duration(0.4), duration(48), duration(560), duration(8600)
+    ('0 s', '48 s', '9 min', '2 h 23 min')
+    """
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+class AboveProgress(logging.StreamHandler):
+    """Writes the log to standard error, above the line that is drawn at the bottom."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        drawn = [each for each in _state.open if each.bar]
+        for each in drawn:
+            each._erase()
+        super().emit(record)
+        if drawn:
+            drawn[-1].draw()
+
+
+@contextmanager
+def recorded(file: Path) -> Iterator[None]:
+    """Within the context, write how far the work is to a file every second.
+
+    At the end the file is removed, and what an error has left open is closed.
+    """
+    place = len(_state.open)
+    before, _state.record = _state.record, (file, place)
+    file.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        _state.record = before
+        for each in _state.open[place:]:
+            each.close()
+        file.unlink(missing_ok=True)
+
+
+def read_record(file: Path) -> dict[str, Any] | None:
+    """Return what `recorded` wrote last; None where nothing, or only a part of it, is there."""
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def _write(file: Path, record: dict[str, Any]) -> None:
+    with suppress(OSError):  # a full disk is met, and said, where something is lost by it
+        file.write_text(json.dumps(record), encoding="utf-8")
