@@ -788,6 +788,35 @@ def test_what_is_shown_fits_80_columns(argv, call, tmp_path):
     assert "\x1b" not in said.out and "\u202e" not in said.out
 
 
+def test_on_a_terminal_the_closing_json_is_left_out_unless_it_is_asked_for(
+    call, run, experiment, tmp_path, monkeypatch
+):
+    """In its place a person reads where the main file is; that is said elsewhere too, above the JSON."""
+    files = {
+        ("report", experiment): experiment / "report.html",
+        ("data", "make", "nlrx", "--num", 4, "--force", "--out", tmp_path / "x.jsonl"): tmp_path / "x.jsonl",
+        ("data", "split", run.parent / "train.jsonl", "--num-test", 2, "--force", "--out", tmp_path): tmp_path,
+        ("train", run / "config.yaml", "--out", run): run / "eval.json",
+    }
+    for argv, file in files.items():
+        piped = call(*argv)
+        assert piped.code == 0 and piped.last
+        with monkeypatch.context() as patch:
+            patch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+            shown, asked = call(*argv), call(*argv, "--json")
+        assert "".join(str(file).split()) in "".join(shown.out.split()), shown.out
+        assert shown.out == piped.out.rstrip("\n").rsplit("\n", 1)[0] + "\n" and "{" not in shown.out
+        assert asked.out == piped.out
+
+
+def test_train_says_what_came_out_and_how_long_it_took(call, run):
+    """Training, evaluation and total apart; where the model is."""
+    shown = call("train", run / "config.yaml", "--out", run).out.splitlines()
+    assert re.fullmatch(r"exact match [\d.]+% \| starts with [\d.]+% \| 8 test rows, 4 steps", shown[0])
+    assert re.fullmatch(r"training \d+ s \| evaluation \d+ s \| total \d+ s", shown[1])
+    assert any(line.startswith("Main file: ") for line in shown) and any(line.startswith("Model: ") for line in shown)
+
+
 def test_commands_stop_quietly_when_nobody_reads(tmp_path):
     """`llm-jepa config | head -1`, and at the same time `python -m llm_jepa`."""
     command = f"{sys.executable} -m llm_jepa config | head -1"

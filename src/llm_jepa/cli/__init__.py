@@ -1,6 +1,7 @@
 """The command line: parsing and printing, nothing else.
 
-Results go to standard output, whose last line is one JSON object; progress and log go to standard error.
+Results go to standard output, whose last line is one JSON object unless it is a terminal; progress and log go to
+standard error.
 Exit codes: 0 done, 1 the work failed, 2 the call, the configuration or the data was wrong, 3 a requested check
 failed, 130 interrupted, 143 stopped by SIGTERM.
 """
@@ -20,7 +21,7 @@ from llm_jepa.standard_error import WIDTH, exit_code_of, log_to_standard_error
 
 from . import data_commands, experiment_commands, plan_command, reproduce_command, run_commands, tool_commands
 from .parsing import Parser
-from .printing import print_json, substitute_characters
+from .printing import print_closing, substitute_characters
 
 __all__ = ["WIDTH", "main"]
 
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _do(arguments: argparse.Namespace) -> None:
     with _one_voice():
         _check_launch(arguments)
-        print_json(arguments.command(arguments))
+        print_closing(arguments.command(arguments), arguments.main_file, as_json=arguments.json)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from llm_jepa.files import expanded
 from llm_jepa.standard_error import WIDTH
 
 from .parsing import add_command, add_set, checked_seed, overrides, positive, read_settings, without_experiment
-from .printing import print_hanging, print_json
+from .printing import print_closing, print_hanging
 
 if TYPE_CHECKING:
     from llm_jepa.data.encoded_pairs import EncodedPairs
@@ -117,6 +117,7 @@ def _data_make(arguments: argparse.Namespace) -> dict[str, Any]:
     for path, pairs in made.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, map(asdict, pairs))
+        print_hanging("wrote  ", f"{path}: {len(pairs):,} pairs")
     return {"files": {str(path): count for path, count in files.items()}, "seed": arguments.seed}
 
 
@@ -215,13 +216,13 @@ def _data_check(arguments: argparse.Namespace) -> dict[str, Any]:
     _print_check(found)
     data, refused = _loaded(run)
     if refused is not None:
-        print_json(found | {"refused": str(refused)})
+        print_closing(found | {"refused": str(refused)}, "", as_json=arguments.json)
         raise refused
     found["epochs"] = _epochs(run, len(data.train))
     if found["epochs"] is not None:
         print_hanging("", f"max_steps={run.training['max_steps']} is {found['epochs']:.2f} epochs. {EPOCHS}")
     if arguments.max_leak is not None and found["leaked_pairs"] > arguments.max_leak:
-        print_json(found)
+        print_closing(found, "", as_json=arguments.json)
         raise SystemExit(CheckFailedError.exit_code)
     return found
 

@@ -12,10 +12,12 @@ from llm_jepa.files import expanded
 from llm_jepa.processes import is_main
 
 from .parsing import add_command, add_config, checked_seed, numbers, read_call, without_experiment
+from .printing import print_hanging
 
 if TYPE_CHECKING:
     from llm_jepa.runs.settings import RunConfig
 
+REPORT = "{out}/report.html"
 QUICK = {
     "seeds": [82],
     "max_steps": 4,
@@ -29,7 +31,9 @@ QUICK = {
 
 def register(commands: Any) -> None:
     """Add the commands of this module to the parser."""
-    compare = add_command(commands, "compare", _compare, "train several arms with several seeds and compare them")
+    compare = add_command(
+        commands, "compare", _compare, "train several arms with several seeds and compare them", main_file=REPORT
+    )
     add_config(compare)
     compare.add_argument("--out", type=expanded, metavar="DIR", help="folder of the experiment (runs/<config>)")
     compare.add_argument("--seeds", metavar="82,23,37", help="seeds, paired over the arms")
@@ -38,11 +42,15 @@ def register(commands: Any) -> None:
         "--dry-run", action="store_true", help="check settings and data, print the runs, do none of them"
     )
 
-    demo = add_command(commands, "demo", _demo, "compare four arms on generated pairs: no data and no model needed")
+    demo = add_command(
+        commands, "demo", _demo, "compare four arms on generated pairs: no data and no model needed", main_file=REPORT
+    )
     demo.add_argument("--out", type=expanded, metavar="DIR", default=Path("runs/demo"), help="folder (runs/demo)")
     demo.add_argument("--quick", action="store_true", help="a few steps on a few pairs, under a minute: shows nothing")
 
-    train = add_command(commands, "train", _train, "train one arm with one seed", shared_out=True)
+    train = add_command(
+        commands, "train", _train, "train one arm with one seed", shared_out=True, main_file="{run_dir}/eval.json"
+    )
     add_config(train)
     train.add_argument("--arm", metavar="NAME", help="arm of the config, or a built-in one (jepa)")
     train.add_argument("--out", type=expanded, metavar="DIR", help="folder of the run (runs/<config>-s<seed>)")
@@ -55,7 +63,9 @@ def register(commands: Any) -> None:
     )
     train.add_argument("--seed", type=int, metavar="N", help="seed of weights, order and dropout (the config's first)")
 
-    report = add_command(commands, "report", _report, "rebuild an experiment's tables and figures from its run folders")
+    report = add_command(
+        commands, "report", _report, "rebuild an experiment's tables and figures from its run folders", main_file=REPORT
+    )
     report.add_argument("folder", type=expanded, metavar="DIR", help="folder of the experiment")
     report.add_argument("--markdown", action="store_true", help="print the table as Markdown")
 
@@ -112,11 +122,14 @@ def _report(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.experiments.summary import summarise
     from llm_jepa.report.experiment_report import write_experiment_report
     from llm_jepa.report.markdown import format_markdown, only_bars
-    from llm_jepa.report.terminal import format_table
+    from llm_jepa.report.terminal import format_answer, format_table
 
     results = summarise(arguments.folder)
     write_experiment_report(results, arguments.folder)
-    print(format_markdown(results, only_bars) if arguments.markdown else format_table(results))
+    if arguments.markdown:
+        print(format_markdown(results, only_bars))
+    else:
+        print(f"{format_table(results)}\n\n{format_answer(results)}\n")
     return {"out": str(arguments.folder), "verdicts": results.verdicts}
 
 
@@ -133,7 +146,30 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
         for key in dict.fromkeys(("exact_match", "starts_with", run.evaluation.metric, "num_rows", "num_steps"))
         if key in report
     }
+    _print_run(report, run.evaluation.metric, folder)
     return {"run_dir": str(folder), "seed": seed, **shown, "alarm": report["alarm"]}
+
+
+def _print_run(report: dict[str, Any], metric: str, folder: Path) -> None:
+    """Print what came out of a run, how long it took, and where its model is."""
+    from llm_jepa.progress import duration
+    from llm_jepa.runs.folder import RunFolder
+
+    if "exact_match" in report:
+        names = dict.fromkeys(("exact_match", "starts_with", metric))
+        scores = " | ".join(f"{name.replace('_', ' ')} {report[name]:.1%}" for name in names)
+        print(f"{scores} | {report['num_rows']:,} test rows, {report['num_steps']:,} steps")
+    else:
+        print("No test rows, so nothing was answered.")
+    times = {
+        name: report[f"{name}_time_s"] for name in ("training", "evaluation", "total") if f"{name}_time_s" in report
+    }
+    print(" | ".join(f"{name} {duration(time_s)}" for name, time_s in times.items()))
+    alarm = report["alarm"]
+    if alarm is not None and alarm["alarmed"]:
+        print_hanging("Collapse alarm: ", alarm["reason"])
+    if (model := RunFolder(folder).model).is_dir():
+        print_hanging("Model: ", str(model))
 
 
 def _one_run(arguments: argparse.Namespace) -> tuple[RunConfig, str | None, int]:

@@ -63,19 +63,21 @@ def utf8(text: str) -> str:
 
 
 def add_command(
-    commands: Any, name: str, command: Command, text: str, *, shared_out: bool = False
+    commands: Any, name: str, command: Command, text: str, *, shared_out: bool = False, main_file: str = ""
 ) -> argparse.ArgumentParser:
     """Add a command to the parser.
 
     Args:
         commands: The subparsers.
         name: What is typed.
-        command: Does the work and returns what the last line of standard output holds.
+        command: Does the work and returns what the JSON line at the end holds.
         text: What it does, in lower case, without a full stop.
         shared_out: Several processes (torchrun, accelerate launch) may do it together.
+        main_file: What to open first of what was written, with keys of that line in braces.
     """
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    parser.set_defaults(command=command, shared_out=shared_out)
+    parser.set_defaults(command=command, shared_out=shared_out, main_file=main_file)
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON on a terminal, too")
     # Also behind the command, where people write it. The default is left to the one before the command.
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
     return parser

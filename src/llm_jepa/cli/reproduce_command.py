@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 def register(commands: Any) -> None:
     """Add the command of this module to the parser."""
-    reproduce = add_command(commands, "reproduce", _reproduce, "run a claim of the papers again, and judge it")
+    reproduce = add_command(
+        commands, "reproduce", _reproduce, "run a claim of the papers again, and judge it", main_file="{results}"
+    )
     reproduce.add_argument(
         "claims",
         nargs="*",

@@ -41,7 +41,7 @@ def register(commands: Any) -> None:
     generate.add_argument("text", type=text_view, help="the text view")
     _add_system(generate)
 
-    embed = add_command(commands, "embed", _embed, "write the embeddings of a file's texts or codes")
+    embed = add_command(commands, "embed", _embed, "write the embeddings of a file's texts or codes", main_file="{out}")
     embed.add_argument("run", type=expanded, metavar="RUN", help="folder of the run")
     embed.add_argument("file", metavar="FILE", help="pairs, or rows with one column")
     embed.add_argument("--out", type=expanded, required=True, metavar="FILE", help="the .parquet or .npy file to write")
@@ -60,7 +60,11 @@ def register(commands: Any) -> None:
 
     _add_analyze(commands)
     export = add_command(
-        commands, "export", _export, "write the model of a run as a plain folder; or convert a GGUF file, or nanoGPT's"
+        commands,
+        "export",
+        _export,
+        "write the model of a run as a plain folder; or convert a GGUF file, or nanoGPT's",
+        main_file="{out}",
     )
     export.add_argument(
         "source", type=expanded, metavar="SOURCE", help="a run; or a .gguf file, a ckpt.pt, or a GPT-2 folder"
@@ -88,7 +92,13 @@ def _add_system(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_analyze(commands: Any) -> None:
-    analyze = add_command(commands, "analyze", _analyze, "measure the geometry of both views, for runs side by side")
+    analyze = add_command(
+        commands,
+        "analyze",
+        _analyze,
+        "measure the geometry of both views, for runs side by side",
+        main_file="{out}/report.html",
+    )
     analyze.add_argument("runs", type=expanded, nargs="+", metavar="RUN", help="folder of a run; several are compared")
     analyze.add_argument("--data", metavar="FILE", help="rows to look at, the same for all runs")
     analyze.add_argument("--split", choices=["test", "validation", "train"], help="rows of the runs' own (test)")
@@ -132,6 +142,8 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         print(f" | recall@10 {retrieval['recall@10']:.1%} | mrr {retrieval['mrr']:.3f}")
     else:
         print("retrieval: not measured, for no row has a JEPA term (use_jepa is false in all)")
+    if arguments.predictions:
+        print_hanging("Main file: ", str(arguments.predictions))
     return {"run_dir": str(arguments.run), "data": arguments.data, **metrics}
 
 
@@ -228,7 +240,7 @@ def _analyze(arguments: argparse.Namespace) -> dict[str, Any]:
     for note in geometry["notes"]:
         print()
         print_hanging("note  ", note)
-    print(f"\nReport: {folder / 'report.html'}")
+    print()
     return {
         "out": str(folder),
         **{key: geometry[key] for key in ("split", "file", "num_pairs", "num_codes", "reading", "ridge", "seed")},

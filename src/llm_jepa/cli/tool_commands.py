@@ -23,14 +23,16 @@ def register(commands: Any) -> None:
     config = add_command(commands, "config", _config, "list the keys of a CONFIG.yaml, or explain one")
     config.add_argument("key", nargs="?", metavar="KEY", help="the key to explain")
     completion = add_command(
-        commands, "completion", _completion, "write a script for tab completion (extra [completion])"
+        commands, "completion", _completion, "write a script for tab completion (extra [completion])", main_file="{out}"
     )
     completion.add_argument("shell", choices=["bash", "zsh", "fish"], help="the shell")
     completion.add_argument("--out", type=expanded, required=True, metavar="FILE", help="the script to write")
 
 
 def _add_annotate(commands: Any) -> None:
-    annotate = add_command(commands, "annotate", _annotate, "write reading notes onto a paper's PDF, in a copy of it")
+    annotate = add_command(
+        commands, "annotate", _annotate, "write reading notes onto a paper's PDF, in a copy of it", main_file="{out}"
+    )
     annotate.add_argument("file", type=expanded, metavar="IN.pdf", help="the PDF, which is only read")
     annotate.add_argument("--notes", metavar="NOTES.yaml", help="the notes, or llm-jepa-v1: ours")
     annotate.add_argument(
