@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 
 import pytest
 import torch
@@ -117,6 +118,22 @@ def test_models_and_data_are_loaded_once_and_cells_of_one_kind_tried_once(tiny_s
     arms = {"ntp": {}, "jepa": {"jepa_lambda": [0.1, 0.5, 1.0], "learning_rate": [1e-3, 1e-2]}, "jepa_shuffled": {}}
     open_experiment(tiny_settings(arms=arms, seeds=[1]), tmp_path / "out", dry_run=True)
     assert counts == {"load_data": 1, "build_model": 1, "build_trainer": 3}  # the first arm's data is there already
+
+
+def test_a_dry_run_says_what_each_arm_takes(tiny_settings, tmp_path):
+    """Epochs and steps by hand, FLOPs as the runs will count them; cells of one kind are timed once."""
+    arms = {"ntp": {}, "jepa": {"learning_rate": [1e-3, 1e-2]}, "long": {"max_steps": 6}}
+    settings = tiny_settings(arms=arms, seeds=[1], per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    experiment = open_experiment(settings | {"jepa_views": "prefix"}, tmp_path / "out", dry_run=True)
+    found = experiment.estimates
+    assert list(found) == list(experiment.runs) and not (tmp_path / "out").exists()
+    (num_rows,) = {int(each.removeprefix("train ")) for each in experiment.notes[0].split(" | ")[:1]}
+    for arm, steps in (("ntp", 3), ("long", 6)):
+        assert found[arm].steps == steps and found[arm].epochs == pytest.approx(steps / math.ceil(num_rows / 8))
+    cells = [found[cell] for cell in experiment.grids["jepa"].cells]
+    assert cells[0] is cells[1] and cells[0].flops > found["ntp"].flops > 0
+    assert found["long"].flops == pytest.approx(2 * cells[0].flops)
+    assert all(0 < each.training_time_s < 60 for each in found.values())
 
 
 def test_runs_that_are_done_are_not_tried_again(tiny_settings, quick_runs, tmp_path, monkeypatch):

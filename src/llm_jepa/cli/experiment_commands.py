@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_jepa.errors import ConfigError
 from llm_jepa.files import expanded
 from llm_jepa.processes import is_main
+from llm_jepa.standard_error import WIDTH
 
 from .parsing import add_command, add_config, checked_seed, numbers, read_call, without_experiment
 from .printing import print_hanging
 
 if TYPE_CHECKING:
+    from llm_jepa.experiments.experiment import Experiment
     from llm_jepa.runs.settings import RunConfig
 
 REPORT = "{out}/report.html"
@@ -39,7 +42,7 @@ def register(commands: Any) -> None:
     compare.add_argument("--seeds", metavar="82,23,37", help="seeds, paired over the arms")
     compare.add_argument("--workers", type=int, metavar="N", help="runs at the same time")
     compare.add_argument(
-        "--dry-run", action="store_true", help="check settings and data, print the runs, do none of them"
+        "--dry-run", action="store_true", help="check all that the runs need, print them and what they take, do none"
     )
 
     demo = add_command(
@@ -98,14 +101,7 @@ def _compared(settings: dict[str, Any], folder: Path, *, dry_run: bool = False) 
 
     experiment = open_experiment(settings, folder, dry_run=dry_run)
     if dry_run:
-        jobs, seeds = experiment.jobs, experiment.config.seeds
-        print(f"{len(jobs):,} runs: {len(experiment.runs):,} arms x {len(seeds)} seeds", end="")
-        more = experiment.most_runs - len(jobs)
-        print(f", then at most {more:,} of {' and '.join(experiment.config.compare_at[1:])}" if more else "")
-        for job in jobs:
-            print(f"  {job.name}")
-        names = [job.name for job in jobs]
-        return {"dry_run": True, "notes": experiment.notes, "runs": names, "most_runs": experiment.most_runs}
+        return _dry_run(experiment)
     results = run_experiment(experiment, progress=sys.stderr.isatty(), render=write_experiment_report)
     print(format_table(results))
     print(f"\n{format_answer(results)}\n")
@@ -116,6 +112,46 @@ def _compared(settings: dict[str, Any], folder: Path, *, dry_run: bool = False) 
         "verdicts": results.verdicts,
         "chosen": {arm: grid.chosen for arm, grid in results.grids.items()},
     }
+
+
+def _dry_run(experiment: Experiment) -> dict[str, Any]:
+    """Print the runs, and what they take; return the last line."""
+    jobs, seeds = experiment.jobs, experiment.config.seeds
+    print(f"{len(jobs):,} runs: {len(experiment.runs):,} arms x {len(seeds)} seeds", end="")
+    more = experiment.most_runs - len(jobs)
+    print(f", then at most {more:,} of {' and '.join(experiment.config.compare_at[1:])}" if more else "")
+    for job in jobs:
+        print(f"  {job.name}")
+    _print_estimates(experiment)
+    return {
+        "dry_run": True,
+        "notes": experiment.notes,
+        "runs": [job.name for job in jobs],
+        "most_runs": experiment.most_runs,
+        "estimates": {
+            arm: {"epochs": e.epochs, "steps": e.steps, "flops": e.flops, "training_minutes": e.training_time_s / 60}
+            for arm, e in experiment.estimates.items()
+        },
+    }
+
+
+def _print_estimates(experiment: Experiment) -> None:
+    from llm_jepa.progress import duration
+    from llm_jepa.text_tables import text_table
+
+    estimates, config = experiment.estimates, experiment.config
+    if not estimates:
+        return
+    rows = [["a run of", "epochs", "steps", "FLOPs", "training"]]
+    for arm, each in estimates.items():
+        rows.append([arm, f"{each.epochs:.2f}", f"{each.steps:,}", f"{each.flops:.2g}", duration(each.training_time_s)])
+    print()
+    print(text_table(rows, WIDTH))
+    left = [job for job in experiment.jobs if not job.folder.is_done and job.arm in estimates]
+    total = sum(estimates[job.arm].training_time_s for job in left) / min(config.workers, len(left))
+    count = f"{len(left)} run{'s' if len(left) > 1 else ''}"
+    text = f"Training of {count}, {config.workers} at a time: about {duration(total)}. Evaluation comes on top."
+    print(textwrap.fill(f"{text} Timed on two batches of each arm on this machine, as it is now.", WIDTH))
 
 
 def _report(arguments: argparse.Namespace) -> dict[str, Any]:

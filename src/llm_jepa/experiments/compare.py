@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from llm_jepa.data.config import MAIN_TEST
 from llm_jepa.data.generated_files import with_files
 from llm_jepa.data.prepare import LoadedData, load_data
@@ -35,7 +37,7 @@ from .preflight import rehearse
 from .ray_workers import RayPool
 from .results import Results
 from .summary import budgets_of, chosen_arm, read_records, summarise
-from .workers import LocalPool
+from .workers import LocalPool, threads_of_run
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ def open_experiment(settings: Settings, out: Path, *, dry_run: bool = False) -> 
     Args:
         settings: Flat settings, overrides included.
         out: The output folder.
-        dry_run: Check only; write nothing but generated data.
+        dry_run: Check only, and estimate what the runs take; write nothing but generated data.
 
     Raises:
         ConfigError: If a setting is wrong, or the folder holds another experiment, or one that is running.
@@ -72,7 +74,7 @@ def open_experiment(settings: Settings, out: Path, *, dry_run: bool = False) -> 
     experiment = Experiment(config, runs, folder, notes, grids)
     if not dry_run:
         _check_runs(experiment)  # all of them, before anything is written
-    notes += _tell(_rehearse(experiment, data))
+    notes += _tell(_rehearse(experiment, data, measure=dry_run))
     if not dry_run:
         check_data([job.folder for job in experiment.jobs if job.folder.is_done], files_too=True)
         with sole_owner(out):
@@ -212,14 +214,22 @@ def _test_counts(data: LoadedData) -> dict[str, int]:
     return {name if name == MAIN_TEST else f"test {name}": len(rows) for name, rows in data.tests.items()}
 
 
-def _rehearse(experiment: Experiment, data: LoadedData) -> list[str]:
+def _rehearse(experiment: Experiment, data: LoadedData, *, measure: bool) -> list[str]:
     """Try what the runs need that are not done; return what a reader must know where that cannot be done here."""
     config, runs = experiment.config, experiment.runs
     if config.executor != "local":
         return [f"What each run needs is tried when it starts: executor={config.executor} does runs on other machines."]
     open_arms = dict.fromkeys(job.arm for job in experiment.jobs if not job.folder.is_done)
     open_runs = {arm: run for arm, run in runs.items() if arm in open_arms}
-    return rehearse(open_runs, config.seeds[0], (next(iter(runs.values())), data))
+    loaded = next(iter(runs.values())), data
+    if not measure:
+        return rehearse(open_runs, config.seeds[0], loaded)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads_of_run(config.workers, config.resources))
+    try:
+        return rehearse(open_runs, config.seeds[0], loaded, experiment.estimates)
+    finally:
+        torch.set_num_threads(before)
 
 
 def _tell(notes: list[str]) -> list[str]:

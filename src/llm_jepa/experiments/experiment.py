@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm_jepa.errors import ConfigError, nearest
 from llm_jepa.runs.folder import ExperimentFolder
@@ -29,6 +29,9 @@ from llm_jepa.runs.settings import (
 from .choose_cell import check_name
 from .grids import Grid, count_cells, is_inert
 from .jobs import Job
+
+if TYPE_CHECKING:
+    from .estimates import Estimate
 
 BUILT_IN_ARMS: dict[str, Settings] = {
     "ntp": {"jepa_lambda": 0.0},
@@ -183,6 +186,7 @@ class Experiment:
         folder: Where everything goes.
         notes: What was found in the data, a line of counts, then sentences; and what is to be known of the grids.
         grids: The arms that are grids.
+        estimates: Of a dry run: arm to what the training of one run takes, where runs of it are not done.
     """
 
     config: ExperimentConfig
@@ -190,6 +194,7 @@ class Experiment:
     folder: ExperimentFolder
     notes: list[str]
     grids: dict[str, Grid] = field(default_factory=dict)
+    estimates: dict[str, Estimate] = field(default_factory=dict)
 
     @property
     def jobs(self) -> list[Job]:

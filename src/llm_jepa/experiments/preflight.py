@@ -1,7 +1,8 @@
 """What the runs of an experiment need is tried before the first of them begins: data, model, trainer, optimizer.
 
 A run builds these in its own process, perhaps hours later, and a missing package would be found there. Here each arm's
-trainer is built once, without a step. Data and models are loaded once for all arms that share them.
+trainer is built once, without a step (a dry run times two). Data and models are loaded once for all arms that share
+them.
 """
 
 from __future__ import annotations
@@ -24,15 +25,24 @@ from llm_jepa.runs.build_trainer import Models, build_trainer, check_answers, pr
 from llm_jepa.runs.rewrite_first import check_can_rewrite
 from llm_jepa.runs.settings import RunConfig, naming_settings
 from llm_jepa.runs.trained_run import context_of
+from llm_jepa.training.trainer import JEPATrainer
+
+from .estimates import Estimate, estimate
 
 
-def rehearse(runs: Mapping[str, RunConfig], seed: int, loaded: tuple[RunConfig, LoadedData]) -> list[str]:
+def rehearse(
+    runs: Mapping[str, RunConfig],
+    seed: int,
+    loaded: tuple[RunConfig, LoadedData],
+    estimates: dict[str, Estimate] | None = None,
+) -> list[str]:
     """Build the trainer of each run once, and check what will be asked of it; nothing is written or trained.
 
     Args:
         runs: The settings of each arm, or cell of one.
         seed: A seed that the runs will have.
         loaded: The data of one of the runs, where it is loaded already, with that run.
+        estimates: Filled, where it is given, with what the training of each arm will take; two batches are timed.
 
     Returns:
         Notes on gold answers that a scorer cannot decide.
@@ -43,15 +53,20 @@ def rehearse(runs: Mapping[str, RunConfig], seed: int, loaded: tuple[RunConfig, 
     """
     key, data = _data_key(loaded[0]), loaded[1]
     in_order = sorted(_distinct(runs).items(), key=lambda item: (_data_key(item[1]) != key, _data_key(item[1])))
-    models, notes = Models(), []
+    models, notes, by_key = Models(), [], dict[str, Estimate]()
     with _quiet(), tempfile.TemporaryDirectory(prefix="llm-jepa-") as folder:
         for arm, run in in_order:
             try:
                 if _data_key(run) != key:
                     data, key = load_data(run.data, run.jepa, pretrained_tokenizer(run)), _data_key(run)
-                notes += _try(run, seed, Path(folder), replace(data, notes=[]), models)
+                trainer, about = _try(run, seed, Path(folder), replace(data, notes=[]), models)
+                notes += about
+                if trainer is not None and estimates is not None:
+                    by_key[_key(run)] = estimate(trainer, run)
             except (ConfigError, DataError) as error:
                 raise type(error)(f"In arm {arm}: {error}") from error
+    if estimates is not None:
+        estimates |= {arm: by_key[_key(run)] for arm, run in runs.items() if _key(run) in by_key}
     models.clear()
     gc.collect()
     if torch.cuda.is_available():
@@ -59,16 +74,22 @@ def rehearse(runs: Mapping[str, RunConfig], seed: int, loaded: tuple[RunConfig, 
     return list(dict.fromkeys(notes))
 
 
-def _try(run: RunConfig, seed: int, folder: Path, data: LoadedData, models: Models) -> list[str]:
-    """Build the trainer and the batches of a run, and let its scorers read their golds; return notes on these."""
+def _try(
+    run: RunConfig, seed: int, folder: Path, data: LoadedData, models: Models
+) -> tuple[JEPATrainer | None, list[str]]:
+    """Build the trainer and the batches of a run, and let its scorers read their golds.
+
+    Returns:
+        The trainer, None of a run that trains nothing; notes on the golds.
+    """
     notes = check_answers(run, data)
     if run.teacher.rewrite_first:
         check_can_rewrite(context_of(data.train.examples, data.encoder))
-        return notes
+        return None, notes
     trainer, _ = build_trainer(run, seed, folder, data=data, models=models)  # without the labels of a teacher
     with naming_settings(run):
         trainer.get_train_dataloader()
-    return notes
+    return trainer, notes
 
 
 def _distinct(runs: Mapping[str, RunConfig]) -> dict[str, RunConfig]:

@@ -65,12 +65,9 @@ class LocalPool:
     """
 
     def __init__(self, workers: int, resources: Mapping[str, float], lock: int | None = None) -> None:
-        threads = int(resources.get("cpus") or 0)
         self.environment = {"TOKENIZERS_PARALLELISM": "false", **os.environ}
-        if threads:
-            self.environment["OMP_NUM_THREADS"] = str(threads)
-        else:
-            self.environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+        if resources.get("cpus") or "OMP_NUM_THREADS" not in os.environ:
+            self.environment["OMP_NUM_THREADS"] = str(threads_of_run(workers, resources))
         self._lock = lock
         self._is_ready = False
         self._devices = _devices_of_each(workers, resources.get("gpus", 0))
@@ -92,6 +89,14 @@ class LocalPool:
 
     def close(self) -> None:
         """Do nothing: the fork server ends with this process, or serves the next sweep."""
+
+
+def threads_of_run(workers: int, resources: Mapping[str, float]) -> int:
+    """Return the threads of each run: `cpus`, or what OMP_NUM_THREADS says, or a run's share of the cores."""
+    if cpus := int(resources.get("cpus") or 0):
+        return cpus
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    return int(named) if named.isdecimal() and int(named) else max(1, (os.cpu_count() or 1) // workers)
 
 
 def _devices_of_each(workers: int, gpus: float) -> list[str]:

@@ -1,0 +1,71 @@
+"""What a run will take on this machine: epochs, steps, FLOPs and time, from two batches of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+
+from torch import nn
+
+from llm_jepa.runs.cost import step_flops
+from llm_jepa.runs.settings import RunConfig
+from llm_jepa.runs.step_flops import count_step_flops
+from llm_jepa.training.meters import StepTimer
+from llm_jepa.training.trainer import JEPATrainer
+
+NUM_BATCHES = 2
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the training of a run takes.
+
+    Attributes:
+        epochs: How often it sees each row.
+        steps: Optimizer steps.
+        flops: FLOPs of all steps.
+        training_time_s: Seconds, without evaluations.
+    """
+
+    epochs: float
+    steps: int
+    flops: float
+    training_time_s: float
+
+
+def estimate(trainer: JEPATrainer, run: RunConfig) -> Estimate:
+    """Take two batches through a step each, and scale what they took to the whole run."""
+    _, steps_each_epoch, *_, num_steps = trainer.set_initial_training_values(
+        trainer.args, trainer.get_train_dataloader()
+    )
+    trainer.state.max_steps = num_steps
+    cost = {"flops_per_step": count_step_flops(trainer, NUM_BATCHES)}  # also warms the caches up
+    if run.jepa.has_term and run.jepa.jepa_loss_dropout:
+        cost["flops_per_dropped_step"] = count_step_flops(trainer, NUM_BATCHES, dropped=True)
+    batches_each_step = trainer.args.gradient_accumulation_steps
+    return Estimate(
+        num_steps / steps_each_epoch,
+        num_steps,
+        num_steps * (step_flops(run, cost) or 0.0),
+        num_steps * batches_each_step * _time_of_batch(trainer, num_steps),
+    )
+
+
+def _time_of_batch(trainer: JEPATrainer, num_steps: int) -> float:
+    """Return the mean seconds of forward, backward and update of a batch."""
+    optimizer, model = trainer.create_optimizer(), trainer.jepa.train()
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0  # the model is shared with other arms, and stays as it is
+    timer = StepTimer(warm_up=0)
+    for batch in islice(trainer.batches_of_epoch(0), NUM_BATCHES):
+        timer.start()
+        with trainer.compute_loss_context_manager():
+            loss = model(batch.to(trainer.args.device), step=0, num_steps=num_steps).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        model.zero_grad()
+        timer.stop()
+    model.eval()
+    trainer.optimizer = None
+    return timer.summary()["mean_step_time_s"]
