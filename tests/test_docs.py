@@ -80,3 +80,16 @@ def test_the_readme_stays_short_and_its_links_lead_somewhere():
     assert len(README.splitlines()) <= 150
     for target in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_every_link_of_a_page_leads_somewhere_and_no_table_is_torn(page):
+    """`make docs` checks anchors too. A blank line within a table would end it."""
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(((?!http)[^)#\s]+)", text):
+        assert (page.parent / target).exists(), target
+    rows = re.findall(r"(?<=\|\n\n)\|.*\n.*", text)
+    assert all("\n|---" in first for first in rows)
