@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 
@@ -90,7 +91,16 @@ def test_a_sweep_shows_its_runs_in_parts_with_step_and_loss(clock, tmp_path):
             progress._write(running.progress_file, {"name": "train", "done": 5, "total": 10, "more": ["loss 1.25"]})
             shown.look([running])
         assert shown.line() == "runs    20% | 4 min left | 0 of 2 done | jepa-s82 step 5/10 loss 1.25"
+        progress._write(running.progress_file, {"name": "answer", "done": 1, "total": 2, "more": []})
+        clock[0] += 60
+        shown.look([running])
+        assert shown.line() == "runs    45% | 2 min left | 0 of 2 done | jepa-s82 answer 1/2"
+        for half_written in ('{"name": "emb', json.dumps({"name": "embed", "done": 0, "total": 9, "more": []})):
+            running.progress_file.write_text(half_written)
+            clock[0] += 60
+            shown.look([running])
+            assert shown.line().startswith("runs    45%")
         shown.end(running)
         clock[0] += 60
         shown.look([])
-        assert shown.line() == "runs    50% | 2 min left | 1 of 2 done"
+        assert shown.line() == "runs    50% | 5 min left | 1 of 2 done"

@@ -26,11 +26,13 @@ class SweepProgress(Progress):
         self._num_ended = num_done
         self._shares: list[float] = []  # of training, by the runs that have ended here
         self._training: set[str] = set()  # runs that have been seen training
+        self._seen: dict[str, tuple[float, str]] = {}  # how much of a run is done at least, and its last step
 
     def end(self, folder: RunFolder) -> None:
         """Take in that a run has ended, in whatever way."""
         self._num_ended += 1
         self._training.discard(folder.name)
+        self._seen.pop(folder.name, None)
         if folder.is_done:
             report = folder.evaluation()
             if report.get("total_time_s"):
@@ -43,9 +45,13 @@ class SweepProgress(Progress):
         done, more = float(self._num_ended), [f"{self._num_ended} of {self.total} done"]
         for folder in running:
             record = read_record(folder.progress_file)
-            if record is not None:
-                done += self._share_of_run(folder.name, record)
-                more.append(" ".join([folder.name, _step_of(record), *record["more"]]))
+            share, step = self._seen.get(folder.name, (0.0, ""))
+            if record is not None:  # not there yet, or just being written
+                share = max(share, self._share_of_run(folder.name, record))
+                step = " ".join([folder.name, _step_of(record), *record["more"]])
+                self._seen[folder.name] = share, step
+            done += share
+            more += [step] if step else []
         self.set(done, more)
 
     def _share_of_run(self, name: str, record: dict) -> float:
