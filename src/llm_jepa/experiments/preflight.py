@@ -66,7 +66,8 @@ def rehearse(
             except (ConfigError, DataError) as error:
                 raise type(error)(f"In arm {arm}: {error}") from error
     if estimates is not None:
-        estimates |= {arm: by_key[_key(run)] for arm, run in runs.items() if _key(run) in by_key}
+        trained = {arm: _key(run) for arm, run in runs.items() if not run.teacher.rewrite_first}
+        estimates |= {arm: by_key[key] for arm, key in trained.items() if key in by_key}
     models.clear()
     gc.collect()
     if torch.cuda.is_available():
