@@ -65,6 +65,20 @@ def test_a_line_of_the_log_goes_above_the_one_at_the_bottom(clock, capsys):
     assert [line.rstrip() for line in screen] == ["a result", ""]
 
 
+def test_work_of_any_kind_is_drawn_on_a_terminal_and_logged_elsewhere(clock, capsys, monkeypatch, caplog):
+    """Where nobody says which: rows that are encoded, near-duplicates, choices, embeddings."""
+    for is_terminal in (False, True):
+        with monkeypatch.context() as patch, caplog.at_level(logging.INFO, logger="llm_jepa"):
+            patch.setattr(progress._state, "on_terminal", False)
+            patch.setattr(sys.stderr, "isatty", lambda is_terminal=is_terminal: is_terminal, raising=False)
+            progress.draw_on_terminal()
+            for _ in progress.tracked([1, 2], "encode", "rows"):
+                clock[0] += 40
+        drawn = "encode  50% | 1 of 2 rows | 40 s left" in capsys.readouterr().err
+        assert drawn is is_terminal
+    assert [message.split(" | ")[0] for message in caplog.messages] == ["encode  50%", "encode 100%"]
+
+
 def test_a_run_writes_how_far_it_is_and_nothing_stays(clock, tmp_path):
     """The outermost work is recorded: not the answers to validation rows within the training."""
     file = tmp_path / "progress.json"

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,8 @@ LOG_EVERY_S = 30.0
 DRAW_EVERY_S = 0.2
 RECORD_EVERY_S = 1.0
 WIDTH = 80
+
+Item = TypeVar("Item")
 
 
 class Progress:
@@ -34,12 +36,13 @@ class Progress:
         total: How much there is to do.
         unit: What is counted, in the plural; "" leaves the counts out.
         done: How much is done already.
-        bar: Draw a line at the bottom of standard error. Without, a line is logged every 30 seconds.
+        bar: Draw a line at the bottom of standard error, or log one every 30 seconds. Default: what
+            `draw_on_terminal` has found.
     """
 
-    def __init__(self, name: str, total: float, unit: str = "", *, done: float = 0, bar: bool = False) -> None:
+    def __init__(self, name: str, total: float, unit: str = "", *, done: float = 0, bar: bool | None = None) -> None:
         self.name, self.total, self.unit, self.done = name, total, unit, done
-        self.bar = bar
+        self.bar = _state.on_terminal if bar is None else bar
         self.more: Sequence[str] = ()
         self._began_at, self._started_s = done, time.monotonic()
         self._drawn_s, self._recorded_s = 0.0, 0.0
@@ -143,15 +146,30 @@ class _State:
     Attributes:
         open: What is being done, the outermost first. The innermost is shown.
         logged_s: When a line was logged last, or the outermost work began.
+        on_terminal: Whether a person at a terminal sees standard error.
         record: The file of `recorded`, and the place in `open` of what is recorded: the outermost within the context.
     """
 
     open: list[Progress] = field(default_factory=list)
     logged_s: float = 0.0
+    on_terminal: bool = False
     record: tuple[Path, int] | None = None
 
 
 _state = _State()
+
+
+def draw_on_terminal() -> None:
+    """Let all progress be drawn from now on if standard error is a terminal."""
+    _state.on_terminal = sys.stderr.isatty()
+
+
+def tracked(items: Sequence[Item], name: str, unit: str) -> Iterator[Item]:
+    """Yield the items, and show how many have been worked on."""
+    with Progress(name, len(items), unit) as shown:
+        for item in items:
+            yield item
+            shown.advance()
 
 
 def duration(seconds: float) -> str:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from llm_jepa.errors import ConfigError, LLMJEPAError
 from llm_jepa.processes import is_main, rank
-from llm_jepa.progress import AboveProgress
+from llm_jepa.progress import AboveProgress, draw_on_terminal
 
 WIDTH = 80
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
@@ -94,6 +94,8 @@ def log_to_standard_error(debug: bool = False) -> None:
     """Log our own lines to standard error, and leave the libraries' messages and telemetry out."""
     logging.basicConfig(handlers=[AboveProgress(sys.stderr)], format="%(message)s", level=logging.WARNING)
     logging.getLogger("llm_jepa").setLevel(logging.DEBUG if debug else logging.INFO)
+    if is_main():
+        draw_on_terminal()
     for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
         os.environ.setdefault(name, "1")
     if debug:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from llm_jepa.errors import DataError
 from llm_jepa.objective.config import JEPAConfig
 from llm_jepa.objective.layout import IGNORED, FusedCollator, Pair
+from llm_jepa.progress import tracked
 
 from .config import DataConfig
 from .digest import PairsDigest
@@ -137,7 +138,7 @@ def encode_examples(
     """
     check_system_messages(examples, encoder)
     encoded = EncodedPairs(rows_in=len(examples))
-    kept = _encode_each(examples, encoder, config, encoded, marks)
+    kept = _encode_each(tracked(examples, "encode", "rows"), encoder, config, encoded, marks)
     if not isinstance(examples, StoredExamples):
         places_and_pairs = list(kept)
         encoded.pairs = [pair for _, pair in places_and_pairs]

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 
+from llm_jepa.progress import tracked
+
 LEAST_SIMILARITY = 0.8
 """Jaccard similarity of the two sets of shingles, from which texts are nearly equal. Our choice: one word of ten."""
 
@@ -57,8 +59,10 @@ def find_near(train: Sequence[str], test: Sequence[str]) -> tuple[list[tuple[int
     Each comes with the place of that other text. The first `MOST_ROWS` of each are compared.
     """
     known = NearTexts()
-    in_train = [(place, known.find(text, place)) for place, text in enumerate(train[:MOST_ROWS])]
-    in_test = [(place, known.find(text)) for place, text in enumerate(test[:MOST_ROWS])]
+    in_train = [
+        (place, known.find(text, place)) for place, text in enumerate(tracked(train[:MOST_ROWS], "near", "rows"))
+    ]
+    in_test = [(place, known.find(text)) for place, text in enumerate(tracked(test[:MOST_ROWS], "near", "rows"))]
     both = [[(place, other) for place, other in found if other is not None] for found in (in_train, in_test)]
     return both[0], both[1]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from llm_jepa.errors import ConfigError
 from llm_jepa.files import write_json_lines
+from llm_jepa.progress import Progress
 
 from .config import PHRASINGS
 from .nlrx_grammar import GRAMMAR, Node
@@ -207,20 +208,22 @@ def _draw(rng: random.Random, number: int, name: str, excluded: Collection[str] 
     """Return trees with no regex of `excluded` and no plain description twice, so that each has one regex."""
     drawn: dict[str, Node] = {}
     misses = 0
-    while len(drawn) < number:
-        misses += 1
-        if misses > MAX_MISSES:
-            raise ConfigError(
-                f"{name} is {number:,}, but only {len(drawn):,} different pairs were found whose regex no other file "
-                "has. Ask for fewer."
-            )
-        tree = _grow("line", rng)
-        terms = tree.terms
-        if tree.depth > MAX_DEPTH or len(terms) > MAX_TERMS or len(set(terms)) < len(terms):
-            continue
-        if tree.english not in drawn and tree.regex not in excluded:
-            drawn[tree.english] = tree
-            misses = 0
+    with Progress("draw", number, "pairs") as shown:
+        while len(drawn) < number:
+            misses += 1
+            if misses > MAX_MISSES:
+                raise ConfigError(
+                    f"{name} is {number:,}, but only {len(drawn):,} different pairs were found whose regex no other "
+                    "file has. Ask for fewer."
+                )
+            tree = _grow("line", rng)
+            terms = tree.terms
+            if tree.depth > MAX_DEPTH or len(terms) > MAX_TERMS or len(set(terms)) < len(terms):
+                continue
+            if tree.english not in drawn and tree.regex not in excluded:
+                drawn[tree.english] = tree
+                misses = 0
+                shown.advance()
     return list(drawn.values())
 
 

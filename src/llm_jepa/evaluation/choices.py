@@ -19,6 +19,7 @@ from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, Pair
 from llm_jepa.objective.backbone import evaluating
 from llm_jepa.objective.layout import IGNORED, FusedBatch
 from llm_jepa.processes import gather, turns
+from llm_jepa.progress import Progress
 from llm_jepa.training.sharding import whole_at_root
 
 from .scorers.verdict import GoldError, Verdict, quoted
@@ -182,12 +183,13 @@ def choice_log_likelihoods(
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     collate = FusedCollator(JEPAConfig(jepa_lambda=0.0, loss_on="code"), encoder.pad_id)
     own: dict[int, float] = {}
-    with evaluating(jepa), whole_at_root(jepa):
+    with evaluating(jepa), whole_at_root(jepa), Progress("score", len(pairs), "choices") as shown:
         for turn, is_own in turns(len(batches)):
             batch = [pairs[place] for place in batches[turn]]
             values = _sums(jepa, collate(batch), [len(pair) for pair in batch])
             if is_own:
                 own |= dict(zip(batches[turn], values.tolist(), strict=True))
+            shown.set((turn + 1) * batch_size)
     found = {place: value for share in gather(own) for place, value in share.items()}
     sums: list[list[float]] = [[] for _ in asked]
     for place, number in enumerate(of_row):

@@ -25,6 +25,7 @@ from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.evaluation.evaluate import view_texts
 from llm_jepa.evaluation.kept_embeddings import has_prediction, words_for
 from llm_jepa.objective import Pair
+from llm_jepa.progress import tracked
 from llm_jepa.runs.trained_run import TrainedRun, load_run
 from llm_jepa.training.view_embeddings import ViewEmbeddings, view_embeddings
 
@@ -107,7 +108,7 @@ def analyze_runs(folders: Sequence[Path], config: AnalysisConfig) -> Geometry:
     runs: dict[str, Any] = {}
     notes: list[str] = []
     first: _Rows | None = None
-    for name, folder in zip(names, folders, strict=True):
+    for name, folder in tracked(list(zip(names, folders, strict=True)), "analyze", "runs"):
         run = load_run(folder)
         rows = _read_rows(run, config)
         first = first or rows
