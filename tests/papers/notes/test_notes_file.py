@@ -282,7 +282,7 @@ def test_a_child_that_does_not_answer_is_stopped(refused, monkeypatch):
         return started[-1]
 
     monkeypatch.setattr(sandbox.subprocess, "Popen", sleep)
-    assert "not done after 1 seconds" in refused(None, "--max-seconds", "1")
+    assert "not done after 1 seconds of processor time" in refused(None, "--max-seconds", "1")
     assert started[0].poll() == -signal.SIGKILL
 
 
