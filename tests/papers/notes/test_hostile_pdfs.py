@@ -1,4 +1,4 @@
-"""PDFs from strangers: whatever is in the file, a right result or one clear error, in ten processor seconds and 512 MB."""
+"""PDFs from strangers: whatever is in the file, a right result or one clear error; ten processor seconds and 512 MB."""
 
 from __future__ import annotations
 
