@@ -98,6 +98,18 @@ def test_the_opening_has_a_plain_sentence_for_each_arm_with_its_collapse():
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_the_headline_says_why_an_interval_without_0_shows_nothing():
+    """p below 0.05 by itself, above it among three comparisons."""
+    ahead = tuple(value + step for value, step in zip(VALUES["ntp"], (0.05, 0.01, 0.06, 0.0, 0.05, 0.01), strict=True))
+    others = {f"other{n}": VALUES["ntp"][::-1] for n in range(3)}
+    results = build_results(runs_of({"ntp": VALUES["ntp"], "jepa": ahead, **others}), headline="jepa")
+    (comparison, *_) = results.main.comparisons
+    assert comparison.p_value < 0.05 < comparison.p_holm and comparison.ci[0] > 0
+    assert "The interval leaves out 0, but it is that of one comparison" in answer_of(results).sentence
+    alone = build_results(runs_of({"ntp": VALUES["ntp"], "jepa": ahead}), headline="jepa")
+    assert "leaves out 0" not in answer_of(alone).sentence
+
+
 # ---- build_results ----
 
 

@@ -214,7 +214,16 @@ def _headline_sentence(c: PairedComparison, results: Results) -> str:
     count = "1 seed" if len(seeds) == 1 else f"{len(seeds)} paired seeds"
     text = f"Over {count}, {c.arm} reaches {ours:.1f}% {results.metric_name} and {c.baseline} {theirs:.1f}%: "
     text += f"a difference of {_difference_in_words(c)}"
-    return f"{text}; {c.reason}." if c.reason else f"{text}."
+    text = f"{text}; {c.reason}." if c.reason else f"{text}."
+    return text + _why_not_shown(c)
+
+
+def _why_not_shown(c: PairedComparison) -> str:
+    """Say why no difference is shown where the interval leaves out 0: it is that of one comparison, p of all."""
+    if c.verdict != "no difference shown" or c.ci is None or c.ci[0] <= 0 <= c.ci[1]:
+        return ""
+    why = "The interval leaves out 0, but it is that of one comparison: corrected for all of them, p is"
+    return f" {why} {format_p(c.p_holm)}."
 
 
 def _over_control(c: PairedComparison) -> str:
