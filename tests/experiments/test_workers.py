@@ -96,8 +96,8 @@ def test_a_finished_run_is_logged_with_the_times_that_a_watch_would_show(tmp_pat
         job.folder.write_evaluation({"training_time_s": 80.2})
         jobs._report_done(job)
     assert caplog.messages == [
-        "run    jepa_infonce-s82 done in 95 s: training 80 s, evaluation 12 s |\n       exact_match 0.184",
-        "run    jepa_infonce-s82 done in 80 s: training 80 s",
+        "run    jepa_infonce-s82: exact_match 0.184, 95 s (trained 80 s, evaluated 12 s)",
+        "run    jepa_infonce-s82: 80 s (trained 80 s)",
     ]
 
 

@@ -227,9 +227,10 @@ def _ending(exit_code: int) -> str:
 def _report_done(job: Job) -> None:
     record = job.folder.evaluation()
     metric = job.folder.settings().get("metric", EvaluationConfig.metric)
-    score = f" | {metric} {record[metric]:.3f}" if isinstance(record.get(metric), int | float) else ""
-    times = {name: record[f"{name}_time_s"] for name in ("training", "evaluation") if f"{name}_time_s" in record}
-    parts = ", ".join(f"{name} {duration(time_s)}" for name, time_s in times.items())
-    total = record.get("total_time_s", sum(times.values()))
+    score = f"{metric} {record[metric]:.3f}, " if isinstance(record.get(metric), int | float) else ""
+    times = {"trained": record.get("training_time_s"), "evaluated": record.get("evaluation_time_s")}
+    known = {what: time_s for what, time_s in times.items() if time_s is not None}
+    parts = ", ".join(f"{what} {duration(time_s)}" for what, time_s in known.items())
+    total = record.get("total_time_s", sum(known.values()))
     wrap = wrapper(initial_indent="run    ", subsequent_indent=" " * 7)
-    logger.info(wrap.fill(f"{job.name} done in {duration(total)}: {parts}{score}"))
+    logger.info(wrap.fill(f"{job.name}: {score}{duration(total)} ({parts})"))

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from llm_jepa import progress
 from llm_jepa.experiments.sentences import format_p, format_points
 
 LONGEST_TEXT = 600
@@ -65,17 +66,8 @@ def p_value(p: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return a time in the unit that reads best.
-
-    >>> duration(48), duration(560), duration(8600)
-    ('48 seconds', '9.3 minutes', '2.4 hours')
-    """
-    if seconds is None:
-        return DASH
-    for unit, size in (("hours", 3600), ("minutes", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
+    """Return a time in few characters."""
+    return DASH if seconds is None else progress.duration(seconds)
 
 
 def counted(count: int, noun: str) -> str:
