@@ -40,12 +40,12 @@ from torch import Tensor, nn
 from llm_jepa.objective.distances import get_distance
 
 from .state_dicts import accept_nanogpt, with_pred_group
+from .view_lengths import MIN_VIEW, view_lengths
 from .view_line import view_line
 
 __all__ = ["GPT", "GPTConfig", "JEPALoss", "view_line"]
 
 IGNORED = -1  # target of a token that is not trained on; nanoGPT's number
-MIN_VIEW = 2  # tokens; a view of one token carries next to no meaning
 INIT_STD = 0.02
 A100_BF16_FLOPS = 312e12  # peak of an A100 in bfloat16, a second: nanoGPT's unit of utilisation
 
@@ -490,28 +490,3 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 def _plain(logits: Tensor, loss: Tensor, jepa_loss: float, note: str) -> JEPALoss:
     return JEPALoss(loss, loss.detach(), torch.full_like(loss.detach(), jepa_loss), logits, note=note)
-
-
-def view_lengths(
-    B: int, T: int, jepa_split: float, views: Tensor | Sequence[Sequence[int]] | None
-) -> tuple[list[int], list[int]]:
-    """Return the number of tokens of text and of code in each row.
-
-    >>> view_lengths(1, 10, 0.25, None), view_lengths(2, 10, 0.5, [(3, 4), (0, 0)])
-    (([2], [8]), ([3, 0], [4, 0]))
-    """
-    if views is None:
-        if not 0 <= jepa_split <= 1:
-            raise ValueError(f"jepa_split={jepa_split}: expected a share of the row, from 0 to 1.")
-        text = max(MIN_VIEW, int(T * jepa_split))
-        return [text] * B, [max(0, T - text)] * B
-    pairs = views.tolist() if isinstance(views, Tensor) else [list(map(int, each)) for each in views]
-    if len(pairs) != B or any(len(each) != 2 for each in pairs):
-        raise ValueError(f"views: expected two numbers for each of {B} rows, tokens of text and of code.")
-    for row, (text, code) in enumerate(pairs):
-        if min(text, code) < 0 or text + code > T or (code >= MIN_VIEW and text == 0):
-            raise ValueError(
-                f"views: row {row} has {text} tokens of text and {code} of code; expected at least one of text, "
-                f"and no more than {T} together, the length of the row."
-            )
-    return [text for text, _ in pairs], [code for _, code in pairs]

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from llm_jepa.objective.backbone import evaluating
 from llm_jepa.training.monitors import embedding_monitors, looks_collapsed
 
+from .view_lengths import MIN_VIEW, view_lengths
+
 
 def view_line(model: nn.Module, idx: Tensor, targets: Tensor, **jepa: Any) -> str:
     """Return jepa_loss, gap and retrieval of a batch: `jepa_loss 0.1420, gap +0.323, retrieval@1 42% (chance 8%)`.
@@ -43,8 +45,6 @@ def view_line(model: nn.Module, idx: Tensor, targets: Tensor, **jepa: Any) -> st
 
 def _codes_of(idx: Tensor, jepa_split: float, views: Tensor | Sequence[Sequence[int]] | None) -> list[list[int]]:
     """Return the tokens of the code of each row that has a JEPA term."""
-    from . import MIN_VIEW, view_lengths
-
     B, T = idx.shape
     text_len, code_len = view_lengths(B, T, jepa_split, views)
     rows = zip(idx.tolist(), text_len, code_len, strict=True)
