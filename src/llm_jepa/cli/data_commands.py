@@ -6,14 +6,12 @@ import argparse
 import logging
 import os
 import sys
-import textwrap
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_jepa.errors import CheckFailedError, ConfigError, DataError
 from llm_jepa.files import expanded
-from llm_jepa.standard_error import WIDTH
 
 from .parsing import add_command, add_set, checked_seed, overrides, positive, read_settings, without_experiment
 from .printing import print_closing, print_hanging
@@ -145,7 +143,7 @@ def _data_inspect(arguments: argparse.Namespace) -> dict[str, Any]:
         print(f"\nRows of views_file, {run.data.views_ratio:g} for each row above:\n")
         print(inspect_rows(views, tokenizer, run.jepa, **shown))
     for note in notes:
-        print(textwrap.fill(note, WIDTH))
+        print_hanging("", note)
     return {"file": arguments.file, **counts, "vocab_size": len(tokenizer)}
 
 

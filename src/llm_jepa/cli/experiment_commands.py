@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,7 +150,7 @@ def _print_estimates(experiment: Experiment) -> None:
     total = sum(estimates[job.arm].training_time_s for job in left) / min(config.workers, len(left))
     count = f"{len(left)} run{'s' if len(left) > 1 else ''}"
     text = f"Training of {count}, {config.workers} at a time: about {duration(total)}. Evaluation comes on top."
-    print(textwrap.fill(f"{text} Timed on two batches of each arm on this machine, as it is now.", WIDTH))
+    print_hanging("", f"{text} Timed on two batches of each arm on this machine, as it is now.")
 
 
 def _report(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 from llm_jepa.errors import ConfigError
@@ -12,6 +11,7 @@ from llm_jepa.files import expanded
 from llm_jepa.standard_error import WIDTH
 
 from .parsing import add_command, add_config, read_call
+from .printing import print_hanging
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,10 +54,11 @@ def _plan(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.pilot is not None:
         metric = runs[config.baseline].evaluation.metric
         spreads = spreads_of(arguments.pilot, list(runs), config.baseline, metric)
-    _print(
+    print_hanging(
+        "",
         f"To show an effect of {points_in_words(arguments.effect)} with a chance of {arguments.power:.0%} or more: "
         f"paired t-test over seeds, two-sided {ALPHA:g}, Holm over {count} comparison{'s' if count > 1 else ''} "
-        f"(planned for p below {ALPHA / count:.2g})."
+        f"(planned for p below {ALPHA / count:.2g}).",
     )
     print()
     found = _of_pilot(arguments, config, spreads, count) if spreads else _of_std(arguments, config, count)
@@ -83,9 +84,13 @@ def _needed(arguments: argparse.Namespace, effect: float, std: float, count: int
 
 def _of_std(arguments: argparse.Namespace, config: ExperimentConfig, count: int) -> dict[str, Any]:
     seeds = _needed(arguments, arguments.effect, arguments.std, count)
-    _print(f"With a standard deviation of {arguments.std:g} points between paired differences: {_shown(seeds)} seeds.")
+    print_hanging(
+        "", f"With a standard deviation of {arguments.std:g} points between paired differences: {_shown(seeds)} seeds."
+    )
     _print_margin(config, {"": arguments.std}, arguments, count)
-    _print("Test rows: a stated deviation does not say which part of it more rows would shrink. --pilot FOLDER does.")
+    print_hanging(
+        "", "Test rows: a stated deviation does not say which part of it more rows would shrink. --pilot FOLDER does."
+    )
     _print_few([seeds])
     return {"std_points": arguments.std, "seeds": seeds}
 
@@ -116,14 +121,15 @@ def _of_pilot(
         }
     print(text_table(rows, WIDTH))
     print()
-    _print(
+    print_hanging(
+        "",
         "n, sd: seeds of the pilot, and the standard deviation of their paired differences, in points. Right: seeds "
-        "needed with so many test rows."
+        "needed with so many test rows.",
     )
     _print_rows(spreads)
     _print_margin(config, {each.arm: 100 * (each.std_at(num_rows) or each.std) for each in spreads}, arguments, count)
     if lacking := [arm for arm in config.arms if arm != config.baseline and arm not in arms]:
-        _print(f"Without two paired runs in the pilot: {', '.join(lacking)}.")
+        print_hanging("", f"Without two paired runs in the pilot: {', '.join(lacking)}.")
     _print_few([seeds for each in arms.values() for seeds in each["seeds"].values()])
     return {"pilot": str(arguments.pilot), "num_rows": num_rows, "arms": arms}
 
@@ -131,16 +137,18 @@ def _of_pilot(
 def _print_rows(spreads: Sequence[Spread]) -> None:
     """Say how test rows act, as far as it is known."""
     if any(each.noise_std is None for each in spreads):
-        _print(
+        print_hanging(
+            "",
             "Where '-' is shown, it is not known how test rows act: that takes predictions.jsonl of all runs, and the "
-            "same rows."
+            "same rows.",
         )
     shared = [100 * each.row_std / math.sqrt(each.num_rows) for each in spreads if each.row_std is not None]
     if shared:
-        _print(
+        print_hanging(
+            "",
             "of rows: the part of sd that is noise of single answers; more test rows shrink it, more seeds average it. "
             "What is special to these test rows moves all seeds alike, here by up to "
-            f"{max(shared):.2f} points (sd). No interval over seeds shows that; only more rows shrink it."
+            f"{max(shared):.2f} points (sd). No interval over seeds shows that; only more rows shrink it.",
         )
 
 
@@ -152,9 +160,10 @@ def _print_margin(config: ExperimentConfig, stds: dict[str, float], arguments: a
         return
     margin = config.margin
     needed = [f"{arm} {_shown(_needed(arguments, margin, std, count))}".strip() for arm, std in stds.items()]
-    _print(
+    print_hanging(
+        "",
         f"To show 'not worse by more than {points_in_words(margin)}' of an arm that equals the baseline: "
-        f"{', '.join(needed)} seeds."
+        f"{', '.join(needed)} seeds.",
     )
 
 
@@ -163,14 +172,12 @@ def _print_few(seeds: Sequence[int | None]) -> None:
     from llm_jepa.experiments.sentences import FEW_SEEDS
 
     if any(each is not None and each < FEW_SEEDS for each in seeds):
-        _print(f"Take {FEW_SEEDS} seeds at least: with fewer, results rest on the normal distribution alone.")
+        print_hanging(
+            "", f"Take {FEW_SEEDS} seeds at least: with fewer, results rest on the normal distribution alone."
+        )
 
 
 def _shown(seeds: int | None) -> str:
     from llm_jepa.experiments.seeds_needed import MOST_SEEDS
 
     return f"over {MOST_SEEDS:,}" if seeds is None else f"{seeds:,}"
-
-
-def _print(text: str) -> None:
-    print(textwrap.fill(text, WIDTH, break_on_hyphens=False))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
 from llm_jepa.errors import ConfigError
 from llm_jepa.files import expanded, write_whole
-from llm_jepa.standard_error import WIDTH, wrapper
+from llm_jepa.standard_error import wrapper
 
 from .parsing import add_command, positive
 from .printing import print_hanging
@@ -93,7 +92,7 @@ def _config(arguments: argparse.Namespace) -> dict[str, Any]:
     shown = rows if arguments.key is None else [describe_setting(arguments.key, rows)]
     for name, default, text in shown:
         print(f"{name}: {default}")
-        print(textwrap.fill(text, WIDTH, initial_indent="    ", subsequent_indent="    "))
+        print_hanging("    ", text)
     if arguments.key is not None:
         return dict(zip(("key", "default", "help"), shown[0], strict=True))
     return {"keys": len(rows), "also": "every other field of transformers.TrainingArguments by its own name"}
