@@ -41,9 +41,8 @@ def _line(arm: str, runs: Mapping[str, RunConfig], baseline: str) -> str:
     run = runs[arm]
     parts = [_term_in_words(run.jepa)]
     if run.data.shuffle_views and run.jepa.has_term:
-        like = next(
-            (name for name, each in runs.items() if each.jepa == run.jepa and not each.data.shuffle_views), None
-        )
+        alike = ((name, each) for name, each in runs.items() if (each.jepa, each.teacher) == (run.jepa, run.teacher))
+        like = next((name for name, each in alike if not each.data.shuffle_views), None)
         start = parts[0] if like is None else f"As {like}"
         parts = [f"{start}, but each text has the code of another pair: a control"]
     if run.teacher.rewrite_first:
