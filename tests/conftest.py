@@ -279,6 +279,22 @@ def pair_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="session")
+def write_chats() -> Callable[[Path, Path, list[dict[str, str]]], str]:
+    """Write the pairs of a file as chats, each after the same messages; the name of the file comes back."""
+
+    def write(pair_file: Path, out: Path, before: list[dict[str, str]]) -> str:
+        rows = [json.loads(line) for line in pair_file.read_text().splitlines()]
+        chats = [
+            [*before, {"role": "user", "content": row["text"]}, {"role": "assistant", "content": row["code"]}]
+            for row in rows
+        ]
+        out.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
+        return str(out)
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def tiny_settings(pair_files: tuple[Path, Path]) -> Callable[..., dict[str, Any]]:
     """Flat settings of a run of seconds, with changes; None takes a key away."""
 

@@ -124,18 +124,8 @@ def write_base(folder: Path, texts: str, make_model, model: str, *, bos: bool, c
     make_model(model, vocab_size=len(tokenizer) + 5, max_position_embeddings=512).save_pretrained(folder)
 
 
-def write_chats(file: Path, out: Path, before: list[dict]) -> str:
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    chats = [
-        [*before, {"role": "user", "content": row["text"]}, {"role": "assistant", "content": row["code"]}]
-        for row in rows
-    ]
-    out.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
-    return str(out)
-
-
 @pytest.fixture(scope="module")
-def make_run(tiny_settings, tiny_model, pair_files, tmp_path_factory):
+def make_run(tiny_settings, tiny_model, pair_files, write_chats, tmp_path_factory):
     """Train a tiny run of one of the cases."""
     home = tmp_path_factory.mktemp("encoders")
 

@@ -26,18 +26,8 @@ TEMPLATE = (
 CASES = ("system", "turns", "include_system")
 
 
-def write_chats(pair_file: Path, out: Path, before: list[dict]) -> str:
-    rows = [json.loads(line) for line in pair_file.read_text().splitlines()]
-    chats = [
-        [*before, {"role": "user", "content": row["text"]}, {"role": "assistant", "content": row["code"]}]
-        for row in rows
-    ]
-    out.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
-    return str(out)
-
-
 @pytest.fixture(scope="module")
-def runs(tiny_settings, pair_files, tmp_path_factory):
+def runs(tiny_settings, pair_files, write_chats, tmp_path_factory):
     """A run of each kind, by name; all rows of a run have the same before their question. Read only.
 
     The tokens of the template are added words, as in some published tokenizers: not special, and ends all the same.
@@ -122,7 +112,7 @@ def test_a_run_without_system_messages_refuses_one(runs, tiny_settings, tmp_path
     assert "--system has no effect" in capsys.readouterr().err.replace("\n", " ")
 
 
-def test_rows_that_are_asked_in_another_way_are_noted(runs, pair_files, tmp_path, caplog):
+def test_rows_that_are_asked_in_another_way_are_noted(runs, pair_files, write_chats, tmp_path, caplog):
     """A file without the system message of the training rows, and one that is no chat."""
     run = load_run(runs["system"])
     run.rows(write_chats(pair_files[1], tmp_path / "bare.jsonl", []))

@@ -97,6 +97,16 @@ def test_the_teachers_answers_become_labels_and_the_views_stay_the_two_phrasings
     assert len(data.views_validation) == 4
 
 
+def test_the_training_of_a_teacher_counts_every_batch_and_the_steps_that_loss_dropout_makes_cheap(settings, tmp_path):
+    """Two batches a step, of which half have no JEPA term: between plain training and a term in every step."""
+    changes = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, "jepa_loss_dropout": 0.5}
+    train_run(read_run(settings | changes), 1, tmp_path / "teacher-s1")
+    cost = RunFolder(tmp_path / "teacher-s1").evaluation()["cost"]
+    assert cost["flops_per_dropped_step"] < cost["flops_per_step"]
+    each = (cost["flops_per_step"] + cost["flops_per_dropped_step"]) / 2
+    assert cost["training_flops"] == pytest.approx(4 * 2 * each)
+
+
 def test_an_arm_with_a_teacher_has_the_tokenizer_and_the_first_weights_of_the_others(settings, teacher, tmp_path):
     """What the teacher answers changes labels, and nothing that arms share."""
     plain, plain_data = build_trainer(read_run(settings), 1, tmp_path / "jepa")
