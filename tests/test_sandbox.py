@@ -76,6 +76,24 @@ def test_a_child_that_does_not_answer_is_ended_and_the_next_request_has_another(
     assert child.read(30)["pid"] != pid
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no process is forked here")
+def test_a_process_that_was_forked_meanwhile_lets_go_of_it(sandbox):
+    """Loader workers and the ranks of tests are forked, and collect garbage; the child stays the parent's."""
+    child = sandbox()
+    child.ask({})
+    pid = child.read(30)["pid"]
+    forked = os.fork()
+    if forked == 0:
+        try:
+            signal.alarm(20)  # where it hangs it ends by SIGALRM
+            child.close()
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1]) == 0
+    child.ask({})
+    assert child.read(30)["pid"] == pid
+
+
 def test_a_death_is_named_by_its_signal_or_its_exit_code(sandbox):
     child = sandbox()
     child.ask({"exit": 9})

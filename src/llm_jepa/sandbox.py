@@ -20,9 +20,9 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 _TOO_SLOW = {-getattr(signal, name) for name in ("SIGPROF", "SIGXCPU") if hasattr(signal, name)}
 
@@ -61,8 +61,8 @@ class Sandbox:
             flags, kept = ["-I", "-S", "-B"], ("LD_LIBRARY_PATH", "SYSTEMROOT")
             self._environment = {name: os.environ[name] for name in kept if name in os.environ}
         self._command = [sys.executable, *flags, __file__, str(target), json.dumps(limits)]
-        self._process: subprocess.Popen[str] | None = None
-        self._lines: queue.Queue[str] = queue.Queue()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lines: queue.Queue[bytes] = queue.Queue()
         self._stop: Any = None
 
     @property
@@ -79,9 +79,10 @@ class Sandbox:
         if self.pid is None:
             self._start()
         assert self._process is not None and self._process.stdin is not None
+        line = json.dumps(request).encode() + b"\n"
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
+            while line:
+                line = line[self._process.stdin.write(line) :]
         except OSError:
             raise DiedError(self._end()) from None
 
@@ -127,22 +128,25 @@ class Sandbox:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # libraries warn of each damaged object, and a file may have millions
-            text=True,
-            encoding="ascii",
+            bufsize=0,  # a buffer that a thread reads has a lock: a fork of this process could never let go of it
             env=self._environment,
         )
         threading.Thread(target=_forward, args=(self._process.stdout, self._lines), daemon=True).start()
         self._stop = weakref.finalize(self, _kill, self._process)
 
 
-def _forward(lines: Iterator[str], to: queue.Queue[str]) -> None:
-    with contextlib.suppress(ValueError):  # the pipe was closed while it was read
-        for line in lines:
-            to.put(line)
-    to.put("")
+def _forward(pipe: IO[bytes], to: queue.Queue[bytes]) -> None:
+    """Put each line of a pipe into a queue, and an empty one where the pipe ends."""
+    rest = b""
+    with contextlib.suppress(ValueError, OSError):  # the pipe was closed while it was read
+        while piece := pipe.read(2**16):
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                to.put(line)
+    to.put(b"")
 
 
-def _kill(process: subprocess.Popen[str]) -> None:
+def _kill(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
     for pipe in (process.stdin, process.stdout):
