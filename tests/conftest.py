@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import pickle
-import socket
+import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import forkserver
@@ -195,7 +196,9 @@ def make_trainer(tmp_path: Path) -> Callable[..., JEPATrainer]:
 class Ranks:
     """Processes that run `function(rank)` together over gloo; `results` gives what each returned.
 
-    They are forked from this one, which has imported torch already.
+    They are forked from this one, which has imported torch already. They meet at a store of this process, as those of
+    `torchrun` do: a port that was only looked up may be another's by the time that rank 0 opens it. A process that
+    does not end by itself is ended after `DEADLINE_S`, and says where it stood.
 
     Args:
         function: Called in each process.
@@ -203,22 +206,25 @@ class Ranks:
         folder: Where each leaves its result.
     """
 
+    DEADLINE_S = 240
+
     def __init__(self, function: Callable[[int], Any], number: int, folder: Path) -> None:
         self.folder, self.number = folder, number
         folder.mkdir(parents=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.pids = [self._fork(function, rank, port) for rank in range(number)]
+        self.store = torch.distributed.TCPStore("127.0.0.1", 0, number, is_master=True, wait_for_workers=False)
+        self.pids = [self._fork(function, rank, self.store.port) for rank in range(number)]
 
     def _fork(self, function: Callable[[int], Any], rank: int, port: int) -> int:
         if pid := os.fork():
             return pid
         code = 1
         try:
+            faulthandler.register(signal.SIGALRM, file=2, chain=True)  # then it ends by the signal
+            signal.alarm(self.DEADLINE_S)
             if self.number > 1:
                 place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self.number, "LOCAL_WORLD_SIZE": self.number}
                 place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+                place |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}
                 os.environ.update({name: str(value) for name, value in place.items()})
             AcceleratorState._reset_state(reset_partial_state=True)  # of tests before, in the parent
             GradientState._reset_state()
