@@ -6,8 +6,9 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
 EXTRAS := $(VENV)/installed-extras
 SITE   := $(VENV)/installed-site
-# The tests run small models: one thread each, and one process for each core.
+# The tests run small models: one thread each, and one process for each core. What the tests of a file share is made once.
 TEST   := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+SPREAD := -n auto --dist loadfile
 
 .PHONY: help demo test lint types doctest unit test-faults test-all test-slow test-long test-gpu bench bench-gpu reliability reliability-long
 .PHONY: install clean screenshots docs
@@ -43,18 +44,18 @@ doctest: $(STAMP)
 	$(TEST) -q --doctest-modules src
 
 unit: $(STAMP)
-	$(TEST) -q -n auto -m "not slow and not gpu and not long" --ignore tests/faults
+	$(TEST) -q $(SPREAD) -m "not slow and not gpu and not long" --ignore tests/faults
 
 test-faults: $(STAMP)
-	$(TEST) -q -n auto -m "not slow and not gpu and not long" tests/faults
+	$(TEST) -q $(SPREAD) -m "not slow and not gpu and not long" tests/faults
 
 test-all: test test-faults test-slow
 
 test-slow: $(EXTRAS)
-	$(TEST) -q -m slow
+	$(TEST) -q $(SPREAD) -m slow -o faulthandler_timeout=1200
 
 test-long: $(STAMP)
-	$(TEST) -q -m long
+	$(TEST) -q -m long -o faulthandler_timeout=0
 
 test-gpu: $(STAMP)
 	$(TEST) -q -m gpu
@@ -69,7 +70,7 @@ reliability: $(STAMP)
 reliability-long: $(EXTRAS)
 reliability reliability-long:
 	@rm -f $(VENV)/faults.jsonl
-	LLM_JEPA_FAULTS=$(CURDIR)/$(VENV)/faults.jsonl $(TEST) -q tests/faults -m "$(FAULTS)"
+	LLM_JEPA_FAULTS=$(CURDIR)/$(VENV)/faults.jsonl $(TEST) -q tests/faults -m "$(FAULTS)" -o faulthandler_timeout=0
 	$(BIN)/python tests/faults/write_table.py $(VENV)/faults.jsonl
 
 bench-gpu: $(STAMP)
