@@ -714,7 +714,7 @@ def test_the_demo_needs_no_file_and_runs_in_any_folder(call, quick_runs, tmp_pat
     """Its settings come with the package, and are those of configs/demo.yaml."""
     monkeypatch.chdir(tmp_path)
     said = call("demo", "--quick", "--out", "out")
-    assert said.code == 0 and list(said.last["arms"]) == ["ntp", "jepa", "jepa_infonce", "jepa_shuffled"]
+    assert said.code == 0 and list(said.last["arms"]) == ["ntp", "jepa", "jepa_infonce", "jepa_infonce_shuffled"]
     assert (tmp_path / "out" / "report.html").is_file() and len(quick_runs) == 4
     root = Path(__file__).parents[1]
     packaged = root / "src" / "llm_jepa" / "experiments" / "demo.yaml"
