@@ -34,36 +34,31 @@ class DataConfig:
 
     train_file: str | list[str] | None = setting(
         None,
-        "Training rows: a file (JSON lines, JSON, CSV, TSV, Parquet; also .gz, .zst), a pattern such as "
-        "train-*.jsonl, a folder, or owner/name on the hub. Of several splits, train is read; folder:split or "
-        "folder:config:split names another. A list: the rows of all of them.",
+        "Training rows: a file, a pattern such as train-*.jsonl, a folder, folder:split, owner/name on the hub, or a "
+        "list of these (docs/data.md).",
     )
-    test_file: str | None = setting(None, "Test rows, read once, after training. Of several splits, test is read.")
+    test_file: str | None = setting(None, "Test rows, read once, after training.")
     test_files: dict[str, str] | None = setting(
         None,
-        "Several test sets instead of test_file, by name: {people: a.jsonl, own: b.jsonl}. The first is the main one; "
-        "every run is scored on each.",
+        "Several test sets instead of test_file, by name: {people: a.jsonl, own: b.jsonl}. The first is the main one.",
     )
     validation_file: str | None = setting(
         None,
-        "Validation rows. Without it, validation_size rows of the training file are set aside. Of several "
-        "splits, validation is read.",
+        "Validation rows. Default: validation_size training rows.",
     )
     validation_size: int = setting(
-        200, "Rows of the training file set aside for validation, a fifth at most; the same for every seed."
+        200, "Training rows set aside for validation, a fifth at most; the same for every seed."
     )
     max_train_rows: int | None = setting(None, "Use the first rows of the training file only.")
     max_test_rows: int | None = setting(None, "Use the first rows of each test file only.")
     text_column: str | None = setting(None, "Column of the text view, where it is not called prompt, text or messages.")
     code_column: str | None = setting(None, "Column of the code view, where it is not called completion or code.")
-    generate_train: int | None = setting(
-        None, "Generate this many NL-RX pairs to train on. Used only where train_file is not set."
-    )
+    generate_train: int | None = setting(None, "Generate this many NL-RX pairs to train on, if train_file is not set.")
     generate_test: int = setting(500, "Generated test pairs, with generate_train.")
     generate_validation: int = setting(
         0,
-        "With generate_train: generated validation pairs, phrased like the test pairs, of regexes that no "
-        "other generated row has. 0: validation_size sets training rows aside.",
+        "With generate_train: generated validation pairs, phrased like the test pairs, of regexes that no other "
+        "generated row has. 0: validation_size training rows.",
     )
     generate_seed: int = setting(0, "Seed of the generated pairs, the same for every run.")
     generate_views: int | None = setting(
@@ -73,54 +68,50 @@ class DataConfig:
     )
     generate_test_phrasing: str = setting(
         "plain",
-        "With generate_train: how the generated test rows are phrased, plain or colloquial; both: two test sets of the "
-        "same regexes, colloquial the main one.",
+        "With generate_train: phrasing of the test rows: plain, colloquial, or both (two test sets of the same "
+        "regexes, colloquial the main one).",
     )
     generate_colloquial_share: float = setting(
         1.0,
-        "Share of a colloquial description that is colloquial, above 0 and at most 1; the rest is plain, as people "
-        "mix the two.",
+        "Share of a colloquial description that is colloquial, above 0 and at most 1; the rest is plain.",
     )
     shuffle_views: bool = setting(
         False,
-        "Control: the code view of the JEPA term comes from another pair; the rows stay. Rows of "
-        "views_file exchange among themselves.",
+        "Control: the JEPA term gets the code view of another pair (docs/data.md).",
     )
     shuffle_rule: str = setting(
         SHUFFLE_RULE,
-        "How shuffle_views exchanges the code views: derangement, a random permutation in which no row "
-        "keeps its own code. It is written into config.yaml of a run: one of an earlier rule is not continued.",
+        "How shuffle_views exchanges code views: derangement, a random permutation in which no row keeps its own "
+        "code. Runs of an earlier rule are not continued.",
     )
     views_file: str | None = setting(
         None,
-        "A second file, of any two views without a label (paraphrases, say), whose rows feed the JEPA term "
-        "next to the task's rows.",
+        "Rows of two views without a label, such as paraphrases, that feed the JEPA term next to the task's rows "
+        "(docs/data.md).",
     )
     views_text_column: str | None = setting(
         None,
-        "Column of the text view in views_file, where its rows are not text and code, prompt and "
-        "completion, text and paraphrase, or messages.",
+        "Column of the text view in views_file, where its rows are not text and code, prompt and completion, text "
+        "and paraphrase, or messages.",
     )
     views_code_column: str | None = setting(None, "Column of the code view in views_file.")
     views_bridge: str = setting(
         " ~ ",
-        "Text between the views of a row of views_file. It must differ from the task's: the same bridge would ask "
-        "for two kinds of answer. Rows of messages have the chat template's.",
+        "Text between the views of a row of views_file, different from the task's. Rows of messages have the chat "
+        "template's.",
     )
     views_ratio: float = setting(
         1.0,
-        "Rows of views_file for each task row of a step. 0 trains on none of them, with the tokenizer and "
-        "the model of the arms that do. Steps and epochs count task rows.",
+        "Rows of views_file for each task row of a step. 0 trains on none of them, with the same tokenizer and model.",
     )
     views_cross_entropy: bool = setting(
         True,
-        "Whether rows of views_file are under cross-entropy too, as task rows are (loss_on). Off, they "
-        "feed the JEPA term alone.",
+        "Whether rows of views_file are under cross-entropy too, as loss_on says.",
     )
     task_views: bool = setting(
         True,
-        "Whether the task's own training rows feed the JEPA term. Off, only rows of views_file do, and "
-        "the monitors measure held-out rows of that file.",
+        "Whether the task's own training rows feed the JEPA term. Off, the monitors measure held-out rows of "
+        "views_file.",
     )
     views_validation_size: int = setting(
         200, "Rows of views_file set aside for the monitors, a fifth at most; the same for every seed."
@@ -134,24 +125,23 @@ class DataConfig:
     template_system: bool = setting(
         True,
         "Keep the system message that a chat template adds to a chat without one. Off, the template is changed so "
-        "that it adds none, in training and beside the saved model.",
+        "that it adds none.",
     )
     chat_template_kwargs: dict[str, Any] = setting_made_by(
         dict,
-        "Values handed to the tokenizer's chat template, the same for every row and every day, "
-        "such as enable_thinking: false or date_string: 01 Jan 2025.",
+        "Values for the tokenizer's chat template, such as {enable_thinking: false, date_string: 01 Jan 2025}.",
     )
     tokenizer_name_or_path: str | None = setting(
         None,
-        "A tokenizer: a folder, or a name on the hub. Without it, and without model_name_or_path, a byte-level BPE is "
-        "trained on the training rows.",
+        "A tokenizer: a folder, or a name on the hub. Default: the model's; for a preset, a byte-level BPE trained "
+        "on the training rows.",
     )
     vocab_size: int = setting(512, "Size of the byte-level BPE, special tokens included.")
     max_length: int = setting(512, "Longest row in tokens (text, bridge, code, end token; [PRED] not counted).")
     rows_in_memory: bool | str = setting(
         "auto",
-        "Whether rows are kept in memory: auto (yes, but for .jsonl files over 256 MiB), true, or false "
-        "(each is read from its file and encoded when it is needed; the results are the same).",
+        "Whether rows are kept in memory: auto (yes, but for .jsonl files over 256 MiB), true, or false (read from "
+        "the file when needed; the results are the same).",
     )
     on_overflow: str = setting(
         "error", "Rows longer than max_length: error, drop, or truncate (the longer view is cut; the end token stays)."
@@ -163,8 +153,8 @@ class DataConfig:
     on_duplicate: str = setting("keep", "Training rows that repeat an earlier row: keep, drop or error.")
     on_leak: str = setting(
         "drop",
-        "Training rows whose pair is in the test or validation file too, and rows of views_file with a "
-        "view that is a text there: drop, keep or error.",
+        "Training rows whose pair is in the test or validation file, and rows of views_file with a view that is a "
+        "text there: drop, keep or error.",
     )
 
     def __post_init__(self) -> None:

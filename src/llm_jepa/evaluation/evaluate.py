@@ -60,7 +60,7 @@ class EvaluationConfig:
         default=None,
         metadata={
             "help": "For the scorer sql: the folder of the SQLite files that rows name in their column `database` or "
-            "`db_id`, or one file, for rows that name it or none."
+            "`db_id`, or one file."
         },
     )
 

@@ -35,9 +35,9 @@ HEAD = """# Configuration
 
 Made from the help texts of the settings; do not edit by hand (see CONTRIBUTING.md).
 
-A `CONFIG.yaml` is flat: these keys side by side, each with its default in brackets. `--set key=value` overrides one.
-Under Training stand the keys whose default differs from that of `transformers.TrainingArguments`, and ours; every other
-field of it (`max_steps`, `num_train_epochs`, `save_steps`, ...) is a key by its own name. Unknown keys are errors.
+A `CONFIG.yaml` is flat: these keys, each here with its default in brackets. `--set key=value` overrides one. Under
+Training are the keys whose default differs from that of `transformers.TrainingArguments`, and ours; every other field
+of it (`max_steps`, `num_train_epochs`, ...) is a key by its own name. Unknown keys are errors.
 
 Files and `--set` are read by YAML 1.2: `yes`, `no`, `on`, `off`, dates and `1:30` are text, `1e-5` is a number, `010`
 is 10.

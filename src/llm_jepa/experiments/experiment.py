@@ -57,56 +57,54 @@ class ExperimentConfig:
         default_factory=lambda: {"ntp": {}, "jepa": {}, "jepa_shuffled": {}},
         metadata={
             "help": "Arms by name, each with the fields that it changes. Built in: ntp (jepa_lambda 0), jepa, "
-            "jepa_shuffled (code views of other pairs), jepa_lambda0 (the JEPA path with jepa_lambda 0). A field that "
-            "takes one value may have a list: each combination becomes a cell, an arm of its own (docs/sweeps.md)."
+            "jepa_shuffled (code views of other pairs), jepa_lambda0 (the JEPA path with jepa_lambda 0). A list of "
+            "values is a grid (docs/sweeps.md)."
         },
     )
     baseline: str = field(default="ntp", metadata={"help": "The arm that all others are compared with."})
     question: str | None = field(
         default=None,
         metadata={
-            "help": "The arm that the experiment is about: reports open with its comparison, whatever the result. "
-            "Default: the first arm with a JEPA term on matching views. Set it before you see results."
+            "help": "The arm that reports open with, whatever the result. Default: the first arm with a JEPA term on "
+            "matching views. Set it before you see results."
         },
     )
     seeds: list[int] = field(
         default_factory=lambda: list(DEFAULT_SEEDS),
-        metadata={"help": "Seeds, each run in every arm with the same weights and rows. Six or more are advised."},
+        metadata={"help": "Seeds, each run in every arm. Six or more are advised."},
     )
     workers: int = field(default=2, metadata={"help": "Runs at the same time."})
     grid: dict[str, list[Any]] = field(
         default_factory=dict,
         metadata={
-            "help": "Fields with several values each, for every arm that does not set them itself; a list beside the "
-            "shared fields does the same. Fields of the objective leave arms with jepa_lambda 0 as they are."
+            "help": "Fields with several values each, for every arm that does not set them itself (docs/sweeps.md). "
+            "Fields of the objective are for arms with a JEPA term only."
         },
     )
     choose_by: str | None = field(
         default=None,
         metadata={
-            "help": "What a grid's best cell is chosen by, on validation rows, as the mean over seeds: the metric that "
-            "arms are compared on (the default), ce_loss, gap or retrieval@1."
+            "help": "What a grid's best cell is chosen by, on validation rows: the metric (default), ce_loss, gap or "
+            "retrieval@1."
         },
     )
     compare_at: list[str] = field(
         default_factory=lambda: ["steps"],
         metadata={
-            "help": "steps: arms train equally long, in steps. flops, time: also with as many steps as the baseline's "
-            "counted FLOPs, or its measured time, allow; runs and a table of their own each."
+            "help": "steps: arms train for the same number of steps. flops, time: also for as many steps as the "
+            "baseline's FLOPs or time allow (docs/sweeps.md)."
         },
     )
     margin: float | None = field(
         default=None,
         metadata={
-            "help": "Largest loss, in points, that does not matter to you. Comparisons with the baseline may then show "
-            "'not worse by more than 1.0 point' (docs/statistics.md). Set it before you see results."
+            "help": "Largest loss, in points, that does not matter to you (docs/statistics.md). Set it before you "
+            "see results."
         },
     )
     executor: str = field(
         default="local",
-        metadata={
-            "help": "Where runs are done: local (processes of this machine) or ray (a Ray cluster; extra [ray])."
-        },
+        metadata={"help": "Where runs are done: local, or ray (a Ray cluster; extra [ray])."},
     )
     resources: dict[str, float] = field(
         default_factory=dict,
@@ -117,10 +115,7 @@ class ExperimentConfig:
     )
     max_retries: int = field(
         default=1,
-        metadata={
-            "help": "How often a run is tried again that a signal ended (a kill, memory that ran out) or that was "
-            "lost with its worker. One that failed by itself would do so again."
-        },
+        metadata={"help": "How often a run is tried again that a signal ended or that was lost with its worker."},
     )
     max_runs: int = field(default=1000, metadata={"help": "More runs than this are refused before any starts."})
 

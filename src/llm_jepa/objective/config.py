@@ -65,13 +65,12 @@ class JEPAConfig:
 
     jepa_lambda: float = field(
         default=1.0,
-        metadata={"help": "Weight of the JEPA term. 0 encodes no view: plain next-token training, bit for bit."},
+        metadata={"help": "Weight of the JEPA term. 0: plain next-token training, bit for bit."},
     )
     jepa_lambda_schedule: str = field(
         default="constant",
         metadata={
-            "help": "The weight of the JEPA term over the steps: constant, or falling to 0 at the end of the run, "
-            "linear or cosine."
+            "help": "Weight of the JEPA term over the steps: constant, or falling to 0 at the end, linear or cosine."
         },
     )
     jepa_gamma: float = field(default=1.0, metadata={"help": "Weight of the next-token cross-entropy (Eq. 3)."})
@@ -79,49 +78,46 @@ class JEPAConfig:
         default="views",
         metadata={
             "help": "What the JEPA term is: views (one view predicts the other), or Semantic Tube Prediction, which "
-            "asks the path of the last states along a row to be straight and encodes no view: stp (as in its paper), "
-            "stp_released (as in its code)."
+            "asks the path of the last states along a row to be straight: stp (as in its paper), stp_released (as in "
+            "its code)."
         },
     )
     jepa_k: int = field(
         default=1,
-        metadata={"help": "Number of [PRED] tokens beside the source view, 0 to 8. 0: Pred(x) = Enc(x)."},
+        metadata={"help": "Number of [PRED] tokens, 0 to 8. 0: Pred(x) = Enc(x)."},
     )
     jepa_distance: str = field(
         default="cosine",
         metadata={
-            "help": "Distance d between prediction and target: cosine, l2, mse, smooth_l1, infonce (cross-entropy of "
-            "the matching pair among the batch's targets), infonce_symmetric (the mean of that and of the same "
-            "among the batch's predictions), or the name of one of your own (docs/python.md)."
+            "help": "Distance between prediction and target: cosine, l2, mse, smooth_l1, infonce (cross-entropy of "
+            "the matching pair among the batch's targets), infonce_symmetric (half of it among the batch's "
+            "predictions), or the name of one of your own (docs/python.md)."
         },
     )
     jepa_temperature: float = field(
         default=0.1,
-        metadata={"help": "Temperature of the cosine similarities in infonce and infonce_symmetric; unused elsewhere."},
+        metadata={"help": "Temperature of infonce and infonce_symmetric."},
     )
     jepa_gather: bool = field(
         default=True,
         metadata={
-            "help": "With infonce in several processes: take the targets of all of them as negatives, so that two "
-            "processes of 16 pairs are one of 32; off, a process's own. The same for all that is in-batch: "
-            "infonce_symmetric and the anti-collapse terms. Unused elsewhere. Negatives are those of one "
-            "micro-batch: accumulation adds pairs to a step, and no negatives."
+            "help": "With several processes: infonce, infonce_symmetric and the anti-collapse terms use the "
+            "micro-batches of all of them; off, a process's own. Accumulation adds no negatives."
         },
     )
     jepa_variance_weight: float = field(
         default=0.0,
         metadata={
-            "help": "Weight, within the JEPA term, of VICReg's variance term on the embeddings that carry gradient: "
-            "lambda * (distance + weight * term). In-batch: it sees one micro-batch."
+            "help": "Weight of VICReg's variance term within the JEPA term: lambda * (distance + weight * term)."
         },
     )
     jepa_covariance_weight: float = field(default=0.0, metadata={"help": "The same for VICReg's covariance term."})
     jepa_sigreg_weight: float = field(
         default=0.0,
-        metadata={"help": "The same for SIGReg, which asks for embeddings that are N(0, I) along random directions."},
+        metadata={"help": "The same for SIGReg, which asks for embeddings that are N(0, I)."},
     )
     jepa_sigreg_directions: int = field(
-        default=256, metadata={"help": "Random directions of SIGReg, drawn anew in each optimizer step."}
+        default=256, metadata={"help": "Random directions of SIGReg, drawn in each optimizer step."}
     )
     jepa_target: str = field(
         default="stop_grad",
@@ -131,7 +127,7 @@ class JEPAConfig:
         },
     )
     jepa_ema_decay: float = field(
-        default=0.99, metadata={"help": "Decay of the slow copy per optimizer step; used by target ema only."}
+        default=0.99, metadata={"help": "Decay of the slow copy per optimizer step, with target ema."}
     )
     jepa_direction: str = field(
         default="text_to_code",
@@ -140,8 +136,8 @@ class JEPAConfig:
     jepa_pred_position: str = field(
         default="append",
         metadata={
-            "help": "Where [PRED] stands: append (after the source view) or prepend (before it; the view is then "
-            "encoded a second time, for the row's own text must not see [PRED]). With jepa_k 0 they are the same."
+            "help": "Where [PRED] is: append (after the source view) or prepend (before it; the view is then encoded "
+            "a second time)."
         },
     )
     jepa_pred_tokens: str = field(
@@ -152,19 +148,16 @@ class JEPAConfig:
         default="none",
         metadata={
             "help": "Head on the state at the last [PRED] (k 0: on Enc): none, linear, or mlp (one hidden layer, "
-            "GELU). Both are added to the state and start at zero."
+            "GELU). Its output is added to the state and starts at zero."
         },
     )
     jepa_detach_backbone: bool = field(
         default=False,
-        metadata={
-            "help": "Train [PRED] and the head alone on the JEPA term, the model on cross-entropy alone: a probe of "
-            "what the model holds without training for it. The views have a forward of their own, without dropout."
-        },
+        metadata={"help": "A probe: the JEPA term trains [PRED] and the head alone, the model has cross-entropy only."},
     )
     jepa_loss_dropout: float = field(
         default=0.0,
-        metadata={"help": "Share of optimizer steps that leave the JEPA term out, from 0 up to, not including, 1."},
+        metadata={"help": "Share of optimizer steps without the JEPA term, from 0 up to, not including, 1."},
     )
     jepa_split: float = field(
         default=0.5,
@@ -173,8 +166,8 @@ class JEPAConfig:
     jepa_views: str = field(
         default="prefix",
         metadata={
-            "help": "prefix: the text view is what stands before the answer in the row. rendered: as published, "
-            "question and answer each alone in the chat template, without the system message; rows of their own."
+            "help": "prefix: the text view is what is before the answer in the row. rendered: as published, question "
+            "and answer each alone in the chat template, without the system message."
         },
     )
     loss_on: str = field(
@@ -185,7 +178,7 @@ class JEPAConfig:
         default=True,
         metadata={
             "help": "Whether end tokens are under cross-entropy. false: no token of the end token's id is, as in the "
-            "published code, whose collator takes them for padding; the model never learns to stop."
+            "published code; the model never learns to stop."
         },
     )
 

@@ -20,8 +20,8 @@ class PluginConfig:
 
     plugins: list[str] = setting_made_by(
         list,
-        "Python files (my_distances.py), or modules that are installed, which every process that trains imports "
-        "first: they call register_distance (docs/python.md). They are code of yours, and run as such.",
+        "Python files (my_distances.py) or installed modules that every process that trains imports first "
+        "(docs/python.md). They are code of yours, and run as such.",
     )
 
     @property

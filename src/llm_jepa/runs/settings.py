@@ -91,9 +91,9 @@ class RecipeConfig:
     recipe: str = field(
         default="fixed",
         metadata={
-            "help": "fixed, or as_published: other defaults for the settings listed under Recipes, which are those of "
-            "the published training script; a key given explicitly wins. The arm ntp then goes through the published "
-            "baseline's trainer (sum_micro_batches false), every other arm through the JEPA trainer."
+            "help": "fixed, or as_published: the published training script's values for the settings listed under "
+            "Recipes; a key given explicitly wins. The arm ntp then has the published baseline's trainer "
+            "(sum_micro_batches false), every other arm the JEPA trainer."
         },
     )
 

@@ -25,7 +25,7 @@ class TeacherConfig:
     teacher: str | None = setting(
         None,
         "Self-training: the arm whose finished run of the same seed answers the code side of each row of views_file. "
-        "The answer becomes the label of the text side, and the rows train on it.",
+        "The answers become labels (docs/data.md).",
     )
     pseudo_label_min_likelihood: float = setting(
         0.0, "Leave out rows whose answer the teacher finds less likely than this, from 0 to 1."
@@ -33,13 +33,12 @@ class TeacherConfig:
     pseudo_label_share: float = setting(1.0, "Keep this share of the answers, the likeliest, above 0 and at most 1.")
     pseudo_label_gold_file: str | None = setting(
         None,
-        "Rows with the true label of code sides (columns as in train_file). The accuracy of the teacher's answers on "
-        "them is reported and never used.",
+        "Rows with the true labels (columns as in train_file). The accuracy of the teacher's answers on them is "
+        "reported and never used.",
     )
     rewrite_first: bool = setting(
         False,
-        "Train nothing: the teacher's model rewrites each test text into the other phrasing of views_file, which it "
-        "has trained on, and then answers what it wrote.",
+        "Train nothing: the teacher rewrites each test text into the other phrasing of views_file, then answers it.",
     )
 
     def __post_init__(self) -> None:

@@ -40,15 +40,14 @@ class AdapterConfig:
 
     lora_r: int = setting(
         0,
-        "Rank of the LoRA matrices; 16, say. 0 trains all weights. Needs model_name_or_path; [PRED] is "
-        "trained with either.",
+        "Rank of the LoRA matrices, such as 16. 0 trains all weights. Needs model_name_or_path.",
     )
     lora_alpha: float = setting(32.0, "Scale of the LoRA matrices: their product counts lora_alpha / lora_r times.")
     lora_dropout: float = setting(0.0, "Dropout before the LoRA matrices.")
     lora_target_modules: list[str] | str = setting(
         ALL_LINEAR,
-        "Layers that get LoRA matrices: all-linear (every linear layer but the head), a list of names "
-        "([q_proj, v_proj], say), or a regular expression.",
+        "Layers that get LoRA matrices: all-linear (every linear layer but the head), a list of names, or a regular "
+        "expression.",
     )
     quantization: str = setting(
         "none",

@@ -73,17 +73,16 @@ class JEPATrainingArguments(TrainingArguments):
     eval_strategy: str = setting("steps", "When validation rows are evaluated during training: no, steps, epoch.")
     eval_steps: float | None = setting(
         0.1,
-        "Steps between two evaluations; below 1, a share of all steps. Where it is not set, a model of more than 15 "
-        "million parameters is evaluated for a quarter of its training time at most, and once at least.",
+        "Steps between two evaluations; below 1, a share of all steps. Where it is not set, a large model is "
+        "evaluated less often (docs/models.md).",
     )
     report_to: str | list[str] = setting(
         "none",
-        "Trackers to report to, as in transformers: tensorboard, trackio, wandb, mlflow, or a list; none by default "
-        "(docs/python.md).",
+        "Trackers, as in transformers: tensorboard, trackio, wandb, mlflow, or a list (docs/python.md).",
     )
     remove_unused_columns: bool = setting(False, "Must stay off: rows are pairs.")
     logging_nan_inf_filter: bool = setting(False, "Must stay off: it would hide a nan loss.")
-    save_on_each_node: bool = setting(False, "Must stay off: all machines see one output folder, and rank 0 writes it.")
+    save_on_each_node: bool = setting(False, "Must stay off: rank 0 alone writes the run folder.")
     train_sampling_strategy: str = setting(
         AUTO,
         "Order of training rows: group_by_length (least padding), random, sequential, or auto (random "
@@ -91,33 +90,25 @@ class JEPATrainingArguments(TrainingArguments):
     )
     packing: bool = setting(
         False,
-        "Put several pairs into a row; none sees another. Loss and gradients are the same to "
-        "rounding, not to the bit. A step has the same number of pairs as without.",
+        "Put several pairs into a row; none sees another. Loss and gradients are the same to rounding.",
     )
-    pack_length: int | None = setting(
-        None, "Tokens that a packed row has room for. Default: those of the longest pair of the batch."
-    )
+    pack_length: int | None = setting(None, "Tokens in a packed row. Default: those of the longest pair of the batch.")
     precision: str = setting(
         "auto",
-        "auto (bf16 on a GPU that has it, else float32), float32 or bf16. "
-        "On a CPU bf16 is autocast, for processors with bf16 instructions; with use_cpu: true, for any.",
+        "auto (bf16 on a GPU that has it, else float32), float32 or bf16. On a CPU bf16 is autocast (docs/models.md).",
     )
     sum_micro_batches: bool = setting(
         False,
-        "Take both terms' means over each micro-batch alone and add them up: before clipping, the gradient "
-        "of a step is about gradient_accumulation_steps times as large. The published JEPA trainer does that, its "
-        "baseline's does not. Several processes average their sums. With one micro-batch a step, in one process, "
-        "nothing changes.",
+        "Add up both terms' means over the micro-batches: before clipping, the gradient of a step is about "
+        "gradient_accumulation_steps times as large. The published JEPA trainer does that, its baseline's does not. "
+        "Several processes average their sums.",
     )
     monitor_pairs: int = setting(128, "Validation pairs whose embeddings the monitors measure.")
-    stop_on_collapse: bool = setting(
-        False, "End the run when the collapse alarm goes off (at the third evaluation at the earliest)."
-    )
+    stop_on_collapse: bool = setting(False, "End the run when the collapse alarm is raised.")
 
     max_shard_size: str = setting(
         MAX_SHARD_SIZE,
-        "Size of the largest file of weights in checkpoints and in the model: 5GB, say. Larger models are "
-        "written as several, with an index, as transformers does.",
+        "Largest file of weights in checkpoints and in the model, such as 5GB. Larger models are split.",
     )
     allow_changed: list[str] = setting_made_by(
         list,

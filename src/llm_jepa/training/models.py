@@ -78,23 +78,21 @@ class ModelConfig:
     )
     gguf_file: str | None = setting(
         None,
-        "Name of a GGUF file in the folder model_name_or_path: model and tokenizer are read from it, its weights as "
-        "ordinary ones of weights_dtype. Needs the extra [gguf]. With LoRA, convert it first: `llm-jepa export "
-        "NAME.gguf --to FOLDER`.",
+        "Name of a GGUF file in the folder model_name_or_path, to read model and tokenizer from (docs/models.md). "
+        "Needs the extra [gguf]. Not with LoRA.",
     )
     trust_remote_code: bool = setting(
         False,
-        "Run the Python code that the model brings along. Needs model_revision, as the 40 digits of the "
-        "commit whose code you have read.",
+        "Run the model's own Python code. Needs model_revision: the 40 digits of the commit whose code you have read.",
     )
     weights_dtype: str = setting(
         "float32",
-        "float32, or bf16: weights, optimizer states and forward in bf16, without a float32 copy, as in "
-        "the published code; a step below 1/512 of a weight is lost. Not with LoRA, nor with jepa_target ema.",
+        "float32, or bf16: weights, optimizer states and forward in bf16, as in the published code; a step below "
+        "1/512 of a weight is lost. Not with LoRA, nor with jepa_target ema.",
     )
     dropout: float = setting(0.0, "Dropout of a preset (attention; in GPT-2 also the rest).")
     attn_implementation: str | None = setting(
-        None, "sdpa, eager or, on a GPU, flex_attention; by default what transformers chooses for the model."
+        None, "sdpa, eager or, on a GPU, flex_attention. Default: what transformers chooses for the model."
     )
 
     def __post_init__(self) -> None:
