@@ -57,14 +57,14 @@ class DataConfig:
     generate_test: int = setting(500, "Generated test pairs, with generate_train.")
     generate_validation: int = setting(
         0,
-        "With generate_train: generated validation pairs, phrased like the test pairs, of regexes that no other "
-        "generated row has. 0: validation_size training rows.",
+        "With generate_train: generated validation pairs, phrased like the test pairs, with regexes of their own. 0: "
+        "validation_size training rows.",
     )
     generate_seed: int = setting(0, "Seed of the generated pairs, the same for every run.")
     generate_views: int | None = setting(
         None,
-        "With generate_train: also generate this many view pairs, a plain and a colloquial phrasing of "
-        "regexes that no other generated row has.",
+        "With generate_train: also generate this many view pairs, a plain and a colloquial phrasing, with regexes of "
+        "their own.",
     )
     generate_test_phrasing: str = setting(
         "plain",
@@ -91,8 +91,7 @@ class DataConfig:
     )
     views_text_column: str | None = setting(
         None,
-        "Column of the text view in views_file, where its rows are not text and code, prompt and completion, text "
-        "and paraphrase, or messages.",
+        "Column of the text view in views_file, if its rows have none of the known forms (docs/data.md).",
     )
     views_code_column: str | None = setting(None, "Column of the code view in views_file.")
     views_bridge: str = setting(
@@ -119,8 +118,8 @@ class DataConfig:
     messages_column: str = setting("messages", "Column of a chat: a list of role and content.")
     include_system: bool = setting(
         False,
-        "Without a chat template: put the system message before the text view. "
-        "Off, it is left out, which is refused where it differs from row to row.",
+        "Without a chat template: put the system message before the text view. Off, it is left out, and refused "
+        "where it differs from row to row.",
     )
     template_system: bool = setting(
         True,
@@ -153,8 +152,8 @@ class DataConfig:
     on_duplicate: str = setting("keep", "Training rows that repeat an earlier row: keep, drop or error.")
     on_leak: str = setting(
         "drop",
-        "Training rows whose pair is in the test or validation file, and rows of views_file with a view that is a "
-        "text there: drop, keep or error.",
+        "Training rows whose pair is in the test or validation file, and view rows with a text that is there: drop, "
+        "keep or error.",
     )
 
     def __post_init__(self) -> None:

@@ -35,9 +35,10 @@ HEAD = """# Configuration
 
 Made from the help texts of the settings; do not edit by hand (see CONTRIBUTING.md).
 
-A `CONFIG.yaml` is flat: these keys, each here with its default in brackets. `--set key=value` overrides one. Under
-Training are the keys whose default differs from that of `transformers.TrainingArguments`, and ours; every other field
-of it (`max_steps`, `num_train_epochs`, ...) is a key by its own name. Unknown keys are errors.
+A `CONFIG.yaml` is flat: these keys, each here with its default in brackets, if it has one. `--set key=value`
+overrides one. Under Training are the keys whose default differs from that of `transformers.TrainingArguments`, and
+ours; every other field of it (`max_steps`, `num_train_epochs`, ...) is a key by its own name. Unknown keys are
+errors.
 
 Files and `--set` are read by YAML 1.2: `yes`, `no`, `on`, `off`, dates and `1:30` are text, `1e-5` is a number, `010`
 is 10.
@@ -54,7 +55,7 @@ def configuration_page() -> str:
         parts.append(f"\n## {title}\n")
         for name, default, text in describe_fields([part]):
             shown = "the built-in arms below" if name == "arms" else f"`{default}`"
-            parts.append(f"- `{name}` ({shown}): {text}")
+            parts.append(f"- `{name}`: {text}" if default == "None" else f"- `{name}` ({shown}): {text}")
     parts.append("\n## Built-in arms\n")
     for arm, changes in BUILT_IN_ARMS.items():
         parts.append(f"- `{arm}`: {_listed(changes)}")

@@ -92,8 +92,7 @@ class RecipeConfig:
         default="fixed",
         metadata={
             "help": "fixed, or as_published: the published training script's values for the settings listed under "
-            "Recipes; a key given explicitly wins. The arm ntp then has the published baseline's trainer "
-            "(sum_micro_batches false), every other arm the JEPA trainer."
+            "Recipes; a key given explicitly wins. The arm ntp then has sum_micro_batches false."
         },
     )
 

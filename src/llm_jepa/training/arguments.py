@@ -99,9 +99,9 @@ class JEPATrainingArguments(TrainingArguments):
     )
     sum_micro_batches: bool = setting(
         False,
-        "Add up both terms' means over the micro-batches: before clipping, the gradient of a step is about "
-        "gradient_accumulation_steps times as large. The published JEPA trainer does that, its baseline's does not. "
-        "Several processes average their sums.",
+        "Add up both terms' means over the micro-batches, as the published JEPA trainer does: before clipping, the "
+        "gradient of a step is about gradient_accumulation_steps times as large. Several processes average their "
+        "sums.",
     )
     monitor_pairs: int = setting(128, "Validation pairs whose embeddings the monitors measure.")
     stop_on_collapse: bool = setting(False, "End the run when the collapse alarm is raised.")
@@ -112,8 +112,8 @@ class JEPATrainingArguments(TrainingArguments):
     )
     allow_changed: list[str] = setting_made_by(
         list,
-        "Settings, by name, that may differ from those of the run that is resumed, and train_rows, "
-        "view_rows, tokenizer, num_processes. None may by default.",
+        "Settings, by name, that may differ from those of the run that is resumed; also train_rows, view_rows, "
+        "tokenizer, num_processes.",
     )
 
     def __post_init__(self) -> None:
