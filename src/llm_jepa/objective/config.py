@@ -77,9 +77,8 @@ class JEPAConfig:
     jepa_term: str = field(
         default="views",
         metadata={
-            "help": "What the JEPA term is: views (one view predicts the other), or Semantic Tube Prediction, which "
-            "asks the path of the last states along a row to be straight: stp (as in its paper), stp_released (as in "
-            "its code)."
+            "help": "What the JEPA term is: views (one view predicts the other), or Semantic Tube Prediction "
+            "(docs/method.md): stp (as in its paper), stp_released (as in its code)."
         },
     )
     jepa_k: int = field(
@@ -89,9 +88,9 @@ class JEPAConfig:
     jepa_distance: str = field(
         default="cosine",
         metadata={
-            "help": "Distance between prediction and target: cosine, l2, mse, smooth_l1, infonce (cross-entropy of "
-            "the matching pair among the batch's targets), infonce_symmetric (half of it among the batch's "
-            "predictions), or the name of one of your own (docs/python.md)."
+            "help": "Distance between prediction and target: cosine, l2, mse, smooth_l1, infonce (which of the "
+            "batch's targets is the prediction's own), infonce_symmetric (in both directions), or the name of one of "
+            "your own (docs/python.md)."
         },
     )
     jepa_temperature: float = field(
@@ -146,10 +145,7 @@ class JEPAConfig:
     )
     jepa_predictor: str = field(
         default="none",
-        metadata={
-            "help": "Head on the state at the last [PRED] (k 0: on Enc): none, linear, or mlp (one hidden layer, "
-            "GELU). Its output is added to the state and starts at zero."
-        },
+        metadata={"help": "Head on the state at the last [PRED] (k 0: on Enc): none, linear, or mlp (docs/method.md)."},
     )
     jepa_detach_backbone: bool = field(
         default=False,

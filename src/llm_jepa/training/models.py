@@ -87,8 +87,8 @@ class ModelConfig:
     )
     weights_dtype: str = setting(
         "float32",
-        "float32, or bf16: weights, optimizer states and forward in bf16, as in the published code; a step below "
-        "1/512 of a weight is lost. Not with LoRA, nor with jepa_target ema.",
+        "float32, or bf16: weights, optimizer states and forward, as in the published code; a step below 1/512 of a "
+        "weight is lost. Not with LoRA, nor with jepa_target ema.",
     )
     dropout: float = setting(0.0, "Dropout of a preset (attention; in GPT-2 also the rest).")
     attn_implementation: str | None = setting(
