@@ -149,6 +149,15 @@ def test_the_settings_of_an_arm_are_the_flat_ones_that_were_given():
     assert runs["jepa_shuffled"].settings == {"max_steps": 5, "jepa_k": 3} | shuffled
 
 
+def test_the_learning_rate_of_a_pretrained_model_is_a_small_one_unless_one_is_set():
+    """It stands in the settings, so that config.yaml of the run holds it; an adapter's is larger."""
+    arms = {"ntp": {}, "full": {"lora_r": 0}, "own": {"learning_rate": 3e-4}}
+    _, runs = read_experiment({"arms": arms, "model_name_or_path": "folder", "lora_r": 8, "baseline": "ntp"})
+    rates = {name: (run.training["learning_rate"], run.settings["learning_rate"]) for name, run in runs.items()}
+    assert rates == {"ntp": (2e-4, 2e-4), "full": (2e-5, 2e-5), "own": (3e-4, 3e-4)}
+    assert "learning_rate" not in read_run({"model": "nano"}).settings
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -206,14 +206,7 @@ def notes_on(run: RunConfig) -> list[str]:
             "weights_dtype is bf16, and this processor has no bf16 instructions: a step takes many times as long as in "
             "float32."
         )
-    if not run.model.model_name_or_path or "learning_rate" in run.settings:
-        return notes
-    rate = JEPATrainingArguments.learning_rate
-    return [
-        *notes,
-        f"learning_rate is not set: {rate:g} is for small models from random weights. A pretrained model wants less, "
-        "such as 2e-5 for all of its weights, or 2e-4 with LoRA.",
-    ]
+    return notes
 
 
 def _without_looks(run: RunConfig, data: LoadedData) -> Settings:

@@ -80,6 +80,11 @@ RECIPES: dict[str, Settings] = {
 OTHER_TRAINER: dict[str, dict[str, Settings]] = {"as_published": {"ntp": {"sum_micro_batches": False}}}
 
 
+# learning_rate of a pretrained model, where none is set: that of the published script, and a usual one for adapters.
+PRETRAINED_RATE = 2e-5
+LORA_RATE = 2e-4
+
+
 @dataclass
 class RecipeConfig:
     """Which set of defaults a run starts from.
@@ -193,18 +198,23 @@ def field_types() -> dict[str, Any]:
 
 
 def with_recipe(settings: Settings, arm: str | None = None) -> Settings:
-    """Spell the recipe of a run out, and the rule of its shuffled control: return these under the given settings.
+    """Spell out what depends on other settings: the recipe, the rule of a shuffled control, a pretrained model's rate.
 
     Args:
         settings: Flat settings, among them perhaps `recipe`.
         arm: The arm of the run. Without, it goes through the JEPA trainer, whatever its `jepa_lambda`.
+
+    Returns:
+        These, under the given settings.
 
     Raises:
         ConfigError: If no recipe has the name.
     """
     chosen = build(RecipeConfig, {key: settings[key] for key in _field_names(RecipeConfig) if key in settings})
     rule = {"shuffle_rule": SHUFFLE_RULE} if settings.get("shuffle_views") else {}
-    return RECIPES[chosen.recipe] | OTHER_TRAINER.get(chosen.recipe, {}).get(arm or "", {}) | rule | settings
+    rate = {"learning_rate": LORA_RATE if settings.get("lora_r") else PRETRAINED_RATE}
+    rate = rate if settings.get("model_name_or_path") else {}
+    return RECIPES[chosen.recipe] | OTHER_TRAINER.get(chosen.recipe, {}).get(arm or "", {}) | rule | rate | settings
 
 
 def read_run(settings: Settings, *, trains: bool = True) -> RunConfig:

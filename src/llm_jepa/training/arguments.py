@@ -61,7 +61,9 @@ class JEPATrainingArguments(TrainingArguments):
     """
 
     output_dir: str | None = setting(None, "Folder of checkpoints and of the model.")
-    learning_rate: float = setting(1e-3, "Peak learning rate (our choice, for `nano`).")
+    learning_rate: float = setting(
+        1e-3, "Peak learning rate. In a run of a pretrained model the default is 2e-5, with LoRA 2e-4."
+    )
     per_device_train_batch_size: int = setting(32, "Pairs in a batch, on each device.")
     lr_scheduler_type: str = setting("cosine", "Shape of the learning rate over the steps.")
     warmup_steps: float = setting(0.05, "Steps of linear warm-up; below 1, a share of all steps.")
