@@ -35,8 +35,8 @@ ORPHANS_S = 5.0
 
 @pytest.fixture
 def sweep(tiny_settings):
-    """Settings of RUNS runs of two steps, of which each is saved."""
-    quick = {"max_steps": 2, "save_steps": 1, "eval_steps": 2, "validation_generations": 0}
+    """Settings of RUNS runs of a few steps, of which each is saved: who is to be killed must live until it is found."""
+    quick = {"max_steps": 10, "save_steps": 1, "eval_steps": 10, "validation_generations": 0}
     return tiny_settings(arms={"ntp": {}, "jepa": {}}, seeds=list(range(RUNS // 2)), workers=2, **quick)
 
 
@@ -82,7 +82,7 @@ def kill_runs(folder: Path, count: int) -> threading.Thread:
 
     def hunt() -> None:
         killed: set[str] = set()
-        deadline = time.monotonic() + 600
+        deadline = time.monotonic() + 120
         while len(killed) < count and time.monotonic() < deadline:
             for pid in holders(folder):
                 try:
