@@ -1,9 +1,11 @@
-"""Open a report in a headless Chromium, network off and scripts off, and take its picture.
+"""Open a page in a headless Chromium, network off, and take its picture: light and dark, as on a desktop and a phone.
 
     python benchmarks/screenshots.py runs/demo/report.html --out screenshots
+    python benchmarks/screenshots.py --scripts build/docs/index.html --out screenshots
 
-writes `desktop.png` (1280 x 800, the first screen) and `phone.png` (390 x 844), `desktop_page.png` and `phone_page.png`
-(all of it), and `paper.pdf`; and says how wide and high the page is, and what it tried to load.
+writes `desktop_light.png` (1280 x 800, the first screen) and `phone_light.png` (390 x 844), the same with `_page` at
+the end of the name (all of it), all of these in dark colours, and `paper.pdf`. It prints how wide and high the page
+is, and what it tried to load. Scripts run only with `--scripts`: a report has none, the documentation site has some.
 
 No driver and no package: the browser is spoken to through a pipe, in the Chrome DevTools Protocol. CHROMIUM names
 another binary than those that are looked for.
@@ -29,6 +31,7 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 WIDTHS = {"desktop": (1280, 800), "phone": (390, 844)}  # CSS pixels
+SCHEMES = ("light", "dark")
 TIMEOUT_S = 60.0
 WIRE = "import os, sys; [os.dup2(int(sys.argv[n]), n + 2) for n in (1, 2)]; os.execv(sys.argv[3], sys.argv[3:])"
 FLAGS = (
@@ -45,20 +48,24 @@ def find_browser() -> str | None:
 
 
 class Page:
-    """One page of a browser that may run no script and load nothing.
+    """One page of a browser that may load nothing, and run no script unless `scripts` says so.
 
     Attributes:
         requests: Addresses that the page asked for besides its own.
         complaints: What the browser logged: what the page's policy refused, for one.
     """
 
-    def __init__(self, browser: Browser, width: int, height: int) -> None:
+    def __init__(
+        self, browser: Browser, width: int, height: int, *, scheme: str = "light", scripts: bool = False
+    ) -> None:
         self.browser, self.height = browser, height
         self.requests: list[str] = []
         self.complaints: list[str] = []
-        target = browser.call("Target.createTarget", url="about:blank")["targetId"]
+        visitor = browser.call("Target.createBrowserContext")["browserContextId"]  # remembers nothing of other pages
+        target = browser.call("Target.createTarget", url="about:blank", browserContextId=visitor)["targetId"]
         self.session = browser.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self.call("Emulation.setScriptExecutionDisabled", value=True)
+        self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.call("Network.enable")
         quiet = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
         self.call("Network.emulateNetworkConditions", offline=True, **quiet)
@@ -213,13 +220,14 @@ def running_browser() -> Iterator[Browser]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Take the pictures of one report."""
+    """Take the pictures of one page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("report", type=Path, help="report.html")
+    parser.add_argument("page", type=Path, help="an HTML file, such as report.html")
     parser.add_argument("--out", type=Path, default=Path("screenshots"), help="folder for the pictures (screenshots)")
+    parser.add_argument("--scripts", action="store_true", help="run the scripts of the page")
     arguments = parser.parse_args(argv)
-    if not arguments.report.is_file():
-        print(f"{arguments.report} is no file. Expected a report.html.", file=sys.stderr)
+    if not arguments.page.is_file():
+        print(f"{arguments.page} is no file. Expected an HTML file, such as report.html.", file=sys.stderr)
         return 2
     if find_browser() is None:
         print(f"No Chromium found (looked for {', '.join(NAMES)}). Install one, or set CHROMIUM.", file=sys.stderr)
@@ -227,14 +235,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     with running_browser() as browser:
         for name, (width, height) in WIDTHS.items():
-            page = Page(browser, width, height)
-            page.open(arguments.report)
-            print(f"{name:8} {width} wide: the page is {'{} x {}'.format(*page.size())}", end="")
-            print(f" | asked for {page.requests or 'nothing'} | {page.complaints or 'no complaints'}")
-            (arguments.out / f"{name}.png").write_bytes(page.screenshot())
-            (arguments.out / f"{name}_page.png").write_bytes(page.screenshot(whole=True))
-            if name == "desktop":
-                (arguments.out / "paper.pdf").write_bytes(page.pdf())
+            for scheme in SCHEMES:
+                page = Page(browser, width, height, scheme=scheme, scripts=arguments.scripts)
+                page.open(arguments.page)
+                print(f"{name:7} {scheme:5} {width} wide: the page is {'{} x {}'.format(*page.size())}", end="")
+                print(f" | asked for {page.requests or 'nothing'} | {page.complaints or 'no complaints'}")
+                (arguments.out / f"{name}_{scheme}.png").write_bytes(page.screenshot())
+                (arguments.out / f"{name}_{scheme}_page.png").write_bytes(page.screenshot(whole=True))
+        (arguments.out / "paper.pdf").write_bytes(page.pdf())
     print(f"Pictures: {arguments.out}")
     return 0
 
