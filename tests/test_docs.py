@@ -93,3 +93,17 @@ def test_every_link_of_a_page_leads_somewhere_and_no_table_is_torn(page):
         assert (page.parent / target).exists(), target
     rows = re.findall(r"(?<=\|\n\n)\|.*\n.*", text)
     assert all("\n|---" in first for first in rows)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_no_code_block_belongs_to_an_item_of_a_list(page):
+    """GitHub and the site want different indents for it: the site showed a drawing of a row as one line of text."""
+    indented = r"^(?:[-*]|\d+\.) .*\n(?:  ?\S.*\n)*\n {4,}\S.*"
+    assert re.findall(indented, page.read_text(encoding="utf-8"), flags=re.MULTILINE) == []
+
+
+def test_the_site_has_every_page_once_and_loads_no_font():
+    """A page without a place in the navigation is found by nobody."""
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^ +- .*: (\w+\.md)$", site, flags=re.MULTILINE)) == [page.name for page in PAGES]
+    assert re.search(r"^  font: false$", site, flags=re.MULTILINE)
