@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from llm_jepa.evaluation.evaluate import BY_LIKELIHOOD
 from llm_jepa.evaluation.scorers import ALIASES, NAMES
@@ -18,6 +19,7 @@ from llm_jepa.report import drawing
 from llm_jepa.report.figures import (
     FIGURES,
     OTHER_SCORES,
+    _draw_panel,
     alarm_steps,
     plot_comparison,
     plot_curves,
@@ -182,11 +184,28 @@ def test_equal_values_get_an_axis_of_ten_points(tmp_path):
     assert not any("0.0" in text for text in texts(tmp_path / "curves_accuracy.svg"))
 
 
+def test_the_only_step_that_was_logged_is_the_only_mark_of_its_axis(tmp_path):
+    """There is no step 3.8."""
+    shown = texts(plot_curves({"ntp": {1: rows(1.0, steps=(4,))}}, ["loss"], tmp_path)[0])
+    assert "4" in shown and not any(text.startswith("3.") for text in shown)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_a_line_at_the_end_of_its_axis_is_not_cut_in_half(level):
+    """Every run at 0% or at 100%: the axis leaves room for the thickness of the line."""
+    axis = Figure().subplots()
+    curve = summarize_seeds({1: rows(level)}, ["eval_exact_match"])
+    _draw_panel(axis, FIGURES["accuracy"][0], {"ntp": curve}, ["ntp"])
+    low, high = axis.get_ylim()
+    assert low < 100 * level < high and low > -1 and high < 101
+
+
 def test_a_comparison_with_gaps_is_drawn(tmp_path):
-    """One seed, no interval, or no baseline partner at all."""
+    """One seed, no interval, or no baseline partner at all; the axis explains only what is drawn."""
     runs = [RunResult("ntp", 1, {"exact_match": 0.5}), RunResult("a", 1, {"exact_match": 0.6})]
     svg, _ = plot_comparison(build_results([*runs, RunResult("b", 2, {"exact_match": 0.6})]), tmp_path)
     assert sum("no difference shown" in text for text in texts(svg)) == 2
+    assert "points (dots: seeds)" in texts(svg)
     plot_comparison(build_results(runs[:1]), tmp_path)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from llm_jepa.geometry.view_geometry import view_geometry
-from llm_jepa.report.geometry_figures import MAPS_TO_A_ROW, plot_geometry
+from llm_jepa.report.geometry_figures import MAPS_TO_A_ROW, _spectra_figure, plot_geometry
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -72,6 +72,15 @@ def test_a_full_collapse_can_be_drawn(tmp_path):
     paths = plot_geometry(geometry_of("flat", found=asdict(view_geometry(one, one))), tmp_path)
     assert {"all points are the same", "no spread"} <= set(texts(paths[2]))
     assert any(each.endswith("collapsed") for each in texts(paths[2]))
+
+
+def test_what_is_zero_up_to_rounding_does_not_stretch_an_axis(tmp_path):
+    """Centred views of few pairs have one singular value less; 1e-15 in its place flattened all curves."""
+    text, code = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    few = asdict(view_geometry(text, code))
+    assert 0 < few["spectra"]["centred"]["top"][-1] < 1e-10
+    figure = _spectra_figure(geometry_of("a", found=few), ["enc"], False)
+    assert figure.axes[1].get_ylim()[0] > 1e-3
 
 
 @pytest.mark.filterwarnings("error")

@@ -72,6 +72,14 @@ def test_a_loss_is_shown_as_it_is_and_said_to_be_better_when_lower(tmp_path):
     assert any("lower is better" in text for text in shown)
 
 
+def test_small_shares_have_the_digits_of_the_tables(tmp_path):
+    """0.0, as next to it in the table, not 0.000."""
+    grid = grid_of()
+    cells = tuple(replace(cell, test=SeedValues({1: 0.0})) for cell in grid.cells)
+    shown = texts(plot_grid(replace(grid, cells=cells), tmp_path)[0])
+    assert "0.0" in shown and "0.000" not in shown
+
+
 def test_of_three_axes_the_slice_through_the_chosen_cell_is_drawn():
     """And any two axes may be asked for; others are an error that names those there are."""
     grid = grid_of({"jepa_k": [0, 1, 2], "learning_rate": [0.1, 0.2], "jepa_lambda": [0.5, 1.0]}, chosen=7)

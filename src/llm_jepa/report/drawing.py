@@ -74,7 +74,7 @@ def look_of(arm: str, arms: Sequence[str]) -> Look:
         color=PALETTE[place % len(PALETTE)],
         marker=MARKERS[place % len(MARKERS)],
         linestyle=DASHES[place // len(PALETTE) % len(DASHES)],
-        linewidth=max(1.2, 2.6 - 0.35 * place),  # thinner on top of thicker: equal curves all stay visible
+        linewidth=max(1.2, 3.0 - 0.6 * place),  # thinner on top of thicker: equal curves all stay visible
     )
 
 

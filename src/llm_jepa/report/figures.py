@@ -250,14 +250,16 @@ def _draw_panel(axis: Axes, panel: Panel, curves: Mapping[str, Curve], arms: Seq
             marker=look.marker if len(curve.steps) == 1 else "",  # one check is a point, not an invisible line
         )
     least, bounds = (10.0, (0.0, 100.0)) if panel.percent else (panel.least_range, (-math.inf, math.inf))
-    axis.set_ylim(at_least(axis.get_ylim(), least, bounds))
+    low, high = at_least(axis.get_ylim(), least, bounds)
+    room = 0.02 * (high - low)  # for the thickness of a line at the end of the axis
+    axis.set_ylim(low - room, high + room)
     if panel.reference is not None:
         axis.axhline(panel.reference, color=FAINT, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     axis.set_title(panel.title)
     axis.set_xlabel("optimizer step")
     axis.set_ylabel(panel.unit)
-    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=ROUND_STEPS))
-    axis.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND_STEPS))
+    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=ROUND_STEPS, min_n_ticks=1))
+    axis.yaxis.set_major_locator(MaxNLocator(6, steps=ROUND_STEPS))
     axis.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
     axis.margins(x=0.02)
 
@@ -306,7 +308,9 @@ def _comparison_figure(results: Results, narrow: bool) -> Figure:
         if (margin := results.main.comparisons[0].margin) is not None:
             axes[1].axvline(-100 * margin, color=INK, linewidth=1, linestyle=":", zorder=1)
         axes[1].set_title(f"Difference to {shortened_name(compared_with)}")
-        axes[1].set_xlabel(f"points (line: 95% interval; dots: seeds{'' if margin is None else '; dotted: margin'})")
+        signs = ["line: 95% interval"] if any(each.ci is not None for each in results.main.comparisons) else []
+        signs += ["dots: seeds"] if margin is None else ["dots: seeds", "dotted: margin"]
+        axes[1].set_xlabel(f"points ({'; '.join(signs)})")
     for axis in axes:
         axis.set_yticks(range(len(arms)), [shortened_name(arm, 14 if narrow else 28) for arm in arms])
         axis.set_ylim(len(arms) - 0.4, -0.6)  # the first arm on top

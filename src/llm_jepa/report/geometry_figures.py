@@ -48,6 +48,8 @@ VIEW_LOOKS: dict[str, dict[str, Any]] = {
 TITLES = {"enc": "Enc(Text) and Enc(Code)", "pred": "The prediction and its target"}
 DIFFERENCES = {"enc": "Enc(Text) \N{MINUS SIGN} Enc(Code)", "pred": "prediction \N{MINUS SIGN} target"}
 DASHED = (0, (3, 2))
+ROUNDING = 1e-10
+"""Singular values below this share of the largest are 0, up to rounding: of centred views there is one."""
 LETTERS_AN_INCH = 13  # of the heading's size
 
 Geometry = Mapping[str, Any]
@@ -128,7 +130,7 @@ def _spectra_figure(geometry: Geometry, sides: Sequence[str], narrow: bool) -> F
 def _draw_spectrum(axis: Axes, spectrum: Mapping[str, Any], look: Look) -> None:
     for key, dashes, width in (("shuffled_top", DASHED, 1.1), ("top", "-", 1.8)):
         values = np.array(spectrum[key])
-        values = np.where(values > 0, values, np.nan)  # a logarithm has no place for 0
+        values = np.where(values > ROUNDING * max(values), values, np.nan)  # a logarithm has no place for 0
         axis.plot(np.arange(1, len(values) + 1), values, color=look.color, linestyle=dashes, linewidth=width)
 
 

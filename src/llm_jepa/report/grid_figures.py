@@ -85,7 +85,7 @@ def _grid_figure(grid: GridResults, shown: Sequence[str], cells: Sequence[Cell],
             mean = (cell.test if side == "test" else cell.validation).mean
             values[at] = np.nan if mean is None else mean * (100 if percent else 1)
             frame = at if cell.chosen else frame
-        _draw_cells(axis, values, frame, lower)
+        _draw_cells(axis, values, frame, lower, digits=1 if percent else 3)
         axis.set_title(f"{title}\n{'%, ' if percent else ''}{'lower' if lower else 'higher'} is better", fontsize=9)
         axis.set_xticks(range(len(columns)), [_value_label(value) for value in columns])
         axis.set_xlabel(across)
@@ -94,13 +94,14 @@ def _grid_figure(grid: GridResults, shown: Sequence[str], cells: Sequence[Cell],
     return figure
 
 
-def _draw_cells(axis: Axes, values: NDArray[np.float64], frame: tuple[int, int] | None, lower: bool) -> None:
+def _draw_cells(
+    axis: Axes, values: NDArray[np.float64], frame: tuple[int, int] | None, lower: bool, digits: int
+) -> None:
     """Draw values, dark for good, with the number in each cell and a frame around the chosen one."""
     low, high = (np.nanmin(values), np.nanmax(values)) if np.isfinite(values).any() else (0.0, 1.0)
     goodness = (high - values if lower else values - low) / ((high - low) or 1.0)
     # The ends of the map are left out: white is for cells without a value, and the darkest would hide the frame.
     axis.imshow(np.ma.masked_invalid(0.12 + 0.68 * goodness), cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    digits = 1 if high >= 10 else 3
     for (row, column), value in np.ndenumerate(values):
         text = "–" if math.isnan(value) else f"{value:.{digits}f}"
         axis.text(column, row, text, ha="center", va="center", color="white" if goodness[row, column] > 0.6 else INK)
