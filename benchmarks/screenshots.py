@@ -242,7 +242,8 @@ def main(argv: list[str] | None = None) -> int:
                 print(f" | asked for {page.requests or 'nothing'} | {page.complaints or 'no complaints'}")
                 (arguments.out / f"{name}_{scheme}.png").write_bytes(page.screenshot())
                 (arguments.out / f"{name}_{scheme}_page.png").write_bytes(page.screenshot(whole=True))
-        (arguments.out / "paper.pdf").write_bytes(page.pdf())
+                if name == "desktop" and scheme == "light":
+                    (arguments.out / "paper.pdf").write_bytes(page.pdf())
     print(f"Pictures: {arguments.out}")
     return 0
 

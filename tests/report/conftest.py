@@ -40,13 +40,13 @@ def make_geometry() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def open_page() -> Iterator[Callable[..., screenshots.Page]]:
-    """Open a file in a real browser with network and scripts off, in a window of a given size."""
+    """Open a file in a real browser with network and scripts off, in a window of a given size and colour scheme."""
     if screenshots.find_browser() is None:
         pytest.skip(f"no Chromium found (looked for {', '.join(screenshots.NAMES)}); set CHROMIUM to one")
     with screenshots.running_browser() as browser:
 
-        def open_page(path: Path, width: int, height: int) -> screenshots.Page:
-            page = screenshots.Page(browser, width, height)
+        def open_page(path: Path, width: int, height: int, scheme: str = "light") -> screenshots.Page:
+            page = screenshots.Page(browser, width, height, scheme=scheme)
             page.open(path)
             return page
 

@@ -43,6 +43,15 @@ def test_a_page_is_shown_fits_the_window_and_asks_for_nothing(name, size, pages,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("name", ["experiment", "analysis"])
+def test_in_dark_colours_the_pictures_are_dark_too(name, size, pages, open_page):
+    """Little of the whole page is bright: no picture has a white ground."""
+    shown = Image.open(io.BytesIO(open_page(pages[name], *size, "dark").screenshot(whole=True))).convert("L")
+    assert (np.asarray(shown) > 128).mean() < 0.15
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["experiment", "analysis"])
 def test_question_answer_price_and_picture_are_on_the_first_screen(name, pages, open_page):
     """On a desktop all of it without scrolling; on a phone in the same order, the picture beginning on the screen."""
@@ -83,11 +92,12 @@ def test_on_paper_the_pairs_are_readable_and_nothing_is_cut_off(pages, open_page
 
 @pytest.mark.slow
 def test_the_script_takes_its_pictures(pages, open_page, tmp_path, capsys):
-    """Two sizes, each as first screen and whole, and a PDF; a file that is not there is refused."""
+    """Two sizes in two colour schemes, each as first screen and whole, and a PDF; a missing file is refused."""
     import screenshots
 
     assert screenshots.main([str(pages["experiment"]), "--out", str(tmp_path)]) == 0
-    names = {"desktop.png", "desktop_page.png", "phone.png", "phone_page.png", "paper.pdf"}
-    assert {path.name for path in tmp_path.iterdir()} == names
+    ends = (f"{scheme}{part}.png" for scheme in ("light", "dark") for part in ("", "_page"))
+    names = {f"{device}_{end}" for end in ends for device in ("desktop", "phone")}
+    assert {path.name for path in tmp_path.iterdir()} == names | {"paper.pdf"}
     assert "asked for nothing" in capsys.readouterr().out
     assert screenshots.main([str(tmp_path / "none.html")]) == 2

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,23 @@ def test_the_first_screen_answers_the_question(report):
     assert "a difference of +11.0 points, 95% interval +8.5 to +13.5." in opening
     assert opening.index("better than ntp") < opening.index("41.0%") < opening.index("data:image/svg+xml")
     assert '<source media="(max-width: 40rem)" srcset="data:image/svg+xml' in opening
+
+
+@pytest.mark.parametrize(
+    ("values", "caption"),
+    [
+        ({"ntp": [0.3, 0.4]}, "Each seed's value and the mean."),
+        ({"ntp": [0.3], "jepa": [0.4]}, "Each seed's value and the mean, and the differences to the baseline."),
+        (
+            {"ntp": [0.3, 0.31, 0.29], "jepa": [0.4, 0.42, 0.41]},
+            "Each seed's value and the mean, and the differences to the baseline with their 95% intervals.",
+        ),
+    ],
+)
+def test_the_caption_names_what_is_in_the_picture(values, caption, report):
+    """No differences without a second arm, and no intervals of one seed."""
+    _, html = report(values)
+    assert f"<figcaption>{caption}</figcaption>" in unescape(html)
 
 
 def test_the_price_stands_before_the_picture(report):

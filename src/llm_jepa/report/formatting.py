@@ -80,12 +80,12 @@ def counted(count: int, noun: str) -> str:
 
 
 def with_minus(text: str) -> str:
-    """Return text with a minus sign in place of each hyphen that stands for one.
+    """Return text with a minus sign in place of each hyphen that stands for one; alone, it is a missing value.
 
-    >>> with_minus("jepa-2: -1.7 points")
-    'jepa-2: −1.7 points'
+    >>> with_minus("jepa-2: -1.7 points"), with_minus("-")
+    ('jepa-2: −1.7 points', '–')
     """
-    return re.sub(r"(?<![\w-])-(?=\d)", MINUS, text)
+    return DASH if text == "-" else re.sub(r"(?<![\w-])-(?=\d)", MINUS, text)
 
 
 def in_words(key: object) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from llm_jepa.experiments.results import GridResults, Results
+from llm_jepa.experiments.results import GridResults, Results, SetResults
 from llm_jepa.experiments.sentences import (
     answer_of,
     arm_sentences,
@@ -51,7 +51,6 @@ from .terminal import grid_title, test_title
 REPORT_FILE = "report.html"
 
 CAPTIONS = {
-    "comparison": "Each seed's value and the mean, and the differences to the baseline with their 95% intervals.",
     "curves_loss": "Cross-entropy during training: mean over seeds, band from lowest to highest.",
     "curves_accuracy": "Answers to validation rows during training: mean over seeds, band from lowest to highest.",
     "curves_jepa_loss": "Distance between prediction and target of the JEPA term.",
@@ -97,10 +96,10 @@ def render_report(
     """Return the text of the report (see `write_report`)."""
     pictures = _pictures(figures)
     grids = [(grid, _grid_picture(grid, pictures)) for grid in results.grids.values()]
-    first, spectra = pictures.pop(COMPARISON, None), pictures.pop("singular_values", None)
+    first, spectra = _comparison_picture(results.main, pictures), pictures.pop("singular_values", None)
     others = [
         {"results": other, "rows": rows_of(other), "sentences": comparison_sentences(other.main)}
-        | {"picture": pictures.pop(comparison_name(name), None)}
+        | {"picture": _comparison_picture(other.main, pictures, name)}
         for name, other in results.other_tests.items()
     ]
     return _render(
@@ -203,17 +202,25 @@ def _pictures(figures: Sequence[Path]) -> dict[str, dict[str, str]]:
         path.stem: {
             "source": _as_image(path),
             "narrow": _as_image(narrow) if (narrow := path.with_stem(f"{path.stem}{NARROW_ENDING}")).is_file() else "",
-            "caption": _caption(path.stem),
+            "caption": CAPTIONS.get(path.stem, path.stem.replace("_", " ")),
         }
         for path in figures
         if path.suffix == ".svg"
     }
 
 
-def _caption(name: str) -> str:
-    if name.startswith(comparison_name("")):
-        return f"{CAPTIONS[COMPARISON]} Test set {name.removeprefix(comparison_name(''))}."
-    return CAPTIONS.get(name, name.replace("_", " "))
+def _comparison_picture(
+    found: SetResults, pictures: dict[str, dict[str, str]], test_set: str | None = None
+) -> dict[str, str] | None:
+    """Take the picture of a test set out of the others, with a caption that says what is on it."""
+    picture = pictures.pop(COMPARISON if test_set is None else comparison_name(test_set), None)
+    caption = "Each seed's value and the mean"
+    if found.comparisons:
+        caption += ", and the differences to the baseline"
+    if any(each.ci is not None for each in found.comparisons):
+        caption += " with their 95% intervals"
+    where = "" if test_set is None else f" Test set {test_set}."
+    return picture and picture | {"caption": f"{caption}.{where}"}
 
 
 def _as_image(path: Path) -> str:
