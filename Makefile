@@ -52,10 +52,10 @@ test-faults: $(STAMP)
 test-all: test test-faults test-slow
 
 test-slow: $(EXTRAS)
-	$(TEST) -q $(SPREAD) -m slow -o faulthandler_timeout=1200
+	$(TEST) -q $(SPREAD) -m slow --timeout 1200
 
 test-long: $(STAMP)
-	$(TEST) -q -m long -o faulthandler_timeout=0
+	$(TEST) -q -m long --timeout 0
 
 test-gpu: $(STAMP)
 	$(TEST) -q -m gpu
@@ -70,7 +70,7 @@ reliability: $(STAMP)
 reliability-long: $(EXTRAS)
 reliability reliability-long:
 	@rm -f $(VENV)/faults.jsonl
-	LLM_JEPA_FAULTS=$(CURDIR)/$(VENV)/faults.jsonl $(TEST) -q tests/faults -m "$(FAULTS)" -o faulthandler_timeout=0
+	LLM_JEPA_FAULTS=$(CURDIR)/$(VENV)/faults.jsonl $(TEST) -q tests/faults -m "$(FAULTS)" --timeout 0
 	$(BIN)/python tests/faults/write_table.py $(VENV)/faults.jsonl
 
 bench-gpu: $(STAMP)

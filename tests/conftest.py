@@ -219,6 +219,7 @@ class Ranks:
             return pid
         code = 1
         try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
             faulthandler.register(signal.SIGALRM, file=2, chain=True)  # then it ends by the signal
             signal.alarm(self.DEADLINE_S)
             if self.number > 1:

@@ -31,6 +31,7 @@ class Child:
             code = 1
             # tqdm's own lock is shared with the parent: a child that is killed while it holds it would stop both.
             tqdm.set_lock(threading.RLock())
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(240)  # a child that hangs ends by SIGALRM
             try:
                 function()
