@@ -212,8 +212,9 @@ def with_recipe(settings: Settings, arm: str | None = None) -> Settings:
     """
     chosen = build(RecipeConfig, {key: settings[key] for key in _field_names(RecipeConfig) if key in settings})
     rule = {"shuffle_rule": SHUFFLE_RULE} if settings.get("shuffle_views") else {}
-    rate = {"learning_rate": LORA_RATE if settings.get("lora_r") else PRETRAINED_RATE}
-    rate = rate if settings.get("model_name_or_path") else {}
+    rate = {}
+    if settings.get("model_name_or_path"):
+        rate = {"learning_rate": LORA_RATE if settings.get("lora_r") else PRETRAINED_RATE}
     return RECIPES[chosen.recipe] | OTHER_TRAINER.get(chosen.recipe, {}).get(arm or "", {}) | rule | rate | settings
 
 
