@@ -319,8 +319,8 @@ def test_what_no_run_could_do_is_refused_with_the_settings(changes, message):
 
 
 @pytest.mark.parametrize(("dtype", "has", "count"), [("bf16", False, 1), ("bf16", True, 0), ("float32", False, 0)])
-def test_bf16_weights_on_a_processor_that_emulates_them_are_told(monkeypatch, dtype, has, count):
-    """The published protocol asks for them; a step took ten times as long on such a processor."""
+def test_bf16_weights_on_a_processor_without_bf16_instructions_are_told(monkeypatch, dtype, has, count):
+    """The published protocol asks for them; their products are computed in float32 there."""
     monkeypatch.setattr("llm_jepa.runs.build_trainer.has_bf16_instructions", lambda: has)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     run = read_run({"train_file": "a.jsonl", "weights_dtype": dtype})

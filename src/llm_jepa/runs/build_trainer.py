@@ -203,8 +203,8 @@ def notes_on(run: RunConfig) -> list[str]:
         notes += about_quantization(Path(find_model(run.model)) / run.model.gguf_file)
     if run.model.weights_dtype == "bf16" and not torch.cuda.is_available() and not has_bf16_instructions():
         notes.append(
-            "weights_dtype is bf16, and this processor has no bf16 instructions: a step takes many times as long as in "
-            "float32."
+            "weights_dtype is bf16, and this processor has no bf16 instructions: products are computed in float32 and "
+            "rounded."
         )
     return notes
 

@@ -30,6 +30,7 @@ from llm_jepa.fields import setting
 from llm_jepa.files import expanded, is_path
 from llm_jepa.objective.backbone import ATTENTION
 
+from . import bf16_products
 from .adapters import ADAPTER_CONFIG, AdapterConfig, add_lora
 from .gguf_files import check_gguf, load_gguf_model, load_gguf_tokenizer
 
@@ -187,7 +188,7 @@ def build_model(
         )
     check_model_fits(model, tokenizer, max_length=max_length)
     if not adapter.uses_lora:
-        return model if config.weights_dtype == "float32" else _cast(model, WEIGHTS_DTYPES[config.weights_dtype])
+        return model if config.weights_dtype == "float32" else _in_bf16(model)
     return add_lora(model, adapter, base=str(config.model_name_or_path), revision=config.model_revision)
 
 
@@ -206,11 +207,13 @@ def check_model_fits(model: Any, tokenizer: PreTrainedTokenizerBase, *, max_leng
         )
 
 
-def _cast(model: Any, dtype: torch.dtype) -> Any:
+def _in_bf16(model: Any) -> Any:
     """Cast the weights alone: the frequencies of rotary positions stay in float32, as where a saved model is loaded."""
     for each in model.parameters():
-        each.data = each.data.to(dtype)
-    model.config.dtype = dtype
+        each.data = each.data.to(torch.bfloat16)
+    model.config.dtype = torch.bfloat16
+    if bf16_products.is_needed(model):
+        bf16_products.multiply_in_float32(model)
     return model
 
 

@@ -33,6 +33,7 @@ from llm_jepa.objective.config import without_removed
 from llm_jepa.objective.distances import declare_distance, is_known
 from llm_jepa.processes import is_main
 
+from . import bf16_products
 from .adapters import ADAPTER, ADAPTER_CONFIG, PeftModel, load_adapted, restore_adapter, save_adapter
 from .sharding import is_sharded, load_whole_state, part, whole_state
 
@@ -126,11 +127,14 @@ def load_jepa(folder: str | Path, *, check: bool = True) -> LLMJEPA:
 
 def _load_whole(folder: Path) -> nn.Module:
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(f"The model in {folder} cannot be loaded: {first_line(error)}") from error
+    if bf16_products.is_needed(model):
+        bf16_products.multiply_in_float32(model)
+    return model
 
 
 def restore_weights(jepa: LLMJEPA, folder: str | Path) -> None:

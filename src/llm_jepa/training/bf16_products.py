@@ -1,0 +1,76 @@
+"""Products of bf16 weights on a processor without bf16 instructions: in float32, with the result rounded to bf16.
+
+There PyTorch's own products in bf16 take about ten times as long as in float32. A product in bf16 is summed in
+float32 on any hardware and rounded once, so that the same numbers come out up to the order of the sum.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .processor import has_bf16_instructions
+
+_PRODUCTS = frozenset(
+    {
+        nn.functional.linear,
+        nn.functional.scaled_dot_product_attention,
+        torch.addmm,
+        torch.matmul,
+        torch.Tensor.matmul,
+        torch.Tensor.__matmul__,
+    }
+)
+
+
+class _Float32Products(TorchFunctionMode):
+    """Does products of bf16 tensors on the CPU in float32. Autograd records the casts, so gradients are rounded too."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in _PRODUCTS or not any(_is_bf16(each) for each in args):
+            return func(*args, **kwargs)
+        wide = {key: _widened(value) for key, value in kwargs.items()}
+        return func(*(_widened(each) for each in args), **wide).to(torch.bfloat16)
+
+
+_MODE = _Float32Products()
+
+
+def is_needed(model: Any) -> bool:
+    """Return whether weights are in bf16 and nothing here multiplies in it: neither a GPU nor the processor."""
+    in_bf16 = any(each.dtype == torch.bfloat16 for each in model.parameters())
+    return in_bf16 and not torch.cuda.is_available() and not has_bf16_instructions()
+
+
+def multiply_in_float32(model: Any) -> None:
+    """Let the layers and the output of a Hugging Face model do their products in float32, and round them to bf16.
+
+    Each part of a layer by itself (attention, MLP): gradient checkpointing runs those a second time, without what
+    surrounds the layer.
+    """
+    layers = [each for each in model.modules() if isinstance(each, GradientCheckpointingLayer)]
+    parts = [part for layer in layers for part in layer.children()]
+    for module in (*parts, model.get_output_embeddings()):
+        module.register_forward_pre_hook(_enter)
+        module.register_forward_hook(_leave, always_call=True)
+
+
+def _enter(module: nn.Module, args: Any) -> None:
+    _MODE.__enter__()
+
+
+def _leave(module: nn.Module, args: Any, output: Any) -> None:
+    _MODE.__exit__(None, None, None)
+
+
+def _is_bf16(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16 and value.device.type == "cpu"
+
+
+def _widened(value: Any) -> Any:
+    return value.float() if _is_bf16(value) else value

@@ -1,0 +1,86 @@
+"""Products of bf16 weights in float32: close to PyTorch's own in bf16, in values and gradients, and rounded."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from llm_jepa.training import bf16_products
+from llm_jepa.training.bf16_products import _PRODUCTS, multiply_in_float32
+
+ROUNDING = 2**-8  # of bf16, relative
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def both(request, tiny_model):
+    """A model in bf16 with PyTorch's own products, and one with the same weights and these."""
+    own = tiny_model(request.param).to(torch.bfloat16).eval()
+    ours = copy.deepcopy(own)
+    multiply_in_float32(ours)
+    return own, ours
+
+
+def loss_and_gradients(model, checkpointing=False):
+    if checkpointing:
+        model.train()
+        model.gradient_checkpointing_enable()
+    ids = torch.arange(3, 35).reshape(2, 16)
+    loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+    loss.backward()
+    return loss.detach(), {name: each.grad.float() for name, each in model.named_parameters()}
+
+
+def test_loss_and_gradients_are_those_of_bf16_up_to_rounding(both):
+    """Nearer to each other than a few roundings; what is computed stays in bf16."""
+    own, ours = both
+    (loss, gradients), (our_loss, our_gradients) = loss_and_gradients(own), loss_and_gradients(ours)
+    assert {each.grad.dtype for each in ours.parameters()} == {torch.bfloat16}
+    torch.testing.assert_close(our_loss, loss, rtol=4 * ROUNDING, atol=0)
+    for name, gradient in gradients.items():
+        error = (our_gradients[name] - gradient).norm() / gradient.norm().clamp(min=1e-3)
+        assert error < 16 * ROUNDING, name
+
+
+def test_states_between_layers_are_in_bf16(both):
+    """Only a product is in float32: what a layer hands on is rounded, as by hardware."""
+    states = both[1](input_ids=torch.arange(3, 19)[None], output_hidden_states=True).hidden_states
+    assert {each.dtype for each in states} == {torch.bfloat16}
+
+
+def test_no_product_is_left_in_bf16(both, monkeypatch):
+    """Each call that PyTorch gets is of float32 tensors, under gradient checkpointing as well."""
+    seen = set()
+
+    class Spy(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func in _PRODUCTS:
+                seen.update(each.dtype for each in args if isinstance(each, torch.Tensor))
+            return func(*args, **(kwargs or {}))
+
+    with Spy():  # outside of the model's own mode: it sees what that one makes of a call
+        loss_and_gradients(both[1], checkpointing=True)
+    assert seen == {torch.float32}
+
+
+def test_the_mode_is_left_after_an_error(both):
+    """A layer that fails does not change what comes after it in the process."""
+    with pytest.raises(RuntimeError):
+        both[1].get_output_embeddings()(torch.zeros(1, 1, 5, dtype=torch.bfloat16))
+    assert torch.overrides._get_current_function_mode() is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gpu", "instructions", "needed"),
+    [
+        (torch.bfloat16, False, False, True),
+        (torch.bfloat16, True, False, False),
+        (torch.bfloat16, False, True, False),
+        (torch.float32, False, False, False),
+    ],
+)
+def test_only_where_nothing_multiplies_in_bf16(tiny_model, monkeypatch, dtype, gpu, instructions, needed):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr(bf16_products, "has_bf16_instructions", lambda: instructions)
+    assert bf16_products.is_needed(tiny_model("llama").to(dtype)) is needed
