@@ -41,6 +41,15 @@ def test_a_path_is_looked_for_next_to_the_config_and_then_in_the_current_folder(
     assert project(settings, train_file="train.jsonl")["train_file"] == "train.jsonl"
 
 
+def test_names_of_arms_pick_some_of_those_in_the_file(project):
+    """`--set 'arms=[two, ntp]'`: an arm of the file keeps its fields and their paths; another may be built in."""
+    Path("configs/model").mkdir()
+    settings = {"arms": {"one": {"jepa_k": 2}, "two": {"model_name_or_path": "model"}}}
+    assert project(settings, arms=["two", "ntp"])["arms"] == {"two": {"model_name_or_path": "configs/model"}, "ntp": {}}
+    assert project({}, arms=["ntp"])["arms"] == ["ntp"]
+    assert project(settings, arms={"three": {"jepa_k": 3}})["arms"] == {"three": {"jepa_k": 3}}
+
+
 def test_paths_are_found_however_deep_they_are(project):
     """In lists, test sets by name, arms and grids; patterns, splits of a folder, models."""
     Path("configs/model").mkdir()

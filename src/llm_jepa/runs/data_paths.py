@@ -21,7 +21,7 @@ def read_config(path: str | Path, changes: Settings) -> Settings:
     """Return the settings of a CONFIG.yaml with `changes` over them.
 
     A relative path in the file is looked for next to the file, then in the current folder. `changes` come from the
-    command line: their paths start from the current folder alone.
+    command line: their paths start from the current folder alone. A list of names for `arms` picks some of the file's.
 
     Raises:
         ConfigError: If the file is missing or is no YAML mapping.
@@ -29,6 +29,9 @@ def read_config(path: str | Path, changes: Settings) -> Settings:
     """
     folder = expanded(path).parent
     settings = read_yaml(path)
+    if isinstance(settings.get("arms"), dict) and isinstance(changes.get("arms"), list):
+        settings["arms"] = {arm: settings["arms"].get(arm, {}) for arm in map(str, changes["arms"])}
+        changes = {key: value for key, value in changes.items() if key != "arms"}
     own = {key: value if key in changes else _placed(key, value, folder) for key, value in settings.items()}
     return own | changes
 
