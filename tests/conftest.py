@@ -9,6 +9,7 @@ import pickle
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback
 
 from llm_jepa.data.nlrx import generate_splits, write_jsonl
 from llm_jepa.data.tokenizer import train_tokenizer
+from llm_jepa.errors import LLMJEPAError
 from llm_jepa.experiments import jobs, workers
 from llm_jepa.experiments.jobs import Attempt, Job
 from llm_jepa.objective import LLMJEPA, JEPAConfig, Pair
@@ -125,6 +127,21 @@ def build_mixed_pairs(num_pairs: int, seed: int = 0, **size) -> list[Pair]:
         pair.code_view_ids = view.code_view if number % 5 in (0, 3) else None
         pair.use_jepa = number % 5 != 4
     return pairs
+
+
+@contextmanager
+def _raises(code: str, *values: object) -> Iterator[pytest.ExceptionInfo[LLMJEPAError]]:
+    with pytest.raises(LLMJEPAError) as caught:
+        yield caught
+    assert caught.value.code == code
+    for value in values:
+        assert str(value) in str(caught.value)
+
+
+@pytest.fixture(scope="session")
+def raises() -> Callable[..., AbstractContextManager[pytest.ExceptionInfo[LLMJEPAError]]]:
+    """`with raises("unknown_arm", "jeppa"):` an error of that code, whose text holds the values that it is about."""
+    return _raises
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,24 @@ from collections.abc import Iterable
 
 
 class LLMJEPAError(Exception):
-    """The work failed; the text says what to do. Exit code 1."""
+    """The work failed; the text says what to do. Exit code 1.
+
+    Args:
+        code: The kind of error, in snake_case. It stays when the text is edited: programs and tests go by it.
+        text: Where, what was found, what was expected, what to do.
+    """
 
     exit_code = 1
+
+    def __init__(self, code: str, text: str = "") -> None:
+        if not text:  # until every caller gives a code
+            code, text = "", code
+        super().__init__(code, text)
+        self.code = code
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class ConfigError(LLMJEPAError, ValueError):

@@ -114,7 +114,7 @@ def log_to_standard_error(debug: bool = False) -> None:
 def _describe(error: LLMJEPAError | OSError) -> tuple[str, int]:
     """Return what to print of an error, and the exit code."""
     if isinstance(error, LLMJEPAError):
-        return str(error), error.exit_code
+        return f"{error} [{error.code}]" if error.code else str(error), error.exit_code
     name = error.filename2 or error.filename  # of a renaming, the target: the other name is ours
     where = f"{name}: " if name else ""
     problem = (error.strerror or str(error)).rstrip(".")
