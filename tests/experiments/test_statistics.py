@@ -300,7 +300,8 @@ def shifted(by: float, spread: float = 0.002) -> dict[int, float]:
         (0.0, 0.0025, "not worse by more than 0.25 points, shown", "loss of 0.25 points Holm p 0.017"),
         (0.0, 0.001, "no difference shown", "A loss of more than 0.1 points is not ruled out. With 6 seeds"),
         (0.02, 0.01, "better", "Holm p <0.001: better."),
-        (-0.02, 0.01, "worse", "Holm p 1.00: worse. A loss of more than 1.0 point is not ruled out."),
+        (-0.02, 0.01, "worse", "Holm p <0.001: worse."),
+        (-0.009, 0.01, "worse", "worse. A loss of more than 1.0 point is not ruled out."),
         (-0.005, 0.01, "worse", "worse, but not by more than 1.0 point, both shown."),
     ],
 )

@@ -52,12 +52,12 @@ def sentence(comparison: PairedComparison, p_name: str = "Holm p") -> str:
         text += f", {100 * c.confidence:g}% interval {low} to {high}"
     if c.p_holm is not None:
         text += f", {p_name} {format_p(c.p_holm)}"
-    if c.p_margin_holm is not None and c.verdict != "better":
+    if _margin_is_open(c):
         text += f", against a loss of {c.margin_in_words} {p_name} {format_p(c.p_margin_holm)}"
     text += f": {verdict_in_words(c)}."
     if c.reason:
         text += f" {c.reason[0].upper()}{c.reason[1:]}."
-    if c.p_margin_holm is not None:
+    if _margin_is_open(c):
         text += _about_margin(c)
     if c.verdict == "no difference shown":
         text += _about_power(c)
@@ -80,10 +80,17 @@ def short_verdict(c: PairedComparison) -> str:
     return f"worse, {kept}" if c.verdict == "worse" else f"{kept} worse"
 
 
+def _margin_is_open(c: PairedComparison) -> bool:
+    """Whether a reader asks if the loss is within the margin: not where the arm is better, or far worse."""
+    if c.p_margin_holm is None or c.delta is None or c.margin is None or c.verdict == "better":
+        return False
+    return c.verdict != "worse" or c.delta > -c.margin
+
+
 def _about_margin(c: PairedComparison) -> str:
     if not c.not_worse_shown:
         return f" A loss of more than {c.margin_in_words} is not ruled out."
-    return "" if c.verdict in ("better", "worse") else " It is neither shown to be better nor to be worse."
+    return "" if c.verdict == "worse" else " It is neither shown to be better nor to be worse."
 
 
 def _about_power(c: PairedComparison) -> str:
