@@ -1,8 +1,8 @@
-"""Rendering chats with a tokenizer's chat template, so that the place of each message's words is known.
+"""Rendering chats with a tokenizer's chat template, so that the place of each message's text is known.
 
-A view must end where the user's last word ends, and must not be found by searching: an answer may be in
-its question, and a question in its system message. So the template is rendered again with a marker
-instead of each content; the text between the markers is the template's own, and gives the places.
+A view must end where the user's last word ends. Searching for the text would not be safe: a question may contain its
+answer, and a system message may contain the question. So the template is rendered again with a marker instead of each
+content. The text between the markers is written by the template, and shows where each content is.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ Span = tuple[int, int]  # characters, from the first up to, not including, the l
 # Private-use characters: no template writes them, none strips them.
 _MARKER = re.compile("\ue000([0-9]+)\ue001")
 
-# How a template begins from which the system message was taken out.
+# The beginning of a template from which the system message was removed.
 _WITHOUT_SYSTEM = "{# template_system: false #}"
 
-# Some templates ask what day it is by this function, and know no date_string.
+# Some templates get the date from this function, and do not read date_string.
 _FROZEN_DATE = "{%- macro strftime_now(format) -%}{{ date_string }}{%- endmacro -%}"
 
 
-# An added word that can be a control token; in templates there are plain words and spaces too.
+# The name of an added word that can be a control token. Plain words and spaces in a template are none.
 _NAME = re.compile(r"[^\w\s](.*[^\w\s])?", re.DOTALL)
 
-# Tags that a model writes itself: words of an answer, also where a template writes them too.
+# Tags that a model writes itself. They are part of an answer, even if a template writes them too.
 _WORD_TAG = re.compile(r"</?\w+>")
 _TAG = re.compile(r"</?\w+>|\[/?\w+\]")
 _TAGS_AT_THE_END = re.compile(rf"((?:{_TAG.pattern})\s*)+\Z")
 
 
 class Content(NamedTuple):
-    """Where the words of a message are in a prompt, in characters, and whether they are those of an answer."""
+    """Where the text of a message is in a prompt, in characters, and whether it is an answer."""
 
     start: int
     end: int
@@ -53,13 +53,13 @@ class Content(NamedTuple):
 
 @dataclass(frozen=True)
 class RenderedPrompt:
-    """A prompt as the template writes it, up to the point where the answer starts.
+    """A prompt as the template writes it, up to the start of the answer.
 
     Attributes:
         string: The whole prompt, generation prompt included.
-        contents: Places of the messages' words; everything else is the template's. Messages of words that are the same
-            text in any place may be left out.
-        last_user: Place of the last user message's words; the text view ends at its end.
+        contents: Places of the messages' texts; all other text is written by the template. Messages whose text has no
+            name of a control token may be left out.
+        last_user: Place of the last user message's text; the text view ends at its end.
     """
 
     string: str
@@ -68,16 +68,17 @@ class RenderedPrompt:
 
 
 def remove_template_system(tokenizer: PreTrainedTokenizerBase, kwargs: dict[str, Any]) -> None:
-    """Change a tokenizer's chat template: it no longer adds a system message to a chat that has none.
+    """Change a tokenizer's chat template, so that it adds no system message to a chat that has none.
 
-    The tokenizer is saved with the model, so that servers ask as training did. One that was changed before stays.
+    The tokenizer is saved with the model, so that servers write the same prompts as training. A template that was
+    changed before is not changed again.
 
     Args:
         tokenizer: The tokenizer.
         kwargs: Arguments of the template.
 
     Raises:
-        ConfigError: If the template adds none, or there is no template.
+        ConfigError: If there is no template, or it adds no system message, or the message cannot be removed.
     """
     source = default_template(tokenizer)
     if source is not None and source.startswith(_WITHOUT_SYSTEM):
@@ -85,37 +86,39 @@ def remove_template_system(tokenizer: PreTrainedTokenizerBase, kwargs: dict[str,
     before, kept = ChatTemplate(tokenizer, kwargs).opening() if source is not None else ("", "")
     if source is None or before == kept:
         raise ConfigError(
+            "setting_without_effect",
             "template_system=false has no effect: the tokenizer's chat template adds no system message, or none that "
-            "can be told from the user's turn. Remove the setting."
+            "can be told from the user's turn. Remove the setting.",
         )
     cut = f"{kept!r} + whole[{len(before)}:]"
     condition = f"messages[0]['role'] != 'system' and whole.startswith({before!r})"
     changed = f"{_WITHOUT_SYSTEM}{{% set whole %}}{source}{{% endset %}}{{{{ {cut} if {condition} else whole }}}}"
     old = tokenizer.chat_template
     tokenizer.chat_template = {**old, "default": changed} if isinstance(old, dict) else changed
-    is_fixed = "strftime_now" not in source  # another day's message would not be found
+    is_fixed = "strftime_now" not in source  # with the date in it, the message of another day would not be found
     if not is_fixed or ChatTemplate(tokenizer, kwargs).opening() != (kept, kept):
         tokenizer.chat_template = old
         raise ConfigError(
-            "template_system=false cannot take the system message out of this chat template. Give the rows a system "
-            "message of their own, or edit chat_template.jinja in a copy of the tokenizer (tokenizer_name_or_path)."
+            "template_not_changeable",
+            "template_system=false cannot remove the system message from this chat template. Give the rows a system "
+            "message of their own, or edit chat_template.jinja in a copy of the tokenizer (tokenizer_name_or_path).",
         )
 
 
 class Controls:
-    """The tokens by which a tokenizer and its template structure a text: their names in a text of the user's are text.
+    """The tokens that a tokenizer and its template use to structure a text. In a user's text, their names are text.
 
-    These are the special tokens, and added words that serve as one or stand in the template. Tags that a model writes
-    itself, such as `<think>`, are control tokens of a question; of an answer, they are words.
+    These are the special tokens, and added words that are used as one or occur in the template. Tags that a model
+    writes itself, such as `<think>`, are control tokens in a question, but plain words in an answer.
 
     Args:
         tokenizer: The tokenizer.
-        written: What its chat template writes, or may write.
+        written: Everything that its chat template may write.
 
     Attributes:
         ids: The id of each added token, by its name.
-        questions: Encodes words of users and system messages.
-        answers: Encodes words of answers.
+        questions: Encodes the text of users and system messages.
+        answers: Encodes the text of answers.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, written: str = "") -> None:
@@ -140,19 +143,21 @@ class ChatTemplate:
     """The chat template of a tokenizer, with frozen arguments.
 
     Attributes:
-        end_id: The token that ends an answer: the one that the template writes after the assistant's words.
+        end_id: The token that ends an answer: the one that the template writes after the assistant's text.
         controls: The tokens whose names in a message are text.
 
     Raises:
-        ConfigError: If the template has no token after an answer and the tokenizer has no end token either, if
-            what it writes after an answer is no token, or if it cannot render a user's turn and an answer.
+        ConfigError: If neither the template nor the tokenizer has an end token, if what the template writes after an
+            answer is not a token, or if it cannot render a user's turn and an answer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, kwargs: dict[str, Any]) -> None:
         self.tokenizer = tokenizer
         self.kwargs = dict(kwargs)
         source = default_template(tokenizer) or ""
-        self._template: str | None = _FROZEN_DATE + source if "date_string" in kwargs else None  # the tokenizer's own
+        self._template: str | None = (
+            _FROZEN_DATE + source if "date_string" in kwargs else None
+        )  # None: the tokenizer's own
         self._skeletons: dict[tuple[Any, ...], str] = {}
         self._lone_answer_role: str | None = None
         whole, header = self._render_one()
@@ -177,13 +182,13 @@ class ChatTemplate:
         """Render the messages up to the last user's turn, and the header of the answer.
 
         Raises:
-            DataError: If the template refuses these messages, or changes a content in more than the white
-                space around it, so that the place where a view ends is not known.
+            DataError: If the template refuses these messages, or changes more of a content than the white space
+                around it, so that the end of a view is not known.
         """
         return self._place(messages, source, add_generation_prompt=True)
 
     def render_view(self, messages: list[Message], source: str) -> RenderedPrompt:
-        """Render messages alone, without a header of an answer; the view ends at the last one's last word.
+        """Render messages without the header of an answer; the view ends with the last message.
 
         Raises:
             DataError: As `render_prompt`.
@@ -193,7 +198,7 @@ class ChatTemplate:
     def render_code_view(self, answer: str, source: str) -> RenderedPrompt:
         """Render an answer alone in the template; the view ends at its last word.
 
-        Where the template refuses an answer without a question (Gemma's does), it is rendered as a user's turn,
+        If the template refuses an answer without a question (Gemma's does), it is rendered as a user's turn,
         as in the published code.
         """
         if self._lone_answer_role is None:
@@ -201,10 +206,10 @@ class ChatTemplate:
         return self.render_view([{"role": self._lone_answer_role, "content": answer}], source)
 
     def without_opening(self, messages: list[Message], answer: str, source: str) -> str:
-        """Return an answer without what the template writes at its beginning, as if the model had: `<think>`, say.
+        """Return an answer without what the template already writes at its beginning, such as `<think>`.
 
         Raises:
-            DataError: If the answer opens once more what the template has opened and closed.
+            DataError: If the answer opens again what the template has opened and closed.
         """
         begins = answer.lstrip()
         if not _TAG.match(begins) and not (self._prefill.strip() and begins.startswith(self._prefill.strip())):
@@ -219,9 +224,10 @@ class ChatTemplate:
         first = _TAG.match(written)
         if first and begins.startswith(first.group()):
             raise DataError(
+                "answer_opened_twice",
                 f"{source}: the chat template opens the answer with {written!r}, and the answer begins with "
-                f"{first.group()!r} again. Take it out of the answers, or let the template not write it "
-                "(chat_template_kwargs, such as enable_thinking)."
+                f"{first.group()!r} again. Remove it from the answers, or set chat_template_kwargs so that the "
+                "template does not write it (such as enable_thinking).",
             )
         return answer
 
@@ -238,8 +244,8 @@ class ChatTemplate:
     def encode_prompt(self, prompt: RenderedPrompt) -> tuple[list[int], list[int]]:
         """Return the ids of a prompt up to the last user's last word, and those after it.
 
-        Together they are the ids of the whole prompt. Only where one token holds the end of the user's words and what
-        follows them, both parts are encoded alone, and the ids are others.
+        Together they are the ids of the whole prompt, with one exception: if a token would contain the end of the
+        user's text and what follows it, both parts are encoded separately, and the ids differ.
         """
         end = prompt.last_user[1]
         text_ids, whole = self.encode(prompt, 0, end), self.encode(prompt, 0, len(prompt.string))
@@ -248,11 +254,11 @@ class ChatTemplate:
         return text_ids, self.encode(prompt, end, len(prompt.string))
 
     def opening(self) -> tuple[str, str]:
-        """Return what the template writes before the first user's words, and what of it belongs to the user's turn.
+        """Return what the template writes before the first user's text, and the part of it that opens the user's turn.
 
-        The first is longer where the template adds a system message to a chat that has none. The second is the begin
-        token, where there is one, and what stands before the words of a later user's turn. A template that refuses a
-        chat of two questions, or opens the first turn in another way, gives its whole opening twice.
+        The first is longer if the template adds a system message to a chat that has none. The second is the begin
+        token, if there is one, and what the template writes before the text of a later user's turn. If a template
+        refuses a chat of two questions, or opens the first turn in another way, both are its whole opening.
         """
         roles = ("user", "assistant", "user")
         chat = [{"role": role, "content": ""} for role in roles]
@@ -270,7 +276,7 @@ class ChatTemplate:
         return before, begin + header if before.startswith(begin) and not header.startswith(begin) else header
 
     def served_ids(self, messages: list[Message]) -> list[int]:
-        """Return the ids that a server of the template gives this chat."""
+        """Return the ids that a server with this template makes of this chat."""
         ids = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=False, **self.kwargs
         )
@@ -279,7 +285,7 @@ class ChatTemplate:
     def encode(self, prompt: RenderedPrompt, start: int, end: int) -> list[int]:
         """Return the ids of the prompt's characters from `start` to `end`.
 
-        Control tokens that the template wrote become their ids; the same characters in a message's words stay
+        Control tokens that the template wrote become their ids. The same characters in a message's text stay
         characters.
         """
         string = prompt.string[start:end]
@@ -289,13 +295,13 @@ class ChatTemplate:
             if each.start < end and each.end > start
         ]
         if not self._names_in(string, contents):
-            # The common case, left to the tokenizer: exactly the ids that every other tool gives this prompt.
+            # The common case is left to the tokenizer: exactly the ids that every other tool gives this prompt.
             encoded = self.tokenizer(string, add_special_tokens=False, split_special_tokens=False, verbose=False)
             return encoded["input_ids"]
         return self._encode_around_contents(string, contents)
 
     def _names_in(self, string: str, contents: list[Content]) -> bool:
-        """Whether the name of a control token is in the words of a message, in whole or in part."""
+        """Whether the name of a control token is in the text of a message, in whole or in part."""
         return any(
             match.start() < content.end and content.start < match.end()
             for content in contents
@@ -317,7 +323,7 @@ class ChatTemplate:
         return ids + self._encode_words(string, done, len(string), contents)
 
     def _encode_words(self, string: str, start: int, end: int, contents: list[Content]) -> list[int]:
-        """Encode a part of a prompt without control tokens of the template: words of messages and between them."""
+        """Encode a part of a prompt that has no control token of the template: texts of messages and between them."""
         inside = [content for content in contents if content.start < end and content.end > start]
         is_answer = bool(inside) and all(content.is_answer for content in inside)
         return (self.controls.answers if is_answer else self.controls.questions)(string[start:end])
@@ -325,9 +331,9 @@ class ChatTemplate:
     def _place(self, messages: list[Message], source: str, *, add_generation_prompt: bool) -> RenderedPrompt:
         """Render messages, and find the place of each content.
 
-        A template may write something else because of a message: without the thinking of an earlier answer, or in
-        another mode (SmolLM3's `/no_think`). Then the last message alone is replaced by a marker, which is enough if
-        the others have no name of a control token.
+        A template may write other text because of a message: it may remove the thinking of an earlier answer, or
+        change its mode (SmolLM3's `/no_think`). Then only the last message is replaced by a marker. That is enough if
+        the other messages have no name of a control token.
         """
         options = {"add_generation_prompt": add_generation_prompt}
         string = self._render(messages, source, **options)
@@ -339,9 +345,10 @@ class ChatTemplate:
             places = _locate_last(messages, self._render(marked, source, **options), string)
         if places is None or sum(index == last for index, _ in places) != 1:
             raise DataError(
-                f"{source}: the chat template changes the words of the last user message or does not write them "
-                "exactly once, or changes an earlier message that has the name of a control token. So the end of the "
-                "text view is not known. Use rows of prompt and completion strings, or another chat template."
+                "template_changes_text",
+                f"{source}: the chat template does not write the last user message unchanged and exactly once, or it "
+                "changes an earlier message that has the name of a control token. So the end of the text view is not "
+                "known. Use rows of prompt and completion strings, or another chat template.",
             )
         return RenderedPrompt(
             string=string,
@@ -363,12 +370,13 @@ class ChatTemplate:
         except (jinja2.TemplateError, TypeError, KeyError) as err:
             roles = ", ".join(message["role"] for message in messages)
             raise DataError(
+                "template_refuses_chat",
                 f"{source}: the chat template refuses this chat ({roles}): {_readable(str(err))}. Change the roles, or "
-                "use rows of prompt and completion strings."
+                "use rows of prompt and completion strings.",
             ) from err
 
     def _skeleton(self, messages: list[Message], source: str, *, add_generation_prompt: bool = True) -> str:
-        """Render the messages with a marker for each content; once for each order of roles."""
+        """Render the messages with a marker for each content. The result is kept for each order of roles."""
         key = (add_generation_prompt, *(message["role"] for message in messages))
         if key not in self._skeletons:
             self._skeletons[key] = self._render(_marked(messages), source, add_generation_prompt=add_generation_prompt)
@@ -381,7 +389,8 @@ class ChatTemplate:
             whole = self._render(chat, "chat template", add_generation_prompt=False)
             return whole, self._render(chat[:1], "chat template", add_generation_prompt=True)
         except DataError as err:
-            raise ConfigError(f"The tokenizer's chat template cannot render a question and an answer: {err}") from err
+            text = f"The tokenizer's chat template cannot render a question and an answer: {err}"
+            raise ConfigError(err.code, text) from err
 
     def _find_end_id(self, before: str, header: str, after: str) -> int:
         if before != header:
@@ -394,16 +403,20 @@ class ChatTemplate:
         written = [token for token in self.controls.ids if after.lstrip().startswith(token)]
         if written:
             return self.controls.ids[max(written, key=len)]
-        if after.strip() and not _MARKER.search(after):  # an answer written twice is refused by its row
+        if after.strip() and not _MARKER.search(
+            after
+        ):  # an answer that is written twice is refused later, with its row
             raise ConfigError(
-                f"The chat template writes {after.strip()[:40]!r} after an answer, which is no token of the tokenizer: "
-                "as plain text it would end nothing. Use the template's own tokenizer, or add the token to this one."
+                "unknown_end_token",
+                f"The chat template writes {after.strip()[:40]!r} after an answer, which is not a token of the "
+                "tokenizer and so would not end it. Use the template's own tokenizer, or add the token to this one.",
             )
         end_id = self.tokenizer.eos_token_id
         if end_id is None:
             raise ConfigError(
+                "end_token_missing",
                 "The chat template writes no token after an answer, and the tokenizer has no eos_token: a "
-                "model could not learn to stop. Set the tokenizer's eos_token."
+                "model could not learn to stop. Set the tokenizer's eos_token.",
             )
         logger.warning("the chat template writes no token after an answer; %r ends it", self.tokenizer.eos_token)
         return int(end_id)
@@ -425,7 +438,7 @@ def _marked(messages: list[Message]) -> list[Message]:
 def _locate(contents: list[str], skeleton: str, string: str) -> list[tuple[int, Span]] | None:
     """Return `(message index, place in string)` of each content, in the order of the string.
 
-    None where the string is not the skeleton with the contents, bare or stripped, in place of the markers.
+    None if the string is not the skeleton with the contents (whole or stripped) instead of the markers.
 
     >>> _locate([" hi "], "<u>\\ue0000\\ue001</u>", "<u>hi</u>")
     [(0, (3, 5))]
@@ -437,7 +450,7 @@ def _locate(contents: list[str], skeleton: str, string: str) -> list[tuple[int, 
     at = len(first)
     for index, literal in zip(map(int, rest[::2]), rest[1::2], strict=True):
         content = contents[index]
-        # Templates of models that reason aloud leave the thinking of earlier answers out.
+        # Templates of reasoning models leave the thinking of earlier answers out.
         said = content.rpartition("</think>")[2]
         variants = dict.fromkeys(variant for words in (content, said) for variant in _stripped(words))
         written = next((v for v in variants if string.startswith(v + literal, at)), None)
@@ -449,7 +462,7 @@ def _locate(contents: list[str], skeleton: str, string: str) -> list[tuple[int, 
 
 
 def _locate_last(messages: list[Message], skeleton: str, string: str) -> list[tuple[int, Span]] | None:
-    """Return the place of the last content; the skeleton holds the other contents themselves."""
+    """Return the place of the last content. The skeleton has a marker for it only; the other contents are in it."""
     last = len(messages) - 1
     before, marker, after = skeleton.partition(_marker(last))
     room = len(string) - len(before) - len(after)

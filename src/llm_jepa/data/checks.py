@@ -1,9 +1,9 @@
-"""Duplicates within a file, and leaks between files: counted exactly, by one rule.
+"""Duplicates within a file, and leaks between files: counted exactly, with the same rule.
 
-Two rows are the same pair when their text and their code are equal after `str.strip()`; system messages are
-not compared. As an extra, rows are also compared *normalised*: in one Unicode form, case-folded, and each run of
-white space one space. That count is shown and never acted on: in a regex, case carries meaning. Shown too, and never
-acted on, are rows that ask the same (text and system message equal after `str.strip()`) and have another code.
+Two rows are the same pair if their text and their code are equal after `str.strip()`; system messages are
+not compared. Rows are also compared *normalised*: in one Unicode form, case-folded, and with each run of white space
+as one space. That count is only reported, and no row is left out because of it: in a regex, case has a meaning. Rows
+with the same question (text and system message equal after `str.strip()`) and another code are only reported too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 NUM_SHOWN = 5
 KEY_BYTES = 16
-KEY_DTYPE = f"S{KEY_BYTES}"  # numpy sorts it; equal exactly where all bytes are
+KEY_DTYPE = f"S{KEY_BYTES}"  # numpy can sort it; two values are equal if all bytes are
 
 PairKey = tuple[str, str | None]
 
@@ -36,10 +36,10 @@ class Duplicates:
     """Rows that repeat an earlier row of the same list, by their places from 0.
 
     Attributes:
-        rows: The repeats; the first of equal rows is not among them.
+        rows: The repeats, without the first of equal rows.
         firsts: For each of `rows`, the first row that it repeats.
-        num_normalised: The same count on normalised rows; includes the exact ones.
-        normalised: Of the first few that repeat a row only when normalised, that row and the first one.
+        num_normalised: The number of repeats among normalised rows; includes the exact ones.
+        normalised: The first few rows that repeat another only if normalised, each with the first such row.
     """
 
     rows: list[int]
@@ -56,11 +56,11 @@ class Leaks:
         held_out_rows: The held-out rows.
         first_train_rows: For each of them, the first equal training row.
         train_rows: All training rows whose pair is in the held-out list.
-        num_normalised: Held-out rows that are in training when normalised; includes the exact ones.
+        num_normalised: Held-out rows that are in training if normalised; includes the exact ones.
         num_codes: Held-out rows whose code alone, stripped, is in training; includes the exact ones. For many tasks
             this is no fault: two questions can have one answer.
-        normalised: Of the first few that are in training only when normalised, that row and the first such training
-            row.
+        normalised: The first few held-out rows that are in training only if normalised, each with the first such
+            training row.
     """
 
     held_out_rows: list[int]
@@ -72,20 +72,20 @@ class Leaks:
 
 
 def pair_key(example: Example) -> PairKey:
-    """Return what two rows must share to be the same pair."""
+    """Return the key that is equal for two rows that are the same pair."""
     return example.text.strip(), None if example.code is None else example.code.strip()
 
 
 @dataclass(frozen=True)
 class RowKeys:
-    """What rows are compared by: a hash of 16 bytes for each row, so that nothing of a large file is held.
+    """The keys for comparing rows: hashes of 16 bytes for each row, so that a large file is not kept in memory.
 
     Attributes:
-        pair: Hashes of `pair_key`, dtype S16: two different pairs never meet in practice.
-        normalised: Of the normalised key.
-        code: Of the stripped code alone; for rows of one text, a hash that no code has.
-        question: Of the stripped text and system message.
-        question_normalised: Of the same, normalised.
+        pair: Hashes of `pair_key`, dtype S16. In practice, two different pairs never have the same hash.
+        normalised: Hashes of the normalised key.
+        code: Hashes of the stripped code alone; for rows of one text, a hash that no code has.
+        question: Hashes of the stripped text and system message.
+        question_normalised: The same, normalised.
     """
 
     pair: np.ndarray
@@ -96,7 +96,7 @@ class RowKeys:
 
     @classmethod
     def of(cls, examples: Sequence[Example]) -> RowKeys:
-        """Read all examples; those that stay in their file are read once, and known from then on."""
+        """Read all examples. Examples that stay in their file keep the result, so that they are read only once."""
         if isinstance(examples, Joined):
             return cls.join([cls.of(part) for part in examples.parts])
         if isinstance(examples, StoredExamples):
@@ -127,11 +127,11 @@ class RowKeys:
 
 
 def hash_key(key: Any) -> bytes:
-    """Return 16 bytes that tell keys of strings apart."""
+    """Return a hash of 16 bytes of a key made of strings."""
     return hashlib.blake2b(repr(key).encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
 
 
-NO_CODE = hash_key((None,))  # of a row of one text
+NO_CODE = hash_key((None,))  # the hash of a row of one text
 
 
 def find_duplicates(examples: Sequence[Example]) -> Duplicates:
@@ -151,7 +151,7 @@ def find_duplicates(examples: Sequence[Example]) -> Duplicates:
 
 
 def find_leaks(train_rows: Sequence[Example], held_out_rows: Sequence[Example]) -> Leaks:
-    """Find the held-out rows that training would have seen."""
+    """Find the held-out rows whose pair is also in the training rows."""
     train, held_out = RowKeys.of(train_rows), RowKeys.of(held_out_rows)
     distinct, first = np.unique(train.pair, return_index=True)
     leaked = np.flatnonzero(np.isin(held_out.pair, distinct))
@@ -173,12 +173,12 @@ def find_leaks(train_rows: Sequence[Example], held_out_rows: Sequence[Example]) 
 def find_conflicts(
     rows: Sequence[Example], others: Sequence[Example], *, normalised: bool = False
 ) -> list[tuple[int, int]]:
-    """Return the places of rows that another row asks too, with another code, each with the first such row of `others`.
+    """Return the places of rows whose question another row has with another code, each with the first such place.
 
     Args:
-        rows: The rows that are looked at.
-        others: Those that they are compared with; the same list, or another one.
-        normalised: Compare the texts normalised; codes are compared as they are.
+        rows: The rows to check.
+        others: The rows to compare them with: the same list, or another one.
+        normalised: Whether to compare normalised texts; codes are never normalised.
     """
     keys, known = RowKeys.of(rows), RowKeys.of(others)
     asked, asked_before = (each.question_normalised if normalised else each.question for each in (keys, known))
@@ -197,7 +197,7 @@ def find_conflicts(
 
 
 def apply_duplicate_policy(examples: Sequence[Example], policy: str) -> tuple[Sequence[Example], int]:
-    """Return the examples under `on_duplicate`, and the number of repeats that were found.
+    """Apply `on_duplicate`; return the examples that are kept, and the number of repeats that were found.
 
     Raises:
         DataError: If the policy is `error` and a row repeats an earlier one.
@@ -206,9 +206,10 @@ def apply_duplicate_policy(examples: Sequence[Example], policy: str) -> tuple[Se
     if found.rows and policy == "error":
         repeat, first = examples[found.rows[0]], examples[found.firsts[0]]
         raise DataError(
+            "row_repeated",
             f"{repeat.source}: repeats the pair of {first.source}; {len(found.rows)} of {len(examples)} "
             "rows repeat an earlier one. Expected none (on_duplicate=error). Remove them, or set "
-            "on_duplicate to drop or keep."
+            "on_duplicate to drop or keep.",
         )
     return leave_out(examples, found.rows) if policy == "drop" else examples, len(found.rows)
 
@@ -216,17 +217,18 @@ def apply_duplicate_policy(examples: Sequence[Example], policy: str) -> tuple[Se
 def apply_leak_policy(
     train: Sequence[Example], held_out: Sequence[Example], policy: str
 ) -> tuple[Sequence[Example], int]:
-    """Return the training examples under `on_leak`, and the number of them whose pair is held out.
+    """Apply `on_leak`; return the training examples that are kept, and how many examples have a held-out pair.
 
     Raises:
-        DataError: If the policy is `error` and a training row is held out too.
+        DataError: If the policy is `error` and a training row is also held out.
     """
     found = find_leaks(train, held_out)
     if found.train_rows and policy == "error":
         train_row, held_row = train[found.first_train_rows[0]], held_out[found.held_out_rows[0]]
         raise DataError(
-            f"{train_row.source}: the same pair is at {held_row.source}; {len(found.train_rows)} "
-            "training rows are held out too. Expected none (on_leak=error). Remove them, or set on_leak=drop."
+            "row_leaked",
+            f"{train_row.source}: the same pair is at {held_row.source}; {len(found.train_rows)} training rows are "
+            "also held-out rows. Expected none (on_leak=error). Remove them, or set on_leak=drop.",
         )
     return leave_out(train, found.train_rows) if policy == "drop" else train, len(found.train_rows)
 

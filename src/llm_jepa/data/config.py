@@ -1,4 +1,4 @@
-"""The settings of the data: where rows come from and what happens to those that do not fit."""
+"""The settings of the data: where rows come from, and what happens to rows that do not fit."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+from llm_jepa.errors import ConfigError
 from llm_jepa.fields import setting, setting_made_by
 
 LARGE_FILE_BYTES = 256 * 2**20
-"""Files larger than this stay on disk, with `rows_in_memory: auto`. Our choice: rows in memory take about 14
-times the size of their file (benchmarks/large_file.py), and a machine that trains has the 4 GiB that this is."""
+"""With `rows_in_memory: auto`, larger files stay on disk. Our choice: rows in memory take about 14 times the size
+of their file (benchmarks/large_file.py), here 4 GiB, which a machine that trains has."""
 
 POLICIES = ("error", "drop", "truncate")
 PHRASINGS = ("plain", "colloquial")
@@ -18,7 +19,7 @@ BOTH = "both"
 GENERATED_TESTS = ["colloquial", "plain"]
 """Names of the test sets that are generated with `generate_test_phrasing: both`."""
 MAIN_TEST = "test"
-"""Name of the test set of a run that has one."""
+"""Name of the test set of a run that has only one."""
 SHUFFLE_RULE = "derangement"
 
 
@@ -27,7 +28,7 @@ class DataConfig:
     """Where the pairs come from, how a row becomes a pair, and what happens to rows that do not fit.
 
     Raises:
-        ValueError: If a policy is unknown, or two settings contradict each other.
+        ConfigError: If a value is not allowed, or two settings contradict each other.
     """
 
     PAIR_COLUMNS: ClassVar[tuple[tuple[str, str], ...]] = (("prompt", "completion"), ("text", "code"))
@@ -44,27 +45,27 @@ class DataConfig:
     )
     validation_file: str | None = setting(
         None,
-        "Validation rows. Default: validation_size training rows.",
+        "Validation rows. Default: validation_size of the training rows.",
     )
     validation_size: int = setting(
-        200, "Training rows set aside for validation, a fifth at most; the same for every seed."
+        200, "Training rows set aside for validation, at most a fifth of them. They are the same for every seed."
     )
     max_train_rows: int | None = setting(None, "Use the first rows of the training file only.")
     max_test_rows: int | None = setting(None, "Use the first rows of each test file only.")
-    text_column: str | None = setting(None, "Column of the text view, where it is not called prompt, text or messages.")
-    code_column: str | None = setting(None, "Column of the code view, where it is not called completion or code.")
+    text_column: str | None = setting(None, "Column of the text view, if it is not called prompt, text or messages.")
+    code_column: str | None = setting(None, "Column of the code view, if it is not called completion or code.")
     generate_train: int | None = setting(None, "Generate this many NL-RX pairs to train on, if train_file is not set.")
     generate_test: int = setting(500, "Generated test pairs, with generate_train.")
     generate_validation: int = setting(
         0,
-        "With generate_train: generated validation pairs, phrased like the test pairs, with regexes of their own. 0: "
-        "validation_size training rows.",
+        "With generate_train: generated validation pairs, phrased like the test pairs, with other regexes. 0: "
+        "validation_size of the training rows.",
     )
     generate_seed: int = setting(0, "Seed of the generated pairs, the same for every run.")
     generate_views: int | None = setting(
         None,
-        "With generate_train: also generate this many view pairs, a plain and a colloquial phrasing, with regexes of "
-        "their own.",
+        "With generate_train: also generate this many view pairs (a plain and a colloquial phrasing), with other "
+        "regexes.",
     )
     generate_test_phrasing: str = setting(
         "plain",
@@ -73,7 +74,7 @@ class DataConfig:
     )
     generate_colloquial_share: float = setting(
         1.0,
-        "Share of a colloquial description that is colloquial, above 0 and at most 1; the rest is plain.",
+        "How much of a colloquial description is colloquial, above 0 and at most 1; the rest is plain.",
     )
     shuffle_views: bool = setting(
         False,
@@ -82,12 +83,12 @@ class DataConfig:
     shuffle_rule: str = setting(
         SHUFFLE_RULE,
         "How shuffle_views exchanges code views: derangement, a random permutation in which no row keeps its own "
-        "code. Runs of an earlier rule are not continued.",
+        "code. Runs with an earlier rule cannot be continued.",
     )
     views_file: str | None = setting(
         None,
-        "Rows of two views without a label, such as paraphrases, that feed the JEPA term next to the task's rows "
-        "(docs/data.md).",
+        "Rows of two views without a label, such as paraphrases. They feed the JEPA term in addition to the task's "
+        "rows (docs/data.md).",
     )
     views_text_column: str | None = setting(
         None,
@@ -96,34 +97,34 @@ class DataConfig:
     views_code_column: str | None = setting(None, "Column of the code view in views_file.")
     views_bridge: str = setting(
         " ~ ",
-        "Text between the views of a row of views_file, different from the task's. Rows of messages have the chat "
-        "template's.",
+        "Text between the two views of a row of views_file. It must differ from the task's bridge. Rows of messages "
+        "use the chat template instead.",
     )
     views_ratio: float = setting(
         1.0,
-        "Rows of views_file for each task row of a step. 0 trains on none of them, with the same tokenizer and model.",
+        "Rows of views_file for each task row of a step. 0: train on none; tokenizer and model stay the same.",
     )
     views_cross_entropy: bool = setting(
         True,
-        "Whether rows of views_file are under cross-entropy too, as loss_on says.",
+        "Whether rows of views_file also train cross-entropy, as loss_on says.",
     )
     task_views: bool = setting(
         True,
-        "Whether the task's own training rows feed the JEPA term. Off, the monitors measure held-out rows of "
+        "Whether the task's own training rows feed the JEPA term. If false, the monitors measure held-out rows of "
         "views_file.",
     )
     views_validation_size: int = setting(
-        200, "Rows of views_file set aside for the monitors, a fifth at most; the same for every seed."
+        200, "Rows of views_file set aside for the monitors, at most a fifth of them. They are the same for every seed."
     )
     messages_column: str = setting("messages", "Column of a chat: a list of role and content.")
     include_system: bool = setting(
         False,
-        "Without a chat template: put the system message before the text view. Off, it is left out, and refused "
-        "where it differs from row to row.",
+        "Without a chat template: put the system message before the text view. If false, it is left out, and system "
+        "messages that differ between rows are an error.",
     )
     template_system: bool = setting(
         True,
-        "Keep the system message that a chat template adds to a chat without one. Off, the template is changed so "
+        "Keep the system message that a chat template adds to a chat without one. If false, the template is changed so "
         "that it adds none.",
     )
     chat_template_kwargs: dict[str, Any] = setting_made_by(
@@ -139,21 +140,21 @@ class DataConfig:
     max_length: int = setting(512, "Longest row in tokens (text, bridge, code, end token; [PRED] not counted).")
     rows_in_memory: bool | str = setting(
         "auto",
-        "Whether rows are kept in memory: auto (yes, but for .jsonl files over 256 MiB), true, or false (read from "
-        "the file when needed; the results are the same).",
+        "Whether rows are kept in memory: auto (yes, except .jsonl files over 256 MiB), true, or false (read from the "
+        "file when needed; the results are the same).",
     )
     on_overflow: str = setting(
         "error", "Rows longer than max_length: error, drop, or truncate (the longer view is cut; the end token stays)."
     )
     on_empty: str = setting("error", "Rows with an empty or blank view: error or drop.")
     on_broken: str = setting(
-        "error", "Rows that are not valid JSON, or lack a field or hold no string in it: error or drop."
+        "error", "Rows that are not valid JSON, lack a field, or have a field that is not a string: error or drop."
     )
     on_duplicate: str = setting("keep", "Training rows that repeat an earlier row: keep, drop or error.")
     on_leak: str = setting(
         "drop",
-        "Training rows whose pair is in the test or validation file, and view rows with a text that is there: drop, "
-        "keep or error.",
+        "Training rows whose pair is in the test or validation file, and view rows with a text from there: drop, keep "
+        "or error.",
     )
 
     def __post_init__(self) -> None:
@@ -168,31 +169,37 @@ class DataConfig:
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of: {', '.join(values)}.")
+                text = f"{name}={getattr(self, name)!r} is not one of: {', '.join(values)}."
+                raise ConfigError("value_not_allowed", text)
         if self.generate_validation and self.validation_file is not None:
-            raise ValueError(
-                f"generate_validation={self.generate_validation} and validation_file={self.validation_file!r} name "
-                "validation rows twice. Remove one of them."
+            raise ConfigError(
+                "settings_conflict",
+                f"generate_validation={self.generate_validation} and validation_file={self.validation_file!r} both set "
+                "the validation rows. Remove one of them.",
             )
         if not 0 < self.generate_colloquial_share <= 1:
-            raise ValueError(
-                f"generate_colloquial_share={self.generate_colloquial_share} must be above 0 and at most 1."
+            raise ConfigError(
+                "value_out_of_range",
+                f"generate_colloquial_share={self.generate_colloquial_share} must be above 0 and at most 1.",
             )
         if self.rows_in_memory not in ("auto", True, False):
-            raise ValueError(f"rows_in_memory={self.rows_in_memory!r} is not one of: auto, true, false.")
+            text = f"rows_in_memory={self.rows_in_memory!r} is not one of: auto, true, false."
+            raise ConfigError("value_not_allowed", text)
         least_values = {"vocab_size": 259, "max_length": 4}
         least_values |= dict.fromkeys(("validation_size", "views_validation_size", "generate_validation"), 0)
         for name, least in least_values.items():
             if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
+                raise ConfigError("value_out_of_range", f"{name}={getattr(self, name)} must be at least {least}.")
         for name in ("max_train_rows", "max_test_rows"):
             rows = getattr(self, name)
             if rows is not None and rows < 1:
-                raise ValueError(f"{name}={rows} must be at least 1, or left out for all rows.")
+                text = f"{name}={rows} must be at least 1. For all rows, remove it."
+                raise ConfigError("value_out_of_range", text)
         if self.messages_column != "messages" and (self.text_column or self.code_column):
-            raise ValueError(
-                f"messages_column={self.messages_column!r} contradicts text_column and code_column: "
-                "a row is a chat or has two columns. Remove one of them."
+            raise ConfigError(
+                "settings_conflict",
+                f"messages_column={self.messages_column!r} contradicts text_column and code_column: a row is a chat, "
+                "or it has two columns. Remove messages_column, or the other two.",
             )
         self._check_train_files()
         self._check_test_files()
@@ -200,7 +207,7 @@ class DataConfig:
 
     @property
     def train_files(self) -> list[str]:
-        """The names of `train_file`, in order; none where it is not set."""
+        """The names of `train_file`, in order; none if it is not set."""
         if self.train_file is None:
             return []
         return self.train_file if isinstance(self.train_file, list) else [self.train_file]
@@ -208,51 +215,57 @@ class DataConfig:
     def _check_train_files(self) -> None:
         names = self.train_files
         if self.train_file == [] or not all(isinstance(name, str) and name for name in names):
-            raise ValueError(f"train_file={self.train_file!r} must be a name, or a list of names.")
+            text = f"train_file={self.train_file!r} must be a name, or a list of names."
+            raise ConfigError("value_not_allowed", text)
         if len(set(names)) < len(names):
-            raise ValueError(f"train_file={names} names a file twice. Remove one.")
+            raise ConfigError("file_repeated", f"train_file={names} names a file twice. Remove one.")
 
     @property
     def tests(self) -> dict[str, str]:
-        """Name to file of each test set, the main one first; one that stands alone is called `test`."""
+        """The file of each test set by its name, the main one first. A single test set is called `test`."""
         return self.test_files or ({} if self.test_file is None else {MAIN_TEST: self.test_file})
 
     @property
     def test_sets(self) -> list[str]:
-        """Names of the test sets, the main one first, whether their files are there or will be generated."""
+        """Names of the test sets, the main one first, also if their files are yet to be generated."""
         generated = GENERATED_TESTS if self.generate_test_phrasing == BOTH else [MAIN_TEST]
         return list(self.tests) or generated
 
     def _check_test_files(self) -> None:
-        """Make sure that test sets have names that can be part of a file's; the main one is `test_file` then."""
+        """Check that names of test sets can be part of a file name, and set `test_file` to the main one."""
         if self.test_files is None:
             return
         for name, file in self.test_files.items():
             if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name):
-                raise ValueError(f"test_files has the name {name!r}. Use letters, digits, '_' and '-' only.")
+                text = f"test_files has the name {name!r}. Use letters, digits, '_' and '-' only."
+                raise ConfigError("name_not_allowed", text)
             if not isinstance(file, str) or not file:
-                raise ValueError(f"test_files.{name}={file!r} must be the name of a file.")
+                raise ConfigError("value_not_allowed", f"test_files.{name}={file!r} must be the name of a file.")
         if not self.test_files:
-            raise ValueError("test_files is empty. Name at least one test set, or use test_file.")
+            raise ConfigError("value_empty", "test_files is empty. Name at least one test set, or use test_file.")
         main = next(iter(self.test_files.values()))
         if self.test_file not in (None, main):
-            raise ValueError(
-                f"test_file={self.test_file!r} and test_files name test rows twice. Remove test_file, or give it a "
-                "name in test_files."
+            raise ConfigError(
+                "settings_conflict",
+                f"test_file={self.test_file!r} and test_files both set the test rows. Remove test_file, or give it a "
+                "name in test_files.",
             )
         self.test_file = main
 
     def _check_views(self) -> None:
-        """Make sure that no setting of the view pairs is there for nothing."""
+        """Check that no setting of view pairs or generated rows is without effect."""
         if not 0 <= self.views_ratio < float("inf"):
-            raise ValueError(f"views_ratio={self.views_ratio} must be a finite number, 0 or more.")
+            text = f"views_ratio={self.views_ratio} must be a finite number, 0 or more."
+            raise ConfigError("value_out_of_range", text)
         if self.views_file is not None and self.generate_views is not None:
-            raise ValueError(
-                f"views_file={self.views_file!r} and generate_views={self.generate_views} name view pairs twice. "
-                "Remove one of them."
+            raise ConfigError(
+                "settings_conflict",
+                f"views_file={self.views_file!r} and generate_views={self.generate_views} both set the view pairs. "
+                "Remove one of them.",
             )
         if self.generate_views is not None and self.generate_views < 1:
-            raise ValueError(f"generate_views={self.generate_views} must be at least 1, or left out for none.")
+            text = f"generate_views={self.generate_views} must be at least 1. For no view pairs, remove it."
+            raise ConfigError("value_out_of_range", text)
         unused = {
             "generate_views": None,
             "generate_test_phrasing": "plain",
@@ -261,20 +274,23 @@ class DataConfig:
         }
         for name, default in unused.items():
             if self.generate_train is None and getattr(self, name) != default:
-                raise ValueError(f"{name}={getattr(self, name)!r} needs generate_train. Set it, or remove {name}.")
+                text = f"{name}={getattr(self, name)!r} needs generate_train. Set generate_train, or remove {name}."
+                raise ConfigError("setting_missing", text)
         says_all_plainly = self.generate_views is None and self.generate_test_phrasing == "plain"
         if self.generate_colloquial_share != 1 and says_all_plainly:
-            raise ValueError(
-                f"generate_colloquial_share={self.generate_colloquial_share} needs colloquial rows: generate_views or "
-                "generate_test_phrasing=colloquial. Set one, or remove it."
+            raise ConfigError(
+                "setting_missing",
+                f"generate_colloquial_share={self.generate_colloquial_share} needs colloquial rows. Set generate_views "
+                "or generate_test_phrasing=colloquial, or remove generate_colloquial_share.",
             )
         if self.views_file is None and self.generate_views is None:
             for each in fields(self):
                 value = getattr(self, each.name)
                 if (each.name.startswith("views_") or each.name == "task_views") and value != each.default:
-                    raise ValueError(f"{each.name}={value!r} needs views_file. Set it, or remove {each.name}.")
+                    text = f"{each.name}={value!r} needs views_file. Set views_file, or remove {each.name}."
+                    raise ConfigError("setting_missing", text)
         if not self.views_bridge:
-            raise ValueError("views_bridge is empty. Set it to a text between the views, or leave it out.")
+            raise ConfigError("value_empty", "views_bridge is empty. Set it to a text between the views, or remove it.")
 
     @property
     def trains_view_rows(self) -> bool:
@@ -282,7 +298,7 @@ class DataConfig:
         return self.views_file is not None and self.views_ratio > 0
 
     def of_views_file(self) -> ViewsFileConfig:
-        """Return the settings that `views_file` is read with: its own columns, all else as for the other files."""
+        """Return the settings for reading `views_file`: its own columns, all others as for the other files."""
         shared = {each.name: getattr(self, each.name) for each in fields(self)}
         columns = {"text_column": self.views_text_column, "code_column": self.views_code_column}
         messages = {"messages_column": "messages"} if any(columns.values()) else {}
@@ -291,6 +307,6 @@ class DataConfig:
 
 @dataclass
 class ViewsFileConfig(DataConfig):
-    """Settings under which a file of view pairs is read: one more form of row is known."""
+    """Settings for reading a file of view pairs, which may have one more form of row."""
 
     PAIR_COLUMNS: ClassVar[tuple[tuple[str, str], ...]] = (*DataConfig.PAIR_COLUMNS, ("text", "paraphrase"))

@@ -1,4 +1,4 @@
-"""What all training rows have around the words that are asked; it is kept with a run, so that one text is asked alike.
+"""What all training rows have around the question. It is saved with a run, to ask every new question in the same way.
 
 A model that always read "Answer with a regex." before a question was never trained to answer without it.
 """
@@ -18,14 +18,14 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Context:
-    """What every row has.
+    """What all rows have in common.
 
     Attributes:
         is_chat: Whether rows are rendered with a chat template.
         takes_system: Whether a system message is part of the text that the model reads.
         system: The system message of all rows; None if they have none, or not all the same one.
         system_differs: Whether rows have different system messages, or some have none.
-        turns: The turns that every chat begins with, examples of an answer for instance.
+        turns: The turns that every chat begins with, such as examples of an answer.
         text_prefix: The words that every text begins with.
         text_suffix: The words that every text ends with.
     """
@@ -40,7 +40,7 @@ class Context:
 
     @classmethod
     def of(cls, examples: Iterable[Example], *, is_chat: bool, include_system: bool) -> Context:
-        """Return what these rows share; `include_system` counts where there is no chat template."""
+        """Return what these rows share; `include_system` matters only without a chat template."""
         found: Context | None = None
         for example in examples:
             own = _of_one(example, cls(is_chat=is_chat, takes_system=is_chat or include_system))
@@ -49,7 +49,7 @@ class Context:
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> Context:
-        """Return a context from the values that `to_dict` gave."""
+        """Return a context from the values that `to_dict` returned."""
         return cls(**{key: value for key, value in values.items() if key in cls.__dataclass_fields__})
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,35 +58,36 @@ class Context:
 
     @property
     def messages(self) -> list[Message]:
-        """The messages that come before a question: a system message, turns."""
+        """The messages before a question: a system message and turns, if there are any."""
         return ([] if self.system is None else [{"role": "system", "content": self.system}]) + self.turns
 
     def with_system(self, system: str) -> Context:
-        """Return the context with another system message; an empty one is none.
+        """Return the context with another system message; an empty string means none.
 
         Raises:
             ConfigError: If the model reads no system message.
         """
         if not self.takes_system:
             raise ConfigError(
-                "--system has no effect: the rows of this run were trained without a system message. Leave it out, or "
-                "write it into the text."
+                "setting_without_effect",
+                "--system has no effect: the rows of this run were trained without a system message. Remove it, or "
+                "write it into the text.",
             )
         return replace(self, system=system or None, system_differs=False)
 
     def ask(self, text: str) -> Example:
-        """Return a row without an answer that asks one text as training did."""
+        """Return a row without an answer, in which a text is asked in the same way as in training."""
         return prompt_example(text, system=self.system, chat=self.is_chat, turns=self.turns)
 
     def labelled(self, text: str, answer: str) -> Example:
-        """Return a row that asks one text as training did, with an answer."""
+        """Return a row with an answer, in which a text is asked in the same way as in training."""
         asked = self.ask(text)
         if asked.messages is None:
             return replace(asked, code=answer)
         return replace(asked, code=answer, messages=[*asked.messages, {"role": "assistant", "content": answer}])
 
     def notes(self, text: str) -> list[str]:
-        """Return what a user must know who asks this text."""
+        """Return what a user who asks this text should know."""
         notes = []
         if self.system_differs:
             notes.append("The training rows have different system messages; none is sent. Choose one with --system.")
@@ -99,7 +100,7 @@ class Context:
         return notes
 
     def differences(self, other: Context, rows: str) -> list[str]:
-        """Return a sentence for each way in which other rows are asked in another way than these."""
+        """Return a sentence for each difference between how these rows and other rows are asked."""
         told = []
         if self.is_chat != other.is_chat:
             how = ("with", "without") if other.is_chat else ("without", "with")
@@ -123,7 +124,9 @@ def _of_one(example: Example, kind: Context) -> Context:
 def _shared(one: Context, other: Context) -> Context:
     turns = one.turns[: _num_shared(one.turns, other.turns)]
     is_whole = len(turns) == len(one.turns) == len(other.turns)
-    while turns and not is_whole and turns[-1]["role"] == "user":  # its answer differs: the next turn is no question
+    while (
+        turns and not is_whole and turns[-1]["role"] == "user"
+    ):  # its answer differs, and two questions cannot follow each other
         turns.pop()
     differs = one.system_differs or one.system != other.system
     return replace(
@@ -145,7 +148,7 @@ def _num_shared(one: Sequence[Any], other: Sequence[Any]) -> int:
 
 
 def _at_words(context: Context) -> Context:
-    """Cut prefix and suffix where a word begins: half a word is no habit of the rows."""
+    """Cut prefix and suffix at the border of a word: half a word is shared by accident."""
     prefix, suffix = context.text_prefix, context.text_suffix
     start = next((place for place in range(len(prefix), 0, -1) if prefix[place - 1].isspace()), 0)
     end = next((place for place in range(len(suffix)) if suffix[place].isspace()), len(suffix))

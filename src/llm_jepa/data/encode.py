@@ -1,11 +1,11 @@
-"""From an example to a pair of token ids: each view tokenised on its own, its end known by construction.
+"""From an example to a pair of token ids. Each view is tokenised separately, so its end is always known.
 
 Without a chat template:  text | separator | code end
 With a chat template:     prompt up to the user's last word | rest of the prompt | answer end-of-turn
 One text:                 first part of its tokens | (no bridge) | rest end
 
-That is the row, and with `jepa_views: prefix` its parts are the views. With `rendered`, or where a row brings views
-of its own, the views are encoded apart from the row: question and answer each alone.
+That is the row. With `jepa_views: prefix` its parts are the views. With `rendered`, or if a row has views of its own,
+the views are encoded apart from the row: question and answer each alone.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from .tokenizer import decode_ids, default_template, encode_text
 
 
 class EmptyViewError(DataError):
-    """A view of this row holds nothing that could be encoded; `on_empty` says what happens to the row."""
+    """A view of a row has no text to encode; `on_empty` says what happens to the row."""
 
 
 class PairEncoder:
-    """Encodes examples for one tokenizer; training, evaluation and generation all go through it.
+    """Encodes examples for one tokenizer. Training, evaluation and generation all use it.
 
     Attributes:
-        chat: The chat template, where the tokenizer has one. It is used for rows that are chats alone.
-        bos_ids: The start token, where the tokenizer puts one before a text; it opens the text view.
+        chat: The chat template, if the tokenizer has one. It is used only for rows that are chats.
+        bos_ids: The start token, if the tokenizer puts one before a text; the text view begins with it.
         bridge_ids: The tokens between the views of a row without chat template: the argument `bridge`, or the
             tokenizer's separator, or a line break (our choice: every tokenizer has one, and few views end or start with
             it).
         end_ids: All tokens that end an answer, for generation to stop at.
 
     Raises:
-        ConfigError: If the tokenizer has no token that could end an answer.
+        ConfigError: If the tokenizer has no token to end an answer with.
     """
 
     def __init__(
@@ -61,8 +61,9 @@ class PairEncoder:
         self.controls = Controls(tokenizer) if self.chat is None else self.chat.controls
         if self.chat is None and tokenizer.eos_token_id is None:
             raise ConfigError(
+                "end_token_missing",
                 "The tokenizer has no eos_token: nothing could end an answer, and a model would never "
-                "learn to stop. Set eos_token in its tokenizer_config.json."
+                "learn to stop. Set eos_token in its tokenizer_config.json.",
             )
         self.bos_ids = _start_ids(tokenizer)
         separator = None if bridge is not None else tokenizer.sep_token_id
@@ -73,7 +74,7 @@ class PairEncoder:
 
     @property
     def pad_id(self) -> int:
-        """The token that fills rows up; the end token where there is no other (labels go by lengths)."""
+        """The padding token; the end token if there is no other (labels depend on lengths, not on this id)."""
         pad = self.tokenizer.pad_token_id
         return self.end_ids[0] if pad is None else int(pad)
 
@@ -94,7 +95,7 @@ class PairEncoder:
         )
 
     def encode_query(self, example: Example, code_ids: list[int]) -> Pair:
-        """Return the pair of a text alone, to encode its text view; no view sees the code that fills its row."""
+        """Return a pair for encoding the text view of a text alone. `code_ids` complete the row; no view reads them."""
         text_ids, bridge_ids = self.encode_text_view(example)
         return Pair(text_ids, code_ids, bridge_ids, example.source, text_view_ids=self._own_view(example, "text"))
 
@@ -105,10 +106,10 @@ class PairEncoder:
         return Pair(text_ids=text_ids, bridge_ids=bridge_ids, code_ids=code_ids, source=example.source)
 
     def answer(self, example: Example) -> str:
-        """Return the words of an example's answer, without what the chat template opens it with (`<think>`, say).
+        """Return the text of an example's answer, without what the chat template opens it with, such as `<think>`.
 
         Raises:
-            DataError: If the answer opens once more what the template has opened and closed.
+            DataError: If the answer opens again what the template has opened and closed.
         """
         code, chat = example.code or "", self._template_of(example)
         return code if chat is None else chat.without_opening(_without_answer(example), code, example.source)
@@ -121,15 +122,16 @@ class PairEncoder:
         return ids
 
     def _own_view(self, example: Example, view: str) -> list[int] | None:
-        """Return the ids of the text view or the code view where it is not the row's, else None."""
+        """Return the ids of the text view or the code view if they differ from those in the row, else None."""
         own, words = (example.text_view, example.text) if view == "text" else (example.code_view, example.code)
         is_rendered = self.jepa_views == "rendered"
         if own is None and not is_rendered:
             return None
         if own is None and example.code is None:
             raise DataError(
+                "second_view_missing",
                 f"{example.source}: jepa_views=rendered needs rows of two views, but the row is one text. Expected a "
-                "question and an answer. Set jepa_views=prefix, or give the row a code (code_column)."
+                "question and an answer. Set jepa_views=prefix, or give the row a code (code_column).",
             )
         words = (words if own is None else own) or ""
         if not words.strip():
@@ -141,7 +143,7 @@ class PairEncoder:
         return self.chat.encode(prompt, 0, prompt.last_user[1])
 
     def rendered_view(self, example: Example, view: str) -> RenderedPrompt | None:
-        """Return a view as the chat template writes it, up to its last word; None where no template writes it.
+        """Return a view as the chat template writes it, up to its last word; None if no template writes it.
 
         Args:
             example: A row of two views.
@@ -163,23 +165,23 @@ class PairEncoder:
         return None if example.messages is None else self.chat
 
     def encode_prompt(self, example: Example) -> list[int]:
-        """Return the ids that an answer follows: exactly the text view and the bridge of the training row."""
+        """Return the ids before an answer: exactly the text view and the bridge of the training row."""
         if example.code is None:
             return self._encode_one_text(example).text_ids
         text_ids, bridge_ids = self.encode_text_view(example)
         return text_ids + bridge_ids
 
     def served_prompt(self, example: Example) -> list[int]:
-        """Return the ids that a server of the chat template gives the prompt of an example, which is a chat."""
+        """Return the ids that a server with the chat template makes of the prompt of an example, which is a chat."""
         assert self.chat is not None
         return self.chat.served_ids(_without_answer(example))
 
     def num_template_tokens(self, written: str) -> int:
-        """Return the number of tokens of what a chat template wrote, no words of messages among it."""
+        """Return the number of tokens of what a chat template wrote, without any text of messages."""
         return len(self.tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"])
 
     def encode_words(self, words: str) -> list[int]:
-        """Return the ids of a text as those of an answer, without an end token; none for a blank text."""
+        """Return the ids of a text, encoded like an answer but without an end token; none for a blank text."""
         return self.controls.answers(words) if words.strip() else []
 
     def decode_code(self, ids: Sequence[int]) -> str:
@@ -192,19 +194,20 @@ class PairEncoder:
             return chat.end_id
         if self.tokenizer.eos_token_id is None:
             raise DataError(
+                "end_token_missing",
                 f"{example.source}: the tokenizer has no eos_token to end an answer outside its chat "
-                "template. Use rows of messages, or set the tokenizer's eos_token."
+                "template. Use rows of messages, or set the tokenizer's eos_token.",
             )
         return int(self.tokenizer.eos_token_id)
 
     def truncate(self, example: Example, pair: Pair, max_length: int) -> Pair:
         """Return the pair cut to `max_length` tokens: the longer view first, from its end.
 
-        The end token, the bridge, what comes before the user's words, and one token of each view stay in any case.
-        Views apart from the row lose as many tokens as theirs in it, and are cut to `max_length` too.
+        The end token, the bridge, what comes before the user's text, and one token of each view always stay.
+        A view apart from the row loses as many tokens as the same view in the row, and is cut to `max_length` too.
 
         Raises:
-            DataError: If not even that fits.
+            DataError: If these tokens alone do not fit.
         """
         cut = self._cut_row(example, pair, max_length) if len(pair) > max_length else pair
         lost_text, lost_code = (
@@ -221,7 +224,7 @@ class PairEncoder:
         )
 
     def _cut_row(self, example: Example, pair: Pair, max_length: int) -> Pair:
-        if example.code is None:  # one sequence: cut at its very end, or the views would no longer meet
+        if example.code is None:  # one sequence: cut at its end only, or there would be a gap between the views
             ids = (pair.text_ids + pair.code_ids[:-1])[: max_length - 1]
             split = self._split(ids, example)
             return replace(pair, text_ids=split.text_ids, code_ids=split.code_ids)
@@ -229,9 +232,10 @@ class PairEncoder:
         room = max_length - head - len(pair.bridge_ids) - 1
         if room < 2:
             raise DataError(
+                "max_length_too_small",
                 f"{example.source}: max_length={max_length} has no room for both views and {head} "
                 f"tokens before the text, {len(pair.bridge_ids)} between the views, and the end "
-                "token. Raise max_length."
+                "token. Raise max_length.",
             )
         num_text, num_code = share_room(len(pair.text_ids) - head, len(pair.code_ids) - 1, room)
         text_ids = pair.text_ids[: head + num_text]
@@ -257,21 +261,23 @@ class PairEncoder:
         return text_ids, bridge_ids
 
     def system_prefix(self, example: Example) -> str:
-        """Return what stands before the text of a row without chat template: its system message, or nothing.
+        """Return what comes before the text of a row without chat template: its system message, or nothing.
 
         Raises:
-            DataError: If the row is a chat that only a chat template can write.
+            DataError: If the row is a chat that needs a chat template.
         """
         if example.messages is not None and isinstance(self.tokenizer.chat_template, dict):
             names = ", ".join(sorted(self.tokenizer.chat_template))
             raise DataError(
+                "no_default_template",
                 f"{example.source}: the row is a chat, and the tokenizer has no default chat template, only named ones "
-                f"({names}). Save the one that you want as chat_template.jinja in the tokenizer's folder."
+                f"({names}). Save the one that you want as chat_template.jinja in the tokenizer's folder.",
             )
         if len(_without_answer(example)) > (1 if example.system is None else 2):
             raise DataError(
+                "template_missing",
                 f"{example.source}: a chat of several turns needs a tokenizer with a chat template; this "
-                "one has none. Use such a tokenizer, or rows with one question and one answer."
+                "one has none. Use such a tokenizer, or rows with one question and one answer.",
             )
         return f"{example.system}\n" if self.config.include_system and example.system else ""
 
@@ -279,8 +285,9 @@ class PairEncoder:
         ids = self.controls.answers(example.text)
         if not example.text.strip() or len(ids) < 2:
             raise EmptyViewError(
+                "text_too_short",
                 f"{example.source}: the text has {len(ids)} tokens or is blank; two views need at least 2 "
-                "tokens. Correct the row, or set on_empty=drop."
+                "tokens. Correct the row, or set on_empty=drop to leave such rows out.",
             )
         return self._split(self.bos_ids + ids, example)
 
@@ -290,7 +297,7 @@ class PairEncoder:
         return Pair(text_ids=ids[:num_text], code_ids=code_ids, source=example.source)
 
     def _num_head_tokens(self, example: Example) -> int:
-        """Count the tokens before the user's words in the text view."""
+        """Count the tokens before the user's text in the text view."""
         if (chat := self._template_of(example)) is not None:
             prompt = chat.render_prompt(_without_answer(example), example.source)
             return len(chat.encode(prompt, 0, prompt.last_user[0]))
@@ -326,6 +333,7 @@ def _cut_view(ids: list[int] | None, lost: int, max_length: int) -> list[int] | 
 
 def _empty(example: Example, view: str) -> EmptyViewError:
     return EmptyViewError(
+        "view_empty",
         f"{example.source}: the {view} view is empty or blank. Expected text in both views. Correct the "
-        "row, or set on_empty=drop to leave such rows out."
+        "row, or set on_empty=drop to leave such rows out.",
     )

@@ -1,4 +1,4 @@
-"""The encoded rows of a split: what became of each example, and the checks that every row must pass."""
+"""The encoded rows of a split: what happened to each example, and the checks that every row must pass."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from .encode import EmptyViewError, PairEncoder
 from .example import Example
 from .lazy_rows import Joined, LazySequence, StoredExamples
 
-_NUM_LABELLED = 100  # rows whose labels are checked before training; one rule makes all labels
+_NUM_LABELLED = 100  # rows whose labels are checked before training; all labels are made by the same rule
 
 
 @dataclass
 class PairFacts:
-    """What is known of many pairs without keeping them.
+    """Lengths and counts of many pairs, without the pairs.
 
     Attributes:
         lengths: Tokens of each pair's row.
-        longest: Tokens of the longest row, or of a longer view apart from it; 0 without rows.
+        longest: Tokens of the longest row, or of a view apart from its row if that is longer; 0 without rows.
         longest_code: Tokens of the longest answer, end token included; 0 without rows.
         num_jepa: Number of pairs that have a JEPA term.
-        num_ce: Number of pairs that are under cross-entropy.
+        num_ce: Number of pairs that train cross-entropy.
     """
 
     lengths: array = field(default_factory=lambda: array("i"))
@@ -39,7 +39,7 @@ class PairFacts:
     num_ce: int = 0
 
     def add(self, pair: Pair) -> None:
-        """Take in one pair."""
+        """Add one pair."""
         self.lengths.append(len(pair))
         self.longest = max(self.longest, longest_part(pair))
         self.longest_code = max(self.longest_code, len(pair.code_ids))
@@ -49,10 +49,10 @@ class PairFacts:
 
 @dataclass(eq=False, repr=False)
 class StoredPairs(LazySequence[Pair]):
-    """Pairs of rows that stay in their file: each is read and encoded when it is asked for.
+    """Pairs of rows that stay in their file. Each is read and encoded when it is requested.
 
     Attributes:
-        facts: Known from the one pass that checked them, so that nothing need encode them all again.
+        facts: Known from the pass that checked all pairs, so that they need not all be encoded again.
         sha256: The hash of all pairs, known from the same pass.
     """
 
@@ -79,14 +79,14 @@ class StoredPairs(LazySequence[Pair]):
 
 @dataclass
 class EncodedPairs:
-    """Pairs of one split, with the examples they came from, and what became of the other rows.
+    """Pairs of one split, the examples they came from, and what happened to the other rows.
 
     Always `rows_in == len(pairs) + sum(dropped.values())`, and `pairs[i]` encodes `examples[i]`.
 
     Attributes:
         pairs: Token ids, none longer than `max_length`.
-        examples: The texts, in step with `pairs`.
-        rows_in: Examples that were handed in.
+        examples: The texts, in the order of `pairs`.
+        rows_in: Examples before any was left out.
         dropped: Examples left out, by reason: `empty`, `overflow`.
         truncated: Pairs that were cut to `max_length`; they are among `pairs`.
     """
@@ -102,7 +102,7 @@ class EncodedPairs:
 
     @property
     def facts(self) -> PairFacts:
-        """What is known of the pairs; those that stay on disk are not read for it."""
+        """Lengths and counts of the pairs. Pairs that stay on disk are not read for this."""
         if isinstance(self.pairs, StoredPairs):
             return self.pairs.facts
         facts = PairFacts()
@@ -112,7 +112,7 @@ class EncodedPairs:
 
 
 def row_lengths(pairs: Sequence[Pair]) -> Sequence[int]:
-    """Return the tokens of each pair's row; pairs that know their `lengths` are not encoded for it."""
+    """Return the number of tokens of each pair's row. Pairs that have `lengths` are not encoded for this."""
     if isinstance(pairs, Joined):
         return [length for part in pairs.parts for length in row_lengths(part)]
     known = getattr(pairs, "lengths", None)
@@ -120,7 +120,7 @@ def row_lengths(pairs: Sequence[Pair]) -> Sequence[int]:
 
 
 def longest_part(pair: Pair) -> int:
-    """Return the length of the row, or of a longer view apart from it."""
+    """Return the length of the row, or of a view apart from it if that is longer."""
     return max(len(pair), len(pair.text_view_ids or ()), len(pair.code_view_ids or ()))
 
 
@@ -129,8 +129,8 @@ def encode_examples(
 ) -> EncodedPairs:
     """Encode examples under the configured policies for empty and over-long rows, and check the result.
 
-    Rows that stay on disk are encoded once, to check them; nothing is kept of it but lengths and hash.
-    `marks` are fields that all pairs get, such as `use_ce=False`; a `use_jepa` of a row's own that is false stays.
+    Rows that stay on disk are encoded once, to check them; only their lengths and hash are kept.
+    `marks` are fields that all pairs get, such as `use_ce=False`. A row that has `use_jepa` false keeps it.
 
     Raises:
         DataError: If a row is empty or too long and its policy is `error`, if a row cannot be encoded, or if
@@ -157,7 +157,7 @@ def encode_examples(
 def _encode_each(
     examples: Iterable[Example], encoder: PairEncoder, config: DataConfig, account: EncodedPairs, marks: dict[str, bool]
 ) -> Iterator[tuple[int, Pair]]:
-    """Yield place and pair of each example that is kept, checked; count the others in `account`."""
+    """Check and yield place and pair of each example that is kept; count the others in `account`."""
     for place, example in enumerate(examples):
         pair, fate = encode_one(example, encoder, config)
         if pair is None:
@@ -172,7 +172,7 @@ def encode_one(example: Example, encoder: PairEncoder, config: DataConfig) -> tu
     """Encode one example under the configured policies.
 
     Returns:
-        The pair and `kept` or `truncated`, or None and the reason why the row is dropped.
+        The pair with `kept` or `truncated`; or None with the reason why the row is dropped.
 
     Raises:
         DataError: If the policy for its fault is `error`, or if it cannot be encoded.
@@ -186,48 +186,50 @@ def encode_one(example: Example, encoder: PairEncoder, config: DataConfig) -> tu
     if longest_part(pair) <= config.max_length:
         return pair, "kept"
     if config.on_overflow == "error":
-        raise DataError(_overflow_text(example, pair, config.max_length))
+        raise DataError("row_too_long", _overflow_text(example, pair, config.max_length))
     if config.on_overflow == "drop":
         return None, "overflow"
     return encoder.truncate(example, pair, config.max_length), "truncated"
 
 
 def mark(pair: Pair, marks: dict[str, bool]) -> Pair:
-    """Return the pair with fields that are false set so; none becomes true."""
+    """Return the pair with the fields that are false in `marks` set to false. None is set to true."""
     false = {name: False for name, value in marks.items() if not value}
     return replace(pair, **false) if false else pair  # type: ignore[arg-type]
 
 
 def check_special_tokens(pair: Pair, example: Example, encoder: PairEncoder) -> None:
-    """Check one row: its end token is at its end alone, and it does not begin with two begin tokens.
+    """Check that a row has its end token at its end only, and does not begin with two begin tokens.
 
     Raises:
-        DataError: If it does not hold.
+        DataError: If not.
     """
     end_id = encoder.end_id(example)
     if pair.code_ids[-1] != end_id or end_id in pair.code_ids[:-1]:
         name = encoder.tokenizer.convert_ids_to_tokens(end_id)
         raise DataError(
-            f"{example.source}: the end token {name!r} must be the last token of the row and be "
-            "nowhere else in the answer. The tokenizer reads it out of plain text; use one that does not."
+            "end_token_misplaced",
+            f"{example.source}: the end token {name!r} must be the last token of the row, and nowhere else in the "
+            "answer. The tokenizer makes it of plain text; use a tokenizer that does not.",
         )
     begin = encoder.tokenizer.bos_token_id
     for ids in (pair.text_ids, pair.text_view_ids, pair.code_view_ids):
         if begin is not None and ids is not None and ids[:2] == [begin, begin]:
             raise DataError(
-                f"{example.source}: the row begins with two begin tokens {encoder.tokenizer.bos_token!r}, where a "
-                "model expects one. The chat template writes both: take one out of it."
+                "begin_token_repeated",
+                f"{example.source}: the row begins with two begin tokens {encoder.tokenizer.bos_token!r}, but a model "
+                "expects one. The chat template writes both: remove one from it.",
             )
 
 
 def check_labels(encoded: EncodedPairs, encoder: PairEncoder, jepa: JEPAConfig) -> None:
-    """Check on the first rows, laid out as training lays them out, that the last label is the end token.
+    """Check on the first rows, with the layout of training, that the last label is the end token.
 
-    A collator that hides padding by its id hides the end token too where both are one token: the rows are right
-    then, and the model still never learns to stop. Nothing is checked with `train_end_token` off.
+    If padding and end are the same token, a collator that hides padding by its id hides the end token too. Then the
+    rows are right, but the model never learns to stop. Nothing is checked if `train_end_token` is false.
 
     Raises:
-        DataError: If the end token of a row is not under cross-entropy.
+        DataError: If the end token of a row does not train cross-entropy.
     """
     rows = encoded.pairs[:_NUM_LABELLED]
     if not rows or not jepa.train_end_token:
@@ -239,19 +241,20 @@ def check_labels(encoded: EncodedPairs, encoder: PairEncoder, jepa: JEPAConfig) 
         trained = [label for label in collate([pair]).labels.flatten().tolist() if label != IGNORED]
         if trained[-1:] != [encoder.end_id(example)]:
             raise DataError(
+                "end_token_not_trained",
                 f"{example.source}: the end token is not under cross-entropy, so the model would never learn to "
-                "stop. This is a fault of the program: please report it, with the tokenizer's name."
+                "stop. This is a fault of the program: please report it, with the tokenizer's name.",
             )
 
 
 def check_system_messages(examples: Iterable[Example], encoder: PairEncoder) -> str | None:
-    """Check that leaving the system messages out loses nothing; return a sentence about it, or None.
+    """Check that no information is lost if the system messages are left out; return a sentence about it, or None.
 
-    Only chats without a chat template are in question. One system message for all rows says nothing about any
-    of them; where it differs, it is part of the question.
+    This concerns only chats without a chat template. One system message for all rows says nothing about any of them.
+    But if it differs between rows, it is part of the question.
 
     Raises:
-        DataError: If system messages differ and `include_system` is off.
+        DataError: If system messages differ and `include_system` is false.
     """
     if encoder.chat is not None or encoder.config.include_system:
         return None
@@ -262,9 +265,10 @@ def check_system_messages(examples: Iterable[Example], encoder: PairEncoder) -> 
         first = first or example
         if example.system != first.system:
             raise DataError(
+                "system_differs",
                 f"{example.source}: its system message differs from that of {first.source}, so it cannot "
                 "be left out. Set include_system=true to put it before the text view, or use a tokenizer "
-                "with a chat template."
+                "with a chat template.",
             )
     if first is None or first.system is None:
         return None

@@ -1,4 +1,4 @@
-"""Files of rows by the end of their name: how each format is read, with the number of every row, and written.
+"""The formats of files with rows, known by the end of the file's name: how each is read and written.
 
 Nothing is guessed: the name alone says what a file holds, and a text is never turned into a number or a date.
 """
@@ -21,7 +21,7 @@ from llm_jepa.files import whole_file
 from .json_lines import BOM, MAX_LINE_BYTES, RowError, describe_content, iter_lines, parse_array
 
 Content = bytes | dict[str, Any] | RowError | None
-"""A row as a file has it: a line of JSON, or a row that is parsed already; a line that is too long is None."""
+"""A row as a file has it: a line of JSON, or a parsed row, or an error. A line that is too long is None."""
 
 Numbered = Iterator[tuple[int, Content]]
 
@@ -31,7 +31,7 @@ class CsvRow(dict[str, Any]):
 
 
 class Format(NamedTuple):
-    """How rows are read from an open file, each with its line or its number from 1, and the bytes of rows."""
+    """How rows are read from an open file, each with its line or its number from 1, and written as bytes."""
 
     read: Callable[[IO[bytes], str], Numbered]
     write: Callable[[Sequence[Content]], bytes]
@@ -43,30 +43,32 @@ def read_file(path: Path, label: str, *, name: str | None = None, separator: str
     Args:
         path: The file.
         label: What messages call it.
-        name: Its name, where `path` has another (a copy in a cache).
-        separator: Of the columns of a table, where its name does not say.
+        name: Its name, if `path` has another one (a copy in a cache).
+        separator: What separates the columns of a table, if its name does not say it.
 
     Raises:
-        DataError: If its name ends in nothing that is known, or it is damaged, or of another format.
+        DataError: If the end of its name is unknown, or the file is damaged or of another format.
     """
     ending, packing = split_ending(name or path.name)
     if ending not in FORMATS:
-        raise DataError(f"{label}: {_unknown(ending + packing)}")
+        raise DataError("unknown_format", f"{label}: {_unknown(ending + packing)}")
     read = FORMATS[ending].read if separator is None else _table(separator).read
     try:
         with _open(path, packing) as file:
             for number, row in read(file, label):
                 yield f"{label}:{number}", row
-    except (OSError, EOFError, zlib.error) as err:  # of a compressed file too, which is cut or damaged
-        damaged = f" It is damaged, or not compressed as {packing} says. Copy it again." if packing else ""
-        raise DataError(f"{label}: cannot be read: {getattr(err, 'strerror', None) or err}.{damaged}") from err
+    except (OSError, EOFError, zlib.error) as err:  # errors of a compressed file too, if it is cut or damaged
+        is_damaged = bool(packing) and getattr(err, "errno", None) is None  # else the system could not read it
+        hint = f" It is damaged, or not compressed as {packing} says. Copy it again." if is_damaged else ""
+        text = f"{label}: cannot be read: {getattr(err, 'strerror', None) or err}.{hint}"
+        raise DataError("file_damaged" if is_damaged else "file_unreadable", text) from err
 
 
 def write_file(path: Path, rows: Iterable[Content]) -> None:
-    """Write rows as the end of the name says; the file appears whole, or not at all. The same rows, the same bytes.
+    """Write rows as the end of the name says. The file appears whole, or not at all. Equal rows give equal bytes.
 
     Raises:
-        ConfigError: If the name ends in nothing that is known.
+        ConfigError: If the end of the name is unknown.
     """
     check_ending(path)
     ending, packing = split_ending(path.name)
@@ -82,18 +84,18 @@ def write_file(path: Path, rows: Iterable[Content]) -> None:
 
 
 def check_ending(path: Path) -> None:
-    """Make sure that a file of this name can be written.
+    """Check that a file of this name can be written.
 
     Raises:
-        ConfigError: If not.
+        ConfigError: If the end of the name is unknown.
     """
     ending, packing = split_ending(path.name)
     if ending not in FORMATS:
-        raise ConfigError(f"{path}: {_unknown(ending + packing)}")
+        raise ConfigError("unknown_format", f"{path}: {_unknown(ending + packing)}")
 
 
 def split_ending(name: str) -> tuple[str, str]:
-    """Return the ending that says the format, and that of the compression; of an unknown format, its own ending.
+    """Return the ending for the format, and that for the compression. An unknown ending is returned as it is.
 
     >>> split_ending("rows.JSONL.gz"), split_ending("rows.csv"), split_ending("rows.gz"), split_ending("rows.txt")
     (('.jsonl', '.gz'), ('.csv', ''), ('', '.gz'), ('.txt', ''))
@@ -112,8 +114,8 @@ def is_known(name: str) -> bool:
 def _unknown(ending: str) -> str:
     text = ", ".join(each for each in FORMATS if each not in UNPACKED)
     return (
-        f"files that end in {ending or 'nothing'} are not read. Expected one of {text} (each also with "
-        f"{' or '.join(PACKINGS)}), or {' or '.join(UNPACKED)}. Rename the file if it is one of them."
+        f"files {'that end in ' + ending if ending else 'without an ending'} are not read. Expected one of {text} "
+        f"(each also with {' or '.join(PACKINGS)}), or {' or '.join(UNPACKED)}. Rename the file if it has one of them."
     )
 
 
@@ -139,7 +141,7 @@ def _lines(rows: Sequence[Content]) -> bytes:
 
 
 def _read_json(file: IO[bytes], label: str) -> Numbered:
-    """Yield the objects of an array; a file that does not begin like one holds lines."""
+    """Yield the objects of an array. A file that does not begin like an array holds lines."""
     start: bytes = cast(Any, file).peek(4096)
     if start.removeprefix(BOM).lstrip().startswith(b"["):
         return enumerate(parse_array(file.read(), label), start=1)
@@ -163,7 +165,7 @@ def _read_parquet(file: IO[bytes], label: str) -> Numbered:
                 yield number, row
     except pyarrow.ArrowException as err:
         hint = describe_content(start).strip() if not start.startswith(b"PAR1") else ""
-        raise DataError(f"{label}: not a readable parquet file: {hint or f'{err}.'}") from err
+        raise DataError("not_parquet", f"{label}: not a readable parquet file: {hint or f'{err}.'}") from err
 
 
 def _parquet(rows: Sequence[Content]) -> bytes:
@@ -186,7 +188,7 @@ def _table(separator: str) -> Format:
 
 
 def _read_table(file: IO[bytes], label: str, separator: str) -> Iterator[tuple[int, CsvRow | RowError]]:
-    """Yield the rows of a CSV file; each is known by its first line."""
+    """Yield the rows of a CSV file, each with the number of its first line."""
     csv.field_size_limit(MAX_LINE_BYTES)
     reader = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=separator)
     done = 1
@@ -197,24 +199,27 @@ def _read_table(file: IO[bytes], label: str, separator: str) -> Iterator[tuple[i
         for row in reader:
             number, done = done + 1, reader.line_num
             if None in row or None in row.values():
-                yield number, RowError("fields", f"expected {len(names)} values in the row.")
+                yield number, RowError("fields", "wrong_cell_count", f"expected {len(names)} values in the row.")
             else:
                 yield number, CsvRow(row)
     except UnicodeDecodeError as err:
         hint = describe_content(err.object)
-        raise DataError(f"{label}:{done + 1}: not readable as CSV in UTF-8: {err}.{hint}") from err
+        raise DataError("not_utf8", f"{label}:{done + 1}: not readable as CSV in UTF-8: {err}.{hint}") from err
     except csv.Error as err:
-        raise DataError(f"{label}:{done + 1}: not readable as CSV in UTF-8: {err}.") from err
+        raise DataError("not_csv", f"{label}:{done + 1}: not readable as CSV in UTF-8: {err}.") from err
 
 
 def _check_head(names: Sequence[str], label: str) -> None:
     if names and names[0].lstrip().startswith(("{", "[")):
         raise DataError(
-            f"{label}:1: found JSON, expected the names of the columns. Let the file's name end in .jsonl (one object "
-            "a line) or .json (an array)."
+            "wrong_ending",
+            f"{label}:1: found JSON, expected the names of the columns. Give the file a name that ends in .jsonl (one "
+            "object per line) or .json (an array).",
         )
     if len(set(names)) < len(names):
-        raise DataError(f"{label}:1: two columns have one name. Expected a name of its own for each column.")
+        repeated = next(name for name in names if names.count(name) > 1)
+        text = f"{label}:1: two columns have the name {repeated!r}. Expected a different name for each column."
+        raise DataError("column_repeated", text)
 
 
 def _cells(rows: Sequence[Mapping[str, Any]], separator: str) -> bytes:

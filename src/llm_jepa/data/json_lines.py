@@ -17,13 +17,15 @@ MAX_LINE_BYTES = 16 * 2**20
 
 BOM = b"\xef\xbb\xbf"
 
-# How the first bytes of a file look that is not what its name says.
+# The first bytes of files that are not what their name says, and what a message says about them.
 _CONTENTS = {
     (b"\xff\xfe", b"\xfe\xff"): "The file looks like UTF-16. Save it as UTF-8.",
-    (b"\x1f\x8b",): "The file is compressed with gzip. Unpack it (gzip -dc FILE), or let its name end in .gz.",
-    (b"\x28\xb5\x2f\xfd",): "The file is compressed with zstd. Unpack it (zstd -dc FILE), or let its name end in .zst.",
+    (b"\x1f\x8b",): "The file is compressed with gzip. Unpack it (gzip -dc FILE), or give it a name that ends in .gz.",
+    (
+        b"\x28\xb5\x2f\xfd",
+    ): "The file is compressed with zstd. Unpack it (zstd -dc FILE), or give it a name that ends in .zst.",
     (b"BZh", b"\xfd7zXZ", b"PK\x03\x04"): "The file is compressed. Unpack it first.",
-    (b"PAR1",): "The file is Parquet. Let its name end in .parquet.",
+    (b"PAR1",): "The file is Parquet. Give it a name that ends in .parquet.",
     (b"%PDF",): "The file is a PDF.",
     (b"version https://git-lfs",): "The file is a pointer of Git LFS, not the rows. Run `git lfs pull`.",
     (b"<!DOCTYPE", b"<!doctype", b"<html"): "The file is a web page, not the rows.",
@@ -36,22 +38,25 @@ def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(row) < len(pairs):
         keys = [key for key, _ in pairs]
         repeated = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {repeated!r} stands twice in one object")
+        raise DataError("key_repeated", f"the key {repeated!r} occurs twice in one object")
     return row
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object_without_repeats)  # made once: json.loads would for each row
 
 
-class RowError(Exception):
-    """One row cannot be used; whether it stops the run or is counted and left out is the caller's policy.
+class RowError(DataError):
+    """One row cannot be used. The caller decides whether this stops the run, or the row is counted and left out.
 
-    Attributes:
-        reason: Short name for the count of dropped rows, such as `json` or `fields`.
+    Args:
+        reason: The name under which dropped rows are counted, such as `json` or `fields`: a group of codes.
+        code: The kind of error.
+        text: What was found and what was expected. The caller puts the place of the row before it.
     """
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, reason: str, code: str, text: str) -> None:
+        super().__init__(code, text)
+        self.args = (reason, code, text)  # an error that was pickled or copied is made of these
         self.reason = reason
 
 
@@ -74,7 +79,7 @@ def iter_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
 
 
 def describe_content(start: bytes) -> str:
-    """Return a sentence, after a space, on what a file with these first bytes is, if it is known not to hold rows."""
+    """Return " The file is ...", if these first bytes are those of a file that does not hold rows; else nothing."""
     return next((f" {says}" for magic, says in _CONTENTS.items() if start.startswith(magic)), "")
 
 
@@ -87,13 +92,14 @@ def parse_line(raw: bytes | None) -> dict[str, Any]:
     if raw is None:
         raise RowError(
             "too_long",
+            "line_too_long",
             f"the line is longer than {MAX_LINE_BYTES:,} bytes. Expected one JSON object per line.",
         )
     try:
         line = raw.decode("utf-8")
     except UnicodeDecodeError as err:
         hint = describe_content(raw)
-        raise RowError("encoding", f"not valid UTF-8 at byte {err.start + 1} of the line.{hint}") from None
+        raise RowError("encoding", "not_utf8", f"not valid UTF-8 at byte {err.start + 1} of the line.{hint}") from None
     try:
         row = _DECODER.decode(line)
     except json.JSONDecodeError as err:
@@ -103,11 +109,12 @@ def parse_line(raw: bytes | None) -> dict[str, Any]:
             else ""
         )
         hint = hint or describe_content(raw)
-        raise RowError("json", f"not valid JSON: {_lower_first(err.msg)} at column {err.colno}.{hint}") from None
+        text = f"not valid JSON: {_lower_first(err.msg)} at column {err.colno}.{hint}"
+        raise RowError("json", "not_json", text) from None
     except (ValueError, RecursionError) as err:  # repeated keys, numbers of thousands of digits, deep nesting
-        raise RowError("json", f"JSON that cannot be read: {_lower_first(str(err))}.") from None
+        raise RowError("json", _code_of(err), f"JSON that cannot be read: {_lower_first(str(err))}.") from None
     if not isinstance(row, dict):
-        raise RowError("json", f"found {describe_type(row)}, expected one JSON object per line.")
+        raise RowError("json", "row_not_object", f"found {describe_type(row)}, expected one JSON object per line.")
     return row
 
 
@@ -121,7 +128,7 @@ def list_or_text(text: str) -> Any:
 
 
 def parse_array(raw: bytes, name: str) -> Iterator[dict[str, Any] | RowError]:
-    """Yield the objects of a JSON array; anything else in it is an error to be counted as a row's.
+    """Yield the objects of a JSON array. For anything else in it, yield the error of that row.
 
     Raises:
         DataError: If it is not a JSON array in UTF-8.
@@ -129,9 +136,13 @@ def parse_array(raw: bytes, name: str) -> Iterator[dict[str, Any] | RowError]:
     try:
         rows = _DECODER.decode(raw.decode("utf-8-sig").strip())
     except (ValueError, RecursionError) as err:
-        raise DataError(f"{name}: not readable as JSON: {_lower_first(str(err))}.{describe_content(raw)}") from None
+        text = f"{name}: not readable as JSON: {_lower_first(str(err))}.{describe_content(raw)}"
+        raise DataError(_code_of(err), text) from None
     for row in rows:
-        yield row if isinstance(row, dict) else RowError("json", f"found {describe_type(row)}, expected an object.")
+        if isinstance(row, dict):
+            yield row
+        else:
+            yield RowError("json", "row_not_object", f"found {describe_type(row)}, expected an object.")
 
 
 def text_of(value: Any, where: str) -> str:
@@ -141,16 +152,18 @@ def text_of(value: Any, where: str) -> str:
         RowError: With reason `type` or `characters`, if it is not.
     """
     if not isinstance(value, str):
-        raise RowError("type", f"{where} holds {describe_type(value)}, expected a string.")
+        raise RowError("type", "wrong_type", f"{where} holds {describe_type(value)}, expected a string.")
     if "\0" in value:
-        raise RowError("characters", f"{where} has a NUL character at place {value.index(chr(0)) + 1}.")
+        text = f"{where} has a NUL character at place {value.index(chr(0)) + 1}."
+        raise RowError("characters", "character_not_allowed", text)
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as err:
         raise RowError(
             "characters",
+            "character_not_allowed",
             f"{where} has half a surrogate pair (\\u{ord(value[err.start]):04x}) at place {err.start + 1}, "
-            "which is no character.",
+            "which is not a character.",
         ) from None
     return value
 
@@ -163,6 +176,10 @@ def describe_type(value: Any) -> str:
         return "true or false"
     names = {str: "a string", int: "a number", float: "a number", list: "a list", dict: "an object"}
     return names.get(type(value), f"a value of type {type(value).__name__}")
+
+
+def _code_of(error: Exception) -> str:
+    return error.code if isinstance(error, DataError) else "not_json"
 
 
 def _skip_line(file: IO[bytes]) -> None:

@@ -1,8 +1,8 @@
-"""Rows that stay in a file larger than memory: its lines by number, and the examples made of them when asked for.
+"""Rows that stay in a file larger than memory: its lines by number, and the examples made of them on request.
 
 One pass finds where each line starts; its index goes to a temporary file, away from the user's files.
-Lines are then read from the file at their place. Both are read and not mapped into memory: mapped pages count as this
-process's until the system takes them back, read ones never do.
+Lines are then read from the file at their place. Both files are read, not mapped into memory: mapped pages count as
+memory of this process until the system takes them back.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from .row_forms import ExampleReader
 Item = TypeVar("Item")
 
 BLOCK_BYTES = 4 * 2**20
-"""Bytes scanned together. Our choice: large enough that Python's share vanishes, small against any memory."""
+"""Bytes scanned together. Our choice: large enough that Python's overhead is negligible, small for any machine."""
 
 _ENTRY = np.dtype([("start", "<u8"), ("size", "<u4"), ("line", "<u4")])
-_unpack = struct.Struct("<QII").unpack  # an entry without numpy, which takes longer for one alone
+_unpack = struct.Struct("<QII").unpack  # reads one entry; numpy takes longer for a single one
 _TOO_LONG = 2**32 - 1
 _NEWLINE = 0x0A
 _BLANKS = np.frombuffer(b" \t\r\n\v\f" + BOM[:1], np.uint8)  # a line may begin with a byte-order mark
 
 
 class MappedLines:
-    """The lines of a file that are not blank, as `iter_lines` gives them, in any order and without their rest.
+    """The lines of a file that are not blank, with the same values as from `iter_lines`, but in any order.
 
-    A process that is forked may go on reading; one that is started anew makes an index of its own.
+    A forked process can continue to read; a process that is started in another way makes its own index.
 
     Args:
         path: The file.
 
     Raises:
-        DataError: If the file cannot be read, or (at any later read) is no longer the file that was indexed.
+        DataError: If the file cannot be read, or (at any later read) has changed since it was indexed.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -54,9 +54,9 @@ class MappedLines:
         try:
             self._file = os.open(self.path, os.O_RDONLY)
         except OSError as err:
-            raise DataError(f"{path}: cannot be read: {err.strerror or err}.") from err
+            raise DataError("file_unreadable", f"{path}: cannot be read: {err.strerror or err}.") from err
         self._state = self._state_now()
-        self._index_file = tempfile.TemporaryFile(prefix="llm-jepa-index-")  # noqa: SIM115 (as long-lived as this)
+        self._index_file = tempfile.TemporaryFile(prefix="llm-jepa-index-")  # noqa: SIM115 (needed as long as this object)
         self._num_lines = 0
         for entries in self._scan():
             self._index_file.write(entries.tobytes())
@@ -78,8 +78,9 @@ class MappedLines:
         start, size, line = _unpack(entry)
         if self._state_now() != self._state:
             raise DataError(
-                f"{self.path}: the file changed while it was in use. Expected it to stay as it is until the run ends. "
-                "Let whatever writes to it finish, or train on a copy."
+                "file_changed",
+                f"{self.path}: the file changed while it was in use. It must not change until the run ends. Wait until "
+                "nothing writes to it, or train on a copy.",
             )
         if size == _TOO_LONG:
             return line, None
@@ -118,17 +119,17 @@ class MappedLines:
             yield self._entries(np.array([start]), np.array([at]), line, np.array([_NEWLINE]))
 
     def _entries(self, starts: np.ndarray, ends: np.ndarray, line: int, firsts: np.ndarray) -> np.ndarray:
-        """Return the entries of lines from `starts` up to their line breaks at `ends`, blank ones left out.
+        """Return the entries of lines from `starts` up to their line breaks at `ends`, without the blank ones.
 
-        `line` is the number of the first one; `firsts` are their first bytes, a line break where it is not known.
+        `line` is the number of the first line; `firsts` are their first bytes, or a line break where it is unknown.
         """
         if line + len(starts) >= 2**32:
-            raise DataError(f"{self.path}: more than {2**32:,} lines. Split the file.")
+            raise DataError("file_too_large", f"{self.path}: more than {2**32:,} lines. Split the file.")
         entries = np.empty(len(starts), _ENTRY)
         sizes = ends - starts
         entries["start"], entries["line"] = starts, np.arange(line, line + len(starts))
         entries["size"] = np.where(sizes > json_lines.MAX_LINE_BYTES, _TOO_LONG, sizes)
-        # A line can only be blank if its first byte is: checked for all at once, then the few that are one by one.
+        # A line can only be blank if its first byte is blank. So all first bytes are checked at once, then those lines.
         maybe = np.isin(firsts, _BLANKS)
         if line == 1:
             maybe[0] = True
@@ -140,7 +141,7 @@ class MappedLines:
 
 
 class LazySequence(Sequence[Item], Generic[Item]):
-    """A sequence whose items are made when they are asked for; a subclass has `__len__` and `_make`."""
+    """A sequence that makes an item when it is requested. A subclass defines `__len__` and `_make`."""
 
     @abstractmethod
     def _make(self, place: int) -> Item:
@@ -161,7 +162,7 @@ class LazySequence(Sequence[Item], Generic[Item]):
 
 
 class StoredExamples(LazySequence[Example]):
-    """Rows of a `.jsonl` file that is read again for each.
+    """Rows of a `.jsonl` file. Each row is read from the file when it is requested.
 
     Args:
         lines: The lines of the file.
@@ -170,7 +171,7 @@ class StoredExamples(LazySequence[Example]):
         config: Names of the columns.
 
     Attributes:
-        row_keys: What `checks.RowKeys` knows of them once they have been compared, for `take` to pass on.
+        row_keys: The `checks.RowKeys` of these rows once they have been compared; `take` passes them on.
     """
 
     def __init__(self, lines: MappedLines, rows: Any, name: str, config: DataConfig) -> None:
@@ -189,8 +190,9 @@ class StoredExamples(LazySequence[Example]):
         source = f"{self.name}:{number}"
         try:
             return self._reader.read(source, raw)
-        except RowError as err:  # it could be read when the run began
-            raise DataError(f"{source}: {err} The file changed while it was in use; train on a copy.") from None
+        except RowError as err:  # the row could be read when the run began
+            text = f"{source}: {err} The file changed while it was in use; train on a copy."
+            raise DataError("file_changed", text) from None
 
     def take(self, places: Any) -> StoredExamples:
         """Return the examples at these places, in their order."""
@@ -201,7 +203,7 @@ class StoredExamples(LazySequence[Example]):
 
 
 class Joined(LazySequence[Item]):
-    """Several lists (of examples, of pairs) as one, none of them copied."""
+    """Several lists (of examples, of pairs) as one, without a copy."""
 
     def __init__(self, *parts: Sequence[Item]) -> None:
         self.parts = parts
@@ -218,7 +220,7 @@ class Joined(LazySequence[Item]):
 
 
 def take(examples: Sequence[Example], places: Any) -> Sequence[Example]:
-    """Return the examples at these places: a list, or, of rows that stay in their file, such rows."""
+    """Return the examples at these places: as a list, or as `StoredExamples` if they stay in their file."""
     if isinstance(examples, StoredExamples):
         return examples.take(places)
     return [examples[place] for place in places]

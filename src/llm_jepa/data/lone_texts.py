@@ -1,4 +1,4 @@
-"""Files that hold one side of the pairs alone: texts to embed, or candidates to search."""
+"""Files that hold only one side of the pairs: texts to embed, or candidates to search."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .row_forms import detect_form
 from .sources import Content, iter_rows
 
 SIDES = ("text", "code")
-_PLACE = {"text": 0, "code": 1}  # of a side in a pair of columns
+_PLACE = {"text": 0, "code": 1}  # the place of a side in a pair of columns
 
 
 def holds_pairs(file: str, config: DataConfig) -> bool:
@@ -30,10 +30,10 @@ def read_texts(file: str, side: str, config: DataConfig, column: str | None = No
     """Return `(source, text)` of each row of a file.
 
     Args:
-        file: Any file, folder or data set that training reads.
+        file: Any file, folder or data set that training can read.
         side: "text" or "code".
         config: Its `text_column` and `code_column` name the column of a side.
-        column: The column to read. Default: that of the side, or the only one that the rows have.
+        column: The column to read. Default: that of the side, or the only column of the rows.
 
     Raises:
         DataError: If the file is missing or has no row, or a row has no such text.
@@ -45,13 +45,15 @@ def read_texts(file: str, side: str, config: DataConfig, column: str | None = No
         row = _row(source, content)
         column = column or _column_of(row, names, source, side)
         if column not in row:
-            raise DataError(f"{source}: found the fields {', '.join(row)}; expected {column}. Correct the row.")
+            text = f"{source}: found the fields {', '.join(row)}; expected {column}. Correct the row."
+            raise DataError("column_missing", text)
         try:
             texts.append((source, text_of(row[column], column)))
         except RowError as error:
-            raise DataError(f"{source}: {error} Correct the row.") from None
+            raise DataError(error.code, f"{source}: {error} Correct the row.") from None
     if not texts:
-        raise DataError(f"{file}: found no row at all. Expected rows with a column {' or '.join(names)}.")
+        text = f"{file}: found no row at all. Expected rows with a column {' or '.join(names)}."
+        raise DataError("file_empty", text)
     return texts
 
 
@@ -61,14 +63,15 @@ def _row(source: str, content: Content) -> dict[str, Any]:
             raise content
         return content if isinstance(content, dict) else parse_line(content)
     except RowError as error:
-        raise DataError(f"{source}: {error} Correct the row.") from None
+        raise DataError(error.code, f"{source}: {error} Correct the row.") from None
 
 
 def _column_of(row: dict[str, Any], names: Sequence[str], source: str, side: str) -> str:
     found = next((name for name in names if name in row), None) or (next(iter(row)) if len(row) == 1 else None)
     if found is None:
         raise DataError(
+            "column_missing",
             f"{source}: found the fields {', '.join(row)}; expected {' or '.join(names)} for the {side} side. Name the "
-            "column with --column."
+            "column with --column.",
         )
     return found

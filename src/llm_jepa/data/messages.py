@@ -1,4 +1,4 @@
-"""Chats: which message is the answer, and the fields that other trainers read next to role and content."""
+"""Chats: which message is the answer, and which fields other trainers read besides role and content."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .json_lines import RowError, describe_type, text_of
 
 ROLES = ("system", "user", "assistant")
 TRAINED = ("weight", "train", "training", "loss")
-"""Fields of a message, of OpenAI's, Axolotl's and others' files: 0 or false keeps it out of training."""
+"""Fields of a message in files for OpenAI, Axolotl and others. 0 or false: the message is not trained on."""
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
 _TOOLS = ("tool_calls", "function_call")
@@ -28,7 +28,7 @@ class Chat:
         answer: The words of the last assistant message that is trained on.
         messages: All messages up to the answer.
         has_untrained: Whether a message before the answer is marked as one that is not trained on.
-        notes: Sentences, by field, on what a user may not expect.
+        notes: Sentences, by field, about what a user may not expect.
         unread: Names of fields that no view holds.
     """
 
@@ -42,15 +42,15 @@ class Chat:
 
 
 def read_chat(messages: Any, column: str) -> Chat:
-    """Read a chat: maybe a system message, turns, a last user turn, the assistant's answer.
+    """Read a chat: a system message or none, earlier turns, a last user turn, the assistant's answer.
 
-    Messages that are not trained on (`weight: 0`) are no answer: the chat ends with the last one that is.
+    A message that is not trained on (`weight: 0`) is not the answer: the chat ends with the last answer that is.
 
     Raises:
-        RowError: If it is none.
+        RowError: If it is not such a chat.
     """
     if not isinstance(messages, list):
-        raise RowError("type", f"{column} holds {describe_type(messages)}, expected a list of messages.")
+        raise RowError("type", "wrong_type", f"{column} holds {describe_type(messages)}, expected a list of messages.")
     contents = [_check_message(message, f"{column}, message {place}") for place, message in enumerate(messages, 1)]
     marks = [_mark(message, f"{column}, message {place}") for place, message in enumerate(messages, 1)]
     roles = [message["role"] for message in messages]
@@ -58,17 +58,20 @@ def read_chat(messages: Any, column: str) -> Chat:
     if end < len(roles) and roles[:end][-1:] != ["assistant"]:
         raise RowError(
             "messages",
-            f"no assistant message of {column} is trained on ({', '.join(TRAINED)} say so). Expected an answer: give "
-            "one of them weight 1, or remove the row.",
+            "answer_not_trained",
+            f"no assistant message of {column} is trained on (because of {', '.join(TRAINED)}). Expected an answer: "
+            "give one of them weight 1, or remove the row.",
         )
     if roles[:end][-2:] != ["user", "assistant"]:
         raise RowError(
             "messages",
-            f"{column} ends with the roles {', '.join(roles[-2:]) or 'of nobody'}; expected a user's turn "
-            "and the assistant's answer to it as the last two.",
+            "answer_missing",
+            f"{column} ends with {'the roles ' + ', '.join(roles[-2:]) if roles else 'no message'}; expected a user's "
+            "turn and the assistant's answer to it as the last two.",
         )
     if "system" in roles[1:]:
-        raise RowError("messages", f"{column} has a system message after the first place; expected it first, or none.")
+        text = f"{column} has a system message after the first place; expected it first, or none."
+        raise RowError("messages", "system_not_first", text)
     system = contents[0] if roles[0] == "system" else None
     return Chat(
         system=system,
@@ -82,7 +85,7 @@ def read_chat(messages: Any, column: str) -> Chat:
 
 
 def is_filled(value: Any) -> bool:
-    """Whether a field holds something; null and empty mean that it is not there."""
+    """Whether a field holds something. Null, false and empty count as missing."""
     return value is not None and value is not False and value not in ("", [], {})
 
 
@@ -102,35 +105,41 @@ def _end_of_answer(roles: Sequence[str], marks: Sequence[bool | None]) -> int:
 
 def _check_message(message: Any, where: str) -> str:
     if not isinstance(message, dict):
-        raise RowError("type", f"{where} is {describe_type(message)}, expected an object with role and content.")
+        text = f"{where} is {describe_type(message)}, expected an object with role and content."
+        raise RowError("type", "wrong_type", text)
     if message.get("role") not in ROLES:
-        hint = " Write role and content in place of from and value." if "from" in message else ""
+        hint = " Use the names role and content instead of from and value." if "from" in message else ""
         raise RowError(
-            "messages", f"{where} has the role {message.get('role')!r}, expected one of: {', '.join(ROLES)}.{hint}"
+            "messages",
+            "unknown_role",
+            f"{where} has the role {message.get('role')!r}, expected one of: {', '.join(ROLES)}.{hint}",
         )
     if any(is_filled(message.get(name)) for name in _TOOLS):
-        raise RowError("messages", f"{where} calls tools, which no view can hold. Expected text alone.")
+        raise RowError("messages", "not_text", f"{where} calls tools, which no view can hold. Expected only text.")
     for name in (*_MEDIA, *_MASKS):
         if not is_filled(message.get(name)):
             continue
         if name in _MEDIA:
-            raise RowError("messages", f"{where} has {name}, which no view can hold. Expected text alone.")
+            raise RowError("messages", "not_text", f"{where} has {name}, which no view can hold. Expected only text.")
         raise RowError(
             "messages",
-            f"{where} has {name}, which trainers do not read alike. Give a message that is not trained on weight 0, "
-            f"and remove {name}.",
+            "field_not_supported",
+            f"{where} has {name}, which different trainers read in different ways. Give a message that is not trained "
+            f"on weight 0, and remove {name}.",
         )
     return text_of(message.get("content"), f"{where}, content")
 
 
 def _mark(message: dict[str, Any], where: str) -> bool | None:
-    """Return whether a message says that it is trained on; None where it says nothing."""
+    """Return whether a message is marked as trained on or not; None if it has no mark."""
     said = {name: message[name] for name in TRAINED if message.get(name) is not None}
     for name, value in said.items():
         if value not in (0, 1):
-            raise RowError("messages", f"{where} has {name} {value!r}, expected 0 or 1 (false or true).")
+            text = f"{where} has {name} {value!r}, expected 0 or 1 (false or true)."
+            raise RowError("messages", "value_not_allowed", text)
     if len(set(map(bool, said.values()))) > 1:
-        raise RowError("messages", f"{where} has {' and '.join(said)}, which contradict each other. Remove one.")
+        text = f"{where} has {' and '.join(said)}, which contradict each other. Remove one."
+        raise RowError("messages", "fields_conflict", text)
     return bool(next(iter(said.values()))) if said else None
 
 
@@ -141,23 +150,23 @@ def _notes(
     if end < len(roles):
         notes["cut"] = (
             "the last assistant message is marked as not trained on (weight 0): the chat is read up to the last "
-            "answer that is."
+            "answer that is trained on."
         )
     if any(mark is True and role == "assistant" for mark, role in zip(marks[: end - 1], roles, strict=False)):
         notes["earlier"] = (
-            "an assistant message before the last one is marked to be trained on (weight 1). It is with loss_on=all "
-            "alone; the code view is the last answer."
+            "an assistant message before the last one is marked to be trained on (weight 1). This happens with "
+            "loss_on=all only; the code view is the last answer."
         )
     for name in REASONING:
         if is_filled(messages[end - 1].get(name)):
             notes[name] = (
-                f"the field {name} of the answer is not read: content alone is the answer. Put it into content to "
+                f"the field {name} of the answer is not read: the answer is content only. Put it into content to "
                 "train on it."
             )
     return notes
 
 
 def _is_unread(name: str, value: Any) -> bool:
-    if name in (*_TOOLS, *_MEDIA, *_MASKS):  # false where it is there: it marks nothing
+    if name in (*_TOOLS, *_MEDIA, *_MASKS):  # if it is there, it is empty or false, and marks nothing
         return False
     return name not in ("role", "content", *TRAINED, *REASONING) and (is_filled(value) or value is False)

@@ -16,16 +16,16 @@ from llm_jepa.progress import Progress
 from .config import PHRASINGS
 from .nlrx_grammar import GRAMMAR, Node
 
-# All but 15 of the 8,000 training rows of NL-RX-SYNTH have four terms or less.
+# All except 15 of the 8,000 training rows of NL-RX-SYNTH have four terms or less.
 MAX_TERMS = 4
 
-# Three deep, as SYNTH goes: a "before" of a counted list, or of a list with a "followed by" in it.
+# As deep as in SYNTH: a "before" of a counted list, or of a list with a "followed by" in it.
 MAX_DEPTH = 3
 
-# So many draws in a row without a new pair mean that the language has none left, or so few that we give up.
+# After so many draws without a new pair, the language has none left, or so few that we give up.
 MAX_MISSES = 10_000
 
-# Added to the seed of the colloquial words: they are drawn apart, so that the trees are those of the plain pairs.
+# Added to the seed of the colloquial words. They have their own random numbers, so that the trees stay the same.
 COLLOQUIAL_STREAM = 2**64
 
 
@@ -67,12 +67,12 @@ def generate_pairs(
         num_pairs: How many.
         seed: Seed of the random numbers, 0 or more.
         phrasing: `plain`, in the manner of SYNTH, or `colloquial`: the same regexes in the same order, as people ask
-            for them. Two rows that differ in plain words alone may then be one.
+            for them. Rows with different plain words may then have the same text.
         colloquial_share: How much of a colloquial description is colloquial, above 0 and at most 1 (all of it); the
             rest is plain.
 
     Raises:
-        ConfigError: If a value is out of range, or so many different pairs cannot be found.
+        ConfigError: If a value is out of range, or there are not enough different pairs.
 
     Example:
         >>> for pair in generate_pairs(2, seed=4):
@@ -103,8 +103,8 @@ def generate_splits(num_train: int, num_test: int, seed: int) -> tuple[list[Gene
     """Return train pairs and test pairs that share no regex.
 
     The test pairs are drawn first and are `generate_pairs(num_test, seed)`: a fair sample of the language, which
-    stays the same when `num_train` grows. Drawn second, they would lack the short regexes, most of which a large
-    training set holds.
+    stays the same when `num_train` grows. If they were drawn second, they would lack short regexes, because a large
+    training set has most of those.
 
     Different strings count as different regexes: "a or b" can be in train and "b or a" in test.
 
@@ -117,7 +117,7 @@ def generate_splits(num_train: int, num_test: int, seed: int) -> tuple[list[Gene
         The training pairs and the test pairs.
 
     Raises:
-        ConfigError: If a number is negative, or so many different pairs cannot be found. It is a `ValueError`.
+        ConfigError: If a number is negative, or there are not enough different pairs. It is a `ValueError`.
     """
     made = generate_transfer(num_train, 0, num_test, seed)
     return made["train"], made["test"]  # type: ignore[return-value]
@@ -133,31 +133,31 @@ def generate_transfer(
     num_validation: int = 0,
     colloquial_share: float = 1.0,
 ) -> dict[str, list[GeneratedPair] | list[GeneratedViews]]:
-    """Return labelled rows, view pairs, test and validation rows, of which no two kinds share a regex.
+    """Return labelled rows, view pairs, test and validation rows. No regex is in two of these kinds.
 
-    A model that has read labels for plain descriptions alone is then asked in colloquial words, which it has met in the
-    view pairs, without a regex. Different strings count as different regexes: "a or b" can be in train and "b or a" in
-    test.
+    A model that was trained on labels for plain descriptions only is then tested on colloquial words. It has read such
+    words in the view pairs, without a regex. Different strings count as different regexes: "a or b" can be in train and
+    "b or a" in test.
 
     The test rows are drawn first and are `generate_pairs(num_test, seed)`: a fair sample of the language, which stays
-    the same when `num_train` grows. Drawn second, they would lack the short regexes, most of which a large training
-    set holds.
+    the same when `num_train` grows. If they were drawn second, they would lack short regexes, because a large training
+    set has most of those.
 
     Args:
         num_train: How many labelled rows, plainly phrased.
         num_views: How many view pairs.
         num_test: How many test rows.
         seed: Seed of the random numbers, 0 or more.
-        test_phrasing: `plain` or `colloquial`, of the rows for validation too.
-        num_validation: How many rows to make choices on, phrased like the test rows.
-        colloquial_share: As in `generate_pairs`, of view pairs, test and validation rows.
+        test_phrasing: `plain` or `colloquial`, for the test and validation rows.
+        num_validation: How many rows to choose settings on, phrased like the test rows.
+        colloquial_share: As in `generate_pairs`, for view pairs, test and validation rows.
 
     Returns:
-        The rows under the names `train`, `views`, `test`, `validation`, and `test_plain`: the test rows, plainly
-        phrased.
+        The rows under the names `train`, `views`, `test`, `validation`, and `test_plain` (the test rows in plain
+        phrasing).
 
     Raises:
-        ConfigError: If a value is out of range, or so many different pairs cannot be found.
+        ConfigError: If a value is out of range, or there are not enough different pairs.
     """
     numbers = {"num_train": num_train, "num_views": num_views, "num_test": num_test, "num_validation": num_validation}
     _check(test_phrasing, colloquial_share, **numbers, seed=seed)
@@ -176,10 +176,10 @@ def generate_transfer(
 
 
 def write_jsonl(pairs: Iterable[GeneratedPair | GeneratedViews], path: Path) -> None:
-    """Write one `{"text": ..., "code": ...}` (or `paraphrase`, of view pairs) object per line, UTF-8.
+    """Write one object `{"text": ..., "code": ...}` (for view pairs: `paraphrase`) per line, in UTF-8.
 
-    The file is written beside its name and renamed into place, so that nobody ever reads half of it, and an
-    older file stays as it was if the writing fails.
+    The file is written under another name and then renamed. So nobody reads half of it, and an older file stays
+    unchanged if the writing fails.
 
     Args:
         pairs: The rows, in order.
@@ -194,8 +194,8 @@ def write_jsonl(pairs: Iterable[GeneratedPair | GeneratedViews], path: Path) -> 
 def _grow(symbol: str, rng: random.Random) -> Node:
     """Draw a tree for `symbol`, top down.
 
-    The only thing asked of `rng` is `random()`: Python promises the same numbers for the same seed in every
-    version for it, and not for `choice` and its like.
+    It calls only `rng.random()`: Python promises the same numbers for the same seed in every version for this
+    function, but not for `choice` and others.
     """
     rules = GRAMMAR[symbol]
     totals = list(accumulate(rule.weight for rule in rules))
@@ -205,7 +205,7 @@ def _grow(symbol: str, rng: random.Random) -> Node:
 
 
 def _draw(rng: random.Random, number: int, name: str, excluded: Collection[str] = ()) -> list[Node]:
-    """Return trees with no regex of `excluded` and no plain description twice, so that each has one regex."""
+    """Return trees without a regex of `excluded`, each with its own plain description, so that it has one regex."""
     drawn: dict[str, Node] = {}
     misses = 0
     with Progress("draw", number, "pairs") as shown:
@@ -213,8 +213,9 @@ def _draw(rng: random.Random, number: int, name: str, excluded: Collection[str] 
             misses += 1
             if misses > MAX_MISSES:
                 raise ConfigError(
-                    f"{name} is {number:,}, but only {len(drawn):,} different pairs were found whose regex no other "
-                    "file has. Ask for fewer."
+                    "too_many_pairs",
+                    f"{name} is {number:,}, but only {len(drawn):,} different pairs were found whose regex is in no "
+                    "other file. Ask for fewer.",
                 )
             tree = _grow("line", rng)
             terms = tree.terms
@@ -228,7 +229,7 @@ def _draw(rng: random.Random, number: int, name: str, excluded: Collection[str] 
 
 
 def _phrase(trees: Iterable[Node], phrasing: str, seed: int, share: float) -> list[GeneratedPair]:
-    """Return trees as pairs in one phrasing; colloquial words are drawn from a stream of their own."""
+    """Return trees as pairs in one phrasing; colloquial words are drawn with their own random numbers."""
     if phrasing == "plain":
         return [GeneratedPair(tree.english, tree.regex) for tree in trees]
     rng = random.Random(COLLOQUIAL_STREAM + seed)
@@ -242,9 +243,10 @@ def _phrase_twice(trees: Iterable[Node], seed: int, share: float) -> list[Genera
 
 def _check(phrasing: str, colloquial_share: float, **numbers: int) -> None:
     if phrasing not in PHRASINGS:
-        raise ConfigError(f"phrasing={phrasing!r} is not one of: {', '.join(PHRASINGS)}.")
+        raise ConfigError("value_not_allowed", f"phrasing={phrasing!r} is not one of: {', '.join(PHRASINGS)}.")
     if not 0 < colloquial_share <= 1:
-        raise ConfigError(f"colloquial_share={colloquial_share} must be above 0 and at most 1.")
+        text = f"colloquial_share={colloquial_share} must be above 0 and at most 1."
+        raise ConfigError("value_out_of_range", text)
     for name, number in numbers.items():
         if number < 0:
-            raise ConfigError(f"{name} is {number}, expected 0 or more.")
+            raise ConfigError("value_out_of_range", f"{name} is {number}, expected 0 or more.")

@@ -1,9 +1,9 @@
-"""From the configured files to encoded splits: the one path by which data enters a run.
+"""From the configured files to encoded splits: all data of a run is loaded here.
 
     read -> leave out leaked rows -> duplicates -> set validation aside -> tokenizer -> encode
 
-The order matters. Leaks go first, so that validation has none either; the tokenizer comes after the split, so
-that it has seen training rows alone. View pairs (`views_file`) go the same way, once it is known what is held out.
+The order matters. Leaked rows are left out first, so that validation has none either. The tokenizer is trained after
+the split, on training rows only. View pairs (`views_file`) follow the same steps once the held-out rows are known.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from .views_file import apply_views_leak_policy, find_views, read_views
 
 logger = logging.getLogger(__name__)
 
-# At most one row in so many is set aside for validation: a small file must keep rows to learn from.
+# At most one row in five is set aside for validation: a small file must keep rows to learn from.
 MOST_ASIDE = 5
 
 LabelViews = Callable[[Sequence[Example]], tuple[list[Example], dict[str, int]]]
-"""From rows to those that are kept, as rows of the task with their labels, and the number of the others by reason."""
+"""Takes rows; returns those that are kept, with labels for the task, and the number of the others by reason."""
 
 
 @dataclass
@@ -46,14 +46,14 @@ class LoadedData:
     """Everything that training and evaluation need from the data; a split without a file is empty.
 
     Attributes:
-        encoder: The encoder of the run; generation starts at `encoder.encode_prompt(example)`.
+        encoder: The encoder of the run; generation starts from `encoder.encode_prompt(example)`.
         tests: The rows of each test set by its name, the main one first.
-        views: Pairs of `views_file`, also with `views_ratio` 0, where no step has any.
+        views: Pairs of `views_file`, also if `views_ratio` is 0 and no step uses them.
         views_validation: Pairs of `views_file` that are set aside, for the monitors.
         summary: Counts of rows, plain values for JSON. For each split `rows_in == kept + sum(dropped)`, where the rows
             set aside for validation count as `dropped` from training under `to_validation`. `chat_template` says
             whether training rows are rendered with the tokenizer's chat template.
-        notes: Sentences for the user about every choice that was made for them, and every row left out.
+        notes: Sentences for the user about every choice that the program made, and every row left out.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -68,13 +68,13 @@ class LoadedData:
 
     @property
     def test(self) -> EncodedPairs:
-        """The rows of the main test set; none where there is no test file."""
+        """The rows of the main test set; none if there is no test file."""
         return next(iter(self.tests.values()), EncodedPairs())
 
 
 @dataclass
 class _Split:
-    """The rows of one split on their way, and the account of those that left."""
+    """The rows of one split while it is prepared, and counts of the rows that were left out."""
 
     name: str
     examples: Sequence[Example] = field(default_factory=list)
@@ -85,7 +85,7 @@ class _Split:
 
     @classmethod
     def read(cls, name: str, file: str, config: DataConfig, part: str, limit: int | None = None) -> _Split:
-        """Read the rows of a file; of a folder with several splits, the split `part`."""
+        """Read the rows of a file, or of the split `part` of a folder with several splits."""
         return cls.of(name, read_examples(file, config, limit=limit, part=part))
 
     @classmethod
@@ -104,7 +104,8 @@ class _Split:
             self.dropped[reason] = self.dropped.get(reason, 0) + count
         if self.rows_in and not len(encoded):
             reasons = ", ".join(f"{reason} {count}" for reason, count in self.dropped.items())
-            raise DataError(f"The {self.name} rows are all left out ({reasons}); expected at least one.")
+            text = f"The {self.name} rows are all left out ({reasons}); expected at least one."
+            raise DataError("no_rows_left", text)
         return encoded
 
 
@@ -119,18 +120,19 @@ def load_data(
 
     Args:
         config: Files, columns, sizes and policies.
-        jepa: Its `jepa_split` says where rows of one text are split, its `jepa_views` what the views are.
-        tokenizer: The tokenizer of a model that is already there. It comes before `tokenizer_name_or_path`; with
-            neither, one is trained on the training rows.
-        label_views: Gives training rows of `views_file` a label, once the tokenizer has seen them without.
+        jepa: `jepa_split` says where rows of one text are split; `jepa_views` says what the views are.
+        tokenizer: The tokenizer of a pretrained model. It is used instead of `tokenizer_name_or_path`. Without either,
+            one is trained on the training rows.
+        label_views: Gives training rows of `views_file` a label, after the tokenizer was trained on them without it.
 
     Raises:
         ConfigError: If no training file is named, or the tokenizer cannot be used.
         DataError: If a file or a row is wrong and its policy is `error`, or if a split has no row left.
     """
     if config.train_file is None:
-        raise ConfigError("train_file is not set. Set it to a file of training rows, such as train.jsonl or train.csv.")
-    notes: list[str] = []  # those of reading the files are in the log already
+        text = "train_file is not set. Set it to a file of training rows, such as train.jsonl or train.csv."
+        raise ConfigError("setting_missing", text)
+    notes: list[str] = []  # the notes of reading the files were logged already
     splits, counts = _read_splits(config, notes)
     train, views = splits["train"], splits.get("views", _Split("view"))
     if tokenizer is None:
@@ -172,9 +174,9 @@ def split_name(test_set: str, config: DataConfig) -> str:
 def load_rows(file: str, config: DataConfig, encoder: PairEncoder, *, limit: int | None = None) -> EncodedPairs:
     """Read and encode one more file for a run that exists, such as a test file of `evaluate`.
 
-    Of a folder or a data set with several splits, the test split is read.
+    If the name is a folder or a data set with several splits, the test split is read.
 
-    Rows that `on_broken` leaves out are counted in `rows_in` and `dropped` of what comes back.
+    Rows that `on_broken` leaves out are counted in `rows_in` and `dropped` of the result.
     """
     result = read_examples(file, config, limit=limit, part="test")
     encoded = encode_examples(result.examples, encoder, config)
@@ -224,12 +226,13 @@ def _check_encoded(
     encoder: PairEncoder,
     notes: list[str],
 ) -> None:
-    """Raise where the encoded rows cannot train what was asked for, and note what a user may not expect."""
+    """Raise an error if the encoded rows cannot train what was requested, and note what a user may not expect."""
     for name, split in splits.items():
         if split.untrained and not name.startswith(MAIN_TEST) and jepa.loss_on == "all":
             raise ConfigError(
-                f"{split.untrained}: a message before the answer is not to be trained on (weight 0), and loss_on=all "
-                "trains every token of a row. Set loss_on=code, or remove the field."
+                "untrained_message",
+                f"{split.untrained}: a message before the answer must not be trained on (weight 0), but loss_on=all "
+                "trains every token of a row. Set loss_on=code, or remove the field.",
             )
         check_labels(encoded[name], encoder, jepa)
         notes += _losses(split, encoded[name], config)
@@ -238,7 +241,7 @@ def _check_encoded(
 
 
 def _losses(split: _Split, encoded: EncodedPairs, config: DataConfig) -> list[str]:
-    """Return sentences on rows that were left out or cut, except for those that have a sentence already."""
+    """Return sentences about rows that were left out or cut, unless another note already reports them."""
     notes = []
     lost = {name: count for name, count in split.dropped.items() if name not in ("leak", "duplicate", "to_validation")}
     if lost:
@@ -250,31 +253,34 @@ def _losses(split: _Split, encoded: EncodedPairs, config: DataConfig) -> list[st
 
 
 def _check_terms(train: EncodedPairs, views: EncodedPairs | None, config: DataConfig, jepa: JEPAConfig) -> None:
-    """Make sure that the JEPA term has rows where it has weight, and that view rows in the steps train something.
+    """Check that a JEPA term with weight has rows, and that view rows in the steps train something.
 
     Raises:
-        DataError: If the rows' own flags leave none for the term.
-        ConfigError: If the settings do.
+        DataError: If the term has no rows because of their `use_jepa`.
+        ConfigError: If the term, or a view row, has nothing to train because of the settings.
     """
     in_steps = views if views is not None and config.trains_view_rows else None
     num_jepa = train.facts.num_jepa + (0 if in_steps is None else in_steps.facts.num_jepa)
     if jepa.has_term and len(train) and not num_jepa:
         if not config.task_views:
             raise ConfigError(
-                f"task_views=false and views_ratio={config.views_ratio} leave no row with a JEPA term, and "
-                f"jepa_lambda is {jepa.jepa_lambda}. Set views_ratio above 0, task_views to true, or jepa_lambda to 0."
+                "settings_conflict",
+                f"task_views=false and views_ratio={config.views_ratio} leave no row with a JEPA term, but "
+                f"jepa_lambda is {jepa.jepa_lambda}. Set views_ratio above 0, task_views to true, or jepa_lambda to 0.",
             )
         raise DataError(
-            f"None of the {len(train)} training rows has a JEPA term (use_jepa is false in all of them), and "
-            f"jepa_lambda is {jepa.jepa_lambda}. Set use_jepa to true where the views match, or jepa_lambda to 0."
+            "no_jepa_rows",
+            f"None of the {len(train)} training rows has a JEPA term (use_jepa is false in all of them), but "
+            f"jepa_lambda is {jepa.jepa_lambda}. Set use_jepa to true where the views match, or jepa_lambda to 0.",
         )
     if in_steps is not None and not config.views_cross_entropy:
         num_idle = len(in_steps) - in_steps.facts.num_jepa if jepa.has_term else len(in_steps)
         if num_idle:
             raise ConfigError(
+                "rows_train_nothing",
                 f"views_cross_entropy=false leaves {num_idle} of the {len(in_steps)} view rows nothing to train: they "
                 "have no JEPA term (jepa_lambda is 0, or the row's use_jepa is false). Set views_cross_entropy to "
-                "true, or views_ratio to 0 in this arm."
+                "true, or views_ratio to 0 in this arm.",
             )
 
 
@@ -318,7 +324,7 @@ def _handle_leaks(
     validation.keep(kept, "leak")
     for split, count, others in ((train, num_train, "validation or test"), (validation, num_validation, "test")):
         if count:
-            fate = "left out" if policy == "drop" else "kept: scores on them are not to be trusted"
+            fate = "left out" if policy == "drop" else "kept: do not trust scores on them"
             notes.append(f"{count} {split.name} rows have a pair that is in the {others} rows too; {fate}.")
     return {
         "leaked_pairs": len(found.held_out_rows),
@@ -350,7 +356,7 @@ def _set_validation_aside(
             f"aside.{why}"
         )
     elif why:
-        notes.append(f"{found} {train.name} rows are set aside in place of {key}={size}.{why}")
+        notes.append(f"{found} {train.name} rows are set aside instead of {key}={size}.{why}")
     train.keep(kept, "to_validation")
 
 
@@ -373,23 +379,26 @@ def _read_views(
 
 
 def _views_encoder(config: DataConfig, jepa: JEPAConfig, encoder: PairEncoder, views: _Split) -> PairEncoder:
-    """Return the encoder of view rows, whose bridge says that another view is asked for, not an answer.
+    """Return the encoder of view rows. Its bridge shows the model that another view follows, not an answer.
 
     Raises:
-        ConfigError: If `views_bridge` is the task's own bridge, or view rows are chats, which have their template's.
+        ConfigError: If `views_bridge` is the task's own bridge, or is set although the view rows are chats, where the
+            chat template writes the bridge.
     """
     if encoder.chat is not None and is_chat(views.examples):
         if config.views_bridge != DataConfig.views_bridge:
             raise ConfigError(
-                f"views_bridge={config.views_bridge!r} has no place in rows of messages, which the chat template "
-                "renders. Leave it out, or give view rows as two strings."
+                "setting_without_effect",
+                f"views_bridge={config.views_bridge!r} has no effect on rows of messages, which the chat template "
+                "renders. Remove it, or give view rows as two strings.",
             )
         return encoder
     views_encoder = PairEncoder(encoder.tokenizer, config, jepa.jepa_split, jepa.jepa_views, bridge=config.views_bridge)
     if views_encoder.bridge_ids == encoder.bridge_ids:
         raise ConfigError(
-            f"views_bridge={config.views_bridge!r} is the bridge of the task's rows too: a text before it would ask "
-            "for an answer and for another view at once. Set another."
+            "bridges_equal",
+            f"views_bridge={config.views_bridge!r} is also the bridge of the task's rows: a text before it would ask "
+            "for an answer and for another view at once. Set another one.",
         )
     return views_encoder
 

@@ -1,4 +1,4 @@
-"""Rows that are in memory already, a Hugging Face dataset say, as pairs: the way of a file, without the file."""
+"""Encodes rows that are in memory already (a Hugging Face dataset, for example) as rows of a file are encoded."""
 
 from __future__ import annotations
 
@@ -41,5 +41,6 @@ def encode_rows(rows: Iterable[Mapping[str, Any]], encoder: PairEncoder, name: s
     if encoded.truncated:
         logger.warning("%s: %d rows cut to %d tokens", name, encoded.truncated, encoder.config.max_length)
     if not len(encoded):
-        raise DataError(f"{name}: all of its {encoded.rows_in} rows are left out. Expected at least one.")
+        text = f"{name}: all of its {encoded.rows_in} rows are left out. Expected at least one."
+        raise DataError("no_rows_left", text)
     return list(encoded.pairs)

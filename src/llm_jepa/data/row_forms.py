@@ -1,9 +1,9 @@
-"""From the columns of a row to an example: which hold the views, and what is refused.
+"""From the columns of a row to an example: which columns hold the views, and which rows are refused.
 
 Row forms, tried in this order: the columns named in the configuration; `messages`; `prompt` and
 `completion`; `text` and `code`; `text` alone, which is split by `jepa_split`. A file has one form, that of
-its first good row. Any row may have more, whatever its form: views of its own (`text_view`, `code_view`), whether
-it has a JEPA term (`use_jepa`), and the rows that it belongs with (`group`). Absent and null mean the same there.
+its first good row. A row of any form may have more columns: views of its own (`text_view`, `code_view`), whether
+it has a JEPA term (`use_jepa`), and which rows it belongs with (`group`). In these, a missing value and null are equal.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ SCORING_COLUMNS = ("database", "db_id", "choices", "answer", "answers")  # read 
 FORMS_TEXT = "messages; or prompt and completion; or text and code; or text alone"
 _MOST_LISTED = 12  # columns that a message lists
 
-# Columns that change what other trainers do, and what a user can do here.
+# Columns that other trainers read, and what a user can do here.
 _ADVICE = {
     "chat_template_kwargs": "To set them for all rows, use the key of that name.",
     **dict.fromkeys(("tools", "functions"), "No prompt describes tools."),
     **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), "No view holds anything but text."),
     **dict.fromkeys(("system", "history"), "Write them into messages."),
     **dict.fromkeys(("input", "context"), "If it is a part of the question, write both into one column."),
-    **dict.fromkeys(TRAINED, "All rows count alike; messages may have it."),
-    "label": "If it marks bad answers, take their rows out.",
+    **dict.fromkeys(TRAINED, "All rows have the same weight here; messages may have it."),
+    "label": "If it marks bad answers, remove their rows.",
     **dict.fromkeys(("labels", "input_ids", "completion_mask", "assistant_masks", "loss_mask"), "See loss_on."),
     **dict.fromkeys(REASONING, "Write it into the answer to train on it."),
 }
-# What a question consists of besides its first column, where a public format says so (Alpaca, Dolly).
+# The further columns of a question in public formats (Alpaca, Dolly), by its first column.
 _REST_OF_QUESTION = {"instruction": ("input", "context")}
 
 
 @dataclass(frozen=True)
 class RowForm:
-    """How a file's rows hold the views: `kind` is messages, pair or text, read from `columns` in order."""
+    """How the rows of a file hold the views. `kind` is messages, pair or text; the views are in `columns`, in order."""
 
     kind: str
     columns: tuple[str, ...]
@@ -52,7 +52,7 @@ class RowForm:
 
 
 class ExampleReader:
-    """Turns rows into examples and holds all rows of a file to the form of the first.
+    """Turns rows into examples, and checks that all rows of a file have the form of the first.
 
     Attributes:
         untrained: The first row with a message before the answer that is not to be trained on.
@@ -82,6 +82,7 @@ class ExampleReader:
         if self.form is not None and form != self.form:
             raise RowError(
                 "fields",
+                "form_differs",
                 f"found {form}, but {self.form_source} has {self.form} (fields here: {_listed(row)}). "
                 "Expected the same form in every row of a file.",
             )
@@ -100,7 +101,7 @@ class ExampleReader:
         return example
 
     def all_notes(self) -> list[str]:
-        """Return what is to be said about the rows that were read."""
+        """Return what the user should know about the rows that were read."""
         notes = list(self._notes.values())
         if self._unread:
             notes.append(f"Columns that are not read: {_listed(self._unread)}. The views are from {self.form}.")
@@ -145,8 +146,8 @@ class ExampleReader:
 def detect_form(row: Collection[str], config: DataConfig) -> RowForm:
     """Return the form of a row with these columns.
 
-    A column counts even where its value is null: a null is then refused by line, and never turns a pair into a lone
-    text in silence.
+    A column counts even if its value is null. Such a row is refused later, with its line. Otherwise a null would
+    silently turn a pair into a row of one text.
 
     Raises:
         RowError: With reason `fields`, if no form fits.
@@ -156,7 +157,8 @@ def detect_form(row: Collection[str], config: DataConfig) -> RowForm:
     if config.messages_column in row:
         return RowForm("messages", (config.messages_column,))
     if config.messages_column != "messages":
-        raise RowError("fields", f"found the fields {_listed(row)}; expected {config.messages_column}.")
+        text = f"found the fields {_listed(row)}; expected {config.messages_column}."
+        raise RowError("fields", "column_missing", text)
     for columns in config.PAIR_COLUMNS:
         if all(column in row for column in columns):
             return RowForm("pair", columns)
@@ -164,8 +166,9 @@ def detect_form(row: Collection[str], config: DataConfig) -> RowForm:
         return RowForm("text", ("text",))
     raise RowError(
         "fields",
+        "column_missing",
         f"found the fields {_listed(row)}; expected {FORMS_TEXT}. "
-        "Where the columns have other names, set text_column and code_column.",
+        "If the columns have other names, set text_column and code_column.",
     )
 
 
@@ -176,13 +179,14 @@ def _mapped_form(row: Collection[str], config: DataConfig) -> RowForm:
         wanted = " and ".join(name for name in (text, code) if name)
         raise RowError(
             "fields",
-            f"found the fields {_listed(row)}; expected {wanted} (text_column and code_column say so).",
+            "column_missing",
+            f"found the fields {_listed(row)}; expected {wanted} (because of text_column and code_column).",
         )
     return RowForm("text", (text,)) if code is None else RowForm("pair", (text, code))
 
 
 def _read_views(row: dict[str, Any], form: RowForm) -> Chat | tuple[str, str | None]:
-    """Return the text and code of a row, or the chat that it is."""
+    """Return the text and code of a row, or its chat."""
     values = [row[column] for column in form.columns]
     if form.kind == "messages":
         is_cell = isinstance(row, CsvRow)
@@ -194,14 +198,15 @@ def _read_views(row: dict[str, Any], form: RowForm) -> Chat | tuple[str, str | N
         if name not in form.columns and isinstance(row.get(name), str) and row[name].strip():
             raise RowError(
                 "fields",
-                f"{name} is a part of the question that {form.columns[0]} asks, and is in no view. Write both into one "
+                "question_in_two_columns",
+                f"{name} is a part of the question in {form.columns[0]}, but is in no view. Write both into one "
                 "column, and name it with text_column.",
             )
     return strings[0], strings[1] if form.kind == "pair" else None
 
 
 def _typed(row: CsvRow) -> dict[str, Any]:
-    """Return a row of a CSV file, whose values are text, with the types that columns which are no views have."""
+    """Return a row of a CSV file, where all values are text, with proper types in the columns that are not views."""
     typed: dict[str, Any] = {name: value or None for name, value in row.items()}
     for name in SCORING_COLUMNS:
         if typed.get(name):
@@ -212,13 +217,13 @@ def _typed(row: CsvRow) -> dict[str, Any]:
 
 
 def _own_columns(row: dict[str, Any], form: RowForm) -> dict[str, Any]:
-    """Return what the row's own columns say; a column that was named as a view of the row is that view alone."""
+    """Return the values of `OWN_COLUMNS` and `SCORING_COLUMNS`, except of columns that hold a view of the row."""
     own = {name: row[name] for name in OWN_COLUMNS if row.get(name) is not None and name not in form.columns}
     for name, value in own.items():
         if name != USE_JEPA:
             text_of(value, name)
         elif not isinstance(value, bool):
-            raise RowError("type", f"{name} holds {describe_type(value)}, expected true or false.")
+            raise RowError("type", "wrong_type", f"{name} holds {describe_type(value)}, expected true or false.")
     scoring = {name: row[name] for name in SCORING_COLUMNS if row.get(name) is not None and name not in form.columns}
     return {**own, "scoring": scoring} if scoring else own
 
@@ -226,13 +231,15 @@ def _own_columns(row: dict[str, Any], form: RowForm) -> dict[str, Any]:
 def _from_prompt_and_completion(prompt: list[Any], completion: list[Any], form: RowForm) -> Chat:
     if len(completion) != 1:
         raise RowError(
-            "messages", f"{form.columns[1]} holds {len(completion)} messages, expected one, of the assistant."
+            "messages",
+            "wrong_message_count",
+            f"{form.columns[1]} holds {len(completion)} messages, expected one, of the assistant.",
         )
     return read_chat(prompt + completion, str(form))
 
 
 def _short(source: str) -> str:
-    return PurePath(source).name  # notes end in model cards, which show no folder of a machine
+    return PurePath(source).name  # notes are also in model cards, which must not show a folder of this machine
 
 
 def _listed(row: Collection[str]) -> str:

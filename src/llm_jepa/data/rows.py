@@ -1,4 +1,4 @@
-"""From the name of a file or a data set to examples, with an account of every row that was left out."""
+"""From the name of a file or a data set to examples. Every row that is left out is counted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .sources import iter_rows, local_files, local_path, looks_local
 
 logger = logging.getLogger(__name__)
 
-_NUM_SHOWN = 3  # dropped rows that are shown in the log; the rest are counted
+_NUM_SHOWN = 3  # dropped rows that are shown in the log; the others are only counted
 
 
 @dataclass
@@ -31,10 +31,10 @@ class ReadResult:
 
     Attributes:
         examples: The rows that could be read, in the order of the file; those of a large file stay in it.
-        rows_in: Rows that were looked at; blank lines are not rows.
+        rows_in: Rows that were read; blank lines are not rows.
         dropped: Rows left out because of `on_broken: drop`, by reason.
         form: The form of the file's rows.
-        notes: Sentences on fields that are not read, or not as a user may expect.
+        notes: Sentences about fields that are not read, or not as a user may expect.
         untrained: The first row with a message before the answer that is not to be trained on (`weight: 0`).
     """
 
@@ -70,13 +70,13 @@ def read_examples(
 def keep_readable(
     rows: Iterable[tuple[str, Content]], config: DataConfig, name: str, lines: MappedLines | None = None
 ) -> ReadResult:
-    """Return the examples of `(source, row)`; rows that cannot be used go by `on_broken`.
+    """Return the examples of `(source, row)`; `on_broken` says what happens to rows that cannot be used.
 
     Args:
         rows: The rows, each with where it is from.
         config: Column names and the policy for broken rows.
-        name: What all of them are called in messages.
-        lines: The file that they stay in, where they do.
+        name: What messages call all of them.
+        lines: The file that the rows stay in; None if they are kept in memory.
 
     Raises:
         DataError: As `read_examples`.
@@ -96,16 +96,17 @@ def keep_readable(
         except RowError as err:
             message = f"{source}: {err}"
             if config.on_broken == "error":
-                raise DataError(f"{message} Correct the row, or set on_broken=drop to leave such rows out.") from None
+                text = f"{message} Correct the row, or set on_broken=drop to leave such rows out."
+                raise DataError(err.code, text) from None
             dropped[err.reason] += 1
             if dropped.total() <= _NUM_SHOWN:
                 logger.warning("left out: %s", message)
     if not rows_in:
-        raise DataError(f"{name}: found no row at all. Expected rows with {FORMS_TEXT}.")
+        raise DataError("file_empty", f"{name}: found no row at all. Expected rows with {FORMS_TEXT}.")
     examples = kept if lines is None else StoredExamples(lines, kept_rows, name, config)
     counts = ", ".join(f"{reason}: {count}" for reason, count in dropped.most_common())
     if not len(examples):
-        raise DataError(f"{name}: none of its {rows_in} rows can be used ({counts}).")
+        raise DataError("no_rows_left", f"{name}: none of its {rows_in} rows can be used ({counts}).")
     if dropped:
         logger.warning("%s: %d of %d rows left out (%s)", name, dropped.total(), rows_in, counts)
     where = "" if lines is None else ", read from disk when they are needed"
@@ -117,33 +118,35 @@ def keep_readable(
 
 
 def read_training(config: DataConfig) -> ReadResult:
-    """Read the rows of `train_file`; those of several files one after the other, as if they were one.
+    """Read the rows of `train_file`; several files one after the other, as if they were one file.
 
     Raises:
-        ConfigError: If they are to stay on disk, which rows of one file can.
-        DataError: As `read_examples`; or if the files are of several forms.
+        ConfigError: If the rows of several files should stay on disk; only the rows of one file can.
+        DataError: As `read_examples`; or if the files have rows of different forms.
     """
     if len(config.train_files) == 1:
         return read_examples(config.train_files[0], config, limit=config.max_train_rows)
     if config.rows_in_memory is False:
         raise ConfigError(
-            "rows_in_memory=false reads the rows of one file when they are needed, and train_file is a list. Put the "
-            "files together, or leave rows_in_memory out."
+            "settings_conflict",
+            "rows_in_memory=false works with one file only, but train_file is a list. Put the files together, or "
+            "remove rows_in_memory.",
         )
     rows = ReadResult([], 0)
     examples: list[Example] = []
     for file in config.train_files:
         limit = None if config.max_train_rows is None else config.max_train_rows - rows.rows_in
         if limit == 0:
-            name = PurePath(file).name  # without its folders: notes end in model cards
+            name = PurePath(file).name  # without its folders: notes are also in model cards
             rows.notes.append(f"{name} is not read: the files before it have max_train_rows={config.max_train_rows}.")
             logger.warning("%s", rows.notes[-1])
             continue
         read = read_examples(file, replace(config, rows_in_memory=True), limit=limit)
         if rows.form is not None and read.form != rows.form:
             raise DataError(
+                "form_differs",
                 f"{file}: found {read.form}, but {config.train_files[0]} has {rows.form}. Expected the same form in "
-                "all files of train_file."
+                "all files of train_file.",
             )
         examples += read.examples
         dropped = {reason: rows.dropped.get(reason, 0) + count for reason, count in read.dropped.items()}
@@ -162,15 +165,16 @@ def stays_on_disk(path_or_name: str, config: DataConfig) -> bool:
     """Whether the rows of a file are read when they are needed (`rows_in_memory`).
 
     Raises:
-        DataError: If they are to be, and the file is of a format that cannot.
+        DataError: If `rows_in_memory` is false, and the format of the file does not allow it.
     """
     path = local_path(path_or_name)
     can = path.is_file() and path.suffix == ".jsonl"
-    is_missing = not local_files(path_or_name) and looks_local(path_or_name.partition(":")[0])  # the reader says that
+    is_missing = not local_files(path_or_name) and looks_local(path_or_name.partition(":")[0])  # the reader reports it
     if config.rows_in_memory is False and not can and not is_missing:
         raise DataError(
-            f"{path_or_name}: rows_in_memory=false needs a .jsonl file, whose lines can be found again. Convert it, "
-            "or leave rows_in_memory out."
+            "not_jsonl",
+            f"{path_or_name}: rows_in_memory=false needs a .jsonl file, where each line can be read by itself. "
+            "Convert the file, or remove rows_in_memory.",
         )
     if config.rows_in_memory == "auto":
         return can and path.stat().st_size > LARGE_FILE_BYTES

@@ -1,4 +1,4 @@
-"""The shuffled control: the JEPA term on views that do not belong together, and all the rest as it was."""
+"""The shuffled control: the JEPA term on views that do not belong together. Everything else is unchanged."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from array import array
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 
+from llm_jepa.errors import DataError
 from llm_jepa.objective import Pair
 
 from .encoded_pairs import row_lengths
@@ -17,17 +18,16 @@ from .lazy_rows import LazySequence
 def shuffle_code_views(pairs: Sequence[Pair], seed: int) -> Sequence[Pair]:
     """Give each pair, for the JEPA term only, the code view of another pair.
 
-    Rows, labels and order stay as they are, so cross-entropy trains on the very same tokens; only the match
-    between the views is broken (`exchange`). No pair gets a view equal to its own, as long as none is on more than
-    half of the rows; `about_exchange` counts the rest. Pairs without a JEPA term (`use_jepa`) give nothing and get
-    nothing.
+    Rows, labels and order stay the same, so cross-entropy trains on exactly the same tokens. Only the match between
+    the views is broken (`exchange`). If no view is in more than half of the rows, no pair gets a view equal to its own;
+    otherwise `about_exchange` counts those that do. Pairs without a JEPA term (`use_jepa`) take no part.
 
     Args:
-        pairs: The training pairs. Of pairs that stay on disk, the code views are kept in memory, four bytes a token.
+        pairs: The training pairs. If they stay on disk, their code views are kept in memory, four bytes per token.
         seed: Seed of the exchange, which stays the same in every epoch.
 
     Raises:
-        ValueError: If fewer than two different code views are there to exchange.
+        DataError: If there are fewer than two different code views.
     """
     places, views = array("q"), []
     for place, pair in enumerate(pairs):
@@ -42,11 +42,11 @@ def shuffle_code_views(pairs: Sequence[Pair], seed: int) -> Sequence[Pair]:
 
 @dataclasses.dataclass(eq=False, repr=False)
 class ShuffledPairs(LazySequence[Pair]):
-    """Pairs with the code views of others, made when they are asked for.
+    """Pairs with the code views of others, made when they are requested.
 
     Args:
         pairs: The pairs.
-        others: The code view that a pair gets, with an end token after it, by the pair's place.
+        others: By the place of a pair, the code view that it gets, with an end token after it.
     """
 
     pairs: Sequence[Pair]
@@ -66,22 +66,22 @@ class ShuffledPairs(LazySequence[Pair]):
 
 
 def exchange(codes: Sequence[Hashable], seed: int) -> list[int]:
-    """Return a random derangement: for each code, the number of the one that takes its place, never an equal one.
+    """Return a random derangement: for each code, the number of the code that replaces it, never an equal one.
 
-    A random permutation, in which every code that met its equal is then swapped with a partner drawn at random among
-    those where both get another code. Nothing of a code, its beginning or its length tells which one takes its place.
-    Where more than half of the codes are equal some must keep their equal: as few as can be.
+    It is a random permutation. Each code that was replaced by an equal one is then swapped with a random partner, so
+    that both get a different code. Nothing in a code, such as its beginning or its length, shows which one replaces it.
+    If more than half of the codes are equal, some must be replaced by an equal one: as few as possible.
 
     Args:
         codes: Anything that can be compared and hashed; equal ones count as one code.
-        seed: Of the draw.
+        seed: Seed of the random numbers.
 
     Raises:
-        ValueError: If fewer than two different codes are there.
+        DataError: If there are fewer than two different codes.
     """
     sizes = Counter(codes)
     if len(sizes) < 2:
-        raise ValueError("shuffle_views needs pairs of at least two different codes: there is nothing to exchange.")
+        raise DataError("codes_all_equal", "shuffle_views needs at least two different codes, or nothing can change.")
     rng = random.Random(seed)
     others = list(range(len(codes)))
     rng.shuffle(others)
@@ -91,7 +91,7 @@ def exchange(codes: Sequence[Hashable], seed: int) -> list[int]:
         code = codes[row]
         if codes[others[row]] != code:
             continue  # it was the partner of an earlier swap
-        # Rows of another code that got another code: those that this row can be swapped with.
+        # This row can be swapped with rows that have another code and got another code. If there are none, it stays.
         if len(codes) - 2 * sizes[code] + num_met[code] <= 0:
             continue
         partner = row
@@ -104,16 +104,16 @@ def exchange(codes: Sequence[Hashable], seed: int) -> list[int]:
 
 
 REPEATED = 0.02
-"""Share of pairs of rows with equal codes from which the exchange is reported to be weak (our choice)."""
+"""The exchange is reported as weak if more than this share of all pairs of rows have equal codes (our choice)."""
 
 
 def about_exchange(pairs: Sequence[Pair], shuffled: Sequence[Pair], rows: str) -> list[str]:
-    """Return what weakens an exchange: rows that keep their code, codes that repeat, rows that stay in their group.
+    """Return what weakens an exchange: rows that keep their code, repeated codes, rows that stay in their group.
 
     Args:
         pairs: The pairs before the exchange.
         shuffled: The pairs after it.
-        rows: What they are, for the sentences ("training rows").
+        rows: What messages call them ("training rows").
     """
     sizes: Counter[tuple[int, ...]] = Counter()
     groups: dict[tuple[int, ...], set[str | None]] = {}
@@ -137,7 +137,7 @@ def about_exchange(pairs: Sequence[Pair], shuffled: Sequence[Pair], rows: str) -
     elif equal > REPEATED:
         notes.append(
             f"shuffle_views: two {rows} have equal codes in {equal:.0%} of cases. Each row gets a code that is not its "
-            "own, so with few codes the text says something of it, and the control is not free of a match."
+            "own. With few codes, the text then says something about that code, so the control still has some match."
         )
     if in_group > REPEATED * total:
         notes.append(

@@ -1,7 +1,7 @@
-"""From the name of a file, a folder or a data set to its rows: which part is read, and nothing guessed on the way.
+"""From the name of a file, a folder or a data set to its rows, and which part of them is read. Nothing is guessed.
 
-A folder of JSONL, CSV or Parquet files is read by us, file by file; the `datasets` library only says which file belongs
-to which split. Its readers guess types, and `00501` would come back as a number, `2020-01-01` as a date.
+A folder of JSONL, CSV or Parquet files is read by our own code, file by file. The library `datasets` only says which
+file belongs to which split: its readers guess types, and would return `00501` as a number and `2020-01-01` as a date.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ SPLIT_NAMES = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-"""What a split is called that holds the rows to train on, to validate and to test; the first that is there is read."""
+"""Names of the splits with rows to train on, to validate and to test. The first one that exists is read."""
 
 _LOCAL_SUFFIXES = (*FORMATS, *PACKINGS, ".txt", ".arrow")
-_DRIVE = re.compile(r"[A-Za-z]:(?=[\\/])")  # of a Windows path; its colon names no split
+_DRIVE = re.compile(r"[A-Za-z]:(?=[\\/])")  # the drive of a Windows path; its colon does not start the name of a split
 _ALWAYS_SET = {"name", "version", "data_dir", "data_files", "description", "sep", "delimiter"}
 
 
 def split_name(name: str) -> tuple[str, list[str]]:
-    """Return the file, folder or hub name, and what is named of it.
+    """Return the file, folder or hub name, and the config and split that the name has after it.
 
     >>> split_name("owner/name:config:test"), split_name("C:/data/rows.jsonl")
     (('owner/name', ['config', 'test']), ('C:/data/rows.jsonl', []))
@@ -49,14 +49,14 @@ def split_name(name: str) -> tuple[str, list[str]]:
 
 
 def local_path(name: str) -> Path:
-    """Return the file or folder that a name is on this disk, without the split that it may name."""
+    """Return the path of the file or folder that a name stands for, without the split that it may name."""
     return expanded(split_name(name)[0])
 
 
 def local_files(name: str) -> list[Path]:
     """Return the files that a name stands for on this disk, in order: one, all below a folder, or those of a pattern.
 
-    A name of the hub, and one of a file that is not there, has none.
+    There is none for a name on the hub, or for a file that does not exist.
     """
     path = local_path(name)
     if path.is_dir():
@@ -65,7 +65,7 @@ def local_files(name: str) -> list[Path]:
 
 
 def root_of(path: Path) -> Path:
-    """Return a folder itself, or the one that a pattern starts from: all before its first name with a star."""
+    """Return a folder itself; of a pattern, the folder that it starts from: everything before its first star."""
     return path if path.is_dir() else next(each for each in path.parents if not glob.has_magic(str(each)))
 
 
@@ -79,11 +79,11 @@ def _matching(pattern: Path) -> list[Path]:
 def iter_rows(name: str, part: str = "train") -> Iterator[tuple[str, Content]]:
     """Yield `(source, row)` of a file, a folder or a data set of the hub.
 
-    A row of JSON lines is still bytes, and a faulty row may be a `RowError`: its faults are the caller's.
+    A row of a JSON Lines file is still bytes, and a faulty row may be a `RowError`: the caller handles it.
 
     Args:
         name: A path, a pattern of paths, or `owner/name`, perhaps with `:split` or `:config:split`.
-        part: `train`, `validation` or `test`: which split is read where none is named.
+        part: `train`, `validation` or `test`: the split that is read if the name has none.
 
     Raises:
         DataError: If there is no such file or split, or it is not clear which one is meant.
@@ -92,15 +92,17 @@ def iter_rows(name: str, part: str = "train") -> Iterator[tuple[str, Content]]:
     path = expanded(base)
     if base and path.is_file():
         if parts:
-            raise DataError(f"{name}: {base} is a file, which has no splits. Leave :{':'.join(parts)} out.")
+            text = f"{name}: {base} is a file, which has no splits. Remove :{':'.join(parts)}."
+            raise DataError("no_splits", text)
         yield from read_file(path, base)
     elif files := _matching(path):
         for file in files:
             yield from read_file(file, str(file))
     elif glob.has_magic(base):
-        raise DataError(f"{name}: no file fits this pattern. Check it; it starts from {root_of(path)}.")
+        text = f"{name}: no file fits this pattern. Check it; it starts from {root_of(path)}."
+        raise DataError("no_file_matches", text)
     elif not base or (not path.is_dir() and looks_local(base)):
-        raise DataError(f"{name}: no such file.{_nearest_name(path)}")
+        raise DataError("file_missing", f"{name}: no such file.{_nearest_name(path)}")
     else:
         yield from _iter_dataset(name, base, parts, part)
 
@@ -110,13 +112,14 @@ def _iter_dataset(name: str, base: str, parts: list[str], part: str) -> Iterator
         label, rows = _find_rows(name, base, parts, part)
     except DataError:
         raise
-    except Exception as err:  # the library raises many kinds: network, format, cache; all mean the same here
+    except Exception as err:  # the library raises many kinds of errors (network, format, cache); all mean the same here
         if not expanded(base).is_dir() and (missing := not_downloaded(name, "file or folder")):
-            raise DataError(missing) from err
-        kind = "folder" if expanded(base).is_dir() else "local file, nor a data set that the hub could give now"
+            raise DataError("not_downloaded", missing) from err
+        kind = "folder" if expanded(base).is_dir() else "local file or data set on the hub"
         raise DataError(
+            "dataset_not_loadable",
             f"{name}: not a readable {kind}: {first_line(err).rstrip('.')}. Expected a file such as rows.jsonl, a "
-            "folder of the datasets library, or owner/name on the hub (owner/name:split for one of its splits)."
+            "folder of the datasets library, or owner/name on the hub (owner/name:split for one of its splits).",
         ) from err
     if label is None:
         yield from rows
@@ -126,13 +129,14 @@ def _iter_dataset(name: str, base: str, parts: list[str], part: str) -> Iterator
 
 
 def _find_rows(name: str, base: str, parts: list[str], part: str) -> tuple[str | None, Iterable[Any]]:
-    """Return the rows of a data set, and a name for them, or None where each row comes with its own."""
+    """Return the rows of a data set with a name for them; the name is None if each row comes with its own source."""
     import datasets
 
     folder = expanded(base)
     if (folder / "state.json").exists():
         if parts:
-            raise DataError(f"{name}: {base} is one saved data set without splits. Leave :{':'.join(parts)} out.")
+            text = f"{name}: {base} is one saved data set without splits. Remove :{':'.join(parts)}."
+            raise DataError("no_splits", text)
         return base, datasets.load_from_disk(str(folder))
     if (folder / "dataset_dict.json").exists():
         saved = datasets.load_from_disk(str(folder))
@@ -140,7 +144,7 @@ def _find_rows(name: str, base: str, parts: list[str], part: str) -> tuple[str |
         return f"{base}:{split}", saved[split]
     if not folder.is_dir():
         why_offline()
-    # A whole path: a folder named csv or json would be taken for one of the library's own readers.
+    # An absolute path: the library would take a folder named csv or json for one of its own readers.
     where = str(folder.resolve()) if folder.is_dir() else base
     config, wanted = _choose_config(name, base, where, parts)
     builder = datasets.load_dataset_builder(where, config)
@@ -153,7 +157,7 @@ def _find_rows(name: str, base: str, parts: list[str], part: str) -> tuple[str |
     if folder.is_dir() and not config:
         _check_split_names(name, base, [_below(where, file) for file in files.get("train", [])], list(files))
         _tell_of_others(name, where, {file for of in files.values() for file in of})
-    # What the hub has as Parquet has its types, and the library keeps it for a time without a network.
+    # Parquet files on the hub have types, and the library caches them for use without a network.
     kinds = tuple(kind for kind in FORMATS if folder.is_dir() or kind != ".parquet")
     if not _is_read_here(builder.config, files.get(split, []), kinds):
         return f"{named}:{split}", datasets.load_dataset(where, config, split=split)
@@ -162,22 +166,23 @@ def _find_rows(name: str, base: str, parts: list[str], part: str) -> tuple[str |
 
 
 def _check_split_names(name: str, base: str, files: list[str], splits: list[str]) -> None:
-    """Refuse a folder whose only split holds a file that says it is another one, `TEST.jsonl` say.
+    """Refuse a folder whose only split has a file with the name of another split, such as `TEST.jsonl`.
 
-    The library knows names in lower case alone, and puts all files together where it knows none of them.
+    The library recognises names in lower case only. If it recognises none, it reads all files as one split.
     """
     held_out = {*SPLIT_NAMES["validation"], *SPLIT_NAMES["test"]}
     for file in files if splits == ["train"] else ():
         words = set(re.findall("[a-z]+", file.lower()))
         if words & held_out and not words & {*SPLIT_NAMES["train"]}:
             raise DataError(
-                f"{name}: {file} seems to hold rows of another split, but the names do not say so, and all files of "
-                f"{base} would be read as one. Rename them, such as train.jsonl and test.jsonl, or name one file."
+                "ambiguous_splits",
+                f"{name}: {file} seems to hold rows of another split, but the library does not recognise its name, "
+                f"and would read all files of {base} as one. Rename them (train.jsonl, test.jsonl), or name one file.",
             )
 
 
 def _tell_of_others(name: str, where: str, files: set[str]) -> None:
-    """Warn of files in a folder that look like rows and belong to no split."""
+    """Warn about files in a folder that seem to hold rows but belong to no split."""
     others = sorted(
         _below(where, str(path))
         for path in Path(where).rglob("*")
@@ -197,14 +202,14 @@ def _iter_files(files: list[str], base: str, where: str, separator: str | None) 
 
 
 def _below(where: str, file: str) -> str:
-    """Return a file's name below its folder, or below the hub's data set (`hf://datasets/owner/name@commit/...`)."""
+    """Return a file's path relative to its folder, or to its data set (`hf://datasets/owner/name@commit/...`)."""
     if Path(where).is_dir():
         return Path(os.path.relpath(file, where)).as_posix()
     return file.partition("@")[2].partition("/")[2] or file
 
 
 def _is_read_here(config: Any, files: list[str], kinds: Sequence[str]) -> bool:
-    """Whether all files of a split are of one of these kinds, and nothing else is set about how to read them."""
+    """Whether all files of a split are of one of these kinds, and no other setting says how to read them."""
     changed = {
         each.name
         for each in dataclasses.fields(config)
@@ -214,48 +219,51 @@ def _is_read_here(config: Any, files: list[str], kinds: Sequence[str]) -> bool:
 
 
 def _choose_config(name: str, base: str, where: str, parts: list[str]) -> tuple[str | None, list[str]]:
-    """Return the configuration of a data set that is meant, if it has several, and what is left of the name."""
+    """Return the config of a data set that the name means (None: the only or default one), and the rest of the name."""
     import datasets
 
     configs = datasets.get_dataset_config_names(where)
     if parts and (len(parts) > 1 or parts[0] in configs):
         if parts[0] not in configs or len(parts) > 2:
             raise DataError(
-                f"{name}: expected {base}:config:split. {base} has the configs: {', '.join(configs) or 'none'}."
+                "unknown_config",
+                f"{name}: expected {base}:config:split. {base} has the configs: {', '.join(configs) or 'none'}.",
             )
         return parts[0], parts[1:]
     if len(configs) > 1 and datasets.get_dataset_default_config_name(where) is None:
-        raise DataError(f"{name}: it has several configs: {', '.join(configs)}. Name one, such as {base}:{configs[0]}.")
+        text = f"{name}: it has several configs: {', '.join(configs)}. Name one, such as {base}:{configs[0]}."
+        raise DataError("ambiguous_config", text)
     return None, parts
 
 
 def _choose_split(
     name: str, base: str, splits: list[str], wanted: list[str], part: str, *, is_unnamed: bool = False
 ) -> str:
-    """Return the split that is named, or else the one for `part`; another one is never taken instead.
+    """Return the split that is named, or else the one for `part`; never another one instead.
 
-    `base` is the name without a split. `is_unnamed`: the only split got its name from the library, not from a file's
-    name.
+    `base` is the name without a split. `is_unnamed` says that the library named the only split, not a file's name.
     """
     listed = ", ".join(splits) or "none"
     if wanted:
         if len(wanted) == 1 and wanted[0] in splits:
             return wanted[0]
-        raise DataError(f"{name}: there is no split {':'.join(wanted)!r}. The splits of {base}: {listed}.")
+        text = f"{name}: there is no split {':'.join(wanted)!r}. The splits of {base}: {listed}."
+        raise DataError("unknown_split", text)
     found = next((split for split in SPLIT_NAMES[part] if split in splits), None)
     others = {split for names in SPLIT_NAMES.values() for split in names}
     if found is None and len(splits) == 1 and (is_unnamed or splits[0] not in others):
         found = splits[0]
     if found is None:
         raise DataError(
+            "split_missing",
             f"{name}: it has no {part} split. Its splits: {listed}. Name the one to read, such as "
-            f"{base}:{splits[0] if splits else part}."
+            f"{base}:{splits[0] if splits else part}.",
         )
     return found
 
 
 def looks_local(base: str) -> bool:
-    """Whether a name is plainly a path: a typing error must not become a question to the network."""
+    """Whether a name can only be a path: a mistyped path must not become a request to the network."""
     is_hub_name = base.count("/") == 1 and "\\" not in base and not _DRIVE.match(base)
     return base.startswith((".", "/", "~")) or base.endswith(_LOCAL_SUFFIXES) or not is_hub_name or glob.has_magic(base)
 

@@ -25,13 +25,13 @@ def split_validation(
     """Set `size` rows aside; return `(training rows, validation rows)`, each in the order of the file.
 
     Rows of one pair, and rows of one `group`, stay together, so no validation pair is ever trained on.
-    Which pairs are chosen depends on the pairs alone: not on a run's seed, nor on the order of the rows. Adding rows
+    Which pairs are chosen depends only on the pairs: not on a run's seed, nor on the order of the rows. Adding rows
     to a file moves few others from one side to the other.
 
     Args:
         examples: Training rows.
-        size: Rows to set aside; 0 sets none aside. Fewer are taken only where the rows of one pair, or of one
-            group, would go over it.
+        size: Rows to set aside; 0 sets none aside. Fewer are set aside only if the rows of one pair or group, which
+            stay together, would exceed it.
         seed: Another seed chooses other pairs.
 
     Raises:
@@ -41,8 +41,9 @@ def split_validation(
         return examples, []
     if size >= len(examples):
         raise DataError(
-            f"validation_size={size} leaves no training row: {len(examples)} rows are left of the training "
-            "file. Lower validation_size (0 sets no row aside), or give a validation_file."
+            "too_few_rows",
+            f"validation_size={size} leaves no training row: the training file has {len(examples)} rows left. Lower "
+            "validation_size (0 sets no row aside), or set validation_file.",
         )
     ranks = _ranks(examples, seed)
     order = np.argsort(ranks, kind="stable")  # rows of one rank stay together
@@ -62,40 +63,43 @@ def split_validation(
 def split_file(
     file: str, num_test: int, out: Path, config: DataConfig, *, seed: int = 0, force: bool = False
 ) -> dict[str, int]:
-    """Write rows as a training file and a test file in `out`, in their order and in the format that they came in.
+    """Write rows as a training file and a test file in `out`, in the same order and format.
 
     `pairs.csv` becomes `train.csv` and `test.csv`; several files, folders and data sets become `.jsonl`. Lines of JSON
-    are written as they stand. Rows of one pair, and of one `group`, stay together: no test pair is in the training
+    are written unchanged. Rows of one pair, and of one `group`, stay together: no test pair is in the training
     file.
 
     Args:
         file: The rows: any name that `train_file` takes, and any form.
-        num_test: Rows of the test file; fewer where rows that stay together would go over it.
+        num_test: Rows of the test file; fewer if rows that stay together would exceed it.
         out: The folder.
-        config: Column names, and what becomes of broken rows.
-        seed: Another seed chooses others.
-        force: Write over files that are there.
+        config: Column names, and what happens to broken rows.
+        seed: Another seed chooses other pairs.
+        force: Overwrite files that exist.
 
     Returns:
         The number of rows of each of the two files, by its name.
 
     Raises:
-        ConfigError: If a file is there already.
+        ConfigError: If a file exists already.
         DataError: If a row cannot be read, or none would be left to train on.
     """
     ending = "".join(split_ending(local_path(file).name)) if local_path(file).is_file() else ".jsonl"
     names = [f"train{ending}", f"test{ending}"]
     for name in names:
         if (out / name).exists() and not force:
-            raise ConfigError(f"{out / name} is there already. Choose another --out, or write over it with --force.")
+            text = f"{out / name} exists already. Choose another --out, or overwrite it with --force."
+            raise ConfigError("file_exists", text)
     examples = read_examples(file, config).examples
     if num_test >= len(examples):
-        raise DataError(f"{num_test} test rows leave none to train on: {file} has {len(examples)}. Ask for fewer.")
+        text = f"{num_test} test rows leave none to train on: {file} has {len(examples)} rows. Ask for fewer."
+        raise DataError("too_few_rows", text)
     parts = dict(zip(names, split_validation(examples, num_test, seed), strict=True))
     if not parts[names[1]]:
         raise DataError(
-            f"No rows of {file} fit into {num_test} test rows: rows with one pair, or one group, stay together. Ask "
-            "for more, or remove repeated rows."
+            "group_too_large",
+            f"No rows of {file} fit into {num_test} test rows: rows of one pair or group stay together. Ask for more "
+            "test rows, or remove repeated rows.",
         )
     contents = dict(iter_rows(file))
     out.mkdir(parents=True, exist_ok=True)
@@ -105,8 +109,8 @@ def split_file(
 
 
 def _ranks(examples: Sequence[Example], seed: int) -> np.ndarray:
-    """Return 16 bytes a row, equal for rows that stay together; in their order rows are chosen."""
-    # A hash ranks the pairs as a shuffle would, but each pair by itself, whatever the other rows are.
+    """Return 16 bytes for each row, equal for rows that stay together. Rows are chosen in the order of these."""
+    # A hash orders the pairs at random, like a shuffle, but the rank of a pair does not depend on the other rows.
     ranks = bytearray()
     groups: dict[int, str] = {}
     for place, example in enumerate(examples):
@@ -118,7 +122,7 @@ def _ranks(examples: Sequence[Example], seed: int) -> np.ndarray:
 
 
 def _join_groups(ranks: np.ndarray, groups: dict[int, str], seed: int) -> np.ndarray:
-    """Give rows that share a pair or a group, or are linked by rows that do, the rank of one of their groups."""
+    """Give one rank (that of a group) to all rows that share a pair or a group, directly or through other rows."""
     parent: dict[bytes, bytes] = {}
 
     def root(name: bytes) -> bytes:

@@ -1,7 +1,7 @@
-"""Byte-level tokenizers: one trained on the training rows, or one of the user's.
+"""Tokenizers: a byte-level one that is trained on the training rows, or one that the user names.
 
-Text of the user's stays text: a `<|end|>` written in a data file is encoded as its characters and never as
-the token that ends an answer. Everything that encodes a view goes through `encode_text`, or `PlainText`, which uses it.
+The user's text stays text: a `<|end|>` in a data file is encoded as its characters, never as the token that ends
+an answer. All code that encodes a view uses `encode_text`, or `PlainText`, which uses it.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ logger = logging.getLogger(__name__)
 PAD_TOKEN, END_TOKEN, SEP_TOKEN = "<|pad|>", "<|end|>", "<|sep|>"
 SPECIAL_TOKENS = (PAD_TOKEN, END_TOKEN, SEP_TOKEN)  # ids 0, 1, 2
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
-"""All bytes and the special tokens: with these, any text can be written and given back."""
+"""All bytes and the special tokens: with these, any text can be encoded and decoded without loss."""
 
 _GENERIC_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE on these texts: lossless for every text, the same for the same texts.
+    """Train a byte-level BPE on these texts. It is lossless for every text. Equal texts give an equal tokenizer.
 
     Args:
-        texts: The training rows' views, and nothing of the test rows.
-        vocab_size: Size of the vocabulary, special tokens and the 256 bytes included. Few or short texts may
-            have fewer merges to give; the tokenizer is then smaller.
+        texts: The views of the training rows, and nothing from the test rows.
+        vocab_size: Size of the vocabulary, special tokens and the 256 bytes included. The tokenizer is smaller if the
+            texts are too few or too short for that many tokens.
 
     Raises:
         ConfigError: If `vocab_size` cannot hold all bytes and the special tokens.
     """
     if vocab_size < MIN_VOCAB_SIZE:
         raise ConfigError(
+            "value_out_of_range",
             f"vocab_size={vocab_size} must be at least {MIN_VOCAB_SIZE}: 256 bytes and the "
-            f"{len(SPECIAL_TOKENS)} special tokens."
+            f"{len(SPECIAL_TOKENS)} special tokens.",
         )
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -64,7 +65,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         clean_up_tokenization_spaces=False,  # it would turn " ," into "," when decoding
     )
     if len(tokenizer) < vocab_size:
-        logger.info("the texts gave %d tokens, fewer than vocab_size=%d", len(tokenizer), vocab_size)
+        logger.info(
+            "the tokenizer has %d tokens, fewer than vocab_size=%d: the texts have no more", len(tokenizer), vocab_size
+        )
     return tokenizer
 
 
@@ -72,29 +75,31 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a folder, or by its name on the hub. Code from the hub is never run.
 
     Raises:
-        ConfigError: If there is no such folder, or nothing in it that is a tokenizer.
+        ConfigError: If the folder does not exist, or has no tokenizer that can be loaded.
     """
     folder = expanded(name_or_path)
     if not folder.exists() and is_path(name_or_path):
         raise ConfigError(
-            f"{name_or_path}: no such folder, to load a tokenizer from. Check model_name_or_path, and "
-            "tokenizer_name_or_path if it is set."
+            "folder_missing",
+            f"{name_or_path}: no such folder, and the tokenizer should be there. Check model_name_or_path, and "
+            "tokenizer_name_or_path if it is set.",
         )
     if not folder.exists():
         why_offline()
     try:
         if _is_generic(folder):
-            # For some model types AutoTokenizer puts the model's own class in place of a generic one, with
-            # another splitting of text and more special tokens (transformers 5.23: qwen2, phi3, and others).
+            # For some model types AutoTokenizer uses the model's own class instead of a generic one, which splits
+            # text in another way and has more special tokens (transformers 5.23: qwen2, phi3, and others).
             return PreTrainedTokenizerFast.from_pretrained(str(folder))
-        # Said, not left out: on a terminal, transformers would ask whether to run the code of a repository.
+        # False explicitly: without it, transformers asks on a terminal whether to run the code of a repository.
         return AutoTokenizer.from_pretrained(str(folder) if folder.exists() else name_or_path, trust_remote_code=False)
-    except Exception as err:  # missing files, bad JSON, no network: each has its own kind, one remedy
+    except Exception as err:  # missing files, bad JSON, no network: many kinds of errors, but the same remedy
         if not folder.exists() and (missing := not_downloaded(name_or_path, "tokenizer")):
-            raise ConfigError(missing) from err
+            raise ConfigError("not_downloaded", missing) from err
         raise ConfigError(
+            "tokenizer_not_loadable",
             f"{name_or_path}: its tokenizer cannot be loaded: {first_line(err)} Expected a folder that "
-            "save_pretrained wrote (tokenizer.json, tokenizer_config.json), or a hub name and a network."
+            "save_pretrained wrote (tokenizer.json, tokenizer_config.json), or a hub name and a network.",
         ) from err
 
 
@@ -106,32 +111,33 @@ def check_tokenizer_fits(tokenizer: PreTrainedTokenizerBase, vocab_rows: int) ->
         vocab_rows: Rows of the model's embedding matrix.
 
     Raises:
-        ConfigError: If an id is too large; the model would fail, or read past its table on some devices.
+        ConfigError: If an id is too large. The model would fail, or on some devices read beyond its table.
     """
     vocab = tokenizer.get_vocab()
     token, top = max(vocab.items(), key=lambda item: item[1])
     if top >= vocab_rows:
         raise ConfigError(
+            "vocabulary_too_large",
             f"The tokenizer has ids up to {top} ({token!r}), but the model's embedding has {vocab_rows} "
-            f"rows. Use the model's own tokenizer, or a model with at least {top + 1} rows."
+            f"rows. Use the model's own tokenizer, or a model with at least {top + 1} rows.",
         )
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Return the ids of a text of the user's: no special token is added, and none is read out of the text."""
+    """Return the ids of a user's text. No special token is added, and none is recognised in the text."""
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
 
 class PlainText:
-    """Encodes texts of the user's, in which the name of a control token is letters.
+    """Encodes a user's texts, in which the name of a control token is plain letters.
 
-    The tokenizer itself can do that for special tokens. A token that was added as a word (`special=False`) it reads
-    out of any text, also where that token ends a turn: then a copy of the tokenizer is used in which it is special.
-    The copy is made when it is first needed.
+    The tokenizer itself can do that for special tokens. But it recognises a token that was added as a word
+    (`special=False`) in any text, even if that token ends a turn. Then a copy of the tokenizer is used in which the
+    token is special. The copy is made when it is first needed.
 
     Args:
         tokenizer: The tokenizer.
-        names: Names of tokens that no text may give; those of special tokens need not be among them.
+        names: Names of tokens that must never come from a text. Special tokens need not be listed.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, names: Iterable[str]) -> None:
@@ -155,12 +161,13 @@ class PlainText:
 
 
 def with_special(tokenizer: PreTrainedTokenizerBase, names: Collection[str]) -> PreTrainedTokenizerBase:
-    """Return a copy of a tokenizer in which these tokens are special, so that a text can be kept from giving them."""
+    """Return a copy of a tokenizer in which these tokens are special, so that `encode_text` does not recognise them."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise DataError(
-            f"A text has the name of a control token, one of {', '.join(sorted(names))}, and this tokenizer reads the "
-            "token out of it. Mark the token as special in the tokenizer's files."
+            "token_not_special",
+            f"A text has the name of a control token, one of {', '.join(sorted(names))}, and this tokenizer turns it "
+            "into that token. Mark the token as special in the tokenizer's files.",
         )
     settings = json.loads(backend.to_str())
     for token in settings["added_tokens"]:
@@ -171,13 +178,13 @@ def with_special(tokenizer: PreTrainedTokenizerBase, names: Collection[str]) -> 
 
 
 def default_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Return the chat template that a chat without tools gets; None if the tokenizer has none, or no default one."""
+    """Return the chat template for chats without tools; None if the tokenizer has none, or no default one."""
     template = tokenizer.chat_template
     return template.get("default") if isinstance(template, dict) else template
 
 
 def decode_ids(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    """Return the text of ids, character for character; special tokens among them show as their names."""
+    """Return the exact text of ids; special tokens among them appear as their names."""
     return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 

@@ -1,4 +1,4 @@
-"""View pairs without a label: the rows of `views_file`, which feed the JEPA term next to the task's rows."""
+"""View pairs without a label: the rows of `views_file`. They feed the JEPA term, in addition to the task's rows."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ def read_views(config: DataConfig) -> ReadResult:
     """Read `views_file` as examples of two views.
 
     Raises:
-        DataError: If the file cannot be read, or its rows hold one text.
+        DataError: If the file cannot be read, or its rows hold one text instead of two views.
     """
     assert config.views_file is not None
     result = read_examples(config.views_file, config.of_views_file())
     assert result.form is not None
     if result.form.kind == "text":
         raise DataError(
+            "second_view_missing",
             f"{result.examples[0].source}: a row of views_file holds one text ({result.form}), expected two views. Set "
-            "views_text_column and views_code_column to its columns."
+            "views_text_column and views_code_column to its columns.",
         )
     return result
 
 
 def find_views(pairs: Sequence[Example], strings: Iterable[str]) -> list[int]:
-    """Return the places of the pairs that have one of these strings for a view, both stripped."""
+    """Return the places of the pairs of which a view equals one of these strings, both stripped."""
     known = {hash_key(string.strip()) for string in strings}
     return [
         place
@@ -43,10 +44,10 @@ def find_views(pairs: Sequence[Example], strings: Iterable[str]) -> list[int]:
 def apply_views_leak_policy(
     views: Sequence[Example], held_out: Sequence[Example], policy: str
 ) -> tuple[Sequence[Example], int]:
-    """Return the pairs under `on_leak`, and the number of those with a view that is a held-out row's text.
+    """Apply `on_leak` to the pairs; return those that are kept, and how many have the text of a held-out row as a view.
 
-    Such a pair gives no label away, but the model would have read the question, and pulled it towards its other
-    phrasing, which no new question gets.
+    Such a pair does not reveal a label. But the model would have read the question in training, and learned to embed it
+    like its other phrasing. A new question has no such advantage.
 
     Raises:
         DataError: If the policy is `error` and there is such a pair.
@@ -54,7 +55,8 @@ def apply_views_leak_policy(
     found = find_views(views, (example.text for example in held_out))
     if found and policy == "error":
         raise DataError(
+            "row_leaked",
             f"{views[found[0]].source}: one of its views is the text of a test or validation row; {len(found)} rows of "
-            "views_file have such a view. Expected none (on_leak=error). Remove them, or set on_leak=drop."
+            "views_file have such a view. Expected none (on_leak=error). Remove them, or set on_leak=drop.",
         )
     return leave_out(views, found) if policy == "drop" else views, len(found)
