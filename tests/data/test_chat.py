@@ -10,7 +10,7 @@ from llm_jepa.data.config import DataConfig
 from llm_jepa.data.encode import PairEncoder
 from llm_jepa.data.encoded_pairs import encode_examples
 from llm_jepa.data.example import Example, prompt_example
-from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.errors import ConfigError
 
 NEEDLE = "<|im_end|>"
 HOSTILE = [
@@ -148,15 +148,15 @@ def test_a_template_without_end_of_turn_gets_the_tokenizers_end_token(chat_token
     assert "writes no token after an answer" in caplog.text
 
 
-def test_a_template_whose_end_of_turn_is_no_token_is_refused(chat_tokenizer):
+def test_a_template_whose_end_of_turn_is_no_token_is_refused(chat_tokenizer, raises):
     """A template of another model: its <|eot|> would be some letters here, and end nothing."""
     chat_tokenizer.chat_template = str(chat_tokenizer.chat_template).replace("<|im_end|>", "<|eot|>")
-    with pytest.raises(ConfigError, match=r"writes '<\|eot\|>' after an answer, which is no token"):
+    with raises("unknown_end_token", "'<|eot|>"):
         PairEncoder(chat_tokenizer, DataConfig())
 
 
 @pytest.mark.parametrize("kind", ["prefix", "rendered"])
-def test_a_template_that_writes_two_begin_tokens_is_refused_by_row(chat_tokenizer, kind):
+def test_a_template_that_writes_two_begin_tokens_is_refused_by_row(chat_tokenizer, raises, kind):
     """The usual cause of a double begin token: the template has it, and somebody added it again. One is fine."""
     chat_tokenizer.bos_token = "<|sep|>"
     template = str(chat_tokenizer.chat_template)
@@ -165,7 +165,7 @@ def test_a_template_that_writes_two_begin_tokens_is_refused_by_row(chat_tokenize
     (pair,) = encode_examples([make_chat("q", "a")], encoder, encoder.config).pairs
     assert pair.text_ids.count(chat_tokenizer.bos_token_id) == 1
     chat_tokenizer.chat_template = "{{ bos_token }}{{ bos_token }}" + template
-    with pytest.raises(DataError, match=r"rows.jsonl:3: the row begins with two begin tokens '<\|sep\|>'"):
+    with raises("begin_token_repeated", "rows.jsonl:3: ", "'<|sep|>'"):
         encode(chat_tokenizer, make_chat("q", "a"))
 
 
@@ -180,11 +180,11 @@ def test_thinking_that_the_template_leaves_out_of_earlier_answers_loses_no_row(c
     assert shown[2] == "<think>so</think>b<|im_end|>"
 
 
-def test_a_template_and_a_tokenizer_without_any_end_token_are_refused(chat_tokenizer):
+def test_a_template_and_a_tokenizer_without_any_end_token_are_refused(chat_tokenizer, raises):
     """Nothing could ever stop the model."""
     chat_tokenizer.chat_template = TURN
     chat_tokenizer.eos_token = None
-    with pytest.raises(ConfigError, match="eos_token"):
+    with raises("end_token_missing", "eos_token"):
         PairEncoder(chat_tokenizer, DataConfig())
 
 
@@ -205,27 +205,28 @@ def test_a_template_whose_answers_open_otherwise_than_its_prompts_is_said(chat_t
     ],
     ids=["changes the words", "writes them twice", "leaves them out"],
 )
-def test_a_template_that_hides_the_end_of_the_words_is_refused(chat_tokenizer, template):
+def test_a_template_that_hides_the_end_of_the_words_is_refused(chat_tokenizer, raises, template):
     """Better no training than a view that ends in the wrong place."""
     chat_tokenizer.chat_template = template
-    with pytest.raises(DataError, match=r"rows.jsonl:3: .*end of the text view is not known"):
+    with raises("template_changes_text", "rows.jsonl:3: "):
         encode(chat_tokenizer, make_chat("a dog", "x"))
 
 
-def test_a_chat_that_the_template_refuses_is_named_by_line(chat_tokenizer):
+def test_a_chat_that_the_template_refuses_is_named_by_line(chat_tokenizer, raises):
     """The template's own words are in the message."""
     chat_tokenizer.chat_template = (
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system please') }}{% endif %}" + TURN
     )
-    with pytest.raises(DataError, match=r"rows.jsonl:3: .*\(system, user\): no system please"):
+    with raises("template_refuses_chat", "rows.jsonl:3: ", "(system, user)", "no system please"):
         encode(chat_tokenizer, make_chat("q", "a", system="s"))
 
 
-def test_a_template_that_cannot_render_an_answer_is_a_config_error(chat_tokenizer):
+def test_a_template_that_cannot_render_an_answer_is_a_config_error(chat_tokenizer, raises):
     """Found before the first row is read."""
     chat_tokenizer.chat_template = "{{ raise_exception('broken') }}"
-    with pytest.raises(ConfigError, match="broken"):
+    with raises("template_refuses_chat", "broken") as caught:
         PairEncoder(chat_tokenizer, DataConfig())
+    assert isinstance(caught.value, ConfigError)
 
 
 def test_a_template_that_writes_todays_date_is_said(chat_tokenizer, caplog):

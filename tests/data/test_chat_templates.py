@@ -13,7 +13,6 @@ from llm_jepa.data.encode import PairEncoder
 from llm_jepa.data.encoded_pairs import encode_examples
 from llm_jepa.data.example import Example
 from llm_jepa.data.tokenizer import train_tokenizer
-from llm_jepa.errors import DataError
 from llm_jepa.evaluation.evaluate import gold_answers
 
 CORPUS = ["lines with a dog", ".*dog.*", "[INST] a [/INST]", "what ends it"]
@@ -110,9 +109,9 @@ def test_a_switch_in_the_system_message_that_the_template_takes_out_loses_no_row
     assert pair.text_ids + pair.bridge_ids == served(smollm3, example)
 
 
-def test_a_changed_message_that_names_a_control_token_is_refused(smollm3):
+def test_a_changed_message_that_names_a_control_token_is_refused(smollm3, raises):
     """Where it is in the prompt is not known, and as a token it would end the turn."""
-    with pytest.raises(DataError, match="rows.jsonl:3: .*has the name of a control token"):
+    with raises("template_changes_text", "rows.jsonl:3: "):
         encode(smollm3, chat("q", "a", system="never write <|im_end|> /no_think"))
 
 
@@ -129,12 +128,12 @@ def test_thinking_that_the_prompt_opens_is_opened_once(r1, thought):
     assert gold_answers(encoder, rows) == ["hm</think>b"] == [encoder.decode_code(pair.code_ids)]
 
 
-def test_what_is_opened_depends_on_the_row(smollm3):
+def test_what_is_opened_depends_on_the_row(smollm3, raises):
     """The switch of SmolLM3 is in the row: an empty thought is written once, and a thought after it is refused."""
     empty = "<think>\n\n</think>\nb"
     assert encode(smollm3, chat("q", empty))[1][2] == empty + "<|im_end|>"
     assert encode(smollm3, chat("q", empty, system="/no_think"))[1][2] == "b<|im_end|>"
-    with pytest.raises(DataError, match="rows.jsonl:3: the chat template opens the answer with .*'<think>' again"):
+    with raises("answer_opened_twice", "rows.jsonl:3: ", "'<think>'"):
         encode(smollm3, chat("q", "<think>\nhm\n</think>\nb", system="/no_think"))
 
 
@@ -148,12 +147,12 @@ def test_any_opening_of_a_prompt_is_written_once(chat_tokenizer, tag):
     assert (shown[1] + shown[2]).count(tag) == 1 and shown[2] == "b<|im_end|>"
 
 
-def test_notes_on_a_template_show_no_markers_of_ours(r1, chat_tokenizer, caplog):
+def test_notes_on_a_template_show_no_markers_of_ours(r1, chat_tokenizer, caplog, raises):
     with caplog.at_level(logging.WARNING, logger="llm_jepa"):
         PairEncoder(r1, DataConfig())
     assert "'<|User|>...<|Assistant|>' in a chat" in caplog.text
     chat_tokenizer.chat_template = "{{ raise_exception('no ' + messages[0].content) }}"
-    with pytest.raises(ValueError, match=r"no \.\.\."):
+    with raises("template_refuses_chat", "no ..."):
         PairEncoder(chat_tokenizer, DataConfig())
     assert "\ue000" not in caplog.text
 
@@ -238,12 +237,10 @@ def test_tags_that_a_model_writes_are_letters_in_questions_and_tokens_in_answers
 NAMED = {"tool_use": "{{ messages[0].content }}", "rag": "{{ messages[0].content }}"}
 
 
-def test_named_templates_without_a_default_are_no_matter_to_rows_that_need_none(chat_tokenizer):
+def test_named_templates_without_a_default_are_no_matter_to_rows_that_need_none(chat_tokenizer, raises):
     chat_tokenizer.chat_template = NAMED
     assert encode(chat_tokenizer, Example("q", "a"))[1] == ["q", "<|sep|>", "a<|end|>"]
-    with pytest.raises(
-        DataError, match=r"rows.jsonl:3: .* no default chat template, only named ones \(rag, tool_use\)"
-    ):
+    with raises("no_default_template", "rows.jsonl:3: ", "(rag, tool_use)"):
         encode(chat_tokenizer, chat("q", "a"))
 
 

@@ -14,7 +14,6 @@ from llm_jepa.data.checks import (
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.data_check import check_files
 from llm_jepa.data.example import Example
-from llm_jepa.errors import DataError
 
 
 def rows(*views: tuple[str, str | None], name: str = "train.jsonl") -> list[Example]:
@@ -129,11 +128,11 @@ def test_leaked_training_rows_are_kept_or_all_dropped(policy, kept):
     assert apply_leak_policy(TRAIN, TEST, policy) == ([TRAIN[place] for place in kept], 3)
 
 
-def test_policy_error_names_both_rows():
+def test_policy_error_names_both_rows(raises):
     """Where the two equal rows stand, how many more there are, and what to do."""
-    with pytest.raises(DataError, match=r"train.jsonl:3: repeats the pair of train.jsonl:1; 2 of 6 .*on_duplicate"):
+    with raises("row_repeated", "train.jsonl:3: ", "train.jsonl:1", "2 of 6 ", "on_duplicate"):
         apply_duplicate_policy(TRAIN, "error")
-    with pytest.raises(DataError, match=r"train.jsonl:1: .*test.jsonl:1; 3 training rows .*on_leak=drop"):
+    with raises("row_leaked", "train.jsonl:1: ", "test.jsonl:1", "3 training rows ", "on_leak=drop"):
         apply_leak_policy(TRAIN, TEST, "error")
 
 

@@ -20,7 +20,6 @@ from llm_jepa.data.json_lines import iter_lines
 from llm_jepa.data.lazy_rows import Joined, MappedLines, StoredExamples
 from llm_jepa.data.prepare import load_data
 from llm_jepa.data.shuffled_views import shuffle_code_views
-from llm_jepa.errors import DataError
 from llm_jepa.objective import JEPAConfig
 from llm_jepa.runs.run import train_run
 from llm_jepa.runs.settings import read_run
@@ -99,15 +98,15 @@ def test_a_process_that_is_started_anew_reads_the_same_lines(tmp_path):
     assert list(pickle.loads(pickle.dumps(MappedLines(path)))) == [(1, b"a"), (3, b"b")]
 
 
-def test_a_file_that_changes_while_rows_are_read_from_it_is_refused(tmp_path):
+def test_a_file_that_changes_while_rows_are_read_from_it_is_refused(tmp_path, raises):
     """Other rows under the same numbers would be trained on in silence."""
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"a\nb\n")
     lines = MappedLines(path)
     path.open("ab").write(b"c\n")
-    with pytest.raises(DataError, match=r"rows.jsonl: the file changed while it was in use.*copy"):
+    with raises("file_changed", "rows.jsonl"):
         lines[0]
-    with pytest.raises(DataError, match="cannot be read"):
+    with raises("file_unreadable", "gone.jsonl"):
         MappedLines(tmp_path / "gone.jsonl")
 
 
@@ -179,13 +178,13 @@ def test_large_files_stay_on_disk_by_themselves(write_lines, monkeypatch):
     assert data_config.LARGE_FILE_BYTES == 256 * 2**20
 
 
-def test_a_format_that_cannot_stay_on_disk_is_refused_where_it_was_asked_to(tmp_path):
+def test_a_format_that_cannot_stay_on_disk_is_refused_where_it_was_asked_to(tmp_path, raises):
     """No setting is ignored."""
     path = tmp_path / "rows.parquet"
     path.write_bytes(b"x")
-    with pytest.raises(DataError, match=r"rows.parquet: rows_in_memory=false needs a .jsonl file"):
+    with raises("not_jsonl", "rows.parquet: ", "rows_in_memory=false"):
         rows.stays_on_disk(str(path), DataConfig(rows_in_memory=False))
-    with pytest.raises(ValueError, match=r"rows_in_memory='maybe' is not one of: auto, true, false"):
+    with raises("value_not_allowed", "rows_in_memory='maybe'", "auto, true, false"):
         DataConfig(rows_in_memory="maybe")
 
 
@@ -204,12 +203,11 @@ def test_rows_that_are_on_disk_are_named_by_their_line(write_lines):
         joined[3]
 
 
-def test_a_broken_row_is_refused_by_line_on_disk_as_in_memory(write_lines):
+def test_a_broken_row_is_refused_by_line_on_disk_as_in_memory(write_lines, raises):
     """The same sentence."""
     path, messages = write_lines(ROWS[0], "{", ROWS[1]), []
     for in_memory in (True, False):
-        with pytest.raises(DataError) as caught:
+        with raises("not_json", f"{Path(path)}:2: ") as caught:
             rows.read_examples(path, DataConfig(rows_in_memory=in_memory))
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
-    assert messages[0].startswith(f"{Path(path)}:2: ")

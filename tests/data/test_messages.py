@@ -9,7 +9,6 @@ import pytest
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.prepare import load_data
 from llm_jepa.data.rows import ReadResult, read_examples
-from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective import JEPAConfig
 
 
@@ -43,9 +42,9 @@ def test_a_message_that_is_not_trained_on_is_not_the_answer(read, mark):
 
 
 @pytest.mark.parametrize("system", [[], [{"role": "system", "content": "s"}]])
-def test_a_chat_without_an_answer_to_train_on_is_refused(read, system):
+def test_a_chat_without_an_answer_to_train_on_is_refused(read, raises, system):
     """It may be dropped as a broken row."""
-    with pytest.raises(DataError, match=r":1: no assistant message of messages is trained on \(weight"):
+    with raises("answer_not_trained", ":1: ", "messages", "weight"):
         read(*system, user("q"), assistant("bad", weight=0))
 
 
@@ -56,32 +55,31 @@ def test_an_earlier_message_that_is_not_trained_on_stays_in_the_prompt(read):
     assert result.untrained == result.examples[0].source and result.notes == []
 
 
-def test_an_earlier_message_that_is_not_trained_on_needs_the_loss_on_code(write_lines, chat_tokenizer):
+def test_an_earlier_message_that_is_not_trained_on_needs_the_loss_on_code(write_lines, raises, chat_tokenizer):
     """With loss_on=all its tokens would be under cross-entropy."""
     chat = [user("q1"), assistant("bad", weight=0), user("q2"), assistant("good")]
     config = DataConfig(train_file=write_lines(*[{"messages": chat}] * 5), validation_size=0)
-    with pytest.raises(ConfigError, match=r"rows.jsonl:1: .*weight 0.* Set loss_on=code"):
+    with raises("untrained_message", "rows.jsonl:1: ", "weight 0", "loss_on=code"):
         load_data(config, JEPAConfig(loss_on="all"), chat_tokenizer)
     assert len(load_data(config, JEPAConfig(loss_on="code"), chat_tokenizer).train) == 5
 
 
 @pytest.mark.parametrize(
-    "fields, words",
+    "fields, code, value",
     [
-        ({"weight": 0.5}, "weight 0.5, expected 0 or 1"),
-        ({"weight": "0"}, "weight '0', expected 0 or 1"),
-        ({"weight": 1, "loss": False}, "weight and loss, which contradict each other"),
-        ({"mask": True}, "has mask"),
-        ({"train_detail": [{"begin_offset": 0}]}, "has train_detail"),
-        ({"images": ["a.png"]}, "has images"),
-        ({"function_call": {"name": "f"}}, "calls tools"),
+        ({"weight": 0.5}, "value_not_allowed", "weight 0.5"),
+        ({"weight": "0"}, "value_not_allowed", "weight '0'"),
+        ({"weight": 1, "loss": False}, "fields_conflict", "weight and loss"),
+        ({"mask": True}, "field_not_supported", "mask"),
+        ({"train_detail": [{"begin_offset": 0}]}, "field_not_supported", "train_detail"),
+        ({"images": ["a.png"]}, "not_text", "images"),
+        ({"function_call": {"name": "f"}}, "not_text", "tools"),
     ],
 )
-def test_a_field_that_cannot_be_honoured_is_refused(read, fields, words):
+def test_a_field_that_cannot_be_honoured_is_refused(read, raises, fields, code, value):
     """By its name; the same field with null is not there."""
-    with pytest.raises(DataError) as caught:
+    with raises(code, "message 2", value):
         read(user("q"), assistant("a", **fields))
-    assert "message 2" in str(caught.value) and words in str(caught.value)
     assert read(user("q"), assistant("a", **dict.fromkeys(fields))).notes == []
 
 

@@ -11,7 +11,6 @@ from llm_jepa.data.checks import find_leaks
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.digest import data_fingerprint
 from llm_jepa.data.prepare import LoadedData, load_data, load_rows
-from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective.config import JEPAConfig
 
 
@@ -158,11 +157,11 @@ def test_a_tokenizer_that_changes_answers_is_said(load, byte_tokenizer, monkeypa
     assert any("does not give back 4 of the first 4 answers" in note for note in load(numbered(0, 4)).notes)
 
 
-def test_rows_without_a_jepa_term_are_counted_and_all_of_them_are_refused(load):
+def test_rows_without_a_jepa_term_are_counted_and_all_of_them_are_refused(load, raises):
     """A flag that was written the wrong way round would train no JEPA term at all, in silence."""
     rows = [{**row, "use_jepa": number > 0} for number, row in enumerate(numbered(0, 4))]
     assert "1 of 4 training rows train cross-entropy alone (use_jepa: false)." in load(rows).notes
-    with pytest.raises(DataError, match="None of the 4 training rows has a JEPA term"):
+    with raises("no_jepa_rows", "4 training rows", "use_jepa", "jepa_lambda is 1"):
         load([{**row, "use_jepa": False} for row in rows])
 
 
@@ -182,15 +181,15 @@ def test_limits_take_the_first_rows(load):
     assert (data.summary["train"]["rows_in"], len(data.test)) == (7, 2)
 
 
-def test_without_a_training_file_nothing_starts():
+def test_without_a_training_file_nothing_starts(raises):
     """The field is named."""
-    with pytest.raises(ConfigError, match="train_file"):
+    with raises("setting_missing", "train_file"):
         load_data(DataConfig(), JEPAConfig())
 
 
-def test_a_split_that_loses_all_its_rows_is_refused(load):
+def test_a_split_that_loses_all_its_rows_is_refused(load, raises):
     """An empty test split would make every score nothing of nothing."""
-    with pytest.raises(DataError, match=r"The test rows are all left out .*empty 1"):
+    with raises("no_rows_left", "test rows", "empty 1"):
         load(numbered(0, 4), test=[{"text": " ", "code": "x"}], on_empty="drop")
 
 

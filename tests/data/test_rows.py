@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
+import pickle
 import socket
 
 import pytest
 
-from llm_jepa.data import json_lines, sources
+from llm_jepa.data import formats, json_lines, sources
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.example import Example, prompt_example
 from llm_jepa.data.rows import read_examples
-from llm_jepa.errors import DataError
 
 PAIR = {"text": "lines with a dog", "code": ".*dog.*"}
 CHAT = {
@@ -26,12 +27,6 @@ CHAT = {
 
 def views(path: str, **settings) -> list[tuple[str, str | None]]:
     return [(example.text, example.code) for example in read_examples(path, DataConfig(**settings)).examples]
-
-
-def error(path: str, **settings) -> str:
-    with pytest.raises(DataError) as caught:
-        read_examples(path, DataConfig(**settings))
-    return str(caught.value)
 
 
 # Forms
@@ -160,69 +155,82 @@ def test_control_and_bidi_characters_are_kept_as_they_are(write_lines):
 
 
 @pytest.mark.parametrize(
-    "line, words",
+    "line, code, values",
     [
-        ('{"text": "a", "code": }', ["not valid JSON", "column 23"]),
-        ('{"text": "a", "code": "b"', ["not valid JSON", "column 26"]),
-        ('["a", "b"]', ["a list", "one JSON object per line"]),
-        ("[", ["not valid JSON", "array", "one object per line"]),
-        ('"text"', ["a string", "one JSON object"]),
-        ("null", ["null", "one JSON object"]),
-        ('{"text": "a", "text": "b", "code": "c"}', ["'text'", "twice"]),
-        ("[" * 100_000, ["cannot be read"]),
-        (b'{"text": "a\xff", "code": "b"}', ["not valid UTF-8", "byte 12"]),
-        ('{"text": "a\\ud800", "code": "b"}', ["surrogate", "\\ud800", "place 2"]),
-        ('{"text": "a\\u0000", "code": "b"}', ["NUL", "place 2"]),
-        ({"text": None, "code": "b"}, ["text holds null", "expected a string"]),
-        ({"text": 3, "code": "b"}, ["text holds a number"]),
-        ({"text": ["a"], "code": "b"}, ["text holds a list"]),
-        ({"text": "a", "code": {"b": 1}}, ["code holds an object"]),
-        ({"text": "a", "code": True}, ["code holds true or false"]),
-        ({"text": "a"}, ["found text,", "has text and code", "same form"]),
-        ({"prompt": "a", "completion": "b"}, ["found prompt and completion", "has text and code"]),
-        (CHAT, ["found messages", "has text and code"]),
-        ({"question": "a", "answer": "b"}, ["question, answer", "prompt and completion", "text_column"]),
-        ({}, ["(none)"]),
+        ('{"text": "a", "code": }', "not_json", ["column 23"]),
+        ('{"text": "a", "code": "b"', "not_json", ["column 26"]),
+        ('["a", "b"]', "row_not_object", ["a list"]),
+        ("[", "not_json", [".json"]),
+        ('"text"', "row_not_object", ["a string"]),
+        ("null", "row_not_object", ["null"]),
+        ('{"text": "a", "text": "b", "code": "c"}', "key_repeated", ["'text'"]),
+        ("[" * 100_000, "not_json", []),
+        (b'{"text": "a\xff", "code": "b"}', "not_utf8", ["byte 12"]),
+        ('{"text": "a\\ud800", "code": "b"}', "character_not_allowed", ["text", "\\ud800", "place 2"]),
+        ('{"text": "a\\u0000", "code": "b"}', "character_not_allowed", ["text", "NUL", "place 2"]),
+        ({"text": None, "code": "b"}, "wrong_type", ["text", "null", "a string"]),
+        ({"text": 3, "code": "b"}, "wrong_type", ["text", "a number"]),
+        ({"text": ["a"], "code": "b"}, "wrong_type", ["text", "a list"]),
+        ({"text": "a", "code": {"b": 1}}, "wrong_type", ["code", "an object"]),
+        ({"text": "a", "code": True}, "wrong_type", ["code", "true or false"]),
+        ({"text": "a"}, "form_differs", ["rows.jsonl:1", "text and code"]),
+        ({"prompt": "a", "completion": "b"}, "form_differs", ["prompt and completion", "text and code"]),
+        (CHAT, "form_differs", ["messages", "text and code"]),
+        (
+            {"question": "a", "answer": "b"},
+            "column_missing",
+            ["question, answer", "prompt and completion", "text_column"],
+        ),
+        ({}, "column_missing", ["(none)"]),
     ],
 )
-def test_a_broken_row_is_refused_by_line(write_lines, line, words):
+def test_a_broken_row_is_refused_by_line(write_lines, raises, line, code, values):
     """File, line, what was found, what was expected, what to do: all in one paragraph."""
     path = write_lines(PAIR, PAIR, line, PAIR)
-    message = error(path)
-    assert message.startswith(f"{path}:3: ")
-    assert all(word in message for word in words), message
-    assert "on_broken=drop" in message
-    assert "\n" not in message
+    with raises(code, f"{path}:3: ", "on_broken=drop", *values) as caught:
+        views(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_error_of_a_row_survives_pickling_and_copying():
+    """Errors travel between processes."""
+    error = json_lines.RowError("json", "not_json", "what is wrong")
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert (again.reason, again.code, str(again)) == ("json", "not_json", "what is wrong")
 
 
 @pytest.mark.parametrize(
-    "messages, words",
+    "messages, code, values",
     [
-        ("hello", ["messages holds a string", "list of messages"]),
-        ([], ["of nobody"]),
-        (["hello"], ["message 1 is a string"]),
-        ([{"role": "tool", "content": "x"}], ["message 1", "'tool'", "system, user, assistant"]),
-        ([{"role": "user", "content": "q"}], ["the roles user;"]),
-        ([{"from": "human", "value": "q"}], ["message 1", "in place of from and value"]),
-        (CHAT["messages"][1:] + CHAT["messages"][1:2], ["assistant, user"]),
-        (CHAT["messages"][1:2] + CHAT["messages"], ["system message after the first place"]),
-        ([{"role": "user", "content": [{"type": "image"}]}, CHAT["messages"][2]], ["message 1, content", "a list"]),
-        ([CHAT["messages"][1], {"role": "assistant", "content": None}], ["message 2, content", "null"]),
-        ([CHAT["messages"][1], {**CHAT["messages"][2], "tool_calls": [{}]}], ["message 2", "tools"]),
+        ("hello", "wrong_type", ["messages", "a string", "a list"]),
+        ([], "answer_missing", ["messages"]),
+        (["hello"], "wrong_type", ["message 1", "a string"]),
+        ([{"role": "tool", "content": "x"}], "unknown_role", ["message 1", "'tool'", "system, user, assistant"]),
+        ([{"role": "user", "content": "q"}], "answer_missing", ["roles user;"]),
+        ([{"from": "human", "value": "q"}], "unknown_role", ["message 1", "from and value"]),
+        (CHAT["messages"][1:] + CHAT["messages"][1:2], "answer_missing", ["assistant, user"]),
+        (CHAT["messages"][1:2] + CHAT["messages"], "system_not_first", ["messages"]),
+        (
+            [{"role": "user", "content": [{"type": "image"}]}, CHAT["messages"][2]],
+            "wrong_type",
+            ["message 1, content", "a list"],
+        ),
+        ([CHAT["messages"][1], {"role": "assistant", "content": None}], "wrong_type", ["message 2, content", "null"]),
+        ([CHAT["messages"][1], {**CHAT["messages"][2], "tool_calls": [{}]}], "not_text", ["message 2", "tools"]),
     ],
 )
-def test_a_chat_that_does_not_end_in_question_and_answer_is_refused(write_lines, messages, words):
+def test_a_chat_that_does_not_end_in_question_and_answer_is_refused(write_lines, raises, messages, code, values):
     """The answer is the assistant's last turn, and the text view ends with the user's turn before it."""
-    message = error(write_lines({"messages": messages}))
-    assert ":1: " in message
-    assert all(word in message for word in words), message
+    with raises(code, ":1: ", *values):
+        views(write_lines({"messages": messages}))
 
 
-def test_a_line_beyond_the_cap_is_refused_and_the_next_line_is_read(write_lines, monkeypatch):
+def test_a_line_beyond_the_cap_is_refused_and_the_next_line_is_read(write_lines, raises, monkeypatch):
     """One line without end must not fill the memory; the line after it still has its own number."""
     monkeypatch.setattr(json_lines, "MAX_LINE_BYTES", 100)
     path = write_lines(PAIR, {"text": "x" * 500, "code": "y"}, PAIR)
-    assert "rows.jsonl:2: the line is longer than 100 bytes" in error(path)
+    with raises("line_too_long", "rows.jsonl:2: ", "100 bytes"):
+        views(path)
     result = read_examples(path, DataConfig(on_broken="drop"))
     assert [example.source[-2:] for example in result.examples] == [":1", ":3"]
     assert result.dropped == {"too_long": 1}
@@ -247,42 +255,57 @@ def test_a_broken_first_row_does_not_decide_the_form(write_lines):
     assert len(views(write_lines({"text": 1}, PAIR, PAIR), on_broken="drop")) == 2
 
 
-def test_utf16_is_recognised(tmp_path):
+def test_utf16_is_recognised(tmp_path, raises):
     """What some spreadsheet programs save; the message says what it is."""
     path = tmp_path / "rows.jsonl"
     path.write_bytes(json.dumps(PAIR).encode("utf-16"))
-    assert "UTF-16" in error(str(path))
+    with raises("not_utf8", "rows.jsonl:1", "UTF-16"):
+        views(str(path))
 
 
 @pytest.mark.parametrize(
-    "content, words",
+    "content, code, kind",
     [
-        (gzip.compress(json.dumps(PAIR).encode(), mtime=0), "compressed with gzip"),
-        (b"PK\x03\x04\xff", "compressed. Unpack"),
-        (b"PAR1\xff", "is Parquet"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
-        (b"<!DOCTYPE html>\n", "a web page"),
+        (gzip.compress(json.dumps(PAIR).encode(), mtime=0), "not_utf8", "gzip"),
+        (b"PK\x03\x04\xff", "not_utf8", "compressed"),
+        (b"PAR1\xff", "not_utf8", "Parquet"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "not_json", "git lfs pull"),
+        (b"<!DOCTYPE html>\n", "not_json", "web page"),
     ],
 )
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
-def test_a_file_that_is_not_what_its_name_says_is_recognised(tmp_path, name, content, words):
+def test_a_file_that_is_not_what_its_name_says_is_recognised(tmp_path, raises, content, code, kind):
     """The message names what the file is."""
-    (tmp_path / name).write_bytes(content)
-    assert words in error(str(tmp_path / name)) or content.startswith(b"PAR1")
+    for name, of_name in (("rows.jsonl", code), ("rows.parquet", "not_parquet")):
+        (tmp_path / name).write_bytes(content)
+        shown = [] if name.endswith("parquet") and content.startswith(b"PAR1") else [kind]
+        with raises(of_name, name, *shown):
+            views(str(tmp_path / name))
 
 
-def test_lines_packed_with_gzip_are_read_under_their_own_name(tmp_path):
+def test_lines_packed_with_gzip_are_read_under_their_own_name(tmp_path, raises):
     """A damaged file is refused."""
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps(PAIR).encode(), mtime=0))
     assert views(str(path)) == [(PAIR["text"], PAIR["code"])]
     path.write_bytes(path.read_bytes()[:20])
-    assert "rows.jsonl.gz: cannot be read" in error(str(path))
+    with raises("file_damaged", "rows.jsonl.gz"):
+        views(str(path))
 
 
-def test_a_column_with_a_byte_order_mark_in_its_name_is_shown(write_lines):
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
+def test_a_file_that_the_system_cannot_open_is_not_called_damaged(tmp_path, raises, monkeypatch, ending):
+    """Copying it again would not help."""
+    path = tmp_path / f"rows{ending}"
+    path.write_bytes(b"x")
+    monkeypatch.setattr(sources, "read_file", lambda path, label: formats.read_file(path / "gone", label, name=label))
+    with raises("file_unreadable", f"rows{ending}"):
+        views(str(path))
+
+
+def test_a_column_with_a_byte_order_mark_in_its_name_is_shown(write_lines, raises):
     """Otherwise the message would say: found text, expected text."""
-    assert "found the fields '\\ufefftext', code" in error(write_lines({"\ufefftext": "a", "code": "b"}))
+    with raises("column_missing", "'\\ufefftext', code"):
+        views(write_lines({"\ufefftext": "a", "code": "b"}))
 
 
 def test_white_space_at_the_end_of_a_view_is_kept_and_noted(write_lines):
@@ -318,29 +341,31 @@ def test_a_label_that_marks_bad_answers_is_noted(write_lines):
 
 
 @pytest.mark.parametrize("column", ["input", "context"])
-def test_the_second_half_of_a_question_is_not_left_out(write_lines, column):
+def test_the_second_half_of_a_question_is_not_left_out(write_lines, raises, column):
     """Alpaca and Dolly ask in two columns; an empty one is no part of the question."""
     row = {"instruction": "Classify", column: "", "output": "x"}
     mapped = {"text_column": "instruction", "code_column": "output"}
     assert views(write_lines(row), **mapped) == [("Classify", "x")]
-    message = error(write_lines(row, {**row, column: "some text"}), **mapped)
-    assert f":2: {column} is a part of the question" in message
+    with raises("question_in_two_columns", f":2: {column} ", "instruction", "text_column"):
+        views(write_lines(row, {**row, column: "some text"}), **mapped)
 
 
 # Files
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf"])
-def test_a_file_without_rows_is_refused(tmp_path, content):
+def test_a_file_without_rows_is_refused(tmp_path, raises, content):
     """An empty file is a mistake upstream, never an empty data set."""
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content)
-    assert "no row at all" in error(str(path))
+    with raises("file_empty", path):
+        views(str(path))
 
 
-def test_a_file_of_broken_rows_alone_is_refused_even_when_they_may_be_dropped(write_lines):
+def test_a_file_of_broken_rows_alone_is_refused_even_when_they_may_be_dropped(write_lines, raises):
     """Dropping everything is not what `drop` asked for."""
-    assert "none of its 2 rows" in error(write_lines("{", "{"), on_broken="drop")
+    with raises("no_rows_left", "rows.jsonl", "2 rows", "json: 2"):
+        views(write_lines("{", "{"), on_broken="drop")
 
 
 @pytest.mark.parametrize(
@@ -358,23 +383,25 @@ def test_a_file_of_broken_rows_alone_is_refused_even_when_they_may_be_dropped(wr
         "gone:test",
     ],
 )
-def test_a_missing_file_never_becomes_a_question_to_the_network(monkeypatch, name):
+def test_a_missing_file_never_becomes_a_question_to_the_network(monkeypatch, raises, name):
     """Only owner/name, without a suffix, can be a data set of the hub."""
 
     def refuse(*_):
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    assert "no such file" in error(name)
+    with raises("file_missing", name):
+        views(name)
 
 
-def test_a_missing_file_is_answered_with_the_nearest_name(write_lines):
+def test_a_missing_file_is_answered_with_the_nearest_name(write_lines, raises):
     """Most missing files are typing errors."""
     path = write_lines(PAIR, name="train.jsonl")
-    assert "Did you mean train.jsonl?" in error(path.replace("train", "trian"))
+    with raises("file_missing", "trian.jsonl", " train.jsonl"):
+        views(path.replace("train", "trian"))
 
 
-def test_a_data_set_that_the_hub_cannot_give_is_a_data_error(monkeypatch):
+def test_a_data_set_that_the_hub_cannot_give_is_a_data_error(monkeypatch, raises):
     """The user reads what was tried and what is expected, not a traceback."""
     import datasets
 
@@ -384,22 +411,23 @@ def test_a_data_set_that_the_hub_cannot_give_is_a_data_error(monkeypatch):
     monkeypatch.setattr(sources, "why_offline", lambda: None)
     monkeypatch.setattr(sources, "not_downloaded", lambda *_: None)
     monkeypatch.setattr(datasets, "get_dataset_config_names", offline)
-    message = error("owner/name:test")
-    assert message.startswith("owner/name:test: ") and "no network for owner/name." in message
-    assert ".jsonl" in message
+    with raises("dataset_not_loadable", "owner/name:test: ", "no network for owner/name.", ".jsonl"):
+        views("owner/name:test")
 
 
 @pytest.mark.parametrize("name", ["rows.txt", "rows.xlsx", "rows.gz", "rows"])
-def test_files_of_other_formats_are_refused_by_name(write_lines, name):
+def test_files_of_other_formats_are_refused_by_name(write_lines, raises, name):
     """Guessing a format from content is how rows get lost."""
-    assert "are not read. Expected one of .jsonl" in error(write_lines(PAIR, name=name))
+    with raises("unknown_format", name, ".jsonl"):
+        views(write_lines(PAIR, name=name))
 
 
-def test_a_parquet_file_that_is_none_is_refused(tmp_path):
+def test_a_parquet_file_that_is_none_is_refused(tmp_path, raises):
     """The file's name is in the message, the traceback is not."""
     path = tmp_path / "rows.parquet"
     path.write_bytes(b"not parquet")
-    assert "rows.parquet: not a readable parquet file" in error(str(path))
+    with raises("not_parquet", "rows.parquet"):
+        views(str(path))
 
 
 def test_template_values_in_a_row_are_said_not_to_be_read(write_lines, caplog):

@@ -12,7 +12,6 @@ from llm_jepa.data.config import DataConfig
 from llm_jepa.data.digest import data_fingerprint
 from llm_jepa.data.prepare import load_data
 from llm_jepa.data.rows import read_examples
-from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective import JEPAConfig
 
 README = """---
@@ -49,11 +48,16 @@ def read(name: str, part: str = "train") -> tuple[str, str]:
     return example.text, example.source
 
 
-def refused(name: str, part: str = "train") -> str:
-    with pytest.raises(DataError) as caught:
-        read_examples(name, DataConfig(), part=part)
-    assert caught.value.exit_code == 2
-    return str(caught.value)
+@pytest.fixture
+def refused(raises) -> Callable[..., None]:
+    """Check that a name is refused with a code and values, and the exit code of a wrong call."""
+
+    def check(name: str, code: str, *values: str, part: str = "train") -> None:
+        with raises(code, name, *values) as caught:
+            read_examples(name, DataConfig(), part=part)
+        assert caught.value.exit_code == 2
+
+    return check
 
 
 @pytest.mark.parametrize("part, file", [("train", "train.jsonl"), ("test", "test.jsonl"), ("validation", "dev.jsonl")])
@@ -65,25 +69,20 @@ def test_each_setting_takes_its_own_split_of_a_folder(folder, part, file):
 
 
 @pytest.mark.parametrize(
-    "files, name, part, words",
+    "files, name, part, code, values",
     [
-        (["train.jsonl", "test.jsonl"], "evalset", "validation", "no validation split. Its splits: train, test."),
-        (
-            ["train.jsonl"],
-            "evalset",
-            "test",
-            "no test split. Its splits: train. Name the one to read",
-        ),
-        (["test.jsonl"], "evalset", "train", "no train split. Its splits: test."),
-        (["train.jsonl"], "evalset:tset", "test", "no split 'tset'. The splits of evalset: train."),
-        (["train.jsonl"], "evalset:a:b", "test", "expected evalset:config:split"),
-        (["train.jsonl"], "evalset/train.jsonl:test", "test", "is a file, which has no splits"),
+        (["train.jsonl", "test.jsonl"], "evalset", "validation", "split_missing", ["validation", ": train, test."]),
+        (["train.jsonl"], "evalset", "test", "split_missing", ["test", ": train."]),
+        (["test.jsonl"], "evalset", "train", "split_missing", ["train", ": test."]),
+        (["train.jsonl"], "evalset:tset", "test", "unknown_split", ["'tset'", "evalset: train."]),
+        (["train.jsonl"], "evalset:a:b", "test", "unknown_config", ["evalset:config:split"]),
+        (["train.jsonl"], "evalset/train.jsonl:test", "test", "no_splits", [" :test."]),
     ],
 )
-def test_no_other_split_is_taken_instead(folder, files, name, part, words):
+def test_no_other_split_is_taken_instead(folder, refused, files, name, part, code, values):
     """The choices are named."""
     folder("evalset", *files)
-    assert words in refused(name, part)
+    refused(name, code, *values, part=part)
 
 
 @pytest.mark.parametrize("part", ["train", "test", "validation"])
@@ -94,10 +93,10 @@ def test_a_folder_that_names_no_split_has_one_set_of_rows(folder, part):
 
 
 @pytest.mark.parametrize("files", [("TRAIN.jsonl", "TEST.jsonl"), ("rows.jsonl", "Dev.jsonl")])
-def test_files_of_other_splits_are_not_read_as_one(folder, files):
+def test_files_of_other_splits_are_not_read_as_one(folder, refused, files):
     """The library knows a split's name in lower case alone."""
     folder("some", *files)
-    assert f"{files[1]} seems to hold rows of another split" in refused("some")
+    refused("some", "ambiguous_splits", files[1])
 
 
 def test_files_that_belong_to_no_split_are_named(folder, caplog):
@@ -107,7 +106,7 @@ def test_files_that_belong_to_no_split_are_named(folder, caplog):
     assert "some: files in no split, which are not read: rows.jsonl" in caplog.text
 
 
-def test_a_saved_dataset_dict_gives_the_split_that_is_asked_for(folder):
+def test_a_saved_dataset_dict_gives_the_split_that_is_asked_for(folder, refused):
     """Its splits have any names."""
     datasets = pytest.importorskip("datasets")
     rows = {split: [{"text": split, "code": "2020-01-01"}] for split in ("train", "val", "test", "extra")}
@@ -115,17 +114,17 @@ def test_a_saved_dataset_dict_gives_the_split_that_is_asked_for(folder):
     saved.save_to_disk(str(folder("saved")))
     assert [read("saved", part)[0] for part in ("train", "validation", "test")] == ["train", "val", "test"]
     assert read("saved:extra", "test") == ("extra", "saved:extra:1")
-    assert "The splits of saved: train, val, test, extra." in refused("saved:gone")
+    refused("saved:gone", "unknown_split", "'gone'", "saved: train, val, test, extra.")
 
 
-def test_a_config_of_a_clone_is_named(folder):
+def test_a_config_of_a_clone_is_named(folder, refused):
     """`clone:config`, `clone:config:split`; without, the choices are in the message."""
     (folder("clone", "a/train.jsonl", "b/train.jsonl", "b/test.jsonl") / "README.md").write_text(README)
-    assert "it has several configs: one, two. Name one, such as clone:one." in refused("clone")
+    refused("clone", "ambiguous_config", "one, two.", "clone:one.")
     assert read("clone:two", "test") == ("b/test.jsonl", "clone/b/test.jsonl:1")
     assert read("clone:two:train", "test")[0] == "b/train.jsonl"
-    assert "no test split" in refused("clone:one", "test")
-    assert "The splits of clone:one: train." in refused("clone:one:test")
+    refused("clone:one", "split_missing", "test", part="test")
+    refused("clone:one:test", "unknown_split", "'test'", "clone:one: train.")
 
 
 def test_a_data_set_of_the_hub_is_read_like_a_clone(folder, monkeypatch):
@@ -163,18 +162,18 @@ def test_a_view_in_a_table_is_text_as_it_is_written(tmp_path, suffix, separator)
 
 
 @pytest.mark.parametrize("line", ["a,b,c", "a"])
-def test_a_row_of_a_table_with_other_columns_is_refused(tmp_path, line):
+def test_a_row_of_a_table_with_other_columns_is_refused(tmp_path, refused, line):
     """By its line."""
     (tmp_path / "train.csv").write_text(f"text,code\nx,y\n{line}\n")
-    assert "train.csv:3: expected 2 values" in refused(str(tmp_path))
+    refused(str(tmp_path), "wrong_cell_count", "train.csv:3: ", "2 values")
 
 
-def test_a_json_array_in_a_folder_is_read(tmp_path):
+def test_a_json_array_in_a_folder_is_read(tmp_path, refused):
     """Its rows are numbered from 1; what is no object is a broken row."""
     (tmp_path / "train.json").write_text('[{"text": "a", "code": "2020-01-01"},\n 3]')
     result = read_examples(str(tmp_path), DataConfig(on_broken="drop"))
     assert ([each.code for each in result.examples], result.dropped) == (["2020-01-01"], {"json": 1})
-    assert f"{tmp_path}/train.json:2: found a number" in refused(str(tmp_path))
+    refused(str(tmp_path), "row_not_object", f"{tmp_path}/train.json:2: ", "a number")
 
 
 def test_a_tilde_is_the_home_folder_for_files_folders_and_saved_data(folder, monkeypatch):
@@ -189,11 +188,11 @@ def test_a_tilde_is_the_home_folder_for_files_folders_and_saved_data(folder, mon
     assert set(data_fingerprint(["~/set:test", "~/saved", None])) == {"~/set:test", "~/saved"}
 
 
-def test_a_path_of_windows_is_answered_with_the_one_that_is_meant(folder):
+def test_a_path_of_windows_is_answered_with_the_one_that_is_meant(folder, refused):
     """Where it is there."""
     folder("data", "rows.jsonl")
-    assert "Did you mean data/rows.jsonl?" in refused("data\\rows.jsonl")
-    assert "C:/data/rows.jsonl:test: no such file" in refused("C:/data/rows.jsonl:test")
+    refused("data\\rows.jsonl", "file_missing", " data/rows.jsonl?")
+    refused("C:/data/rows.jsonl:test", "file_missing")
 
 
 # Several files
@@ -214,14 +213,14 @@ def test_a_list_of_training_files_is_all_of_their_rows(write_lines):
     assert any(note.startswith("two.jsonl is not read") for note in data.notes)
 
 
-def test_a_list_that_cannot_be_read_as_one_is_refused(write_lines):
+def test_a_list_that_cannot_be_read_as_one_is_refused(write_lines, raises):
     """Two forms, rows on disk, the same file twice, none at all."""
     pair = write_lines({"text": "a", "code": "b"}, name="a.jsonl")
     other = write_lines({"prompt": "a", "completion": "b"}, name="b.jsonl")
-    with pytest.raises(DataError, match=r"b.jsonl: found prompt and completion, but .*a.jsonl has text and code"):
+    with raises("form_differs", "b.jsonl: ", "prompt and completion", "a.jsonl", "text and code"):
         load_data(DataConfig(train_file=[pair, other]), JEPAConfig())
-    with pytest.raises(ConfigError, match="rows_in_memory=false"):
+    with raises("settings_conflict", "rows_in_memory=false", "train_file"):
         load_data(DataConfig(train_file=[pair, other], rows_in_memory=False), JEPAConfig())
-    for wrong in ([], [pair, pair], [pair, 3]):
-        with pytest.raises(ValueError, match="train_file="):
+    for wrong, code in (([], "value_not_allowed"), ([pair, pair], "file_repeated"), ([pair, 3], "value_not_allowed")):
+        with raises(code, f"train_file={wrong}"):
             DataConfig(train_file=wrong)

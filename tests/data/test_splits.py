@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import random
 
-import pytest
-
 from llm_jepa.data.checks import find_leaks, pair_key
 from llm_jepa.data.example import Example
 from llm_jepa.data.splits import split_validation
-from llm_jepa.errors import DataError
 
 # 100 rows, 80 pairs: the last 20 rows repeat the first 20.
 ROWS = [Example(f"text {i % 80}", f"code {i % 7}", source=f"train.jsonl:{i + 1}") for i in range(100)]
@@ -51,9 +48,9 @@ def test_new_rows_move_few_old_ones():
     assert len(before - after) <= 1
 
 
-def test_a_split_that_leaves_nothing_to_train_on_is_refused():
+def test_a_split_that_leaves_nothing_to_train_on_is_refused(raises):
     """The message has both numbers and the ways out."""
-    with pytest.raises(DataError, match=r"validation_size=100 leaves no training row: 100 rows.*validation_file"):
+    with raises("too_few_rows", "validation_size=100", "100 rows", "validation_file"):
         split_validation(ROWS, 100)
 
 

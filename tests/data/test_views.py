@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.encode import EmptyViewError, PairEncoder
+from llm_jepa.data.encode import PairEncoder
 from llm_jepa.data.encoded_pairs import encode_examples
 from llm_jepa.data.example import Example, prompt_example
 from llm_jepa.data.inspect import inspect_rows
 from llm_jepa.data.rows import read_examples
 from llm_jepa.data.tokenizer import encode_text
-from llm_jepa.errors import DataError
 from llm_jepa.objective import JEPAConfig
 
 CHAT = [
@@ -83,9 +82,9 @@ def test_rows_of_two_strings_are_rendered_as_they_are(bos_tokenizer, byte_tokeni
     assert views(byte_tokenizer, row) == ["a dog", "x"]
 
 
-def test_one_text_cannot_be_rendered(byte_tokenizer):
+def test_one_text_cannot_be_rendered(byte_tokenizer, raises):
     """It has no question and no answer."""
-    with pytest.raises(DataError, match=r"rows.jsonl:1: jepa_views=rendered needs rows of two views.*prefix"):
+    with raises("second_view_missing", "rows.jsonl:1: ", "jepa_views=rendered", "jepa_views=prefix"):
         views(byte_tokenizer, Example("0123", source="rows.jsonl:1"))
 
 
@@ -115,12 +114,10 @@ def test_truncation_cuts_the_rendered_views_with_the_row(chat_tokenizer, size):
     assert (pair.code_view_ids or []).count(one) == pair.code_ids.count(one) > 1
 
 
-def test_a_view_beside_the_row_that_is_too_long_is_refused_dropped_or_cut(byte_tokenizer):
+def test_a_view_beside_the_row_that_is_too_long_is_refused_dropped_or_cut(byte_tokenizer, raises):
     """max_length holds for every row of a batch, views included."""
     row = Example("a", "b", source="rows.jsonl:1", text_view="0" * 30)
-    with pytest.raises(
-        DataError, match=r"rows.jsonl:1: the text view apart from the row has 30 tokens, max_length is 12"
-    ):
+    with raises("row_too_long", "rows.jsonl:1: ", "text view", "30 tokens", "max_length is 12"):
         views(byte_tokenizer, row, "prefix", max_length=12)
     assert views(byte_tokenizer, row, "prefix", max_length=12, on_overflow="truncate") == ["0" * 12, None]
     config = DataConfig(max_length=12, on_overflow="drop")
@@ -151,18 +148,18 @@ def test_absent_and_null_are_the_same_in_a_rows_own_columns(write_lines):
 
 
 @pytest.mark.parametrize(
-    "own, words",
+    "own, code, values",
     [
-        ({"use_jepa": 1}, "use_jepa holds a number, expected true or false"),
-        ({"use_jepa": "false"}, "use_jepa holds a string, expected true or false"),
-        ({"group": 3}, "group holds a number, expected a string"),
-        ({"text_view": ["a"]}, "text_view holds a list, expected a string"),
-        ({"code_view": "a\0"}, "code_view has a NUL character"),
+        ({"use_jepa": 1}, "wrong_type", ["use_jepa", "a number", "true or false"]),
+        ({"use_jepa": "false"}, "wrong_type", ["use_jepa", "a string", "true or false"]),
+        ({"group": 3}, "wrong_type", ["group", "a number", "a string"]),
+        ({"text_view": ["a"]}, "wrong_type", ["text_view", "a list", "a string"]),
+        ({"code_view": "a\0"}, "character_not_allowed", ["code_view", "NUL"]),
     ],
 )
-def test_a_wrong_value_in_a_rows_own_column_is_refused_by_line(write_lines, own, words):
+def test_a_wrong_value_in_a_rows_own_column_is_refused_by_line(write_lines, raises, own, code, values):
     """A flag that is text would otherwise always be true."""
-    with pytest.raises(DataError, match=rf"rows.jsonl:2: {words}"):
+    with raises(code, "rows.jsonl:2: ", *values):
         read_examples(write_lines({"text": "a", "code": "x"}, {"text": "a", "code": "x", **own}), DataConfig())
 
 
@@ -174,9 +171,9 @@ def test_a_column_that_is_named_as_the_rows_text_is_that_alone(write_lines):
 
 
 @pytest.mark.parametrize("view", ["text_view", "code_view"])
-def test_a_blank_view_of_the_rows_own_is_an_empty_view(byte_tokenizer, view):
+def test_a_blank_view_of_the_rows_own_is_an_empty_view(byte_tokenizer, raises, view):
     """Refused by line, or dropped and counted, as any other."""
-    with pytest.raises(EmptyViewError, match=f"the {view[:4]} view is empty"):
+    with raises("view_empty", f"{view[:4]} view"):
         views(byte_tokenizer, Example("a", "x", **{view: " "}), "prefix")
 
 
