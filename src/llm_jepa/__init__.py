@@ -1,4 +1,4 @@
-"""Train decoder-only language models with LLM-JEPA (arXiv 2509.14252), and learn honestly whether it helped.
+"""Train decoder-only language models with LLM-JEPA (arXiv 2509.14252), and measure honestly whether it helps.
 
 from llm_jepa import JEPAConfig, Pair, FusedCollator, LLMJEPA
 
@@ -14,7 +14,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# Name -> module. Imported on first use: `llm-jepa data make` must not wait for transformers.
+# Name -> module. It is imported on first use, so that `llm-jepa data make` need not wait for transformers.
 _EXPORTS = {
     "DataConfig": "llm_jepa.data.config",
     "FusedBatch": "llm_jepa.objective",

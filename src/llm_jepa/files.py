@@ -1,4 +1,4 @@
-"""Files and folders that a reader, or a crash, finds whole: the old one or the new one, never a part."""
+"""Files and folders that are always complete for readers, and after a crash: the old one or the new one."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llm_jepa.errors import DataError
+from llm_jepa.errors import DataError, first_line
 
 
 def expanded(name: str | Path) -> Path:
-    """Return a path with `~` as the home folder; one of a user whom this system does not know stays as it is."""
+    """Return a path with `~` replaced by the home folder; that of an unknown user stays as it is."""
     try:
         return Path(name).expanduser()
     except RuntimeError:
@@ -23,7 +23,7 @@ def expanded(name: str | Path) -> Path:
 
 
 def nearest_file(path: Path) -> str:
-    """Return the end of an error's sentence for a path that is not there: " Did you mean ...?", or nothing."""
+    """Return what an error adds about a missing path: " Did you mean ...?", or that its folder is missing, or ""."""
     folder = path.parent
     if not folder.is_dir():
         return f" Its folder {folder} does not exist."
@@ -32,7 +32,7 @@ def nearest_file(path: Path) -> str:
 
 
 def is_path(name: str) -> bool:
-    """Whether a name that could be one on the hub (`owner/name`) can only be meant as a path.
+    """Whether a name can only be a path, and not a name on the hub (`owner/name`).
 
     >>> [is_path(name) for name in ("~/model", "./model", "C:\\\\model", "models\\\\mine", "owner/name")]
     [True, True, True, True, False]
@@ -42,7 +42,7 @@ def is_path(name: str) -> bool:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file beside `path`; where all went well it is flushed to disk and renamed into place, else removed."""
+    """Yield a file next to `path`. At the end it is flushed to disk and renamed to `path`; after an error, removed."""
     beside = name_beside(path, "tmp")
     try:
         with beside.open("wb") as file:
@@ -55,7 +55,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: str | Path, text: str) -> None:
-    """Write `text` to a file that appears whole, or not at all."""
+    """Write `text` to a file, either completely or not at all."""
     with whole_file(Path(path)) as file:
         file.write(text.encode("utf-8"))
 
@@ -66,41 +66,42 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def write_json_lines(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, as `write_whole` does."""
+    """Write one JSON object per line, as `write_whole` does."""
     write_whole(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a JSONL file; a last line that a crash cut short is left out."""
-    lines = Path(path).read_bytes().split(b"\n")[:-1]  # what follows the last line break is not a whole line
+    """Return the complete lines of a JSONL file; a last line that a crash cut off is left out."""
+    lines = Path(path).read_bytes().split(b"\n")[:-1]  # after the last line break, there is no complete line
     return [json.loads(line) for line in lines if line.strip()]
 
 
 @contextmanager
 def reading_run(folder: Path) -> Iterator[None]:
-    """Within the context, a file of a finished run that is damaged, or that lacks what it should hold, is named so.
+    """Within the context, turn the errors of a damaged or incomplete file of a finished run into one that says so.
 
     Raises:
-        DataError: In the place of whatever a damaged file makes of itself.
+        DataError: Instead of the error that a damaged file causes.
     """
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        problem = f"it lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        problem = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error).rstrip(".")
         raise DataError(
-            f"A file of the run {folder} is damaged or missing: {problem}. Remove that folder; the same command trains "
-            "the run again."
+            "run_damaged",
+            f"A file of the run {folder} is damaged or missing: {problem}. Remove that folder; the same command then "
+            "trains the run again.",
         ) from error
 
 
 def name_beside(path: Path, ending: str) -> Path:
-    """Return a hidden name beside `path`, of this process alone."""
+    """Return a hidden name next to `path` that only this process uses."""
     return path.with_name(f".{path.name}.{os.getpid()}.{ending}")
 
 
 @contextmanager
 def staged_beside(out: Path) -> Iterator[Path]:
-    """Yield a name beside `out` for a file or a folder; what stands there in the end is removed."""
+    """Yield a name next to `out` for a file or a folder; if it still exists at the end, it is removed."""
     beside = name_beside(out, "new")
     try:
         yield beside
@@ -111,7 +112,7 @@ def staged_beside(out: Path) -> Iterator[Path]:
 
 
 def put_in_place(beside: Path, out: Path) -> None:
-    """Rename what was staged to `out`; a folder there before is removed after it."""
+    """Rename what was staged to `out`, and then remove the folder that was there before."""
     if not out.is_dir():
         beside.replace(out)
         return

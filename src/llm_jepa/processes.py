@@ -1,8 +1,8 @@
 """The processes of a run: which one this is, what one of them does for all, and how they end.
 
-A run of several processes is started by `torchrun` or `accelerate launch`, which tell each its rank in the
-environment. Rank 0 is the main one: it alone writes the run's folder and speaks to the user. This module imports
-torch late, for the command line asks it who is speaking before torch is there.
+A run of several processes is started by `torchrun` or `accelerate launch`, which set the rank of each process in the
+environment. Rank 0 is the main process: only it writes the run's folder and prints messages. This module imports torch
+late, because the command line needs the rank before torch is imported.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-PARENT = "LLM_JEPA_PARENT"  # in the environment of a process that is to end with its parent: the parent's pid
+PARENT = "LLM_JEPA_PARENT"  # an environment variable with the pid of the parent that this process should end with
 
 _PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 
-_met_here = False  # whether `join` made the group
+_met_here = False  # whether `join` created the group
 
 
 def end_with_parent() -> None:
-    """If the environment names this process's parent, have SIGTERM sent here when that one dies, even by SIGKILL.
+    """If the environment names this process's parent, let the system send SIGTERM to this process when that one dies.
 
-    Linux only; elsewhere nothing happens, and a killed parent leaves its children to finish.
+    This also works if the parent is killed by SIGKILL. Only Linux can do it; on other systems nothing happens, and the
+    children of a killed parent run to their end.
     """
     parent = os.environ.get(PARENT)
     if parent is None or not sys.platform.startswith("linux"):
@@ -39,32 +40,32 @@ def end_with_parent() -> None:
 
 
 def num_launched() -> int:
-    """Return the number of processes that the launcher started, whether they have met or not."""
+    """Return the number of processes that the launcher started, whether `join` has connected them or not."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def world_size() -> int:
-    """Return the number of processes that have met (`join`); 1 before."""
+    """Return the number of processes that `join` has connected; 1 before."""
     distributed = _group()
     return distributed.get_world_size() if distributed else 1
 
 
 def rank() -> int:
-    """Return the number of this process among those of the run, from 0."""
+    """Return the rank of this process in the run, from 0."""
     distributed = _group()
     return distributed.get_rank() if distributed else int(os.environ.get("RANK", "0"))
 
 
 def is_main() -> bool:
-    """Whether this process writes and speaks for all."""
+    """Whether this process writes files and prints for all."""
     return rank() == 0
 
 
 def join(*, use_cpu: bool = False) -> None:
-    """Meet the other processes of the run, if there are any; nothing happens where that was done before.
+    """Connect to the other processes of the run, if there are any and they are not connected yet.
 
-    Tensors of a GPU go by NCCL, those of the CPU and plain objects by gloo. Who meets here parts by `leave`, at the
-    latest as the interpreter ends; a group that the caller made stays the caller's.
+    NCCL carries tensors of a GPU; gloo carries tensors of the CPU and plain objects. `leave` ends the connection, or
+    the end of the interpreter does. A group that the caller has created is neither changed nor ended.
     """
     global _met_here  # noqa: PLW0603  one group of processes, as in torch.distributed
     import torch
@@ -80,11 +81,12 @@ def join(*, use_cpu: bool = False) -> None:
 
 
 def leave() -> None:
-    """Part from the processes that `join` met, and end the threads that carry messages to them.
+    """End the connection of `join`, and the threads that carry its messages.
 
-    Those threads end with the last object that holds the group. Trainers hold it, and are cycles, so garbage is
-    collected first. A thread of gloo that outlives the interpreter, and then lets go of a tensor that Python has seen,
-    asks for a lock that is gone, and the process ends by SIGABRT ("terminate called without an active exception").
+    Those threads end with the last object that refers to the group. Trainers refer to it, and are in reference cycles,
+    so garbage is collected first. If a thread of gloo outlived the interpreter and then freed a tensor that Python has
+    used, it would need a lock that no longer exists, and the process would end with SIGABRT ("terminate called without
+    an active exception").
     """
     global _met_here  # noqa: PLW0603  one group of processes, as in torch.distributed
     distributed = _group()
@@ -96,13 +98,13 @@ def leave() -> None:
 
 
 def _leave_at_exit() -> None:
-    for name in ("last_exc", "last_value", "last_traceback"):  # of an error that nobody caught: its frames hold all
+    for name in ("last_exc", "last_value", "last_traceback"):  # of an uncaught error, whose frames refer to everything
         sys.__dict__.pop(name, None)
     leave()
 
 
 def gather(value: Any) -> list[Any]:
-    """Return the value that each process brought, by rank; every process must call it."""
+    """Return the value of each process, by rank; every process must call it."""
     distributed = _group()
     if distributed is None or distributed.get_world_size() == 1:
         return [value]
@@ -112,11 +114,11 @@ def gather(value: Any) -> list[Any]:
 
 
 def on_main(function: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
-    """Let rank 0 do something once, and give every process its result.
+    """Call a function in rank 0 only, and return its result in every process.
 
     Raises:
-        Exception: What rank 0 raised, in every process, so that none waits for one that has gone. In the others it
-            is marked as told, for rank 0 says it.
+        Exception: What the function raised, in every process, so that none waits for a process that has ended. In the
+            others it is marked as told, because rank 0 reports it.
     """
     if world_size() == 1:
         return function(*arguments, **options)
@@ -133,16 +135,16 @@ def on_main(function: Callable[..., Result], *arguments: Any, **options: Any) ->
 
 
 def told(error: Exception) -> Exception:
-    """Mark an error that all processes raise: rank 0 says it, the others do not say it again."""
+    """Mark an error that all processes raise, so that only rank 0 reports it."""
     error.told_by_main = not is_main()  # type: ignore[attr-defined]
     return error
 
 
 def turns(count: int) -> Iterator[tuple[int, bool]]:
-    """Share `count` pieces of work out in rounds; yield, for each, its number and whether it is this process's own.
+    """Divide `count` pieces of work among the processes; yield each one's number, and whether its result is used.
 
-    Every process takes as many turns, since the parts of a sharded model are brought together in each forward. One
-    that would have none in the last round does the last piece once more, and its result is not used.
+    All processes have the same number of turns, because each forward of a sharded model needs all of them. A process
+    that has no piece in the last round does the last piece again, and that result is not used.
 
     >>> list(turns(3))  # one process
     [(0, True), (1, True), (2, True)]
@@ -153,6 +155,6 @@ def turns(count: int) -> Iterator[tuple[int, bool]]:
 
 
 def _group() -> Any:
-    """Return torch.distributed where the processes have met; None before, and for a single process."""
+    """Return torch.distributed if the processes are connected; None before, and for a single process."""
     distributed = getattr(sys.modules.get("torch"), "distributed", None)
     return distributed if distributed and distributed.is_available() and distributed.is_initialized() else None

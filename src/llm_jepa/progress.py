@@ -1,7 +1,7 @@
-"""How far a piece of work is: one line at the bottom of a terminal, or a line of the log every 30 seconds.
+"""The progress of a piece of work: one line at the bottom of a terminal, or a line of the log every 30 seconds.
 
-A line of the log that is written meanwhile goes above the one at the bottom (`AboveProgress`). A run of a sweep also
-writes how far it is into a file (`recorded`), which the sweep reads.
+Lines of the log are written above the line at the bottom (`AboveProgress`). A run of a sweep also writes its progress
+into a file (`recorded`), which the sweep reads.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ Item = TypeVar("Item")
 
 
 class Progress:
-    """Shows how far a piece of work is: percent, time left, and what else is known.
+    """Shows the progress of a piece of work: percent, time left, and more.
 
     Args:
         name: What is done, in one short word.
-        total: How much there is to do.
+        total: The amount of work.
         unit: What is counted, in the plural; "" leaves the counts out.
-        done: How much is done already.
-        bar: Draw a line at the bottom of standard error, or log one every 30 seconds. Default: what
-            `draw_on_terminal` has found.
+        done: The amount of work that is already done.
+        bar: Whether to draw a line at the bottom of standard error; if false, log a line every 30 seconds. Default:
+            what `draw_on_terminal` has found.
     """
 
     def __init__(self, name: str, total: float, unit: str = "", *, done: float = 0, bar: bool | None = None) -> None:
@@ -61,7 +61,7 @@ class Progress:
         self.close()
 
     def close(self) -> None:
-        """Remove the line from the terminal; what this was a part of is shown again."""
+        """Remove the line from the terminal, and show the outer piece of work again."""
         self._erase()
         if self in _state.open:
             _state.open.remove(self)
@@ -69,7 +69,7 @@ class Progress:
             _state.open[-1].draw()
 
     def is_due(self) -> bool:
-        """Whether a line would be drawn, logged or recorded now: what is costly to say need not be found out before."""
+        """Whether a line would be drawn, logged or recorded now; if not, the caller can save the work for its text."""
         now = time.monotonic()
         is_shown = now - self._drawn_s >= DRAW_EVERY_S if self.bar else now - _state.logged_s >= LOG_EVERY_S
         return is_shown or (self._is_recorded and now - self._recorded_s >= RECORD_EVERY_S)
@@ -79,11 +79,11 @@ class Progress:
         return _state.record is not None and _state.open[_state.record[1] :][:1] == [self]
 
     def advance(self, count: float = 1) -> None:
-        """Take in that so much more is done."""
+        """Add to the amount of work that is done."""
         self.set(self.done + count)
 
     def set(self, done: float, more: Sequence[str] | None = None) -> None:
-        """Take in how much is done, and what else is known, the most important first."""
+        """Set the amount of work that is done, and more texts to show, the most important first."""
         self.done = done
         if more is not None:
             self.more = more
@@ -91,7 +91,7 @@ class Progress:
             self._show()
 
     def line(self, width: int = WIDTH) -> str:
-        """Return one line of at most `width` columns; what does not fit is left out whole."""
+        """Return one line of at most `width` columns; a text that does not fit is left out."""
         share = min(self.done / self.total, 1.0) if self.total else 1.0
         parts = [f"{self.name:6} {100 * share:3.0f}%"]
         if self.unit:
@@ -126,7 +126,7 @@ class Progress:
             logger.info(self.line())
 
     def draw(self) -> None:
-        """Draw the line at the bottom anew."""
+        """Draw the line at the bottom again."""
         line = self.line(min(WIDTH, shutil.get_terminal_size().columns) - 1)
         sys.stderr.write("\r" + line.ljust(self._width))
         sys.stderr.flush()
@@ -144,10 +144,10 @@ class _State:
     """What this process shows.
 
     Attributes:
-        open: What is being done, the outermost first. The innermost is shown.
-        logged_s: When a line was logged last, or the outermost work began.
-        on_terminal: Whether a person at a terminal sees standard error.
-        record: The file of `recorded`, and the place in `open` of what is recorded: the outermost within the context.
+        open: The pieces of work in progress, the outermost first. The innermost is shown.
+        logged_s: When the last line was logged, or the outermost work started.
+        on_terminal: Whether standard error is a terminal.
+        record: The file of `recorded`, and the index in `open` of what is recorded: the outermost within the context.
     """
 
     open: list[Progress] = field(default_factory=list)
@@ -160,12 +160,12 @@ _state = _State()
 
 
 def draw_on_terminal() -> None:
-    """Let all progress be drawn from now on if standard error is a terminal."""
+    """From now on, draw all progress if standard error is a terminal."""
     _state.on_terminal = sys.stderr.isatty()
 
 
 def tracked(items: Sequence[Item], name: str, unit: str) -> Iterator[Item]:
-    """Yield the items, and show how many have been worked on."""
+    """Yield the items, and show how many are done."""
     with Progress(name, len(items), unit) as shown:
         for item in items:
             yield item
@@ -173,7 +173,7 @@ def tracked(items: Sequence[Item], name: str, unit: str) -> Iterator[Item]:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in few characters.
+    """Return a time as a short text.
 
     >>> duration(0.4), duration(48), duration(560), duration(8600)
     ('0 s', '48 s', '9 min', '2 h 23 min')
@@ -198,9 +198,9 @@ class AboveProgress(logging.StreamHandler):
 
 @contextmanager
 def recorded(file: Path) -> Iterator[None]:
-    """Within the context, write how far the work is to a file every second.
+    """Within the context, write the progress to a file every second.
 
-    At the end the file is removed, and what an error has left open is closed.
+    At the end, the file is removed, and progress that an error has left open is closed.
     """
     place = len(_state.open)
     before, _state.record = _state.record, (file, place)
@@ -215,7 +215,7 @@ def recorded(file: Path) -> Iterator[None]:
 
 
 def read_record(file: Path) -> dict[str, Any] | None:
-    """Return what `recorded` wrote last; None where nothing, or only a part of it, is there."""
+    """Return what `recorded` wrote last; None if there is no file, or only a part of it."""
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -223,5 +223,5 @@ def read_record(file: Path) -> dict[str, Any] | None:
 
 
 def _write(file: Path, record: dict[str, Any]) -> None:
-    with suppress(OSError):  # a full disk is met, and said, where something is lost by it
+    with suppress(OSError):  # a full disk is reported when something more important is written
         file.write_text(json.dumps(record), encoding="utf-8")

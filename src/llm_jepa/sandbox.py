@@ -1,10 +1,10 @@
-"""A child process with limits on time, memory and files, for work on a stranger's SQL or PDF.
+"""A child process with limits on time, memory and files, for work on SQL or PDFs that are not trusted.
 
     parent    child = Sandbox(target, ...); child.ask(request); child.read(timeout_s); child.close()
     child     calls `answer(request, send)` of the target for each request
 
-A request is a line of JSON on the child's standard input, an answer a line on its standard output. The child runs this
-file, which imports nothing but the standard library: where the target does the same, it starts in milliseconds.
+A request is a line of JSON on the child's standard input, an answer is a line on its standard output. The child runs
+this file, which imports only the standard library. If the target does the same, the child starts in milliseconds.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class DiedError(Exception):
 
 
 class Sandbox:
-    """A child process that is started at a request, and again at the next one if it has ended.
+    """A child process that is started by a request, and again by the next one if it has ended.
 
     Args:
-        target: What has `answer`: a Python file that imports the standard library alone, or the name of a module.
-        memory_bytes: Limit of its address space; enforced where the system can (Linux).
-        file_bytes: Limit of any file that it writes.
-        cpu_s: Limit of its processor time in whole seconds, if it has one.
-        environment: Environment of a module, over that of this process; a file has next to none.
+        target: What has `answer`: a Python file that imports only the standard library, or the name of a module.
+        memory_bytes: Limit of its address space; enforced if the system can do that (Linux).
+        file_bytes: Limit of the size of a file that it writes.
+        cpu_s: Limit of its processor time in whole seconds; None for no limit.
+        environment: For a module, variables in addition to the environment of this process. A file gets almost none.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Sandbox:
 
     @property
     def pid(self) -> int | None:
-        """The child's process id, or None where there is none."""
+        """The child's process id, or None if there is no child."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def ask(self, request: Mapping[str, Any]) -> None:
@@ -87,10 +87,10 @@ class Sandbox:
             raise DiedError(self._end()) from None
 
     def read(self, timeout_s: float) -> dict[str, Any] | None:
-        """Return the next answer; None if time ran out, by the clock or by a timer of the child. The child then ends.
+        """Return the next answer; None if its time or processor time is over, and then the child is ended.
 
         Raises:
-            DiedError: If the child died otherwise.
+            DiedError: If the child died for another reason.
         """
         try:
             line = self._lines.get(timeout=timeout_s)
@@ -127,8 +127,8 @@ class Sandbox:
             self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # libraries warn of each damaged object, and a file may have millions
-            bufsize=0,  # a buffer that a thread reads has a lock: a fork of this process could never let go of it
+            stderr=subprocess.DEVNULL,  # libraries warn about each damaged object, and a file may have millions
+            bufsize=0,  # a buffer that a thread reads has a lock, which would stay locked in a fork of this process
             env=self._environment,
         )
         threading.Thread(target=_forward, args=(self._process.stdout, self._lines), daemon=True).start()
@@ -136,7 +136,7 @@ class Sandbox:
 
 
 def _forward(pipe: IO[bytes], to: queue.Queue[bytes]) -> None:
-    """Put each line of a pipe into a queue, and an empty one where the pipe ends."""
+    """Put each line of a pipe into a queue, and an empty one at the end of the pipe."""
     rest = b""
     with contextlib.suppress(ValueError, OSError):  # the pipe was closed while it was read
         while piece := pipe.read(2**16):
@@ -159,7 +159,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def limit_process(memory_bytes: int, file_bytes: int, cpu_s: int | None = None) -> None:
-    """Let the kernel hold this process to its limits."""
+    """Let the kernel enforce the limits of this process."""
     try:
         import resource
     except ImportError:  # not on Windows
@@ -170,9 +170,9 @@ def limit_process(memory_bytes: int, file_bytes: int, cpu_s: int | None = None) 
         resource.RLIMIT_CORE: (0, 0),
     }
     if cpu_s is not None:
-        limits[resource.RLIMIT_CPU] = (cpu_s, cpu_s + 1)  # SIGXCPU, which names the cause; at the second one SIGKILL
+        limits[resource.RLIMIT_CPU] = (cpu_s, cpu_s + 1)  # first SIGXCPU, which shows the cause, then SIGKILL
     for limit, values in limits.items():
-        with contextlib.suppress(ValueError, OSError):  # a lower limit holds, or the system has none (macOS: memory)
+        with contextlib.suppress(ValueError, OSError):  # there is a lower limit, or the system has none (macOS: memory)
             resource.setrlimit(limit, values)
 
 
@@ -180,7 +180,7 @@ def _serve(target: str, limits: Mapping[str, Any]) -> None:
     """Answer requests until standard input ends."""
     limit_process(**limits)
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # the output of a library must not be read as an answer
 
     def send(message: Mapping[str, Any]) -> None:
         answers.write(json.dumps(message) + "\n")

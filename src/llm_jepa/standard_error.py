@@ -1,6 +1,6 @@
-"""What a process says on standard error: its log, why it ends, and the exit code that goes with it.
+"""What a process prints on standard error: its log, and why it ends, with the right exit code.
 
-The command line and the processes of a sweep's runs share it, so that a run ends in the same way in both.
+The command line and the processes of a sweep's runs use it, so that a run ends in the same way in both.
 """
 
 from __future__ import annotations
@@ -23,13 +23,22 @@ from llm_jepa.progress import AboveProgress, draw_on_terminal
 WIDTH = 80
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
-# An OSError of one of these kinds is a wrong path in the call; any other (a full disk, say) is work that failed.
-_WRONG_PATH = ("ENOENT", "EACCES", "EPERM", "ENOTDIR", "EISDIR", "EEXIST", "EROFS", "ENAMETOOLONG")
-WRONG_PATH = frozenset(getattr(errno, name) for name in _WRONG_PATH)
+# The code of an OSError. With one of these, a path in the call is wrong; with any other, the work failed.
+_WRONG_PATH = {
+    errno.ENOENT: "file_missing",
+    errno.EACCES: "access_denied",
+    errno.EPERM: "access_denied",
+    errno.EROFS: "access_denied",
+    errno.ENOTDIR: "not_a_folder",
+    errno.EISDIR: "not_a_file",
+    errno.EEXIST: "file_exists",
+    errno.ENAMETOOLONG: "name_too_long",
+}
+_WORK_FAILED = {errno.ENOSPC: "disk_full"}
 
 
 def exit_code_of(work: Callable[[], object], *, debug: bool = False) -> int:
-    """Do some work; print the error or the signal that ended it, and return the exit code.
+    """Call `work`; print the error or the signal that ended it, and return the exit code.
 
     Args:
         work: The work.
@@ -46,7 +55,7 @@ def exit_code_of(work: Callable[[], object], *, debug: bool = False) -> int:
             _print_parting("Stopped.")
         return int(stop.code or 0)
     except BrokenPipeError:
-        # The reader of a pipe has gone (`| head`). Python's flush at exit must not meet the broken pipe again.
+        # The reader of the pipe has ended (`| head`). Python's flush at exit must not fail because of that again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return LLMJEPAError.exit_code
     except (LLMJEPAError, OSError) as error:
@@ -61,12 +70,12 @@ def exit_code_of(work: Callable[[], object], *, debug: bool = False) -> int:
 
 @contextmanager
 def sigterm_as_exit() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit(143), which runs every `finally` on its way: no file stays half written."""
+    """Turn SIGTERM into SystemExit(143), so that every `finally` is run, and no file stays incomplete."""
 
     def stop(*_: object) -> NoReturn:
         raise SystemExit(TERMINATED)
 
-    if threading.current_thread() is not threading.main_thread():  # Python sets handlers in the main thread only
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
     before = signal.signal(signal.SIGTERM, stop)
@@ -77,7 +86,7 @@ def sigterm_as_exit() -> Iterator[None]:
 
 
 def print_error(message: str) -> None:
-    """Print to standard error: the first line wrapped, the others as they are."""
+    """Print to standard error, with the first line wrapped and the others unchanged."""
     first, *rest = message.split("\n")
     wrap = wrapper(initial_indent="llm-jepa: ")
     print(wrap.fill(first), file=sys.stderr)
@@ -86,12 +95,12 @@ def print_error(message: str) -> None:
 
 
 def wrapper(**options: Any) -> textwrap.TextWrapper:
-    """Return what wraps text but leaves paths in one piece, which a terminal can then open."""
+    """Return a wrapper of text that does not split paths, so that a terminal can open them."""
     return textwrap.TextWrapper(WIDTH, break_long_words=False, break_on_hyphens=False, **options)
 
 
 def log_to_standard_error(debug: bool = False) -> None:
-    """Log our own lines to standard error, and leave the libraries' messages and telemetry out."""
+    """Log our own lines to standard error, and turn off the messages and telemetry of libraries."""
     logging.basicConfig(handlers=[AboveProgress(sys.stderr)], format="%(message)s", level=logging.WARNING)
     logging.getLogger("llm_jepa").setLevel(logging.DEBUG if debug else logging.INFO)
     if is_main():
@@ -104,7 +113,7 @@ def log_to_standard_error(debug: bool = False) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    for name in ("huggingface_hub", "datasets", "httpx", "bitsandbytes"):  # of every retry of a missing hub, say
+    for name in ("huggingface_hub", "datasets", "httpx", "bitsandbytes"):  # of retries if the hub is offline, say
         logging.getLogger(name).setLevel(logging.ERROR)
     import warnings
 
@@ -112,16 +121,18 @@ def log_to_standard_error(debug: bool = False) -> None:
 
 
 def _describe(error: LLMJEPAError | OSError) -> tuple[str, int]:
-    """Return what to print of an error, and the exit code."""
+    """Return what to print about an error, and the exit code."""
     if isinstance(error, LLMJEPAError):
         return f"{error} [{error.code}]" if error.code else str(error), error.exit_code
-    name = error.filename2 or error.filename  # of a renaming, the target: the other name is ours
+    name = error.filename2 or error.filename  # of a renaming, the target: the other name is temporary
     where = f"{name}: " if name else ""
     problem = (error.strerror or str(error)).rstrip(".")
-    exit_code = ConfigError.exit_code if error.errno in WRONG_PATH else LLMJEPAError.exit_code
-    return f"{where}{problem}. What was written before is kept; --debug shows where this happened.", exit_code
+    exit_code = ConfigError.exit_code if error.errno in _WRONG_PATH else LLMJEPAError.exit_code
+    code = (_WRONG_PATH | _WORK_FAILED).get(error.errno or 0, "system_error")
+    text = f"{where}{problem}. Files that were written before are kept; --debug shows where this happened."
+    return f"{text} [{code}]", exit_code
 
 
 def _print_parting(word: str) -> None:
     if is_main():
-        print(f"{word} What was written is kept; the same command goes on from there.", file=sys.stderr)
+        print(f"{word} Files that were written are kept; the same command continues from there.", file=sys.stderr)

@@ -10,13 +10,13 @@ GAP = 2
 def text_table(rows: Sequence[Sequence[str]], width: int, left: Collection[int] = (0,)) -> str:
     """Return rows as aligned columns, the first of them a header.
 
-    Names in the first column that leave a line longer than `width` lose their middle, unless two of them would then be
-    the same.
+    If lines are longer than `width`, long names in the first column lose their middle, unless two of them would become
+    equal.
 
     Args:
-        rows: Cells; each row has as many.
-        width: Characters of a line that the table should not go beyond.
-        left: Columns that are aligned to the left; the others are to the right.
+        rows: Cells; all rows have the same number of cells.
+        width: Largest number of characters of a line, if possible.
+        left: Columns that are aligned to the left; the others are aligned to the right.
 
     >>> print(text_table([["arm", "n", "verdict"], ["jepa_shuffled", "10", "worse"]], width=24, left=(0, 2)))
     arm           n  verdict
@@ -43,7 +43,7 @@ def text_table(rows: Sequence[Sequence[str]], width: int, left: Collection[int] 
 
 
 def cut_in_the_middle(text: str, room: int) -> str:
-    """Shorten a name to `room` characters, keeping its two ends, where names tell themselves apart.
+    """Shorten a name to `room` characters. Both ends are kept, because names differ there.
 
     >>> cut_in_the_middle("jepa_infonce_shuffled", 12)
     'jepa_..ffled'

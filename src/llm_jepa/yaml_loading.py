@@ -1,6 +1,6 @@
-"""YAML as this package reads and writes it: plain values by YAML 1.2's core schema, and no key twice.
+"""YAML as this package reads and writes it: plain values follow YAML 1.2's core schema, and no key may be repeated.
 
-PyYAML follows YAML 1.1: there `off` is false, `010` is 8, `1:30` is 90, a date is an object, and `1e-5` is text.
+PyYAML follows YAML 1.1, in which `off` is false, `010` is 8, `1:30` is 90, a date is an object, and `1e-5` is text.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import yaml
 
 _TAG = "tag:yaml.org,2002:"
-_CORE = {  # YAML 1.2.2, section 10.3.2; whole numbers come before others, which would match them too
+_CORE = {  # YAML 1.2.2, section 10.3.2; whole numbers are first, because the pattern of other numbers matches them too
     "null": (r"~|null|Null|NULL|", "~nN\0"),
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
     "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
@@ -19,30 +19,34 @@ _CORE = {  # YAML 1.2.2, section 10.3.2; whole numbers come before others, which
         r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
         "-+.0123456789",
     ),
-    "merge": (r"<<", "<"),  # not of 1.2, but in wide use
+    "merge": (r"<<", "<"),  # not in YAML 1.2, but widely used
 }
 
 
 class Word(str):
-    """A plain `yes`, `no`, `on` or `off`: text by YAML 1.2, true or false by 1.1. A reader may want to ask which."""
+    """A plain `yes`, `no`, `on` or `off`: text in YAML 1.2, but true or false in 1.1. A caller can refuse it."""
 
     __slots__ = ()
 
     @property
     def truth(self) -> str:
-        """What YAML 1.1 takes the word for, as YAML 1.2 writes it."""
+        """The meaning of the word in YAML 1.1, as YAML 1.2 writes it."""
         return "true" if self.lower() in ("yes", "on") else "false"
 
 
+class RepeatedKeyError(yaml.constructor.ConstructorError):
+    """A mapping has the same key twice."""
+
+
 class UniqueKeyLoader(yaml.SafeLoader):
-    """YAML 1.2 in which a repeated key is an error: the second value would replace the first in silence."""
+    """YAML 1.2 in which a repeated key is an error, because its second value would silently replace the first."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
     text_keys: ClassVar[bool] = False
-    """Whether every key is text, as it is written."""
+    """Whether every key is read as text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build the mapping of a node, once its keys are known to differ."""
+        """Check that the keys of a node differ, and build its mapping."""
         if isinstance(node, yaml.MappingNode):
             self._check_keys(node)
             self.flatten_mapping(node)
@@ -56,20 +60,18 @@ class UniqueKeyLoader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode):
                 name = key.value if self.text_keys or key.tag == f"{_TAG}merge" else self.construct_object(key)
                 if name in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value[:40]} stands twice", key.start_mark
-                    )
+                    raise RepeatedKeyError(None, None, f"the key {key.value[:40]} occurs twice", key.start_mark)
                 seen.add(name)
 
 
 class SettingsLoader(UniqueKeyLoader):
-    """YAML of settings, whose keys are names: an arm called `off` or `010` is called that."""
+    """YAML of settings, whose keys are names, so that an arm may be called `off` or `010`."""
 
     text_keys: ClassVar[bool] = True
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts text in quotes that either version of YAML would take for something else."""
+    """Puts text in quotes if one of the two versions of YAML would not read it as text."""
 
 
 for _name, (_pattern, _first) in _CORE.items():
@@ -79,19 +81,19 @@ for _name, (_pattern, _first) in _CORE.items():
 
 
 def load_yaml(text: str) -> Any:
-    """Return what YAML holds, as settings are read.
+    """Return the value of a YAML text of settings.
 
     Raises:
-        yaml.YAMLError: If it is no YAML, or has a key twice or a tag that is not plain.
+        yaml.YAMLError: If it is not YAML, or has a repeated key or a tag that is not plain.
     """
     try:
         return yaml.load(text, Loader=SettingsLoader)
-    except (KeyError, AttributeError, TypeError, ValueError, RecursionError) as error:  # `!!bool maybe`, say
-        raise yaml.YAMLError("a value is not what its tag says, or is nested without end") from error
+    except (KeyError, AttributeError, TypeError, ValueError, RecursionError) as error:  # such as `!!bool maybe`
+        raise yaml.YAMLError("a value does not fit its tag, or is nested too deeply") from error
 
 
 def dump_yaml(value: Any, **options: Any) -> str:
-    """Return YAML that `load_yaml`, and a reader of YAML 1.1, gives back as it was."""
+    """Return YAML that both `load_yaml` and a reader of YAML 1.1 read as the same value."""
     return yaml.dump(value, Dumper=_Dumper, **options)
 
 
@@ -114,7 +116,7 @@ def _construct_number(loader: UniqueKeyLoader, node: yaml.ScalarNode) -> int | f
         return float(text.replace(".inf", "inf").replace(".nan", "nan"))
     except ValueError as error:
         raise yaml.constructor.ConstructorError(
-            None, None, f"{text[:40]} is no number that can be read", node.start_mark
+            None, None, f"{text[:40]} cannot be read as a number", node.start_mark
         ) from error
 
 

@@ -151,10 +151,10 @@ def test_micro_batches_weigh_by_their_pairs(make_jepa, make_pairs):
     assert shares == pytest.approx([alone[0] * 3 / 5, alone[1] * 2 / 5], rel=1e-5)
 
 
-def test_sigreg_needs_the_step_in_training_alone(make_jepa, make_pairs):
+def test_sigreg_needs_the_step_in_training_alone(make_jepa, make_pairs, raises):
     jepa = make_jepa(jepa_sigreg_weight=1.0, jepa_sigreg_directions=8)
     batch = FusedCollator(jepa.config, pad_token_id=0)(make_pairs(4))
-    with pytest.raises(ValueError, match="jepa_sigreg_weight draws .* pass step="):
+    with raises("step_missing", "jepa_sigreg_weight=1.0", "step="):
         jepa(batch)
     assert jepa(batch, step=1).loss != jepa(batch, step=2).loss
     assert jepa(batch, step=1).loss == jepa(batch, step=1).loss
@@ -173,14 +173,22 @@ def test_the_terms_are_in_the_log(make_jepa, make_pairs, make_trainer):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "code", "values"),
     [
-        ({"jepa_variance_weight": -1.0}, "jepa_variance_weight=-1.0"),
-        ({"jepa_sigreg_weight": float("nan")}, "jepa_sigreg_weight=nan"),
-        ({"jepa_sigreg_weight": 1.0, "jepa_sigreg_directions": 0}, "jepa_sigreg_directions=0"),
-        ({"jepa_sigreg_directions": 64}, "no effect with jepa_sigreg_weight=0"),
+        ({"jepa_variance_weight": -1.0}, "value_out_of_range", ["jepa_variance_weight=-1.0"]),
+        ({"jepa_sigreg_weight": float("nan")}, "value_out_of_range", ["jepa_sigreg_weight=nan"]),
+        (
+            {"jepa_sigreg_weight": 1.0, "jepa_sigreg_directions": 0},
+            "value_out_of_range",
+            ["jepa_sigreg_directions=0"],
+        ),
+        (
+            {"jepa_sigreg_directions": 64},
+            "setting_without_effect",
+            ["jepa_sigreg_directions=64", "jepa_sigreg_weight=0"],
+        ),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
+def test_settings_that_make_no_sense_are_refused(settings, code, values, raises):
+    with raises(code, *values):
         JEPAConfig(**settings)

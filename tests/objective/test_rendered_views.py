@@ -156,8 +156,8 @@ def test_a_dropped_step_of_rendered_views_is_a_plain_step(tiny_model, make_mixed
         assert torch.equal(jepa(batch, step=dropped).loss, bare(plain).loss)
 
 
-def test_an_empty_rendered_view_is_refused_where_it_would_be_encoded():
+def test_an_empty_rendered_view_is_refused_where_it_would_be_encoded(raises):
     collate = FusedCollator(JEPAConfig(), pad_token_id=0)
-    with pytest.raises(ValueError, match="Pair 0 .* empty text_view_ids"):
+    with raises("view_empty", "Pair 0", "text_view_ids"):
         collate([Pair([5], [8, 1], text_view_ids=[])])
     collate([Pair([5], [8, 1], text_view_ids=[], use_jepa=False)])

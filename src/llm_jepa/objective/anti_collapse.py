@@ -1,8 +1,8 @@
-"""Terms on the embeddings themselves, which a collapse (every view the same vector) would raise.
+"""Terms on the embeddings themselves that become large in a collapse (when all views are the same vector).
 
-They are in-batch terms: their value depends on which pairs share a micro-batch (with `jepa_gather`, a micro-batch of
-all processes), and accumulation adds no pair to them. Each is a mean over its features or directions, in float32, with
-a finite gradient everywhere. Letters: N embeddings of a batch, C features, M directions.
+They are in-batch terms: their value depends on which pairs share a micro-batch (with `jepa_gather`, the micro-batches
+of all processes), and accumulation adds no pair to them. Each is a mean over its features or directions, in float32,
+with a finite gradient everywhere. Letters: N embeddings of a batch, C features, M directions.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from torch import Tensor
 from .distances import full_precision
 from .schedule import SIGREG, generator
 
-# VICReg's own values (arXiv 2105.04906, section 4): the spread that is enough; what keeps the slope of the root finite.
+# VICReg's own values (arXiv 2105.04906, section 4): the wanted standard deviation, and what keeps the slope of the root
+# finite.
 GAMMA, EPSILON = 1.0, 1e-4
 
 # Where the characteristic functions are compared: 17 points from -5 to 5 (LeJEPA, arXiv 2511.08544, Algorithm 1).
-# Both integrands are even, so that the 9 points from 0 on, counted twice, give the same sum.
+# Both integrands are even, so the 9 points from 0, counted twice, give the same sum.
 T_MAX, NUM_POINTS = 5.0, 9
 
 
@@ -31,7 +32,7 @@ def variance_term(embeddings: Tensor) -> Tensor:
         embeddings: (N, C). With fewer than 2 there is no variance, and the term is 0.
     """
     if len(embeddings) < 2:
-        return embeddings.sum() * 0  # 0 with a gradient: other processes may wait for it
+        return embeddings.sum() * 0  # 0 with a gradient, because other processes may wait for it
     spread = (embeddings.var(0) + EPSILON).sqrt()  # (C,)
     return F.relu(GAMMA - spread).mean()
 
@@ -54,8 +55,8 @@ def sigreg_term(embeddings: Tensor, directions: Tensor) -> Tensor:
     """Sketched isotropic Gaussian regularisation: mean over directions of the Epps-Pulley statistic of the projections.
 
     T = N * integral of |ecf(t) - exp(-t^2 / 2)|^2 exp(-t^2 / 2) dt, where ecf(t) is the mean of exp(i t x) over the N
-    projections x, by the trapezoid rule. It is small where the embeddings are N(0, I), and grows with N where they are
-    not. Source: LeJEPA, arXiv 2511.08544, section 4 and Algorithm 1.
+    projections x, by the trapezoid rule. It is small if the embeddings are N(0, I), and grows with N if they are not.
+    Source: LeJEPA, arXiv 2511.08544, section 4 and Algorithm 1.
 
     Args:
         embeddings: (N, C).
@@ -77,7 +78,7 @@ def random_directions(number: int, size: int, seed: int, step: int) -> Tensor:
 
 
 class AntiCollapse:
-    """The anti-collapse terms that a run asks for.
+    """The anti-collapse terms of a run.
 
     Args:
         weights: Weight of each term by name (variance, covariance, sigreg); those of weight 0 are not computed.
@@ -91,10 +92,10 @@ class AntiCollapse:
         self.seed = seed
 
     def __call__(self, sides: Sequence[Tensor], step: int) -> dict[str, Tensor]:
-        """Return each term, unweighted, as the mean over the sides that carry gradient.
+        """Return each term, without its weight, as the mean over the sides that have gradients.
 
         Args:
-            sides: Predictions, and targets where they carry gradient, (N, C) each.
+            sides: Predictions, and targets if they have gradients, (N, C) each.
             step: Number of the optimizer step, from which sigreg draws its directions.
         """
         sides = [full_precision(side) for side in sides]
@@ -111,5 +112,5 @@ class AntiCollapse:
         return terms
 
     def weighted(self, terms: dict[str, Tensor]) -> Tensor | float:
-        """Return the weighted sum of what `__call__` gave; 0.0 without any."""
+        """Return the weighted sum of the terms that `__call__` returned; 0.0 if there are none."""
         return sum((self.weights[name] * term for name, term in terms.items()), 0.0)

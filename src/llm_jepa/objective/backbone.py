@@ -1,6 +1,6 @@
-"""What the objective needs of a transformers model, in one place: states, logits, and the form of its mask.
+"""What the objective needs from a transformers model, in one place: states, logits, and the form of its mask.
 
-Everything that depends on how transformers models are written is in this file.
+Everything that depends on how models are written in transformers is in this file.
 Letters: B rows, T tokens in a row, C hidden size, V vocabulary, N labelled tokens.
 """
 
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llm_jepa.errors import ConfigError
+
 from .layout import Rows
 from .masks import additive_mask, block_mask, boolean_mask
 
@@ -22,8 +24,8 @@ ATTENTION = ("sdpa", "eager", "flex_attention")
 """Implementations of attention that take a mask of any shape."""
 
 
-class UnsupportedModelError(ValueError):
-    """The model cannot be served right; the text says why."""
+class UnsupportedModelError(ConfigError):
+    """The objective would be computed wrongly for this model; the text says why."""
 
 
 class Backbone:
@@ -35,8 +37,8 @@ class Backbone:
         model: A `PreTrainedModel` with a language-modelling head, or such a model inside a PEFT adapter.
 
     Raises:
-        UnsupportedModelError: If the model has no head or no decoder of its own, an attention implementation
-            that takes no mask, or layers that are not attention over the whole row or a sliding window.
+        UnsupportedModelError: If the model has no head or is not a decoder alone, if its attention implementation
+            takes no mask, or if it has layers other than attention over the whole row or over a sliding window.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -68,7 +70,9 @@ class Backbone:
     def _text_config(self) -> Any:
         config = getattr(self.inner, "config", None)
         if config is None:
-            raise UnsupportedModelError(f"{self.name} is not a transformers model: it has no config.")
+            raise UnsupportedModelError(
+                "model_not_supported", f"{self.name} is not a transformers model: it has no config."
+            )
         return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
 
     def _windows(self) -> dict[str, int | None] | int | None:
@@ -77,18 +81,19 @@ class Backbone:
         kinds = set(getattr(self.text_config, "layer_types", None) or ())
         if unknown := kinds - {FULL, SLIDING}:
             raise UnsupportedModelError(
+                "model_not_supported",
                 f"{self.name} has layers of type {', '.join(sorted(unknown))}. The view mask needs attention over "
-                "the whole row or over a sliding window: other layers would mix the views unseen."
+                "the whole row or over a sliding window: other layers would mix the views without an error.",
             )
         if kinds == {FULL, SLIDING}:
             return {FULL: None, SLIDING: window}
         return None if kinds == {FULL} else window
 
     def _longest_row(self) -> int | None:
-        """Return how long a row may be in which views lie side by side; None where the mask alone decides.
+        """Return how long a row with several views may be; None if there is no limit, as in most models.
 
-        Local layers of GPT-Neo, and Doge's, count tokens of the row themselves, whatever mask they are given: in a
-        row that is longer than their window, [PRED] would not see what it sees right after the text.
+        Local layers of GPT-Neo, and Doge's, count the tokens of the row themselves, whatever mask they are given. In a
+        row that is longer than their window, [PRED] would not see the tokens that it sees right after the text.
         """
         config = self.text_config
         windows = [config.window_size] if "local" in (getattr(config, "attention_layers", None) or ()) else []
@@ -97,7 +102,7 @@ class Backbone:
 
     @property
     def embedding_scale(self) -> float:
-        """What the model multiplies rows of its embedding table by before its first layer; 1 in most, not in Gemma."""
+        """The factor between rows of the embedding table and the input of the first layer; not 1 in Gemma, say."""
         embeddings: Any = self.embeddings
         table = embeddings.weight
         if table.device.type == "meta" or not table.numel():
@@ -111,37 +116,43 @@ class Backbone:
     def _check(self) -> None:
         if self.attention not in ATTENTION:
             raise UnsupportedModelError(
+                "value_not_allowed",
                 f"{self.name} runs attention {self.attention!r}, which takes no mask of this shape. "
-                'Load it with attn_implementation="sdpa" (or "eager", or on a GPU "flex_attention").'
+                'Load it with attn_implementation="sdpa" (or "eager", or on a GPU "flex_attention").',
             )
         if getattr(self.inner.config, "is_encoder_decoder", False):
-            raise UnsupportedModelError(f"{self.name} has an encoder; LLM-JEPA needs a decoder-only model.")
+            raise UnsupportedModelError(
+                "model_not_supported", f"{self.name} has an encoder; LLM-JEPA needs a decoder-only model."
+            )
         if self.layers is self.inner or self.head is None:
             raise UnsupportedModelError(
-                f"{self.name} has no language-modelling head. Load it with AutoModelForCausalLM."
+                "head_missing", f"{self.name} has no language-modelling head. Load it with AutoModelForCausalLM."
             )
         parameters = inspect.signature(self.layers.forward).parameters
         takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
         for needed in ("inputs_embeds", "position_ids", "attention_mask"):
             if needed not in parameters and not (takes_any and needed == "position_ids"):
                 raise UnsupportedModelError(
-                    f"{self.name} takes no {needed}, without which [PRED] cannot stand right after the text view."
+                    "model_not_supported",
+                    f"{self.name} takes no {needed}. Without it, [PRED] cannot be put right after the text view.",
                 )
 
     def _inputs(self, rows: Rows, preds: Tensor | None) -> dict[str, Any]:
         """Return the arguments of one forward over `rows`; `preds` are the k [PRED] embeddings, (k, C)."""
         if self.attention == "flex_attention" and rows.input_ids.device.type == "cpu" and torch.is_grad_enabled():
             raise UnsupportedModelError(
+                "device_not_capable",
                 f"{self.name} runs attention 'flex_attention', which has no gradient on a CPU. Train on a GPU, or "
-                'load it with attn_implementation="sdpa" (or "eager").'
+                'load it with attn_implementation="sdpa" (or "eager").',
             )
         if rows.is_plain:
             return {"input_ids": rows.input_ids, "attention_mask": rows.real.long(), "use_cache": False}
         if self.longest_row is not None and rows.input_ids.shape[1] > self.longest_row:
             raise UnsupportedModelError(
-                f"{self.name} has layers that see the last {self.longest_row} tokens of a row, whatever mask they are "
-                f"given, and a row with its views has {rows.input_ids.shape[1]}: the views would be cut. Set "
-                "max_length lower, or use another model."
+                "row_too_long",
+                f"{self.name} has layers that see only the last {self.longest_row} tokens of a row, whatever mask they "
+                f"are given. A row with its views has {rows.input_ids.shape[1]}, so the views would be cut. Set "
+                "max_length lower, or use another model.",
             )
         inputs: dict[str, Any] = {"position_ids": rows.position_ids, "use_cache": False}
         inputs["attention_mask"] = self._mask(rows)
@@ -175,16 +186,16 @@ class Backbone:
         Args:
             rows: The rows.
             preds: The [PRED] embeddings, (k, C), where the rows hold any.
-            layers: Layers to use in the place of the model's own (a slow copy of them).
+            layers: Layers to use instead of the model's own (a slow copy of them).
         """
         output = (layers or self.layers)(**self._inputs(rows, preds))
         return output.last_hidden_state.flatten(0, 1)
 
     def states_and_logits(self, rows: Rows, preds: Tensor | None, at: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the final states, (B * T, C), and the logits at the states `at` alone, (N, V).
+        """Return the final states, (B * T, C), and the logits at the states `at` only, (N, V).
 
-        The whole model runs in one call, as a wrapper for several processes wants it, and whatever it does to
-        its logits (soft caps, scales) is done; only what the head reads is narrowed on the way.
+        The whole model runs in one call, because a wrapper for several processes needs that, and because the model may
+        change its logits after the head (soft caps, scales). Only the input of the head is cut to the wanted states.
 
         Args:
             rows: The rows.
@@ -198,7 +209,7 @@ class Backbone:
 
 @contextmanager
 def _head_narrowed_to(head: nn.Module, at: Tensor | None) -> Iterator[list[Tensor]]:
-    """Within the context, `head` sees the flattened states `at` alone; yield a list that gets all states."""
+    """Within the context, `head` gets only the flattened states `at`; yield a list that gets all states."""
     seen: list[Tensor] = []
 
     def narrow(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
@@ -214,11 +225,11 @@ def _head_narrowed_to(head: nn.Module, at: Tensor | None) -> Iterator[list[Tenso
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Within the context, `module` is in evaluation mode, and what is computed has no gradient to its parameters.
+    """Within the context, `module` is in evaluation mode, and its parameters get no gradient.
 
-    Gradients to other things flow through it. Graphs that were made before keep theirs, if the context has been left
-    when they run backward. In evaluation mode there is no dropout, and no activation is computed a second time, which
-    would happen outside of the context.
+    Gradients still flow through the module to its inputs. Graphs that were made before keep their gradients, if they
+    run backward after the context has ended. In evaluation mode there is no dropout, and no gradient checkpointing,
+    which would compute activations again after the context.
     """
     training = {each: each.training for each in module.modules()}
     trained = [each for each in module.parameters() if each.requires_grad]
@@ -234,7 +245,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Within the context, `module` is in evaluation mode and no gradient is kept; then it is as it was."""
+    """Within the context, `module` is in evaluation mode and no gradient is computed; afterwards it is as before."""
     training = {each: each.training for each in module.modules()}
     module.eval()
     try:

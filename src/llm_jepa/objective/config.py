@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from llm_jepa.errors import ConfigError
+
 from .distances import DISTANCES, is_distance, unknown_distance
 from .schedule import SCHEDULES
 
@@ -24,10 +26,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "loss_on": ("all", "code"),
 }
 
-# Settings of earlier versions, with the value that changed nothing: files of such runs still hold it.
+# Settings of earlier versions, with the value that had no effect: files of such runs still have it.
 REMOVED: dict[str, Any] = {"jepa_residual": "none", "jepa_lambda_warmup": 0.0}
 
-# What Semantic Tube Prediction has no use for: it encodes no view.
+# Settings that Semantic Tube Prediction does not use, because it encodes no view.
 _OF_VIEWS = (
     "jepa_k",
     "jepa_distance",
@@ -48,7 +50,7 @@ _OF_VIEWS = (
 
 
 def without_removed(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return recorded settings without those that are gone and changed nothing."""
+    """Return recorded settings without those that no longer exist and had no effect."""
     return {name: value for name, value in settings.items() if name not in REMOVED or value != REMOVED[name]}
 
 
@@ -57,10 +59,10 @@ class JEPAConfig:
     """Settings of LLM-JEPA's objective, `gamma * CE + lambda * d(Pred(Enc(Text)), Enc(Code))`.
 
     Source: arXiv 2509.14252, Eq. 2 (lambda, d, Pred) and Eq. 3 (gamma). `docs/deviations.md` lists where
-    the defaults differ from the paper's and from the published code's.
+    the defaults differ from those of the paper and of the published code.
 
     Raises:
-        ValueError: If a value is out of its range, or two settings contradict each other.
+        ConfigError: If a value is out of its range, or two settings contradict each other.
     """
 
     jepa_lambda: float = field(
@@ -70,7 +72,7 @@ class JEPAConfig:
     jepa_lambda_schedule: str = field(
         default="constant",
         metadata={
-            "help": "Weight of the JEPA term over the steps: constant, or falling to 0 at the end, linear or cosine."
+            "help": "Weight of the JEPA term over the steps: constant, or falling to 0 at the end (linear or cosine)."
         },
     )
     jepa_gamma: float = field(default=1.0, metadata={"help": "Weight of the next-token cross-entropy (Eq. 3)."})
@@ -101,7 +103,7 @@ class JEPAConfig:
         default=True,
         metadata={
             "help": "With several processes: infonce, infonce_symmetric and the anti-collapse terms use the "
-            "micro-batches of all of them; off, a process's own. Accumulation adds no negatives."
+            "micro-batches of all of them. If false, each process uses its own. Accumulation adds no negatives."
         },
     )
     jepa_variance_weight: float = field(
@@ -121,8 +123,8 @@ class JEPAConfig:
     jepa_target: str = field(
         default="stop_grad",
         metadata={
-            "help": "How the target is made: stop_grad (a forward without gradient), shared (gradients "
-            "through both views, as in the published code), ema (a slow copy of the model)."
+            "help": "How the target is computed: stop_grad (a forward without gradient), shared (gradients "
+            "through both views, as in the published code), ema (by a slow copy of the model)."
         },
     )
     jepa_ema_decay: float = field(
@@ -145,25 +147,31 @@ class JEPAConfig:
     )
     jepa_predictor: str = field(
         default="none",
-        metadata={"help": "Head on the state at the last [PRED] (k 0: on Enc): none, linear, or mlp (docs/method.md)."},
+        metadata={
+            "help": "Head on the state at the last [PRED] (with k 0: on Enc): none, linear, or mlp (docs/method.md)."
+        },
     )
     jepa_detach_backbone: bool = field(
         default=False,
-        metadata={"help": "A probe: the JEPA term trains [PRED] and the head alone, the model has cross-entropy only."},
+        metadata={
+            "help": "A probe: the JEPA term trains only [PRED] and the head. Cross-entropy alone trains the model."
+        },
     )
     jepa_loss_dropout: float = field(
         default=0.0,
-        metadata={"help": "Share of optimizer steps without the JEPA term, from 0 up to, not including, 1."},
+        metadata={"help": "Share of optimizer steps without the JEPA term, from 0 to below 1."},
     )
     jepa_split: float = field(
         default=0.5,
-        metadata={"help": "For rows of one text: the share of its tokens that is the text view; the rest is code."},
+        metadata={
+            "help": "For rows of one text: the share of its tokens that is the text view; the rest is the code view."
+        },
     )
     jepa_views: str = field(
         default="prefix",
         metadata={
-            "help": "prefix: the text view is what is before the answer in the row. rendered: as published, question "
-            "and answer each alone in the chat template, without the system message."
+            "help": "prefix: the text view is the part of the row before the answer. rendered: as published, question "
+            "and answer are each rendered alone by the chat template, without the system message."
         },
     )
     loss_on: str = field(
@@ -173,74 +181,74 @@ class JEPAConfig:
     train_end_token: bool = field(
         default=True,
         metadata={
-            "help": "Whether end tokens are under cross-entropy. false: no token of the end token's id is, as in the "
-            "published code; the model never learns to stop."
+            "help": "Whether end tokens are under cross-entropy. If false, no token with the end token's id is, as in "
+            "the published code, and the model never learns to stop."
         },
     )
 
     def __post_init__(self) -> None:
         if not is_distance(self.jepa_distance):
-            raise ValueError(unknown_distance(self.jepa_distance))
+            raise ConfigError("unknown_distance", unknown_distance(self.jepa_distance))
         for name, allowed in CHOICES.items():
             if name != "jepa_distance" and getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of: {', '.join(allowed)}.")
+                text = f"{name}={getattr(self, name)!r} is not one of: {', '.join(allowed)}."
+                raise ConfigError("value_not_allowed", text)
         self._check_numbers()
         self._check_combinations()
 
     def _check_numbers(self) -> None:
-        for name in ("jepa_lambda", "jepa_gamma"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}={getattr(self, name)} must be a finite number, 0 or more.")
+        weights = ("jepa_variance_weight", "jepa_covariance_weight", "jepa_sigreg_weight")
+        for name in ("jepa_lambda", "jepa_gamma", *weights):
+            self._check_range(name, 0 <= getattr(self, name) < float("inf"), "be a finite number, 0 or more")
         if self.jepa_lambda == 0 and self.jepa_gamma == 0:
-            raise ValueError("jepa_lambda=0 and jepa_gamma=0 leave no loss at all. Set one of them above 0.")
-        if not isinstance(self.jepa_k, int) or not 0 <= self.jepa_k <= MAX_PRED_TOKENS:
-            raise ValueError(f"jepa_k={self.jepa_k!r} must be a whole number from 0 to {MAX_PRED_TOKENS}.")
-        if self.jepa_temperature <= 0:
-            raise ValueError(f"jepa_temperature={self.jepa_temperature} must be above 0.")
-        if not 0 <= self.jepa_ema_decay < 1:
-            raise ValueError(f"jepa_ema_decay={self.jepa_ema_decay} must be in [0, 1).")
-        if not 0 <= self.jepa_loss_dropout < 1:
-            raise ValueError(
-                f"jepa_loss_dropout={self.jepa_loss_dropout} must be in [0, 1). "
-                "To train without the JEPA term, set jepa_lambda=0."
-            )
-        if not 0 < self.jepa_split < 1:
-            raise ValueError(f"jepa_split={self.jepa_split} must be strictly between 0 and 1.")
-        for name in ("jepa_variance_weight", "jepa_covariance_weight", "jepa_sigreg_weight"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}={getattr(self, name)} must be a finite number, 0 or more.")
-        if not isinstance(self.jepa_sigreg_directions, int) or self.jepa_sigreg_directions < 1:
-            raise ValueError(f"jepa_sigreg_directions={self.jepa_sigreg_directions!r} must be a whole number above 0.")
+            text = "jepa_lambda=0 and jepa_gamma=0 leave no loss at all. Set one of them above 0."
+            raise ConfigError("settings_conflict", text)
+        is_count = isinstance(self.jepa_k, int) and 0 <= self.jepa_k <= MAX_PRED_TOKENS
+        self._check_range("jepa_k", is_count, f"be a whole number from 0 to {MAX_PRED_TOKENS}")
+        self._check_range("jepa_temperature", self.jepa_temperature > 0, "be above 0")
+        self._check_range("jepa_ema_decay", 0 <= self.jepa_ema_decay < 1, "be at least 0 and below 1")
+        below_1 = "be at least 0 and below 1. To train without the JEPA term, set jepa_lambda=0"
+        self._check_range("jepa_loss_dropout", 0 <= self.jepa_loss_dropout < 1, below_1)
+        self._check_range("jepa_split", 0 < self.jepa_split < 1, "be above 0 and below 1")
+        is_count = isinstance(self.jepa_sigreg_directions, int) and self.jepa_sigreg_directions > 0
+        self._check_range("jepa_sigreg_directions", is_count, "be a whole number above 0")
+
+    def _check_range(self, name: str, is_right: bool, expected: str) -> None:
+        if not is_right:
+            raise ConfigError("value_out_of_range", f"{name}={getattr(self, name)!r} must {expected}.")
 
     def _check_combinations(self) -> None:
         if self._is_set("jepa_sigreg_directions") and self.jepa_sigreg_weight == 0:
-            raise ValueError(
+            raise ConfigError(
+                "setting_without_effect",
                 f"jepa_sigreg_directions={self.jepa_sigreg_directions} has no effect with jepa_sigreg_weight=0. Set a "
-                "weight, or leave jepa_sigreg_directions out."
+                "weight, or remove jepa_sigreg_directions.",
             )
-
         if self.jepa_term != "views" and (unused := [name for name in _OF_VIEWS if self._is_set(name)]):
-            raise ValueError(
-                f"jepa_term={self.jepa_term} encodes no view, so {', '.join(unused)} would have no effect. Leave them "
-                "out, or set jepa_term=views."
+            raise ConfigError(
+                "setting_without_effect",
+                f"jepa_term={self.jepa_term} encodes no view, so {', '.join(unused)} would have no effect. Remove "
+                "what has no effect, or set jepa_term=views.",
             )
         if self.jepa_detach_backbone and self.jepa_target == "shared":
-            raise ValueError(
-                "jepa_detach_backbone=true keeps the JEPA term's gradient from the model, and jepa_target=shared sends "
-                "it through both views. Set jepa_target=stop_grad or ema."
+            raise ConfigError(
+                "settings_conflict",
+                "jepa_detach_backbone=true keeps the JEPA term's gradient from the model, but jepa_target=shared sends "
+                "it through both views. Set jepa_target=stop_grad or ema.",
             )
         if self.jepa_detach_backbone and self.jepa_k == 0 and self.jepa_predictor == "none":
-            raise ValueError(
-                "jepa_detach_backbone=true with jepa_k=0 and jepa_predictor=none leaves the JEPA term nothing to "
-                "train. Set jepa_k to 1 or more, or jepa_predictor to linear or mlp."
+            raise ConfigError(
+                "settings_conflict",
+                "With jepa_detach_backbone=true, jepa_k=0 and jepa_predictor=none, the JEPA term trains nothing. Set "
+                "jepa_k to 1 or more, or jepa_predictor to linear or mlp.",
             )
 
     def _is_set(self, name: str) -> bool:
-        """Whether a setting is away from its default."""
+        """Whether a setting differs from its default."""
         return getattr(self, name) != type(self).__dataclass_fields__[name].default
 
     def with_views(self) -> JEPAConfig:
-        """Return the settings under which views are encoded, these as they are or with a JEPA term of views."""
+        """Return settings that encode views: these, or if they encode none, these with a JEPA term of views."""
         return self if self.uses_views else replace(self, jepa_term="views", jepa_lambda=self.jepa_lambda or 1.0)
 
     @property
@@ -269,7 +277,7 @@ class JEPAConfig:
 
     @property
     def pred_leads(self) -> bool:
-        """Whether [PRED] stands before its view, so that the view is read in a document of its own."""
+        """Whether [PRED] is before its view, so that the view is read in a document of its own."""
         return self.jepa_pred_position == "prepend" and self.jepa_k > 0
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The distance d of Eq. 2 between predictions and targets.
 
-Letters: B pairs, C hidden size. Every function takes predictions and targets of shape (B, C), works in
-float32 (float64 stays), and returns one value a pair, (B,), with a finite gradient everywhere, zero
-vectors and equal vectors included.
+Letters: B pairs, C hidden size. Every function takes predictions and targets of shape (B, C), computes in
+float32 (or float64 if given), and returns one value per pair, (B,). Its gradient is finite everywhere, also at zero
+vectors and at equal vectors.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# States leave the final norm with a length near sqrt(C), so this floor acts on degenerate vectors alone. It
-# bounds the gradient of a cosine by 1/MIN_NORM = 1e3, where `F.cosine_similarity` at zero reaches 1e8.
+from llm_jepa.errors import ConfigError
+
+# After the final norm, states have a length near sqrt(C), so this minimum changes degenerate vectors only. It
+# bounds the gradient of a cosine by 1/MIN_NORM = 1e3; that of `F.cosine_similarity` at zero reaches 1e8.
 MIN_NORM = 1e-3
 
 Distance = Callable[..., Tensor]
@@ -22,17 +24,17 @@ Distance = Callable[..., Tensor]
 DISTANCES = ("cosine", "l2", "mse", "smooth_l1", "infonce", "infonce_symmetric")
 IN_BATCH = ("infonce", "infonce_symmetric")  # distances of a pair that depend on the batch's other pairs
 
-_registered: dict[str, Distance] = {}  # distances of the user's own, by name
-_declared: set[str] = set()  # names of such distances whose functions may not be in this process
+_registered: dict[str, Distance] = {}  # the user's own distances, by name
+_declared: set[str] = set()  # names of such distances whose functions may be missing in this process
 
 
 def full_precision(values: Tensor) -> Tensor:
-    """Return the values in float32 at least: losses are never computed in half precision."""
+    """Return the values in float32 or float64: losses are never computed in half precision."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def without_autocast(values: Tensor) -> torch.autocast:
-    """Return a context in which products of float32 matrices stay in float32, mixed precision or not."""
+    """Return a context in which products of float32 matrices stay in float32, even in mixed precision."""
     return torch.autocast(values.device.type, enabled=False)
 
 
@@ -67,16 +69,17 @@ def infonce_distance(
 ) -> Tensor:
     """-log softmax of the matching target among the batch's N targets, by cosine over `temperature`; nats.
 
-    Each pair's negatives are the other targets of the same call, so the value depends on how rows are
-    grouped into batches, unlike all other distances here. With N = 1 there is no negative and it is 0. Pairs that are
-    alike are no negatives of each other: pushing equal codes apart would ask for what no model can do.
+    Each pair's negatives are the other targets of the same call. So the value depends on how rows are grouped into
+    batches, unlike all other distances here. With N = 1 there is no negative, and the value is 0. Pairs that are
+    alike are no negatives of each other, because no model can push equal codes apart.
 
     Args:
         pred: Predictions, (B, C).
-        target: Targets, (N, C): those of the predictions, and, in several processes, the others' around them.
+        target: Targets, (N, C): those of the predictions and, with several processes, those of the other processes.
         temperature: Temperature of the softmax.
         first: Row of the first prediction's own target.
-        alike: True where a target is no negative of a prediction, (B, N); its own target is not marked. None: all are.
+        alike: True where a target is no negative of a prediction, (B, N); False for its own target. None: all are
+            negatives.
     """
     if len(target) == 0:  # no pair in any process: a softmax over nothing
         return pred.sum(-1)
@@ -102,7 +105,7 @@ def infonce_symmetric_distance(
         target: Targets, (N, C), as in `infonce_distance`.
         temperature: Temperature of both.
         first: Row of the first prediction's own target.
-        preds: The predictions of all, (N, C), where there are others than `pred`.
+        preds: The predictions of all processes, (N, C), if there are others than `pred`.
         alike: As in `infonce_distance`.
     """
     own_targets = target[first : first + len(pred)]
@@ -114,11 +117,11 @@ def infonce_symmetric_distance(
 def get_distance(name: str, temperature: float = 0.1) -> Distance:
     """Return the distance of that name as a function of predictions and targets, (B, C) each, to (B,).
 
-    Those of `IN_BATCH` also take more targets than predictions, (N, C), the row of the first one's own, and the
-    predictions that belong to these targets, (N, C), and which targets are no negatives, (B, N).
+    Those of `IN_BATCH` also take more targets than predictions, (N, C), and then the row of the first prediction's own
+    target, the predictions of all these targets, (N, C), and which targets are no negatives, (B, N).
 
     Raises:
-        ValueError: If no distance has that name.
+        ConfigError: If no distance has that name.
     """
     distances: dict[str, Distance] = {
         **{each: _missing(each) for each in _declared},
@@ -135,37 +138,39 @@ def get_distance(name: str, temperature: float = 0.1) -> Distance:
         ),
     }
     if name not in distances:
-        raise ValueError(unknown_distance(name))
+        raise ConfigError("unknown_distance", unknown_distance(name))
 
     return lambda pred, target, *others: distances[name](full_precision(pred), full_precision(target), *others)
 
 
-# ---- distances of the user's own ----
+# ---- the user's own distances ----
 
 
 def register_distance(name: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Make a function a distance: `jepa_distance` takes its name from now on, in this process.
+    """Make a function a distance: from now on, `jepa_distance` may be its name in this process.
 
     Args:
-        name: Its name, which saved models and results know it by. A name that was registered before is replaced.
-        function: Takes predictions and targets, (B, C) each in float32, and returns one value a pair, (B,), with a
-            gradient. The value of a pair must not depend on the other pairs: `LLMJEPA` tries that when it is built.
+        name: Its name, as saved models and results record it. It replaces a function that has the name already.
+        function: Takes predictions and targets, (B, C) each in float32, and returns one value per pair, (B,), with a
+            gradient. The value of a pair must not depend on the other pairs; `LLMJEPA` tests that when it is built.
 
     Raises:
-        ValueError: If the name is one of ours, or no plain name.
+        ConfigError: If the name is one of ours, or not a plain name.
     """
     if name in DISTANCES:
-        raise ValueError(f"The name {name!r} is taken by a distance of llm-jepa. Choose another.")
+        raise ConfigError("name_taken", f"The name {name!r} is a distance of llm-jepa. Choose another name.")
     if not name.isidentifier():
-        raise ValueError(f"The name {name!r} is no name for a distance. Use letters, digits and '_'.")
+        text = f"The name {name!r} cannot be the name of a distance. Use letters, digits and '_'."
+        raise ConfigError("name_not_allowed", text)
 
     def distance(pred: Tensor, target: Tensor) -> Tensor:
         values = function(pred, target)
         if not isinstance(values, Tensor) or values.shape != pred.shape[:1]:
             found = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(
+            raise ConfigError(
+                "wrong_shape",
                 f"jepa_distance={name!r} returned {found} for predictions of shape {tuple(pred.shape)}. Expected one "
-                "value a pair, (B,): take no mean over the pairs."
+                "value per pair, (B,). Do not average over the pairs.",
             )
         return values
 
@@ -173,12 +178,11 @@ def register_distance(name: str, function: Callable[[Tensor, Tensor], Tensor]) -
 
 
 def declare_distance(name: str) -> None:
-    """Accept the name of a distance whose function may not be in this process; nothing can train with it then.
+    """Accept the name of a distance whose function may be missing in this process; without it, training is an error.
 
-    What was saved with a distance of a user's own can so be read anywhere: embeddings need no distance. Where the
-    JEPA loss is only reported, it is nan.
+    So a model that was saved with a user's own distance can be loaded anywhere, because embeddings need no distance.
+    If the JEPA loss is only reported, it is nan.
     """
-
     if isinstance(name, str) and name.isidentifier() and name not in DISTANCES:
         _declared.add(name)
 
@@ -186,7 +190,7 @@ def declare_distance(name: str) -> None:
 def _missing(name: str) -> Distance:
     def distance(pred: Tensor, target: Tensor) -> Tensor:
         if torch.is_grad_enabled():
-            raise ValueError(unknown_distance(name))
+            raise ConfigError("unknown_distance", unknown_distance(name))
         return pred.new_full(pred.shape[:1], torch.nan)
 
     return distance
@@ -203,18 +207,18 @@ def is_distance(name: str) -> bool:
 
 
 def unknown_distance(name: str) -> str:
-    """Return the text of the error about a distance that is not there."""
+    """Return the text of the error about a distance that does not exist."""
     return (
-        f"jepa_distance={name!r} is not one of: {', '.join(DISTANCES)}; nor is a function registered under this name. "
-        "Call llm_jepa.register_distance first, or name the file that does so under plugins."
+        f"jepa_distance={name!r} is not one of: {', '.join(DISTANCES)}; and no function is registered with this name. "
+        "Call llm_jepa.register_distance first, or name the file that does so in plugins."
     )
 
 
 def check_registered(name: str, width: int, device: torch.device) -> None:
-    """Try a distance of the user's own on four random pairs of `width` features; those of ours are not tried.
+    """Test a registered distance on four random pairs of `width` features; our own distances are not tested.
 
     Raises:
-        ValueError: If it has no gradient, is not finite, or a pair's value depends on the other pairs.
+        ConfigError: If it has no gradient or is not finite, or if a pair's value depends on the other pairs.
     """
     if name not in _registered or device.type == "meta":
         return
@@ -223,12 +227,15 @@ def check_registered(name: str, width: int, device: torch.device) -> None:
     with torch.enable_grad():
         values = distance(pred.requires_grad_(), target)
     if not values.requires_grad:
-        raise ValueError(f"jepa_distance={name!r} has no gradient at the predictions. Use torch functions.")
+        text = f"jepa_distance={name!r} has no gradient at the predictions. Use torch functions."
+        raise ConfigError("gradient_missing", text)
     if not torch.isfinite(values).all():
-        raise ValueError(f"jepa_distance={name!r} is {values.tolist()} for four random pairs. Expected finite values.")
+        text = f"jepa_distance={name!r} is {values.tolist()} for four random pairs. Expected finite values."
+        raise ConfigError("value_not_finite", text)
     alone = torch.cat([distance(pred[[row]], target[[row]]) for row in range(len(pred))])
     if not torch.allclose(values, alone, rtol=1e-4, atol=1e-5):
-        raise ValueError(
-            f"jepa_distance={name!r} gives a pair another value beside other pairs than alone. A distance of your own "
-            "may look at one pair only; infonce compares the pairs of a batch."
+        raise ConfigError(
+            "distance_uses_other_pairs",
+            f"jepa_distance={name!r} gives a pair another value with other pairs than alone. Compute it from one pair "
+            "only, or set jepa_distance to infonce, which compares the pairs of a batch.",
         )

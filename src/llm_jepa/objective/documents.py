@@ -1,15 +1,15 @@
-"""The documents of a pair: which tokens may attend to each other, which are labelled, where each embedding is read.
+"""The documents of a pair: which tokens may attend to each other, which have labels, where each embedding is read.
 
-This is the one description of them. `layout.py` puts the documents into rows, and `data inspect` draws them.
+They are described only here. `layout.py` puts the documents into rows, and `data inspect` draws them.
 Letters: k [PRED] tokens. The first document is the pair's own sequence:
 
-    text | bridge | code <end> | [PRED] x k      [PRED] has the positions right after the text, and reads the text alone
+    text | bridge | code <end> | [PRED] x k      [PRED] has the positions right after the text, and reads only the text
 
-A view that is not a part of it as it stands is a document of its own, with positions from 0:
+A view that cannot be read in this sequence is a document of its own, with positions from 0:
 
-    text view | [PRED] x k      a text that was rendered apart, by a chat template say; [PRED] moves here
-    code view | [PRED] x k      the code alone, without its end token, where its encoding gets gradients
-    [PRED] x k | view           `jepa_pred_position: prepend`; the view's other readers have it without [PRED]
+    text view | [PRED] x k      a text view that is rendered separately, such as by a chat template; [PRED] moves here
+    code view | [PRED] x k      only the code, without its end token, if its encoding gets gradients
+    [PRED] x k | view           `jepa_pred_position: prepend`; Enc reads the view in another document, without [PRED]
     view                        a target that is encoded without gradient
 """
 
@@ -27,8 +27,8 @@ IGNORED = -100  # the label that cross-entropy skips, as everywhere in PyTorch
 class Role(IntEnum):
     """What a token is.
 
-    A [PRED] after a view is named after that view, the only tokens it reads. One that leads a document is read by all
-    that follows in it.
+    A [PRED] after a view has the name of that view and reads nothing else. A [PRED] at the start of a document is read
+    by all tokens after it.
     """
 
     TEXT = 0
@@ -39,7 +39,7 @@ class Role(IntEnum):
     LEADING_PRED = 5
 
 
-# Roles from here on are [PRED]s; a [PRED]'s role minus this is the role of the view that it follows and reads.
+# This role and higher ones are [PRED]s. A [PRED]'s role minus this is the role of the view that it follows and reads.
 PRED_OFFSET = Role.TEXT_PRED - Role.TEXT
 
 NAMES = {Role.TEXT: "text", Role.CODE: "code"}
@@ -51,24 +51,24 @@ class Where(Enum):
     """Which forward reads a document."""
 
     OWN = "the pair's own sequence, in the main rows"
-    BESIDE = "beside it in the main rows"
+    BESIDE = "next to it in the main rows"
     TARGET = "the rows of targets, read without gradient"
     PROBE = "the rows of a probe, read with the model's weights fixed"
 
 
 @dataclass
 class Document:
-    """Tokens that may attend to each other, and no other tokens to them.
+    """Tokens that may attend to each other, and to no other tokens.
 
     Attributes:
-        tokens: Token ids, [PRED] not among them.
+        tokens: Token ids, without [PRED].
         role: What each token is.
         where: Which forward reads the document.
-        pred: Positions of its [PRED] tokens; empty without any. They stand after the tokens. Where they begin at 0,
-            they stand before the tokens, whose positions begin after theirs.
+        pred: Positions of its [PRED] tokens; empty if it has none. They are after the tokens. If the positions start
+            at 0, they are before the tokens, and the positions of the tokens start after theirs.
         read_as: Where embeddings are read: `text` and `code` (Enc), `text_pred` and `code_pred` (Pred), each with the
-            index of its token, [PRED] counted.
-        labels: A token's own id where it is under cross-entropy, IGNORED elsewhere.
+            index of its token in the document, [PRED] included.
+        labels: A token's own id if it is under cross-entropy, else IGNORED.
     """
 
     tokens: list[int]
@@ -83,7 +83,7 @@ class Document:
 
     @property
     def pred_leads(self) -> bool:
-        """Whether [PRED] stands before the tokens."""
+        """Whether [PRED] is before the tokens."""
         return len(self.pred) > 0 and self.pred.start == 0
 
     @property
@@ -93,12 +93,12 @@ class Document:
 
     @property
     def positions(self) -> range:
-        """Positions of the tokens, [PRED] not among them."""
+        """Positions of the tokens, without [PRED]."""
         first = len(self.pred) if self.pred_leads else 0
         return range(first, first + len(self.tokens))
 
     def __len__(self) -> int:
-        """Number of tokens, [PRED] counted."""
+        """Number of tokens, [PRED] included."""
         return len(self.tokens) + len(self.pred)
 
 
@@ -108,7 +108,7 @@ def documents_of(pair: Pair, config: JEPAConfig, *, targets_apart: bool = False)
     Args:
         pair: The pair.
         config: The objective.
-        targets_apart: Encode the targets in documents of their own even where the main rows hold them already.
+        targets_apart: Encode the targets in their own documents even if the main rows have them already.
     """
     own = _own_sequence(pair, config)
     if not config.uses_views or not pair.use_jepa:
@@ -129,7 +129,7 @@ def documents_of(pair: Pair, config: JEPAConfig, *, targets_apart: bool = False)
 
 
 def _own_sequence(pair: Pair, config: JEPAConfig) -> Document:
-    """Return text, bridge and code with their labels; nothing predicts the first token."""
+    """Return text, bridge and code with their labels; the first token has none, because nothing predicts it."""
     tokens = [*pair.text_ids, *pair.bridge_ids, *pair.code_ids]
     role = [Role.TEXT] * len(pair.text_ids) + [Role.BRIDGE] * len(pair.bridge_ids) + [Role.CODE] * len(pair.code_ids)
     labels = [IGNORED] * len(tokens)
@@ -141,9 +141,9 @@ def _own_sequence(pair: Pair, config: JEPAConfig) -> Document:
 
 
 def _views_in_the_main_rows(own: Document, pair: Pair, config: JEPAConfig) -> list[Document]:
-    """Return the views that need gradient as documents; a text that `own` begins with is marked there."""
+    """Return the views that need gradients as documents; a text view that `own` begins with is read in `own`."""
     sources, shared = SOURCES[config.jepa_direction], config.jepa_target == "shared"
-    follows = not config.pred_leads and not config.jepa_detach_backbone  # [PRED] stands right after the view
+    follows = not config.pred_leads and not config.jepa_detach_backbone  # [PRED] is right after the view
     beside = []
     for role, view in ((Role.TEXT, pair.text_view), (Role.CODE, pair.code_view)):
         predicts = role in sources and follows
@@ -167,7 +167,7 @@ def _alone(view: list[int], role: Role, where: Where) -> Document:
 
 
 def _read_by_pred(view: list[int], role: Role, where: Where, config: JEPAConfig) -> Document:
-    """Return a view with [PRED] before or after it, in a document that nothing but the prediction reads."""
+    """Return a document of a view with [PRED] before or after it, in which only the prediction is read."""
     first = 0 if config.pred_leads else len(view)
     document = Document(view, [role] * len(view), where, pred=range(first, first + config.jepa_k))
     document.read_as = {f"{NAMES[role]}_pred": len(document) - 1}

@@ -1,4 +1,4 @@
-"""The embeddings of all processes, for what depends on the other pairs of the batch.
+"""The embeddings of all processes, for terms that depend on the other pairs of the batch.
 
 Letters: B pairs of this process, N pairs of all, C hidden size.
 """
@@ -13,13 +13,13 @@ from torch import Tensor
 
 
 def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
-    """Return the rows of all processes by rank, (N, C), and the number of the first of this process's own.
+    """Return the rows of all processes by rank, (N, C), and the index of this process's first row.
 
-    Every process must call it, one without a pair (B = 0) as well. Where gradients flow through rows, each one
-    gets what the losses of all processes ask of it.
+    Every process must call it, also one without a pair (B = 0). If gradients flow through the rows, each row gets the
+    sum of the gradients of all processes' losses.
 
     Args:
-        rows: This process's, (B, C); B may differ between processes.
+        rows: The rows of this process, (B, C); B may differ between processes.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows, 0
@@ -30,12 +30,12 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
 
 
 class _Gather(torch.autograd.Function):
-    """Concatenation over processes; its gradient is the sum of theirs, of which each takes its own rows."""
+    """Concatenation over processes; its gradient is the sum of their gradients, and each takes its own rows of it."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, sizes: list[int]) -> Tensor:
         ctx.sizes = sizes
-        # Collectives want one shape: the short ones are filled with zeros, which are cut off again.
+        # Collectives need equal shapes: short ones are padded with zeros, which are then removed.
         padded = rows.new_zeros(max(sizes), rows.shape[1])
         padded[: len(rows)] = rows
         gathered = [torch.empty_like(padded) for _ in sizes]

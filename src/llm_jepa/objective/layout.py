@@ -1,10 +1,10 @@
 """From pairs of views to the rows that one fused forward reads.
 
-Second station on a batch's way (docs/method.md): `data/` makes the pairs, `documents.py` says which documents a pair
+The second step of a batch (docs/method.md): `data/` makes the pairs, `documents.py` says which documents a pair
 has, this module puts them into rows, and `llm_jepa.py` runs the model on them.
 
-Every token has a document, a role and a position, and one predicate, `may_attend` in `masks.py`, says who attends
-to whom. So several pairs can share a row (packing) and stay apart.
+Every token has a document, a role and a position. One predicate, `may_attend` in `masks.py`, says which token attends
+to which. So several pairs can share a row (packing) without seeing each other.
 Letters: B rows, P pairs with a JEPA term, T tokens in a row, k [PRED] tokens.
 """
 
@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm_jepa.errors import ConfigError
+
 from .config import JEPAConfig
 from .distances import IN_BATCH
 from .documents import IGNORED, PRED_OFFSET, SOURCES, Document, Role, Where, documents_of
@@ -25,13 +27,13 @@ from .tube import MIN_TOKENS, Tubes, key_of
 
 PADDING = 0  # the document of padding; real documents count from 1
 
-# Two pairs that show what any pair of an objective may need; their tokens do not matter.
+# Two pairs that together have every document that a pair may have; their tokens do not matter.
 _PLAIN, _RENDERED = Pair([0], [0, 0]), Pair([0], [0, 0], text_view_ids=[0])
 
 
 @dataclass
 class TensorGroup:
-    """Tensors (and groups of them) that move between devices together."""
+    """Tensors, and groups of tensors, that move between devices together."""
 
     def map(self, change: Any) -> Any:
         """Return a copy with `change` applied to each tensor; other values stay."""
@@ -59,10 +61,10 @@ class Rows(TensorGroup):
 
     Attributes:
         input_ids: Token ids; the pad token's id at [PRED] and padding.
-        position_ids: Positions, from 0 in each document. [PRED] j stands at (length of its view) + j, or leads at j.
+        position_ids: Positions, from 0 in each document. [PRED] j is at (length of its view) + j, or at j if it leads.
         documents: Number of the document, from 1; 0 on padding.
         roles: A `Role` each.
-        is_plain: Whether each row is one ordinary causal sequence, so that no mask of ours is needed.
+        is_plain: Whether each row is one ordinary causal sequence, which needs no special mask.
     """
 
     input_ids: Tensor
@@ -84,13 +86,13 @@ class Rows(TensorGroup):
 
 @dataclass
 class Views(TensorGroup):
-    """Where the two sides of the JEPA term are read, for one direction; of the pairs that have one, P of them.
+    """Where the two sides of the JEPA term are read, for one direction, in the P pairs that have the term.
 
     Attributes:
-        pred_at: Index of each pair's prediction among the flattened states (B * T) of the main rows, (P,); of
-            `FusedBatch.probe_rows` where the batch has such rows.
+        pred_at: Index of each pair's prediction among the flattened states (B * T) of the main rows, (P,); or of
+            `FusedBatch.probe_rows`, if the batch has such rows.
         target_at: Index of each pair's target among the flattened states of its rows, (P,).
-        target_in_rows: Whether the target is read in the main rows, not in `FusedBatch.target_rows`.
+        target_in_rows: Whether the target is read in the main rows; otherwise, in `FusedBatch.target_rows`.
         from_text: Whether text predicts code; otherwise code predicts text.
     """
 
@@ -106,19 +108,19 @@ class FusedBatch(TensorGroup):
 
     Attributes:
         rows: What the main forward reads.
-        labels: The token's own id where it is under cross-entropy, IGNORED elsewhere, (B, T). The state one
-            position earlier predicts it, as in transformers.
+        labels: The token's own id if it is under cross-entropy, else IGNORED, (B, T). The state one position earlier
+            predicts it, as in transformers.
         target_rows: What a second forward without gradient reads, or None.
-        text_to_code: Read-outs of that direction, or None.
-        code_to_text: Read-outs of that direction, or None.
+        text_to_code: Where the two sides of that direction are read, or None.
+        code_to_text: Where the two sides of that direction are read, or None.
         num_pairs: Pairs that have a JEPA term, P.
         num_labels: Number of tokens under cross-entropy.
         is_own: True on the tokens of the pairs' own sequences: text, bridge, code and end token, (B, T).
         sources: Where each pair came from, for messages.
-        keys: Numbers of the code view, the text view and the group of each pair that has a JEPA term, (P, 3), where the
-            distance is among a batch's pairs: two pairs that share one are no negatives of each other. 0: no group.
-        probe_rows: What a forward that trains no weight of the model reads, with `jepa_detach_backbone`, or None.
-        tubes: Where the pairs' own tokens stand, with `jepa_term` stp or stp_released, or None.
+        keys: Numbers of the code view, the text view and the group of each pair that has a JEPA term, (P, 3). 0: no
+            group. Two pairs that share a number are no negatives of each other. None if the distance has no negatives.
+        probe_rows: With `jepa_detach_backbone`, what a forward reads that trains no weight of the model; else None.
+        tubes: With `jepa_term` stp or stp_released, where the pairs' own tokens are; else None.
     """
 
     rows: Rows
@@ -136,15 +138,15 @@ class FusedBatch(TensorGroup):
 
     @property
     def views(self) -> list[Views]:
-        """The directions of the batch; empty where it was laid out without views."""
+        """The directions of the batch; empty if it was laid out without views."""
         return [views for views in (self.text_to_code, self.code_to_text) if views is not None]
 
     def without_views(self) -> FusedBatch:
-        """Return the same pairs as plain rows: what a step without a JEPA term reads, and all that it pays for."""
+        """Return the same pairs as plain rows, without views: a step without a JEPA term needs and costs no more."""
         if not self.views:
             return self
         width = int(self.is_own.sum(1).max())
-        # A stable sort brings the kept tokens of each row to its left, in order.
+        # A stable sort moves the kept tokens of each row to the left, in order.
         kept = self.is_own.int().argsort(dim=1, descending=True, stable=True)[:, :width]  # (B, width)
         own = self.is_own.gather(1, kept)
         rows = self.rows.map(lambda tensor: tensor.gather(1, kept))
@@ -168,9 +170,9 @@ class FusedBatch(TensorGroup):
         return bool((self.rows.position_ids.eq(0) & self.is_own).sum(1).max() > 1)
 
     def emptied(self) -> FusedBatch:
-        """Return the same rows with nothing that counts in them: no label, no pair.
+        """Return the same rows without any label or pair.
 
-        A process that has no row in a step runs this: its forward meets those of the other processes, its loss is 0.
+        A process that has no row in a step runs this, because the other processes need its forward. Its loss is 0.
         """
 
         def without_pairs(views: Views | None) -> Views | None:
@@ -193,7 +195,7 @@ class FusedBatch(TensorGroup):
 
 
 class _Row:
-    """A row under construction: lists of one length."""
+    """A row under construction: lists of the same length."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
@@ -219,7 +221,7 @@ class _Row:
 
 
 class _Builder:
-    """Rows under construction, and where embeddings are read in them."""
+    """Rows under construction, and the places where embeddings are read in them."""
 
     def __init__(self, num_rows: int, pad_token_id: int) -> None:
         self.rows = [_Row() for _ in range(num_rows)]
@@ -258,15 +260,15 @@ class FusedCollator:
 
     Args:
         config: The objective. With `jepa_lambda` 0 rows are plain and hold no view.
-        pad_token_id: Id that fills padding and the slots of [PRED]; it may equal the end token's, for the
-            layout is told by length and role, never by id.
-        monitor: Lay out the views even with `jepa_lambda` 0, to look at embeddings without training them.
-        packing: Put several pairs into a row, where they fit; the document rule keeps them apart. The loss is the
-            same to rounding, not to the bit.
-        pack_length: Tokens that a packed row has room for. Default: those of the longest pair of the batch. A
+        pad_token_id: Id at padding and at the places of [PRED]. It may equal the end token's, because padding is known
+            from length and role, never from the id.
+        monitor: Lay out the views even with `jepa_lambda` 0, to measure embeddings without training them.
+        packing: Put several pairs into a row if they fit; the mask keeps them apart. The loss is the same up to
+            rounding, not bit for bit.
+        pack_length: Length of a packed row in tokens. Default: the length of the longest pair of the batch. A
             longer pair makes the rows of its batch longer.
-        same_forwards: Give every batch the forwards that any batch of this objective may have, one without a pair
-            too: processes that share weights out (FSDP) must call each layer equally often.
+        same_forwards: Give every batch, even one without a pair, each forward that a batch of this objective may have.
+            Processes that divide the weights among them (FSDP) must call each layer equally often.
 
     >>> batch = FusedCollator(JEPAConfig(loss_on="code"), pad_token_id=0)([Pair([5, 6], [8, 1], [2])])
     >>> batch.labels.tolist()
@@ -283,13 +285,13 @@ class FusedCollator:
     same_forwards: bool = False
 
     def __call__(self, pairs: Sequence[Pair]) -> FusedBatch:
-        """Lay out `pairs`; embeddings come in their order, however they share rows.
+        """Lay out `pairs`; the embeddings have the order of the pairs, also with packing.
 
         Raises:
-            ValueError: If there is no pair, or one has an empty view.
+            ConfigError: If there is no pair, or one has an empty view.
         """
         if not pairs:
-            raise ValueError("A batch needs at least one pair.")
+            raise ConfigError("no_rows", "A batch needs at least one pair.")
         for number, pair in enumerate(pairs):
             _check(pair, number)
         config = self.config.with_views() if self.monitor else self.config
@@ -297,7 +299,7 @@ class FusedCollator:
         main, starts = self._main_rows(documents)
         probe = self._rows_of(documents, Where.PROBE, main.width)
         targets = self._rows_of(documents, Where.TARGET, main.width) if targets_apart else None
-        if targets_apart and targets is None:  # a row that nobody reads (`same_forwards`)
+        if targets_apart and targets is None:  # a row that is not used (`same_forwards`)
             targets = _Builder(1, self.pad_token_id)
             targets.add(Document([self.pad_token_id], [Role.CODE], Where.TARGET), 0, 1)
         may_have_views = _has_views_in_row(documents_of(_PLAIN, config)) or any(map(_has_views_in_row, documents))
@@ -328,7 +330,7 @@ class FusedCollator:
         )
 
     def _documents(self, pairs: Sequence[Pair], config: JEPAConfig) -> tuple[list[list[Document]], bool]:
-        """Return the documents of each pair, and whether targets have rows of their own: of all pairs, or of none."""
+        """Return the documents of each pair, and whether targets have their own rows: those of all pairs, or none."""
         documents = [documents_of(pair, config) for pair in pairs]
         apart = [any(each.where is Where.TARGET for each in own) for own in documents]
         if self.same_forwards:
@@ -358,9 +360,9 @@ class FusedCollator:
         return builder, starts
 
     def _rows_of(self, documents: list[list[Document]], where: Where, capacity: int) -> _Builder | None:
-        """Return the documents of one kind in rows of up to `capacity` tokens, several to a row; None without any.
+        """Return the documents of one kind in rows of up to `capacity` tokens, several in a row; None if there is none.
 
-        Batches are grouped by the length of whole rows, so a row for each document would be a third padding.
+        Batches are grouped by the length of whole rows, so with one row per document, a third would be padding.
         """
         chosen = [each for own in documents for each in own if each.where is where]
         if not chosen:
@@ -374,7 +376,7 @@ class FusedCollator:
         return builder
 
     def _tubes(self, pairs: Sequence[Pair], starts: Sequence[int]) -> Tubes:
-        """Return where the tokens of each pair stand, of the pairs that have enough of them."""
+        """Return where the tokens of each pair are; pairs with too few tokens are left out."""
         tubes = Tubes([], [], [])
         for pair, start in zip(pairs, starts, strict=True):
             ids = [*pair.text_ids, *pair.bridge_ids, *pair.code_ids[:-1]]
@@ -386,7 +388,7 @@ class FusedCollator:
 
 
 def _has_views_in_row(documents: list[Document]) -> bool:
-    """Whether a pair's documents are more, in the main rows, than its own plain sequence."""
+    """Whether a pair has more in the main rows than its own plain sequence."""
     own, *others = documents
     return len(own.pred) > 0 or any(each.where is Where.BESIDE for each in others)
 
@@ -422,12 +424,16 @@ def _padded(lists: Sequence[Sequence[int]], value: int) -> Tensor:
 
 def _check(pair: Pair, number: int) -> None:
     if not pair.text_ids:
-        raise ValueError(f"Pair {number} of the batch has an empty text view; it needs at least one token.")
+        raise ConfigError(
+            "view_empty", f"Pair {number} of the batch has an empty text view; it needs at least one token."
+        )
     if len(pair.code_ids) < 2:
-        raise ValueError(
-            f"Pair {number} of the batch has code_ids={pair.code_ids}: the code view needs at least one token "
-            "and, after it, the end token."
+        raise ConfigError(
+            "view_empty",
+            f"Pair {number} of the batch has code_ids={pair.code_ids}. The code view needs at least one token, and "
+            "after it the end token.",
         )
     for name in ("text_view_ids", "code_view_ids"):
         if pair.use_jepa and getattr(pair, name) == []:
-            raise ValueError(f"Pair {number} of the batch has an empty {name}. Leave it out (None), or use_jepa=False.")
+            text = f"Pair {number} of the batch has an empty {name}. Set it to None, or set use_jepa=False."
+            raise ConfigError("view_empty", text)

@@ -3,9 +3,9 @@
     loss = gamma * CE(next token) + lambda * d( Pred(Enc(Text)), Enc(Code) )     (arXiv 2509.14252, Eq. 2, 3)
 
 Enc(x) is the final state at the last token of x; Pred(x) is the final state at the last of k [PRED] tokens
-after x. By causality Enc(Text) and Pred(Enc(Text)) are already in the next-token forward, once k tokens are
-added to the row and hidden from the rest of it; Enc(Code) is one short forward more. `reference.py` says
-the same with a forward for each part, and the tests hold this file to it.
+after x. By causality, the next-token forward computes Enc(Text) and Pred(Enc(Text)) too, if k tokens are added to the
+row and hidden from the rest of it. Enc(Code) is one more short forward. `reference.py` computes the same with a forward
+for each part, and the tests compare this file with it.
 
 Letters: B rows, P pairs with a JEPA term, T tokens in a row, C hidden size, N labelled tokens.
 """
@@ -15,6 +15,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from llm_jepa.errors import ConfigError
 
 from .anti_collapse import AntiCollapse
 from .backbone import Backbone, frozen
@@ -45,17 +47,18 @@ class LLMJEPA(Objective):
     Args:
         model: Any decoder-only transformers model with its head. It is used as it is, never copied or changed.
         config: The objective.
-        seed: Of [PRED]'s first values, and of what is drawn in each step (loss dropout, SIGReg, Semantic Tube
-            Prediction). Random streams of PyTorch are neither read nor moved.
-        check: Run the fused pass against separate forwards on two tiny pairs first (a fraction of a step).
+        seed: Seed of [PRED]'s first values, and of the random numbers of each step (loss dropout, SIGReg, Semantic Tube
+            Prediction). The global random streams of PyTorch are not used.
+        check: First compare the fused pass with separate forwards on two tiny pairs (a fraction of a step).
 
     Attributes:
         model: The model.
-        predictor: The [PRED] tokens; trained where `jepa_lambda` and `jepa_k` are above 0.
-        target: The slow copy, with `jepa_target="ema"`; else None.
+        predictor: The [PRED] tokens; trained if `jepa_lambda` and `jepa_k` are above 0.
+        target: The slow copy with `jepa_target="ema"`; None otherwise.
 
     Raises:
-        UnsupportedModelError: If the model cannot be served right; it is never served wrong.
+        UnsupportedModelError: If the objective would be computed wrongly for this model.
+        ConfigError: If a registered distance cannot be used.
     """
 
     def __init__(self, model: nn.Module, config: JEPAConfig, *, seed: int = 0, check: bool = True) -> None:
@@ -77,29 +80,31 @@ class LLMJEPA(Objective):
         self.distance = get_distance(config.jepa_distance, config.jepa_temperature)
         self.seed = seed
         self.anti_collapse = AntiCollapse(config.anti_collapse_weights, config.jepa_sigreg_directions, seed)
-        self._built = config.to_dict(), self.distance  # what `check_record` compares with
+        self._built = config.to_dict(), self.distance  # for `check_record`
         if check and config.uses_views:
             embedding = self.predictor.embedding
             check_registered(config.jepa_distance, embedding.shape[-1], embedding.device)
             check_model(self)
 
     def check_record(self) -> None:
-        """Make sure that `config` says what this object computes, before it is saved as its record.
+        """Make sure that `config` describes what this object computes, before it is saved with the model.
 
         Raises:
-            ValueError: If the distance, or a setting that was read when the object was built, was changed by hand.
+            ConfigError: If the distance, or a setting that was read when the object was built, was changed by hand.
         """
         settings, distance = self._built
         changed = [name for name in BUILT_FROM if getattr(self.config, name) != settings[name]]
         if self.distance is not distance:
-            raise ValueError(
-                f"The distance was set by hand, and would be recorded as {self.config.jepa_distance!r}. Give it a name "
-                "with llm_jepa.register_distance, and set jepa_distance to that."
+            raise ConfigError(
+                "distance_without_name",
+                f"The distance was set by hand, and would be saved as {self.config.jepa_distance!r}. Give it a name "
+                "with llm_jepa.register_distance, and set jepa_distance to that.",
             )
         if changed:
-            raise ValueError(
-                f"{', '.join(changed)} of the config changed after LLMJEPA was built with other values, and would be "
-                "recorded wrongly. Build LLMJEPA with the config that is meant."
+            raise ConfigError(
+                "settings_changed",
+                f"{', '.join(changed)} of the config changed after LLMJEPA was built, so the new values have no effect "
+                "and must not be saved. Build LLMJEPA with the final config.",
             )
 
     def forward(
@@ -116,21 +121,22 @@ class LLMJEPA(Objective):
 
         Args:
             batch: The batch, on the model's device.
-            step: Number of the optimizer step, from 0; needed in training where the weight of the JEPA term depends on
-                it, or loss dropout, SIGReg or Semantic Tube Prediction draw by it.
-            num_steps: Optimizer steps of the whole run; needed where the weight of the JEPA term depends on it.
-            num_labels: Labelled tokens that `ce_loss` is a mean over, where the step has more than this batch
-                (accumulation, several processes). Default: this batch's.
-            num_pairs: The same for `jepa_loss`.
-            monitor: Report `jepa_loss` and the embeddings even where they carry no weight (`jepa_lambda` 0,
-                or a dropped step), without gradient. The batch must have been laid out with `monitor`.
+            step: Number of the optimizer step, from 0. Training needs it if the weight of the JEPA term depends on it,
+                or if loss dropout, SIGReg or Semantic Tube Prediction draws random numbers in each step.
+            num_steps: Optimizer steps of the whole run; needed if the weight of the JEPA term depends on it.
+            num_labels: Number of labelled tokens that `ce_loss` is the mean over, if the step has more than this batch
+                (accumulation, several processes). Default: those of this batch.
+            num_pairs: The same for the pairs of `jepa_loss`.
+            monitor: Report `jepa_loss` and the embeddings even if their weight is 0 (`jepa_lambda` 0, or a dropped
+                step); they have no gradient then. The batch must have been laid out with `monitor`.
 
         Raises:
-            ValueError: If `step` or `num_steps` is needed and missing, or the batch holds no views where they are.
+            ConfigError: If `step` or `num_steps` is needed and missing, or the batch lacks the views or places that are
+                needed.
         """
         lambda_eff = self.lambda_at(step, num_steps)
         if monitor and not self.config.uses_views:
-            lambda_eff = 0.0  # the loss has no term of the views that are looked at
+            lambda_eff = 0.0  # the views are only monitored: the loss has no term of them
         if lambda_eff == 0 and not monitor:
             return self._plain(batch.without_views(), num_labels)
         encodes_views = monitor or self.config.uses_views
@@ -155,25 +161,27 @@ class LLMJEPA(Objective):
         return output
 
     def _plain(self, batch: FusedBatch, num_labels: int | Tensor | None) -> JEPAOutput:
-        """Compute the loss of plain rows: cross-entropy alone."""
+        """Compute the loss of plain rows: only cross-entropy."""
         ce_loss, _ = self._cross_entropy(batch, num_labels)
         no_jepa = torch.full_like(ce_loss, torch.nan)
         return JEPAOutput(self.config.jepa_gamma * ce_loss, ce_loss.detach(), no_jepa)
 
     def _check_batch(self, batch: FusedBatch, encodes_views: bool, step: int | None) -> None:
-        """Make sure that the batch was laid out for the term that is asked for."""
+        """Make sure that the batch was laid out for this JEPA term."""
         if encodes_views and not batch.views:
-            raise ValueError(
+            raise ConfigError(
+                "batch_not_for_config",
                 "This batch was laid out without views. Build it with FusedCollator(config) and a jepa_lambda "
-                "above 0, or with FusedCollator(config, monitor=True)."
+                "above 0, or with FusedCollator(config, monitor=True).",
             )
         if not encodes_views and batch.tubes is None:
-            raise ValueError(
-                f"This batch was laid out without places of jepa_term={self.config.jepa_term}. Build it with "
-                "FusedCollator(config) of this config."
+            raise ConfigError(
+                "batch_not_for_config",
+                f"This batch was laid out without the places that jepa_term={self.config.jepa_term} reads. Build it "
+                "with FusedCollator(config) and this config.",
             )
         if not encodes_views and step is None and self.training:
-            raise ValueError(f"jepa_term={self.config.jepa_term} draws once an optimizer step: pass step=, its number.")
+            raise _step_missing(f"jepa_term={self.config.jepa_term}")
 
     def update_target(self) -> None:
         """Move the slow copy of the model, if there is one; call it after each optimizer step."""
@@ -185,25 +193,26 @@ class LLMJEPA(Objective):
         return is_dropped(self.config.jepa_loss_dropout, self.seed, step)
 
     def lambda_at(self, step: int | None, num_steps: int | None = None) -> float:
-        """Return the weight of the JEPA term in an optimizer step; outside of training, `jepa_lambda`.
+        """Return the weight of the JEPA term in an optimizer step; outside of training, it is `jepa_lambda`.
 
         Raises:
-            ValueError: If `step` or `num_steps` is needed and missing.
+            ConfigError: If `step` or `num_steps` is needed and missing.
         """
         config = self.config
         if not self.training or config.jepa_lambda == 0:
             return config.jepa_lambda
         if config.jepa_loss_dropout:
             if step is None:
-                raise ValueError("jepa_loss_dropout draws once an optimizer step: pass step=, the step's number.")
+                raise _step_missing(f"jepa_loss_dropout={config.jepa_loss_dropout}")
             if self.drops_term(step):
                 return 0.0
         if config.jepa_lambda_schedule == "constant":
             return config.jepa_lambda
         if step is None or num_steps is None:
-            raise ValueError(
-                f"jepa_lambda_schedule={config.jepa_lambda_schedule!r} gives each optimizer step its weight: pass "
-                "step=, the step's number, and num_steps=, that of all steps."
+            raise ConfigError(
+                "step_missing",
+                f"jepa_lambda_schedule={config.jepa_lambda_schedule!r} has another weight in each optimizer step. Pass "
+                "step=, the number of the step, and num_steps=, the number of all steps.",
             )
         return config.jepa_lambda * lambda_factor(step, num_steps, config.jepa_lambda_schedule)
 
@@ -211,7 +220,7 @@ class LLMJEPA(Objective):
         """Run the model on the main rows; return nats per labelled token, and all final states, (B * T, C)."""
         labels = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORED).flatten()  # what each state predicts, (B * T,)
         if batch.rows.is_plain and self.config.loss_on == "all":
-            at = None  # every token is labelled: nothing to save, and to the bit what transformers computes
+            at = None  # every token is labelled: so the result is bit for bit that of transformers
         else:
             at = (labels != IGNORED).nonzero().squeeze(1)  # (N,)
             labels = labels[at]
@@ -226,7 +235,7 @@ class LLMJEPA(Objective):
         with frozen(self.model):
             if batch.probe_rows is not None:
                 probed = self.backbone.states(batch.probe_rows, self.predictor())
-            else:  # no pair to predict from; [PRED] gets a gradient of zero, for which other processes may wait
+            else:  # no pair; [PRED] gets a gradient of zero, because other processes may wait for it
                 probed = states.detach() + 0 * self.predictor().sum()
             return [self._side(views, probed, states, batch.target_rows) for views in batch.views]
 
@@ -270,22 +279,27 @@ class LLMJEPA(Objective):
         return alike
 
     def _of_all(self, rows: Tensor) -> tuple[Tensor, int]:
-        """Return the rows of all processes, and where its own begin; a look at held-out rows takes its batch alone."""
+        """Return the rows of all processes, and the index of its own first row; outside of training, only its own."""
         if self.training and self.config.jepa_gather:
             return gather_rows(full_precision(rows) if rows.is_floating_point() else rows)
         return rows, 0
 
     def _terms(self, sides: list[tuple[Tensor, Tensor]], step: int | None, share: float | Tensor) -> dict[str, Tensor]:
-        """Return the anti-collapse terms by name, unweighted: this batch's share of the step's mean."""
+        """Return the anti-collapse terms by name, without their weights: this batch's share of the step's mean."""
         if not self.anti_collapse.weights:
             return {}
         if step is None and self.training and self.config.jepa_sigreg_weight:
-            raise ValueError("jepa_sigreg_weight draws once an optimizer step: pass step=, the step's number.")
+            raise _step_missing(f"jepa_sigreg_weight={self.config.jepa_sigreg_weight}")
         embeddings = [pred for pred, _ in sides]
         if self.config.jepa_target == "shared":
             embeddings += [target for _, target in sides]
         terms = self.anti_collapse([self._of_all(each)[0] for each in embeddings], step or 0)
         return {name: share * term for name, term in terms.items()}
+
+
+def _step_missing(setting: str) -> ConfigError:
+    text = f"{setting} draws random numbers in each optimizer step. Pass step=, the number of the step."
+    return ConfigError("step_missing", text)
 
 
 def _at_least_one(count: int | Tensor) -> int | Tensor:

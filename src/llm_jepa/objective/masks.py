@@ -1,6 +1,6 @@
-"""Who attends to whom: one predicate, and its renderings for each kind of attention.
+"""Which token attends to which: one predicate, and a mask made from it for each kind of attention.
 
-The rows come from `layout.py`; `backbone.py` chooses the rendering that the model at hand takes.
+The rows come from `layout.py`; `backbone.py` chooses the kind of mask that the model takes.
 Letters: B rows, T tokens in a row.
 """
 
@@ -26,10 +26,11 @@ def may_attend(
     query_role: Tensor,
     key_role: Tensor,
 ) -> Tensor:
-    """The one rule of attention, elementwise on any shapes that broadcast.
+    """Return where the query may attend to the key, elementwise on any shapes that broadcast.
 
-    Same document; not later in the row; a [PRED] after a view reads only that view and the [PRED]s before it, and
-    nothing else reads it. A [PRED] that leads its document is a token like any other.
+    It may if both are in the same document and the key is not later in the row. A [PRED] after a view reads only that
+    view and the [PRED]s before it, and no other token reads it. A [PRED] at the start of its document is like any other
+    token.
     """
     query_is_apart, key_is_apart = _stands_apart(query_role), _stands_apart(key_role)
     read_by_pred = (key_role == query_role) | (key_role == query_role - PRED_OFFSET)
@@ -45,13 +46,13 @@ def _stands_apart(role: Tensor) -> Tensor:
 def mask_rule(rows: Rows, window: int | None = None) -> MaskRule:
     """Return `may_attend` on the tokens of `rows`, with a layer's window, in the form that FlexAttention asks for.
 
-    The function gets numbers of rows, heads, queries and keys, tensors that broadcast, and says which queries may
-    see which keys. Heads do not matter.
+    The function gets indices of rows, heads, queries and keys as tensors that broadcast, and returns which queries may
+    attend to which keys. All heads have the same mask.
 
     Args:
         rows: The rows.
-        window: For sliding-window layers: a query sees keys fewer than `window` positions back. Counted in
-            positions, so that a [PRED] sees what a token right after its view would see.
+        window: For sliding-window layers: a query sees keys that are fewer than `window` positions back. The distance
+            is that of positions, so that a [PRED] sees the same as a token right after its view.
     """
     documents, roles, positions = rows.documents, rows.roles, rows.position_ids
 
@@ -65,7 +66,7 @@ def mask_rule(rows: Rows, window: int | None = None) -> MaskRule:
 
 
 def boolean_mask(rows: Rows, window: int | None = None) -> Tensor:
-    """Render the rule for scaled-dot-product attention: True where the query (row) may see the key.
+    """Return the mask for scaled-dot-product attention: True where the query (row) may see the key.
 
     Returns:
         (B, 1, T, T), bool. Padding sees earlier padding, so no query is left without a key.
@@ -84,14 +85,14 @@ def boolean_mask(rows: Rows, window: int | None = None) -> Tensor:
 
 
 def additive_mask(rows: Rows, dtype: torch.dtype, window: int | None = None) -> Tensor:
-    """Render the rule for eager attention: 0 where allowed, the lowest number of `dtype` elsewhere, (B, 1, T, T)."""
+    """Return the mask for eager attention: 0 where allowed, the lowest number of `dtype` elsewhere, (B, 1, T, T)."""
     mask = torch.zeros((), dtype=dtype, device=rows.roles.device)
     return torch.where(boolean_mask(rows, window), mask, torch.finfo(dtype).min)
 
 
 def block_mask(rows: Rows, window: int | None = None) -> Any:
-    """Render the rule for FlexAttention, which then skips blocks of 128 by 128 that no query may see into."""
-    # Imported late: it brings a compiler along, which no other attention needs.
+    """Return the mask for FlexAttention, which skips blocks of 128 by 128 in which nothing is allowed."""
+    # Imported late, because it imports a compiler that no other attention needs.
     from torch.nn.attention.flex_attention import create_block_mask
 
     (B, T), device = rows.roles.shape, rows.roles.device

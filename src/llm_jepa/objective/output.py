@@ -1,6 +1,7 @@
-"""What the objective gives for a batch, and the parts that it is made of.
+"""What the objective returns for a batch, and the parts that it consists of.
 
-`llm_jepa.py` builds and fills them. `reference.py` and `self_check.py` read them, and import nothing that imports them.
+`llm_jepa.py` builds and fills them. `reference.py` and `self_check.py` need them too, so they are in a file of their
+own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .target import EMATarget
 
 
 class Objective(nn.Module):
-    """The parts of an `LLMJEPA`; its docstring says what they are."""
+    """The parts of an `LLMJEPA`, which describes them."""
 
     config: JEPAConfig
     model: nn.Module
@@ -37,11 +38,11 @@ class JEPAOutput:
     Attributes:
         loss: gamma * ce_loss + lambda_eff * (jepa_loss + weighted sum of terms), a scalar with gradient.
         ce_loss: Nats per labelled token, scalar.
-        jepa_loss: Distance per pair that has the term (a view's from the other, or a path's from straightness),
-            scalar; 0 in a batch without such a pair; nan where there was no term.
-        text_pred: The text's side of the distance, (P, C), in the order of the pairs: Pred(Enc(Text)), or, where
-            only code predicts text, Enc(Text). None where no view was encoded.
-        code_emb: The code's side, (P, C): Enc(Code), or, where only code predicts text, Pred(Enc(Code)).
+        jepa_loss: Mean over the pairs that have the term of the distance between the views (or of a path from a
+            straight one), scalar; 0 in a batch without such a pair; nan if there was no term.
+        text_pred: The text's side of the distance, (P, C), in the order of the pairs: Pred(Enc(Text)), or, if only
+            code predicts text, Enc(Text). None if no view was encoded.
+        code_emb: The code's side, (P, C): Enc(Code), or, if only code predicts text, Pred(Enc(Code)).
         lambda_eff: The weight that jepa_loss had in `loss`.
         terms: The anti-collapse terms by name (variance, covariance, sigreg), scalars, before their weights.
     """

@@ -22,15 +22,15 @@ class Pair:
         code_ids: Tokens of the code view; at least one, then the end token, which is always the last.
         bridge_ids: Tokens between the views (separator, chat header); part of neither view; may be empty.
         source: Where the pair came from ("train.jsonl:17"), for messages.
-        other_code_ids: Code view of the JEPA term where it is not the row's own: the shuffled control. Like
-            `code_ids` it ends with an end token, which is no part of the view.
-        text_view_ids: Tokens of the text view where it is not `text_ids`: a document of its own, after which [PRED]
-            stands.
-        code_view_ids: Tokens that Enc(Code) encodes where they are not `code_ids` without the end token.
-        use_jepa: Whether the pair has a JEPA term. Without, it trains cross-entropy alone and counts in no mean
+        other_code_ids: Code view of the JEPA term if it is not the row's own: the shuffled control. Like
+            `code_ids` it ends with an end token, which is not part of the view.
+        text_view_ids: Tokens of the text view if it is not `text_ids`. They are a document of their own, followed by
+            [PRED].
+        code_view_ids: Tokens that Enc(Code) encodes if they are not `code_ids` without the end token.
+        use_jepa: Whether the pair has a JEPA term. If false, it trains only cross-entropy and is not counted in means
             of the JEPA term.
-        use_ce: Whether the pair is under cross-entropy. Without, none of its tokens is labelled: its row is there for
-            its views alone.
+        use_ce: Whether the pair is under cross-entropy. If false, none of its tokens has a label, and only its views
+            are used.
         group: Name of the rows that belong together ("chapter 3"), if the data has groups.
     """
 
@@ -47,23 +47,23 @@ class Pair:
 
     @property
     def text_view(self) -> list[int]:
-        """Tokens that Enc(Text) encodes, and that [PRED] follows."""
+        """Tokens that Enc(Text) encodes; [PRED] is after them."""
         return self.text_ids if self.text_view_ids is None else self.text_view_ids
 
     @property
     def code_view(self) -> list[int]:
-        """Tokens that Enc(Code) encodes: the code without its end token, or the view given in its place."""
+        """Tokens that Enc(Code) encodes: the code without its end token, or the view that is given instead."""
         if self.other_code_ids is not None:
             return self.other_code_ids[:-1]
         return self.code_ids[:-1] if self.code_view_ids is None else self.code_view_ids
 
     def __len__(self) -> int:
-        """Tokens of the pair in a row, [PRED] not counted."""
+        """Tokens of the pair in a row, without [PRED]."""
         return len(self.text_ids) + len(self.bridge_ids) + len(self.code_ids)
 
 
 def pair_keys(pairs: Sequence[Pair]) -> Tensor:
-    """Return numbers of each pair's code view, text view and group, (P, 3), the same in every batch and process.
+    """Return numbers for each pair's code view, text view and group, (P, 3), the same in every batch and process.
 
     Equal views and groups have equal numbers; a pair without a group has 0 there.
     """
@@ -75,7 +75,7 @@ def pair_keys(pairs: Sequence[Pair]) -> Tensor:
 
 
 def share_alike(pairs: Sequence[Pair]) -> float:
-    """Return the share of pairs of pairs that are no negatives of each other, in [0, 1]; 0 with fewer than two."""
+    """Return the share, in [0, 1], of combinations of two pairs that are no negatives of each other; 0 without any."""
     if len(pairs) < 2:
         return 0.0
     keys = pair_keys(pairs)

@@ -1,8 +1,8 @@
-"""[PRED], and the head after it: what turns Enc into Pred.
+"""[PRED], and the head after it: together they compute Pred from Enc.
 
-The paper adds k tokens to the vocabulary (section 2.2). Here they are a small module beside the model, so
-that tokenizer, embedding table and head stay as they were, adapters leave them trainable, and a saved model
-loads anywhere. Letters: k [PRED] tokens, C hidden size, P predictions.
+The paper adds k tokens to the vocabulary (section 2.2). Here they are a small module next to the model. So
+tokenizer, embedding table and head do not change, [PRED] can be trained with an adapter, and other tools can load a
+saved model. Letters: k [PRED] tokens, C hidden size, P predictions.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ class PredTokens(nn.Module):
 
     Args:
         num_tokens: k, 0 or more. With 0 there is nothing to learn and Pred(x) = Enc(x).
-        like: The model's embedding table, (V, C). [PRED] starts from a normal distribution with the table's
-            own mean square, so that it enters the first layer at the size of a word; in models of this
+        like: The model's embedding table, (V, C). The first values of [PRED] have a normal distribution with the
+            table's own mean square, so that [PRED] is as large as other tokens in the first layer. In models of this
             package's presets that is the 0.02 of the original notebook.
         distinct: Whether the k tokens differ.
-        head: What follows at the state of the last [PRED]: none, linear, mlp (`PredictorHead`).
-        scale: What the model multiplies rows of its table by before the first layer sees them.
-        seed: Of the first values.
+        head: The head on the state of the last [PRED]: none, linear, mlp (`PredictorHead`).
+        scale: The factor between a row of the table and the input of the first layer.
+        seed: Seed of the first values.
 
     Attributes:
         embedding: The learned vectors, (1 or k, C).
-        head: The predictor head; None without one.
+        head: The predictor head, or None.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class PredTokens(nn.Module):
         super().__init__()
         self.num_tokens = num_tokens
         num_vectors = min(num_tokens, 1) if not distinct else num_tokens
-        # A generator of its own: a model with [PRED] and one without see the same global random stream.
+        # It has its own generator, so that models with and without [PRED] get the same numbers from the global one.
         generator = torch.Generator().manual_seed(seed % 2**63)
         start = torch.randn(num_vectors, like.shape[1], generator=generator)
         size = like.detach().float().square().mean().sqrt() if like.numel() else torch.tensor(0.02)
@@ -66,26 +66,26 @@ class PredTokens(nn.Module):
             self.head = head
 
     def predict(self, states: Tensor) -> Tensor:
-        """Return the predictions of the states at the last [PRED], (P, C): the states themselves without a head."""
+        """Return the predictions for the states at the last [PRED], (P, C); without a head, the states themselves."""
         return states if self.head is None else self.head(states)
 
 
 class PredictorHead(nn.Module):
     """x + W x + b, or x + W gelu(W1 x + b1) + b with a hidden layer of C features.
 
-    W and b start at zero, so that every head starts as the identity: the objective at step 0 is that without one, and
-    weight decay pulls towards it. W1 starts as PyTorch starts a linear layer, from a generator of its own.
+    W and b start at zero, so every head starts as the identity. The objective at step 0 is that without a head, and
+    weight decay pulls towards that. W1 starts like a linear layer of PyTorch, but from its own generator.
 
     Args:
-        like: The model's embedding table, (V, C): device, type and size.
+        like: The model's embedding table, (V, C). The head has its device, its type and its C.
         hidden: Whether there is a hidden layer.
-        seed: Of the first values.
+        seed: Seed of the first values.
     """
 
     def __init__(self, like: Tensor, hidden: bool, seed: int = 0) -> None:
         super().__init__()
         size = like.shape[1]
-        generator = torch.Generator().manual_seed((seed + 1) % 2**63)  # not [PRED]'s own numbers
+        generator = torch.Generator().manual_seed((seed + 1) % 2**63)  # other numbers than those of [PRED]
 
         def uniform(*shape: int) -> nn.Parameter:
             start = (2 * torch.rand(*shape, generator=generator) - 1) / size**0.5

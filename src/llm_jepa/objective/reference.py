@@ -1,7 +1,7 @@
-"""LLM-JEPA the literal way: one ordinary forward for each row, each Pred and each Enc, one pair at a time.
+"""LLM-JEPA computed literally: one ordinary forward for each row, each Pred and each Enc, one pair at a time.
 
-This is the specification of `llm_jepa.py`: no padding, no mask of ours, no packing, nothing shared between
-forwards. It is slow, and meant to be read beside Eq. 2 of arXiv 2509.14252. Letters: P pairs with a JEPA term,
+This is the specification of `llm_jepa.py`: it has no padding, no special mask, no packing, and nothing shared between
+forwards. It is slow, and meant to be read together with Eq. 2 of arXiv 2509.14252. Letters: P pairs with a JEPA term,
 T tokens, C hidden size, k [PRED] tokens.
 """
 
@@ -21,7 +21,7 @@ from .tube import MIN_TOKENS, draw_places, key_of
 
 
 def reference_loss(jepa: Objective, pairs: Sequence[Pair], step: int = 0) -> JEPAOutput:
-    """Return the terms of `pairs` by separate forwards, with the gradients that `jepa(batch)` gives.
+    """Return the terms of `pairs`, computed by separate forwards, with the same gradients as `jepa(batch)`.
 
     Args:
         jepa: The model under its objective. Loss dropout is not applied here.
@@ -65,11 +65,11 @@ def reference_loss(jepa: Objective, pairs: Sequence[Pair], step: int = 0) -> JEP
 
 
 def _tube_loss(jepa: Objective, pairs: Sequence[Pair], step: int, like: Tensor) -> Tensor:
-    """Mean over the pairs that have tokens enough of 1 - cos of two stretches of their own row's path."""
+    """Mean of 1 - cos of two parts of the path of states of each pair's row; pairs with too few tokens are left out."""
     each = []
     for pair in pairs:
         ids = [*pair.text_ids, *pair.bridge_ids, *pair.code_ids]
-        content = ids[:-1]  # without the end token, which the forward reads all the same
+        content = ids[:-1]  # without the end token, which the forward still reads
         if len(content) < MIN_TOKENS:
             continue
         h = jepa.backbone.layers(input_ids=_row(ids, _device(jepa)), use_cache=False).last_hidden_state[0]  # (T, C)
@@ -104,9 +104,9 @@ def enc(layers: nn.Module, ids: Sequence[int], device: torch.device) -> Tensor:
 
 
 def pred(jepa: Objective, ids: Sequence[int]) -> Tensor:
-    """Pred(x): the final state at the last token of x and k [PRED]s after it, or before it (prepend), (C,).
+    """Pred(x): the final state at the last token of x and the k [PRED]s after it (prepend: before it), (C,).
 
-    Enc(x) if k = 0. After it the predictor head, if there is one; with `jepa_detach_backbone` through a model whose
+    With k = 0, it is Enc(x). The predictor head is applied, if there is one. With `jepa_detach_backbone`, the model's
     weights are constants.
     """
     backbone = jepa.backbone

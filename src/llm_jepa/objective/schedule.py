@@ -1,7 +1,7 @@
 """What changes from step to step: the weight of the JEPA term, and the random numbers of a step.
 
-All are functions of the step's number and of the run's seed. So every process, every micro-batch and a resumed run gets
-the same, nothing has to be saved, and the global random stream is not touched.
+All are functions of the step's number and of the run's seed. So they are the same in every process, every micro-batch
+and a resumed run. Nothing has to be saved, and the global random stream is not used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 SCHEDULES = ("constant", "linear", "cosine")
 
-LOSS_DROPOUT = 0x6A657061  # each use has a stream of its own, though all start from one seed
+LOSS_DROPOUT = 0x6A657061  # each use has its own stream of random numbers, although all have the same seed
 SIGREG = 0x73696772
 TUBE = 0x74756265
 
@@ -20,8 +20,8 @@ TUBE = 0x74756265
 def lambda_factor(step: int, num_steps: int, schedule: str) -> float:
     """Return what `jepa_lambda` is multiplied by in a step, from 0 to 1.
 
-    The shapes are those of transformers' schedules of the learning rate. A falling weight would reach 0 one step after
-    the last.
+    The shapes are those of transformers' learning-rate schedules. A falling weight would be 0 one step after the last
+    step.
 
     Args:
         step: Number of the optimizer step, from 0.

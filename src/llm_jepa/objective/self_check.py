@@ -1,13 +1,15 @@
-"""Before training: does the fused pass say what separate forwards say, for this very model?
+"""Before training: does the fused pass give the same result as separate forwards, for this model?
 
-Transformers has hundreds of architectures, and a mask or a position that one of them ignores would mix the
-views in silence. Two tiny pairs tell.
+Transformers has hundreds of architectures. If one of them ignored the mask or the positions, it would mix the views
+without an error. Two tiny pairs are enough to find that out.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from llm_jepa.errors import LLMJEPAError
 
 from .backbone import UnsupportedModelError, evaluating
 from .layout import FusedCollator
@@ -21,13 +23,13 @@ TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.float16: 2e-2, torc
 
 
 def check_model(jepa: Objective) -> None:
-    """Hold the fused pass to the separate forwards on two pairs of different lengths, without gradient.
+    """Compare the fused pass with separate forwards on two pairs of different lengths, without gradient.
 
-    Costs two forwards of about 20 tokens, draws no random number, and leaves the model as it was. A model
+    It costs two forwards of about 20 tokens, draws no random number, and does not change the model. A model
     on the meta device has no values yet and is not checked.
 
     Raises:
-        UnsupportedModelError: If the model refuses the fused rows, or answers otherwise than it does alone.
+        UnsupportedModelError: If the model refuses the fused rows, or gives another result for them.
     """
     device = jepa.predictor.embedding.device
     if device.type == "meta":
@@ -38,9 +40,10 @@ def check_model(jepa: Objective) -> None:
         slow = reference_loss(jepa, pairs)
         try:
             fused = jepa(batch)
-        except Exception as error:  # whatever a foreign model raises is the reason to show
+        except Exception as error:  # a model may raise anything; the user must see it
             raise UnsupportedModelError(
-                f"{jepa.backbone.name} does not take the fused rows of LLM-JEPA: {type(error).__name__}: {error}"
+                error.code if isinstance(error, LLMJEPAError) else "model_not_supported",
+                f"{jepa.backbone.name} does not take the fused rows of LLM-JEPA: {type(error).__name__}: {error}",
             ) from error
     assert slow.text_pred is not None and slow.code_emb is not None
     errors = {
@@ -51,9 +54,10 @@ def check_model(jepa: Objective) -> None:
     worst = max(errors, key=lambda name: errors[name])
     if not errors[worst] <= TOLERANCE.get(slow.text_pred.dtype, 1e-3):  # nan fails, too
         raise UnsupportedModelError(
+            "model_not_supported",
             f"{jepa.backbone.name} gives another {worst} in the fused pass than in separate forwards (relative "
-            f"error {errors[worst]:.1e}): it does not follow the mask or the positions it is given, so the views "
-            "would see each other. This model is not supported."
+            f"error {errors[worst]:.1e}). It does not follow the mask or the positions that it is given, so the views "
+            "would see each other. This model is not supported.",
         )
 
 

@@ -1,7 +1,7 @@
 """How the target of the JEPA term, Enc(Code) (or Enc(Text)), is made.
 
-`shared` reads it in the main forward, with gradient. `stop_grad` uses the model as it stands, without
-gradient. `ema` uses a slow copy of it. The last two are here.
+`shared` reads it in the main forward, with gradient. `stop_grad` uses the current model, without gradient. `ema` uses a
+slow copy of the model, which is defined here.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from .backbone import Backbone
 class EMATarget(nn.Module):
     """A slow copy of the model's layers (not of its head): theta' <- decay * theta' + (1 - decay) * theta.
 
-    Weights that are not trained never differ from the model's: they are the model's own, and cost nothing.
+    Weights that are not trained never differ from the model's. They are shared with it and need no memory.
 
     Args:
         backbone: The layers to follow.
-        decay: In [0, 1). 0 is the model of the last update.
+        decay: In [0, 1). With 0, the copy equals the model at the last update.
     """
 
     def __init__(self, backbone: Backbone, decay: float) -> None:
@@ -48,22 +48,22 @@ class EMATarget(nn.Module):
             slow_buffer.copy_(buffer)
 
     def own_state(self) -> dict[str, Tensor]:
-        """Return what a checkpoint must hold of the copy, each tensor in memory of its own."""
+        """Return what a checkpoint must save of the copy; no tensor shares its memory."""
         state = self.state_dict()
         return {name: each.detach().clone().contiguous() for name, each in state.items() if name not in self._shared}
 
     def load_own_state(self, state: dict[str, Tensor]) -> None:
-        """Put back what `own_state` returned.
+        """Load what `own_state` returned.
 
         Raises:
-            RuntimeError: If the names or shapes are others.
+            RuntimeError: If the names or shapes differ.
         """
         shared = {name: each for name, each in self.state_dict().items() if name in self._shared}
         self.load_state_dict({**shared, **state})
 
 
 def _slow_copy(layers: nn.Module) -> nn.Module:
-    """Copy the layers, but for the weights that are not trained."""
+    """Copy the layers, except the weights that are not trained."""
     frozen = [each for each in layers.parameters() if not each.requires_grad]
     own = copy.deepcopy(layers, {id(each): each for each in frozen})
     return own.requires_grad_(False).eval()

@@ -1,12 +1,12 @@
-"""Semantic Tube Prediction: along a row, the path of the last states is asked to be straight (arXiv 2602.22617).
+"""Semantic Tube Prediction: the final states along a row should form a straight path (arXiv 2602.22617).
 
-No view is encoded and no [PRED] stands anywhere: the term reads states of the next-token forward, with gradient through
-all of them. Per pair and step one draw of places:
+No view is encoded, and there is no [PRED]. The term reads states of the next-token forward, with gradients through
+all of them. For each pair and step, places are drawn once:
 
     stp             1 - cos(h_t - h_s, h_s - h_r),  r < s < t                                        (the paper's)
     stp_released    1 - cos(h_b - h_a, (h_a - h_first) + (h_last - h_b)),  first <= a < b <= last     (the code's)
 
-where h are the states of the pair's own tokens, the end token left out. Letters: P pairs with a term, C hidden size.
+where h are the states of the pair's own tokens, without the end token. Letters: P pairs with a term, C hidden size.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ MIN_TOKENS = 3  # both forms need three different states
 
 @dataclass
 class Tubes:
-    """Where the pairs' own tokens stand among the flattened states of the main rows; of the pairs that have a term.
+    """Where the tokens of the P pairs that have a term are among the flattened states of the main rows.
 
     Attributes:
-        starts: Index of each pair's first token, P of them.
-        lengths: Number of its tokens, the end token left out.
-        keys: A number for its tokens, from which its places are drawn.
+        starts: Index of each pair's first token.
+        lengths: Number of each pair's tokens, without the end token.
+        keys: A number for each pair's tokens, from which its places are drawn.
     """
 
     starts: list[int]
@@ -41,22 +41,22 @@ class Tubes:
 
 
 def key_of(ids: Sequence[int]) -> int:
-    """Return a number for a pair's tokens: wherever the pair stands, and whatever shares its batch, it is the same."""
+    """Return a number that depends only on a pair's tokens, not on the batch or the place of the pair in it."""
     return int.from_bytes(hashlib.blake2b(repr(list(ids)).encode(), digest_size=8).digest(), "big")
 
 
 def draw_places(form: str, length: int, key: int, seed: int, step: int) -> tuple[int, ...]:
     """Return the places of one pair's term in one step, counted from its first token.
 
-    A function of its arguments: padding, order, packing and the split of a step do not matter, and two equal pairs of a
-    step draw alike.
+    It is a function of its arguments, so padding, order, packing and micro-batches have no effect. Two equal pairs of a
+    step have the same places.
 
     Args:
-        form: `stp`: three places, all triples equally likely. `stp_released`: two; the first uniform, the second
-            uniform after it, and again where they are the first and the last, which leaves nothing around the span
-            (the released code's default way).
+        form: `stp`: three places; all triples are equally likely. `stp_released`: two places, the first one uniform,
+            the second one uniform after it. If they are the first and the last token, both are drawn again, because
+            nothing is left around the span (the default of the released code).
         length: Tokens of the pair, MIN_TOKENS or more.
-        key: What `key_of` gave.
+        key: The result of `key_of`.
         seed: The run's seed.
         step: Number of the optimizer step.
     """
@@ -76,7 +76,7 @@ def tube_distances(form: str, states: Tensor, tubes: Tubes, seed: int, step: int
     Args:
         form: `stp` or `stp_released`.
         states: Flattened states of the main rows, (B * T, C).
-        tubes: Where the pairs stand.
+        tubes: Where the pairs are.
         seed: The run's seed.
         step: Number of the optimizer step.
     """

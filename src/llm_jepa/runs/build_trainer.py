@@ -1,4 +1,4 @@
-"""From the settings of a run to its trainer: data, model, objective, and the arguments of training, all tried out."""
+"""From the settings of a run to its trainer: data, model, objective, and the arguments of training, all tested."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llm_jepa.data.shuffled_views import about_exchange, shuffle_code_views
 from llm_jepa.data.tokenizer import load_tokenizer
 from llm_jepa.errors import ConfigError, DataError, nearest
 from llm_jepa.evaluation.evaluate import EvaluationConfig, check_golds, know_golds, score_generations
-from llm_jepa.objective import LLMJEPA, Pair, UnsupportedModelError
+from llm_jepa.objective import LLMJEPA, Pair
 from llm_jepa.objective.distances import IN_BATCH
 from llm_jepa.objective.pair import share_alike
 from llm_jepa.training.arguments import JEPATrainingArguments
@@ -44,14 +44,15 @@ from .settings import RunConfig, Settings, naming_settings
 
 logger = logging.getLogger(__name__)
 
-NUM_COMPARED, MANY_ALIKE = 1000, 0.01  # rows compared with each other, and the share of pairs alike that is noted
+# How many rows are compared with each other, and the share of pairs that are alike from which there is a note.
+NUM_COMPARED, MANY_ALIKE = 1000, 0.01
 
 
 class Models(dict[str, nn.Module]):
-    """The model that was built last, by what it was built from: trainers that are only tried can share it."""
+    """The last model that was built, by its settings, so that trainers that are only tested can share it."""
 
     def get_or_build(self, key: str, build: Callable[[], nn.Module]) -> nn.Module:
-        """Return the model of this key; another that is kept is let go first."""
+        """Return the model of this key; another model is deleted first."""
         if key not in self:
             self.clear()
             self[key] = build()
@@ -68,16 +69,16 @@ def build_trainer(
     data: LoadedData | None = None,
     models: Models | None = None,
 ) -> tuple[JEPATrainer, LoadedData]:
-    """Load the data, build the model and the trainer of a run; the seed is set before the weights are drawn.
+    """Load the data, and build the model and the trainer of a run. The seed is set before the weights are initialised.
 
     Args:
         run: The settings.
         seed: The run's seed.
         folder: Its folder.
         progress: Show progress bars.
-        labels: The labels of its view rows, where a teacher gave some.
-        data: Its data, where that is loaded already.
-        models: Models that are there already, whose weights do not matter.
+        labels: The labels of its view rows, if it has a teacher.
+        data: Its data, if that is already loaded.
+        models: Models that can be used again, because their weights do not matter.
 
     Raises:
         ConfigError: If the settings do not work together, with the data, or on this machine.
@@ -94,7 +95,7 @@ def build_trainer(
     data.notes += [*notes_on(run), *_about_negatives(run, train_pairs, view_pairs)]
     set_seed(seed)
     jepa = _build_jepa(run, data, seed, models)
-    # Where the JEPA term lives: what it does to pairs that it never sees is another question.
+    # The monitors measure pairs of the kind that the JEPA term trains on.
     monitored = data.validation.pairs if run.data.task_views else data.views_validation.pairs
     data.notes += space_evaluations(
         arguments,
@@ -128,22 +129,23 @@ def build_trainer(
 
 
 def _arguments(run: RunConfig, seed: int, folder: Path, data: LoadedData, progress: bool) -> JEPATrainingArguments:
-    """Return the arguments of training; what cannot work on this machine, or trains nothing, is refused."""
+    """Return the arguments of training; refuse what cannot work on this machine, or would train nothing."""
     looks_at = {} if len(data.validation) or len(data.views_validation) else _without_looks(run, data)
-    name = "-".join(each for each in (run.training.get("run_name"), folder.name) if each)  # which trackers know it by
+    name = "-".join(each for each in (run.training.get("run_name"), folder.name) if each)  # the name for trackers
     with naming_settings(run):
         arguments = run.training_arguments(folder, seed=seed, disable_tqdm=not progress, run_name=name, **looks_at)
     if run.model.attn_implementation == "flex_attention" and arguments.device.type == "cpu":
         raise ConfigError(
-            "attn_implementation=flex_attention has no gradient on a CPU. Set sdpa or eager, or use a GPU."
+            "device_not_capable",
+            "attn_implementation=flex_attention has no gradient on a CPU. Set sdpa or eager, or use a GPU.",
         )
     if arguments.learning_rate == 0:
-        raise ConfigError("learning_rate=0 trains nothing. Set it above 0.")
+        raise ConfigError("value_out_of_range", "learning_rate=0 trains nothing. Set it above 0.")
     return arguments
 
 
 def _try_libraries(trainer: JEPATrainer, run: RunConfig) -> None:
-    """Have the libraries refuse now what they would refuse in the first step."""
+    """Let the libraries refuse now what they would refuse in the first step."""
     with naming_settings(run, "optim", "optim_args", "optim_target_modules"):
         trainer.try_optimizer()
     with naming_settings(run, "lr_scheduler_type", "lr_scheduler_kwargs"):
@@ -153,24 +155,26 @@ def _try_libraries(trainer: JEPATrainer, run: RunConfig) -> None:
 
 
 def _check_best_metric(trainer: JEPATrainer, scored: str | None) -> None:
-    """Make sure that each look at held-out rows measures what checkpoints, or the learning rate, are to go by."""
+    """Make sure that each validation step measures the metric that selects checkpoints or sets the learning rate."""
     wanted = trainer.args.metric_for_best_model
     if wanted is None or trainer.args.eval_strategy == IntervalStrategy.NO:
         return
     measured = [*trainer.evaluated_metrics(), *([scored] if scored else [])]
     if wanted.removeprefix("eval_") not in measured:
         raise ConfigError(
-            f"metric_for_best_model={wanted!r} is nothing that is measured on validation rows here. Set it to one of: "
-            f"{', '.join(measured)}.{nearest(wanted, measured)}"
+            "value_not_allowed",
+            f"metric_for_best_model={wanted!r} is not measured on validation rows in this run. Set it to one of: "
+            f"{', '.join(measured)}.{nearest(wanted, measured)}",
         )
 
 
 def _shuffled(pairs: Sequence[Pair], seed: int, data: LoadedData, rows: str) -> Sequence[Pair]:
-    """Return the pairs of the shuffled control; what weakens it is noted with the data."""
+    """Return the pairs of the shuffled control; notes on what weakens it are added to the data."""
     try:
         shuffled = shuffle_code_views(pairs, seed)
     except ValueError as error:
-        raise DataError(f"{error} All {rows} with a JEPA term have one code.") from error
+        text = f"{error} All {rows} with a JEPA term have the same code."
+        raise DataError("codes_all_equal", text) from error
     notes = about_exchange(pairs, shuffled, rows)
     for note in notes:
         logger.info(note)
@@ -179,7 +183,7 @@ def _shuffled(pairs: Sequence[Pair], seed: int, data: LoadedData, rows: str) -> 
 
 
 def _about_negatives(run: RunConfig, train_pairs: Sequence[Pair], view_pairs: Sequence[Pair]) -> list[str]:
-    """Say how many of InfoNCE's negatives are left out because pairs are alike, where it is more than MANY_ALIKE."""
+    """Note how many of InfoNCE's negatives are left out because pairs are alike, if it is more than MANY_ALIKE."""
     if not run.jepa.has_term or run.jepa.jepa_distance not in IN_BATCH:
         return []
     notes = []
@@ -197,37 +201,38 @@ def _about_negatives(run: RunConfig, train_pairs: Sequence[Pair], view_pairs: Se
 
 
 def notes_on(run: RunConfig) -> list[str]:
-    """Return what a reader of a run must know of its settings, where a default may be far from what is meant."""
+    """Return notes on settings whose effect a reader of the run may not expect."""
     notes: list[str] = []
     if run.model.gguf_file:
         notes += about_quantization(Path(find_model(run.model)) / run.model.gguf_file)
     if run.model.weights_dtype == "bf16" and not torch.cuda.is_available() and not has_bf16_instructions():
         notes.append(
-            "weights_dtype is bf16, and this processor has no bf16 instructions: products are computed in float32 and "
-            "rounded."
+            "weights_dtype is bf16, but this processor has no bf16 instructions. So products are computed in float32 "
+            "and rounded."
         )
     return notes
 
 
 def _without_looks(run: RunConfig, data: LoadedData) -> Settings:
-    """Return the training settings of a run without validation rows, and say so in the notes on its data.
+    """Return the training settings of a run without validation rows, and add a note on that to its data.
 
     Raises:
-        ConfigError: If a setting needs looks at such rows.
+        ConfigError: If a setting needs validation rows.
     """
     for key in ("stop_on_collapse", "load_best_model_at_end"):
         if run.training.get(key):
             raise ConfigError(
+                "setting_missing",
                 f"{key} needs validation rows, and there are none. Set validation_size above 0 or a validation_file, "
-                f"or remove {key}."
+                f"or remove {key}.",
             )
-    data.notes.append("No validation rows: the run is not looked at while it trains (eval_strategy: no).")
+    data.notes.append("No validation rows: there is no evaluation during training (eval_strategy: no).")
     logger.info(data.notes[-1])
     return {"eval_strategy": "no"}
 
 
 def pretrained_tokenizer(run: RunConfig) -> PreTrainedTokenizerBase | None:
-    """Return the pretrained tokenizer of a run; None where `load_data` trains one on the rows."""
+    """Return the pretrained tokenizer of a run; None if `load_data` trains one on the rows."""
     name = run.data.tokenizer_name_or_path
     if not run.model.model_name_or_path:
         return None
@@ -251,30 +256,27 @@ def _build_jepa(run: RunConfig, data: LoadedData, seed: int, models: Models | No
         key = repr((run.model, run.adapter, ids, use_cpu, len(data.tokenizer)))
         model = build() if models is None else models.get_or_build(key, build)
         check_model_fits(model, data.tokenizer, max_length=longest + run.jepa.jepa_k)
-        try:
-            jepa = LLMJEPA(model, run.jepa, seed=seed)
-        except UnsupportedModelError as error:
-            raise ConfigError(str(error)) from error
-    if run.adapter.quantization != "none":  # the table is in bfloat16, in which most updates would be lost
+        jepa = LLMJEPA(model, run.jepa, seed=seed)
+    if run.adapter.quantization != "none":  # its embeddings are in bfloat16, in which most updates would be lost
         jepa.predictor.float()
     return jepa
 
 
 def evaluation_settings(run: RunConfig, data: LoadedData) -> EvaluationConfig:
-    """Fill in the longest answer: that of the training rows plus 16, so that a model that does not stop is seen."""
+    """Set max_new_tokens if it is missing: the longest training answer plus 16, to see if a model does not stop."""
     if run.evaluation.max_new_tokens is not None:
         return run.evaluation
     return replace(run.evaluation, max_new_tokens=data.train.facts.longest_code + 16)
 
 
 def check_answers(run: RunConfig, data: LoadedData) -> list[str]:
-    """Make sure that answers to test rows, and to validation rows at each look, can be scored.
+    """Make sure that answers to test rows, and to validation rows during training, can be scored.
 
     Returns:
-        Notes on gold answers that cannot.
+        Notes on gold answers that cannot be used.
 
     Raises:
-        DataError: If a scorer can use none of them.
+        DataError: If a scorer can use none of the gold answers.
     """
     settings = evaluation_settings(run, data)
     notes = [note for name, each in data.tests.items() for note in check_golds(data.encoder, each, settings, name)]
@@ -285,19 +287,18 @@ def check_answers(run: RunConfig, data: LoadedData) -> list[str]:
     try:
         return notes + check_golds(data.encoder, rows, settings, "validation", known)
     except DataError as error:
-        raise DataError(
-            f"{str(error).rstrip('.')}. Or leave out their answers, with validation_generations: 0."
-        ) from error
+        text = f"{str(error).rstrip('.')}. Or generate no answers to validation rows, with validation_generations: 0."
+        raise DataError(error.code, text) from error
 
 
 def _answered_rows(run: RunConfig, data: LoadedData) -> EncodedPairs:
-    """Return the validation rows that are answered at each look, the first ones."""
+    """Return the validation rows that are answered during training: the first ones."""
     count = run.evaluation.validation_generations
     return EncodedPairs(data.validation.pairs[:count], data.validation.examples[:count])
 
 
 def _validation_generations(run: RunConfig, data: LoadedData, jepa: LLMJEPA) -> Callable[[], dict[str, float]] | None:
-    """Return what scores answers to the first validation rows, at each look during training."""
+    """Return a function that scores answers to the first validation rows, for evaluation during training."""
     rows = _answered_rows(run, data)
     if not len(rows):
         return None
@@ -314,7 +315,7 @@ def _validation_generations(run: RunConfig, data: LoadedData, jepa: LLMJEPA) -> 
 class MetricsFile(TrainerCallback):
     """Appends every line of the training log to metrics.jsonl.
 
-    A run that resumes begins with the lines its checkpoint remembers, so that no step stands twice.
+    A run that resumes starts with the lines of its checkpoint, so that no step occurs twice.
     """
 
     def __init__(self, folder: RunFolder) -> None:

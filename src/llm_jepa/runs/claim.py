@@ -1,4 +1,4 @@
-"""Which run a folder belongs to: a new one is claimed for its settings, one that goes on must have the same."""
+"""Which run a folder belongs to: a new folder gets the settings of its run, a run that continues must have the same."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from .settings import Settings
 
 
 def claim_folder(folder: RunFolder, settings: Settings) -> None:
-    """Write `config.yaml` into a new run folder, or make sure that the one there says the same.
+    """Write `config.yaml` into a new run folder, or make sure that an existing one has the same settings.
 
-    Differences that `allow_changed` names are accepted, and written, as long as the run is not done.
+    Differences that `allow_changed` names are accepted and written, if the run is not done.
 
     Raises:
-        ConfigError: If the folder holds a run of other settings; the text names what differs.
+        ConfigError: If the folder has a run with other settings; the text names the differences.
     """
     accepted = check_folder(folder, settings)
     if accepted or not folder.has_begun:
@@ -22,29 +22,30 @@ def claim_folder(folder: RunFolder, settings: Settings) -> None:
 
 
 def check_folder(folder: RunFolder, settings: Settings) -> bool:
-    """Make sure that a run of these settings may go on, or begin, in the folder; nothing is written.
+    """Make sure that a run with these settings may continue or start in the folder; nothing is written.
 
     Returns:
-        Whether a run goes on there with settings that differ, as `allow_changed` accepts.
+        Whether a run continues there with different settings, which `allow_changed` accepts.
 
     Raises:
-        ConfigError: If the folder holds a run of other settings, or something else.
+        ConfigError: If the folder has a run with other settings, or something else.
     """
     if not folder.has_settings:
         if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
-            raise ConfigError(f"{folder} is not empty and holds no run of llm-jepa. Choose another --out.")
+            text = f"{folder} is not empty, and is not the folder of a run of llm-jepa. Choose another --out."
+            raise ConfigError("folder_not_empty", text)
         return False
     before = folder.settings()
-    # Nothing can be accepted of a run that is done: its settings are what it was trained with.
+    # If the run is done, no change is accepted: its settings are those that it was trained with.
     accepted = set() if folder.is_done else set(settings.get("allow_changed") or ())
     differing = differences(*(_without({"allow_changed"} | accepted, each) for each in (before, settings)))
     if differing and folder.has_begun:
         way_on = (
-            "It is done, and goes on with no other settings. Choose another --out, or remove that folder."
+            "It is done, and cannot continue with other settings. Choose another --out, or remove that folder."
             if folder.is_done
-            else "Choose another --out, remove that folder, or accept a change by its name with --allow-changed."
+            else "Choose another --out, remove that folder, or accept a change with --allow-changed and its name."
         )
-        raise ConfigError(f"{folder} holds another run: {'; '.join(differing)}. {way_on}")
+        raise ConfigError("settings_changed", f"{folder} holds another run: {'; '.join(differing)}. {way_on}")
     return folder.has_begun and not folder.is_done and before != settings
 
 
@@ -53,7 +54,7 @@ def _without(names: set[str], settings: Settings) -> Settings:
 
 
 def differences(old: Settings, new: Settings) -> list[str]:
-    """Return a sentence part for each key in which two settings differ; test sets in another order differ too."""
+    """Return a phrase for each key in which two settings differ, also if only the order of test sets differs."""
     return [
         f"{key} was {old.get(key, 'not set')!r} and is {new.get(key, 'not set')!r}"
         for key in sorted(old.keys() | new.keys())
@@ -62,6 +63,6 @@ def differences(old: Settings, new: Settings) -> list[str]:
 
 
 def _comparable(key: str, settings: Settings) -> object:
-    """Return a value as it is compared: the first of test_files is the main one, so that their order counts."""
+    """Return a value for comparison. The order of test_files counts, because the first one is the main one."""
     value = settings.get(key, "not set")
     return list(value.items()) if key == "test_files" and isinstance(value, dict) else value

@@ -1,6 +1,6 @@
-"""What a run cost, from its settings and the `cost` of its eval.json. Nothing here loads a model.
+"""The cost of a run, from its settings and the `cost` of its eval.json. Nothing here loads a model.
 
-steps x FLOPs of a step  +  of a teacher: its training and its answers
+steps x FLOPs of a step  +  FLOPs of a teacher: its training and its answers
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # a page of results must not wait for transformers
+if TYPE_CHECKING:  # importing transformers takes seconds, and a page of results does not need it
     from .settings import RunConfig
 
 
 def step_flops(run: RunConfig, cost: Mapping[str, Any]) -> float | None:
-    """Return the mean FLOPs of an optimizer step: of all its batches, and of those that loss dropout makes cheap."""
+    """Return the mean FLOPs of an optimizer step with all its batches; loss dropout makes some steps cheaper."""
     with_views, dropped = cost.get("flops_per_step"), cost.get("flops_per_dropped_step")
     if not with_views:
         return None
@@ -23,7 +23,7 @@ def step_flops(run: RunConfig, cost: Mapping[str, Any]) -> float | None:
 
 
 def step_time(run: RunConfig, cost: Mapping[str, Any]) -> float | None:
-    """Return the seconds of a step: the median; where loss dropout makes two kinds of steps, the mean."""
+    """Return the median seconds of a step, or the mean if loss dropout makes two kinds of steps."""
     return cost.get("mean_step_time_s" if run.jepa.jepa_loss_dropout else "step_time_s")
 
 
@@ -34,13 +34,13 @@ def teacher_flops(cost: Mapping[str, Any]) -> float:
 
 
 def teacher_time(cost: Mapping[str, Any]) -> float:
-    """Return the seconds that a run's teacher trained and answered for; 0 without a teacher."""
+    """Return the seconds of a run's teacher: of its training and its answers; 0 without a teacher."""
     teacher = cost.get("teacher", {})
     return float(teacher.get("training_time_s", 0.0) + teacher.get("answering_time_s", 0.0))
 
 
 def run_flops(run: RunConfig, report: Mapping[str, Any]) -> float | None:
-    """Return the FLOPs of a whole run, its teacher's among them; None where nothing was counted.
+    """Return the FLOPs of a whole run, including its teacher's; None if nothing was counted.
 
     Args:
         run: Its settings.

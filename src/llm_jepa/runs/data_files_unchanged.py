@@ -1,7 +1,7 @@
-"""Data files that must stay as they are while a run trains on them.
+"""Data files that must not change while a run trains on them.
 
-A run is known by the hash of its files, and goes on after a stop only with the same rows. A file that somebody
-writes to in between would make both untrue, and nothing in the losses would say so.
+A run records the hash of its files, and continues after a stop only with the same rows. If somebody changed a file in
+between, neither would be right, and the losses would not show it.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ Look = list[tuple[str, int, int]]  # name, size in bytes, time of the last chang
 
 
 class DataWatch(TrainerCallback):
-    """Looks at the files at the end of each epoch; where one changed, training ends there, with a checkpoint.
+    """Checks the files at the end of each epoch. If one has changed, training saves a checkpoint and ends.
 
-    Made before the files are read. A look is at size and time of change; only where one differs is the file hashed
-    again, so that a file which was touched, or copied over itself, stops nothing.
+    It is created before the files are read. It checks size and time of the last change. Only if they differ, it
+    computes the hash again, so a file that was only touched, or copied onto itself, does not stop the run.
 
     Args:
         files: Names of files and folders; None, and names that are not on this disk, are left out.
 
     Attributes:
-        sha256: The hash of each file, taken at the start.
+        sha256: The hash of each file at the start.
     """
 
     def __init__(self, files: Iterable[str | None]) -> None:
@@ -41,7 +41,7 @@ class DataWatch(TrainerCallback):
         self.sha256 = data_fingerprint(names)
 
     def find_changed(self) -> str | None:
-        """Return a sentence about the first file that is not what it was, or None."""
+        """Return a sentence about the first file that has changed, or None."""
         for name, before in self.sha256.items():
             seen = look(name)
             if seen == self._looks[name]:
@@ -56,29 +56,29 @@ class DataWatch(TrainerCallback):
         return None
 
     def check(self) -> None:
-        """Make sure that all files are what they were.
+        """Make sure that no file has changed.
 
         Raises:
-            DataError: If one is not; the text says how the run can go on.
+            DataError: If one has; the text says how the run can continue.
         """
         if changed := self.find_changed():
             raise DataError(
-                f"{changed} Expected it to stay as it is until the run ends. The work so far is in the newest "
-                "checkpoint: put the file back and give the same command again, or go on with the new rows with "
-                "--allow-changed train_rows."
+                "file_changed",
+                f"{changed} The work so far is in the newest checkpoint. To continue, restore the file and give the "
+                "same command again, or use the new rows with --allow-changed train_rows.",
             )
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         changed = torch.tensor(int(self.find_changed() is not None), device=args.device)
-        if args.world_size > 1:  # all processes must end after the same step
+        if args.world_size > 1:  # all processes must stop after the same step
             torch.distributed.all_reduce(changed, op=torch.distributed.ReduceOp.MAX)
         if changed:
-            logger.warning("stop   a data file changed: the work is saved, and the run ends")
+            logger.warning("stop   a data file has changed: the work is saved, and the run stops")
             control.should_save = control.should_training_stop = True
 
 
 def look(name: str) -> Look:
-    """Return name, size and time of change of each file that a name stands for; nothing if there is none."""
+    """Return name, size and time of change of each file that a name refers to; empty if there is none."""
     found = [(each, each.stat()) for each in local_files(name)]
     return [(str(each), state.st_size, state.st_mtime_ns) for each, state in found]
 

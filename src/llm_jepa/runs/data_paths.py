@@ -1,4 +1,4 @@
-"""Where the files are that settings name: next to the config, in the current folder, or with a run that was moved."""
+"""Finds the files that settings name: next to the config, in the current folder, or with a run that was moved."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ _PATH_KEYS = (*_DATA_KEYS, "databases", "model_name_or_path", "tokenizer_name_or
 def read_config(path: str | Path, changes: Settings) -> Settings:
     """Return the settings of a CONFIG.yaml with `changes` over them.
 
-    A relative path in the file is looked for next to the file, then in the current folder. `changes` come from the
-    command line: their paths start from the current folder alone. A list of names for `arms` picks some of the file's.
+    A relative path in the file is searched next to the file, then in the current folder. `changes` come from the
+    command line, so their paths are relative to the current folder only. If `arms` is a list of names in them, these
+    arms of the file are used.
 
     Raises:
-        ConfigError: If the file is missing or is no YAML mapping.
+        ConfigError: If the file is missing or is not a YAML mapping.
         DataError: If a data file is in neither place.
     """
     folder = expanded(path).parent
@@ -37,7 +38,7 @@ def read_config(path: str | Path, changes: Settings) -> Settings:
 
 
 def _placed(key: str, value: Any, folder: Path) -> Any:
-    """Return a value of the config with its paths as they are seen from the current folder, however deep they are."""
+    """Return a value of the config with all paths in it, at any depth, relative to the current folder."""
     if isinstance(value, dict):
         return {name: _placed(key if key == "test_files" else name, each, folder) for name, each in value.items()}
     if isinstance(value, list):
@@ -51,12 +52,13 @@ def _beside(key: str, name: str, folder: Path) -> str:
     beside = folder / name
     if _is_here(str(beside)):
         return str(beside)
-    is_elsewhere = beside.resolve() != Path(name).resolve()  # else the reader says that it is not there
+    is_elsewhere = beside.resolve() != Path(name).resolve()  # else the reader reports that it is missing
     if is_elsewhere and key in _DATA_KEYS and looks_local(split_name(name)[0]) and not _is_here(name):
         hint = nearest_file(beside) if beside.parent.is_dir() else ""
         raise DataError(
-            f"{key}: {name}: no such file. Looked for {beside}, next to the config, and {Path.cwd() / name}, in the "
-            f"current folder.{hint}"
+            "file_missing",
+            f"{key}: {name}: no such file. Neither {beside}, next to the config, nor {Path.cwd() / name}, in the "
+            f"current folder, exists.{hint}",
         )
     return name
 
@@ -68,14 +70,14 @@ def _is_here(name: str) -> bool:
 def find_file(run: RunFolder, name: str) -> str:
     """Return where a data file of a finished run is now.
 
-    A run that was moved with its data finds it in the same place relative to the run, if the file is the one that was
-    read: its sha256 is known.
+    If the run was moved together with its data, the file is in the same place relative to the run. It is accepted only
+    if its sha256 is the one that the run recorded.
 
     Raises:
         DataError: If it is not found.
     """
     known = (run.data().get("sha256") or {}).get(name)
-    if known is None or _is_here(name):  # a data set of the hub has no hash
+    if known is None or _is_here(name):  # a data set on the hub has no hash
         return name
     base, parts = split_name(name)
     steps = expanded(base).parts
@@ -85,6 +87,7 @@ def find_file(run: RunFolder, name: str) -> str:
             if _is_here(moved) and data_fingerprint([moved])[moved] == known:
                 return moved
     raise DataError(
+        "file_missing",
         f"{name}: no such file. The run {run} read it (sha256 {known[:12]}), and it was not moved with the run. Name a "
-        "file with --data."
+        "file with --data.",
     )

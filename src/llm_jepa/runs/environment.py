@@ -1,5 +1,5 @@
-"""What a result depends on besides its settings: versions, machine, commit. Never a secret, never a value of
-an environment variable."""
+"""What a result depends on apart from its settings: versions, machine, commit. It has no secrets, and no values of
+environment variables."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _cpu_name() -> str:
 
 
 def _commit() -> str | None:
-    """Return the commit that this source is at, with "+changes" if files differ from it; None outside git."""
+    """Return the commit of this source, with "+changes" if files differ from it; None outside git."""
     here = Path(__file__).parent
     try:
         git = ["git", "-C", str(here)]

@@ -1,9 +1,9 @@
-"""When validation rows are evaluated during training, where one evaluation takes as long as many steps.
+"""When to evaluate validation rows during training, if one evaluation takes as long as many steps.
 
-Small models are evaluated ten times in a run (`eval_steps: 0.1`), which costs them little. A run of a large model has
-fewer rows to train on: ten evaluations of hundreds of rows would take longer than the training between them. The rule
-counts rows, not seconds, so that every seed, and a run that continues, is evaluated after the same steps. An evaluation
-does not touch the weights.
+Small models are evaluated ten times in a run (`eval_steps: 0.1`), which costs little. A run of a large model usually
+has fewer training rows, and ten evaluations of hundreds of rows would take longer than the training. The rule counts
+rows, not seconds, so that every seed, and a run that continues, is evaluated after the same steps. An evaluation does
+not change the weights.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from llm_jepa.training.arguments import BY_METRIC, JEPATrainingArguments
 from .settings import RunConfig
 
 SLOW = 15_000_000
-"""Parameters above which evaluations are spaced."""
+"""Number of parameters above which there are fewer evaluations."""
 MOST, MOST_SHARE = 10, 0.25
-"""Evaluations of a run at most, and their time at most as a share of its steps' time."""
+"""The largest number of evaluations in a run, and the largest share of their time in the time of all steps."""
 
-# What a row costs, in forward passes of it, roughly (our estimate; not measured): a training row has a
-# backward pass of twice the work; a monitored pair is two rows; an answer is written token by token.
+# The rough cost of a row in forward passes (our estimate; not measured): a training row also has a backward pass of
+# twice the work, a monitored pair is two rows, and an answer is generated token by token.
 TRAINED, EVALUATED, MONITORED, ANSWERED = 3, 1, 2, 3
 
 
@@ -35,21 +35,21 @@ def space_evaluations(
     validation: Sequence[Pair],
     monitored: Sequence[Pair],
 ) -> list[str]:
-    """Set `eval_steps` of a large model where the default would evaluate for longer than it trains.
+    """Set `eval_steps` of a large model if the default evaluations would take too long.
 
-    The evaluations have equal distances, and the last one is after the last step. A run that goes by its evaluations
-    (`stop_on_collapse`, `load_best_model_at_end`, a schedule by a metric) keeps them.
+    The evaluations have equal distances, and the last one is after the last step. A run whose training depends on its
+    evaluations (`stop_on_collapse`, `load_best_model_at_end`, a schedule by a metric) is not changed.
 
     Args:
-        arguments: Those of the run; changed in place.
-        run: Its settings. One that has `eval_steps` is left alone.
-        num_parameters: Of the model.
-        num_train: Training rows.
+        arguments: The arguments of the run; changed in place.
+        run: Its settings. A run that sets `eval_steps` is not changed.
+        num_parameters: Number of parameters of the model.
+        num_train: Number of training rows.
         validation: Rows whose loss is evaluated; the first `validation_generations` of them are answered.
-        monitored: Rows whose embeddings are measured; the first `monitor_pairs` of them are.
+        monitored: Rows of which the first `monitor_pairs` have their embeddings measured.
 
     Returns:
-        A sentence for the notes of the run, if anything was changed.
+        A note for the run if anything was changed; else an empty list.
     """
     goes_by_them = arguments.stop_on_collapse or arguments.load_best_model_at_end
     goes_by_them = goes_by_them or arguments.lr_scheduler_type in BY_METRIC
@@ -63,7 +63,7 @@ def space_evaluations(
     answered = min(run.evaluation.validation_generations, len(validation))
     cost = EVALUATED * len(validation) + ANSWERED * answered
     cost += MONITORED * min(arguments.monitor_pairs, len(monitored))
-    steps_each = cost / (TRAINED * rows)  # steps that take as long as one evaluation
+    steps_each = cost / (TRAINED * rows)  # number of steps that take as long as one evaluation
     affordable = int(MOST_SHARE * num_steps / steps_each) if steps_each else MOST
     if affordable >= MOST:
         return []
@@ -71,7 +71,8 @@ def space_evaluations(
     arguments.eval_steps = num_steps // number
     alarm = "" if number >= 3 or not run.jepa.uses_views else " The collapse alarm needs three evaluations."
     return [
-        f"Validation rows are evaluated every {arguments.eval_steps} of {num_steps} steps: with "
+        f"Validation rows are evaluated every {arguments.eval_steps} of {num_steps} steps. With "
         f"{num_parameters / 1e6:,.0f} million parameters one evaluation takes about as long as {steps_each:.0f} steps. "
-        f"Set eval_steps for more, or lower validation_size, monitor_pairs or validation_generations.{alarm}"
+        f"For more evaluations, set eval_steps, or lower validation_size, monitor_pairs or "
+        f"validation_generations.{alarm}"
     ]

@@ -1,24 +1,24 @@
-"""The folder of a run and that of an experiment: the only code that knows the names of their files.
+"""The folder of a run and that of an experiment: only this code knows the names of their files.
 
 OUT/experiment.yaml             the settings of an experiment
 OUT/results.json, results.csv   its values, intervals and verdicts
-OUT/report.html                 the same, drawn
-OUT/looks.json                  the seeds of each time that results were made
+OUT/report.html                 the same as a page with figures
+OUT/looks.json                  for each time that results were computed, the seeds
 OUT/data/                       rows that it generated
-OUT/<arm>-s<seed>/              one run each; <arm>@<budget> in runs of equal cost
+OUT/<arm>-s<seed>/              one run each; <arm>@<budget> for runs of equal cost
     config.yaml                 the settings, with the seed
     environment.json            versions, machine, commit
     data.json                   what was read: counts, notes, hashes
     metrics.jsonl               every line of the training log
-    predictions.jsonl           every answer, with its verdict; predictions_NAME.jsonl of further test sets
+    predictions.jsonl           every answer, with its verdict; predictions_NAME.jsonl for other test sets
     eval.json                   scores on the test rows, cost, alarm
     embeddings.safetensors      both views of some held-out pairs, for the report's geometry
     model/                      a plain transformers folder
-    budget.json                 in runs of equal cost: how many steps, and why
-    log.txt                     what the process of the run wrote
-    progress.json               how far it is, as long as it runs
-    FAILED                      how it ended, where a sweep gave it up
-    DONE                        last of all: the run is whole
+    budget.json                 for runs of equal cost: how many steps, and why
+    log.txt                     the output of the process of the run
+    progress.json               its progress, while it runs
+    FAILED                      how it ended, if a sweep gave it up
+    DONE                        written last: the run is complete
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def run_name(arm: str, seed: object) -> str:
 
 
 def arm_at(arm: str, budget: str) -> str:
-    """Return the name under which the runs of an arm stand that have the baseline's `flops` or `time`."""
+    """Return the name of an arm whose runs have the baseline's `flops` or `time`."""
     return f"{arm}@{budget}"
 
 
 def without_budget(arm: str) -> str:
-    """Return the arm whose settings the runs of a name have.
+    """Return the arm whose settings the runs with this name have.
 
     >>> without_budget("jepa@flops"), without_budget("jepa")
     ('jepa', 'jepa')
@@ -58,7 +58,7 @@ def without_budget(arm: str) -> str:
 
 
 class _Inside:
-    """The path of something in a folder, by its name."""
+    """The path of a file or folder in a folder, by its name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -69,7 +69,7 @@ class _Inside:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run, which need not be there yet."""
+    """The folder of one run, which need not exist yet."""
 
     path: Path
 
@@ -98,25 +98,25 @@ class RunFolder:
 
     @property
     def arm_and_seed(self) -> tuple[str, int] | None:
-        """Arm and seed by the folder's name; None if it is named in another way."""
+        """Arm and seed from the folder's name; None if the name has another form."""
         arm, _, seed = self.name.rpartition("-s")
         return (arm, int(seed)) if arm and seed.isdecimal() else None
 
-    # ---- what state it is in ----
+    # ---- its state ----
 
     @property
     def has_settings(self) -> bool:
-        """Whether the folder is claimed for a run."""
+        """Whether the folder belongs to a run."""
         return self.config_file.is_file()
 
     @property
     def has_begun(self) -> bool:
-        """Whether the run has trained at all. One that was refused before may come back corrected."""
+        """Whether the run has started to train. Before that, its settings may still be corrected."""
         return self.metrics_file.is_file() or self.is_done
 
     @property
     def is_done(self) -> bool:
-        """Whether the run is whole."""
+        """Whether the run is complete."""
         return self._done_file.is_file()
 
     @property
@@ -126,22 +126,22 @@ class RunFolder:
 
     @property
     def missing(self) -> list[str]:
-        """Names of the files of a finished run that are not there."""
+        """Names of the files of a finished run that are missing."""
         files = (self._done_file, self.evaluation_file, self.data_file)
         return [file.name for file in files if not file.is_file()]
 
     # ---- reading ----
 
     def settings(self) -> dict[str, Any]:
-        """Return the flat settings of the run, the seed among them."""
+        """Return the flat settings of the run, including the seed."""
         return load_yaml(self.config_file.read_text(encoding="utf-8")) or {}
 
     def environment(self) -> dict[str, Any]:
-        """Return versions, machine and commit; nothing where the run did not write them."""
+        """Return versions, machine and commit; empty if the run did not write them."""
         return _read_json(self._environment_file) if self._environment_file.is_file() else {}
 
     def data(self) -> dict[str, Any]:
-        """Return what the run read: counts, notes, hashes; nothing where it did not write that."""
+        """Return what the run read: counts, notes, hashes; empty if it did not write them."""
         return _read_json(self.data_file) if self.data_file.is_file() else {}
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -161,24 +161,24 @@ class RunFolder:
         return read_json_lines(self.pseudo_labels_file)
 
     def budget(self) -> dict[str, Any] | None:
-        """Return how many steps a run of equal cost has, and why; None for any other run."""
+        """Return how many steps a run of equal cost has, and why; None for other runs."""
         return _read_json(self._budget_file) if self._budget_file.is_file() else None
 
     def failure(self) -> dict[str, Any] | None:
-        """Return how a run that was given up ended; None for any other run."""
+        """Return how a run that was given up ended; None for other runs."""
         return _read_json(self._failed_file) if self.has_failed else None
 
     def log_tail(self, num_lines: int) -> str:
-        """Return the last lines of what the process of the run wrote."""
+        """Return the last lines of the output of the process of the run."""
         text = self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.is_file() else ""
         return "\n".join(text.strip().splitlines()[-num_lines:])
 
     # ---- writing ----
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
-        """Write the settings; the folder is made if it is missing."""
+        """Write the settings; the folder is created if it is missing."""
         self.path.mkdir(parents=True, exist_ok=True)
-        ordered = dict(sorted(settings.items()))  # not those within a setting: the first of test_files is the main one
+        ordered = dict(sorted(settings.items()))  # top-level keys only, because the first of test_files is the main one
         write_whole(self.config_file, dump_yaml(ordered, sort_keys=False, allow_unicode=True))
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
@@ -188,7 +188,7 @@ class RunFolder:
         write_json(self.data_file, data)
 
     def write_metrics(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Begin the training log with these lines; nan is written as null."""
+        """Start the training log with these lines; nan is written as null."""
         write_json_lines(self.metrics_file, map(_json_safe, lines))
 
     def add_metrics(self, line: Mapping[str, Any]) -> None:
@@ -224,7 +224,7 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class ExperimentFolder:
-    """The folder of an experiment, which need not be there yet."""
+    """The folder of an experiment, which need not exist yet."""
 
     path: Path
 
@@ -238,16 +238,16 @@ class ExperimentFolder:
         return str(self.path)
 
     def run(self, arm: str, seed: object) -> RunFolder:
-        """Return the folder of a run, whether it is there or not."""
+        """Return the folder of a run, whether it exists or not."""
         return RunFolder(self.path / run_name(arm, seed))
 
     def runs(self) -> list[RunFolder]:
-        """Return the folders that are claimed for runs."""
+        """Return the folders that belong to runs."""
         found = (RunFolder(path) for path in sorted(self.path.iterdir()) if path.is_dir())
         return [run for run in found if run.has_settings]
 
     def runs_of(self, arm: str) -> dict[int, RunFolder]:
-        """Return seed to folder of the runs of an arm, in order of seed; those that are not done among them."""
+        """Return the folders of the runs of an arm by seed, in order of seed, including runs that are not done."""
         if not self.path.is_dir():
             return {}
         named = ((RunFolder(path), RunFolder(path).arm_and_seed) for path in self.path.iterdir())
@@ -255,20 +255,20 @@ class ExperimentFolder:
 
     @property
     def has_settings(self) -> bool:
-        """Whether the folder is that of an experiment."""
+        """Whether the folder is the folder of an experiment."""
         return self.settings_file.is_file()
 
     @property
     def holds_nothing_else(self) -> bool:
-        """Whether all that is there may be there before an experiment has begun."""
+        """Whether the folder has only files that may exist before an experiment has started."""
         return self.path.is_dir() and all(each.name in (GENERATED, OWNER_FILE) for each in self.path.iterdir())
 
     def results(self) -> dict[str, Any] | None:
-        """Return what results.json holds; None where there is none."""
+        """Return the content of results.json; None if there is none."""
         return _read_json(self.results_file) if self.results_file.is_file() else None
 
     def looks(self) -> list[list[int]]:
-        """Return the seeds of each time that results were made."""
+        """Return, for each time that results were computed, the seeds."""
         return json.loads(self._looks_file.read_text(encoding="utf-8")) if self._looks_file.is_file() else []
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:

@@ -1,8 +1,8 @@
-"""One owner a folder: of two sweeps in one folder the second is refused, and of two trainings of one run.
+"""Only one process may work in a folder: a second sweep in an experiment, or a second training of a run, is an error.
 
-The lock is the kernel's (`flock`): it ends with the last process that holds it, however that ends. Beside a sweep's
-lock stands who holds it, for the error message. Processes that a sweep forks or starts may hold the lock with it, so
-that a sweep which was killed keeps its folder until its last run has stopped.
+The lock is the kernel's (`flock`): it ends when the last process that holds it ends, for any reason. The lock file of a
+sweep says who holds it, for the error message. Processes that a sweep forks or starts may hold the lock too. So if the
+sweep is killed, it keeps its folder until its last run has stopped.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from .folder import OWNER_FILE
 logger = logging.getLogger(__name__)
 
 PATIENCE_S = 15.0
-"""How long the runs of a sweep that was killed are waited for; they are stopped within five seconds."""
+"""How long to wait for the runs of a sweep that was killed; they stop within five seconds."""
 POLL_S = 0.05
 
 
 @contextmanager
 def sole_owner(folder: Path) -> Iterator[int]:
-    """Hold an experiment's folder for the time of the block.
+    """Lock an experiment's folder for the duration of the block.
 
     Args:
         folder: The folder; it is made if it is missing.
 
     Yields:
-        The lock's file descriptor, for processes that are to hold it too.
+        The lock's file descriptor, for processes that should hold it too.
 
     Raises:
-        ConfigError: If the folder is held already; the text names the pid and host of who holds it.
+        ConfigError: If the folder is already locked; the text has the pid and host of the process that holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = _take(folder / OWNER_FILE)
@@ -55,23 +55,24 @@ def sole_owner(folder: Path) -> Iterator[int]:
 
 @contextmanager
 def sole_trainer(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, which is there, for the time of the block.
+    """Lock a run's folder, which must exist, for the duration of the block.
 
-    The lock is on the folder itself and leaves no file. Where a file system has no such locks, nothing is held.
-    A process that trains there already is waited for: it may belong to a sweep that was killed, and be saving.
+    The lock is on the folder itself and leaves no file. If the file system has no such locks, nothing is locked.
+    If another process trains in the folder, wait for it: it may belong to a sweep that was killed, and be saving.
 
     Raises:
-        ConfigError: If another process goes on training this run.
+        ConfigError: If the other process continues to train this run.
     """
     lock = os.open(folder, os.O_RDONLY)
     deadline = time.monotonic() + PATIENCE_S
     try:
         if not _locked(lock):
-            logger.info("wait   another process trains in %s", folder)
+            logger.info("wait   another process is training in %s", folder)
             while not _locked(lock):
                 if time.monotonic() > deadline:
                     raise ConfigError(
-                        f"{folder} is being trained by another process. Wait for it, or choose another --out."
+                        "folder_in_use",
+                        f"{folder} is being trained by another process. Wait for it, or choose another --out.",
                     )
                 time.sleep(POLL_S)
         yield
@@ -80,13 +81,13 @@ def sole_trainer(folder: Path) -> Iterator[None]:
 
 
 def _take(file: Path) -> int:
-    """Lock the owner's file and write into it who we are; return its descriptor."""
+    """Lock the owner's file, write pid and host of this process into it, and return its descriptor."""
     deadline = None
     while True:
         lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             if _locked(lock):
-                if _is_at(lock, file):  # else its owner has just removed it, and the lock is on no file at all
+                if _is_at(lock, file):  # else its owner has just removed it, and the lock is on a deleted file
                     _tell_of_stale(file, _read(lock))
                     _write(lock)
                     return lock
@@ -127,7 +128,7 @@ def _is_at(lock: int, file: Path) -> bool:
 
 
 def _read(lock: int) -> dict[str, Any]:
-    """Return who wrote the file; nothing if it has just been made, or was cut short."""
+    """Return who wrote the file; empty if it has just been created, or is not complete."""
     try:
         owner = json.loads(os.pread(lock, 4096, 0))
     except ValueError:
@@ -143,7 +144,7 @@ def _write(lock: int) -> None:
 
 
 def _is_alive(owner: dict[str, Any]) -> bool:
-    """Whether the owner may be at work: on another host that cannot be seen, and the lock speaks for it."""
+    """Whether the owner may still run. On another host that cannot be checked, but the lock shows that it does."""
     if owner.get("host") != socket.gethostname() or not isinstance(owner.get("pid"), int):
         return bool(owner)
     try:
@@ -151,9 +152,9 @@ def _is_alive(owner: dict[str, Any]) -> bool:
         state = Path(f"/proc/{owner['pid']}/stat").read_text().rpartition(")")[2].split()[0]
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's process, or a system that has no /proc
+    except OSError:  # another user's process, or a system without /proc
         return True
-    return state != "Z"  # one that has ended, and whose parent has not asked how
+    return state != "Z"  # a zombie: it has ended, but its parent has not waited for it
 
 
 def _names(file: Path, owner: dict[str, Any]) -> tuple[Path, str]:
@@ -164,13 +165,14 @@ def _refused(folder: Path, owner: dict[str, Any]) -> ConfigError:
     who = _names(folder / OWNER_FILE, owner)[1]
     since = f", since {owner['since']}" if "since" in owner else ""
     return ConfigError(
-        f"{folder} belongs to a sweep that is running: {who}{since}. Wait for it, stop it, or choose another --out."
+        "folder_in_use",
+        f"{folder} belongs to a sweep that is running: {who}{since}. Wait for it, stop it, or choose another --out.",
     )
 
 
 def _tell_of_stale(file: Path, owner: dict[str, Any]) -> None:
     if owner:
         logger.info(
-            "note   the last sweep in %s (%s) did not end by itself; this one goes on from its runs",
+            "note   the last sweep in %s (%s) did not end by itself; this one continues its runs",
             *_names(file, owner),
         )

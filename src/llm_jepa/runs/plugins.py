@@ -1,4 +1,4 @@
-"""Python files of the user's own, named by a config, that every process of a run imports: they register distances."""
+"""The user's own Python files, named in a config, which every process of a run imports: they register distances."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from llm_jepa.errors import ConfigError, first_line
+from llm_jepa.errors import ConfigError, LLMJEPAError, first_line
 from llm_jepa.fields import setting_made_by
 from llm_jepa.files import expanded, nearest_file
 
 
 @dataclass
 class PluginConfig:
-    """Which code of the user's own a run imports."""
+    """Which code of the user a run imports."""
 
     plugins: list[str] = setting_made_by(
         list,
         "Python files (my_distances.py) or installed modules that every process that trains imports first "
-        "(docs/python.md). They are code of yours, and run as such.",
+        "(docs/python.md). They are run as code.",
     )
 
     @property
@@ -33,24 +33,25 @@ class PluginConfig:
         """Import each plugin that this process has not imported yet.
 
         Raises:
-            ConfigError: If one is not there, or fails.
+            ConfigError: If one is missing, or fails.
         """
         for name in self.plugins:
+            if name in self.files and not expanded(name).is_file():
+                raise ConfigError(
+                    "file_missing", f"plugins: {expanded(name)} does not exist.{nearest_file(expanded(name))}"
+                )
             try:
                 _import_file(expanded(name)) if name in self.files else importlib.import_module(name)
-            except ConfigError:
-                raise
-            except Exception as error:  # whatever the user's code raises is the reason to show
+            except Exception as error:  # the user's code may raise anything; the text shows it
                 raise ConfigError(
+                    error.code if isinstance(error, LLMJEPAError) else "plugin_not_importable",
                     f"plugins: {name} cannot be imported: {type(error).__name__}: {first_line(error)} Expected a "
-                    "Python file, or a module that is installed."
+                    "Python file, or a module that is installed.",
                 ) from error
 
 
 def _import_file(path: Path) -> None:
-    """Import a file under a name of its own, once for each of its contents."""
-    if not path.is_file():
-        raise ConfigError(f"plugins: {path} is not there.{nearest_file(path)}")
+    """Import a file under its own module name, again if its content has changed."""
     digest = sha256(str(path.resolve()).encode() + path.read_bytes()).hexdigest()
     name = f"llm_jepa_plugin_{digest[:16]}"
     if name in sys.modules:

@@ -1,11 +1,11 @@
 """Self-training: a teacher's answers become the labels of unlabelled pairs.
 
-    a pair of views_file   text: people's phrasing       code: the phrasing that the labels have
+    a pair of views_file   text: people's phrasing       code: the phrasing of the labelled rows
     the teacher answers    the code side                 ──▶ pseudo_labels.jsonl, with likelihoods
     the arm trains on      text ──▶ the answer           views: both phrasings, as before
 
-The teacher is the finished run of another arm with the same seed. Both make their tokenizer from the same
-rows. The pairs keep their two views, so the JEPA term and its shuffled control work on them as without a teacher.
+The teacher is the finished run of another arm with the same seed. Both train their tokenizer on the same
+rows. The pairs keep their two views, so the JEPA term and its shuffled control work as they do without a teacher.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .teacher import TeacherConfig, teacher_cost, teacher_run
 from .trained_run import TrainedRun, load_run, read_context
 
 TEACHER_COST = ("answering_time_s", "answering_flops", "training_time_s", "training_flops")
-FLOP_ROWS = 32  # rows whose answers are counted, evenly spaced; the count is scaled to all
+FLOP_ROWS = 32  # number of rows, evenly spaced, whose answers' FLOPs are counted; the sum is scaled to all rows
 EMPTY, UNLIKELY = "empty_answer", "unlikely_answer"
 
 
@@ -43,9 +43,9 @@ class PseudoLabels:
 
     Attributes:
         labels: The answer of each row that is kept, by the row's source.
-        dropped: The reason for each row that is not, by the row's source.
-        context: What the teacher's training rows have around a question; a labelled row has it too.
-        summary: Counts, the accuracy where gold is known, and what the teacher cost; plain values for JSON.
+        dropped: The reason why a row is not kept, by the row's source.
+        context: What the teacher's training rows have around a question; the labelled rows get it too.
+        summary: Counts, the accuracy if there is gold, and the cost of the teacher; plain values for JSON.
     """
 
     labels: Mapping[str, str]
@@ -54,7 +54,7 @@ class PseudoLabels:
     summary: dict[str, Any]
 
     def __call__(self, examples: Sequence[Example]) -> tuple[list[Example], dict[str, int]]:
-        """Return the rows that are kept, with their labels, and the number of the others by reason."""
+        """Return the rows that are kept, with their labels, and the number of other rows by reason."""
         kept = [
             replace(
                 self.context.labelled(each.text, self.labels[each.source]),
@@ -71,12 +71,12 @@ class PseudoLabels:
 
 
 def pseudo_labels(run: RunConfig, seed: int, folder: RunFolder, *, progress: bool = False) -> PseudoLabels | None:
-    """Return the labels of a run's view rows: those in its folder, or new answers of its teacher.
+    """Return the labels of a run's view rows: those in its folder, or else new answers of its teacher.
 
     Args:
         run: The settings.
-        seed: The run's seed; the teacher's is the same.
-        folder: The run's folder; the teacher's is beside it.
+        seed: The seed of the run and of its teacher.
+        folder: The run's folder; the teacher's is next to it.
         progress: Show a progress bar.
 
     Raises:
@@ -117,7 +117,7 @@ def _ask(teacher: TrainedRun, examples: Sequence[Example], *, progress: bool) ->
 
 
 def _count_flops(teacher: TrainedRun, examples: Sequence[Example]) -> float:
-    """Return the FLOPs of one answer and its likelihood, the mean over rows that are asked once more for it."""
+    """Return the FLOPs of one answer and its likelihood: the mean over some rows, which are answered again for it."""
     some = [examples[place] for place in range(0, len(examples), max(1, len(examples) // FLOP_ROWS))]
     with counting_flops(next(teacher.jepa.parameters()).device) as counter:
         _ask(teacher, some, progress=False)
@@ -126,15 +126,16 @@ def _count_flops(teacher: TrainedRun, examples: Sequence[Example]) -> float:
 
 def _select(config: TeacherConfig, records: list[dict[str, Any]], run: RunConfig, teacher: RunFolder) -> PseudoLabels:
     answered = [each for each in records if each["answer"].strip()]
-    by_likelihood = sorted(answered, key=lambda each: -each["likelihood"])  # stable: equals stay in the file's order
+    by_likelihood = sorted(answered, key=lambda each: -each["likelihood"])  # stable: ties stay in the file's order
     kept = by_likelihood[: math.ceil(config.pseudo_label_share * len(answered))]
     labels = {
         each["source"]: each["answer"] for each in kept if each["likelihood"] >= config.pseudo_label_min_likelihood
     }
     if not labels:
         raise ConfigError(
+            "no_rows_left",
             f"None of the {len(records):,} answers of {teacher} is kept: {len(records) - len(answered):,} are "
-            "empty. Train the teacher longer, or lower pseudo_label_min_likelihood."
+            "empty. Train the teacher longer, or lower pseudo_label_min_likelihood.",
         )
     dropped = {
         each["source"]: UNLIKELY if each["answer"].strip() else EMPTY
@@ -157,7 +158,7 @@ def _select(config: TeacherConfig, records: list[dict[str, Any]], run: RunConfig
 def _accuracy(
     config: TeacherConfig, labels: Mapping[str, str], records: Sequence[Mapping[str, Any]], run: RunConfig
 ) -> dict[str, Any] | None:
-    """Return how many of the kept answers with a known gold label equal it, and how many there are."""
+    """Return how many kept answers have a gold label, and which share of these equals it."""
     if config.pseudo_label_gold_file is None:
         return None
     gold = {each.text: each.code for each in read_examples(config.pseudo_label_gold_file, run.data).examples}

@@ -1,9 +1,9 @@
-"""The rival without training of its own: a plain run rewrites the question, then answers what it wrote.
+"""A comparison that needs no training: a plain run rewrites the question, then answers its own text.
 
     a test row   people's phrasing ──▶ the labels' phrasing ──▶ the answer
 
-The teacher has read the rows of `views_file` under cross-entropy, so after the bridge of these rows it writes the other
-phrasing, and after the task's bridge an answer. Retrieval is the teacher's own: it reads the test row as it stands.
+The teacher was trained on the rows of `views_file` with cross-entropy. So after the bridge of these rows it writes the
+other phrasing, and after the task's bridge it writes an answer. For retrieval, it reads the test row without rewriting.
 """
 
 from __future__ import annotations
@@ -26,31 +26,35 @@ from .teacher import teacher_cost, teacher_run
 from .trained_run import load_run
 
 ROOM = 16
-"""Tokens that a rewritten text may have beyond the longest one of views_file, so that one that does not end is seen."""
+"""A rewritten text may be so many tokens longer than the longest one of views_file, to notice one without an end."""
 
 NOTE = (
-    "No training of its own: the run of {teacher} rewrites each test text into the other phrasing, then answers it. "
-    "So an answer takes two generations."
+    "No training: the run of {teacher} rewrites each test text into the other phrasing, then answers that. So an "
+    "answer takes two generations."
 )
 
 
 def check_can_rewrite(context: Context) -> None:
-    """Make sure that a bridge can ask for the other phrasing.
+    """Make sure that the rows have a bridge that asks for the other phrasing.
 
     Raises:
-        ConfigError: If the training rows are chats, whose template asks for an answer alone.
+        ConfigError: If the training rows are chats, because a chat template asks only for answers.
     """
     if context.is_chat:
-        raise ConfigError("rewrite_first needs rows of two strings: rows of messages have one bridge for all answers.")
+        raise ConfigError(
+            "setting_not_supported",
+            "rewrite_first needs rows of two strings. Rows of messages have the same bridge before every answer, so it "
+            "cannot ask for the other phrasing.",
+        )
 
 
 def answer_rewritten(run: RunConfig, seed: int, folder: RunFolder, *, progress: bool = False) -> None:
     """Write the files of a run whose teacher rewrites each test row first.
 
-    There is no `model/` in the folder: the model is the teacher's. Each line of predictions.jsonl has `rewritten`.
+    The folder has no `model/`, because the model is the teacher's. Each line of predictions.jsonl has `rewritten`.
 
     Raises:
-        ConfigError: If the teacher's run is not finished, or its chats leave no place for a bridge of view rows.
+        ConfigError: If the teacher's run is not finished, or was trained on chats.
     """
     assert run.teacher.teacher is not None
     started_s = time.perf_counter()

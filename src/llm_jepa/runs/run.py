@@ -1,4 +1,4 @@
-"""One run: one arm with one seed, from settings to a folder that tells all of it (`folder.py`)."""
+"""One run: one arm with one seed, from its settings to its folder, which has all results (`folder.py`)."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ logger = logging.getLogger(__name__)
 def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False) -> dict[str, Any]:
     """Train, evaluate and save one run in `folder`; return what its eval.json holds.
 
-    A folder that is whole already is read, not run again. One that was cut short goes on from its newest whole
-    checkpoint if it has one (`save_steps`, or a signal, which saves first), and starts again if not.
+    If the run is already done, its results are read, and nothing is run again. If it was interrupted, it continues from
+    its newest complete checkpoint (from `save_steps`, or saved at a signal), or starts again if it has none.
 
-    Under `torchrun` or `accelerate launch` every process calls this with the same arguments. They train together and
-    share the scoring out; rank 0 alone writes the folder, which all must see.
+    With `torchrun` or `accelerate launch`, every process calls this with the same arguments. They train together and
+    divide the scoring among them. Only rank 0 writes the folder, but all processes must be able to read it.
 
     Args:
         run: The settings.
         seed: Seed of the weights, of the order of rows and of dropout.
         folder: The run's folder.
-        progress: Draw the progress on standard error. Without, it is logged every 30 seconds.
+        progress: Draw the progress on standard error. Without it, the progress is logged every 30 seconds.
 
     Raises:
-        ConfigError: If the folder holds a run of other settings, or the settings do not work together.
+        ConfigError: If the folder has a run with other settings, or the settings do not work together.
         DataError: If the data is not as the settings say.
     """
     run.plugins.load()  # this may be a process of its own
@@ -73,7 +73,7 @@ def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False
 
 @contextmanager
 def _sole_run(folder: RunFolder, settings: Settings) -> Iterator[None]:
-    """Claim a run's folder, and let no other process train in it for the time of the block."""
+    """Claim a run's folder, and let no other process train in it for the duration of the block."""
     check_folder(folder, settings)
     folder.path.mkdir(parents=True, exist_ok=True)
     with sole_trainer(folder.path):
@@ -105,7 +105,7 @@ def _train_claimed(run: RunConfig, seed: int, folder: RunFolder, *, progress: bo
     trainer.add_callback(stop)
     trainer.add_callback(watch)
     trainer.preparation_time_s = time.perf_counter() - started_s
-    with stop.listening():  # a signal ends the training after its step, with a checkpoint, and then this function
+    with stop.listening():  # at a signal, training saves a checkpoint after its step, and this function ends
         trainer.train(resume_from_checkpoint=on_main(find_newest, folder.path))
     watch.check()
     _finish(trainer, data, run, seed, folder, settings, progress=progress)
@@ -121,7 +121,7 @@ def _finish(
     *,
     progress: bool,
 ) -> None:
-    """Evaluate a run that is trained, save its model, and mark it as done."""
+    """Evaluate a trained run, save its model, and mark it as done."""
     training_time_s, started_s = trainer.training_time_s, time.perf_counter()
     trainer.jepa.eval()
     report: dict[str, Any] = {"seed": seed, "num_steps": trainer.state.global_step, "training_time_s": training_time_s}
@@ -151,7 +151,7 @@ def _finish(
 
 
 def _context(data: LoadedData) -> Context:
-    """Return what all training rows have around a question; rows that are asked in another way are noted."""
+    """Return what all training rows have around a question, and note validation and test rows that differ."""
     context = context_of(data.train.examples, data.encoder)
     for name, rows in (
         ("validation rows", data.validation),
@@ -164,9 +164,9 @@ def _context(data: LoadedData) -> Context:
 
 
 def _validation_scores(trainer: JEPATrainer) -> dict[str, Any]:
-    """Return the look at the validation rows that the saved model had, on which every choice is to be made.
+    """Return the validation scores of the saved model, which should be the basis of every choice.
 
-    It is the last one, or with `load_best_model_at_end` that of the checkpoint which was loaded.
+    They are the last ones, or with `load_best_model_at_end` those of the checkpoint that was loaded.
     """
     looks = [line for line in trainer.state.log_history if "eval_ce_loss" in line or "monitor/gap" in line]
     best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
@@ -177,7 +177,7 @@ def _validation_scores(trainer: JEPATrainer) -> dict[str, Any]:
 
 
 def _keep_embeddings(trainer: JEPATrainer, data: LoadedData, run: RunConfig, folder: RunFolder) -> None:
-    """Keep the embeddings of held-out pairs of the kind that the JEPA term trains on: test rows, or view pairs."""
+    """Keep the embeddings of some held-out pairs of the kind that the JEPA term trains on: test rows or view pairs."""
     of_views = bool(len(data.views_validation)) and not run.data.task_views
     rows, split, file = (
         (data.views_validation, "held-out view", run.data.views_file)

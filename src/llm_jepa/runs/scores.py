@@ -1,4 +1,4 @@
-"""Scores of a finished run, as eval.json holds them: those of the main test set at the top, of others under `tests`."""
+"""Scores of a finished run in eval.json: those of the main test set at the top level, those of others in `tests`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def add_scores(
     records: list[dict[str, Any]],
     test_set: str | None,
 ) -> None:
-    """Write the answers to a test set, and put its scores into what will be eval.json.
+    """Write the answers to a test set, and add its scores to the content of eval.json.
 
     Args:
-        report: What eval.json will hold; changed in place.
+        report: The content of eval.json; changed in place.
         folder: The run's folder.
-        metrics: What `evaluate` found.
+        metrics: The scores from `evaluate`.
         records: The answers.
-        test_set: None for the main test set, whose scores stand at the top; those of others stand under `tests`.
+        test_set: None for the main test set, whose scores are at the top level; those of others are in `tests`.
     """
     if test_set is None:
         report |= metrics

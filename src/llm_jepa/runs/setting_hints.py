@@ -1,6 +1,6 @@
-"""What settings were called in earlier versions of this library, and what transformers, TRL and others call them.
+"""Names of settings in earlier versions of this library, and in transformers, TRL and other tools.
 
-Such a name is refused, for the tools differ in more than names; the error says what it is here.
+Such a name is an error, because the tools differ in more than names. The error says what the setting is called here.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ OTHER_NAMES: dict[str, str] = {
     "assistant_only_loss": "loss_on: code",
     "loss_type": "nothing: the cross-entropy is plain; jepa_distance is the JEPA term's",
     "activation_offloading": "gradient_checkpointing",
-    "model_init_kwargs": "nothing: set attn_implementation, weights_dtype or model_revision themselves",
+    "model_init_kwargs": "nothing: set attn_implementation, weights_dtype or model_revision directly",
     "dtype": "precision (of training), or weights_dtype",
     "torch_dtype": "precision (of training), or weights_dtype",
-    "use_peft": "lora_r (16, say)",
+    "use_peft": "lora_r (such as 16)",
     "lora_task_type": "nothing: it is a causal language model",
     "use_rslora": "lora_alpha",
     "use_dora": "nothing: LoRA is plain",
@@ -76,7 +76,7 @@ OTHER_NAMES: dict[str, str] = {
     "gpus": "resources: {gpus: 1}",
     # the published LLM-JEPA script
     "model_name": "model_name_or_path",
-    "eval_file": "validation_file, or test_file for rows that are read once",
+    "eval_file": "validation_file, or test_file for rows that are only scored at the end",
     "validation_split": "validation_size",
     "data_file": "train_file, with validation_size",
     "eval_split": "validation_size (a number of rows)",
@@ -88,7 +88,7 @@ OTHER_NAMES: dict[str, str] = {
     "predictors": "jepa_k",
     "k": "jepa_k",
     "regular": "jepa_lambda: 0 (the arm ntp)",
-    "last_token": "nothing: the last token of a view is found by itself",
+    "last_token": "nothing: the last token of a view is found automatically",
     "jepa_ratio": "jepa_loss_dropout (1 - jepa_ratio)",
     "additive_mask": "nothing: both views are always in one pass",
     "jepa_l2": "jepa_distance: l2",
@@ -101,7 +101,7 @@ OTHER_NAMES: dict[str, str] = {
     "train_all": "loss_on: all",
     "plain": "nothing: rows of text and code have no chat format",
     "pretrain": "model: a preset such as llama-1b, without model_name_or_path",
-    "lora": "lora_r (16, say)",
+    "lora": "lora_r (such as 16)",
     "lora_rank": "lora_r",
     "rank": "lora_r",
     "same_flop": "compare_at: [steps, flops]",
@@ -115,14 +115,14 @@ OTHER_NAMES: dict[str, str] = {
     "max_new_tokens_eval": "max_new_tokens",
     "max_eval_samples": "validation_generations",
 }
-"""Name elsewhere to what it is here: a key, a key with a value, or `nothing` with the reason."""
+"""The name elsewhere, and what it is here: a key, a key with a value, or `nothing` with the reason."""
 
 
 def hint_of(name: str) -> str:
-    """Return the end of an error's sentence for a name of another tool; nothing where it is of none.
+    """Return what an error adds about a name of another tool; "" if no other tool has the name.
 
     >>> hint_of("lbd"), hint_of("use-peft"), hint_of("colour")
-    (' Here it is jepa_lambda.', ' Here it is lora_r (16, say).', '')
+    (' Here it is jepa_lambda.', ' Here it is lora_r (such as 16).', '')
     """
     here = OTHER_NAMES.get(name.replace("-", "_"))
     if here is None:

@@ -1,11 +1,11 @@
 """From a flat YAML file to the checked settings of one run.
 
-A run's settings are the fields of these dataclasses under their own names, side by side: data (`DataConfig`), model
-(`ModelConfig`), adapter (`AdapterConfig`), objective (`JEPAConfig`), training (`JEPATrainingArguments`, that is every
+A run's settings are the fields of these dataclasses, together in one flat mapping: data (`DataConfig`), model
+(`ModelConfig`), adapter (`AdapterConfig`), objective (`JEPAConfig`), training (`JEPATrainingArguments`, with every
 field of transformers' TrainingArguments), evaluation (`EvaluationConfig`), teacher (`TeacherConfig`), plugins
-(`PluginConfig`), and the recipe (`RecipeConfig`), which gives other defaults to them. Each fact has one place: the
-field's help text is the command line's and the docs'. `experiments/experiment.py` adds the settings of an experiment
-of many runs.
+(`PluginConfig`), and the recipe (`RecipeConfig`), which changes the defaults of the others. Each field has one help
+text, which the command line and the docs show. `experiments/experiment.py` adds the settings of an experiment of many
+runs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from llm_jepa.objective.distances import declare_distance
 from llm_jepa.training.adapters import AdapterConfig
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.models import ModelConfig, check_adapter
-from llm_jepa.yaml_loading import Word, load_yaml
+from llm_jepa.yaml_loading import RepeatedKeyError, Word, load_yaml
 
 from .plugins import PluginConfig
 from .setting_hints import hint_of
@@ -50,18 +50,18 @@ MANAGED = frozenset(
 )
 
 TRUE_WORDS, FALSE_WORDS = ("true", "yes", "on", "y"), ("false", "no", "off", "n")
-"""What people write for a truth value. YAML 1.2 knows the first of each."""
+"""What people write for true and false. YAML 1.2 accepts only the first of each."""
 
 SECRET = frozenset({"hub_token"})
-"""Fields of TrainingArguments whose value no file may hold."""
+"""Fields of TrainingArguments whose value must not be in any file."""
 
 RECIPES: dict[str, Settings] = {
     "fixed": {},
-    # What the published training script does (arXiv 2509.14252, its code), where our defaults differ or may change.
+    # What the published training script (arXiv 2509.14252) does, if our defaults differ or may change.
     "as_published": {
         "loss_on": "all",  # the stock collator overwrites the masked labels
-        "train_end_token": False,  # it takes the end token for padding
-        "sum_micro_batches": True,  # the JEPA trainer's loss; its baseline's trainer is OTHER_TRAINER
+        "train_end_token": False,  # it treats the end token as padding
+        "sum_micro_batches": True,  # the loss of its JEPA trainer; for its baseline, see OTHER_TRAINER
         "gradient_accumulation_steps": 4,
         "weights_dtype": "bf16",
         "validation_size": 0,
@@ -75,12 +75,11 @@ RECIPES: dict[str, Settings] = {
         "metric": "starts_with",  # a model that never stops has no exact match
     },
 }
-# The published baseline goes through the stock trainer, which takes its mean over the whole step. `jepa_lambda0` is
-# the control that the publication lacks: the same model and objective through the JEPA trainer.
+# The published baseline uses the stock trainer, which averages over the whole step. `jepa_lambda0` is a control that
+# is missing in the publication: the same model and objective with the JEPA trainer.
 OTHER_TRAINER: dict[str, dict[str, Settings]] = {"as_published": {"ntp": {"sum_micro_batches": False}}}
 
-
-# learning_rate of a pretrained model, where none is set: that of the published script, and a usual one for adapters.
+# learning_rate of a pretrained model if none is set: that of the published script, and a usual one for adapters.
 PRETRAINED_RATE = 2e-5
 LORA_RATE = 2e-4
 
@@ -90,20 +89,21 @@ class RecipeConfig:
     """Which set of defaults a run starts from.
 
     Raises:
-        ValueError: If no recipe has the name.
+        ConfigError: If no recipe has the name.
     """
 
     recipe: str = field(
         default="fixed",
         metadata={
             "help": "fixed, or as_published: the published training script's values for the settings listed under "
-            "Recipes; a key given explicitly wins. The arm ntp then has sum_micro_batches false."
+            "Recipes. A key that is set explicitly wins. With as_published, the arm ntp has sum_micro_batches false."
         },
     )
 
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:
-            raise ValueError(f"recipe={self.recipe!r} is not one of: {', '.join(RECIPES)}.")
+            text = f"recipe={self.recipe!r} is not one of: {', '.join(RECIPES)}.{nearest(self.recipe, RECIPES)}"
+            raise ConfigError("value_not_allowed", text)
 
 
 @dataclass
@@ -111,8 +111,8 @@ class RunConfig:
     """The checked settings of one run.
 
     Attributes:
-        settings: The flat settings as given, and those of the recipe; other defaults are left out. It is what
-            `config.yaml` of the run holds.
+        settings: The flat settings as given, and those of the recipe, without other defaults. They are written into
+            `config.yaml` of the run.
     """
 
     recipe: RecipeConfig
@@ -146,27 +146,30 @@ PARTS: dict[str, type] = {
 
 
 def read_yaml(path: str | Path) -> Settings:
-    """Return the mapping that a YAML file holds.
+    """Return the mapping of a YAML file.
 
     Raises:
-        ConfigError: If the file is missing or is no YAML mapping; the text names file and line.
+        ConfigError: If the file is missing or is not a YAML mapping; the text names file and line.
     """
     path = expanded(path)
     if not path.is_file():
-        found = "is a folder." if path.is_dir() else f"is not there.{nearest_file(path)}"
-        raise ConfigError(f"{path} {found} Expected a YAML file of settings, such as configs/demo.yaml.")
+        code = "not_a_file" if path.is_dir() else "file_missing"
+        found = "is a folder." if path.is_dir() else f"does not exist.{nearest_file(path)}"
+        raise ConfigError(code, f"{path} {found} Expected a YAML file of settings, such as configs/demo.yaml.")
     try:
         content = load_yaml(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not valid YAML: it is not UTF-8 text. Save it as UTF-8.") from error
+        raise ConfigError("not_utf8", f"{path}: not valid YAML: it is not UTF-8 text. Save it as UTF-8.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: not valid YAML: {_yaml_problem(error)} Expected lines of `key: value`.") from error
+        text = f"{where}: not valid YAML: {_yaml_problem(error)} Expected lines of `key: value`."
+        raise ConfigError(_yaml_code(error), text) from error
     if content is None:
-        raise ConfigError(f"{path} is empty. Expected lines of `key: value`.")
+        raise ConfigError("file_empty", f"{path} is empty. Expected lines of `key: value`.")
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected lines of `key: value`, found {type(content).__name__}.")
+        found = type(content).__name__
+        raise ConfigError("wrong_type", f"{path}: expected lines of `key: value`, found {found}.")
     return content
 
 
@@ -174,21 +177,26 @@ def parse_override(text: str) -> tuple[str, Any]:
     """Return key and value of a `--set key=value`; the value is read as YAML.
 
     Raises:
-        ConfigError: If there is no `=`, or the value is no YAML.
+        ConfigError: If there is no `=`, or the value is not YAML.
     """
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--set {text!r}: expected key=value, such as --set max_steps=100.")
+        raise ConfigError("value_malformed", f"--set {text!r}: expected key=value, such as --set max_steps=100.")
     try:
         return key.strip(), load_yaml(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text!r}: the value is not valid YAML: {_yaml_problem(error)}") from error
+        problem = f"--set {text!r}: the value is not valid YAML: {_yaml_problem(error)}"
+        raise ConfigError(_yaml_code(error), problem) from error
+
+
+def _yaml_code(error: yaml.YAMLError) -> str:
+    return "key_repeated" if isinstance(error, RepeatedKeyError) else "not_yaml"
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     if "escape" in problem:
-        problem += ". In double quotes a backslash begins an escape: use single quotes, or '/' in a path"
+        problem += ". In double quotes a backslash starts an escape. Use single quotes, or '/' in a path"
     return f"{problem}."
 
 
@@ -198,14 +206,14 @@ def field_types() -> dict[str, Any]:
 
 
 def with_recipe(settings: Settings, arm: str | None = None) -> Settings:
-    """Spell out what depends on other settings: the recipe, the rule of a shuffled control, a pretrained model's rate.
+    """Add the defaults that depend on other settings: the recipe's, a shuffled control's, a pretrained model's.
 
     Args:
-        settings: Flat settings, among them perhaps `recipe`.
-        arm: The arm of the run. Without, it goes through the JEPA trainer, whatever its `jepa_lambda`.
+        settings: Flat settings, perhaps with `recipe`.
+        arm: The arm of the run. Without it, the run uses the JEPA trainer, whatever its `jepa_lambda`.
 
     Returns:
-        These, under the given settings.
+        These defaults, and the given settings, which win.
 
     Raises:
         ConfigError: If no recipe has the name.
@@ -219,14 +227,14 @@ def with_recipe(settings: Settings, arm: str | None = None) -> Settings:
 
 
 def read_run(settings: Settings, *, trains: bool = True) -> RunConfig:
-    """Check flat settings as those of one run; its recipe is spelled out.
+    """Check flat settings as those of one run, and add those of its recipe.
 
     Args:
         settings: The settings.
-        trains: Whether this machine is to train it; without, the arguments of training are not checked against it.
+        trains: Whether this machine will train the run. If not, it need not be able to.
 
     Raises:
-        ConfigError: If a key is unknown or a value wrong; the text names the key.
+        ConfigError: If a key is unknown or a value is wrong; the text names the key.
     """
     check_keys(settings)
     settings = with_recipe(settings)
@@ -238,8 +246,9 @@ def read_run(settings: Settings, *, trains: bool = True) -> RunConfig:
     run = RunConfig(**parts, settings=settings)
     if run.data.shuffle_views and run.jepa.uses_tube:
         raise ConfigError(
-            f"shuffle_views=true has no effect with jepa_term={run.jepa.jepa_term}, which reads no view. Leave it (and "
-            "the arm jepa_shuffled) out, or set jepa_term=views."
+            "setting_without_effect",
+            f"shuffle_views=true has no effect with jepa_term={run.jepa.jepa_term}, which reads no view. Remove it "
+            "(and the arm jepa_shuffled), or set jepa_term=views.",
         )
     check_adapter(run.model, run.adapter)
     if trains:
@@ -250,7 +259,7 @@ def read_run(settings: Settings, *, trains: bool = True) -> RunConfig:
 
 
 def _find_distance(settings: Settings, *, trains: bool) -> None:
-    """Import the plugins that register a distance; where nothing trains, take its name and run no code of a folder."""
+    """Import the plugins, which may register a distance; if nothing trains, run no such code, and accept any name."""
     plugins = build(PluginConfig, {key: settings[key] for key in ("plugins",) if key in settings})
     if trains:
         plugins.load()
@@ -259,46 +268,49 @@ def _find_distance(settings: Settings, *, trains: bool) -> None:
 
 
 def _check_teacher(run: RunConfig) -> None:
-    """Refuse a teacher whose answers no row would be trained on."""
+    """Refuse a teacher whose answers would train nothing."""
     data = run.data
     has_rows = (data.views_file is not None or data.generate_views) and data.views_ratio > 0
     if run.teacher.teacher and not (has_rows and data.views_cross_entropy):
         raise ConfigError(
+            "setting_missing",
             f"teacher={run.teacher.teacher} needs rows of views_file under cross-entropy. Set views_file (or "
-            "generate_views), views_ratio above 0, and views_cross_entropy to true."
+            "generate_views), views_ratio above 0, and views_cross_entropy to true.",
         )
 
 
 def _check_precision(run: RunConfig) -> None:
-    """Refuse what weights in bf16 would make meaningless."""
+    """Refuse settings that make no sense with weights in bf16."""
     if run.model.weights_dtype == "float32":
         return
     if run.training.get("precision") == "float32" or run.training.get("fp16"):
         asked = "fp16: true" if run.training.get("fp16") else "precision: float32"
-        raise ConfigError(f"{asked} contradicts weights_dtype={run.model.weights_dtype}. Remove one of them.")
+        text = f"{asked} contradicts weights_dtype={run.model.weights_dtype}. Remove one of them."
+        raise ConfigError("settings_conflict", text)
     if run.jepa.jepa_target == "ema" and run.jepa.uses_views:
         raise ConfigError(
-            f"weights_dtype={run.model.weights_dtype} cannot hold the small steps of the slow copy. Set jepa_target to "
-            "shared or stop_grad, or weights_dtype to float32."
+            "settings_conflict",
+            f"weights_dtype={run.model.weights_dtype} is too coarse for the small steps of the slow copy "
+            "(jepa_target=ema). Set jepa_target to shared or stop_grad, or weights_dtype to float32.",
         )
 
 
 def _check_training(run: RunConfig) -> None:
-    """Have transformers check its own values."""
+    """Let transformers check its own settings."""
     with naming_settings(run):
         run.training_arguments("unused")
 
 
 @contextmanager
 def naming_settings(run: RunConfig, *suspects: str) -> Iterator[None]:
-    """Turn what a library raises over a training setting into a ConfigError that names the setting.
+    """Turn an error that a library raises because of a training setting into a ConfigError that names the setting.
 
     Args:
         run: The settings.
-        suspects: What the error is about if its text names neither a key nor a value.
+        suspects: The settings to name if the error's text names neither a key nor a value.
 
     Raises:
-        ConfigError: In the place of another error.
+        ConfigError: Instead of the library's error.
     """
     try:
         yield
@@ -306,28 +318,32 @@ def naming_settings(run: RunConfig, *suspects: str) -> Iterator[None]:
         if isinstance(error, LLMJEPAError):
             raise
         text = " ".join((str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)).split())
-        text += " Install what is missing, or remove the setting." if isinstance(error, ImportError) else ""
+        code = "setting_refused"
+        if isinstance(error, ImportError):
+            code, text = "package_missing", f"{text} Install what is missing, or remove the setting."
         if any(re.search(rf"\b{key}\b", text) for key in run.settings):
-            raise ConfigError(text) from error
+            raise ConfigError(code, text) from error
         given = {key: value for key, value in run.training.items() if value not in (None, False)}
         by_value = [key for key, value in given.items() if isinstance(value, str) and value.lower() in text.lower()]
         named = [f"{key}={given[key]!r}" for key in by_value or [key for key in suspects if key in given]]
-        raise ConfigError(f"{' or '.join(named) or 'A training setting'} is refused: {text}") from error
+        raise ConfigError(code, f"{' or '.join(named) or 'A training setting'} is refused: {text}") from error
 
 
 def check_keys(settings: Mapping[str, Any], extra: set[str] = frozenset()) -> None:  # type: ignore[assignment]
-    """Raise ConfigError for the first key that is not a field, with the nearest that is."""
+    """Raise ConfigError for the first key that is not a field; the text has the nearest field."""
     known = {name for part in PARTS.values() for name in _field_names(part)} | set(extra)
     for key in settings:
         if key in MANAGED:
-            raise ConfigError(f"{key} is set by llm-jepa itself. Remove it; use --out for the output folder.")
+            text = f"{key} is set by llm-jepa itself. Remove it; use --out for the output folder."
+            raise ConfigError("key_reserved", text)
         if key in SECRET:
             raise ConfigError(
+                "key_secret",
                 f"{key} would be written into the folder of every run, and into reports. Remove it, and log in with "
-                "`hf auth login` or set HF_TOKEN."
+                "`hf auth login` or set HF_TOKEN.",
             )
         if key not in known:
-            raise ConfigError(f"Unknown key {key!r}.{hint_of(key) or nearest(key, known)}")
+            raise ConfigError("key_unknown", f"Unknown key {key!r}.{hint_of(key) or nearest(key, known)}")
 
 
 def _field_names(part: type) -> list[str]:
@@ -336,26 +352,28 @@ def _field_names(part: type) -> list[str]:
 
 
 def build(part: type, settings: Settings) -> Any:
+    """Build a dataclass of settings; what it raises is a ConfigError."""
     try:
         return part(**coerced(part, settings))
+    except LLMJEPAError:
+        raise
     except (ValueError, TypeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(str(error)) from error
+        raise ConfigError("setting_refused", str(error)) from error
 
 
 def coerced(part: type, settings: Settings) -> Settings:
-    """Return the settings with numbers that YAML took for text ("1e-5") as numbers, and types checked."""
+    """Check the types of the settings, and return them with numbers that YAML reads as text ("1e-5") as numbers."""
     hints = typing.get_type_hints(part)
     return {key: coerce(key, value, hints[key]) for key, value in settings.items()}
 
 
 def coerce(key: str, value: Any, hint: Any) -> Any:
+    """Check one value against the annotation of its field, and return it in the type of the field."""
     allowed = plain_types(hint)
     if value is None and type(None) in allowed:
         return None
     if value is False and key.endswith("_strategy"):
-        return "no"  # what YAML 1.1 makes of the word, and files of earlier versions hold
+        return "no"  # how YAML 1.1 reads the word, and what files of earlier versions have
     if isinstance(value, str) and str not in allowed and {int, float} & allowed:
         value = _number(value)
     if isinstance(value, float) and value.is_integer() and float not in allowed and int in allowed:
@@ -367,14 +385,16 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
     if simple == allowed - {type(None)} and not fits:
         names = " or ".join(sorted(each.__name__ for each in simple))
         raise ConfigError(
-            f"{key}={value!r} is of type {_type_name(value)}; expected {names}.{_how_to_write(key, value, simple)}"
+            "wrong_type",
+            f"{key}={value!r} is of type {_type_name(value)}; expected {names}.{_how_to_write(key, value, simple)}",
         )
     if isinstance(value, str) and key.endswith(("_file", "_path")) and any(char < " " for char in value):
         raise ConfigError(
-            f"{key}={value!r} has a control character. In double quotes a backslash begins an escape: use "
-            "single quotes, or '/' in a path."
+            "character_not_allowed",
+            f"{key}={value!r} has a control character. In double quotes a backslash starts an escape. Use single "
+            "quotes, or '/' in a path.",
         )
-    if key not in ("arms", "grid"):  # the fields in these are checked by their own names
+    if key not in ("arms", "grid"):  # the fields in these are checked under their own names
         _check_nested(key, value)
     return value
 
@@ -385,7 +405,7 @@ def _how_to_write(key: str, value: Any, allowed: set[type]) -> str:
         return f" Write {key}: {'true' if value.lower() in TRUE_WORDS else 'false'}."
     if str in allowed and isinstance(value, bool | int | float):
         shown = str(value).lower() if isinstance(value, bool) else value
-        return f" If it is text, put it in quotes as you wrote it: {key}: '{shown}', say."
+        return f" If it is text, write it in quotes, such as {key}: '{shown}'."
     return ""
 
 
@@ -394,7 +414,7 @@ def _type_name(value: Any) -> str:
 
 
 def _check_nested(key: str, value: Any, *, in_mapping: bool = False) -> None:
-    """Refuse what no field means, however deep it stands: a number that is not finite, a date, or a doubtful word."""
+    """Refuse values that no field allows, at any depth: an ambiguous word, a number that is not finite, or a date."""
     if isinstance(value, dict):
         for name, each in value.items():
             _check_nested(f"{key}.{name}", each, in_mapping=True)
@@ -403,13 +423,15 @@ def _check_nested(key: str, value: Any, *, in_mapping: bool = False) -> None:
             _check_nested(key, each, in_mapping=in_mapping)
     elif isinstance(value, Word) and in_mapping:
         raise ConfigError(
+            "value_ambiguous",
             f"{key}: {value} may mean {value.truth} or the text {str(value)!r}. Write {key.rpartition('.')[2]}: "
-            f"{value.truth}, or put the word in quotes."
+            f"{value.truth}, or put the word in quotes.",
         )
     elif isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{key}={value} must be a finite number.")
+        raise ConfigError("value_not_finite", f"{key}={value} must be a finite number.")
     elif not isinstance(value, str | bool | int | float | None):
-        raise ConfigError(f"{key}={value!r} is of type {type(value).__name__}. Write it in quotes, as text.")
+        text = f"{key}={value!r} is of type {type(value).__name__}. Write it in quotes, as text."
+        raise ConfigError("wrong_type", text)
 
 
 def _number(text: str) -> Any:
@@ -428,10 +450,10 @@ def plain_types(hint: Any) -> set[type]:
 
 
 def describe_setting(key: str, rows: Sequence[tuple[str, str, str]]) -> tuple[str, str, str]:
-    """Return (name, default, help) of one key: of `rows`, or any other field of TrainingArguments.
+    """Return (name, default, help) of one key: one of `rows`, or any other field of TrainingArguments.
 
     Raises:
-        ConfigError: If no key has the name; the text has the nearest.
+        ConfigError: If there is no such key; the text has the nearest.
     """
     own = next((row for row in rows if row[0] == key), None)
     if own is not None:
@@ -446,7 +468,7 @@ def describe_setting(key: str, rows: Sequence[tuple[str, str, str]]) -> tuple[st
 def describe_fields(parts: Sequence[type]) -> list[tuple[str, str, str]]:
     """Return (name, default, help) of every field of ours, for `--help` and the docs.
 
-    Of TrainingArguments only the fields that `JEPATrainingArguments` declares itself are ours.
+    The fields that `JEPATrainingArguments` takes from TrainingArguments are not ours.
     """
     rows = []
     for part in parts:

@@ -1,4 +1,4 @@
-"""What an optimizer step costs: its floating-point operations, counted."""
+"""Counts the floating-point operations of an optimizer step."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from llm_jepa.objective import LLMJEPA
 from llm_jepa.training.trainer import JEPATrainer
 
-FLOP_BATCHES = 4  # batches whose FLOPs are counted; the count differs between batches by their lengths only
+FLOP_BATCHES = 4  # number of batches whose FLOPs are counted; those of a batch depend only on the lengths of rows
 
 
 @contextmanager
 def counting_flops(device: torch.device) -> Iterator[FlopCounterMode]:
-    """Count the FLOPs of a block: matrix products and attention, padding included.
+    """Count the FLOPs of a block: matrix products and attention, including padding.
 
-    On a CPU attention is taken apart for the counter, for it knows the fused kernels of GPUs only.
+    On a CPU, attention is split into single operations, because the counter knows only the fused kernels of GPUs.
     """
     attention = nullcontext() if device.type == "cuda" else sdpa_kernel(SDPBackend.MATH)
     counter = FlopCounterMode(display=False)
@@ -29,9 +29,9 @@ def counting_flops(device: torch.device) -> Iterator[FlopCounterMode]:
 
 
 def count_step_flops(trainer: JEPATrainer, num_batches: int = FLOP_BATCHES, *, dropped: bool = False) -> float:
-    """Return the counted FLOPs of forward and backward of a batch, the mean over the first batches of epoch 0.
+    """Return the FLOPs of forward and backward of a batch: the mean over the first batches of epoch 0.
 
-    The step is one with its views or, on demand, one whose JEPA term loss dropout leaves out. Every arm counts the same
+    The step has its views or, if `dropped`, it is one whose JEPA term loss dropout leaves out. All arms count the same
     rows.
     """
     batches = list(islice(trainer.batches_of_epoch(0), num_batches))
@@ -49,6 +49,6 @@ def count_step_flops(trainer: JEPATrainer, num_batches: int = FLOP_BATCHES, *, d
 
 
 def _step_to_count(jepa: LLMJEPA, num_steps: int, dropped: bool) -> int:
-    """Return a step with a JEPA term, so that the cost counted is that of a step with its views; or one without."""
+    """Return the number of a step with a JEPA term, and so with its views; if `dropped`, of one without."""
     steps = range(max(num_steps, 10_000))  # loss dropout may have dropped all of a short run, or none
     return next((step for step in steps if (jepa.lambda_at(step, num_steps) > 0) != dropped), 0)

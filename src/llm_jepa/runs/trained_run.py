@@ -1,4 +1,4 @@
-"""A finished run, ready to be asked: its model, its tokenizer, its settings."""
+"""A finished run that can answer questions: its model, its tokenizer, its settings."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from .folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-FILLER = "x"  # the other side of a row that has one: a row needs both, and no view sees the other
+FILLER = "x"  # the other side of a row that has only one: a row needs both, but neither view sees the other
 
 Part = TypeVar("Part", DataConfig, EvaluationConfig)
 
@@ -50,9 +50,9 @@ class TrainedRun:
         jepa: Its model, in evaluation mode.
         encoder: Its encoder.
         data: Its data settings.
-        evaluation: Its evaluation settings, with the longest answer filled in.
+        evaluation: Its evaluation settings, with max_new_tokens set.
         folder: Its folder.
-        context: What all of its training rows have around the words that are asked.
+        context: What all of its training rows have around the text that is asked.
     """
 
     jepa: LLMJEPA
@@ -67,15 +67,15 @@ class TrainedRun:
 
         Raises:
             ConfigError: If it has none.
-            DataError: If the file is not to be found.
+            DataError: If the file is not found.
         """
         name = with_files(self.data, self.folder.generated).test_file
         if name is None:
-            raise ConfigError(f"{self.folder} has no test_file. Name a file with --data.")
+            raise ConfigError("setting_missing", f"{self.folder} has no test_file. Name a file with --data.")
         return find_file(self.folder, name)
 
     def data_with_files(self) -> DataConfig:
-        """Return its data settings with the names of all files as they are found now; a missing one is a DataError."""
+        """Return its data settings with the current places of all files; a missing file is a DataError."""
         data = with_files(self.data, self.folder.generated)
         single = ("test_file", "validation_file", "views_file")
         names = {key: name for key in single if (name := getattr(data, key)) is not None}
@@ -93,21 +93,21 @@ class TrainedRun:
         return rows
 
     def rows_of_side(self, file: str, side: str, column: str | None = None) -> EncodedPairs:
-        """Read and encode a file of pairs, or one that holds a single side: candidates, or texts to embed.
+        """Read and encode a file of pairs, or a file with only one side: candidates, or texts to embed.
 
         Args:
             file: Any file, folder or data set that training reads.
-            side: "text" or "code": the side that a file of one column is.
-            column: The column of the side. Default: that of training rows, or the only one.
+            side: "text" or "code": the side that a file of one column has.
+            column: The column of the side. Default: that of training rows, or the only column.
         """
         if column is None and holds_pairs(file, self.data):
             return self.rows(file)
         return self.lone(read_texts(file, side, self.data, column), side)
 
     def lone(self, texts: Sequence[tuple[str, str]], side: str) -> EncodedPairs:
-        """Encode texts of one side, given with where they are from; the other side is a filler.
+        """Encode texts of one side; each is given after its source. The other side is a filler.
 
-        A text is asked as the training rows ask: with their system message and first turns.
+        A text gets the same context as in the training rows: their system message and first turns.
         """
         rows = [
             self.context.labelled(text, FILLER) if side == "text" else self.context.labelled(FILLER, text)
@@ -121,14 +121,14 @@ class TrainedRun:
         return embed_side(self.jepa, rows.pairs, self.encoder.pad_id, side, **options)
 
     def generate(self, text: str, *, system: str | None = None) -> str:
-        """Return the greedy answer to one text, asked as the training rows asked.
+        """Return the greedy answer to one text, with the same context as in the training rows.
 
         Args:
-            text: What is asked.
-            system: A system message in place of that of the training rows; "" for none.
+            text: The question.
+            system: A system message instead of that of the training rows; "" for none.
 
         Raises:
-            ConfigError: If a system message is given, and the run was trained without any.
+            ConfigError: If a system message is given, but the run was trained without one.
         """
         return answer(self.jepa, self.encoder, [self._ask(text, system)], self.evaluation)[0]
 
@@ -137,19 +137,20 @@ class TrainedRun:
     ) -> list[tuple[float, str]]:
         """Return the `num` distinct codes nearest to Pred(Enc(text)), each with its cosine, nearest first.
 
-        `system` is that of `generate`.
+        `system` is as in `generate`.
 
         Raises:
-            DataError: If no candidate has a JEPA term, so that none is encoded.
+            DataError: If no candidate has a JEPA term, because only these are encoded.
         """
         views = view_embeddings(self.jepa, candidates.pairs, self.encoder.pad_id)
         if not len(views.numbers):
             raise DataError(
+                "no_jepa_rows",
                 f"None of the {len(candidates.pairs)} rows has a JEPA term (use_jepa is false in all), so there is no "
-                "code to find. Remove use_jepa from the rows, or set it to true."
+                "code to find. Remove use_jepa from the rows, or set it to true.",
             )
         first = first_of_each(views.code_groups)
-        # A row needs some code.
+        # The query needs a code view, but any code will do.
         query = self.encoder.encode_query(self._ask(text, system), candidates.pairs[0].code_ids)
         text_pred = view_embeddings(self.jepa, [query], self.encoder.pad_id).text_pred
         cosines: Tensor = unit(views.code_emb[first]) @ unit(text_pred)[0]
@@ -167,7 +168,7 @@ class TrainedRun:
 
 
 def context_of(examples: Sequence[Example], encoder: PairEncoder) -> Context:
-    """Return what all of these rows have around the words that are asked."""
+    """Return what all of these rows have around the text that is asked."""
     is_chat = encoder.chat is not None and bool(examples) and examples[0].messages is not None
     return Context.of(examples, is_chat=is_chat, include_system=encoder.config.include_system)
 
@@ -176,7 +177,7 @@ def load_run(folder: Path) -> TrainedRun:
     """Load a finished run.
 
     Raises:
-        ConfigError: If the folder is no finished run, or its tokenizer is not the one that it was trained with.
+        ConfigError: If the folder is not a finished run, or its tokenizer is not the one that it was trained with.
         DataError: If its model cannot be loaded.
     """
     run = RunFolder(folder)
@@ -186,7 +187,7 @@ def load_run(folder: Path) -> TrainedRun:
     jepa = load_jepa(run.model)
     check_tokenizer_fits(tokenizer, jepa.backbone.embeddings.num_embeddings)  # type: ignore[arg-type]
     if (device := torch.accelerator.current_accelerator(check_available=True)) is not None:
-        jepa.to(device)  # CUDA, or MPS, which training takes too where it is there
+        jepa.to(device)  # CUDA, or MPS, as in training
     encoder = PairEncoder(tokenizer, data, jepa.config.jepa_split, jepa.config.jepa_views)
     if evaluation.max_new_tokens is None:
         evaluation = replace(evaluation, max_new_tokens=int(run.data()["max_new_tokens"]))
@@ -197,27 +198,28 @@ def read_run_settings(run: RunFolder) -> dict[str, Any]:
     """Return the flat settings of a finished run.
 
     Raises:
-        ConfigError: If the folder is no finished run.
+        ConfigError: If the folder is not a finished run.
     """
     if not run.has_settings or not run.model.is_dir():
         missing = f"{run.model.name}/" if run.has_settings else run.config_file.name
         hint = "" if run.path.exists() else nearest_file(run.path)
         raise ConfigError(
-            f"{run} holds no {missing}.{hint} Expected the folder of a finished run, such as OUT/jepa-s82."
+            "run_not_finished",
+            f"{run} holds no {missing}.{hint} Expected the folder of a finished run, such as OUT/jepa-s82.",
         )
     return run.settings()
 
 
 def read_context(run: RunFolder, data: DataConfig) -> Context:
-    """Return what all training rows of a run have around the words that are asked, as its data.json says."""
+    """Return what all training rows of a run have around the text that is asked, from its data.json."""
     seen = run.data()
     if "context" in seen:
         return Context.read(seen["context"])
     is_chat = bool(seen.get("summary", {}).get("chat_template"))
     if is_chat or data.include_system:
         logger.warning(
-            "%s does not say what all training rows have before a question: the run is of an earlier version. If they "
-            "have a system message, give it with --system.",
+            "%s does not say what all training rows have before a question, because the run is from an earlier "
+            "version. If they have a system message, give it with --system.",
             run.data_file,
         )
     return Context(is_chat=is_chat, takes_system=is_chat or data.include_system)
@@ -227,7 +229,7 @@ def load_run_encoder(run: RunFolder) -> PairEncoder:
     """Load the encoder of a finished run without its model.
 
     Raises:
-        ConfigError: If the folder is no finished run, or its tokenizer is not the one that it was trained with.
+        ConfigError: If the folder is not a finished run, or its tokenizer is not the one that it was trained with.
     """
     settings = read_run_settings(run)
     split, views = (settings.get(name, getattr(JEPAConfig, name)) for name in ("jepa_split", "jepa_views"))
@@ -238,16 +240,18 @@ def load_run_tokenizer(run: RunFolder) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a run, and make sure that it is the one that the run was trained with.
 
     Raises:
-        ConfigError: If it is another, or cannot be loaded. Another one would be read as other words in silence.
+        ConfigError: If it is another one, or cannot be loaded. With another one, the model would silently read other
+            tokens.
     """
     tokenizer = load_tokenizer(str(run.model))
     expected = run.data().get("tokenizer_sha256")
     found = digest_tokenizer(tokenizer)
     if expected is not None and found != expected:
         raise ConfigError(
+            "tokenizer_of_other_model",
             f"The tokenizer in {run.model} is not the one that this run was trained with: its sha256 is "
-            f"{str(found)[:12]}, {run.data_file} has {expected[:12]}. Put the tokenizer files of the run "
-            "back; its checkpoints have them too."
+            f"{str(found)[:12]}, but {run.data_file} has {expected[:12]}. Restore the tokenizer files of the run; its "
+            "checkpoints have them too.",
         )
     return tokenizer
 
