@@ -1,4 +1,4 @@
-"""What held-out rows say of a model: its cross-entropy, and whether the views have met or collapsed."""
+"""Measures a model on held-out rows: its cross-entropy, how near its views are, and whether they collapsed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rows import PADDING, Rows
 
 @torch.no_grad()
 def look_at(model: GPT, rows: Rows, k: int, split: float, device: str) -> dict[str, float]:
-    """Return the cross-entropy, and how near each Pred(text) lies to its own Enc(code) and to those of others."""
+    """Return the cross-entropy, and how near each Pred(text) is to its own Enc(code) and to those of others."""
     model.eval()
     ce, trained, text_pred, code_emb, codes = 0.0, 0, [], [], []
     for which in torch.arange(len(rows.table)).split(50):
@@ -26,15 +26,15 @@ def look_at(model: GPT, rows: Rows, k: int, split: float, device: str) -> dict[s
     model.train()
     if not text_pred:
         return {"ce": ce / trained}
-    # Pairs of the same code are one group: none of them is a wrong answer for another. Codes of one character have
-    # no embedding (see `jepa_loss`).
+    # Pairs with the same code are one group, and count as right answers for each other. Codes of one character have no
+    # embedding (see `jepa_loss`).
     names = [code for code in codes if isinstance(code, int) or len(code) >= 2]
     groups = torch.tensor([names.index(name) for name in names])
     return {"ce": ce / trained, **embedding_monitors(torch.cat(text_pred), torch.cat(code_emb), groups)}
 
 
 def describe(look: dict[str, float], with_jepa: bool) -> str:
-    """Return the line of one look."""
+    """Return the line that is printed of what `look_at` returned."""
     line = f"  held out: CE={look['ce']:.4f}"
     if "gap" in look:
         line += f" matched={look['matched_cosine']:+.3f} shuffled={look['shuffled_cosine']:+.3f} gap={look['gap']:+.3f}"

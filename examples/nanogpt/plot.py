@@ -2,8 +2,8 @@
 
     python plot.py logs/*.json --out curves.png
 
-A line is the mean over seeds, the band around it reaches from the lowest seed to the highest. Also prints the last
-look of each way as a row of a Markdown table.
+A line is the mean over seeds; the band around it reaches from the lowest seed to the highest. Also prints the last
+evaluation of each way as a row of a Markdown table.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Arms = dict[str, dict[str, list[Looks]]]  # by data, then by way of training
 
 
 def name_of(config: dict[str, Any]) -> str:
-    """Return a run's way of training: "baseline", or its distance, with the weight where that is not 1."""
+    """Return a run's way of training: "baseline", or its distance, with the weight if that is not 1."""
     if not config["jepa_lambda"]:
         return "baseline"
     weight = "" if config["jepa_lambda"] == 1 else f", lambda {config['jepa_lambda']:g}"
@@ -41,7 +41,7 @@ def name_of(config: dict[str, Any]) -> str:
 
 
 def read_logs(paths: list[str]) -> Arms:
-    """Return the looks of each run, by data and by way of training."""
+    """Return the evaluations of each run, by data and by way of training."""
     arms: Arms = {}
     for path in paths:
         log = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -79,7 +79,7 @@ def draw(arms: Arms) -> Figure:
 
 
 def table(arms: Arms) -> str:
-    """Return the last looks, the mean and the values of all seeds, as a Markdown table."""
+    """Return the last evaluations, the mean and the values of all seeds, as a Markdown table."""
     lines = [
         "| data | loss | held-out CE | matched | shuffled | gap | retrieval@1, % |",
         "|---|---|---|---|---|---|---|",
@@ -102,7 +102,7 @@ def table(arms: Arms) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Draw and print; exit code 2 where a log cannot be read."""
+    """Draw and print; the exit code is 2 if a log cannot be read."""
     parser = argparse.ArgumentParser(description="Draw the logs of train.py.")
     parser.add_argument("logs", nargs="+", metavar="LOG", help="what train.py --log wrote")
     parser.add_argument("--out", default="curves.png", help="the figure (default: %(default)s)")
@@ -112,7 +112,8 @@ def main(argv: list[str] | None = None) -> int:
         with mpl.rc_context(STYLE):
             draw(arms).savefig(args.out, dpi=DPI, facecolor="white")
     except (OSError, ValueError, KeyError) as error:
-        print(f"error: the logs cannot be drawn: {error}. Expected files that train.py --log wrote.", file=sys.stderr)
+        text = f"the logs cannot be drawn: {error}. Expected files that train.py --log wrote."
+        print(f"error: {text} [not_a_log]", file=sys.stderr)
         return 2
     print(table(arms))
     return 0

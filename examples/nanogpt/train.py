@@ -1,12 +1,12 @@
-"""Train a small nanoGPT on characters, with LLM-JEPA or without, and watch what the term does.
+"""Train a small nanoGPT on characters, with LLM-JEPA or without, and print the effect of the JEPA term.
 
     python train.py --text notes.txt                               # the two halves of each row are its views
     python train.py --pairs pairs.jsonl                            # rows of {"text": ..., "code": ...}
     python train.py --pairs pairs.jsonl --jepa-lambda 0            # the baseline: next-token prediction
     python train.py --pairs pairs.jsonl --jepa-distance infonce
 
-Runs of the same seed differ in the loss alone: they start with the same weights and see the same rows in the same
-order. `rows.py` reads the data, `looks.py` says what held-out rows tell of the model.
+Runs with the same seed differ only in the loss: they start with the same weights and see the same rows in the same
+order. `rows.py` reads the data, `looks.py` measures the model on held-out rows.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ WARM_UP, LOG_INTERVAL = 50, 10  # steps
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train as the command line says. Look, save and log every `eval_interval` steps, and at the end."""
+    """Train as the command line says. Evaluate, save and log every `eval_interval` steps, and at the end."""
     path = args.text or args.pairs
     if not Path(path).is_file():
-        raise DataError(f"{path} is not there, or is no file.")
+        raise DataError("file_missing", f"{path} does not exist, or is not a file.")
     chars, rows, held_out = (rows_of_text if args.text else rows_of_pairs)(path, args.block_size)
-    # The seed gives the weights, whatever the loss. Rows are drawn from a stream of their own, so that nothing that
-    # the loss does can change which ones come next.
+    # The seed gives the weights, whatever the loss. Rows are drawn with their own generator, so that the loss cannot
+    # change which rows come next.
     torch.manual_seed(args.seed)
     draw = torch.Generator().manual_seed(args.seed)
     size = {name: getattr(args, name) for name in ("block_size", "n_layer", "n_head", "n_embd")}
@@ -49,7 +49,7 @@ def train(args: argparse.Namespace) -> None:
     )
 
     jepa = {name: getattr(args, name) for name in ("jepa_lambda", "jepa_k", "jepa_split", "jepa_distance")}
-    # The baseline never learns [PRED], so it is looked at without: Enc(text) stands in for Pred(text).
+    # The baseline never learns [PRED], so it is evaluated without: Enc(text) is used instead of Pred(text).
     k_of_look = args.jepa_k if args.jepa_lambda else 0
     log: dict[str, Any] = {"config": vars(args), "train": [], "held_out": []}
     best = math.inf
@@ -58,7 +58,8 @@ def train(args: argparse.Namespace) -> None:
         out = model.jepa_loss(x, y, **jepa, views=views)  # with jepa_lambda 0: that of model(x, y), bit for bit
         loss, ce, term = (each.item() for each in out)
         if not math.isfinite(loss):
-            raise LLMJEPAError(f"iter {step}: CE={ce} JEPA={term}. Try a smaller --learning-rate.")
+            text = f"iter {step}: CE={ce} JEPA={term}, not finite numbers. Try a smaller --learning-rate."
+            raise LLMJEPAError("loss_not_finite", text)
         is_last = step == args.max_iters
         if step % LOG_INTERVAL == 0 or is_last:
             log["train"].append({"iter": step, "ce": ce, "jepa": term if args.jepa_lambda else None, "total": loss})
@@ -73,7 +74,7 @@ def train(args: argparse.Namespace) -> None:
             if args.log:
                 write_json(args.log, log)
         if is_last:
-            break  # the last look is at the model that is saved
+            break  # the model that was just evaluated and saved is the last
         for group in optimizer.param_groups:
             group["lr"] = args.learning_rate * share_of_peak(step, args.max_iters)
         out.loss.backward()
@@ -83,7 +84,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def share_of_peak(step: int, max_iters: int) -> float:
-    """Return the share of the peak learning rate: a straight line up, and half a cosine down to a tenth."""
+    """Return the share of the peak learning rate: it rises in a line, then falls as half a cosine to a tenth."""
     return min(1.0, (step + 1) / WARM_UP) * (0.55 + 0.45 * math.cos(math.pi * step / max_iters))
 
 
@@ -100,13 +101,13 @@ def save(
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Return the options; at least 1 where they count something."""
+    """Return the options; those that count something must be at least 1."""
     parser = argparse.ArgumentParser(description="Train a small nanoGPT on characters, with LLM-JEPA or without.")
     data = parser.add_mutually_exclusive_group(required=True)
     data.add_argument("--text", metavar="FILE", help="running text: the two parts of each row are its views")
     data.add_argument("--pairs", metavar="FILE", help="JSON lines of text and code")
     parser.add_argument("--out", default="runs/nanogpt", metavar="DIR", help="folder of ckpt.pt (default: %(default)s)")
-    parser.add_argument("--log", metavar="FILE", help="JSON file of all numbers that are printed")
+    parser.add_argument("--log", metavar="FILE", help="JSON file for all numbers that are printed")
     parser.add_argument("--jepa-distance", default="cosine", help="or infonce, l2, mse (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="or cuda (default: %(default)s)")
     numbers: list[tuple[str, Any, str]] = [
@@ -114,9 +115,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         ("--jepa-k", 1, "[PRED] tokens after the text"),
         ("--jepa-split", 0.5, "with --text, the share of a row that is the first view"),
         ("--max-iters", 500, "steps"),
-        ("--eval-interval", 50, "steps from one look at held-out rows to the next"),
+        ("--eval-interval", 50, "steps from one evaluation on held-out rows to the next"),
         ("--batch-size", 32, "rows in a step"),
-        ("--block-size", 192, "characters that the model reads at most"),
+        ("--block-size", 192, "the most characters that the model reads"),
         ("--n-layer", 3, "layers"),
         ("--n-head", 4, "attention heads"),
         ("--n-embd", 96, "width"),
@@ -128,19 +129,23 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     for name in ("max_iters", "eval_interval", "batch_size", "block_size", "n_layer", "n_head", "n_embd"):
         if getattr(args, name) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected 1 or more.")
+            text = f"--{name.replace('_', '-')} is {getattr(args, name)}, expected 1 or more."
+            raise ConfigError("value_out_of_range", text)
     return args
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run, and return the exit code: 2 where the call or the data are wrong, 1 where the training failed."""
+    """Run, and return the exit code: 2 if the call or the data are wrong, 1 if the training failed."""
     try:
         args = parse(argv)
         Path(args.out).mkdir(parents=True, exist_ok=True)
         train(args)
-    except (LLMJEPAError, ValueError, OSError) as error:
+    except LLMJEPAError as error:
+        print(f"error: {error} [{error.code}]", file=sys.stderr)
+        return error.exit_code
+    except (ValueError, OSError) as error:  # of PyTorch or the system
         print(f"error: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 2)
+        return ConfigError.exit_code
     return 0
 
 

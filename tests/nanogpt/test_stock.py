@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.nanogpt import GPT, GPTConfig, view_line
 from llm_jepa.nanogpt.convert import export
 from llm_jepa.nanogpt.weights import load_checkpoint, save_checkpoint
@@ -65,20 +64,20 @@ def test_pred_token_is_in_a_file_beside_it_and_found_again(trained, tmp_path):
     assert export(tmp_path / "stock" / "ckpt.pt", tmp_path / "folder")["pred_token"] == "kept"
 
 
-def test_what_is_no_checkpoint_for_it_is_refused_and_nothing_is_written_over(trained, tmp_path):
+def test_what_is_no_checkpoint_for_it_is_refused_and_nothing_is_written_over(trained, tmp_path, raises):
     _, path = trained
     export(path, tmp_path / "stock.pt")
     before = (tmp_path / "stock.pt").read_bytes()
-    with pytest.raises(ConfigError, match="is there already"):
+    with raises("file_exists", "stock.pt"):
         export(path, tmp_path / "stock.pt")
     assert (tmp_path / "stock.pt").read_bytes() == before
     export(path, tmp_path / "stock.pt", force=True)
-    with pytest.raises(ConfigError, match="one inside the other"):
+    with raises("output_is_input", path):
         export(path, path, force=True)
-    with pytest.raises(DataError, match=r"has no \[PRED\] among its weights"):
+    with raises("nothing_to_export", "stock.pt", "[PRED]"):
         export(tmp_path / "stock.pt", tmp_path / "again.pt")
     save_checkpoint(build(activation="gelu_new"), tmp_path / "new.pt")
-    with pytest.raises(DataError, match="nanoGPT's own class gelu"):
+    with raises("model_not_supported", "new.pt", "gelu_new"):
         export(tmp_path / "new.pt", tmp_path / "other.pt")
     assert load_checkpoint(tmp_path / "new.pt").config.activation == "gelu_new"
 

@@ -1,7 +1,7 @@
 """`llm-jepa export RUN --to DIR --as encoder`: a run's embedding as a folder of sentence-transformers.
 
 `encode_query` gives the text's side, with [PRED] where the run trained one, and `encode_document` the code's. Only
-modules of that library are used, so that the folder loads where this package is not installed.
+modules of that library are used, so that the folder loads without this package.
 Letters: V tokens, C hidden size.
 """
 
@@ -31,12 +31,12 @@ from .model_card import model_card
 from .serving import Exported, encoder_snippet
 
 SIDES = {"query": "text", "document": "code"}
-_TEXTS = 16  # of the run's own pairs, that the folder is checked on before it is put in place
+_TEXTS = 16  # of the run's own pairs; the folder is checked on them before it gets its name
 _PROBES = ("a", "two  spaces", " padded ", "Größe 漢字 🙂", "a\nb", "don't [PRED] it")
 _MODALITY = {"method": "forward", "method_output_name": "last_hidden_state"}
 _MODALITIES = {"text": _MODALITY, "message": {**_MODALITY, "format": "flat"}}
-MOST_DIFFERENCE = 1e-5  # of the largest number of an embedding, where weights are float32
-_OF_HALVES = 3e-2  # where they are of 16 bits, and the sums depend on how many texts are embedded at once
+MOST_DIFFERENCE = 1e-5  # of the largest number of an embedding, for weights in float32
+_OF_HALVES = 3e-2  # for weights of 16 bits, where the sums depend on how many texts are embedded at once
 
 
 def export_encoder(run: str | Path, to: str | Path, *, force: bool = False) -> dict[str, Any]:
@@ -45,15 +45,15 @@ def export_encoder(run: str | Path, to: str | Path, *, force: bool = False) -> d
     Args:
         run: The folder of a finished run. It is only read.
         to: The folder to write. Folders above it are made if need be.
-        force: Write over an earlier export of that name.
+        force: Overwrite an earlier export of that name.
 
     Returns:
         `run`, `out`, `kind` ("encoder"), `max_difference` (the largest between an embedding of the folder and ours),
         and `python`, the lines that use it.
 
     Raises:
-        ConfigError: If sentence-transformers is missing, `run` is no finished run, `to` is taken, or the tokenizer
-            cannot be written so that it reads every text as the run does.
+        ConfigError: If sentence-transformers is missing, `run` is not a finished run, `to` exists already, or no
+            tokenizer can be written that reads every text as the run does.
         DataError: If the model is damaged.
         LLMJEPAError: If the folder gives other embeddings. Nothing is left at `to`.
     """
@@ -81,7 +81,8 @@ def _import_library() -> Any:
         import sentence_transformers
     except ImportError as error:
         raise ConfigError(
-            "--as encoder needs sentence-transformers, which is not installed: `pip install 'llm-jepa[encoder]'`."
+            "package_missing",
+            "--as encoder needs sentence-transformers, which is not installed: `pip install 'llm-jepa[encoder]'`.",
         ) from error
     return sentence_transformers
 
@@ -90,7 +91,7 @@ def _import_library() -> Any:
 
 
 def _write(trained: TrainedRun, out: Path) -> EncoderTokenizer:
-    """Write the folder; the model of `trained` is used up."""
+    """Write the folder. The model of `trained` is changed and cannot be used afterwards."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Router, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
@@ -114,7 +115,7 @@ def _write(trained: TrainedRun, out: Path) -> EncoderTokenizer:
         heads = [] if head is None else _dense(head)
         if jepa.target is None and not heads:
             modules = [own, pooling]
-        else:  # the sides differ in more than their tokens
+        else:  # the two sides use other weights
             slow = own if jepa.target is None else transformer(jepa.target.layers, "slow")
             predicting, target = [own, pooling, *heads], [slow, pooling]
             text_predicts = jepa.config.jepa_direction != "code_to_text"
@@ -122,7 +123,7 @@ def _write(trained: TrainedRun, out: Path) -> EncoderTokenizer:
             modules = [Router.for_query_document(query_modules=sides[0], document_modules=sides[1])]
         model = SentenceTransformer(modules=modules, similarity_fn_name="cosine", device="cpu")
         model.save_pretrained(str(out), create_model_card=False)
-    for file in out.rglob("tokenizer.json"):  # as it was made: what a class of transformers has read may be another
+    for file in out.rglob("tokenizer.json"):  # as we made it: transformers may write it with changes
         made.tokenizer.save_pretrained(file.parent)
     return made
 
@@ -152,7 +153,7 @@ def _dense(head: PredictorHead) -> list[Any]:
     linear = nn.Identity()
     if head.hidden_weight is None or head.hidden_bias is None:
         return [Dense(size, size, True, linear, weight, bias, use_residual=True)]
-    # gelu(x) - gelu(-x) = x: so the state itself goes through the hidden layer beside its features.
+    # gelu(x) - gelu(-x) = x, so the hidden layer also passes the state itself on, for the residual.
     same = torch.eye(size, dtype=weight.dtype)
     hidden = torch.cat([head.hidden_weight.detach(), same, -same])  # (3 C, C)
     hidden_bias = torch.cat([head.hidden_bias.detach(), torch.zeros(2 * size, dtype=weight.dtype)])
@@ -167,7 +168,7 @@ def _dense(head: PredictorHead) -> list[Any]:
 
 
 def _probe_texts(trained: TrainedRun) -> dict[str, list[str]]:
-    """Return texts of each side: some of the run's own pairs, odd ones, and the names of its control tokens."""
+    """Return texts of each side: some of the run's own pairs, unusual ones, and the names of its control tokens."""
     kept = StoredEmbeddings.read(trained.folder.embeddings_file)
     pairs = kept.pairs[:_TEXTS] if kept is not None else []
     controls = trained.encoder.controls
@@ -205,8 +206,9 @@ def _check(
             found = [made.copies.get(token, token) for token in read if token not in made.pred_ids]
             if found != view:
                 raise ConfigError(
+                    "tokens_differ",
                     f"--as encoder: sentence-transformers would read {text[:60]!r} as other tokens than this run does. "
-                    "Nothing was written. Use `llm-jepa embed`, or export the plain model, without --as."
+                    "Nothing was written. Use `llm-jepa embed`, or export the plain model, without --as.",
                 )
         encode = model.encode_query if task == "query" else model.encode_document
         found_vectors = encode(texts[task], convert_to_tensor=True, show_progress_bar=False).float()
@@ -214,8 +216,9 @@ def _check(
         allowed = MOST_DIFFERENCE if next(model.parameters()).dtype == torch.float32 else _OF_HALVES
         if not difference <= allowed * max(1.0, vectors.abs().max().item()):  # nan fails, too
             raise LLMJEPAError(
-                f"The encoder gives other embeddings of a {task} than the run: by up to {difference:.1e}. Nothing was "
-                "written. Please report it, with the model's name."
+                "export_differs",
+                f"The encoder's embeddings of a {task} differ from the run's by up to {difference:.1e}. Nothing was "
+                "written. Please report it, with the model's name.",
             )
         largest = max(largest, difference)
     return largest

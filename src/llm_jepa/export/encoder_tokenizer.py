@@ -1,9 +1,9 @@
-"""The tokenizer of an exported encoder: it writes around a text what its view has, [PRED] among it.
+"""The tokenizer of an exported encoder: it adds to a text all that its view has around it, and [PRED].
 
-sentence-transformers tells a chat template the task: `query` for the text's side, `document` for the code's. So one
-tokenizer and one copy of the weights serve both sides. A text stays text: the control tokens of the run are special
-in this tokenizer, which reads no special token out of a text. The template writes copies of them, under names of
-their own, which no text has.
+sentence-transformers gives a chat template the task: `query` for the text's side, `document` for the code's. So one
+tokenizer and one copy of the weights serve both sides. The name of a control token in a text stays plain text: the
+control tokens of the run are special tokens here, and this tokenizer does not look for special tokens in a text. The
+template writes copies of them instead, with new names that do not occur in texts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llm_jepa.data.tokenizer import with_special
 from llm_jepa.errors import ConfigError
 from llm_jepa.objective import JEPAConfig
 
-# How a template cuts white space from around the words of a message, by what it makes of " x ".
+# The result of a template for a message " x ", and the method of Jinja that removes white space in that way.
 _CUTS = {" x ": "", "x": ".strip()", "x ": ".lstrip()", " x": ".rstrip()"}
 
 
@@ -31,9 +31,9 @@ class _Side:
     """What the encoder writes around a text of one side.
 
     Attributes:
-        head: What stands before the text: pieces of text, and ids of control tokens.
-        cut: The method of Jinja that cuts white space from around the text.
-        reads_tags: Whether tags that a model writes itself, `<think>` say, are read out of the text.
+        head: What is before the text: pieces of text, and ids of control tokens.
+        cut: The method of Jinja that removes white space around the text.
+        reads_tags: Whether tags that a model writes itself, such as `<think>`, are control tokens in the text, too.
         is_rendered: Whether a chat template writes it.
     """
 
@@ -50,7 +50,7 @@ class EncoderTokenizer:
     Attributes:
         tokenizer: The tokenizer; its new tokens come after those of the run.
         pred_ids: Id of each vector of [PRED].
-        copies: Ids of the copies of control tokens, each with the id whose row of the table it has.
+        copies: The id of each copy of a control token, and the id of the token whose embedding it has.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -58,16 +58,16 @@ class EncoderTokenizer:
     copies: dict[int, int] = field(default_factory=dict)
 
     def add(self, name: str, **strips: bool) -> int:
-        """Add a token that is read out of what the template writes; return its id."""
+        """Add a token that the tokenizer finds in what the template writes; return its id."""
         self.tokenizer.add_tokens([AddedToken(name, special=False, normalized=False, **strips)])
         return self.tokenizer.added_tokens_encoder[name]
 
     def copy(self, token: int, *, strips: bool) -> str:
-        """Return the name of the copy of a token, which is added if it is not there.
+        """Return the name of the copy of a token; add the copy if it is missing.
 
         Args:
             token: The id of the token.
-            strips: Whether the copy takes white space in, as the token does where a text is read.
+            strips: Whether the copy removes white space next to it, as the token does when a text is read.
         """
         name = f"<|llm-jepa:{token}{':strips' if strips else ''}|>"
         known = self.tokenizer.added_tokens_decoder.get(token)
@@ -82,14 +82,15 @@ def encoder_tokenizer(encoder: PairEncoder, context: Context, config: JEPAConfig
     Args:
         encoder: The encoder of the run.
         context: What all training rows have around their texts.
-        config: The objective; [PRED] is written as often, and where, as it says.
+        config: The objective; it says how many [PRED] there are, and where.
         num_vectors: Vectors of [PRED].
 
     Raises:
-        ConfigError: If the tokenizer cannot be changed so.
+        ConfigError: If the tokenizer cannot be changed in this way.
     """
     if not encoder.tokenizer.is_fast:
-        raise ConfigError("--as encoder needs a tokenizer with a tokenizer.json (a fast one); this run's has none.")
+        text = "--as encoder needs a tokenizer with a tokenizer.json (a fast one); this run's has none."
+        raise ConfigError("tokenizer_not_supported", text)
     controls = encoder.controls
     names = [name for name in controls.ids if controls.in_questions.fullmatch(name)]
     made = EncoderTokenizer(with_special(encoder.tokenizer, names))
@@ -116,17 +117,16 @@ def encoder_tokenizer(encoder: PairEncoder, context: Context, config: JEPAConfig
     if not sides["query"].is_rendered:
         _begin_texts_alike(tokenizer)
     if min([*made.pred_ids, *made.copies], default=top + 1) <= top:
-        raise ConfigError(
-            "--as encoder: the ids of the tokenizer have gaps, so that no token can be added behind them."
-        )
+        text = "--as encoder: the ids of the tokenizer have gaps, so no token can be added after them."
+        raise ConfigError("tokenizer_not_supported", text)
     return made
 
 
 def _begin_texts_alike(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let a text behind a token of the template begin as one at the start of a string does: with a space, or not.
+    """Make a text after a token of the template begin as at the start of a string: with a space, or without.
 
-    Tokenizers in the way of SentencePiece (`Metaspace`) tell the two apart. A view without a chat template holds one
-    text, at whose start the run's tokenizer stands.
+    Tokenizers like SentencePiece (`Metaspace`) treat the two differently. In the run, a view without a chat template is
+    one text, which begins the string.
     """
     settings = json.loads(tokenizer.backend_tokenizer.to_str())
     own = settings.get("pre_tokenizer") or {}
@@ -135,7 +135,7 @@ def _begin_texts_alike(tokenizer: PreTrainedTokenizerBase) -> None:
         each["prepend_scheme"] = "always"
     if firsts:
         tokenizer._tokenizer = Tokenizer.from_str(json.dumps(settings))
-        if hasattr(tokenizer, "legacy"):  # by which transformers' Llama class chooses the scheme when it loads
+        if hasattr(tokenizer, "legacy"):  # with it, transformers' Llama class chooses the scheme when it loads
             tokenizer.legacy = tokenizer.init_kwargs["legacy"] = True
 
 
@@ -157,19 +157,20 @@ def _code_side(encoder: PairEncoder, context: Context) -> _Side:
 
 
 def _rendered_side(controls: Controls, render: Callable[[str], RenderedPrompt | None]) -> _Side | None:
-    """Return what a chat template writes around a text; None where none does."""
+    """Return what a chat template writes around a text; None if there is no template."""
     prompt, spaced = render("x"), render(" x ")
     if prompt is None or spaced is None:
         return None
     (first, last), (start, end) = prompt.last_user, spaced.last_user
     if prompt.string[:first] != spaced.string[:start]:
-        raise ConfigError("--as encoder: the chat template writes different things before different texts.")
+        text = "--as encoder: what the chat template writes before a text depends on the text."
+        raise ConfigError("template_not_supported", text)
     is_answer = any(content.is_answer for content in prompt.contents if content[:2] == (first, last))
     return _Side(_pieces(prompt, controls), _CUTS[spaced.string[start:end]], is_answer, is_rendered=True)
 
 
 def _pieces(prompt: RenderedPrompt, controls: Controls) -> list[str | int]:
-    """Cut what a template writes before the text into text and control tokens; names in messages are text."""
+    """Split what a template writes before the text into text and control tokens. Names in messages are text."""
     pieces: list[str | int] = []
     done, end = 0, prompt.last_user[0]
     for match in controls.in_questions.finditer(prompt.string, 0, end):
@@ -188,10 +189,10 @@ def _branch(side: _Side, pred: str, made: EncoderTokenizer, encoder: PairEncoder
 
     Args:
         side: The side.
-        pred: The names of its [PRED] tokens; empty without any.
-        made: The tokenizer, which gets the copies that are needed.
+        pred: The names of its [PRED] tokens; empty if it has none.
+        made: The tokenizer; the copies that are needed are added to it.
         encoder: The encoder of the run.
-        leads: Whether [PRED] stands before the view.
+        leads: Whether [PRED] is before the view.
     """
     head = "".join(each if isinstance(each, str) else made.copy(each, strips=side.is_rendered) for each in side.head)
     words = f"words{side.cut}"

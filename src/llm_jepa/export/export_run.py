@@ -1,4 +1,4 @@
-"""`llm-jepa export RUN --to DIR`: the model of a finished run, with its card, as a folder that stands alone."""
+"""`llm-jepa export RUN --to DIR`: the model of a finished run, with its card, as a folder that needs nothing else."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .serving import Exported, python_snippet, server_commands
 
 CARD = "README.md"
 
-# What an export may hold: `force` removes a folder of these that has our card, and no other.
+# What an export may hold. `force` removes only a folder with our card that holds nothing else.
 _EXPORTED = re.compile(
     r"README\.md|config\.json|generation_config\.json|(model|adapter_model)[\w.-]*\.safetensors(\.index\.json)?"
     r"|adapter_config\.json|tokenizer[\w.]*|special_tokens_map\.json|added_tokens\.json|vocab\.\w+|merges\.txt"
@@ -35,29 +35,30 @@ _EXPORTED = re.compile(
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is that of a run with a model that `export_run` takes."""
+    """Whether a folder is a run with a model that `export_run` can export."""
     return any((RunFolder(folder).model / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
 
 
 def export_run(run: str | Path, to: str | Path, *, merge: bool = False, force: bool = False) -> dict[str, Any]:
-    """Write the model of a finished run as a folder that any transformers program serves, with a model card.
+    """Write the model of a finished run as a folder that any program for transformers can load, with a model card.
 
-    Vocabulary and tokenizer are those that the model came with; `generation_config.json` names every token that
-    ended an answer. A model without adapter, or with `merge`, is whole; otherwise the folder is a PEFT adapter.
+    Vocabulary and tokenizer are the model's own; `generation_config.json` names every token that ended an answer in
+    training. If the run has a LoRA adapter and `merge` is false, the folder is a PEFT adapter.
 
     Args:
         run: The folder of a finished run. It is only read.
         to: The folder to write. Folders above it are made if need be.
         merge: Merge a LoRA adapter into its model.
-        force: Write over an earlier export of that name.
+        force: Overwrite an earlier export of that name.
 
     Returns:
         `run`, `out`, `kind` ("model", "merged" or "adapter"), `base` (of an adapter), `max_logit_difference` (of a
-        merged model, else None), and `python` and `serve`, the lines that answer a text and that start a server.
+        merged model, else None), `python` (lines that answer a text), and `serve` (lines that start a server).
 
     Raises:
-        ConfigError: If `run` is no finished run, its tokenizer is another, or `to` is taken or touches the run.
-        DataError: If the model is damaged, or an adapter's base is not to be found.
+        ConfigError: If `run` is not a finished run, its tokenizer has changed, or `to` exists already, or is in the run
+            or around it.
+        DataError: If the model is damaged, or an adapter's base cannot be found.
         LLMJEPAError: If a merged model differs from its adapter. Nothing is left at `to`.
     """
     folder, out = RunFolder(Path(run)), Path(to)
@@ -88,11 +89,11 @@ def export_run(run: str | Path, to: str | Path, *, merge: bool = False, force: b
 
 
 def _describe(run: RunFolder, folder: Path, written: dict[str, Any], encoder: PairEncoder) -> Exported:
-    """Gather what the commands depend on, from the run and from what was written."""
+    """Collect what the commands depend on, from the run and from what was written."""
     is_adapter = written["kind"] == "adapter"
     context = read_context(run, encoder.config)
-    # For some kinds of models AutoTokenizer puts a class of its own in the place of a generic one, which cuts text
-    # otherwise; the card must not name a class that reads other tokens than the model has learned.
+    # For some kinds of models AutoTokenizer uses a class of its own instead of the generic one, and splits text in
+    # another way. The card must not name a class that reads other tokens than the model has learned.
     found = digest_tokenizer(AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False))
     return Exported(
         kind=written["kind"],
@@ -111,30 +112,31 @@ def _describe(run: RunFolder, folder: Path, written: dict[str, Any], encoder: Pa
 
 
 def check_finished(run: RunFolder) -> None:
-    """Refuse a folder that is no run, or one that is not finished."""
+    """Refuse a folder that is not a run, and a run that is not finished."""
     read_run_settings(run)
     if missing := run.missing:
-        raise ConfigError(
-            f"{run} holds no {missing[0]}: the run is not finished. The same `train` command finishes it."
-        )
+        text = f"{run} has no {missing[0]}: the run is not finished. The same `train` command finishes it."
+        raise ConfigError("run_not_finished", text)
 
 
 def check_out(run: RunFolder, out: Path, *, force: bool) -> None:
-    """Refuse a destination that touches the run or is taken by something that no export wrote."""
+    """Refuse a destination in the run or around it, and one that exists already, except with `force` an export."""
     real, source = out.resolve(), run.path.resolve()
     if real == source or source in real.parents or real in source.parents:
-        raise ConfigError(f"--to {out} and the run {run} are one inside the other. Choose another --to.")
+        text = f"--to {out} and the run {run} are the same, or one is inside the other. Choose another --to."
+        raise ConfigError("output_is_input", text)
     if not out.exists() and not out.is_symlink():
         return
     if not force:
-        raise ConfigError(f"{out} is there already. Choose another name, or write over it with --force.")
+        raise ConfigError("file_exists", f"{out} exists already. Choose another name, or overwrite it with --force.")
     if out.is_symlink() or not out.is_dir():
-        raise ConfigError(f"{out} is no folder: --force does not replace it. Choose another --to.")
+        text = f"{out} is not a folder, so --force does not replace it. Choose another --to."
+        raise ConfigError("not_a_folder", text)
     card = out / CARD
     if not card.is_file() or MARK not in card.read_text(encoding="utf-8", errors="replace"):
-        raise ConfigError(f"{out} was not written by `llm-jepa export`: --force does not replace it.")
+        text = f"{out} was not written by `llm-jepa export`, so --force does not replace it. Choose another --to."
+        raise ConfigError("not_an_export", text)
     if other := sorted(each.name for each in out.iterdir() if not _EXPORTED.fullmatch(each.name)):
-        raise ConfigError(
-            f"{out} holds {', '.join(other[:3])}, which no export wrote, and --force would remove it. Choose another "
-            "--to."
-        )
+        what = ", ".join(other[:3])
+        text = f"{out} has {what}, which no export wrote. --force would remove it. Choose another --to."
+        raise ConfigError("not_an_export", text)

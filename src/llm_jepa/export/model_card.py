@@ -1,7 +1,7 @@
-"""The card of an exported model: what it is, what it was trained on and how, what came out, what it cost, its limits.
+"""The card of an exported model: what it is, its data and training, its results, its cost and its limits.
 
-It is made from the files of the run folder and, where the run is one of an experiment, from the experiment's
-results.json. It computes no result of its own, and says no path of the machine that it was made on.
+It is made from the files of the run folder and, if the run is part of an experiment, from the experiment's
+results.json. It computes no result of its own, and names no path of the machine that it was made on.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CURVES = {
 
 
 def model_card(run: Path, model: Exported, name: str) -> str:
-    """Return the card as Markdown, with the header that the hub reads.
+    """Return the card as Markdown, with the header for the hub.
 
     Args:
         run: The folder of a finished run.
@@ -89,7 +89,7 @@ def _uses(model: Exported, name: str, context: Context) -> list[str]:
 
 
 def _header(model: Exported) -> str:
-    """Return the YAML header; a model of a folder is nobody's on the hub, and is not linked."""
+    """Return the YAML header. It links a base model only if that is on the hub, not in a folder."""
     if model.kind == "encoder":
         tags = ["llm-jepa", "sentence-transformers", "feature-extraction"]
         data = ModelCardData(library_name="sentence-transformers", pipeline_tag="sentence-similarity", tags=tags)
@@ -115,7 +115,7 @@ def _introduction(settings: Mapping[str, Any], model: Exported) -> str:
     start = (
         f"from `{_short_name(source)}`" if source else f"from random weights, preset `{settings.get('model', 'nano')}`"
     )
-    kept = " Vocabulary and tokenizer are those it came with." if source and model.kind != "encoder" else ""
+    kept = " Its vocabulary and tokenizer are unchanged." if source and model.kind != "encoder" else ""
     weight = settings.get("jepa_lambda", 1.0)
     how = (
         "on next-token prediction alone (`jepa_lambda: 0`)"
@@ -126,7 +126,7 @@ def _introduction(settings: Mapping[str, Any], model: Exported) -> str:
 
 
 def _context(context: Context) -> str:
-    """Return what all training rows have around a question, as far as there is anything."""
+    """Return what all training rows have around a question; empty if there is nothing."""
     parts = []
     if context.messages:
         said = "\n".join(f"{message['role']}: {message['content']}" for message in context.messages)
@@ -167,7 +167,7 @@ def _device(environment: Mapping[str, Any]) -> str:
 
 
 def _curves(log: Sequence[Mapping[str, Any]]) -> str:
-    """Return the curves as a table of a few steps: each value is the last one logged up to that step."""
+    """Return the curves as a table of a few steps. Each value is the last one logged up to that step."""
     steps = sorted({line["step"] for line in log if any(line.get(key) is not None for key in CURVES)})
     if not steps:
         return ""
@@ -197,9 +197,11 @@ def _results(report: Mapping[str, Any], results: Results | None, name: str) -> s
             f"{_percent(report['retrieval']['recall@1'])} among {report['retrieval']['num_candidates']:,.0f} codes."
         )
     elif report.get("validation"):
-        lines.append(f"No test rows. Cross-entropy of validation rows: {report['validation']['ce_loss']:.3f} a token.")
+        lines.append(
+            f"There were no test rows. Cross-entropy on validation rows: {report['validation']['ce_loss']:.3f} a token."
+        )
     else:
-        lines.append("No test rows, and no validation rows: nothing is known of how well it answers.")
+        lines.append("There were no test rows and no validation rows: how well it answers was not measured.")
     if results is not None:
         lines.append(f"This is run `{_code(name)}` of an experiment:")
         for each in (results, *results.other_tests.values()):
@@ -223,7 +225,7 @@ def _cost(report: Mapping[str, Any], results: Results | None, name: str) -> str:
 
 
 def _times(report: Mapping[str, Any]) -> str:
-    """Return what a watch would have shown; that of a run which was stopped is of all its parts."""
+    """Return the times that have passed. Those of a run that was stopped are the sum over its parts."""
     took = f"Training took {duration(report['training_time_s'])}, with its evaluations and checkpoints"
     if "total_time_s" not in report:
         return f"{took}."
@@ -235,35 +237,37 @@ def _limits(settings: Mapping[str, Any], report: Mapping[str, Any], results: Res
     lines = []
     alarm = report.get("alarm")
     if alarm and alarm.get("alarmed"):
-        recovered = " At the last look it had recovered." if alarm.get("recovered") else ""
+        recovered = " At the last check it had recovered." if alarm.get("recovered") else ""
         lines.append(f"The collapse alarm went off: {escaped(alarm['reason'])}{recovered}")
     if results is None:
         lines.append("One run with one seed. Another seed gives other numbers, and nothing was compared.")
-    lines.append("Scored on the rows above alone, with greedy answers. Nothing is known of other data or tasks.")
+    lines.append("Scored only on the rows above, with greedy answers. Other data or tasks were not measured.")
     if model.kind == "adapter":
-        lines.append(f"It is of no use without its model, `{_code(_short_name(model.base))}`.")
+        lines.append(f"It works only together with its model, `{_code(_short_name(model.base))}`.")
     if not settings.get("train_end_token", True):
-        lines.append("It was never trained to stop (`train_end_token: false`): an answer is what it begins with.")
+        lines.append(
+            "It was never trained to stop (`train_end_token: false`): the answer is only the start of what it writes."
+        )
     if settings.get("quantization", "none") != "none":
         lines.append(
-            "Trained beside weights in four bits; here it stands on the full ones, whose answers differ a little."
+            "It was trained on base weights in four bits. With the full weights, as here, answers differ a little."
         )
     if model.kind == "encoder":
-        lines.append("It writes no answers: the head of the language model is not here.")
+        lines.append("It cannot write answers, because it has no language-model head.")
         lines.append(
-            "A text with a system message or turns of its own, other than those of all training rows, cannot be given "
-            "to it. `llm-jepa embed` can."
+            "It cannot embed a text with another system message or other turns than those of all training rows. "
+            "`llm-jepa embed` can."
         )
     else:
         lines.append(
-            "`[PRED]` and the objective are not here: answers never use them. They stand in the run, for retrieval and "
-            "for further training."
+            "`[PRED]` and the objective are not included, because answers do not use them. They are in the run, for "
+            "retrieval and further training."
         )
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
 def _experiment(run: Path) -> Results | None:
-    """Return the results of the experiment that the run is one of; None where there is none."""
+    """Return the results of the experiment that the run is part of; None if there is none."""
     found = ExperimentFolder(run.resolve().parent).results()
     if found is None:
         return None
@@ -276,12 +280,12 @@ def _experiment(run: Path) -> Results | None:
 
 
 def _code(text: object) -> str:
-    """Return text for a span of code."""
+    """Return a text so that it can be a span of code."""
     return "".join(char if char.isprintable() and char not in "`|" else "?" for char in str(text))
 
 
 def _short_name(value: Any) -> str:
-    """Return a file's name without the folders of the machine it lies on; a name on the hub is left whole."""
+    """Return a file's name without its folders; return a name on the hub whole."""
     text = str(value)
     is_path = text.startswith((".", "/", "~")) or Path(text).exists() or PurePath(text).suffix in (".jsonl", ".json")
     return PurePath(text).name if is_path else text

@@ -1,7 +1,7 @@
-"""The model of a run as a plain folder that any program serves: whole, merged, or as an adapter.
+"""The model of a run as a plain folder that any program can load: whole, merged, or as an adapter.
 
-What only this package reads ([PRED], the objective) stays in the run. Servers that read every *.safetensors of a
-folder would stumble over it, and answers never use it.
+What only this package reads ([PRED], the objective) stays in the run. Answers do not use it, and servers that read
+every *.safetensors of a folder would fail on it.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ def export_weights(
         model: The `model` folder of a run.
         out: The folder to make.
         tokenizer: The run's tokenizer; a merged model is saved with it.
-        end_ids: All tokens that end an answer: whatever generates stops at them.
-        pad_id: Token that fills padding, where the model names none.
-        merge: Add an adapter's matrices into the weights of its model. A model without adapter is whole already.
+        end_ids: All tokens that end an answer; generation stops at them.
+        pad_id: Token for padding, if the model names none.
+        merge: Add an adapter's matrices into the weights of its model. Without an adapter, it changes nothing.
 
     Returns:
         `kind` ("model", "merged" or "adapter"), `base` (an adapter's model, else None), and for a merged model
         `max_logit_difference`, the largest over a few random tokens.
 
     Raises:
-        DataError: If the model is damaged, or its base is not to be found.
+        DataError: If the model is damaged, or its base cannot be found.
         LLMJEPAError: If the merged model gives other logits than the adapter.
     """
     is_adapter = (model / ADAPTER_CONFIG).is_file()
@@ -66,23 +66,26 @@ def export_weights(
 
 
 def _check_weights(model: Path) -> None:
-    """Open each file of weights: one that was cut short is told here, not by a server."""
+    """Open each file of weights, so that a damaged one is found here, and not later by a server."""
     files = sorted(model.glob("*.safetensors"))
     if (model / (WEIGHTS + INDEX)).is_file():
-        files += [file for file in shards(model / WEIGHTS) if file not in files]  # one that is missing is opened, too
+        files += [
+            file for file in shards(model / WEIGHTS) if file not in files
+        ]  # opening one that is missing fails below
     if not files:
-        raise DataError(f"{model} holds no *.safetensors. Use another run, or train again.")
+        raise DataError("weights_missing", f"{model} has no *.safetensors. Use another run, or train again.")
     for file in files:
         try:
             with safe_open(file, framework="pt") as weights:
                 weights.keys()
         except (OSError, SafetensorError) as error:
-            raise DataError(f"{file} is missing or damaged: {error}. Use another run, or train again.") from error
+            text = f"{file} is missing or damaged: {error}. Use another run, or train again."
+            raise DataError("checkpoint_damaged", text) from error
 
 
 @torch.no_grad()
 def _save_merged(model: Path, out: Path) -> float:
-    """Merge an adapter and save the whole; return the largest difference of the logits before and after."""
+    """Merge an adapter and save the model; return the largest difference of the logits before and after."""
     adapted = load_adapted(model).eval()
     vocab_size = adapted.get_input_embeddings().num_embeddings
     tokens = torch.randint(vocab_size, (1, CHECKED_TOKENS), generator=torch.Generator().manual_seed(0))
@@ -90,11 +93,13 @@ def _save_merged(model: Path, out: Path) -> float:
     plain = merged(adapted)
     difference, largest = (_logits(plain, tokens) - expected).abs().max().item(), expected.abs().max().item()
     if not math.isfinite(largest):
-        raise DataError(f"The logits of {model} are not finite numbers: its training has diverged. Use another run.")
+        text = f"The logits of {model} are not finite numbers: its training has diverged. Use another run."
+        raise DataError("weights_not_finite", text)
     if not difference <= MAX_DIFFERENCE * largest:  # nan fails, too
         raise LLMJEPAError(
-            f"The merged model differs from the adapter: its logits by up to {difference:.1e}, where the largest is "
-            f"{largest:.1e}. Nothing was written. Export the adapter, without --merge; it is exact."
+            "merge_differs",
+            f"The logits of the merged model differ from the adapter's by up to {difference:.1e}; the largest is "
+            f"{largest:.1e}. Nothing was written. Export the adapter, without --merge; it is exact.",
         )
     plain.save_pretrained(out)
     return difference
@@ -105,10 +110,10 @@ def _logits(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _let_generation_stop(out: Path, end_ids: list[int], pad_id: int) -> None:
-    """Write every token that ended an answer in training into generation_config.json, beside those there."""
+    """Add every token that ended an answer in training to those of generation_config.json."""
     file = out / "generation_config.json"
     settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    settings.pop("_from_model_config", None)  # it would have config.json, which knows one end token, win over this
+    settings.pop("_from_model_config", None)  # with it, config.json, which has one end token, would be used instead
     before = settings.get("eos_token_id")
     known = [] if before is None else [before] if isinstance(before, int) else list(before)
     ends = list(dict.fromkeys([*end_ids, *known]))

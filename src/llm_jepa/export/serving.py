@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that vLLM's --max-lora-rank takes; 16 if not said
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that vLLM's --max-lora-rank accepts; its default is 16
 
 QUESTION = "YOUR TEXT"
 
@@ -21,16 +21,16 @@ class Exported:
         kind: "model", "merged", "adapter" or "encoder".
         base: The model of an adapter; None for a whole model.
         lora_r: The rank of an adapter.
-        tokenizer_class: Class of transformers that loads the tokenizer as it was trained with.
+        tokenizer_class: Class of transformers that loads the tokenizer as the training used it.
         is_chat: Whether the model was trained on a chat template.
-        chat_template_kwargs: What the template was given.
-        messages: What every chat began with: a system message, turns. Without a chat template, a system message alone
-            stands before the text.
-        bridge_ids: Tokens between a text and its answer, where there is no chat template.
-        bridge: The same as text, special tokens by their names.
+        chat_template_kwargs: The arguments of the template.
+        messages: What every chat began with: a system message, turns. Without a chat template, it is at most a system
+            message, which is before the text.
+        bridge_ids: Tokens between a text and its answer, if there is no chat template.
+        bridge: The same as text, with the names of special tokens.
         end_ids: Tokens that end an answer.
         shown_end_ids: Those of them that `skip_special_tokens` would leave in an answer: added words.
-        max_new_tokens: The longest answer that was looked for.
+        max_new_tokens: The most tokens of an answer, as in the evaluation.
     """
 
     kind: str
@@ -48,12 +48,12 @@ class Exported:
 
     @property
     def conversation(self) -> list[dict[str, Any]]:
-        """The messages that ask one text of a chat model."""
+        """The messages that a chat model is given to answer one text."""
         return [*self.messages, {"role": "user", "content": QUESTION}]
 
     @property
     def text(self) -> str:
-        """What asks one text of a model without chat template: all that stands before the bridge."""
+        """What a model without a chat template is given to answer one text, up to the bridge."""
         return "".join(f"{message['content']}\n" for message in self.messages) + QUESTION
 
 
@@ -73,7 +73,7 @@ def python_snippet(model: Exported, folder: str) -> str:
             *kwargs,
             ')["input_ids"]',
         ]
-    else:  # the tokens of text and bridge are put side by side: cut as one string they could be others
+    else:  # text and bridge are tokenized separately: as one string they could give other tokens
         ask = [f'ids = tokenizer({_quoted(model.text)})["input_ids"] + {list(model.bridge_ids)}']
     stop = f", eos_token_id={list(model.end_ids)}" if model.kind == "adapter" else ""
     needs = ["# an adapter: needs `pip install peft`"] if model.kind == "adapter" else []
@@ -131,9 +131,9 @@ def evaluator_snippet(folder: str) -> str:
 
 
 def server_commands(model: Exported, folder: str) -> list[str]:
-    """Return shell lines; the first says where the model is.
+    """Return shell lines; the first names the folder of the model.
 
-    No line is longer than 80 columns, except where a name or a message of the training rows is.
+    No line is longer than 80 columns, unless a name or a message of the training rows is.
     """
     lines = [f"MODEL={shlex.quote(folder)}"]
     if model.kind == "adapter":
@@ -149,7 +149,7 @@ def server_commands(model: Exported, folder: str) -> list[str]:
 
 
 def _request(model: Exported) -> list[str]:
-    """Return the call of a server that listens on port 8000, as both do."""
+    """Return the request to a server on port 8000, which both servers use."""
     name = "tuned" if model.kind == "adapter" else "'\"$MODEL\"'"
     if model.is_chat:
         messages = ",\n           ".join(map(_json, model.conversation))
@@ -177,11 +177,11 @@ def _python(message: Mapping[str, Any]) -> str:
 
 
 def _quoted(value: Any) -> str:
-    """Return a value as Python writes it; text in double quotes where that is the same text."""
+    """Return a value as Python code; a text is in double quotes if it means the same there."""
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else ""
     return text if text.isprintable() and text else repr(value)
 
 
 def _json(value: Any) -> str:
-    """Return a value as JSON that may stand between single quotes of a shell."""
+    """Return a value as JSON that can be put between single quotes of a shell."""
     return json.dumps(value).replace("'", "\\u0027")

@@ -1,23 +1,23 @@
-"""LLM-JEPA on nanoGPT: a drop-in for its `model.py`, to be read like a lesson.
+"""LLM-JEPA on nanoGPT: a replacement for its `model.py`, to be read like a lesson.
 
-    from llm_jepa.nanogpt import GPT, GPTConfig      # in the place of: from model import GPTConfig, GPT
-    logits, loss = model(X, Y, jepa_lambda=1.0)      # in the place of: logits, loss = model(X, Y)
+    from llm_jepa.nanogpt import GPT, GPTConfig      # instead of: from model import GPTConfig, GPT
+    logits, loss = model(X, Y, jepa_lambda=1.0)      # instead of: logits, loss = model(X, Y)
 
-The first line alone changes nothing: same names, same state-dict keys, same seed, same losses. (A checkpoint then has
-[PRED] among its weights, which nanoGPT's own class does not know; `llm-jepa export` takes it out.) The second adds the
-term of LLM-JEPA (arXiv 2509.14252, Eq. 2), with a cosine distance and a target without gradient:
+The first line alone changes nothing: same names, same state-dict keys, and with the same seed the same losses. (But a
+checkpoint has one more weight, [PRED], which nanoGPT's own class does not know. `llm-jepa export` removes it.) The
+second line adds the term of LLM-JEPA (arXiv 2509.14252, Eq. 2), with a cosine distance and a target without gradient:
 
     loss = CE(next token) + jepa_lambda * (1 - cos( Pred(text), Enc(code) ))
 
-A row of tokens holds two views, the text and then the code. Enc(x) is the last hidden state at the last token of
-x. Pred(x) is the same after k more tokens, [PRED]: one learned embedding, k times. It asks the model to say, with
-what it read of the text, where the code will lie.
+A row of tokens holds two views, the text and then the code. Enc(x) is the last layer's hidden state at the last token
+of x. Pred(x) is the same after k more tokens, [PRED]: one learned embedding, k times. There the model predicts the
+embedding of the code from the text that it has read.
 
-Done literally this takes three forwards: the row, text [PRED], code. But a token sees only what stands before it,
-so the text's states in the row are those of the text alone, and one forward serves both. Only [PRED] is added,
-with a mask, and the code is read once more by itself, without gradient:
+A direct implementation runs the model three times: on the row, on text [PRED], and on the code. But a token sees only
+the tokens before it, so the text's states in the row are those of the text alone, and one run serves both. Only [PRED]
+is added, with a mask, and the code is read once more by itself, without gradient:
 
-    row      t0 t1 t2 c0 c1 c2   P0 P1        each token sees itself and what stands before it in the row;
+    row      t0 t1 t2 c0 c1 c2   P0 P1        each token sees itself and the tokens before it in the row;
     position  0  1  2  3  4  5    3  4        P0 and P1 see t0 t1 t2 and earlier P's, and nothing sees a P
     code     c0 c1 c2            (position 0 1 2)
 
@@ -37,6 +37,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm_jepa.errors import ConfigError
 from llm_jepa.objective.distances import get_distance
 
 from .state_dicts import accept_nanogpt, with_pred_group
@@ -49,7 +50,7 @@ IGNORED = -1  # target of a token that is not trained on; nanoGPT's number
 INIT_STD = 0.02
 A100_BF16_FLOPS = 312e12  # peak of an A100 in bfloat16, a second: nanoGPT's unit of utilisation
 
-States = tuple[Tensor, Tensor | None]  # of the rows, and of [PRED] where there are any
+States = tuple[Tensor, Tensor | None]  # of the rows, and of [PRED] if there are any
 
 
 @dataclass
@@ -61,7 +62,7 @@ class GPTConfig:
         n_head: Attention heads in a block; divides n_embd.
         n_embd: C, the width of a hidden state.
         dropout: Probability; 0 for pretraining, 0.1 or more for small data.
-        activation: "gelu", exact, as in nanoGPT, or "gelu_new", its tanh form, which GPT-2's weights were made with.
+        activation: "gelu", exact, as in nanoGPT, or "gelu_new", its tanh form, with which GPT-2 was trained.
     """
 
     block_size: int = 1024
@@ -87,12 +88,13 @@ class LayerNorm(nn.Module):
 
 
 class CausalSelfAttention(nn.Module):
-    """Each token of a row looks at itself and at what stands before it; a [PRED] looks where its mask lets it."""
+    """Each token of a row attends to itself and the tokens before it; a [PRED] attends where its mask is True."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         if config.n_embd % config.n_head:
-            raise ValueError(f"n_embd={config.n_embd} is not a multiple of n_head={config.n_head}.")
+            text = f"n_embd={config.n_embd} is not a multiple of n_head={config.n_head}."
+            raise ConfigError("settings_conflict", text)
         self.n_head = config.n_head
         self.dropout = config.dropout
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)  # queries, keys, values
@@ -102,20 +104,20 @@ class CausalSelfAttention(nn.Module):
     def forward(
         self, x: Tensor, pred: Tensor | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return what the rows and the [PRED] tokens read, of the shapes of x and pred.
+        """Return the output for the rows and for the [PRED] tokens, of the shapes of x and pred.
 
         Args:
             x: States of the rows, (B, T, C).
             pred: States of the [PRED] tokens, (B, k, C).
-            mask: True where a [PRED] may look, at the row and at [PRED], (B, 1, k, T + k).
+            mask: True where a [PRED] may attend, to the row and to [PRED], (B, 1, k, S + k).
         """
         dropout = self.dropout if self.training else 0.0
         q, k, v = self._heads(x)  # (B, H, T, C / H)
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
         if pred is None or mask is None:
             return self._joined(y), None
-        # The row takes the fast causal kernel as if no [PRED] were there. A few more queries read its keys and values,
-        # as far as the longest text goes.
+        # The row uses the fast causal kernel, as if there were no [PRED]. The few queries of [PRED] then read the row's
+        # keys and values, up to the end of the longest text.
         pred_q, pred_k, pred_v = self._heads(pred)  # (B, H, k, C / H)
         S = mask.shape[-1] - pred.shape[1]
         k, v = torch.cat([k[:, :, :S], pred_k], dim=2), torch.cat([v[:, :, :S], pred_v], dim=2)  # (B, H, S + k, C / H)
@@ -128,12 +130,12 @@ class CausalSelfAttention(nn.Module):
         return [each.view(B, T, self.n_head, -1).transpose(1, 2) for each in self.c_attn(x).chunk(3, dim=-1)]
 
     def _joined(self, y: Tensor) -> Tensor:
-        """Return what the heads read, (B, H, T, C / H), as (B, T, C)."""
+        """Return the output of the heads, (B, H, T, C / H), as (B, T, C)."""
         return self.resid_dropout(self.c_proj(y.transpose(1, 2).flatten(2)))
 
 
 class MLP(nn.Module):
-    """Two linear layers, four times as wide in between."""
+    """Two linear layers, with four times the width between them."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -147,7 +149,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then MLP, each added to what came in."""
+    """Attention, then MLP, each added to its input."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -175,9 +177,9 @@ class JEPALoss:
         loss: ce_loss + jepa_lambda * jepa_loss, a scalar with gradient.
         ce_loss: Nats per trained token, scalar.
         jepa_loss: Mean distance over `num_pairs`, scalar; 0 without a pair, nan where jepa_lambda is 0.
-        text_pred: Pred(text) of each pair, (num_pairs, C); None where no view was encoded.
+        text_pred: Pred(text) of each pair, (num_pairs, C); None if no view was encoded.
         code_emb: Enc(code) of each pair, (num_pairs, C), without gradient.
-        note: Why rows lack it; empty where none does.
+        note: Why rows have no JEPA term; empty if all have one.
     """
 
     loss: Tensor
@@ -194,7 +196,7 @@ class JEPALoss:
 
 
 class GPT(nn.Module):
-    """nanoGPT's GPT, with one embedding more: `pred_token`, that of [PRED], (1, 1, C)."""
+    """nanoGPT's GPT, with one more embedding: `pred_token`, that of [PRED], (1, 1, C)."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -209,12 +211,12 @@ class GPT(nn.Module):
             }
         )
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.transformer["wte"].weight = self.lm_head.weight  # one table reads words and scores them
+        self.transformer["wte"].weight = self.lm_head.weight  # one table for input and output
         self.apply(_init_weights)
         for name, parameter in self.named_parameters():
-            if name.endswith("c_proj.weight"):  # what adds to the residual stream, twice a block (GPT-2)
+            if name.endswith("c_proj.weight"):  # the two of each block that add to the residual stream (GPT-2)
                 nn.init.normal_(parameter, std=INIT_STD / math.sqrt(2 * config.n_layer))
-        # From a generator of its own: with the same seed, weights, batches and dropout are those of nanoGPT.
+        # It has its own generator, so that with one seed, weights, batches and dropout are the same as in nanoGPT.
         generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
         self.pred_token = nn.Parameter(torch.randn(1, 1, config.n_embd, generator=generator) * INIT_STD)
         if config.activation == "gelu_new":
@@ -229,15 +231,15 @@ class GPT(nn.Module):
         Args:
             idx: Tokens, (B, T).
             targets: The token that follows each, (B, T); -1 where none is trained on.
-            jepa: What `jepa_loss` takes beside these, to train on its loss through this call, which is the one
-                that DistributedDataParallel and torch.compile know of.
+            jepa: Further arguments of `jepa_loss`, to train on its loss through this call, the only one that
+                DistributedDataParallel and torch.compile know.
 
         Returns:
             Logits and loss. Without targets: the last token's logits, (B, 1, V), and None.
         """
         if jepa:
             if targets is None:
-                raise ValueError(f"{', '.join(jepa)} belong to the loss, which needs targets.")
+                raise ConfigError("targets_missing", f"{', '.join(jepa)} are for the loss, which needs targets.")
             out = self.jepa_loss(idx, targets, **jepa)
             return out.logits, out.loss
         states, _ = self._states(idx)
@@ -249,18 +251,18 @@ class GPT(nn.Module):
     def _states(self, idx: Tensor, num_pred: int = 0, text_len: Sequence[int] = ()) -> States:
         """Return the last hidden states of the rows, (B, T, C), and of k [PRED] after each row's text, (B, k, C).
 
-        `text_len` are the tokens of each row's text view, B numbers, needed where k is not 0.
+        `text_len` holds the number of tokens of each row's text view, B numbers; needed if k is not 0.
         """
         T = idx.shape[1]
         if self.config.block_size < T:
-            raise ValueError(f"The rows have {T} tokens, block_size is {self.config.block_size}.")
+            raise ConfigError("row_too_long", f"The rows have {T} tokens, block_size is {self.config.block_size}.")
         embed, place, drop = (self.transformer[name] for name in ("wte", "wpe", "drop"))
         x = drop(embed(idx) + place(torch.arange(T, device=idx.device)))  # (B, T, C)
         pred = mask = None
         if num_pred:
             lengths = torch.tensor(text_len, device=idx.device)[:, None]  # (B, 1)
             positions = lengths + torch.arange(num_pred, device=idx.device)  # (B, k): they continue the text's
-            # A row without a pair may leave no position. Its [PRED] goes anywhere, and is not read.
+            # A row without a pair may leave no position. Its [PRED] can be anywhere, because it is not read.
             pred = drop(self.pred_token + place(positions.clamp(max=self.config.block_size - 1)))  # (B, k, C)
             mask = _pred_mask(lengths, max(text_len), num_pred)
         for block in cast(nn.ModuleList, self.transformer["h"]):
@@ -274,7 +276,7 @@ class GPT(nn.Module):
     def encode_last(self, idx: Tensor) -> Tensor:
         """Return Enc(x): the last hidden state at the last token of (B, T) tokens, (B, C), without gradient.
 
-        In training mode with dropout, a target has dropout as well: call `eval()` for embeddings to keep.
+        In training mode, dropout applies here as well: call `eval()` for embeddings to keep.
         """
         return self._states(idx)[0][:, -1]
 
@@ -282,7 +284,7 @@ class GPT(nn.Module):
         """Return Pred(x): the state at the last of k [PRED] after (B, T) tokens, (B, C). With k 0 it is Enc(x).
 
         Raises:
-            ValueError: If T + k is over block_size.
+            ConfigError: If T + k is over block_size.
         """
         lengths = [idx.shape[1]] * len(idx)
         self._check_room(lengths, k_pred)
@@ -300,27 +302,27 @@ class GPT(nn.Module):
         views: Tensor | Sequence[Sequence[int]] | None = None,
         jepa_distance: str = "cosine",
     ) -> JEPALoss:
-        """Return cross-entropy plus `jepa_lambda` times the distance of Pred(text) to Enc(code), in one fused pass.
+        """Return cross-entropy plus `jepa_lambda` times the distance from Pred(text) to Enc(code), in one fused pass.
 
         Args:
             idx: Tokens, (B, T).
             targets: The token that follows each, (B, T); -1 where none is trained on.
             jepa_lambda: Weight of the term. 0: no view is encoded, and the loss is `forward`'s, bit for bit.
             jepa_k: k. With 0, Pred(text) is Enc(text).
-            jepa_split: Where the views meet: the text is a row's first max(2, int(T * jepa_split)) tokens, the code
-                the rest.
+            jepa_split: The text is a row's first max(2, int(T * jepa_split)) tokens, the code is the rest.
             views: For real pairs, the number of tokens of text and of code in each row, (B, 2): the row begins with
-                the text, the code follows. An end token, a separator and padding are best left out of the code, so
-                that it is read at its last token. Rows of (0, 0) hold no pair. Takes the place of jepa_split.
+                the text, the code follows. Do not count an end token, a separator or padding as code: the code is
+                read at its last token. Rows of (0, 0) hold no pair. `views` replaces jepa_split.
             jepa_distance: "cosine", or another of `llm_jepa.objective.distances`.
 
         Rows whose code view has fewer than 2 tokens have no term; `note` says how many.
 
         Raises:
-            ValueError: If no position is left for [PRED] after a text, or the views do not fit their rows.
+            ConfigError: If no position is left for [PRED] after a text, or the views do not fit their rows.
         """
         if jepa_lambda < 0 or jepa_k < 0:
-            raise ValueError(f"jepa_lambda={jepa_lambda} and jepa_k={jepa_k} must not be negative.")
+            text = f"jepa_lambda={jepa_lambda} and jepa_k={jepa_k} must not be negative."
+            raise ConfigError("value_out_of_range", text)
         distance = get_distance(jepa_distance)
         if jepa_lambda == 0:
             logits, loss = self(idx, targets)
@@ -355,25 +357,26 @@ class GPT(nn.Module):
         T, device = idx.shape[1], idx.device
         start, length = torch.tensor(text_len, device=device), torch.tensor(code_len, device=device)
         columns = start[:, None] + torch.arange(max(code_len), device=device)  # (B, L)
-        codes = idx.gather(1, columns.clamp(max=T - 1))  # past a code's end stands what its last token cannot see
+        codes = idx.gather(1, columns.clamp(max=T - 1))  # the last token of a code cannot see what is after it
         return self._states(codes)[0][torch.arange(len(idx), device=device), length - 1]
 
     def _check_room(self, text_len: Sequence[int], num_pred: int) -> None:
-        """Refuse [PRED] that would stand past the last position."""
+        """Refuse [PRED] that would be past the last position."""
         needed = max(text_len) + num_pred
         if num_pred and needed > self.config.block_size:
-            raise ValueError(
+            raise ConfigError(
+                "text_too_long",
                 f"{num_pred} [PRED] after a text of {max(text_len)} tokens take {needed} positions, block_size is "
-                f"{self.config.block_size}. Use a smaller k, a shorter text (jepa_split, views) or a larger block_size."
+                f"{self.config.block_size}. Use a smaller k, a shorter text (jepa_split, views) or larger block_size.",
             )
 
     def _with_pred_token(self, loss: Tensor) -> Tensor:
-        """Under DistributedDataParallel, give [PRED] a gradient of 0 where it has none: it waits for each parameter."""
+        """Give [PRED] a gradient of 0 if it has none, as DistributedDataParallel waits for one of each parameter."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return loss + 0.0 * self.pred_token.sum()
         return loss
 
-    # ---- what nanoGPT's scripts call beside `forward` ----
+    # ---- what nanoGPT's scripts call in addition to `forward` ----
 
     @torch.no_grad()
     def generate(self, idx: Tensor, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
@@ -387,7 +390,7 @@ class GPT(nn.Module):
         return idx
 
     def get_num_params(self, non_embedding: bool = True) -> int:
-        """Count parameters; without the position table and [PRED] by default. The tied word table always counts."""
+        """Count parameters; by default without the position table and [PRED]. The tied word table always counts."""
         total = sum(parameter.numel() for parameter in self.parameters())
         left_out = cast(Tensor, self.transformer["wpe"].weight).numel() + self.pred_token.numel()
         return total - left_out if non_embedding else total
@@ -396,10 +399,11 @@ class GPT(nn.Module):
         """Keep the first `block_size` positions, in place.
 
         Raises:
-            ValueError: If there are not so many.
+            ConfigError: If the model has fewer.
         """
         if block_size > self.config.block_size:
-            raise ValueError(f"block_size={block_size} is over the model's own {self.config.block_size}.")
+            text = f"block_size={block_size} is larger than the model's own, {self.config.block_size}."
+            raise ConfigError("value_out_of_range", text)
         self.config.block_size = block_size
         table = self.transformer["wpe"]
         table.weight = nn.Parameter(cast(Tensor, table.weight)[:block_size].detach().clone())
@@ -409,7 +413,7 @@ class GPT(nn.Module):
     ) -> torch.optim.AdamW:
         """Return AdamW, fused on "cuda": matrices and embeddings decay; biases, norms and [PRED] do not.
 
-        It also takes the state of an optimizer that nanoGPT saved, which knows no [PRED].
+        It also loads the state of an optimizer that nanoGPT saved, which has no [PRED].
         """
         trained = [each for each in self.parameters() if each.requires_grad and each is not self.pred_token]
         groups = [
@@ -425,7 +429,7 @@ class GPT(nn.Module):
     def estimate_mfu(self, fwdbwd_per_iter: float, dt: float) -> float:
         """Return the share of an A100's bfloat16 peak that `fwdbwd_per_iter` rows of block_size in `dt` seconds use.
 
-        FLOPs of plain training, by the count of PaLM (arXiv 2204.02311, appendix B); what JEPA adds is left out.
+        The FLOPs are those of plain training, as PaLM counts them (arXiv 2204.02311, appendix B), without JEPA's.
         """
         config = self.config
         flops_per_token = 6 * self.get_num_params() + 12 * config.n_layer * config.n_embd * config.block_size
@@ -443,7 +447,8 @@ class GPT(nn.Module):
 
         unknown = set(override_args or {}) - {"dropout"}
         if unknown:
-            raise ValueError(f"override_args may hold dropout alone, not {', '.join(sorted(unknown))}.")
+            text = f"override_args may hold only dropout, not {', '.join(sorted(unknown))}."
+            raise ConfigError("key_unknown", text)
         return load_gpt2(model_type, **(override_args or {}))
 
     @classmethod
@@ -451,14 +456,14 @@ class GPT(nn.Module):
         """Return the model of a `ckpt.pt` that nanoGPT's `train.py` wrote, with this class or with its own.
 
         Raises:
-            DataError: If the file is missing, damaged, or something else.
+            DataError: If the file is missing, damaged, or not such a checkpoint.
         """
         from .weights import load_checkpoint
 
         return load_checkpoint(path)
 
     def mark_gelu_new(self) -> None:
-        """Write the activation into the state dict: nanoGPT's checkpoints name no such field of the config."""
+        """Write the activation into the state dict, because nanoGPT's checkpoints do not save this field."""
         self.config.activation = "gelu_new"
         self.register_buffer("gelu_new", torch.tensor(True, device=self.lm_head.weight.device))
         for block in cast(nn.ModuleList, self.transformer["h"]):
@@ -473,7 +478,7 @@ def _init_weights(module: nn.Module) -> None:
 
 
 def _pred_mask(text_len: Tensor, S: int, k: int) -> Tensor:
-    """Return where each [PRED] may look, (B, 1, k, S + k), from the texts' lengths, (B, 1).
+    """Return where each [PRED] may attend, (B, 1, k, S + k), from the lengths of the texts, (B, 1).
 
     >>> _pred_mask(torch.tensor([[2]]), S=3, k=2).int()[0, 0].tolist()  # t0 t1 c0 P0 P1
     [[1, 1, 0, 1, 0], [1, 1, 0, 1, 1]]

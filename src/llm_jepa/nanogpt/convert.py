@@ -29,27 +29,27 @@ from .weights import (
 MAX_DIFFERENCE = 1e-4  # of the largest logit; float32 sums in another order differ by about 1e-6
 CHECKED_ROWS, CHECKED_TOKENS = 2, 64
 
-# What an export writes into a folder: `force` removes a folder of these, and no other.
+# What an export writes into a folder. `force` removes only a folder that holds nothing else.
 EXPORTED = frozenset({"config.json", "generation_config.json", WEIGHTS, PREDICTOR, CONFIG})
 
 
 def export(source: str | Path, to: str | Path, *, force: bool = False) -> dict[str, Any]:
     """Convert a nanoGPT checkpoint to a transformers folder, or a GPT-2 folder to a nanoGPT checkpoint.
 
-    What was written is read back, and must give the logits of the source before it gets its name.
+    What was written is read back, and gets its name only if it gives the logits of the source.
 
     Args:
         source: A checkpoint file, a GPT-2 folder, or the folder of a run that trained a GPT-2. It is only read.
         to: The folder or the .pt file to write. Folders above it are made if need be. From a checkpoint to a .pt file:
-            the same for nanoGPT's own class, with [PRED] in a file beside it (`stock.py`).
-        force: Write over an earlier export of that name.
+            the same for nanoGPT's own class, with [PRED] in a file next to it (`stock.py`).
+        force: Overwrite an earlier export of that name.
 
     Returns:
         `source`, `out`, `format` ("transformers", "nanogpt" or "stock"), `parameters` (without [PRED]), `pred_token`
         ("kept" or "fresh") and `max_logit_difference`, the largest over a few random tokens.
 
     Raises:
-        ConfigError: If `to` is there already, has the wrong ending, or would touch the source.
+        ConfigError: If `to` exists already, has the wrong ending, or is in the source or around it.
         DataError: If the source cannot be converted.
         LLMJEPAError: If what was written gives other logits. Nothing is left at `to`.
     """
@@ -85,50 +85,57 @@ def export(source: str | Path, to: str | Path, *, force: bool = False) -> dict[s
 
 
 def _model_folder(source: Path) -> Path | None:
-    """Return the folder that holds the source's model; None where the source is a file, a checkpoint."""
+    """Return the folder that holds the source's model; None if the source is a file, a checkpoint."""
     if source.is_file():
         return None
     if not source.is_dir():
-        raise DataError(f"{source} is not there. Expected a nanoGPT checkpoint (ckpt.pt), a GPT-2 folder, or a run.")
+        text = f"{source} does not exist. Expected a nanoGPT checkpoint (ckpt.pt), a GPT-2 folder, or a run."
+        raise DataError("file_missing", text)
     for folder in (source, source / "model"):
         if (folder / "config.json").is_file():
             return folder
-    raise DataError(f"{source} holds neither config.json nor model/config.json: it is no GPT-2 folder and no run.")
+    text = f"{source} has neither config.json nor model/config.json, so it is neither a GPT-2 folder nor a run."
+    raise DataError("not_a_saved_model", text)
 
 
 def _check_out(source: Path, out: Path, *, to_file: bool, is_run: bool, force: bool) -> None:
-    """Refuse a destination that has the wrong ending, would touch the source, or is taken."""
+    """Refuse a destination that has the wrong ending, is in the source or around it, or exists already."""
     real = source.resolve()
     if out == real or real in out.parents or out in real.parents:
-        raise ConfigError(f"--to {out} and the source {real} are one inside the other. Choose another --to.")
+        text = f"--to {out} and the source {real} are the same, or one is inside the other. Choose another --to."
+        raise ConfigError("output_is_input", text)
     if to_file and out.suffix != ".pt":
         what = "of a run to a folder is made by `export_run`" if is_run else "from folder to folder changes nothing"
-        raise ConfigError(f"--to {out}: an export {what}. For a nanoGPT checkpoint, choose a name that ends in .pt.")
+        text = f"--to {out}: an export {what}. For a nanoGPT checkpoint, choose a name that ends in .pt."
+        raise ConfigError("wrong_ending", text)
     if not out.exists():
         return
     if not force:
-        raise ConfigError(f"{out} is there already. Choose another name, or write over it with --force.")
-    if to_file != out.is_file():
-        raise ConfigError(f"{out} is {'no file' if to_file else 'no folder'}: --force does not replace it.")
+        raise ConfigError("file_exists", f"{out} exists already. Choose another name, or overwrite it with --force.")
+    if to_file and not out.is_file():
+        raise ConfigError("not_a_file", f"{out} is not a file, so --force does not replace it.")
+    if not to_file and not out.is_dir():
+        raise ConfigError("not_a_folder", f"{out} is not a folder, so --force does not replace it.")
     if not to_file and (other := sorted(each.name for each in out.iterdir() if each.name not in EXPORTED)):
-        raise ConfigError(
-            f"{out} holds {listed(other)}, which no export wrote, and --force would remove it. Choose another --to."
-        )
+        text = f"{out} has {listed(other)}, which no export wrote. --force would remove it. Choose another --to."
+        raise ConfigError("not_an_export", text)
 
 
 @torch.no_grad()
 def _max_logit_difference(ours: GPT, theirs: GPT2LMHeadModel, out: Path) -> float:
-    """Return the largest difference of the logits of a few random tokens; refuse one that is no rounding error."""
+    """Return the largest difference of the logits of a few random tokens; refuse one larger than a rounding error."""
     shape = (CHECKED_ROWS, min(CHECKED_TOKENS, ours.config.block_size))
     tokens = torch.randint(ours.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
     expected = theirs.eval()(tokens).logits  # (B, T, V)
     found = ours.eval()(tokens, tokens)[0]
     difference, largest = (found - expected).abs().max().item(), expected.abs().max().item()
     if not math.isfinite(largest):
-        raise DataError("The model's logits are not finite numbers: its weights have diverged. Use another checkpoint.")
+        text = "The model's logits are not finite numbers: its training has diverged. Use another checkpoint."
+        raise DataError("weights_not_finite", text)
     if not difference <= MAX_DIFFERENCE * largest:  # nan fails, too
         raise LLMJEPAError(
-            f"The two models differ: their logits by up to {difference:.1e}, where the largest is {largest:.1e}. "
-            f"Nothing was written to {out}. This is a fault of llm-jepa; please report it with the model's config."
+            "export_differs",
+            f"The logits of the two models differ by up to {difference:.1e}; the largest is {largest:.1e}. Nothing was "
+            f"written to {out}. This is a fault of llm-jepa; please report it with the model's config.",
         )
     return difference

@@ -1,4 +1,4 @@
-"""What nanoGPT saved, as the GPT of this folder takes it: names of weights, and groups of an optimizer."""
+"""Changes what nanoGPT saved so that the GPT of this folder loads it: names of weights, groups of an optimizer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WRAPPERS = re.compile(r"(?:_orig_mod\.|module\.)+")  # before names: torch.compi
 
 
 def accept_nanogpt(module: Any, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-    """Before loading: take what nanoGPT saved, with prefixes of compiling and DDP, attention masks, and no [PRED]."""
+    """Before loading, remove prefixes of torch.compile and DDP and attention masks, and add [PRED] if it is missing."""
     *_, errors = rest
     for key in list(state_dict):
         if key.startswith(prefix) and (wrapped := WRAPPERS.match(key, len(prefix))):
@@ -24,11 +24,11 @@ def accept_nanogpt(module: Any, state_dict: dict[str, Any], prefix: str, *rest: 
         module.mark_gelu_new()
     elif prefix + "gelu_new" not in state_dict and module.config.activation == "gelu_new":
         state_dict[prefix + "gelu_new"] = module.get_buffer("gelu_new")
-        errors.append('The weights are of a model with activation="gelu", this one has "gelu_new".')
+        errors.append('The weights are of a model with activation="gelu"; this model has "gelu_new".')
 
 
 def with_pred_group(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:
-    """Before loading an optimizer of nanoGPT's, which has two groups: add [PRED]'s, without a history."""
+    """Before loading a state of nanoGPT's optimizer, which has two groups, add that of [PRED], without a history."""
     groups = state_dict["param_groups"]
     if len(groups) != len(optimizer.param_groups) - 1:
         return None
@@ -37,9 +37,9 @@ def with_pred_group(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]
 
 
 def without_pred_group(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of an optimizer of ours as nanoGPT's own has it: without [PRED], its last group and number."""
+    """Return the state of our optimizer as nanoGPT's own has it: without [PRED], which is its last group and number."""
     groups = state_dict["param_groups"]
-    if len(groups) != 3 or len(groups[-1]["params"]) != 1:  # of the two-group kind already
+    if len(groups) != 3 or len(groups[-1]["params"]) != 1:  # it has two groups already
         return state_dict
     (number,) = groups[-1]["params"]
     state = {key: each for key, each in state_dict["state"].items() if key != number}

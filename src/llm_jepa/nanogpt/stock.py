@@ -1,7 +1,7 @@
 """`llm-jepa export CKPT --to STOCK.pt`: a checkpoint of our GPT as one that nanoGPT's own class loads.
 
-nanoGPT's scripts load a checkpoint to the last name, and know no [PRED]. It goes into a file beside the checkpoint,
-where `GPT.from_checkpoint` finds it again.
+nanoGPT's scripts refuse a checkpoint with an unknown weight, such as [PRED]. So [PRED] is written to a file next to the
+checkpoint, where `GPT.from_checkpoint` finds it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .weights import load_plain, pred_file, read_checkpoint
 
 
 def export_stock(source: Path, out: Path, *, force: bool = False) -> dict[str, Any]:
-    """Write the checkpoint `source` without [PRED] to `out`, and [PRED] beside it; all else stays as it is.
+    """Write the checkpoint `source` without [PRED] to `out`, and [PRED] next to it; all else stays as it is.
 
     `convert.export` has checked `out`.
 
@@ -28,21 +28,24 @@ def export_stock(source: Path, out: Path, *, force: bool = False) -> dict[str, A
         What `convert.export` returns, with the format "stock".
 
     Raises:
-        ConfigError: If the file beside `out` is there already.
-        DataError: If the source is no checkpoint, has no [PRED], or has an activation that nanoGPT's class has not.
+        ConfigError: If the file for [PRED] exists already.
+        DataError: If the source is no checkpoint, has no [PRED], or has an activation that nanoGPT's class lacks.
     """
     model, _ = read_checkpoint(source)
     checkpoint = load_plain(source)
     weights = {WRAPPERS.sub("", str(key), count=1): each for key, each in checkpoint["model"].items()}
     if "pred_token" not in weights:
-        raise DataError(f"{source} has no [PRED] among its weights: nanoGPT's own class loads it as it is.")
+        text = f"{source} has no [PRED] among its weights: nanoGPT's own class loads it as it is."
+        raise DataError("nothing_to_export", text)
     if model.config.activation != "gelu":
         raise DataError(
-            f"{source} computes the activation {model.config.activation}, and nanoGPT's own class gelu: it would give "
-            "other logits. Sample with llm_jepa.nanogpt in its place."
+            "model_not_supported",
+            f"{source} has the activation {model.config.activation}. nanoGPT's own class has gelu, so it would give "
+            "other logits. Sample with llm_jepa.nanogpt instead.",
         )
     if pred_file(out).exists() and not force:
-        raise ConfigError(f"{pred_file(out)} is there already. Choose another --to, or write over it with --force.")
+        text = f"{pred_file(out)} exists already. Choose another --to, or overwrite it with --force."
+        raise ConfigError("file_exists", text)
     pred_token = weights.pop("pred_token")
     stock = {**checkpoint, "model": weights}
     if "optimizer" in stock:

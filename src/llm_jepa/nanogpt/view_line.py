@@ -1,4 +1,4 @@
-"""One line for nanoGPT's own training loop: what a batch says of the views, whether they have met or collapsed."""
+"""One line for nanoGPT's own training loop: how near the two views of a batch are, and whether they collapsed."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .view_lengths import MIN_VIEW, view_lengths
 def view_line(model: nn.Module, idx: Tensor, targets: Tensor, **jepa: Any) -> str:
     """Return jepa_loss, gap and retrieval of a batch: `jepa_loss 0.1420, gap +0.323, retrieval@1 42% (chance 8%)`.
 
-    It trains nothing and draws no random number, so that the training goes on with the same bits. `gap` is how much
-    nearer a prediction lies to its own target than to those of other rows; `retrieval@1` is the share of predictions
-    whose nearest target is their own. Rows of equal code are no wrong answers for each other.
+    It trains nothing and draws no random number, so it does not change the training. `gap` is how much nearer a
+    prediction is to its own target than to those of other rows; `retrieval@1` is the share of predictions whose
+    nearest target is their own. Rows with equal code count as right answers for each other.
 
     Args:
         model: The GPT, or what wraps it (DistributedDataParallel, torch.compile).
-        idx: Tokens, (B, T), of two rows at least; more rows make retrieval harder.
+        idx: Tokens, (B, T), of at least two rows; more rows make retrieval harder.
         targets: The token that follows each, (B, T).
-        jepa: What `jepa_loss` takes beside these; the same as in training.
+        jepa: Further arguments of `jepa_loss`; the same as in training.
     """
     gpt: Any = getattr(model, "module", model)
     with evaluating(gpt):

@@ -3,8 +3,8 @@
     nanoGPT        ckpt.pt      {"model": ..., "model_args": ..., "optimizer": ...}, [PRED] among the weights
     transformers   a folder     config.json, model.safetensors, and [PRED] in the files of `saving.py`
 
-GPT-2 of transformers keeps its linear layers transposed, always has biases, and calls its sizes otherwise; beyond
-that the two are one model. A .pt file is a pickle, which can hold code: it is read as plain weights or not at all.
+GPT-2 of transformers stores its linear layers transposed, always has biases, and has other names for its sizes.
+Otherwise the two are one model. A .pt file is a pickle, which can hold code: it is read as plain weights or not at all.
 
 Letters: C n_embd, V vocab_size.
 """
@@ -34,7 +34,7 @@ from .state_dicts import WRAPPERS
 
 CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")  # stored transposed
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new"}  # transformers' name -> ours
-BIAS_KEY = "nanogpt_bias"  # in config.json, false: the biases there are zeros that the model never had
+BIAS_KEY = "nanogpt_bias"  # false in config.json: the model had no biases, those in the folder are zeros
 
 SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 MODEL_ARGS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")  # nanoGPT's, in its order
@@ -42,8 +42,8 @@ MODEL_ARGS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size",
 GPT2_END_ID = 50256
 GPT2_VOCAB_SIZES = (50257, 50304)  # of GPT-2's tokenizer, and nanoGPT's rounding of it
 
-# What nanoGPT's train.py begins with. An optimizer's state brings these along, so a checkpoint without a history
-# must name them; `learning_rate` is set again at each step.
+# What nanoGPT's train.py begins with. They are part of an optimizer's state, so a checkpoint without a history must
+# name them; `learning_rate` is set again at each step.
 OPTIMIZER = {"weight_decay": 0.1, "learning_rate": 6e-4, "betas": (0.9, 0.95)}
 NO_VAL_LOSS = 1e9  # nanoGPT's best_val_loss before the first evaluation
 
@@ -55,11 +55,11 @@ def load_gpt2(name: str, dropout: float = 0.0) -> GPT:
     """Return a GPT-2 of transformers as our GPT, in float32.
 
     Args:
-        name: Its name on the hub, or a local folder. Where the folder holds [PRED], that is loaded, too.
+        name: Its name on the hub, or a local folder. If the folder holds [PRED], that is loaded, too.
         dropout: Dropout of the new model, from 0 up to, not including, 1.
 
     Raises:
-        DataError: If it cannot be loaded, or is not a GPT-2 that our class can say.
+        DataError: If it cannot be loaded, or has a setting that our class does not have.
     """
     model = from_transformers(load_transformers(name), dropout)
     take_pred_token(model, expanded(name) / PREDICTOR)
@@ -75,11 +75,13 @@ def from_transformers(model: GPT2LMHeadModel, dropout: float = 0.0) -> GPT:
         DataError: If the model is not a GPT-2 that our class can say.
     """
     if not isinstance(model, GPT2LMHeadModel):
-        raise DataError(f"A {type(model).__name__} cannot be a GPT of nanoGPT. Expected a GPT2LMHeadModel.")
+        text = f"A {type(model).__name__} cannot become a GPT of nanoGPT. Expected a GPT2LMHeadModel."
+        raise DataError("model_not_supported", text)
     _check_config(model.config)
     weights = model.state_dict()
     if not _same(weights["lm_head.weight"], weights["transformer.wte.weight"]):
-        raise DataError("The model's head differs from its word embeddings. A GPT of nanoGPT has one table for both.")
+        text = "lm_head.weight and transformer.wte.weight of the model differ. nanoGPT has one table for both."
+        raise DataError("model_not_supported", text)
     biases = [each for key, each in weights.items() if key.endswith(".bias")]
     bias = getattr(model.config, BIAS_KEY, True) is not False or any(bool(each.any()) for each in biases)
     config = GPTConfig(
@@ -136,7 +138,7 @@ def _transposed(key: str, weight: Tensor) -> Tensor:
 
 
 def _same(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors are equal, where nan equals nan: a model that diverged is still whole."""
+    """Whether two tensors are equal. nan equals nan here, so that a model that diverged can be loaded."""
     return first.shape == second.shape and torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)
 
 
@@ -157,9 +159,10 @@ def _check_config(config: GPT2Config) -> None:
         found.append(f"activation_function={config.activation_function!r}")
     if found:
         raise DataError(
-            f"This GPT-2 has {', '.join(found)}, which nanoGPT's model does not have. It has plain scaled attention, "
-            "one table for words and head, inner layers of 4 * n_embd, layer_norm_epsilon=1e-5 and one of the "
-            f"activations {', '.join(ACTIVATIONS)}. Use such a model."
+            "model_not_supported",
+            f"This GPT-2 has {', '.join(found)}, which nanoGPT's model does not have. Use a model with plain scaled "
+            "attention, one table for words and head, inner layers of 4 * n_embd, layer_norm_epsilon=1e-5 and one of "
+            f"the activations {', '.join(ACTIVATIONS)}.",
         )
 
 
@@ -170,7 +173,8 @@ def load_transformers(name: str) -> GPT2LMHeadModel:
     try:
         values, _ = GPT2Config.get_config_dict(name, local_files_only=local)
         if values.get("model_type") != "gpt2":
-            raise DataError(f"{name} holds a model of type {values.get('model_type')!r}. Expected one of type 'gpt2'.")
+            text = f"{name} holds a model of type {values.get('model_type')!r}. Expected one of type 'gpt2'."
+            raise DataError("model_not_supported", text)
         config = GPT2Config.from_dict(values)
         _check_config(config)  # before the weights, which may be large
         loaded: Any = GPT2LMHeadModel.from_pretrained(
@@ -183,17 +187,19 @@ def load_transformers(name: str) -> GPT2LMHeadModel:
         *(pickle.UnpicklingError, SafetensorError, StrictDataclassError),
     ) as error:
         raise DataError(
+            "model_not_loadable",
             f"{name} cannot be loaded as a GPT-2: {_first_line(error)} Expected a folder with config.json and "
-            f"{WEIGHTS}, or the name of a model on the hub."
+            f"{WEIGHTS}, or the name of a model on the hub.",
         ) from error
     model, info = loaded
     if missing := sorted(set(info["missing_keys"]) - {"lm_head.weight"}):  # the head is the word table
-        raise DataError(f"{name} lacks {len(missing)} of its weights, {missing[0]} first. Copy the folder again.")
+        text = f"{name} lacks {len(missing)} of its weights, the first is {missing[0]}. Copy the folder again."
+        raise DataError("weights_missing", text)
     return model
 
 
 def pred_file(path: Path) -> Path:
-    """Return the file beside a checkpoint that has [PRED] where the checkpoint, for nanoGPT's own class, has not."""
+    """Return the file next to a checkpoint that holds [PRED] if the checkpoint is for nanoGPT's own class."""
     return path.with_suffix(f".{PREDICTOR}")
 
 
@@ -204,15 +210,17 @@ def take_pred_token(model: GPT, path: Path) -> bool:
     try:
         saved = load_file(path).get("embedding")
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} is damaged: {error}. Copy it again, or remove it for a fresh [PRED].") from error
+        text = f"{path} is damaged: {error}. Copy it again, or remove it for a fresh [PRED]."
+        raise DataError("checkpoint_damaged", text) from error
     if saved is not None and len(saved) == 0:  # jepa_k 0: there is nothing to learn
         return False
     expected = (1, model.config.n_embd)
     if saved is None or saved.shape != expected:
         found = "no embedding" if saved is None else f"[PRED] of shape {tuple(saved.shape)}"
         raise DataError(
+            "weights_of_other_model",
             f"{path} holds {found}; this model has one vector for all [PRED], of shape {expected}. Convert a model "
-            "with jepa_pred_tokens: shared, or a copy of the folder without that file, for a fresh [PRED]."
+            "with jepa_pred_tokens: shared, or a copy of the folder without that file, for a fresh [PRED].",
         )
     with torch.no_grad():
         model.pred_token.copy_(saved[None])  # (1, 1, C)
@@ -220,7 +228,7 @@ def take_pred_token(model: GPT, path: Path) -> bool:
 
 
 def save_folder(model: GPT, folder: Path) -> None:
-    """Write our GPT as a plain transformers folder, with [PRED] next to it: what `saving.load_jepa` takes."""
+    """Write our GPT as a plain transformers folder, with [PRED] next to it, which `saving.load_jepa` reads."""
     config = JEPAConfig(jepa_k=1, jepa_pred_tokens="shared", jepa_target="stop_grad")
     jepa = LLMJEPA(to_transformers(model), config, check=False)
     jepa.predictor.load_state_dict({"embedding": model.pred_token.detach()[0]})  # (1, C)
@@ -238,7 +246,7 @@ def _first_line(error: BaseException) -> str:
 def load_checkpoint(path: str | Path) -> GPT:
     """Return the model of a nanoGPT checkpoint, written with nanoGPT's class or with ours.
 
-    Only plain weights are read. [PRED] is fresh where neither the checkpoint nor the file beside it has one.
+    Only plain weights are read. [PRED] is fresh if neither the checkpoint nor the file next to it has one.
 
     Raises:
         DataError: If the file is missing, damaged, holds code, or is not such a checkpoint, or its weights do not
@@ -248,15 +256,15 @@ def load_checkpoint(path: str | Path) -> GPT:
 
 
 def save_checkpoint(model: GPT, path: str | Path, **extra: Any) -> None:
-    """Write a checkpoint that nanoGPT's train.py resumes and its sample.py loads, with our class in theirs' place.
+    """Write a checkpoint that nanoGPT's train.py resumes and its sample.py loads, with our class instead of theirs.
 
     It is the start of a training: iteration 0, no best loss yet, and an optimizer without a history, with
-    the weight decay and betas of nanoGPT's train.py. Those are what a resumed run trains with.
+    the weight decay and betas of nanoGPT's train.py. A resumed run trains with these.
 
     Args:
         model: What to save.
-        path: The file; it is written beside its name and renamed into place.
-        extra: Entries in the place of these: `iter_num`, `best_val_loss`, `optimizer`, `config`.
+        path: The file; it is written under another name, then renamed.
+        extra: Entries that replace these: `iter_num`, `best_val_loss`, `optimizer`, `config`.
     """
     config = model.config
     model_args = {name: getattr(config, name) for name in MODEL_ARGS}
@@ -276,26 +284,30 @@ def save_checkpoint(model: GPT, path: str | Path, **extra: Any) -> None:
 
 
 def read_checkpoint(path: Path) -> tuple[GPT, bool]:
-    """Return the model of a checkpoint, and whether [PRED] was in it or beside it; it is fresh where not.
+    """Return the model of a checkpoint, and whether [PRED] was in it or next to it. If not, it is fresh.
 
     Raises:
         DataError: If the file is missing, damaged, holds code, or is not such a checkpoint, or its weights do not
             fit its `model_args`.
     """
     if not path.is_file():
-        found = "is a folder" if path.is_dir() else "is not there"
-        raise DataError(f"{path} {found}. Expected a checkpoint that nanoGPT's train.py wrote, such as out/ckpt.pt.")
+        code, found = ("not_a_file", "is a folder") if path.is_dir() else ("file_missing", "does not exist")
+        text = f"{path} {found}. Expected a checkpoint that nanoGPT's train.py wrote, such as out/ckpt.pt."
+        raise DataError(code, text)
     checkpoint = load_plain(path)
     is_dict = isinstance(checkpoint, dict)
     saved, model_args = (checkpoint.get(name) if is_dict else None for name in ("model", "model_args"))
     if not isinstance(saved, dict) or not isinstance(model_args, dict):
         found = f"the keys {listed(checkpoint)}" if is_dict else f"a {type(checkpoint).__name__}"
-        raise DataError(f"{path} is not a nanoGPT checkpoint: it holds {found}. Expected model and model_args.")
+        text = f"{path} is not a nanoGPT checkpoint: it holds {found}. Expected model and model_args."
+        raise DataError("not_a_checkpoint", text)
     weights = {WRAPPERS.sub("", str(key), count=1): each for key, each in saved.items()}
     if len(weights) < len(saved):
-        raise DataError(f"{path}: it holds weights twice, with and without _orig_mod. or module. before their names.")
+        text = f"{path} holds weights twice, with and without _orig_mod. or module. before their names."
+        raise DataError("weights_repeated", text)
     if other := [key for key, each in weights.items() if not isinstance(each, Tensor)]:
-        raise DataError(f"{path} is not a nanoGPT checkpoint: among its weights, {listed(other)} are no tensors.")
+        text = f"{path} is not a nanoGPT checkpoint: some of its weights are not tensors ({listed(other)})."
+        raise DataError("not_a_checkpoint", text)
     config = _config_of(path, model_args)
     _check_sizes(path, config, weights)
     if config.activation == "gelu_new":
@@ -305,38 +317,43 @@ def read_checkpoint(path: Path) -> tuple[GPT, bool]:
         model.load_state_dict(dict(weights))
     except RuntimeError as error:  # missing or unknown names, other shapes: PyTorch lists them
         listing = textwrap.shorten(str(error), 400, placeholder=" ...")
-        raise DataError(f"{path}: the weights do not fit its model_args. {listing}") from error
+        text = f"{path}: the weights do not fit its model_args. {listing}"
+        raise DataError("weights_of_other_model", text) from error
     return model, "pred_token" in weights or take_pred_token(model, pred_file(path))
 
 
 def load_plain(path: Path) -> Any:
-    """Return what a file of torch.save holds, if that is plain data; never run what it says."""
+    """Return what a file of torch.save holds, if that is plain data; never run code in it."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes PyTorch's reader fail in nearly any way
+    except Exception as error:  # a damaged file can raise nearly any error in PyTorch's reader
         code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if code:
             raise DataError(
-                f"{path} holds code ({code[1]}) as well as weights, which may do anything, so it is not loaded. "
-                "Save the checkpoint with plain tensors, numbers and text alone."
+                "checkpoint_holds_code",
+                f"{path} holds code ({code[1]}), which could do anything, so it was not loaded. Save the checkpoint "
+                "with plain tensors, numbers and text only.",
             ) from error
         raise DataError(
-            f"{path} is damaged, or is no file of torch.save. Expected a checkpoint that nanoGPT's train.py wrote; "
-            "copy it again."
+            "checkpoint_damaged",
+            f"{path} is damaged, or is not a file of torch.save. Expected a checkpoint that nanoGPT's train.py wrote. "
+            "Copy it again.",
         ) from error
 
 
 def _config_of(path: Path, model_args: dict[Any, Any]) -> GPTConfig:
-    """Return the config that a checkpoint's model_args say, each value checked."""
+    """Return the config of a checkpoint's model_args, each value checked."""
     optional = {name: GPTConfig.__dataclass_fields__[name].default for name in ("bias", "dropout", "activation")}
     known = (*SIZES, *optional)
     if unknown := [name for name in model_args if name not in known]:
         raise DataError(
-            f"{path}: model_args has {listed(unknown)}, which nanoGPT's model does not know. Expected "
-            f"{', '.join(known)}: another model wrote this checkpoint."
+            "key_unknown",
+            f"{path}: model_args has {listed(unknown)}, which nanoGPT's model does not know. Expected only "
+            f"{', '.join(known)}. Another model wrote this checkpoint.",
         )
     if missing := [name for name in SIZES if name not in model_args]:
-        raise DataError(f"{path}: model_args lacks {listed(missing)}, without which the model's size is not known.")
+        text = f"{path}: model_args lacks {listed(missing)}, so the size of the model is not known."
+        raise DataError("key_missing", text)
     values = optional | model_args
     fits = {name: type(values[name]) is int and values[name] > 0 for name in SIZES}
     fits["bias"] = isinstance(values["bias"], bool)
@@ -344,16 +361,18 @@ def _config_of(path: Path, model_args: dict[Any, Any]) -> GPTConfig:
     fits["activation"] = values["activation"] in ("gelu", "gelu_new")
     if wrong := [f"{name}={values[name]!r}" for name, is_right in fits.items() if not is_right]:
         raise DataError(
+            "value_not_allowed",
             f"{path}: model_args has {', '.join(wrong)}. Expected whole numbers above 0 for sizes, True or False for "
-            "bias, dropout from 0 up to 1, and gelu or gelu_new for activation."
+            "bias, dropout from 0 up to 1, and gelu or gelu_new for activation.",
         )
     if values["n_embd"] % values["n_head"]:
-        raise DataError(f"{path}: n_embd={values['n_embd']} is not a multiple of n_head={values['n_head']}.")
+        text = f"{path}: n_embd={values['n_embd']} is not a multiple of n_head={values['n_head']}."
+        raise DataError("settings_conflict", text)
     return GPTConfig(**values)
 
 
 def _check_sizes(path: Path, config: GPTConfig, weights: dict[str, Tensor]) -> None:
-    """Hold the sizes to the weights before a model of those sizes is built, and the head to the word table."""
+    """Check that the sizes fit the weights, before a model of those sizes is built, and that the head is the table."""
     tables = {
         "transformer.wte.weight": (config.vocab_size, config.n_embd),
         "transformer.wpe.weight": (config.block_size, config.n_embd),
@@ -368,9 +387,11 @@ def _check_sizes(path: Path, config: GPTConfig, weights: dict[str, Tensor]) -> N
     if len(layers) != config.n_layer:
         wrong.append(f"there are {len(layers)} layers instead of {config.n_layer}")
     if wrong:
-        raise DataError(f"{path}: the weights do not fit its model_args: {'; '.join(wrong)}. Use another checkpoint.")
+        text = f"{path}: the weights do not fit its model_args: {'; '.join(wrong)}. Use another checkpoint."
+        raise DataError("weights_of_other_model", text)
     if not _same(weights["lm_head.weight"], weights["transformer.wte.weight"]):
-        raise DataError(f"{path}: lm_head.weight and transformer.wte.weight differ. nanoGPT has one table for both.")
+        text = f"{path}: lm_head.weight and transformer.wte.weight differ. nanoGPT has one table for both."
+        raise DataError("model_not_supported", text)
 
 
 def listed(values: Any) -> str:
