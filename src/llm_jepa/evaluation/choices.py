@@ -1,4 +1,4 @@
-"""Multiple choice by likelihood: the answer is the choice that the model finds likeliest after the prompt.
+"""Multiple choice by likelihood: the answer is the choice that the model finds most likely after the prompt.
 
 Nothing is generated. Letters: N choices in a batch, T tokens in a row, V vocabulary.
 """
@@ -32,13 +32,14 @@ def row_choices(row: Mapping[str, Any]) -> list[str]:
     """Return the choices of a row.
 
     Raises:
-        GoldError: If they are not two texts or more, or one is blank or given twice.
+        GoldError: If they are not two or more texts, or one of them is blank or given twice.
     """
     choices: Any = row.get(CHOICES)
     is_list = isinstance(choices, list) and all(isinstance(each, str) and each.strip() for each in choices)
     if not is_list or len(set(choices)) < max(len(choices), 2):
         raise GoldError(
-            f"The column {CHOICES} is {quoted(str(choices))}, expected a list of two texts or more, none of them twice."
+            "choices_not_usable",
+            f"The column {CHOICES} is {quoted(str(choices))}, expected a list of two or more different texts.",
         )
     return choices
 
@@ -48,8 +49,8 @@ def gold_choice(choices: Sequence[str], answer: Any, notation: str) -> int:
 
     Args:
         choices: The choices of a row.
-        answer: Word for word, white space around either left aside; or its letter, `A` the first; or its place, 0 the
-            first.
+        answer: The right choice word for word, without regard to white space around it; or its letter, from `A`; or
+            its place, from 0.
         notation: Which of these it is, the same in the whole file: one of `NOTATIONS` (`notation_of`).
 
     Example:
@@ -57,27 +58,29 @@ def gold_choice(choices: Sequence[str], answer: Any, notation: str) -> int:
         (1, 0)
 
     Raises:
-        GoldError: If it is none of them.
+        GoldError: If the answer names none of the choices in this notation.
     """
     place = _READERS[notation](choices, answer)
     if place is None:
         raise GoldError(
-            f"The answer {quoted(str(answer))} is no {_MEANINGS[notation]}, as the answers of this file are. Write all "
-            "answers of the file in one way."
+            "answer_not_a_choice",
+            f"The answer {quoted(str(answer))} is not {_MEANINGS[notation]}, but most answers of this file are. Write "
+            "all answers of the file in the same way.",
         )
     return place
 
 
 def notation_of(rows: Iterable[tuple[Sequence[str], Any]]) -> str:
-    """Return how the answers of a file are written: the one of `NOTATIONS` in which most can be read.
+    """Return how the answers of a file are written: the one of `NOTATIONS` in which most answers can be read.
 
-    Of several that read equally many it is the first, so that answers which all are choices are read as these.
+    If several can read equally many, it is the first of them. So if every answer is a choice word for word, the answers
+    are read as that.
 
     Args:
         rows: Choices and answer of each row.
 
     Raises:
-        GoldError: If they are places that count from 1.
+        GoldError: If the answers are places that count from 1.
     """
     fits, zero, last = Counter(dict.fromkeys(NOTATIONS, 0)), False, None
     for choices, answer in rows:
@@ -88,8 +91,9 @@ def notation_of(rows: Iterable[tuple[Sequence[str], Any]]) -> str:
     notation = max(NOTATIONS, key=lambda name: fits[name])  # the first of equals
     if notation == "place" and last is not None and not zero:
         raise GoldError(
+            "places_count_from_one",
             f"The answers seem to count from 1: none is 0, and one is {last}, the number of its choices. Write places "
-            "from 0, or letters."
+            "from 0, or letters.",
         )
     return notation
 
@@ -128,17 +132,21 @@ _READERS: dict[str, Callable[[Sequence[str], Any], int | None]] = {
 }
 NOTATIONS = tuple(_READERS)
 """How an answer names a choice: word for word, by its letter, by its place from 0."""
-_MEANINGS = {"word": "choice word for word", "letter": "letter of a choice", "place": "place of a choice from 0"}
+_MEANINGS = {
+    "word": "a choice word for word",
+    "letter": "the letter of a choice",
+    "place": "the place of a choice from 0",
+}
 
 
 def judge_choices(choices: Sequence[str], log_likelihoods: Sequence[float], gold: int, per_byte: bool) -> Verdict:
-    """Right if the gold choice is likelier than every other; a tie is wrong.
+    """Right if the gold choice is more likely than every other; a tie is wrong.
 
     Args:
         choices: The choices.
         log_likelihoods: Sum of the log probabilities of each choice's tokens after the prompt, in nats.
         gold: Place of the right one, from 0.
-        per_byte: Whether each sum is divided by the choice's UTF-8 bytes, so that long choices do not lose by length.
+        per_byte: Whether each sum is divided by the choice's UTF-8 bytes, so that a long choice has no disadvantage.
     """
     bytes_of = [len(choice.encode("utf-8", "surrogatepass")) if per_byte else 1 for choice in choices]
     values = [value / count for value, count in zip(log_likelihoods, bytes_of, strict=True)]
@@ -161,9 +169,9 @@ def choice_log_likelihoods(
 ) -> list[list[float]]:
     """Return the log likelihood of each choice after its row's prompt, in nats, summed over the choice's tokens.
 
-    The prompt is what generation starts at, a choice is tokenised as an answer is, and its end token does not count.
-    A choice of which the tokenizer leaves nothing has nan. Several processes share the batches out, and each gets all
-    values: every process must call it.
+    The prompt is the one that generation starts from. A choice is tokenised like an answer, and its end token does not
+    count. A choice without any token has nan. Several processes divide the batches among them, and each gets all
+    values, so every process must call it.
 
     Args:
         jepa: The model.
@@ -198,7 +206,7 @@ def choice_log_likelihoods(
 
 
 def _sums(jepa: LLMJEPA, batch: FusedBatch, lengths: Sequence[int]) -> Tensor:
-    """Return the summed log probability of each row's labelled tokens but the end token, (N,), float64."""
+    """Return the summed log probability of each row's labelled tokens except the end token, (N,), float64."""
     batch = batch.to(next(jepa.model.parameters()).device)
     batch.labels[torch.arange(len(lengths)), torch.tensor(lengths) - 1] = IGNORED  # the end token
     labels = torch.nn.functional.pad(batch.labels[:, 1:], (0, 1), value=IGNORED)  # what each state predicts, (N, T)

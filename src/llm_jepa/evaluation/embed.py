@@ -31,12 +31,12 @@ def embed_side(
         pad_id: Id that fills padding.
         side: "text" or "code".
         batch_size: Pairs in one forward.
-        progress: Draw the progress on standard error. Without, it is logged every 30 seconds.
+        progress: Draw the progress on standard error. Without it, the progress is logged every 30 seconds.
     """
     parts = []
     with Progress("embed", len(pairs), "rows", bar=progress) as shown:
         for first in range(0, len(pairs), batch_size):
-            # No token is labelled, so the model's head has nothing to do.
+            # No token is labelled, so the model's head computes nothing.
             batch = [replace(pair, use_jepa=True, use_ce=False) for pair in pairs[first : first + batch_size]]
             views = view_embeddings(jepa, batch, pad_id, batch_size=batch_size)
             parts.append(views.text_pred if side == "text" else views.code_emb)
@@ -48,18 +48,19 @@ def check_out(out: Path, *, force: bool) -> None:
     """Refuse a file that cannot be written, before any work.
 
     Raises:
-        ConfigError: If its name ends otherwise, or it is there already.
+        ConfigError: If its name has another ending than .parquet or .npy, or it exists already.
     """
     if out.suffix not in (".parquet", ".npy"):
-        raise ConfigError(f"--out {out}: expected a name that ends in .parquet or .npy.")
+        raise ConfigError("wrong_ending", f"--out {out}: expected a name that ends in .parquet or .npy.")
     if out.is_dir() or (out.exists() and not force):
-        raise ConfigError(f"{out} is there already. Choose another name, or write over it with --force.")
+        raise ConfigError("file_exists", f"{out} exists already. Choose another name, or write over it with --force.")
 
 
 def write_embeddings(out: Path, embeddings: Tensor, sources: Sequence[str], texts: Sequence[str]) -> None:
-    """Write embeddings, (N, C), to a file, whole or not at all.
+    """Write embeddings, (N, C), to a file, either whole or not at all.
 
-    `.npy` holds the numbers alone. `.parquet` holds a row for each: `source` (file and row), `text`, `embedding`.
+    `.npy` holds only the numbers. `.parquet` has a row for each embedding: `source` (file and row), `text`,
+    `embedding`.
     """
     numbers = embeddings.numpy()
     out.parent.mkdir(parents=True, exist_ok=True)

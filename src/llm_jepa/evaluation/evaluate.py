@@ -1,4 +1,4 @@
-"""A trained model on held-out rows: generated answers scored, and retrieval between the views."""
+"""Scores a trained model on held-out rows: by its generated answers, and by retrieval between the views."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from llm_jepa.data.encode import PairEncoder
 from llm_jepa.data.encoded_pairs import EncodedPairs
 from llm_jepa.data.example import Example
-from llm_jepa.errors import DataError, nearest
+from llm_jepa.errors import ConfigError, DataError, nearest
 from llm_jepa.objective import LLMJEPA
 from llm_jepa.training.sharding import whole_at_root
 from llm_jepa.training.view_embeddings import first_of_each, view_embeddings
@@ -25,9 +25,9 @@ from .scorers import ALIASES, NAMES, OF_FILE, GoldError, Verdict, get_scorer
 logger = logging.getLogger(__name__)
 
 BY_LIKELIHOOD = ("choice", "choice_per_byte")
-ALWAYS = tuple(ALIASES)  # reported whatever is asked for: exact_match, starts_with
+ALWAYS = tuple(ALIASES)  # always reported: exact_match, starts_with
 SCORERS = (*ALWAYS, *(name for name in NAMES if name not in ALIASES.values()), *BY_LIKELIHOOD)
-_NUM_SHOWN = 3  # rows without a usable gold answer that are shown in the log; the rest are counted
+_NUM_SHOWN = 3  # rows without a usable gold answer that are shown in the log; the others are only counted
 
 
 @dataclass
@@ -35,14 +35,14 @@ class EvaluationConfig:
     """How a trained model is scored.
 
     Raises:
-        ValueError: If a number is out of range.
+        ConfigError: If a number is out of range, a scorer is unknown, or `databases` does not go with the scorers.
     """
 
     metric: str = field(
         default="exact_match",
         metadata={
-            "help": "What answers are scored by, and arms compared on: exact_match, starts_with, regex, sql, number, "
-            "any_of, label, choice or choice_per_byte (docs/scorers.md)."
+            "help": "The scorer of the answers, by which arms are compared: exact_match, starts_with, regex, sql, "
+            "number, any_of, label, choice or choice_per_byte (docs/scorers.md)."
         },
     )
     max_new_tokens: int | None = field(
@@ -54,13 +54,15 @@ class EvaluationConfig:
     )
     scorers: list[str] = field(
         default_factory=list,
-        metadata={"help": "Other scorers to report with `metric`; exact_match and starts_with always are."},
+        metadata={
+            "help": "Other scorers to report with `metric`; exact_match and starts_with are reported in any case."
+        },
     )
     databases: str | None = field(
         default=None,
         metadata={
-            "help": "For the scorer sql: the folder of the SQLite files that rows name in their column `database` or "
-            "`db_id`, or one file."
+            "help": "For the scorer sql: one SQLite file, or the folder of the files that rows name in their column "
+            "`database` or `db_id`."
         },
     )
 
@@ -69,20 +71,23 @@ class EvaluationConfig:
             for name in names:
                 if name not in SCORERS:
                     known = f"{', '.join(SCORERS)}.{nearest(name, SCORERS)}"
-                    raise ValueError(f"{key}={getattr(self, key)!r} is not one of: {known}")
+                    raise ConfigError("unknown_scorer", f"{key}={getattr(self, key)!r} is not one of: {known}")
         if ("sql" in self.reported) is not (self.databases is not None):
             if self.databases is None:
-                raise ValueError(
-                    "The scorer sql needs databases, the folder of the SQLite files (--databases). Set it, or drop sql."
+                raise ConfigError(
+                    "setting_missing",
+                    "The scorer sql needs databases, the folder of the SQLite files (--databases). Set it, or remove "
+                    "sql.",
                 )
-            raise ValueError(
-                f"databases={self.databases!r} names files that the scorer sql alone reads. Add sql (as metric or "
-                "among scorers), or remove databases."
+            raise ConfigError(
+                "settings_conflict",
+                f"databases={self.databases!r} names files that only the scorer sql reads. Add sql (as metric or "
+                "among scorers), or remove databases.",
             )
-        if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1.")
-        if self.generation_batch_size < 1 or self.validation_generations < 0:
-            raise ValueError("generation_batch_size must be at least 1, validation_generations at least 0.")
+        for key, least in (("max_new_tokens", 1), ("generation_batch_size", 1), ("validation_generations", 0)):
+            value = getattr(self, key)
+            if value is not None and value < least:
+                raise ConfigError("value_out_of_range", f"{key}={value} must be at least {least}.")
 
     @property
     def reported(self) -> tuple[str, ...]:
@@ -99,7 +104,7 @@ def answer(
         jepa: The model.
         encoder: Its encoder; generation starts at `encoder.encode_prompt(example)`.
         examples: The rows, N of them.
-        config: How long an answer may be, and how many are made at once.
+        config: How long an answer may be, and how many are generated at once.
         options: Passed on to `generate_greedy`.
     """
     assert config.max_new_tokens is not None
@@ -117,7 +122,7 @@ def answer(
 
 
 def gold_answers(encoder: PairEncoder, rows: EncodedPairs) -> list[str]:
-    """Return the right answer of each row: its code, or, for rows of one text, what its code view decodes to."""
+    """Return the right answer of each row: its code, or, for rows of one text, the decoded text of its code view."""
     return [
         encoder.answer(example) if example.code is not None else encoder.decode_code(rows.pairs[place].code_ids)
         for place, example in enumerate(rows.examples)
@@ -125,7 +130,7 @@ def gold_answers(encoder: PairEncoder, rows: EncodedPairs) -> list[str]:
 
 
 def view_texts(encoder: PairEncoder, rows: EncodedPairs) -> list[tuple[str, str]]:
-    """Return what each view of each row encodes, as text: the row's own `text_view` and `code_view` before its pair."""
+    """Return the text that each view of each row encodes: the row's `text_view` and `code_view`, else its pair."""
     return [
         (each.text if each.text_view is None else each.text_view, code if each.code_view is None else each.code_view)
         for each, code in zip(rows.examples, gold_answers(encoder, rows), strict=True)
@@ -133,16 +138,16 @@ def view_texts(encoder: PairEncoder, rows: EncodedPairs) -> list[tuple[str, str]
 
 
 Known = dict[str, Any]
-"""What scorers know of all gold answers of a file: the scorer itself, or, for multiple choice, how they are written."""
+"""What each scorer knows of all gold answers of a file: the scorer itself, or, for multiple choice, their notation."""
 
 
 def know_golds(encoder: PairEncoder, rows: EncodedPairs, config: EvaluationConfig) -> Known:
-    """Return what scorers must know of all gold answers of a file, so that none is read by guess or equals another.
+    """Return what scorers must know of all gold answers of a file, to read none by guess and to keep all different.
 
     Args:
         encoder: The encoder of the run.
         rows: All rows of the file.
-        config: What is scored by.
+        config: Which scorers are used.
     """
     names = [name for name in config.reported if name in OF_FILE or name in BY_LIKELIHOOD]
     golds = gold_answers(encoder, rows) if names else []
@@ -161,7 +166,7 @@ def _known_notation(examples: Sequence[Example], golds: Sequence[str]) -> str | 
     rows = []
     for example, gold in zip(examples, golds, strict=True):
         row = example.scoring or {}
-        with suppress(GoldError):  # told where the row is judged
+        with suppress(GoldError):  # reported when the row is judged
             rows.append((row_choices(row), row.get(ANSWER, gold)))
     try:
         return notation_of(rows)
@@ -179,21 +184,21 @@ def score_generations(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Answer each row and score it by every scorer of `config.reported`.
 
-    A row that a scorer could not decide, or whose gold answer cannot be used, is not right and is counted apart:
-    shares are of all rows, so they are lower bounds where `num_unknown` or `num_gold_errors` is not 0.
+    A row that a scorer could not decide, or whose gold answer cannot be used, is not right and is counted separately.
+    Shares are of all rows, so they are lower bounds if `num_unknown` or `num_gold_errors` is not 0.
 
     Args:
         jepa: The model.
         encoder: Its encoder.
         rows: The rows.
-        config: What they are scored by.
+        config: Which scorers are used.
         known: What `know_golds` found in the file of the rows. Default: the rows are the whole file.
         options: Passed on to `answer`.
 
     Returns:
         The metrics (shares of the rows; counts of rows and of empty answers; `num_unknown` and `num_gold_errors` by
-        scorer), and one record a row: source, text, gold, output, for each scorer a bool, or None where it could not
-        decide, why `config.metric` said so, and `reasons` of the scorers that are not always reported.
+        scorer), and one record per row: source, text, gold and output; for each scorer a bool, or None if it could not
+        decide; the reason that `config.metric` gave; and `reasons` of the scorers that are not always reported.
 
     Raises:
         DataError: If no row at all has a gold answer that a scorer can use.
@@ -221,7 +226,7 @@ def score_generations(
         name: sum(verdict.correct for verdict in each.verdicts) / max(len(records), 1) for name, each in judged.items()
     }
     metrics |= {"num_rows": len(records), "num_empty": sum(not output for output in outputs)}
-    # Those that always are reported decide every row, so they are named only where there is something to say.
+    # The scorers that are always reported decide every row, so they are named only if a row has a problem.
     counted = {name: each for name, each in judged.items() if name in added or each.num_unknown or each.num_gold_errors}
     if counted:
         metrics["num_unknown"] = {name: each.num_unknown for name, each in counted.items()}
@@ -231,7 +236,7 @@ def score_generations(
 
 @dataclass
 class Judged:
-    """What one scorer said of all rows; a row whose gold answer cannot be used is not decided, but is no unknown."""
+    """The verdicts of one scorer on all rows; a row whose gold answer cannot be used is not counted as unknown."""
 
     verdicts: list[Verdict] = field(default_factory=list)
     num_gold_errors: int = 0
@@ -255,7 +260,7 @@ def _text_judge(
     config: EvaluationConfig,
     known: Known,
 ) -> Iterator[Callable[[int], Verdict]]:
-    """Give what judges the answer to the row at a place by its text; what the scorer holds is released at the end."""
+    """Give a function that judges the answer to the row at a place by its text; at the end, close the scorer."""
     scorer = known.get(name) or get_scorer(name, databases=config.databases if name == "sql" else None)
 
     def judge(place: int) -> Verdict:
@@ -295,9 +300,9 @@ def score_choices(
     Args:
         jepa: The model.
         encoder: Its encoder.
-        rows: The rows, with a column `choices`; the right one is named by the column `answer`, or by the code.
+        rows: The rows, with a column `choices`; the column `answer`, or else the code, names the right choice.
         golds: The code of each row.
-        name: `choice`, the sum of the log probabilities, or `choice_per_byte`, the sum over the choice's bytes.
+        name: `choice`, the sum of the log probabilities, or `choice_per_byte`, that sum divided by the choice's bytes.
         config: How many choices are read at once (`generation_batch_size`).
         known: What `know_golds` found in the file.
     """
@@ -312,23 +317,24 @@ def score_choices(
 def check_golds(
     encoder: PairEncoder, rows: EncodedPairs, config: EvaluationConfig, split: str, known: Known | None = None
 ) -> list[str]:
-    """Make sure, before a model is trained for it, that each scorer can decide some gold answer.
+    """Make sure, before a model is trained, that each scorer can decide at least one gold answer.
 
     Each gold answer is judged as if it were the model's.
 
     Args:
         encoder: The encoder of the run.
-        rows: The rows; nothing is checked where there are none.
-        config: What is scored by.
-        split: What the rows are called.
+        rows: The rows; nothing is checked if there are none.
+        config: Which scorers are used.
+        split: What the rows are called in messages.
         known: What `know_golds` found in the file of the rows. Default: the rows are the whole file.
 
     Returns:
-        Sentences on the gold answers that a scorer cannot decide, on those that it compares more strictly, and on
-        those that are longer than an answer may be.
+        Sentences about the gold answers that a scorer cannot decide, those that it compares more strictly, and those
+        that are longer than an answer may be.
 
     Raises:
-        DataError: If a scorer can decide none: no row has choices, say, or a number, or a database that is there.
+        DataError: If a scorer can decide none of them: no row has choices, for example, or a number, or a database that
+            exists.
     """
     golds, notes = gold_answers(encoder, rows), []
     known = know_golds(encoder, rows, config) if known is None else known
@@ -344,9 +350,11 @@ def check_golds(
         if lost:
             first = f"{rows.examples[lost[0]].source}: {judged.verdicts[lost[0]].reason.removeprefix('error: ')}"
             if len(lost) == len(rows):
-                raise DataError(f"The scorer {name} can use no gold answer of {len(rows):,} {split} rows. {first}")
+                raise DataError(
+                    "no_usable_gold", f"The scorer {name} can use no gold answer of {len(rows):,} {split} rows. {first}"
+                )
             notes.append(
-                f"{len(lost):,} of {len(rows):,} {split} rows have a gold answer that {name} cannot decide; they "
+                f"{len(lost):,} of {len(rows):,} {split} rows have a gold answer that {name} cannot decide. They "
                 f"count as not right. {first}"
             )
         notes += [f"{name}: {note}" for note in getattr(known.get(name), "notes", [])]
@@ -354,7 +362,7 @@ def check_golds(
 
 
 def _about_length(rows: EncodedPairs, config: EvaluationConfig, split: str) -> list[str]:
-    """Say how many gold answers the model cannot write, where the metric wants them whole."""
+    """Say how many gold answers the model cannot write whole, if the metric needs them whole."""
     limit = config.max_new_tokens
     if limit is None or config.metric in ("label", "any_of", *BY_LIKELIHOOD):
         return []
@@ -368,13 +376,15 @@ def _about_length(rows: EncodedPairs, config: EvaluationConfig, split: str) -> l
 
 
 def _no_gold(name: str, examples: Sequence[Example], last: Example, error: GoldError) -> DataError:
-    return DataError(f"The scorer {name} can use no gold answer of {len(examples)} rows. {last.source}: {error}")
+    return DataError(
+        "no_usable_gold", f"The scorer {name} can use no gold answer of {len(examples)} rows. {last.source}: {error}"
+    )
 
 
 def _with_choices(
     name: str, examples: Sequence[Example], golds: Sequence[str], known: Known, *, tell: bool = True
 ) -> tuple[Judged, dict[int, tuple[list[str], int]]]:
-    """Return verdicts to be filled in, and by their place the choices of each row that has any, and the right one."""
+    """Return verdicts that are still to be filled in, and, by place, the choices and the right choice of each row."""
     asked: dict[int, tuple[list[str], int]] = {}
 
     def prepare(place: int) -> Verdict:
@@ -389,10 +399,10 @@ def _with_choices(
 
 
 def _judge_all(name: str, examples: Sequence[Example], judge: Callable[[int], Verdict], *, tell: bool = True) -> Judged:
-    """Judge each row; with `tell`, those whose gold answer cannot be used are logged, the first of them in full.
+    """Judge each row; with `tell`, log the rows whose gold answer cannot be used, the first ones each with the reason.
 
     Raises:
-        DataError: With `tell`, if that is every row.
+        DataError: With `tell`, if no row has a gold answer that can be used.
     """
     judged = Judged()
     for place, example in enumerate(examples):
@@ -424,9 +434,10 @@ def score_retrieval(jepa: LLMJEPA, rows: EncodedPairs, pad_id: int) -> dict[str,
 def evaluate(
     jepa: LLMJEPA, encoder: PairEncoder, rows: EncodedPairs, config: EvaluationConfig, **options: Any
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Score generated answers and retrieval; return the metrics and one record a row.
+    """Score generated answers and retrieval; return the metrics and one record per row.
 
-    Several processes share the work out; every process must call it, and gets what a single one would.
+    Several processes divide the work among them. Every process must call it, and each gets the same result as a single
+    process would.
     """
     metrics, records = score_generations(jepa, encoder, rows, config, **options)
     return metrics | {"retrieval": score_retrieval(jepa, rows, encoder.pad_id)}, records

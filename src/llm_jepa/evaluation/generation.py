@@ -18,7 +18,7 @@ from llm_jepa.progress import Progress
 from llm_jepa.training.sharding import is_sharded
 
 STRIDE = 16
-"""Tokens after which answers that have ended leave their batch: each time costs a copy of the others' cache."""
+"""After so many tokens, answers that have ended leave their batch; each time costs a copy of the others' cache."""
 
 
 def generate_greedy(
@@ -33,11 +33,11 @@ def generate_greedy(
 ) -> list[list[int]]:
     """Return the most likely continuation of each prompt, token by token, without the end token.
 
-    Prompts of like length share a batch, padded on the left; the answers come back in the order asked. The
-    model's own generation settings (sampling, penalties, limits) are not used. Answers that have ended leave their
-    batch every STRIDE tokens. Several processes share the batches out, and each gets all answers: every process must
-    call it. Batches are those of a single process, so answers are too. Where positions are learned (GPT-2) an answer
-    also ends when they do.
+    Prompts of similar length share a batch, padded on the left. The answers are returned in the order of the prompts.
+    The model's own generation settings (sampling, penalties, limits) are not used. Every STRIDE tokens, answers that
+    have ended leave their batch. Several processes divide the batches among them, and each gets all answers, so every
+    process must call it. The batches, and so the answers, are those of a single process. If the model has learned
+    positions (GPT-2), an answer also ends where these end.
 
     Args:
         model: A transformers causal language model.
@@ -46,7 +46,7 @@ def generate_greedy(
         pad_id: Id that fills padding.
         max_new_tokens: Longest answer, in tokens; longer ones are cut there.
         batch_size: Prompts in a batch.
-        progress: Draw the progress on standard error. Without, it is logged every 30 seconds.
+        progress: Draw the progress on standard error. Without it, the progress is logged every 30 seconds.
 
     Raises:
         DataError: If a prompt leaves no position for an answer.
@@ -80,8 +80,9 @@ def _generate_batch(model: Any, prompts: list[Sequence[int]], settings: Generati
     if positions is not None and width + settings.max_new_tokens > positions:
         if width >= positions:
             raise DataError(
+                "prompt_too_long",
                 f"A prompt has {width} tokens, and the model has {positions} positions: none is left for an answer. "
-                "Shorten the prompt."
+                "Shorten the prompt.",
             )
         settings = GenerationConfig(**settings.to_diff_dict() | {"max_new_tokens": positions - width})
     pad_id = settings.pad_token_id
@@ -97,7 +98,7 @@ def _generate_batch(model: Any, prompts: list[Sequence[int]], settings: Generati
 
 
 def _generate_and_drop(model: Any, ids: Tensor, real: Tensor, settings: GenerationConfig) -> list[list[int]]:
-    """Return the answers to a batch, (B, T); rows whose answer has ended are taken out of it and of the cache."""
+    """Return the answers to a batch, (B, T); a row whose answer has ended is removed from the batch and the cache."""
     ends, left = set(settings.eos_token_id), settings.max_new_tokens
     answers: list[list[int]] = [[] for _ in ids]
     rows, cache = list(range(len(ids))), None
@@ -115,7 +116,7 @@ def _generate_and_drop(model: Any, ids: Tensor, real: Tensor, settings: Generati
         real = F.pad(real, (0, output.sequences.shape[1] - real.shape[1]), value=1)[kept]
         ids, cache = output.sequences[kept], output.past_key_values
         if len(going) < len(rows):
-            # A kind of cache that cannot be cut is made again, from the prompts and what was written.
+            # A kind of cache that cannot be cut is computed again from the prompts and the answers so far.
             cache = _cut_cache(cache, kept)
             rows = [rows[place] for place in going]
 
@@ -133,21 +134,21 @@ def _cut_cache(cache: Any, kept: Tensor) -> Any:
 
 
 def learned_positions(model: Any) -> int | None:
-    """Return how many positions a model has a vector for; None where it computes them, or has none (RoPE, ALiBi)."""
+    """Return how many position vectors a model has learned; None if it computes them or has none (RoPE, ALiBi)."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     most = getattr(inner.config, "max_position_embeddings", None)
     words = inner.get_input_embeddings()
     tables = [each for each in inner.modules() if isinstance(each, nn.Embedding) and each is not words]
-    # OPT and its kin keep two rows more than there are positions.
+    # OPT and similar models have two more rows than positions.
     return most if most and any(most <= each.num_embeddings <= most + 2 for each in tables) else None
 
 
 @contextmanager
 def _settings_put_aside(model: Any) -> Iterator[None]:
-    """Within the context the model has no generation settings of its own.
+    """Remove the model's own generation settings within the context.
 
-    transformers fills in from them whatever the settings of a call leave open: many models of the hub would
-    bring a repetition penalty into what is said to be greedy.
+    transformers takes from them whatever the settings of a call leave open. With many models of the hub, a repetition
+    penalty would be applied to answers that should be greedy.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     own = inner.generation_config

@@ -1,11 +1,11 @@
-"""The embeddings of some held-out pairs, kept with a run: what its geometry is drawn from without its model.
+"""The embeddings of some held-out pairs, kept with a run, so that its geometry can be drawn without its model.
 
 embeddings.safetensors of a run folder holds at most `MOST_PAIRS` pairs, as the objective compares them:
 
     text_pred, code_emb   (N, C), float32        code_groups   (N,), a number for each distinct code view
     metadata              `about`: JSON of the other fields of `StoredEmbeddings`
 
-Its size is 8 N C bytes and the texts: 0.5 MB for 128 features, 3.6 MB for 896. Letters: N pairs, C hidden size.
+Its size is 8 N C bytes plus the texts: 0.5 MB for 128 features, 3.6 MB for 896. Letters: N pairs, C hidden size.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from llm_jepa.training.view_embeddings import view_embeddings
 from .evaluate import view_texts
 
 MOST_PAIRS = 500
-"""Pairs that are kept, spread evenly over the rows: enough for a retrieval and a map (our choice)."""
+"""Number of pairs that are kept, spread evenly over the rows: enough for a retrieval and a map (our choice)."""
 
 VIEWS = {"enc": "Enc(Text), Enc(Code)", "pred": "Pred(Enc(Text)), Enc(Code)"}
-"""The two sides that can be compared: the encodings, or the prediction and its target, where a [PRED] was trained."""
+"""The two sides that are compared: the encodings, or, if a [PRED] was trained, the prediction and its target."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ class StoredEmbeddings:
         views: What the two sides are, in words.
         split: `test`, or `held-out view` for those of `views_file`.
         file: Name of the rows' file.
-        num_rows: Rows of the split that have a JEPA term, from which the pairs are taken.
+        num_rows: Number of rows of the split that have a JEPA term; the pairs are taken from these.
         pairs: `source`, `text` and `code` of each pair, as its views encode it.
     """
 
@@ -66,7 +66,7 @@ class StoredEmbeddings:
     def of(
         cls, jepa: LLMJEPA, encoder: PairEncoder, rows: EncodedPairs, split: str, file: str, most: int = MOST_PAIRS
     ) -> StoredEmbeddings | None:
-        """Embed at most so many of some held-out rows; None if none has a JEPA term.
+        """Embed at most `most` of the held-out rows; None if no row has a JEPA term.
 
         Every process of a run must call it.
         """
@@ -95,17 +95,17 @@ class StoredEmbeddings:
         )
 
     def write(self, path: Path) -> None:
-        """Write the embeddings to a file, whole or not at all."""
+        """Write the embeddings to a file, either whole or not at all."""
         about = {key: getattr(self, key) for key in ("side", "views", "split", "file", "num_rows", "pairs")}
         tensors = {key: getattr(self, key).contiguous() for key in ("text_pred", "code_emb", "code_groups")}
         with staged_beside(path) as staged:
-            # ASCII: half a character, which JSON may hold, would be no UTF-8.
+            # ASCII, because JSON may hold half of a surrogate pair, which UTF-8 cannot encode.
             staged.write_bytes(save(tensors, {"about": json.dumps(about)}))
             put_in_place(staged, path)
 
     @classmethod
     def read(cls, path: Path) -> StoredEmbeddings | None:
-        """Return what a file holds; None if it is not there: earlier versions kept nothing.
+        """Return what a file holds; None if there is no file, because earlier versions wrote none.
 
         Raises:
             DataError: If the file is damaged.
@@ -118,15 +118,16 @@ class StoredEmbeddings:
                 return cls(*(file.get_tensor(key) for key in ("text_pred", "code_emb", "code_groups")), **about)
         except (SafetensorError, TypeError, KeyError, ValueError) as error:
             raise DataError(
-                f"{path} is damaged: {error}. Remove it; the report then leaves the geometry of this run out."
+                "file_damaged",
+                f"{path} is damaged: {error}. Remove it; the report will then be without the geometry of this run.",
             ) from error
 
 
 def has_prediction(config: JEPAConfig) -> bool:
-    """Whether runs of this objective train a [PRED], so that there is more than Enc(Text) and Enc(Code)."""
+    """Whether runs of this objective train a [PRED], so that there is a Pred(Enc(Text)) as well."""
     return config.uses_views and config.jepa_k > 0
 
 
 def words_for(side: str, config: JEPAConfig) -> str:
-    """Return what the text's and the code's side are: the text predicts, or the code does."""
+    """Return names for the text's and the code's side; they depend on which of the two predicts the other."""
     return "Enc(Text), Pred(Enc(Code))" if side == "pred" and config.jepa_direction == "code_to_text" else VIEWS[side]

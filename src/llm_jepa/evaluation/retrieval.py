@@ -1,6 +1,6 @@
-"""Text-to-code retrieval: does Pred(Enc(Text)) lie nearer to its own Enc(Code) than to the others?
+"""Text-to-code retrieval: is Pred(Enc(Text)) nearer to its own Enc(Code) than to the others?
 
-This is the first place where a JEPA term shows an effect, and where a collapse cannot hide.
+An effect of the JEPA term shows here first, and a collapse always shows here.
 Letters: N queries, M candidates, C hidden size.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective.distances import unit
 from llm_jepa.training.monitors import TIE
 
@@ -17,10 +18,10 @@ QUERIES_PER_BLOCK = 1024
 
 
 def gold_ranks(predictions: Tensor, targets: Tensor, gold: Tensor) -> Tensor:
-    """Return the rank of each query's own candidate by cosine, 1 the best; ties count against the query.
+    """Return the rank of each query's own candidate by cosine; 1 is the best, and ties count against the query.
 
-    Every candidate whose cosine is not lower than the gold's by more than `TIE` stands before it. So if all
-    candidates are equal (a full collapse) each rank is M: no order of the rows makes that look like success.
+    Every candidate whose cosine is not lower than the gold's by more than `TIE` ranks before it. So if all candidates
+    are equal (a full collapse), each rank is M, whatever the order of the rows.
 
     Args:
         predictions: Queries, (N, C), any float type; compared in float32.
@@ -43,26 +44,29 @@ def retrieval_metrics(predictions: Tensor, targets: Tensor, gold: Tensor) -> dic
     """Measure how well queries find their own candidate among all, by cosine.
 
     `recall@1` and `recall@10` are the shares of queries whose candidate ranks first, or among the first ten;
-    `mrr` is the mean of 1/rank. All lie in [0, 1]. Chance is 1/M, 10/M and about ln(M)/M, and a full collapse
-    gives 0, 0 and 1/M, since ties count against the query (see `gold_ranks`). With ten candidates or fewer
-    `recall@10` is 1 whatever the model does: read `num_candidates` with it.
+    `mrr` is the mean of 1/rank. All are in [0, 1]. Chance is 1/M, 10/M and about ln(M)/M. A full collapse
+    gives 0, 0 and 1/M, because ties count against the query (see `gold_ranks`). With ten or fewer candidates
+    `recall@10` is 1 for every model, so read it together with `num_candidates`.
 
     Args:
         predictions: Queries, (N, C), on the device of the targets.
-        targets: Distinct candidates, (M, C). Where pairs share a code, pass it once and let `gold` repeat.
+        targets: Distinct candidates, (M, C). If pairs share a code, pass it once, and repeat its index in `gold`.
         gold: Index of each query's own candidate, integers in [0, M), (N,), on any device.
 
     Returns:
         `recall@1`, `recall@10`, `mrr`, and the counts `num_queries` and `num_candidates`.
 
     Raises:
-        ValueError: If the shapes do not fit, there is no query, an index is out of range, or a value is not
-            finite.
+        ConfigError: If the shapes do not fit, there is no query, or an index is out of range.
+        DataError: If a value is not finite.
     """
     _check_shapes(predictions, targets, gold)
     for name, states in {"predictions": predictions, "targets": targets}.items():
         if not torch.isfinite(states).all():
-            raise ValueError(f"The {name} hold values that are not finite: the model that made them has diverged.")
+            raise DataError(
+                "embeddings_not_finite",
+                f"The {name} have values that are not finite: the model that made them has diverged.",
+            )
     ranks = gold_ranks(predictions, targets, gold).double()
     return {
         "recall@1": (ranks <= 1).double().mean().item(),
@@ -75,14 +79,21 @@ def retrieval_metrics(predictions: Tensor, targets: Tensor, gold: Tensor) -> dic
 
 def _check_shapes(predictions: Tensor, targets: Tensor, gold: Tensor) -> None:
     if predictions.dim() != 2 or targets.dim() != 2 or predictions.shape[1] != targets.shape[1]:
-        raise ValueError(
-            f"predictions {tuple(predictions.shape)} and targets {tuple(targets.shape)} must be (N, C) and (M, C)."
+        raise ConfigError(
+            "wrong_shape",
+            f"predictions {tuple(predictions.shape)} and targets {tuple(targets.shape)} must be (N, C) and (M, C).",
         )
-    if gold.shape != predictions.shape[:1] or gold.is_floating_point():
-        raise ValueError(
-            f"gold must hold {len(predictions)} integers, one a query; it is {tuple(gold.shape)}, {gold.dtype}."
+    if gold.shape != predictions.shape[:1]:
+        raise ConfigError(
+            "wrong_shape",
+            f"gold must hold {len(predictions)} integers, one for each query; its shape is {tuple(gold.shape)}.",
         )
+    if gold.is_floating_point():
+        raise ConfigError("wrong_type", f"gold must hold integers; it holds {gold.dtype}.")
     if len(predictions) == 0:
-        raise ValueError("There is no query to measure retrieval on.")
+        raise ConfigError("no_rows", "There is no query to measure retrieval on.")
     if gold.min() < 0 or gold.max() >= len(targets):
-        raise ValueError(f"gold points outside the {len(targets)} targets: {gold.min().item()} to {gold.max().item()}.")
+        raise ConfigError(
+            "value_out_of_range",
+            f"gold points outside the {len(targets)} targets: {gold.min().item()} to {gold.max().item()}.",
+        )

@@ -1,7 +1,7 @@
 """LoRA through PEFT: a few matrices are trained on top of frozen weights, and saved without them, in PEFT's own format.
 
-[PRED] is no part of the adapter and no row of the vocabulary: it is a module beside the model
-(`objective/predictor.py`), trained whatever the adapter freezes, and saved beside it in jepa.safetensors.
+[PRED] is not a part of the adapter, nor a row of the vocabulary. It is a module next to the model
+(`objective/predictor.py`); it is trained whatever the adapter freezes, and saved in jepa.safetensors.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ class AdapterConfig:
     """Whether all weights are trained, or an adapter on top of them.
 
     Raises:
-        ValueError: If a value is out of range, or set where there is no adapter.
+        ConfigError: If a value is out of range, or is set although there is no adapter.
     """
 
     lora_r: int = setting(
         0,
         "Rank of the LoRA matrices, such as 16. 0 trains all weights. Needs model_name_or_path.",
     )
-    lora_alpha: float = setting(32.0, "Scale of the LoRA matrices: their product counts lora_alpha / lora_r times.")
+    lora_alpha: float = setting(32.0, "Scale of the LoRA matrices: their product is multiplied by lora_alpha / lora_r.")
     lora_dropout: float = setting(0.0, "Dropout before the LoRA matrices.")
     lora_target_modules: list[str] | str = setting(
         ALL_LINEAR,
-        "Layers that get LoRA matrices: all-linear (every linear layer but the head), a list of names, or a regular "
+        "Layers that get LoRA matrices: all-linear (every linear layer except the head), a list of names, or a regular "
         "expression.",
     )
     quantization: str = setting(
@@ -57,19 +57,25 @@ class AdapterConfig:
 
     def __post_init__(self) -> None:
         if self.lora_r < 0 or not self.lora_alpha > 0:
-            raise ValueError(f"lora_r={self.lora_r} must be 0 or more, and lora_alpha={self.lora_alpha} above 0.")
+            raise ConfigError(
+                "value_out_of_range",
+                f"lora_r={self.lora_r} must be 0 or more, and lora_alpha={self.lora_alpha} above 0.",
+            )
         if not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"lora_dropout={self.lora_dropout} must be in [0, 1).")
+            raise ConfigError("value_out_of_range", f"lora_dropout={self.lora_dropout} must be in [0, 1).")
         if not self.lora_target_modules:
-            raise ValueError(f"lora_target_modules is empty. Name layers, or leave it at {ALL_LINEAR}.")
+            raise ConfigError("value_empty", f"lora_target_modules is empty. Name layers, or leave it at {ALL_LINEAR}.")
         if self.quantization not in QUANTIZATIONS:
-            raise ValueError(f"quantization={self.quantization!r} is not one of: {', '.join(QUANTIZATIONS)}.")
+            raise ConfigError(
+                "value_not_allowed", f"quantization={self.quantization!r} is not one of: {', '.join(QUANTIZATIONS)}."
+            )
         if self.lora_r == 0:
             for each in fields(self):
                 if getattr(self, each.name) != each.default:
-                    raise ValueError(
-                        f"{each.name}={getattr(self, each.name)!r} has no meaning where all weights are trained. "
-                        f"Set lora_r (16, say), or remove {each.name}."
+                    raise ConfigError(
+                        "setting_missing",
+                        f"{each.name}={getattr(self, each.name)!r} has no meaning if all weights are trained. "
+                        f"Set lora_r (to 16, for example), or remove {each.name}.",
                     )
 
     @property
@@ -84,12 +90,12 @@ def add_lora(model: Any, config: AdapterConfig, *, base: str, revision: str | No
     Args:
         model: The model; its layers are changed in place.
         config: Rank, scale, dropout and layers.
-        base: Where the model came from: a folder or a name on the hub. The adapter's config says it, so that any
-            program finds the weights that it belongs to.
-        revision: The revision on the hub, where it is pinned.
+        base: Where the model came from: a folder or a name on the hub. It is written into the adapter's config, so that
+            any program finds the weights that the adapter belongs to.
+        revision: The revision on the hub, if it is pinned.
 
     Raises:
-        ConfigError: If no layer has one of the names, or one of them is the embedding table or the head.
+        ConfigError: If no layer has one of the names, or a name is that of the embedding table or the head.
     """
     settings = LoraConfig(
         r=config.lora_r,
@@ -103,14 +109,16 @@ def add_lora(model: Any, config: AdapterConfig, *, base: str, revision: str | No
         adapted = get_peft_model(model, settings)
     except ValueError as error:
         raise ConfigError(
+            "layers_not_found",
             f"lora_target_modules={config.lora_target_modules!r}: {first_line(error)} Set it to "
-            f"{ALL_LINEAR}, or to names of the model's linear layers."
+            f"{ALL_LINEAR}, or to names of the model's linear layers.",
         ) from error
     for table in (model.get_input_embeddings(), model.get_output_embeddings()):
         if isinstance(table, BaseTunerLayer):
             raise ConfigError(
+                "layers_not_adaptable",
                 f"lora_target_modules={config.lora_target_modules!r} names the embedding table or the head, which "
-                f"stay as they are. Leave them out, or set it to {ALL_LINEAR}."
+                f"are not adapted. Remove these names, or set it to {ALL_LINEAR}.",
             )
     written = adapted.peft_config["default"]
     written.base_model_name_or_path = _place(base)
@@ -124,7 +132,7 @@ def is_adapted(model: nn.Module) -> bool:
 
 
 def describe_adapter(model: nn.Module) -> dict[str, Any]:
-    """Return what of an adapter a resumed run must have in common with the run before; nothing where there is none."""
+    """Return the settings of the adapter that a resumed run must share; an empty dict without an adapter."""
     if not isinstance(model, PeftModel):
         return {}
     settings: Any = model.peft_config["default"]
@@ -147,7 +155,7 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
 
 
 def adapter_weights(model: PeftModel) -> dict[str, Tensor]:
-    """Return the adapter's matrices, by the names they are saved under."""
+    """Return the adapter's matrices by the names under which they are saved."""
     return get_peft_model_state_dict(model, save_embedding_layers=False)
 
 
@@ -155,7 +163,7 @@ def restore_adapter(model: PeftModel, weights: dict[str, Tensor], source: Path) 
     """Put saved matrices into the adapter, in place.
 
     Raises:
-        DataError: If they are not those of this adapter.
+        DataError: If the matrices are those of another adapter.
     """
     own = adapter_weights(model)
     shapes = {name: tuple(each.shape) for name, each in own.items()}
@@ -163,45 +171,49 @@ def restore_adapter(model: PeftModel, weights: dict[str, Tensor], source: Path) 
     if differing := sorted(name for name in {**shapes, **found} if shapes.get(name) != found.get(name)):
         name = differing[0]
         raise DataError(
-            f"{source} is not of this model: {name} is {found.get(name, 'not there')} there and "
-            f"{shapes.get(name, 'not there')} here. Resume with the model's own settings (lora_r, "
-            "lora_target_modules), or start a new output folder."
+            "weights_of_other_model",
+            f"{source} is not of this model: {name} is {found.get(name, 'missing')} in the file and "
+            f"{shapes.get(name, 'missing')} in the model. Resume with the model's own settings (lora_r, "
+            "lora_target_modules), or start a new output folder.",
         )
     set_peft_model_state_dict(model, weights)
 
 
 def load_adapted(folder: Path) -> PeftModel:
-    """Load an adapter with the model that it belongs to, in float32; the matrices can be trained on.
+    """Load an adapter with the model that it belongs to, in float32; the matrices can be trained further.
 
     Raises:
-        DataError: If the adapter is damaged, or its base model is not to be found.
+        DataError: If the adapter is damaged, or its base model cannot be found.
     """
-    if not (folder / ADAPTER).is_file():  # PEFT would go and look for it on the hub
-        raise DataError(f"{folder / ADAPTER} is missing. Use another folder, or train again.")
+    if not (folder / ADAPTER).is_file():  # PEFT would search for it on the hub
+        raise DataError("file_missing", f"{folder / ADAPTER} is missing. Use another folder, or train again.")
     try:
         settings = PeftConfig.from_pretrained(str(folder))
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{folder / ADAPTER_CONFIG} is damaged: {first_line(error)}") from error
+        raise DataError("checkpoint_damaged", f"{folder / ADAPTER_CONFIG} is damaged: {first_line(error)}") from error
     base = settings.base_model_name_or_path
     if not expanded(str(base)).exists():
-        why_offline()  # one attempt, where transformers would make many
+        why_offline()  # it asks the hub once; transformers would ask many times
     try:
         model = AutoModelForCausalLM.from_pretrained(
             base, revision=settings.revision or "main", dtype=torch.float32, trust_remote_code=False
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(
+            "base_not_loadable",
             f"{folder} is an adapter of {base}, which cannot be loaded: {first_line(error)} Put the model back, or "
-            f"write where it is now as base_model_name_or_path in {folder / ADAPTER_CONFIG}."
+            f"write its new place as base_model_name_or_path into {folder / ADAPTER_CONFIG}.",
         ) from error
     try:
         return PeftModel.from_pretrained(model, str(folder), is_trainable=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise DataError(f"The adapter in {folder} cannot be loaded on {base}: {first_line(error)}") from error
+        raise DataError(
+            "model_not_loadable", f"The adapter in {folder} cannot be loaded on {base}: {first_line(error)}"
+        ) from error
 
 
 def merged(model: PeftModel) -> Any:
-    """Return the plain model with the adapter's matrices added into its weights; `model` is used up.
+    """Return the plain model with the adapter's matrices added to its weights; `model` cannot be used afterwards.
 
     Raises:
         DataError: If the merged weights are not finite.
@@ -209,15 +221,17 @@ def merged(model: PeftModel) -> Any:
     try:
         return model.merge_and_unload(safe_merge=True)
     except ValueError as error:
-        raise DataError(f"The adapter cannot be merged: {first_line(error)} Use another checkpoint.") from error
+        raise DataError(
+            "weights_not_finite", f"The adapter cannot be merged: {first_line(error)} Use another checkpoint."
+        ) from error
 
 
 def _place(base: str) -> str:
-    """Return a folder's name as one that is never taken for a name on the hub: `a/b` may be somebody's there."""
+    """Return a folder's name so that it is never read as a name on the hub, where `a/b` may be somebody's model."""
     folder = expanded(base)
     return str(folder) if folder.is_absolute() else f"./{folder}" if folder.exists() else base
 
 
 def _as_written(targets: Any) -> Any:
-    """Return target modules as JSON has them; PEFT keeps names as a set, whose order changes from run to run."""
+    """Return target modules as a JSON value; PEFT keeps names in a set, whose order changes from run to run."""
     return targets if isinstance(targets, str) or targets is None else sorted(targets)

@@ -12,6 +12,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
+from llm_jepa.errors import ConfigError
 from llm_jepa.fields import setting, setting_made_by
 
 from .processor import has_bf16_instructions
@@ -24,19 +25,19 @@ PRECISIONS = ("auto", "float32", "bf16")
 AUTO = "auto"
 NOT_HERE = {
     "label_smoothing_factor": "the objective computes its cross-entropy itself, and has no smoothing",
-    "neftune_noise_alpha": "noise on the embeddings would move the views as well",
-    "save_only_model": "a run could not continue from such a checkpoint as if it had not been stopped",
-    "ignore_data_skip": "a run that goes on would train again on the rows that it had seen",
+    "neftune_noise_alpha": "noise on the embeddings would change the views as well",
+    "save_only_model": "a run that continues from such a checkpoint would differ from one that was never stopped",
+    "ignore_data_skip": "a resumed run would train again on rows that it has already seen",
     "auto_find_batch_size": "runs of one comparison would have batches of different sizes",
-    "push_to_hub": "a run's folder holds rows and answers. After it, `llm-jepa export` writes a model folder, and "
-    "`hf upload` sends that",
-    "use_liger_kernel": "its kernels are put into plain models alone, and compute the cross-entropy themselves",
+    "push_to_hub": "the folder of a run holds rows of the data and answers. After the run, write a model folder with "
+    "`llm-jepa export`, and upload that with `hf upload`",
+    "use_liger_kernel": "its kernels work in plain models only, and compute the cross-entropy themselves",
     "fp16_full_eval": "validation rows are evaluated in the precision of training",
     "bf16_full_eval": "validation rows are evaluated in the precision of training",
 }
-"""Fields of transformers that would be ignored here, or break a promise, and why."""
+"""Fields of transformers that would be ignored here or would break a promise, each with the reason."""
 BY_METRIC = ("reduce_lr_on_plateau", "greedy")
-"""Learning-rate schedules that go by a metric of the validation rows."""
+"""Learning-rate schedules that depend on a metric of the validation rows."""
 AT_LEAST = {
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
@@ -48,16 +49,19 @@ AT_LEAST = {
     "max_grad_norm": 0,
     "dataloader_num_workers": 0,
 }
-"""Fields of transformers by their smallest value; it would find a smaller one once training has begun."""
+"""The smallest value of some fields of transformers, which checks them only after training has begun."""
 
 
 @dataclass
 class JEPATrainingArguments(TrainingArguments):
-    """`transformers.TrainingArguments`, every field by its own name; what differs is listed here.
+    """`transformers.TrainingArguments` with all its fields under their own names; the differences are listed here.
 
-    Defaults that differ on purpose: columns are kept, a non-finite loss is never smoothed over, rows are grouped by
-    length (or packed), nothing is reported to a tracker, checkpoints are off unless `save_steps` is set, and gradient
-    checkpointing is the non-reentrant one.
+    Defaults that differ on purpose: columns are kept, a non-finite loss is never hidden in an average, rows are grouped
+    by length (or packed), nothing is reported to a tracker, checkpoints are off unless `save_steps` is set, and
+    gradient checkpointing is the non-reentrant one.
+
+    Raises:
+        ConfigError: If a value is not possible here, or two settings do not go together.
     """
 
     output_dir: str | None = setting(None, "Folder of checkpoints and of the model.")
@@ -92,9 +96,9 @@ class JEPATrainingArguments(TrainingArguments):
     )
     packing: bool = setting(
         False,
-        "Put several pairs into a row; none sees another. Loss and gradients are the same to rounding.",
+        "Put several pairs into a row; no pair attends to another. Loss and gradients are the same up to rounding.",
     )
-    pack_length: int | None = setting(None, "Tokens in a packed row. Default: those of the longest pair of the batch.")
+    pack_length: int | None = setting(None, "Tokens in a packed row. Default: the length of the batch's longest pair.")
     precision: str = setting(
         "auto",
         "auto (bf16 on a GPU that has it, else float32), float32 or bf16. On a CPU bf16 is autocast (docs/models.md).",
@@ -114,8 +118,8 @@ class JEPATrainingArguments(TrainingArguments):
     )
     allow_changed: list[str] = setting_made_by(
         list,
-        "Settings, by name, that may differ from those of the run that is resumed; also train_rows, view_rows, "
-        "tokenizer, num_processes.",
+        "Names of settings that may differ from those of the resumed run; also train_rows, view_rows, tokenizer, "
+        "num_processes.",
     )
 
     def __post_init__(self) -> None:
@@ -124,7 +128,7 @@ class JEPATrainingArguments(TrainingArguments):
         self._check_ranges()
         self._fill_in()
         super().__post_init__()
-        if self.lr_scheduler_type in BY_METRIC and self.greater_is_better:  # they would wait for it to fall
+        if self.lr_scheduler_type in BY_METRIC and self.greater_is_better:  # by default they wait for a lower metric
             self.lr_scheduler_kwargs = {"mode": "max"} | dict(self.lr_scheduler_kwargs or {})  # type: ignore[arg-type]
         asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         if not (self.fp16 or self.bf16) and self.mixed_precision == asked != "no":
@@ -133,30 +137,54 @@ class JEPATrainingArguments(TrainingArguments):
 
     def _check_values(self) -> None:
         if self.precision not in PRECISIONS:
-            raise ValueError(f"precision={self.precision!r} is not one of: {', '.join(PRECISIONS)}.")
+            raise ConfigError(
+                "value_not_allowed", f"precision={self.precision!r} is not one of: {', '.join(PRECISIONS)}."
+            )
         if self.precision == "float32" and (self.bf16 or self.fp16):
             asked = "bf16" if self.bf16 else "fp16"
-            raise ValueError(f"precision=float32 contradicts {asked}=True. Remove one of them.")
+            raise ConfigError("settings_conflict", f"precision=float32 contradicts {asked}=True. Remove one of them.")
         for name in ("remove_unused_columns", "logging_nan_inf_filter", "save_on_each_node"):
             if getattr(self, name):
-                raise ValueError(f"{name}=True is not possible here: {type(self).__name__} needs it off.")
+                raise ConfigError(
+                    "setting_not_supported",
+                    f"{name}=True is not possible here: {type(self).__name__} needs it off. Remove it.",
+                )
         for name, why in NOT_HERE.items():
             if getattr(self, name):
-                raise ValueError(f"{name}={getattr(self, name)} is not possible here: {why}. Remove it.")
+                raise ConfigError(
+                    "setting_not_supported", f"{name}={getattr(self, name)} is not possible here: {why}. Remove it."
+                )
         self._place_bf16()
-        if self.pack_length is not None and (self.pack_length < 1 or not self.packing):
-            raise ValueError(f"pack_length={self.pack_length} must be at least 1, and needs packing=True.")
+        self._check_own_values()
+
+    def _check_own_values(self) -> None:
+        if self.pack_length is not None and self.pack_length < 1:
+            raise ConfigError("value_out_of_range", f"pack_length={self.pack_length} must be at least 1.")
+        if self.pack_length is not None and not self.packing:
+            raise ConfigError(
+                "setting_missing",
+                f"pack_length={self.pack_length} needs packing=True. Set packing, or remove pack_length.",
+            )
         if not re.fullmatch(_SIZE, str(self.max_shard_size)):
-            raise ValueError(f"max_shard_size={self.max_shard_size!r} is no size: expected a number and KB, MB or GB.")
+            raise ConfigError(
+                "value_malformed",
+                f"max_shard_size={self.max_shard_size!r} is not a size. Expected a number and KB, MB or GB.",
+            )
         if self.stop_on_collapse and self.eval_strategy == "no":
-            raise ValueError("stop_on_collapse=True needs looks at held-out rows, and eval_strategy=no leaves none.")
+            raise ConfigError(
+                "settings_conflict",
+                "stop_on_collapse=True needs evaluations during training, but eval_strategy=no turns them off. Change "
+                "one of them.",
+            )
         if self.monitor_pairs < 2:
-            raise ValueError(f"monitor_pairs={self.monitor_pairs} must be at least 2: one pair has no gap.")
+            raise ConfigError(
+                "value_out_of_range", f"monitor_pairs={self.monitor_pairs} must be at least 2: one pair has no gap."
+            )
 
     def _place_bf16(self) -> None:
-        """Put bf16 on the CPU where there is no GPU. Refuse it, by the setting's own name, where it would be slow.
+        """Use bf16 on the CPU if there is no GPU. Where it would be slow, refuse it; the error names the setting.
 
-        Where the user sets `use_cpu`, any processor will do: so a run that is meant for a GPU can be tried first.
+        With `use_cpu` any processor is accepted, so that a run meant for a GPU can be tried on a CPU first.
         """
         if self.use_cpu or is_torch_bf16_gpu_available() or is_torch_xla_available():
             return
@@ -164,14 +192,16 @@ class JEPATrainingArguments(TrainingArguments):
             return
         name = "bf16" if self.bf16 else "precision"
         if torch.accelerator.is_available():
-            raise ValueError(
-                f"{name}={getattr(self, name)} needs a GPU with bfloat16, and this one has none. Remove {name} to "
-                "train in float32."
+            raise ConfigError(
+                "device_not_capable",
+                f"{name}={getattr(self, name)} needs a GPU with bfloat16, and the GPU here does not have it. Remove "
+                f"{name} to train in float32.",
             )
         if not has_bf16_instructions():
-            raise ValueError(
+            raise ConfigError(
+                "device_too_slow",
                 f"{name}={getattr(self, name)} is slower than float32 here: there is no GPU, and the processor has no "
-                f"bf16 instructions. Remove {name} to train in float32, or set use_cpu: true to use bf16 all the same."
+                f"bf16 instructions. Remove {name} to train in float32, or set use_cpu: true to use bf16 anyway.",
             )
         self.use_cpu = True  # transformers refuses bf16 without a GPU unless the CPU is asked for
 
@@ -179,16 +209,16 @@ class JEPATrainingArguments(TrainingArguments):
         for name, least in AT_LEAST.items():
             value = getattr(self, name)
             if isinstance(value, int | float) and not value >= least and not (name == "max_steps" and value == -1):
-                raise ValueError(f"{name}={value} must be at least {least}.")
+                raise ConfigError("value_out_of_range", f"{name}={value} must be at least {least}.")
         for name in ("num_train_epochs", "eval_steps", "logging_steps", "save_steps"):
             value = getattr(self, name)
             if isinstance(value, int | float) and not 0 < value < math.inf:
-                raise ValueError(f"{name}={value} must be above 0.")
+                raise ConfigError("value_out_of_range", f"{name}={value} must be above 0.")
 
     def _fill_in(self) -> None:
         """Fill in what depends on other settings, or on the machine."""
         if self.train_sampling_strategy == AUTO:
-            # Rows of like length leave no room in each other's rows: packing fills them from a random mixture.
+            # Pairs of equal length leave no gaps that another one fits into, so packing takes pairs in random order.
             self.train_sampling_strategy = "random" if self.packing else "group_by_length"
         goes_by_metric = self.load_best_model_at_end or self.lr_scheduler_type in BY_METRIC
         if goes_by_metric and self.metric_for_best_model is None:
@@ -204,10 +234,11 @@ class JEPATrainingArguments(TrainingArguments):
         self.dataloader_pin_memory &= torch.cuda.is_available()
 
     def _check_sharding(self) -> None:
-        """Refuse what accelerate would turn, on a CPU, into plain data-parallel training without a word."""
+        """Refuse FSDP on a CPU: accelerate would train plainly data-parallel instead, without a warning."""
         asked = bool(self.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1")
         if asked and (self.use_cpu or not torch.accelerator.is_available()):
-            raise ValueError(
-                "FSDP needs an accelerator; use DDP: leave out fsdp (or use_fsdp of accelerate's configuration) and "
-                "start the same command with torchrun, or accelerate launch with configs/accelerate/ddp.yaml."
+            raise ConfigError(
+                "device_not_capable",
+                "FSDP needs an accelerator; use DDP. Leave out fsdp (or use_fsdp of accelerate's configuration) and "
+                "start the same command with torchrun, or accelerate launch with configs/accelerate/ddp.yaml.",
             )

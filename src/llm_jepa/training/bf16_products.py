@@ -1,7 +1,7 @@
 """Products of bf16 weights on a processor without bf16 instructions: in float32, with the result rounded to bf16.
 
-There PyTorch's own products in bf16 take about ten times as long as in float32. A product in bf16 is summed in
-float32 on any hardware and rounded once, so that the same numbers come out up to the order of the sum.
+On such a processor PyTorch's own bf16 products take about ten times as long as float32 products. On any hardware a bf16
+product is summed in float32 and rounded once, so the results are equal up to the order of the sum.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ _MODE = _Float32Products()
 
 
 def is_needed(model: Any) -> bool:
-    """Return whether weights are in bf16 and nothing here multiplies in it: neither a GPU nor the processor."""
+    """Return whether weights are in bf16, but neither a GPU nor the processor here multiplies in bf16."""
     in_bf16 = any(each.dtype == torch.bfloat16 for each in model.parameters())
     return in_bf16 and not torch.cuda.is_available() and not has_bf16_instructions()
 
 
 def multiply_in_float32(model: Any) -> None:
-    """Let the layers and the output of a Hugging Face model do their products in float32, and round them to bf16.
+    """Make the layers and the output of a Hugging Face model compute products in float32, and round them to bf16.
 
-    Each part of a layer by itself (attention, MLP): gradient checkpointing runs those a second time, without what
-    surrounds the layer.
+    The hooks are on each part of a layer (attention, MLP), because gradient checkpointing runs the parts a second time
+    without calling the layer.
     """
     layers = [each for each in model.modules() if isinstance(each, GradientCheckpointingLayer)]
     parts = [part for layer in layers for part in layer.children()]

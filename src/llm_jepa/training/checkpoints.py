@@ -1,10 +1,10 @@
-"""Checkpoints that a crash leaves whole: staged, hashed, and renamed into place.
+"""Checkpoints that stay whole after a crash: staged, hashed, and renamed into place.
 
-    OUT/.staging/checkpoint-N/     being written; of no use to anybody
+    OUT/.staging/checkpoint-N/     being written; never read
     OUT/checkpoint-N/              whole: its manifest.json, written last, names every file with size and sha256
 
-A folder gets its name in one step, after everything in it has reached the disk, so a process that is killed at any
-moment leaves the checkpoints before it as they were. What a disk does to a file later, the hashes tell.
+A folder gets its name in one step, after all its files have reached the disk. So a process that is killed at any
+moment leaves the earlier checkpoints as they were. The hashes show if a file was damaged later.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 @contextmanager
 def staged(output_dir: str | Path, *, owner: bool = True) -> Iterator[Path]:
-    """Give a folder to write checkpoints under; what is not published from it is removed, whatever happens.
+    """Give a folder to write checkpoints in; at the end, what was not published from it is removed in any case.
 
     Args:
         output_dir: The run's folder.
-        owner: Whether this process removes it: one of those that write there.
+        owner: Whether this process removes the folder; one of the processes that write there must.
 
     Raises:
-        LLMJEPAError: If the disk is full; the checkpoints before are as they were.
+        LLMJEPAError: If the checkpoint cannot be written (a full disk); the earlier checkpoints are as they were.
     """
     staging = Path(output_dir) / STAGING
     try:
         yield staging
     except (OSError, SafetensorError) as error:
         raise _cannot_write(error, staging) from error
-    except RuntimeError as error:  # what torch.save makes of a disk that is full
+    except RuntimeError as error:  # torch.save raises it when the disk is full
         if not any(word in str(error) for word in ("PytorchStreamWriter", "unexpected pos", "write")):
             raise
         raise _cannot_write(error, staging) from error
@@ -68,11 +68,11 @@ def publish(
         staging: What `staged` gave.
         output_dir: The run's folder.
         step: Number of the last optimizer step.
-        facts: What a run that resumes must have in common with this one (see `resume.py`).
-        times: How long it took until here; a run that resumes adds to it.
+        facts: What a resumed run must have in common with this one (see `resume.py`).
+        times: How long the run has taken so far; a resumed run adds to it.
 
     Returns:
-        The folder of the checkpoint. One of the same step that was there before is replaced.
+        The folder of the checkpoint. An earlier checkpoint of the same step is replaced.
     """
     source, target = staging / f"checkpoint-{step}", Path(output_dir) / f"checkpoint-{step}"
     files = {
@@ -84,7 +84,7 @@ def publish(
     write_json(source / MANIFEST, manifest)
     for folder in {source, *(path for path in source.rglob("*") if path.is_dir())}:
         _flush(folder)
-    if target.exists():  # of a run that went back to an earlier step: out of the way first, a folder has one name
+    if target.exists():  # left by a run that went back to an earlier step; moved away, so that the name is free
         target.rename(staging / "replaced")
     source.rename(target)
     _flush(target.parent)
@@ -92,7 +92,7 @@ def publish(
 
 
 def find_problem(checkpoint: Path) -> str | None:
-    """Return what is wrong with a checkpoint, with the name of the file; None if it is whole."""
+    """Return what is wrong with a checkpoint, and in which file; None if it is whole."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         files = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
@@ -116,7 +116,7 @@ def _problem_of_file(checkpoint: Path, name: str, size: int, sha256: str) -> str
 
 
 def find_newest(output_dir: str | Path) -> Path | None:
-    """Return the newest whole checkpoint of a run's folder; one that is damaged is passed over with a warning.
+    """Return the newest whole checkpoint of a run's folder; damaged ones are skipped with a warning.
 
     Raises:
         DataError: If there are checkpoints and none of them is whole.
@@ -132,20 +132,21 @@ def find_newest(output_dir: str | Path) -> Path | None:
         problems.append(f"{checkpoint.name} cannot be used: {problem}")
     if problems:
         raise DataError(
-            f"{output_dir} has no whole checkpoint: {'; '.join(problems)}. Remove these folders to start again."
+            "checkpoint_damaged",
+            f"{output_dir} has no whole checkpoint: {'; '.join(problems)}. Remove these folders to start again.",
         )
     return None
 
 
 def read_manifest(checkpoint: str | Path) -> dict[str, Any]:
-    """Return what `publish` wrote about a whole checkpoint: its `facts` and `times` among it."""
+    """Return what `publish` wrote about a whole checkpoint, such as its `facts` and `times`."""
     return json.loads((Path(checkpoint) / MANIFEST).read_text(encoding="utf-8"))
 
 
 def rotate(output_dir: str | Path, limit: int | None, keep: str | None = None) -> None:
-    """Remove the oldest checkpoints, by step number, beyond `limit`; the newest whole one and `keep` stay.
+    """Remove the oldest checkpoints, by step number, beyond `limit`; keep the newest whole one and `keep`.
 
-    A folder is renamed before it is emptied: one that is half removed must not look like a checkpoint.
+    A folder is renamed before it is emptied, so that a half-removed one does not look like a checkpoint.
     """
     if not limit or limit < 1:
         return
@@ -173,15 +174,15 @@ def remove_leftovers(output_dir: str | Path) -> None:
 
 
 def check_room(output_dir: str | Path, checkpoint_bytes: int, limit: int | None) -> None:
-    """Refuse to begin where the disk cannot hold the checkpoints that are asked for.
+    """Refuse to begin if the disk cannot hold the checkpoints that are asked for.
 
     Args:
-        output_dir: The run's folder, or one to be made.
+        output_dir: The run's folder; it need not exist yet.
         checkpoint_bytes: Size of one checkpoint.
-        limit: Checkpoints that are kept; with None, room for two is asked for.
+        limit: Number of checkpoints that are kept. With None, there must be room for two checkpoints.
 
     Raises:
-        LLMJEPAError: If there is less room than for them and one more, which is there while it is staged.
+        LLMJEPAError: If there is no room for `limit` checkpoints and one more, which exists while it is staged.
     """
     folder = Path(output_dir).absolute()
     while not folder.exists():
@@ -190,9 +191,10 @@ def check_room(output_dir: str | Path, checkpoint_bytes: int, limit: int | None)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise LLMJEPAError(
-            f"{output_dir}: {needed / 2**20:,.0f} MiB are needed for {(limit or 1) + 1} checkpoints of "
-            f"{checkpoint_bytes / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are free. Make room, lower "
-            "save_total_limit, or choose another folder."
+            "disk_full",
+            f"{output_dir}: {(limit or 1) + 1} checkpoints of {checkpoint_bytes / 2**20:,.0f} MiB need "
+            f"{needed / 2**20:,.0f} MiB, but only {free / 2**20:,.0f} MiB are free. Make room, lower "
+            "save_total_limit, or choose another folder.",
         )
 
 
@@ -211,7 +213,7 @@ def _digest(path: Path, *, flush: bool = False) -> str:
 
 
 def _flush(folder: Path) -> None:
-    """Bring a folder's list of names to the disk, where the system can do that."""
+    """Write a folder's list of names to the disk, if the system can do that."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -226,7 +228,8 @@ def _cannot_write(error: Exception, staging: Path) -> LLMJEPAError:
     folder = staging.parent
     free = shutil.disk_usage(folder).free
     return LLMJEPAError(
-        f"{folder}: the checkpoint could not be written ({error}); {written / 2**20:,.1f} MiB of it were, "
-        f"{free / 2**20:,.1f} MiB are free. The checkpoints before it are whole: make room, and the same command "
-        "continues from the newest."
+        "checkpoint_not_written",
+        f"{folder}: the checkpoint could not be written ({error}). {written / 2**20:,.1f} MiB of it were written, and "
+        f"{free / 2**20:,.1f} MiB are free. Earlier checkpoints are whole: make room, and the same command continues "
+        "from the newest.",
     )

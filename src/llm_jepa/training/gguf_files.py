@@ -1,4 +1,4 @@
-"""Models in a GGUF file, the format of llama.cpp: read by transformers, and made ordinary weights at once."""
+"""Models in a GGUF file, the format of llama.cpp: transformers reads them, and turns them into ordinary weights."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ def check_gguf(folder: Path, name: str) -> None:
     """Make sure that a GGUF file can be read.
 
     Raises:
-        ConfigError: If the package gguf is missing, or there is no such file.
+        ConfigError: If the package gguf or the file is missing.
     """
     if importlib.util.find_spec("gguf") is None:
         raise ConfigError(
-            f"gguf_file={name!r} needs the package gguf, which is not installed: `pip install 'llm-jepa[gguf]'`."
+            "package_missing",
+            f"gguf_file={name!r} needs the package gguf, which is not installed: `pip install 'llm-jepa[gguf]'`.",
         )
     if not (folder / name).is_file():
         found = ", ".join(sorted(each.name for each in folder.glob("*.gguf"))) or "no .gguf file"
-        raise ConfigError(f"gguf_file={name!r} is not in {folder}, which holds {found}.")
+        raise ConfigError("file_missing", f"gguf_file={name!r} is not in {folder}, which holds {found}.")
 
 
 def load_gguf_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
@@ -49,7 +50,7 @@ def load_gguf_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
     check_gguf(folder, name)
     with _reading(folder / name, "Or set tokenizer_name_or_path to the model's tokenizer."):
         tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), gguf_file=name)
-    # transformers (5.23) adds GPT-2's <|endoftext|> to every byte-level tokenizer: an id that the model has no row for.
+    # transformers (5.23) adds GPT-2's <|endoftext|> to every byte-level tokenizer. The model has no row for its id.
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     num_tokens = _read(folder / name).num_tokens
     if any(each["id"] >= num_tokens for each in backend["added_tokens"]):
@@ -59,13 +60,13 @@ def load_gguf_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
 
 
 def load_gguf_model(folder: Path, name: str, *, dtype: torch.dtype, attention: str | None = None) -> Any:
-    """Return the model of a GGUF file with plain weights of `dtype`: nothing says any more that they were quantized.
+    """Return the model of a GGUF file with plain weights of `dtype`, and without the mark that they were quantized.
 
     Raises:
         ConfigError: If it cannot be read.
     """
     check_gguf(folder, name)
-    kind = getattr(transformers, "GgufConfig", None)  # without it a package `kernels` would keep the weights packed
+    kind = getattr(transformers, "GgufConfig", None)  # without it the package `kernels` would keep the weights packed
     how = {} if kind is None else {"quantization_config": kind(dequantize=True)}
     with _reading(folder / name):
         model = AutoModelForCausalLM.from_pretrained(
@@ -78,15 +79,16 @@ def load_gguf_model(folder: Path, name: str, *, dtype: torch.dtype, attention: s
 
 @contextmanager
 def _reading(file: Path, hint: str = "") -> Iterator[None]:
-    """Hide transformers' progress bar where there is no terminal, and name the file in its errors."""
+    """Hide transformers' progress bar if there is no terminal, and name the file in its errors."""
     try:
         with redirect_stderr(sys.stderr if sys.stderr.isatty() else io.StringIO()):
             yield
-    except Exception as error:  # of the reader: a file that is cut, an architecture or a tokenizer that it lacks
+    except Exception as error:  # the file is cut off, or the reader does not know the architecture or the tokenizer
         version = transformers.__version__
         raise ConfigError(
+            "model_not_loadable",
             f"{file} cannot be read: {first_line(error)} Expected a whole GGUF file of an architecture that "
-            f"transformers {version} reads (Llama, Qwen, Gemma, Mistral, Phi-3 and others). {hint}".rstrip()
+            f"transformers {version} reads (Llama, Qwen, Gemma, Mistral, Phi-3 and others). {hint}".rstrip(),
         ) from error
 
 
@@ -97,7 +99,7 @@ class _Contents(NamedTuple):
 
 @lru_cache
 def _read(file: Path) -> _Contents:
-    """Return what a GGUF file holds; a large one takes seconds."""
+    """Return what a GGUF file holds; a large file takes seconds."""
     from gguf import GGUFReader
 
     with _reading(file):
@@ -107,7 +109,7 @@ def _read(file: Path) -> _Contents:
 
 
 def about_quantization(file: Path) -> list[str]:
-    """Return a sentence on the weights of a GGUF file where they were quantized, none where they were not."""
+    """Return a sentence about the weights of a GGUF file if they were quantized, and an empty list if not."""
     tensors = _read(file).tensors
     types = {name: count for name, count in tensors.items() if name not in FLOATS}
     if not types:
@@ -115,7 +117,7 @@ def about_quantization(file: Path) -> list[str]:
     listed = ", ".join(f"{name} in {count}" for name, count in sorted(types.items()))
     return [
         f"The weights of {file.name} were quantized ({listed} of {sum(tensors.values())} tensors). Training "
-        "starts from the rounded weights, which are a little worse than the original model's."
+        "starts from the rounded weights, which are slightly worse than those of the original model."
     ]
 
 
@@ -124,16 +126,16 @@ def convert_gguf(file: Path, out: Path) -> dict[str, Any]:
 
     Args:
         file: The GGUF file.
-        out: The folder to write; folders above it are made if need be.
+        out: The folder to write; missing folders above it are created.
 
     Returns:
         `source`, `out`, `format` ("transformers"), `parameters` and `notes`.
 
     Raises:
-        ConfigError: If `out` is there already, or the file cannot be read.
+        ConfigError: If `out` exists already, or the file cannot be read.
     """
     if out.exists():
-        raise ConfigError(f"{out} is there already. Choose another name.")
+        raise ConfigError("file_exists", f"{out} exists already. Choose another name.")
     model = load_gguf_model(file.parent, file.name, dtype=torch.float32)
     tokenizer = load_gguf_tokenizer(file.parent, file.name)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What is measured while a run trains: the time of its steps, and the means of its terms between two log lines."""
+"""Measures the time of a run's steps, and the means of its terms between two log lines."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from llm_jepa.processes import gather, world_size
 
 
 class StepTimer:
-    """Times optimizer steps from the first micro-batch to the end of the step, everything else left out.
+    """Times optimizer steps from the first micro-batch to the end of the step, and nothing else.
 
-    The first steps allocate and warm caches, and are not counted.
+    The first steps are not counted: they allocate memory and fill caches.
 
     Attributes:
-        earlier: The summary of the part of the run before its checkpoint, if it goes on from one.
+        earlier: The summary of the part of the run before its checkpoint, if it continues from one.
     """
 
     def __init__(self, warm_up: int = 3) -> None:
@@ -39,9 +39,9 @@ class StepTimer:
         self.times_s.append(time.perf_counter() - self._start)
 
     def summary(self) -> dict[str, float]:
-        """Return the median and the mean time of a step in seconds, and the number of steps they are over.
+        """Return the median and the mean time of a step in seconds, and the number of steps that were timed.
 
-        Of a run that continues from a checkpoint they are those of the part before it or after it: of the one with more
+        If the run continues from a checkpoint, they are those of the part before it or after it, whichever has more
         steps.
         """
         times = self.times_s[self.warm_up :] or self.times_s
@@ -53,8 +53,8 @@ class StepTimer:
 class TermMeter:
     """Means of the named terms over the optimizer steps since the last line of the log.
 
-    Each micro-batch's terms are its share of the step's means, so they add up within a step, and over processes;
-    the JEPA term is averaged over the steps that had one.
+    The terms of a micro-batch are its share of the step's means, so they are added up within a step and over processes.
+    The JEPA term is averaged over the steps that had one.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class TermMeter:
 
     @property
     def loss(self) -> float:
-        """The loss of the last step, by the rows of this process; nan before the first."""
+        """The loss of the last step on the rows of this process; nan before the first step."""
         return float(self._loss)
 
     def _start(self) -> None:
@@ -74,7 +74,7 @@ class TermMeter:
         self._lambda_eff, self._time_s, self._since = 0.0, 0.0, time.perf_counter()
 
     def add(self, output: JEPAOutput, batch: FusedBatch, share: float = 1.0) -> None:
-        """Take in one micro-batch, whose terms count as `share` of themselves."""
+        """Add one micro-batch, with its terms multiplied by `share`."""
         self._loss_so_far += output.loss.detach() * share
         self._sums["ce_loss"] += output.ce_loss * share
         if output.lambda_eff:
@@ -100,7 +100,7 @@ class TermMeter:
         self._since = time.perf_counter()
 
     def pop(self) -> dict[str, float]:
-        """Return the means (nats a token, distance a pair, weight, tokens a second) and start again."""
+        """Return the means (nats per token, distance per pair, weight, tokens per second) and start again."""
         self.pause()
         steps = max(self._steps, 1)
         own = (

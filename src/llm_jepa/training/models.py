@@ -63,7 +63,8 @@ class ModelConfig:
     """Which model is trained.
 
     Raises:
-        ValueError: If no preset has the name, or code of a repository would run that is not pinned.
+        ConfigError: If no preset has the name, a value is not possible, or code of a repository that is not pinned
+            would run.
     """
 
     model: str = setting(
@@ -88,8 +89,8 @@ class ModelConfig:
     )
     weights_dtype: str = setting(
         "float32",
-        "float32, or bf16: weights, optimizer states and forward, as in the published code; a step below 1/512 of a "
-        "weight is lost. Not with LoRA, nor with jepa_target ema.",
+        "float32, or bf16: weights, optimizer states and forward in bf16, as in the published code; a step below 1/512 "
+        "of a weight is lost. Not with LoRA, nor with jepa_target ema.",
     )
     dropout: float = setting(0.0, "Dropout of a preset (attention; in GPT-2 also the rest).")
     attn_implementation: str | None = setting(
@@ -98,55 +99,71 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.model not in PRESETS:
-            raise ValueError(
+            raise ConfigError(
+                "value_not_allowed",
                 f"model={self.model!r} is not one of: {', '.join(PRESETS)}. For a model of yours, set "
-                "model_name_or_path."
+                "model_name_or_path.",
             )
         if self.weights_dtype not in WEIGHTS_DTYPES:
-            raise ValueError(f"weights_dtype={self.weights_dtype!r} is not one of: {', '.join(WEIGHTS_DTYPES)}.")
+            raise ConfigError(
+                "value_not_allowed", f"weights_dtype={self.weights_dtype!r} is not one of: {', '.join(WEIGHTS_DTYPES)}."
+            )
         if self.attn_implementation not in (None, *ATTENTION):
-            raise ValueError(
-                f"attn_implementation={self.attn_implementation!r} takes no mask that keeps views apart. Set it to one "
-                f"of: {', '.join(ATTENTION)}."
+            raise ConfigError(
+                "value_not_allowed",
+                f"attn_implementation={self.attn_implementation!r} accepts no mask that separates the views. Set it to "
+                f"one of: {', '.join(ATTENTION)}.",
             )
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} must be in [0, 1).")
+            raise ConfigError("value_out_of_range", f"dropout={self.dropout} must be in [0, 1).")
+        self._check_source()
+
+    def _check_source(self) -> None:
+        """Check the settings that say where a pretrained model comes from."""
         for name in ("model_revision", "trust_remote_code", "gguf_file"):
             if getattr(self, name) and not self.model_name_or_path:
-                raise ValueError(f"{name} has no meaning for a preset. Set model_name_or_path, or remove {name}.")
+                raise ConfigError(
+                    "setting_missing",
+                    f"{name} has no meaning for a preset. Set model_name_or_path, or remove {name}.",
+                )
         if self.gguf_file and (self.model_revision or self.trust_remote_code):
-            raise ValueError(
+            raise ConfigError(
+                "settings_conflict",
                 f"gguf_file={self.gguf_file!r} is a file of a folder on this disk. Remove model_revision and "
-                "trust_remote_code."
+                "trust_remote_code.",
             )
         if self.trust_remote_code and not _COMMIT.fullmatch(self.model_revision or ""):
-            raise ValueError(
+            raise ConfigError(
+                "code_not_pinned",
                 f"trust_remote_code runs code that can change from day to day; model_revision={self.model_revision!r} "
-                "does not pin it. Set model_revision to the 40 digits of the commit whose code you have read."
+                "does not pin it. Set model_revision to the 40 digits of the commit whose code you have read.",
             )
 
 
 def check_adapter(config: ModelConfig, adapter: AdapterConfig) -> None:
-    """Make sure that LoRA matrices, if there are to be any, have a model that they can be trained on.
+    """Make sure that the model can be trained with LoRA matrices, if any are asked for.
 
     Raises:
         ConfigError: If the model is a preset with random weights or a GGUF file, or its weights are to be in bf16.
     """
     if adapter.uses_lora and config.weights_dtype != "float32":
         raise ConfigError(
+            "settings_conflict",
             f"weights_dtype={config.weights_dtype} is for training all weights; with lora_r={adapter.lora_r} it is not "
-            "supported. Set weights_dtype: float32, or remove lora_r."
+            "supported. Set weights_dtype: float32, or remove lora_r.",
         )
     if adapter.uses_lora and config.gguf_file:
         raise ConfigError(
+            "settings_conflict",
             f"lora_r={adapter.lora_r} with gguf_file={config.gguf_file!r}: PEFT could not load the model of such an "
             "adapter. Write a plain folder first with `llm-jepa export NAME.gguf --to FOLDER`, and set "
-            "model_name_or_path to it."
+            "model_name_or_path to it.",
         )
     if adapter.uses_lora and not config.model_name_or_path:
         raise ConfigError(
+            "setting_missing",
             f"lora_r={adapter.lora_r} adapts a pretrained model, and {config.model!r} is a preset with random weights. "
-            "Set model_name_or_path, or remove lora_r."
+            "Set model_name_or_path, or remove lora_r.",
         )
 
 
@@ -162,20 +179,20 @@ def build_model(
 ) -> nn.Module:
     """Return the model of a run; random weights come from PyTorch's global random stream.
 
-    In bf16 the weights are those of float32, rounded: a run in either starts alike.
+    In bf16 the weights are those of float32, rounded. So runs in float32 and in bf16 start from the same weights.
 
     Args:
         config: Which model.
-        tokenizer: Its tokenizer, which must fit.
+        tokenizer: Its tokenizer; the model must have a row for each of its ids.
         adapter: Whether LoRA matrices are trained instead of the weights.
         end_id: Token that ends an answer.
         pad_id: Token that fills padding.
         max_length: Positions that the longest row needs, [PRED] included.
-        use_cpu: Put weights in four bits, which stay where they are loaded, on the CPU in any case.
+        use_cpu: Load weights in four bits on the CPU even where there is a GPU; they stay where they are loaded.
 
     Raises:
-        ConfigError: If the model cannot be loaded, the tokenizer has ids that it lacks, a row is too long, or LoRA is
-            to adapt weights in bf16.
+        ConfigError: If the model cannot be loaded, the tokenizer has ids that the model lacks, a row is too long, or
+            LoRA is asked for with weights in bf16.
     """
     adapter = adapter or AdapterConfig()
     check_adapter(config, adapter)
@@ -202,13 +219,14 @@ def check_model_fits(model: Any, tokenizer: PreTrainedTokenizerBase, *, max_leng
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and max_length > positions:
         raise ConfigError(
+            "row_too_long",
             f"Rows need up to {max_length} positions, [PRED] included, but the model has {positions}. "
-            f"Set max_length to {positions} or less, with on_overflow: truncate or drop if rows are longer."
+            f"Set max_length to {positions} or less, with on_overflow: truncate or drop if rows are longer.",
         )
 
 
 def _in_bf16(model: Any) -> Any:
-    """Cast the weights alone: the frequencies of rotary positions stay in float32, as where a saved model is loaded."""
+    """Cast the weights only. The frequencies of rotary positions stay in float32, as when a saved model is loaded."""
     for each in model.parameters():
         each.data = each.data.to(torch.bfloat16)
     model.config.dtype = torch.bfloat16
@@ -232,10 +250,11 @@ def load_own_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         folder = snapshot_download(name, revision=config.model_revision, allow_patterns=_TOKENIZER_FILES)
     except (OSError, ValueError) as error:
         if missing := not_downloaded(f"model_name_or_path={name!r}", "tokenizer"):
-            raise ConfigError(missing) from error
+            raise ConfigError("not_downloaded", missing) from error
         raise ConfigError(
-            f"model_name_or_path={name!r} has no tokenizer to be loaded at model_revision={config.model_revision!r}: "
-            f"{first_line(error)}"
+            "tokenizer_not_loadable",
+            f"model_name_or_path={name!r} has no tokenizer that can be loaded at model_revision="
+            f"{config.model_revision!r}: {first_line(error)}",
         ) from error
     return load_tokenizer(folder)
 
@@ -253,25 +272,32 @@ def find_model(config: ModelConfig) -> str:
         if is_path(name):
             hint = " Folders are separated by '/' here." if "\\" in name and os.sep == "/" else ""
             raise ConfigError(
-                f"{what} cannot be loaded: there is no such folder.{hint} Expected a folder with config.json."
+                "folder_missing",
+                f"{what} cannot be loaded: there is no such folder.{hint} Expected a folder with config.json.",
             )
         if config.gguf_file:
-            raise ConfigError(f"{what} is no folder. gguf_file={config.gguf_file!r} needs one that holds it.")
+            raise ConfigError(
+                "folder_missing", f"{what} is not a folder. gguf_file={config.gguf_file!r} needs one that holds it."
+            )
         why_offline()
         return name
     if not place.is_dir():
         hint = f" Set gguf_file to {place.name}." if place.suffix == ".gguf" else ""
-        raise ConfigError(f"{what} is a file. Expected the folder that it is in, {place.parent}.{hint}")
+        raise ConfigError("not_a_folder", f"{what} is a file. Expected the folder that it is in, {place.parent}.{hint}")
     if config.gguf_file:
         check_gguf(place, config.gguf_file)
         return str(place)
     if (place / ADAPTER_CONFIG).is_file():
         raise _adapter_error(what, str(place))
     if not (place / "config.json").is_file() and (place / "model" / "config.json").is_file():
-        raise ConfigError(f"{what} is the folder of a run. Set it to the model in it: {place / 'model'}.")
+        raise ConfigError(
+            "model_is_run", f"{what} is the folder of a run. Set it to the model inside: {place / 'model'}."
+        )
     packed = sorted(each.name for each in place.glob("*.gguf"))
     if packed and not (place / "config.json").is_file():
-        raise ConfigError(f"{what} has no config.json, but a GGUF file. Set gguf_file to {' or '.join(packed)}.")
+        raise ConfigError(
+            "setting_missing", f"{what} has no config.json, but a GGUF file. Set gguf_file to {' or '.join(packed)}."
+        )
     return str(place)
 
 
@@ -282,24 +308,25 @@ def _adapter_error(what: str, place: str) -> ConfigError:
     except (OSError, ValueError, TypeError, KeyError):
         base = None
     return ConfigError(
+        "model_is_adapter",
         f"{what} is an adapter (LoRA), not a model. Set model_name_or_path to its base, "
-        f"{base or 'which it does not name'}. To train on from the adapter, merge it into the base first."
+        f"{base or 'which it does not name'}. To continue training from the adapter, merge it into the base first.",
     )
 
 
 def check_same_ids(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Make sure that another tokenizer than a model's own gives its tokens the ids that the model has learned.
+    """Make sure that a tokenizer that did not come with the model gives tokens the ids that the model has learned.
 
-    A tokenizer with other ids would train and score without an error, on embeddings of other words. More tokens, or
-    fewer, are in order, and so is a model that has no tokenizer beside it.
+    With other ids, the model would train and score without an error, on embeddings of other words. The tokenizer may
+    have more tokens or fewer. A model that came without a tokenizer is not checked.
 
     Args:
         config: The model.
         tokenizer: The tokenizer that is to be used with it.
-        name: Where that came from, for the error.
+        name: Where the tokenizer came from, for the error.
 
     Raises:
-        ConfigError: If a token that both know has another id.
+        ConfigError: If a token that both have has different ids in them, or they have no token in common.
     """
     try:
         own = load_own_tokenizer(config).get_vocab()
@@ -311,7 +338,7 @@ def check_same_ids(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, name
     if not differing and shared:
         return
     if not shared:
-        what = "none of its tokens is one of the model's"
+        what = "they have no token in common"
     else:
         place, token = differing[0]
         what = (
@@ -319,8 +346,9 @@ def check_same_ids(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, name
             f"learned it as {place})"
         )
     raise ConfigError(
+        "tokenizer_of_other_model",
         f"tokenizer_name_or_path={name!r} is not the tokenizer of {config.model_name_or_path}: {what}. Remove "
-        "tokenizer_name_or_path, to use the model's own."
+        "tokenizer_name_or_path to use the model's own.",
     )
 
 
@@ -363,14 +391,18 @@ def _load_pretrained(config: ModelConfig, adapter: AdapterConfig, use_cpu: bool)
             raise _adapter_error(f"model_name_or_path={name!r}", name) from error
         is_absent = isinstance(error, OSError) and not Path(name).exists()
         if is_absent and (missing := not_downloaded(f"model_name_or_path={name!r}", "folder")):
-            raise ConfigError(missing) from error
-        hint = (
-            "It brings Python code of its own, which is not run: set trust_remote_code with model_revision if you "
-            "have read it."
-            if "trust_remote_code" in str(error)
-            else "Expected a folder with config.json and model.safetensors, or the name of a model on the hub."
+            raise ConfigError("not_downloaded", missing) from error
+        code, hint = (
+            "model_not_loadable",
+            "Expected a folder with config.json and model.safetensors, or the name of a model on the hub.",
         )
-        raise ConfigError(f"model_name_or_path={name!r} cannot be loaded: {first_line(error)} {hint}") from error
+        if "trust_remote_code" in str(error):
+            code, hint = (
+                "code_not_trusted",
+                "The model has Python code of its own, which is not run. If you have read that code, set "
+                "trust_remote_code and model_revision.",
+            )
+        raise ConfigError(code, f"model_name_or_path={name!r} cannot be loaded: {first_line(error)} {hint}") from error
 
 
 def _is_adapter_of_the_hub(name: str, revision: str | None) -> bool:
@@ -386,21 +418,23 @@ def _check_attention(found: Any, name: str) -> None:
         asked = getattr(found, each, None)
         if isinstance(asked, str) and "/" in asked:
             raise ConfigError(
+                "kernel_not_trusted",
                 f"The config.json of {name} asks for the kernel {asked!r} of the hub, which is code and is not run. "
-                "Remove that line from a copy of the model."
+                "Copy the model, and remove that line from the copy.",
             )
 
 
 def _quantized(use_cpu: bool) -> dict[str, Any]:
-    """Return how a model is loaded in 4 bits, as in QLoRA (arXiv 2305.14314): NF4, double quantization.
+    """Return the options that load a model in 4 bits, as in QLoRA (arXiv 2305.14314): NF4, double quantization.
 
     Raises:
         ConfigError: If bitsandbytes is missing.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
+            "package_missing",
             "quantization=4bit needs bitsandbytes, which is not installed: `pip install 'llm-jepa[qlora]'`. Or set "
-            "quantization to none."
+            "quantization to none.",
         )
     on_gpu = torch.cuda.is_available() and not use_cpu
     settings = BitsAndBytesConfig(

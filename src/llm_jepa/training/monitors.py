@@ -1,8 +1,8 @@
-"""What the embeddings of the two views look like during training, and an alarm when they collapse.
+"""Measures of the embeddings of the two views during training, and an alarm when the embeddings collapse.
 
-A JEPA term can be satisfied by giving every view the same embedding: the distance is then 0, and nothing has been
-learned. Loss and rank do not show it (in our prototype a collapsed run kept an effective rank of 40). The gap between
-matching and shuffled pairs, and retrieval, do. Letters: B pairs, C hidden size.
+A model can satisfy a JEPA term by giving every view the same embedding: the distance is then 0, and the model has
+learned nothing about the pairs. Loss and rank do not show this (in our prototype a collapsed run kept an effective rank
+of 40). The gap between matching and shuffled pairs shows it, and so does retrieval. Letters: B pairs, C hidden size.
 """
 
 from __future__ import annotations
@@ -15,45 +15,47 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective.distances import unit
 
-# Cosines nearer than this are equal: float32 sums over C up to 4096 features err by about 1e-7 to 1e-6, and
-# one block of a matrix product may round differently from the next.
+# Cosines that differ by less count as equal: float32 sums over C up to 4096 features have errors of about 1e-7 to 1e-6,
+# and two blocks of a matrix product may be rounded differently.
 TIE = 1e-6
 
-# A spread below this share of the embeddings' own size is rounding, not structure.
+# A spread below this share of the embeddings' own size is rounding error, not structure.
 ROUNDING = 1e-6
 
 
 @torch.no_grad()
 def embedding_monitors(text_pred: Tensor, code_emb: Tensor, groups: Tensor | None = None) -> dict[str, float]:
-    """Measure how well predictions match their targets and how spread out the embeddings are.
+    """Measure how well predictions match their targets, and how much the embeddings are spread.
 
     | key | meaning | range |
     |---|---|---|
     | matched_cosine | mean cosine of each prediction and its own target | [-1, 1] |
     | shuffled_cosine | mean cosine over all pairs of a prediction and another code's target | [-1, 1] |
-    | gap | matched_cosine - shuffled_cosine; 0 if the match means nothing | [-2, 2] |
+    | gap | matched_cosine - shuffled_cosine; 0 if matching pairs are no closer than others | [-2, 2] |
     | retrieval@1 | share of predictions nearer to their own target than to any other; ties are wrong | [0, 1] |
-    | retrieval_chance | what retrieval@1 would be at random | (0, 1] |
+    | retrieval_chance | the retrieval@1 of random predictions | (0, 1] |
     | mean_pairwise_cosine | mean cosine of two targets of different codes | [-1, 1] |
-    | mean_pairwise_cosine_text | the same of two predictions | [-1, 1] |
-    | feature_std | spread of the targets' directions: 1 if they point everywhere, 0 if all the same | [0, ~1] |
+    | mean_pairwise_cosine_text | mean cosine of two predictions of different codes | [-1, 1] |
+    | feature_std | spread of the targets' directions: 1 if all directions occur, 0 if only one | [0, ~1] |
     | effective_rank | number of directions that carry the targets' spread (`effective_rank`) | [0, min(B, C)] |
 
     `feature_std` is the mean over features of the standard deviation of the unit-length targets, times sqrt(C).
 
-    Everything is computed in float32 without gradient, and is finite for zero vectors. What the batch cannot
-    say is left out rather than made up: with no two different codes only `matched_cosine` is returned.
+    Everything is computed in float32 without gradient, and is finite for zero vectors. A value that the batch does not
+    define is left out: if all codes are equal, only `matched_cosine` is returned.
 
     Args:
         text_pred: Predictions, (B, C).
         code_emb: Targets, (B, C).
-        groups: Integers, (B,): pairs of equal number have the same code. They are not counted as shuffled,
-            and finding any of them is right. Default: every pair's code is its own.
+        groups: Integers, (B,): pairs with equal numbers have the same code. They are not counted as shuffled,
+            and finding any of them is right. Default: all codes are different.
 
     Raises:
-        ValueError: If the shapes do not fit, or a value is not finite.
+        ConfigError: If the shapes do not fit.
+        DataError: If a value is not finite.
     """
     _check(text_pred, code_emb, groups)
     text, code = unit(text_pred.float()), unit(code_emb.float())  # (B, C)
@@ -82,9 +84,9 @@ def embedding_monitors(text_pred: Tensor, code_emb: Tensor, groups: Tensor | Non
 def effective_rank(embeddings: Tensor) -> float:
     """Return exp of the entropy of the normalised singular values of the centred embeddings (B, C).
 
-    It says how many directions carry the spread, from 1 to min(B, C), and nothing of how large the spread is: a cloud
-    that has shrunk to a point keeps its rank. 0 if there is no spread beyond rounding. Source: Roy and Vetterli, "The
-    effective rank", EUSIPCO 2007.
+    It is the number of directions that carry the spread, from 1 to min(B, C). It does not depend on the size of the
+    spread: embeddings that shrink towards one point keep their rank. 0 if there is no spread beyond rounding. Source:
+    Roy and Vetterli, "The effective rank", EUSIPCO 2007.
     """
     embeddings = embeddings.float()
     centred = embeddings - embeddings.mean(0)
@@ -97,34 +99,35 @@ def effective_rank(embeddings: Tensor) -> float:
 
 @dataclass
 class CollapseAlarm:
-    """Tells a collapse of the two views from a healthy run, check by check; only for runs with a JEPA term.
+    """Detects a collapse of the two views from the checks during training; only for runs with a JEPA term.
 
     A check looks collapsed if all three hold:
-    - `matched_cosine` >= 0.85: the JEPA term has little left to ask for;
-    - `gap` <= 0.1: and a wrong target would satisfy it as well;
-    - `retrieval@1` <= 5%, or 3 times chance if that is more: and no small difference tells targets apart.
+    - `matched_cosine` >= 0.85: the JEPA term is almost satisfied;
+    - `gap` <= 0.1: a wrong target would satisfy it as well;
+    - `retrieval@1` <= 5%, or 3 times chance if that is more: no small difference separates the targets either.
 
-    `patience` such checks in a row raise the alarm. It is never taken back, because the run was trained through a
-    collapse. Checks at step 0 are not counted: nothing has been trained.
+    `patience` such checks in a row raise the alarm. It is never withdrawn, because the run was trained through a
+    collapse. Checks at step 0 are not counted, because nothing has been trained.
 
-    Why not the spread or the mean cosine of the targets alone: many healthy language models keep all their last states
-    in a narrow cone (mean cosine above 0.9), where the order of the small rest still means much. Why not the rank: see
-    `effective_rank`.
+    Why not only the spread or the mean cosine of the targets: in many healthy language models all last states lie in a
+    narrow cone (mean cosine above 0.9), and the small differences that remain still carry much information. Why not the
+    rank: see `effective_rank`.
 
-    Calibrated on Llama and GPT-2 models of 0.3 million parameters, on SYNTH pairs, 160 steps, a check every 20 on 200
-    held-out ones; thresholds chosen on one seed, then tried on two more (larger models may want others). Cosine JEPA,
-    whose views collapse there, is caught in 8 of 8 runs by step 100. InfoNCE raises no alarm in 6 runs, and one of its
-    48 checks looked collapsed; thresholds on the targets alone (mean cosine 0.9, `feature_std` 0.3) call 7 of them
-    collapsed.
+    Calibrated on Llama and GPT-2 models of 0.3 million parameters, on SYNTH pairs, 160 steps, a check every 20 steps on
+    200 held-out pairs. The thresholds were chosen on one seed, then tried on two more; larger models may need others.
+    Cosine JEPA, whose views collapse there, is detected in 8 of 8 runs by step 100. InfoNCE raises no alarm in 6 runs,
+    and one of its 48 checks looked collapsed. Thresholds on the targets alone (mean cosine 0.9, `feature_std` 0.3)
+    would call 7 of these checks collapsed.
 
     Attributes:
         patience: Collapsed checks in a row that raise the alarm.
         streak: Collapsed checks in a row so far.
-        streak_start: Step of the first of them.
-        first_step: Step of the first check of the streak that raised the alarm; None while there was none.
-        reason: One sentence for the log and the report; None while there was no alarm.
-        num_looks: Checks taken in. A run with fewer than `patience` was not watched, which is not the same as healthy.
-        last_step: Step of the last of them.
+        streak_start: Step of the first check of the streak.
+        first_step: Step of the first check of the streak that raised the alarm; None without an alarm.
+        reason: One sentence for the log and the report; None without an alarm.
+        num_looks: Number of checks. With fewer than `patience`, no alarm was possible, so the run may still be
+            collapsed.
+        last_step: Step of the last check.
     """
 
     patience: int = 3
@@ -142,20 +145,20 @@ class CollapseAlarm:
 
     @property
     def could_alarm(self) -> bool:
-        """Whether there were looks enough for an alarm; without, that there was none says nothing."""
+        """Whether there were enough checks for an alarm; if not, "no alarm" means nothing."""
         return self.num_looks >= self.patience
 
     @property
     def level(self) -> str:
-        """`ok`, `watch` (the last check looked collapsed), or `alarm` (a collapse was seen)."""
+        """`ok`, `watch` (the last check looked collapsed), or `alarm` (a collapse was detected)."""
         if self.alarmed:
             return "alarm"
         return "watch" if self.streak else "ok"
 
     def update(self, step: int, monitors: Mapping[str, float]) -> str | None:
-        """Take in one check at an optimizer step; return the reason if it raises the alarm, at most once a run.
+        """Add the check of an optimizer step; return the reason if it raises the alarm, at most once in a run.
 
-        A check without the keys that decide is passed over.
+        A check without the three deciding keys is ignored.
         """
         if step == 0 or not {"matched_cosine", "gap", "retrieval@1"} <= monitors.keys():
             return None
@@ -181,8 +184,8 @@ class CollapseAlarm:
     def summary(self) -> dict[str, Any]:
         """Return what the results keep.
 
-        `reason` ends with what the last check saw. `recovered`: there was an alarm, and the last check did not look
-        collapsed.
+        `reason` ends with the result of the last check. `recovered`: there was an alarm, but the last check did not
+        look collapsed.
         """
         recovered = self.alarmed and self.streak == 0
         end = f" At the last check, step {self.last_step}, they were {'no longer' if recovered else 'still'} collapsed."
@@ -195,18 +198,21 @@ class CollapseAlarm:
 
 
 def looks_collapsed(monitors: Mapping[str, float]) -> bool:
-    """Whether one check of `embedding_monitors` has all three signs of a collapse (see `CollapseAlarm`)."""
+    """Whether the monitors of one check show all three signs of a collapse (see `CollapseAlarm`)."""
     at_chance = max(0.05, 3 * monitors.get("retrieval_chance", 0.0))
     return monitors["matched_cosine"] >= 0.85 and monitors["gap"] <= 0.1 and monitors["retrieval@1"] <= at_chance
 
 
 def _check(text_pred: Tensor, code_emb: Tensor, groups: Tensor | None) -> None:
     if text_pred.dim() != 2 or text_pred.shape != code_emb.shape or len(text_pred) == 0:
-        raise ValueError(
-            f"text_pred {tuple(text_pred.shape)} and code_emb {tuple(code_emb.shape)} must both be (B, C), B > 0."
+        raise ConfigError(
+            "wrong_shape",
+            f"text_pred {tuple(text_pred.shape)} and code_emb {tuple(code_emb.shape)} must both be (B, C), B > 0.",
         )
     if groups is not None and groups.shape != text_pred.shape[:1]:
-        raise ValueError(f"groups {tuple(groups.shape)} must hold one number a pair, ({len(text_pred)},).")
+        raise ConfigError(
+            "wrong_shape", f"groups {tuple(groups.shape)} must hold one number for each pair, ({len(text_pred)},)."
+        )
     for name, states in {"text_pred": text_pred, "code_emb": code_emb}.items():
         if not torch.isfinite(states).all():
-            raise ValueError(f"{name} holds values that are not finite: the model has diverged.")
+            raise DataError("embeddings_not_finite", f"{name} has values that are not finite: the model has diverged.")

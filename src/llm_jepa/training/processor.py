@@ -1,4 +1,4 @@
-"""What the processor can do: whether it multiplies in bfloat16."""
+"""Whether the processor multiplies in bfloat16."""
 
 from __future__ import annotations
 

@@ -48,11 +48,11 @@ class ResumableTrainer(Trainer):
         jepa: The model under its objective.
         tokenizer: The tokenizer; saved with the model.
         view_pairs: Rows of a second file, trained on with the training rows.
-        views_ratio: How many of them for each training row.
+        views_ratio: Rows of `view_pairs` for each training row.
         step_timer: Times of the optimizer steps.
-        time_before_s: Seconds that were trained before the checkpoint that the run continues from; 0 without one.
-        preparation_time_s: Seconds of loading and building before the training; those before the checkpoint's run are
-            added when it continues.
+        time_before_s: Seconds of training before the checkpoint that the run continues from; 0 without a checkpoint.
+        preparation_time_s: Seconds of loading and building before the training. When a run continues from a
+            checkpoint, the seconds that the checkpoint records are added.
     """
 
     args: JEPATrainingArguments
@@ -69,10 +69,10 @@ class ResumableTrainer(Trainer):
     _facts: dict[str, Any] | None = None
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs: Any) -> Any:
-        """Train; from the newest whole checkpoint with `True`, from a given one with its folder.
+        """Train. With `True`, continue from the newest whole checkpoint; with a folder, from that checkpoint.
 
         Raises:
-            DataError: If the checkpoint, or with `True` every one, is missing or damaged.
+            DataError: If the checkpoint is missing or damaged; with `True`, if every checkpoint is.
             ConfigError: If it was written with other settings, rows or tokenizer, except for `allow_changed`.
             LLMJEPAError: If the disk has no room for the checkpoints that `save_strategy` asks for.
         """
@@ -92,18 +92,18 @@ class ResumableTrainer(Trainer):
         return super().train(None if checkpoint is None else str(checkpoint), **kwargs)
 
     def _add_to(self, times: dict[str, Any], checkpoint: Path) -> None:
-        """Let the times of this run be those of a whole one, of which a part was done before the checkpoint."""
+        """Add the times until the checkpoint, so that this run's times are those of the whole run."""
         if "training_time_s" not in times:
-            logger.warning("time   %s does not say how long training took until there: times begin with it", checkpoint)
+            logger.warning("time   %s has no training time: times are counted from this checkpoint on", checkpoint)
         self.time_before_s = times.get("training_time_s", 0.0)
         self.preparation_time_s += times.get("preparation_time_s", 0.0)
         self.step_timer.earlier = times.get("steps")
 
     @property
     def training_time_s(self) -> float:
-        """Seconds since training began, those before the checkpoint that the run continues from included.
+        """Seconds since training began, including the time before the checkpoint that the run continues from.
 
-        Evaluations and checkpoints count; steps that were taken after the checkpoint and lost do not.
+        Evaluations and checkpoints count. Steps that were taken after the checkpoint and lost do not count.
         """
         return self.time_before_s + time.perf_counter() - self._started_s
 
@@ -114,7 +114,7 @@ class ResumableTrainer(Trainer):
         return times | ({"steps": steps} if steps["num_steps_timed"] else {})
 
     def _check_processes(self) -> None:
-        """Make sure that all processes train the same run: a machine may have another file, or another version."""
+        """Make sure that all processes train the same run: a machine may have another file or another version."""
         if self.args.world_size == 1:
             return
         everyone = gather(self.facts() | {"seed of loss dropout": self.jepa.seed})
@@ -123,8 +123,9 @@ class ResumableTrainer(Trainer):
             if differing:
                 raise told(
                     ConfigError(
+                        "processes_differ",
                         f"Process {number} has another {', '.join(differing)} than process 0. All must have the same "
-                        "settings, files and seed: call set_seed before the model is made."
+                        "settings, files and seed. Call set_seed before the model is made.",
                     )
                 )
 
@@ -134,16 +135,19 @@ class ResumableTrainer(Trainer):
         if wanted is True:
             newest = find_newest(self.args.output_dir)
             if newest is None:
-                raise DataError(f"{self.args.output_dir} has no checkpoint to continue from.")
+                raise DataError("checkpoint_missing", f"{self.args.output_dir} has no checkpoint to continue from.")
             return newest
         problem = find_problem(Path(wanted))
         if problem is not None:
-            raise DataError(f"{wanted} cannot be used: {problem}. Name another checkpoint, or train from the start.")
+            raise DataError(
+                "checkpoint_damaged",
+                f"{wanted} cannot be used: {problem}. Name another checkpoint, or train from the start.",
+            )
         return Path(wanted)
 
     def facts(self) -> dict[str, Any]:
-        """Return what a run that continues from this one's checkpoints must have in common with it."""
-        if self._facts is None:  # once: every row is hashed
+        """Return what a run that continues from this run's checkpoints must have in common with it."""
+        if self._facts is None:  # only once, because every row is hashed
             rows = cast(Sequence[Pair], self.train_dataset)
             facts = describe_run(self.args, self.jepa.config, rows, self.tokenizer)
             if (dtype := self.jepa.backbone.embeddings.weight.dtype) != torch.float32:
@@ -153,8 +157,8 @@ class ResumableTrainer(Trainer):
         return self._facts
 
     def _checkpoint_bytes(self) -> int:
-        """Estimate the size of a checkpoint: the weights, and two moments of those that are trained (AdamW)."""
-        frozen = 0 if is_adapted(self.jepa.model) else 1  # an adapter is saved without the model it belongs to
+        """Estimate the size of a checkpoint: the weights, and two moments (AdamW) of each trained weight."""
+        frozen = 0 if is_adapted(self.jepa.model) else 1  # an adapter is saved without its model
         return sum(
             each.numel() * each.element_size() * (3 if each.requires_grad else frozen)
             for each in self.jepa.parameters()
@@ -176,10 +180,10 @@ class ResumableTrainer(Trainer):
                 self._name_best(staging, output_dir)
                 publish(staging, output_dir, self.state.global_step, self.facts(), self._times())
                 rotate(output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
-        self.accelerator.wait_for_everyone()  # nobody writes the next one before the staging folder has gone
+        self.accelerator.wait_for_everyone()  # no process writes the next one before the staging folder is removed
 
     def _name_best(self, staging: Path, output_dir: Path) -> None:
-        """Let the state name the best checkpoint by the name it will have."""
+        """Record the best checkpoint in the state under its final name."""
         best = self.state.best_model_checkpoint
         if best is not None and Path(best).parent == staging:
             self.state.best_model_checkpoint = str(output_dir / Path(best).name)
@@ -193,10 +197,12 @@ class ResumableTrainer(Trainer):
         changed = {"learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"} & set(self._accepted)
         if not changed:
             return
-        # The state that was loaded brought the old values along. What was accepted is to take effect.
+        # The loaded state holds the old values. The values that the user accepted must take effect.
         if not isinstance(self.lr_scheduler, LambdaLR):
             raise ConfigError(
-                f"lr_scheduler_type={self.args.lr_scheduler_type} cannot continue with another {', '.join(changed)}."
+                "settings_conflict",
+                f"lr_scheduler_type={self.args.lr_scheduler_type} cannot continue with another "
+                f"{', '.join(sorted(changed))}. Go back to the old value.",
             )
         for group, new, shape in zip(optimizer.param_groups, fresh, self.lr_scheduler.lr_lambdas, strict=True):
             group.update({name: new[name] for name in ("weight_decay", "betas", "eps", "initial_lr") if name in new})
@@ -217,7 +223,7 @@ class ResumableTrainer(Trainer):
         )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save a plain transformers folder, of a sharded model too; every process calls it."""
+        """Save a plain transformers folder, also for a sharded model; every process must call it."""
         self._save(output_dir)
 
     def _load_best_model(self) -> None:
@@ -229,11 +235,12 @@ class ResumableTrainer(Trainer):
 
 @contextmanager
 def _plain_tensors_only(checkpoint: str | None) -> Iterator[None]:
-    """Say it clearly where transformers, which loads plain tensors alone, meets a file with code in it."""
+    """Raise a clear error if transformers, which loads only plain tensors, finds a file with code in it."""
     try:
         yield
     except pickle.UnpicklingError as error:
         raise DataError(
-            f"{checkpoint} has a file that holds code next to its tensors, or is damaged; it was not loaded. Use "
-            "another checkpoint."
+            "checkpoint_damaged",
+            f"{checkpoint} has a file that holds code next to its tensors, or is damaged. It was not loaded. Use "
+            "another checkpoint.",
         ) from error

@@ -1,8 +1,8 @@
 """What a run that continues from a checkpoint must have in common with the run that wrote it.
 
-A resumed run gives the bits of one that was never stopped only if settings, rows and tokenizer are the same. The
-stock Trainer takes whatever it is given, and ignores a new learning rate in silence. Here each difference is named,
-and the run refuses, unless the difference is accepted by its name; then it takes effect.
+A resumed run is equal, bit for bit, to one that was never stopped only if settings, rows and tokenizer are the same.
+The stock Trainer accepts any difference, and silently ignores a new learning rate. Here each difference is named and
+refused, unless the user accepts it by its name; then it takes effect.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from llm_jepa.data.digest import digest_rows
 from llm_jepa.errors import ConfigError
 from llm_jepa.objective import JEPAConfig, Pair
 
-# Settings of transformers on which the next step depends. What only says when to look, log or save is left out.
+# Settings of transformers on which the next step depends. Those that only say when to evaluate, log or save are not
+# among them.
 ARGUMENTS = (
     "learning_rate",
     "lr_scheduler_type",
@@ -54,7 +55,7 @@ def describe_run(
     """Return the facts of a run, by name, as JSON values."""
     facts: dict[str, Any] = {name: _plain(getattr(args, name, None)) for name in ARGUMENTS}
     if args.max_steps > 0:
-        facts["num_train_epochs"] = None  # max_steps alone says when the run ends
+        facts["num_train_epochs"] = None  # only max_steps decides when the run ends
     if getattr(args, "packing", False):
         facts |= {"packing": True, "pack_length": _plain(args.pack_length)}  # type: ignore[attr-defined]
     if getattr(args, "sum_micro_batches", False):
@@ -67,7 +68,7 @@ def describe_run(
 
 
 def describe_views(pairs: Sequence[Pair], ratio: float) -> dict[str, Any]:
-    """Return the facts of the rows of a second file; none without such rows."""
+    """Return the facts of the rows of a second file; an empty dict without such rows."""
     if not len(pairs):
         return {}
     return {"view_rows": {"number": len(pairs), "sha256": digest_rows(pairs)}, "views_ratio": ratio}
@@ -83,7 +84,7 @@ def check_resume(before: dict[str, Any], now: dict[str, Any], allowed: Collectio
         where: The checkpoint, for the error.
 
     Raises:
-        ConfigError: If a fact differs that is not allowed to; each one is named.
+        ConfigError: If facts differ that are not allowed to differ; it names each of them.
     """
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     refused = [name for name in names if name not in allowed]
@@ -91,24 +92,25 @@ def check_resume(before: dict[str, Any], now: dict[str, Any], allowed: Collectio
         lines = [f"  {name} was {_short(before.get(name))} and is {_short(now.get(name))}" for name in refused]
         flags = " ".join(f"--allow-changed {name}" for name in refused)
         raise ConfigError(
+            "resume_differs",
             "\n".join([f"{where} was written by a run with other settings or data:", *lines, ""])
-            + f"Go back to these, choose another --out, or accept the change with {flags}."
+            + f"Go back to these, choose another --out, or accept the change with {flags}.",
         )
     return names
 
 
 def digest_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> str | None:
-    """Return the sha256 of a tokenizer: how it cuts text, its special tokens, its chat template."""
+    """Return the sha256 of a tokenizer: of how it splits text, its special tokens and its chat template."""
     if tokenizer is None:
         return None
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         cuts = repr(sorted(tokenizer.get_vocab().items()))
-    else:  # how the last call padded and cut is kept there too, and is no part of the tokenizer
+    else:  # the padding and truncation of the last call are kept there too, but are no part of the tokenizer
         settings = json.loads(backend.to_str())
         cuts = json.dumps({key: each for key, each in settings.items() if key not in ("padding", "truncation")})
     template = getattr(tokenizer, "chat_template", None)
-    if isinstance(template, dict):  # of names, in the order in which a folder lists its files
+    if isinstance(template, dict):  # by name; their order is that in which a folder lists its files
         template = dict(sorted(template.items()))
     parts = [
         cuts,
@@ -119,7 +121,7 @@ def digest_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """Return a setting as JSON knows it; enumerations by their value."""
+    """Return a setting as a JSON value; an enumeration as its value."""
     value = getattr(value, "value", value)
     return value if isinstance(value, bool | int | float | str | dict | list) or value is None else str(value)
 

@@ -1,4 +1,4 @@
-"""A Trainer whose batches are a function of seed and epoch, with rows of a second file next to the training rows."""
+"""A Trainer whose batches depend only on seed and epoch, with rows of a second file next to the training rows."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from .sampler import BesideRows, LengthGroupedSampler, SharedBatches, num_beside
 
 
 class OrderedTrainer(Trainer):
-    """Which rows each batch has, of each process; `JEPATrainer` says what is done with them.
+    """Chooses the rows of each batch in each process; `JEPATrainer` trains on them.
 
     Attributes:
         view_pairs: Rows of a second file, trained on with the training rows.
-        views_ratio: How many of them for each training row.
+        views_ratio: Rows of `view_pairs` for each training row.
     """
 
     args: JEPATrainingArguments
@@ -35,7 +35,7 @@ class OrderedTrainer(Trainer):
     _sampler: LengthGroupedSampler | SharedBatches | None = None
 
     def get_train_dataloader(self) -> DataLoader:
-        """Return the batches of this process, which with those of the others make up the batches of the step."""
+        """Return the batches of this process; with those of the other processes they make up each step."""
         if self.args.world_size == 1 and not len(self.view_pairs):
             return super().get_train_dataloader()
         dataset = self._all_rows
@@ -55,7 +55,7 @@ class OrderedTrainer(Trainer):
         )
 
     def _shortest(self, dataset: Sequence[Pair]) -> Pair | None:
-        """Return the shortest row, for a process that has none in a step; a single process always has one."""
+        """Return the shortest row, for a process that has no row in a step; a single process always has one."""
         if self.args.world_size == 1:
             return None
         lengths = row_lengths(dataset)
@@ -103,13 +103,13 @@ class OrderedTrainer(Trainer):
         return self._sampler
 
     def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> Any:
-        # transformers 5.23 tells the sampler as well; a loader that wraps ours, to skip rows say, need not pass it on.
+        # transformers 5.23 sets the epoch too, but a loader that wraps ours (to skip rows) may not pass it on.
         if self._sampler is not None:
             self._sampler.set_epoch(epoch)
         return super()._run_epoch(*args, epoch=epoch, **kwargs)
 
     def batches_of_epoch(self, epoch: int) -> Iterator[FusedBatch]:
-        """Lay out the batches of an epoch once more, in order, as one process would have them."""
+        """Return the batches of an epoch again, in order, as a single process would get them."""
         batches, rows = self._batches(1, 0), self._all_rows
         batches.set_epoch(epoch)
         return (self.data_collator([rows[number] for number in numbers]) for numbers in batches)
@@ -120,22 +120,23 @@ class OrderedTrainer(Trainer):
         return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
 
     def _check_views_of_a_step(self) -> None:
-        """Make sure that each whole step has rows of the second file, and none twice."""
+        """Make sure that each whole step has rows of the second file, and none of them twice."""
         if not len(self.view_pairs):
             return
         rows = self._step_rows
         number = num_beside(rows, self.views_ratio)
         if not 0 < number <= len(self.view_pairs):
             raise ConfigError(
-                f"views_ratio={self.views_ratio} gives {number} view rows for the {rows} task rows of a step; expected "
-                f"from 1 to {len(self.view_pairs)}, as many as there are. Change views_ratio or "
-                "per_device_train_batch_size."
+                "value_out_of_range",
+                f"views_ratio={self.views_ratio} gives {number} view rows for the {rows} task rows of a step. Expected "
+                f"1 to {len(self.view_pairs)}, the number of view rows. Change views_ratio or "
+                "per_device_train_batch_size.",
             )
 
 
 @dataclass(frozen=True)
 class CollateOrFill:
-    """Lays out a batch; for a process that has no row in it, one row in which nothing counts."""
+    """Lays out a batch; for a process that has no row in it, one row of which nothing counts towards the loss."""
 
     collate: FusedCollator
     filler: Pair | None

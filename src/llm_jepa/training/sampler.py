@@ -1,5 +1,5 @@
-"""The order of training rows, a function of seed and epoch alone; how batches are shared out over processes; and which
-rows of a second file are beside them.
+"""The order of training rows, which depends only on seed and epoch; how processes divide the batches; and which rows of
+a second file each step has.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ BATCHES_PER_WINDOW = 50
 class LengthGroupedSampler(Sampler[int]):
     """Shuffle rows, sort them by length within windows, and shuffle the batches of each window.
 
-    The order depends on (seed, epoch) only. Arms of a comparison that share a seed see the same batches in the same
-    order, a resumed run sees what it would have seen, and the global random stream is not touched. Without `group` rows
-    are only shuffled. `batch_size` includes accumulation.
+    The order depends only on (seed, epoch). So arms of a comparison with the same seed see the same batches in the same
+    order, a resumed run sees what it would have seen without the stop, and the global random stream is not touched.
+    Without `group`, rows are only shuffled. `batch_size` includes accumulation.
     """
 
     lengths: Sequence[int]
@@ -51,7 +51,7 @@ class LengthGroupedSampler(Sampler[int]):
         for start in range(0, len(order), window):
             rows = sorted(order[start : start + window], key=lambda row: self.lengths[row])
             batches += [rows[first : first + self.batch_size] for first in range(0, len(rows), self.batch_size)]
-        # A batch with rows to spare comes last, or it would shift the borders of all that follow it.
+        # A batch that is not full comes last; anywhere else it would shift the borders of all batches after it.
         short = [batch for batch in batches if len(batch) < self.batch_size]
         whole = [batch for batch in batches if len(batch) == self.batch_size]
         for number in torch.randperm(len(whole), generator=generator).tolist():
@@ -61,26 +61,27 @@ class LengthGroupedSampler(Sampler[int]):
 
 
 def num_beside(num_task_rows: int, ratio: float) -> int:
-    """Return how many rows of a second file a step of so many task rows has: rounded, half of one up."""
+    """Return how many rows of a second file a step with so many task rows has, rounded; a half is rounded up."""
     return math.floor(num_task_rows * ratio + 0.5)
 
 
 @dataclass(eq=False)
 class BesideRows:
-    """Rows of a second file for the steps of an epoch of the task's rows: which, and beside which step.
+    """Chooses rows of a second file for each step of an epoch of the task's rows.
 
-    They come in an order of their own, epoch after epoch, and continue where the task's last epoch ended: a function
-    of seed, epoch and step, so that a resumed run sees what it would have seen. A step of n task rows gets n times
-    `ratio`, rounded, half of one up; no row twice, except where an epoch of theirs ends within the step.
+    The second file has its own order and its own epochs. In each epoch of the task its rows continue where they stopped
+    in the one before. The choice depends only on seed, epoch and step, so that a resumed run sees what it would have
+    seen without the stop. A step of n task rows gets n times `ratio` rows, rounded (a half is rounded up). No row comes
+    twice in a step, unless an epoch of the second file ends in it.
 
     Args:
         task_lengths: Tokens of each task row.
         lengths: Tokens of each row of the second file.
-        ratio: Rows for each task row.
+        ratio: Rows of the second file for each task row.
         seed: Seed of the order.
         shuffle: Whether to shuffle; otherwise rows come in the order of the file.
-        group: Whether rows of like length go to one step, the longest to the step with the longest task rows, among
-            `BATCHES_PER_WINDOW` steps at a time.
+        group: Whether rows of similar length go to the same step, the longest to the step with the longest task rows.
+            They are sorted among `BATCHES_PER_WINDOW` steps at a time.
     """
 
     task_lengths: Sequence[int]
@@ -91,9 +92,14 @@ class BesideRows:
     group: bool = field(default=True, kw_only=True)
 
     def beside(self, steps: Sequence[Sequence[int]], epoch: int) -> list[list[int]]:
-        """Return the rows beside each step of an epoch, from 0, of which `steps` are the task rows, in order."""
+        """Return the rows of the second file for each step.
+
+        Args:
+            steps: The task rows of each step of the epoch, in order.
+            epoch: The number of the epoch, from 0.
+        """
         counts = [num_beside(len(step), self.ratio) for step in steps]
-        place = epoch * sum(counts)  # in the endless row of the second file's epochs
+        place = epoch * sum(counts)  # in the endless sequence of the second file's epochs
         beside: list[list[int]] = []
         for window in self._windows(counts, place):
             rows = list(islice(self._from(place), sum(counts[step] for step in window)))
@@ -108,9 +114,10 @@ class BesideRows:
         return beside
 
     def _windows(self, counts: Sequence[int], place: int) -> Iterator[range]:
-        """Cut the steps into windows with the rows of one epoch, and steps at which an epoch ends.
+        """Split the steps into windows with rows of one epoch only; a step in which an epoch ends is its own window.
 
-        In a window with rows of two epochs, the two copies of a row would go to one step, for they are of one length.
+        In a window with rows of two epochs, both copies of a row would go to the same step, because their lengths are
+        equal.
         """
         start = 0
         while start < len(counts):
@@ -125,7 +132,7 @@ class BesideRows:
             start, place = stop, place + taken
 
     def _from(self, place: int) -> Iterator[int]:
-        """Yield rows from a place in the endless row of epochs on."""
+        """Yield the rows from a place in the endless sequence of epochs on."""
         epoch, first = divmod(place, len(self.lengths))
         while True:
             yield from self._order(epoch)[first:]
@@ -134,28 +141,28 @@ class BesideRows:
     def _order(self, epoch: int) -> list[int]:
         if not self.shuffle:
             return list(range(len(self.lengths)))
-        # A generator takes 32 bits of a seed; half of that range lies between this and the order of the task's rows.
+        # A generator uses 32 bits of a seed; half of that range lies between this seed and that of the task's rows.
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch + 2**31) % 2**32)
         return torch.randperm(len(self.lengths), generator=generator).tolist()
 
 
 @dataclass(eq=False)
 class SharedBatches(Sampler[list[int]]):
-    """One process's part of each batch of task rows, with rows of a second file beside them if there is one.
+    """One process's part of each batch: its task rows, and its rows of a second file if there is one.
 
-    Whatever the number of processes, a step has the same rows, each of them once: the stock loader repeats rows of
-    the epoch's beginning at its end, until every process has a full batch. A step's rows of either file are divided
-    over its micro-batches and processes as evenly as it goes; where the last batch has fewer rows than there are
-    processes, some get an empty list.
+    Whatever the number of processes, a step has the same rows, each of them once. (The stock loader fills up the last
+    batches of an epoch with rows from its beginning.) The rows of a step, of both files, are divided as evenly as
+    possible over its micro-batches and processes. If the last batch has fewer rows than there are processes, some
+    processes get an empty list.
 
     Args:
         rows: The order of the task rows, with a length.
         batch_size: Task rows of a process in a batch.
-        beside: Gives the rows of the second file, which are numbered on from the last task row.
+        beside: Gives the rows of the second file; their numbers continue after the last task row's.
         accumulation: Batches of an optimizer step.
         num_processes: Number of processes.
         rank: Which one this is.
-        drop_last: Whether a last batch of an epoch that is not full is left out.
+        drop_last: Whether the last batch of an epoch is left out if it is not full.
 
     >>> [list(SharedBatches(range(5), 2, num_processes=2, rank=rank)) for rank in (0, 1)]
     [[[0, 1], []], [[2, 3], [4]]]
@@ -200,7 +207,7 @@ class SharedBatches(Sampler[list[int]]):
 
 
 def part_of(rows: list[int], start: int, stop: int, parts: int) -> list[int]:
-    """Return the rows from part `start` up to part `stop`, where they are divided in `parts` as evenly as it goes.
+    """Divide rows as evenly as possible into `parts`; return those from part `start` up to part `stop`, without it.
 
     >>> [part_of([7, 8, 9], part, part + 1, 2) for part in (0, 1)]
     [[7], [8, 9]]

@@ -1,4 +1,4 @@
-"""Is there anything to train? Checked before the first step: a run that does nothing must not count as done."""
+"""Checks before the first step that there is something to train: a run that does nothing must not count as done."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ logger = logging.getLogger(__name__)
 
 
 def check_rows(name: str, rows: Any) -> None:
-    """Refuse rows that are not pairs, such as those of a Dataset: they would fail deep in the loader."""
+    """Refuse rows that are not pairs, such as those of a Dataset; in the loader the error would be hard to read."""
     if rows is None or (isinstance(rows, Sequence) and not len(rows)):
         return
     try:
-        looked_at = rows if isinstance(rows, list | tuple) else [rows[0]]  # of others, each may be read from a file
-    except (TypeError, KeyError, IndexError):  # no sequence at all
+        looked_at = rows if isinstance(rows, list | tuple) else [rows[0]]  # each row of others may be read from a file
+    except (TypeError, KeyError, IndexError):  # not a sequence
         looked_at = [None]
     strange = [type(row).__name__ for row in looked_at if not isinstance(row, Pair)]
     if strange:
         of_what = f", a row {strange[0]}" if looked_at[0] is not None else ""
         raise ConfigError(
+            "wrong_type",
             f"{name} is of type {type(rows).__name__}{of_what}; expected a sequence of Pair, which holds token ids. "
             "Read files with llm_jepa.data.prepare.load_data and take its .train.pairs, or encode rows of text with "
-            "llm_jepa.encode_rows and PairEncoder. Of a datasets.Dataset that is done here, with processing_class=."
+            "llm_jepa.encode_rows and PairEncoder. With processing_class=, the trainer encodes a datasets.Dataset "
+            "itself.",
         )
 
 
@@ -45,39 +47,46 @@ def check_combinations(jepa: LLMJEPA, args: JEPATrainingArguments, *, is_fsdp: b
     """
     if isinstance(jepa.model, PeftModel):
         if is_fsdp:
-            raise ConfigError("LoRA with FSDP is not supported yet. Use DDP: adapters make gradients small.")
+            raise ConfigError(
+                "settings_conflict",
+                "LoRA with FSDP is not supported yet. Use DDP: the gradients of an adapter are small.",
+            )
         if args.max_shard_size != MAX_SHARD_SIZE:
             raise ConfigError(
-                f"max_shard_size={args.max_shard_size} has no meaning with LoRA: an adapter is one file. Remove it."
+                "settings_conflict",
+                f"max_shard_size={args.max_shard_size} has no meaning with LoRA: an adapter is one file. Remove it.",
             )
     if args.fp16 and args.device.type == "cpu":
         raise ConfigError(
-            "fp16=True needs a GPU, and this is a CPU, where all would be in float32. Remove fp16, or set "
-            "precision: bf16 with use_cpu: true."
+            "device_not_capable",
+            "fp16=True needs a GPU; on this CPU everything would be in float32. Remove fp16, or set "
+            "precision: bf16 with use_cpu: true.",
         )
     if is_fsdp and jepa.config.jepa_detach_backbone:
         raise ConfigError(
-            "jepa_detach_backbone with FSDP is not supported: parameters that are shared out cannot be frozen for "
-            "a part of a step. Use DDP."
+            "settings_conflict",
+            "jepa_detach_backbone with FSDP is not supported: sharded parameters cannot be frozen for a part of a "
+            "step. Use DDP.",
         )
 
 
 def check_work(
     jepa: LLMJEPA, arguments: JEPATrainingArguments, pairs: Sequence[Pair], view_pairs: Sequence[Pair]
 ) -> None:
-    """Make sure that a run has steps, labelled tokens, and, where the JEPA term has weight, something for it to do.
+    """Make sure that a run has steps and labelled tokens, and that its JEPA term, if it has weight, can do something.
 
     Raises:
         DataError: If the rows leave nothing to train.
-        ConfigError: If the settings do.
+        ConfigError: If the settings leave nothing to train.
     """
     rows = arguments.train_batch_size * arguments.world_size
     if not len(pairs):
-        raise DataError("There is no training row. Expected at least one.")
+        raise DataError("no_rows", "There is no training row. Expected at least one.")
     if arguments.dataloader_drop_last and len(pairs) < rows:
         raise ConfigError(
+            "batch_too_large",
             f"dataloader_drop_last=true leaves no batch: there are {len(pairs)} training rows, and a batch has {rows}. "
-            "Lower per_device_train_batch_size, or remove dataloader_drop_last."
+            "Lower per_device_train_batch_size, or remove dataloader_drop_last.",
         )
     all_pairs = Joined(pairs, view_pairs) if len(view_pairs) else pairs
     if jepa.config.uses_views:
@@ -86,13 +95,16 @@ def check_work(
         if compared == 1 and not len(view_pairs):
             _check_alone(jepa)
     elif not jepa.config.uses_tube and not any(pair.use_ce for pair in all_pairs):
-        raise DataError("No training row has a label, and there is no JEPA term. Set use_ce, or jepa_lambda above 0.")
+        raise DataError(
+            "no_labels",
+            "No training row has a label, and there is no JEPA term. Set use_ce, or set jepa_lambda above 0.",
+        )
     if jepa.config.has_term:
         _check_weights(jepa, arguments, len(pairs) / rows)
 
 
 def _check_pairs(jepa: LLMJEPA, pairs: Sequence[Pair]) -> None:
-    """Make sure that the JEPA term has pairs, and those what its distance needs beside them."""
+    """Make sure that the JEPA term has pairs, and that its distance has negatives if it needs them."""
     config = jepa.config
     first = next((pair for pair in pairs if pair.use_jepa), None)
     if first is None:
@@ -103,23 +115,24 @@ def _check_pairs(jepa: LLMJEPA, pairs: Sequence[Pair]) -> None:
 
 
 def _check_negatives(distance: str, first: Pair, pairs: Sequence[Pair]) -> None:
-    """Refuse rows of which none is a negative of another: they all have one code, one text or one group."""
+    """Refuse rows without any negative, because all have the same code, the same text or the same group."""
     same = {"code", "text"} | ({"group"} if first.group is not None else set())
     for pair in pairs:
         if pair.use_jepa:
             equal = {"code": first.code_view == pair.code_view, "text": first.text_view == pair.text_view}
             same &= {name for name, is_equal in (equal | {"group": first.group == pair.group}).items() if is_equal}
-        if not same:  # as a rule at the second row: rows of a large file are read one by one
+        if not same:  # usually at the second row, so that a large file is not read whole
             return
     what = min(same)
     raise DataError(
-        f"All training rows have the same {what}, so {distance} has nothing to tell it from. Set jepa_distance to "
-        f"cosine, or check the {what} column."
+        "no_negatives",
+        f"All training rows have the same {what}, so {distance} has no negatives to compare with. Set jepa_distance to "
+        f"cosine, or check the {what} column.",
     )
 
 
 def _check_alone(jepa: LLMJEPA) -> None:
-    """Refuse a batch of one row where the term compares it with the others of its batch."""
+    """Refuse batches of one row if the term compares the rows of a batch with each other."""
     config = jepa.config
     for name, value, is_empty in (
         ("jepa_distance", config.jepa_distance, config.jepa_distance in IN_BATCH),
@@ -129,8 +142,9 @@ def _check_alone(jepa: LLMJEPA) -> None:
         if is_empty:
             what = "it" if name.endswith("_weight") else "the JEPA term"
             raise ConfigError(
-                f"{name}={value} compares the pairs of a batch, and per_device_train_batch_size is 1: {what} would do "
-                "nothing. Use larger batches (gradient_accumulation_steps makes none), or another value."
+                "batch_too_small",
+                f"{name}={value} compares the pairs of a batch, but per_device_train_batch_size is 1: {what} would do "
+                f"nothing. Use larger batches (gradient_accumulation_steps does not enlarge them), or another {name}.",
             )
 
 
@@ -142,6 +156,7 @@ def _check_weights(jepa: LLMJEPA, arguments: JEPATrainingArguments, batches: flo
     num_steps = arguments.max_steps if arguments.max_steps > 0 else math.ceil(of_epoch * arguments.num_train_epochs)
     if all(jepa.drops_term(step) for step in range(num_steps)):
         raise ConfigError(
+            "term_never_used",
             f"The JEPA term has weight in none of the {num_steps} steps (jepa_loss_dropout="
-            f"{config.jepa_loss_dropout}). Take more steps, or lower it."
+            f"{config.jepa_loss_dropout}). Train more steps, or lower jepa_loss_dropout.",
         )

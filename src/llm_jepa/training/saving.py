@@ -1,14 +1,14 @@
-"""What a trained model looks like on disk: a plain transformers folder, and [PRED] in a file of its own.
+"""The files of a trained model: a plain transformers folder, with [PRED] in its own file.
 
     config.json, model.safetensors, tokenizer files      any transformers program loads these; weights of more than
                                                          max_shard_size are model-0000N-of-0000M.safetensors, listed
                                                          in model.safetensors.index.json
-    adapter_config.json, adapter_model.safetensors       instead of the first two, where LoRA was trained
+    adapter_config.json, adapter_model.safetensors       instead of the first two if LoRA was trained
     jepa.safetensors                                     [PRED], (number of vectors, C), and the predictor head
     jepa_config.json                                     the objective
-    jepa_target.safetensors                              what is its own of the slow copy, with jepa_target ema: the
-                                                         Enc(Code) that the run's figures are of; in several files
-                                                         where the model is
+    jepa_target.safetensors                              with jepa_target ema: the slow copy's weights that differ
+                                                         from the model's. It made the Enc(Code) of the run's figures.
+                                                         In several files if the model is
 
 Only safetensors and JSON are written and read.
 """
@@ -46,8 +46,8 @@ WEIGHTS, PREDICTOR, TARGET, CONFIG = (
     "jepa_config.json",
 )
 
-INDEX = ".index.json"  # behind the name of a file of weights that is in several: which tensor is in which
-MAX_SHARD_SIZE = "50GB"  # what `save_pretrained` of transformers 5 has; the hub takes no larger file
+INDEX = ".index.json"  # added to the name of a weights file that is split: it says which tensor is in which file
+MAX_SHARD_SIZE = "50GB"  # the default of `save_pretrained` in transformers 5; the hub accepts no larger file
 
 _OWN_SETTINGS = "Resume with the model's own settings, or start a new output folder."
 
@@ -61,17 +61,17 @@ def save_jepa(
 ) -> None:
     """Write the model, [PRED] and the objective to `folder`.
 
-    In a run of several processes all call it, and rank 0 writes.
+    In a run of several processes all must call it, and rank 0 writes.
 
     Args:
-        jepa: What to save.
-        folder: Where; it is made if need be.
-        tokenizer: Saved beside the model, so that the folder loads on its own.
-        max_shard_size: Size of the largest file of the model's weights, and of the slow copy's, "5GB" say; what is
-            more goes into several. A tensor is never cut.
+        jepa: The model to save.
+        folder: Where to save it; created if it is missing.
+        tokenizer: Saved with the model, so that the folder is complete.
+        max_shard_size: Size of the largest file of weights, of the model and of the slow copy, such as "5GB". Larger
+            weights are split into several files. A tensor is never split.
 
     Raises:
-        ValueError: If the objective was changed by hand, so that its record would be untrue; nothing is written.
+        ValueError: If the objective was changed by hand, so that its record would be wrong; nothing is written.
     """
     jepa.check_record()
     folder = Path(folder)
@@ -98,22 +98,27 @@ def save_jepa(
 def load_jepa(folder: str | Path, *, check: bool = True) -> LLMJEPA:
     """Load what `save_jepa` wrote: a whole model, or an adapter with the model that it belongs to.
 
-    Where the folder has no slow copy, as after an export, the model itself is the slow copy. A distance of the user's
-    own that is not registered here computes no loss: training raises, and evaluation reports nan for it.
+    If the folder has no slow copy, as after an export, the model itself is the slow copy. If the distance is the user's
+    own and is not registered in this process, no loss is computed: training raises, and evaluation reports nan.
 
     Raises:
-        DataError: If the folder lacks one of its files, one of them is damaged, or an adapter's model is not there.
+        DataError: If one of the folder's files is missing or damaged, or an adapter's model is missing.
     """
     folder = Path(folder)
     for name in (CONFIG, PREDICTOR):
         if not (folder / name).is_file():
-            raise DataError(f"{folder} holds no {name}, so it is not a model saved by llm-jepa. Point to RUN/model.")
+            raise DataError(
+                "not_a_saved_model",
+                f"{folder} has no {name}, so it is not a model saved by llm-jepa. Give the folder RUN/model.",
+            )
     try:
         settings = without_removed(json.loads((folder / CONFIG).read_text()))
         declare_distance(settings.get("jepa_distance", JEPAConfig.jepa_distance))
         config = JEPAConfig(**settings)
     except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder / CONFIG} is damaged or of another version of llm-jepa: {error}") from error
+        raise DataError(
+            "checkpoint_damaged", f"{folder / CONFIG} is damaged or of another version of llm-jepa: {error}"
+        ) from error
     if not is_known(config.jepa_distance):
         logger.warning("model  the distance %s is not registered here: no JEPA loss is computed", config.jepa_distance)
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
@@ -131,7 +136,7 @@ def _load_whole(folder: Path) -> nn.Module:
             folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise DataError(f"The model in {folder} cannot be loaded: {first_line(error)}") from error
+        raise DataError("model_not_loadable", f"The model in {folder} cannot be loaded: {first_line(error)}") from error
     if bf16_products.is_needed(model):
         bf16_products.multiply_in_float32(model)
     return model
@@ -161,13 +166,16 @@ def _restore_whole(model: nn.Module, folder: Path) -> None:
         result = model.load_state_dict(_read_shards(folder / WEIGHTS), strict=False)
     except RuntimeError as error:  # a tensor of another shape
         reason = " ".join(str(error).split()[:40])
-        raise DataError(f"{folder / WEIGHTS} is not of this model: {reason}. {_OWN_SETTINGS}") from error
+        raise DataError(
+            "weights_of_other_model", f"{folder / WEIGHTS} is not of this model: {reason}. {_OWN_SETTINGS}"
+        ) from error
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     missing = [name for name in result.missing_keys if name not in tied]
     if missing or result.unexpected_keys:
         raise DataError(
+            "weights_of_other_model",
             f"{folder / WEIGHTS} is not of this model: it lacks {missing[:3]} and has {result.unexpected_keys[:3]}. "
-            f"{_OWN_SETTINGS}"
+            f"{_OWN_SETTINGS}",
         )
 
 
@@ -176,7 +184,7 @@ def _restore_sharded(jepa: LLMJEPA, folder: Path) -> None:
     parts = {prefix: _read_shards(folder / file) for prefix, file in files.items()}
     state = {prefix + name: each for prefix, tensors in parts.items() for name, each in tensors.items()}
     tied: Any = getattr(jepa.model, "all_tied_weights_keys", None) or {}
-    for name, source in tied.items():  # what is tied is left out of the file
+    for name, source in tied.items():  # tied weights are not in the file
         state.setdefault(f"model.{name}", state[f"model.{source}"])
     load_whole_state(jepa, state)
 
@@ -185,17 +193,21 @@ def _load_predictor(jepa: LLMJEPA, folder: Path) -> None:
     state = _read(folder / PREDICTOR)
     saved = state.get("embedding")
     if saved is None:
-        raise DataError(f"{folder / PREDICTOR} holds no [PRED] embedding: it was not written by llm-jepa.")
+        raise DataError(
+            "not_a_saved_model", f"{folder / PREDICTOR} has no [PRED] embedding: it was not written by llm-jepa."
+        )
     if saved.shape != jepa.predictor.embedding.shape:
         raise DataError(
+            "weights_of_other_model",
             f"{folder / PREDICTOR} holds [PRED] of shape {tuple(saved.shape)}; jepa_k and jepa_pred_tokens ask for "
-            f"{tuple(jepa.predictor.embedding.shape)}."
+            f"{tuple(jepa.predictor.embedding.shape)}.",
         )
     own = {name: tuple(each.shape) for name, each in jepa.predictor.state_dict().items()}
     if {name: tuple(each.shape) for name, each in state.items()} != own:
         raise DataError(
+            "weights_of_other_model",
             f"{folder / PREDICTOR} holds {', '.join(sorted(state))}; jepa_predictor={jepa.config.jepa_predictor} asks "
-            f"for {', '.join(sorted(own))} of the model's size. {_OWN_SETTINGS}"
+            f"for {', '.join(sorted(own))} of the model's size. {_OWN_SETTINGS}",
         )
     jepa.predictor.load_state_dict(state)
 
@@ -204,11 +216,13 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} is missing or damaged: {error}. Use another checkpoint, or train again.") from error
+        raise DataError(
+            "checkpoint_damaged", f"{path} is missing or damaged: {error}. Use another checkpoint, or train again."
+        ) from error
 
 
 def _read_shards(path: Path) -> dict[str, Tensor]:
-    """Read a file of weights, or the files that its index lists where it was too large for one."""
+    """Read a file of weights, or the files that its index lists if the weights were split."""
     if path.is_file() or not path.with_name(path.name + INDEX).is_file():
         return _read(path)
     return {name: each for shard in shards(path) for name, each in _read(shard).items()}
@@ -218,7 +232,7 @@ def shards(path: Path) -> list[Path]:
     """Return the files that the index of `path` lists.
 
     Args:
-        path: The name of the file that would hold all of it, `model.safetensors` say.
+        path: The name of the unsplit file, such as `model.safetensors`.
 
     Raises:
         DataError: If the index is damaged, or a name in it leads out of the folder.
@@ -229,10 +243,12 @@ def shards(path: Path) -> list[Path]:
         if not names or any(Path(name).name != name or not name.endswith(path.suffix) for name in names):
             raise ValueError("it must list files of its own folder")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{index} is damaged: {error}. Use another checkpoint, or train again.") from error
+        raise DataError(
+            "checkpoint_damaged", f"{index} is damaged: {error}. Use another checkpoint, or train again."
+        ) from error
     return [path.with_name(name) for name in names]
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state dict with each tensor in memory of its own, as safetensors wants it."""
+    """Return the state dict with each tensor in its own memory, as safetensors requires."""
     return {name: each.detach().clone().contiguous() for name, each in state.items()}

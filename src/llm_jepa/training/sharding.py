@@ -1,7 +1,7 @@
-"""A model whose parameters are shared out over processes (FSDP2): how it is read and written as a whole.
+"""Reads and writes a model whose parameters are sharded over processes (FSDP2) as a whole.
 
-`fully_shard` makes each parameter a DTensor, of which every process holds a part. All of this must be called by
-every process, for the parts are brought together. For a model that is not sharded nothing here does anything.
+`fully_shard` makes each parameter a DTensor, of which every process holds a part. Every process must call these
+functions, because they bring the parts together. For a model that is not sharded they do nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether any parameter of the module is shared out over processes."""
+    """Whether any parameter of the module is sharded over processes."""
     return any(isinstance(each, DTensor) for each in module.parameters())
 
 
@@ -39,7 +39,7 @@ def load_whole_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the entries under `prefix`, without it.
+    """Return the entries whose names start with `prefix`, without the prefix.
 
     >>> part({"model.weight": 1, "predictor.embedding": 2}, "model.")
     {'weight': 1}
@@ -49,10 +49,10 @@ def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 @contextmanager
 def whole_at_root(module: nn.Module) -> Iterator[None]:
-    """Within the context, what the outermost unit of a sharded module holds (embeddings, head) is whole.
+    """Make the parameters of a sharded module's outermost unit (embeddings, head) whole within the context.
 
-    Its layers come together by themselves as they are called; the outermost unit does so only in a call of the
-    module itself, and generation calls the model inside of it.
+    The layers are made whole whenever they are called. The outermost unit is made whole only when the module itself is
+    called, but generation calls the model inside it.
     """
     if not isinstance(module, FSDPModule):
         yield

@@ -1,4 +1,4 @@
-"""What a person sees of a run that trains: lines of the log, and how far it is."""
+"""What the user sees while a run trains: lines of the log, and the progress."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ logger = logging.getLogger(__name__)
 
 
 class StepLog(TrainerCallback):
-    """Logs fixed columns: the terms apart, with the gap and the accuracy of the last evaluation during training.
+    """Logs lines with fixed columns: each term separately, and the gap of the last evaluation during training.
 
     Args:
-        loss: Returns the loss of the last step; called for a line that is shown, not in every step.
-        progress: Draw how far the training is below the lines. Without, it is logged every 30 seconds.
+        loss: Returns the loss of the last step; called only when progress is shown, not in every step.
+        progress: Draw the progress of the training below the lines. Without it, the progress is logged every 30
+            seconds.
     """
 
     def __init__(self, loss: Callable[[], float], progress: bool = False) -> None:
@@ -48,7 +49,7 @@ class StepLog(TrainerCallback):
 
 
 def format_step(step: int, max_steps: int, logs: dict[str, float], latest: dict[str, float]) -> str:
-    """Return one line of at most 80 columns; what is not known yet is left out.
+    """Return one line of at most 80 columns; values that are not known yet are left out.
 
     >>> format_step(120, 2000, {"ce_loss": 1.8312, "jepa_loss": 0.2147, "loss": 2.0459, "tokens_per_s": 41200},
     ...             {"monitor/gap": 0.31})

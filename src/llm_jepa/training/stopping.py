@@ -1,7 +1,7 @@
-"""SIGTERM and Ctrl-C while a run trains: finish the step, save, and stop; a second one stops at once.
+"""SIGTERM and Ctrl-C while a run trains: finish the step, save, and stop. A second signal stops at once.
 
-A scheduler that takes a machine back sends SIGTERM and waits. It then finds a checkpoint at the end of an optimizer
-step, from which the run continues as if it had never stopped.
+A scheduler that takes a machine back sends SIGTERM and waits. The run leaves a checkpoint at the end of an optimizer
+step, and continues from it as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 
 
 class StopRequest(TrainerCallback):
-    """Ends training after the step in which a signal came, with a checkpoint.
+    """Ends training with a checkpoint after the step in which a signal came.
 
     Attributes:
-        signal: The signal that came first; None as long as there was none.
+        signal: The first signal that came; None if none has come.
     """
 
     def __init__(self) -> None:
@@ -36,12 +36,12 @@ class StopRequest(TrainerCallback):
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        """Take the two signals for the time of the block; then, if one came, do with it what was done before.
+        """Handle the two signals within the block; after it, pass a signal that came to the earlier handler.
 
         Raises:
-            KeyboardInterrupt: After the block, where Ctrl-C came and its handler is Python's own.
+            KeyboardInterrupt: After the block, if Ctrl-C came and its handler is Python's own.
         """
-        if threading.current_thread() is not threading.main_thread():  # Python sets handlers in the main thread only
+        if threading.current_thread() is not threading.main_thread():  # Python sets handlers only in the main thread
             yield self
             return
         self._before = {number: signal.signal(number, self._on_signal) for number in NAMES}
@@ -54,14 +54,14 @@ class StopRequest(TrainerCallback):
             signal.raise_signal(self.signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:  # the second one: no more patience
+        if self.signal is not None:  # the second signal stops at once
             for each, handler in self._before.items():
                 signal.signal(each, handler)
             signal.raise_signal(signal.Signals(number))
             return
         self.signal = signal.Signals(number)
         logger.warning(
-            "stop   %s: the step is finished and saved first; a second one stops at once", NAMES[self.signal]
+            "stop   %s: the step is finished and saved first; a second signal stops at once", NAMES[self.signal]
         )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a user of transformers has in hand, a plain model and rows of text, as the trainer takes it."""
+"""Turns what users of transformers have, a plain model and rows of text, into what the trainer takes."""
 
 from __future__ import annotations
 
@@ -20,28 +20,30 @@ from .sanity_checks import check_rows
 
 
 def under_objective(model: LLMJEPA | nn.Module, config: JEPAConfig | None, seed: int) -> LLMJEPA:
-    """Return the model under its objective: as it came, or under `config`, by default that of the paper.
+    """Return the model under its objective: unchanged if it has one, else under `config`, by default that of the paper.
 
     Raises:
-        ConfigError: If the model has an objective, and `config` is another.
+        ConfigError: If the model has an objective already, and `config` is another.
     """
     if not isinstance(model, LLMJEPA):
         return LLMJEPA(model, config or JEPAConfig(), seed=seed)
     if config is not None and config != model.config:
-        raise ConfigError("jepa_config differs from the objective that the model has. Give one of the two.")
+        raise ConfigError(
+            "settings_conflict", "jepa_config differs from the objective that the model has. Give only one of them."
+        )
     return model
 
 
 class TextRows:
-    """Encodes the rows of text among a trainer's data sets; what is pairs already stays as it is.
+    """Encodes those data sets of a trainer that are rows of text; data sets of pairs stay as they are.
 
     Args:
-        jepa: The model that is to train on them.
+        jepa: The model that will train on them.
         tokenizer: Its tokenizer; without one, rows of text are refused.
-        config: How rows are read, and what happens to those that do not fit.
+        config: How rows are read, and what happens to rows that are too long.
 
     Attributes:
-        encoder: The encoder, once rows of text came by.
+        encoder: The encoder; None until there are rows of text.
     """
 
     def __init__(self, jepa: LLMJEPA, tokenizer: PreTrainedTokenizerBase | None, config: DataConfig | None) -> None:
@@ -52,11 +54,11 @@ class TextRows:
         """Return the rows as pairs.
 
         Args:
-            name: What they are called in messages.
+            name: What the rows are called in messages.
             rows: Pairs, or a `datasets.Dataset` or list of rows with columns.
 
         Raises:
-            ConfigError: If they are neither, or the model has not the tokens or positions for them.
+            ConfigError: If they are neither, or the model has too few tokens or positions for them.
             DataError: If a row cannot be used.
         """
         if self.tokenizer is None or not _are_texts(rows):
@@ -72,8 +74,8 @@ class TextRows:
 
 
 def _are_texts(rows: Any) -> bool:
-    """Whether these are rows with columns, whose number is known."""
+    """Whether these are rows with columns, of a known number."""
     try:
         return len(rows) > 0 and isinstance(rows[0], Mapping)
-    except (TypeError, KeyError, IndexError):  # splits, or a stream
+    except (TypeError, KeyError, IndexError):  # a dict of splits, or a stream
         return False

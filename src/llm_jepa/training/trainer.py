@@ -1,13 +1,13 @@
-"""`transformers.Trainer` with the LLM-JEPA objective: named terms, held-out monitors, and no wrong scale.
+"""`transformers.Trainer` with the LLM-JEPA objective: named terms, monitors on held-out rows, and a loss scaled right.
 
-The stock Trainer keeps the loop, the optimizer, the schedule, mixed precision and processes. What is here is the loss
-of a step, what is logged of it, and the evaluation during training; `row_order.py` has the order of the rows,
-`resumable.py` the checkpoints.
+The stock Trainer does the loop, the optimizer, the schedule, mixed precision and processes. This module has the loss
+of a step, its logging, and the evaluation during training; `row_order.py` has the order of the rows, `resumable.py`
+the checkpoints.
 """
 
 from __future__ import annotations
 
-# The Trainer's batches are dicts of tensors; ours are FusedBatch, which no annotation of its can say.
+# The Trainer's batches are dicts of tensors, and it is annotated so; ours are FusedBatch.
 # mypy: disable-error-code="override, misc, attr-defined, arg-type"
 import logging
 import math
@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_optimizer import is_optimizer_factory
 
 from llm_jepa.data.config import DataConfig
-from llm_jepa.errors import ConfigError, LLMJEPAError
+from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
 from llm_jepa.objective import LLMJEPA, FusedBatch, FusedCollator, JEPAConfig, JEPAOutput, Pair, UnsupportedModelError
 from llm_jepa.objective.backbone import evaluating
 from llm_jepa.processes import gather, told, turns
@@ -48,10 +48,10 @@ OVERRIDDEN = (
     *("_load_best_model", "_load_from_checkpoint", "_load_optimizer_and_scheduler", "_load_rng_state"),
 )
 """Methods of `transformers.Trainer` that are replaced here, in row_order.py or in resumable.py. A release may drop
-those with an underscore without notice, so a test looks for each in the installed one."""
+those with an underscore without notice, so a test looks for each of them in the installed release."""
 
 MAX_ROWS_NAMED = 8
-MAX_SKIPPED = 40  # steps in a row that overflow in fp16: its scale has been halved to nothing by then
+MAX_SKIPPED = 40  # steps in a row that overflow in fp16; by then the scale has been halved to nearly zero
 
 
 class NonFiniteLossError(LLMJEPAError):
@@ -60,12 +60,12 @@ class NonFiniteLossError(LLMJEPAError):
 
 @dataclass(frozen=True)
 class StepCounts:
-    """What the means of one optimizer step are over, in all its micro-batches and processes.
+    """The numbers that one optimizer step is averaged over, in all its micro-batches and processes.
 
     Attributes:
         labels: Labelled tokens.
         pairs: Pairs that have a JEPA term.
-        micro_batches: Micro-batches, those of all processes counted.
+        micro_batches: Micro-batches of all processes.
     """
 
     labels: int
@@ -83,22 +83,23 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
             completion, messages, text and code, or text alone, which `processing_class` encodes.
         eval_dataset: Held-out rows, for the loss and the monitors; may be empty.
         jepa_config: The objective of a plain model. Default: that of the paper, `JEPAConfig()`.
-        data_config: How rows of text are read, and what happens to those that are too long (`max_length`), say.
+        data_config: How rows of text are read, and what happens to rows that are too long, for example.
         pad_token_id: Id that fills padding. Default: the tokenizer's.
-        view_dataset: Rows of a second file, which each step has next to the training rows; may be empty.
-        views_ratio: How many of them for each training row.
+        view_dataset: Rows of a second file. Each step has some of them next to the training rows. May be empty.
+        views_ratio: Rows of `view_dataset` for each training row.
         monitor_dataset: Held-out pairs whose embeddings the monitors measure. Default: `eval_dataset`.
         processing_class: The tokenizer; it encodes rows of text, and is saved with the model.
-        extra_metrics: Called at each evaluation during training; its values join the log (an accuracy, say).
+        extra_metrics: Called at each evaluation during training; its values (an accuracy, for example) are logged.
         callbacks: As in transformers.
 
     Raises:
-        ConfigError: If a data set is neither pairs nor rows of text, or the settings do not go together.
+        ConfigError: If a data set is neither pairs nor rows of text, the settings do not go together, or no padding
+            token is known.
         DataError: If a row of text cannot be used.
-        ValueError: If the objective was changed by hand (`LLMJEPA.check_record`), or no padding token is known.
+        ValueError: If the objective was changed by hand (`LLMJEPA.check_record`).
 
     Attributes:
-        alarm: The collapse alarm, fed at each evaluation during training where the run trains a JEPA term.
+        alarm: The collapse alarm. If the run trains a JEPA term, each evaluation during training updates it.
     """
 
     def __init__(
@@ -138,7 +139,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         self.alarm = CollapseAlarm()
         self.step_timer = StepTimer()
         self._terms = TermMeter()
-        self._problem: str | None = None  # why the step at hand must not be taken
+        self._problem: str | None = None  # why the current step must not be taken
         self._num_skipped = 0  # steps in a row that the scaler of fp16 left out
         super().__init__(
             model=model,
@@ -159,35 +160,37 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
             cast(FusedCollator, self.data_collator).same_forwards = True
 
     def _check_plain_model(self) -> None:
-        """Check a model that trains no views, if it meets our mask all the same: in packed rows, in monitors."""
+        """Check a model that trains no views if it gets our mask anyway: in packed rows or in monitors."""
         if self.jepa.config.uses_views or not (self.args.packing or self.monitor_pairs):
             return
         try:
             LLMJEPA(self.jepa.model, JEPAConfig())
         except UnsupportedModelError as error:
             if self.args.packing:
-                raise ConfigError(f"packing=True is not possible with this model. {error}") from error
+                raise ConfigError(
+                    "model_not_supported", f"packing=True is not possible with this model. {error}"
+                ) from error
             logger.warning("model  embeddings of views are not measured: %s", error)
             self.monitor_pairs = []
 
     def try_optimizer(self) -> None:
         """Make the optimizer once and take a step, so that a missing package or a wrong argument raises now."""
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # made when the model is shared out
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # it is made when the model is sharded
             return
         kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
         self.create_optimizer()
         self.optimizer = None
         if is_optimizer_factory(kind) or {"params", "model", "optimizer_dict"} & options.keys():
-            return  # layer by layer, of this model alone
+            return  # it works layer by layer, and for this model only
         weight = nn.Parameter(torch.zeros(64, 128, device=self.args.device))  # enough for states in 8 bits
         weight.grad = torch.zeros_like(weight)
         kind([weight], **options).step()
 
     def try_schedule(self) -> None:
-        """Make the learning-rate schedule once, as training will, and ask it for every part of a run.
+        """Make the learning-rate schedule once, as training will, and compute it for steps from every part of a run.
 
         Raises:
-            Exception: Whatever transformers raises: a missing or a wrong argument.
+            Exception: Whatever transformers raises for a missing or a wrong argument.
         """
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=self.args.learning_rate)
         num_steps = max(self.args.max_steps, 100)
@@ -198,7 +201,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
                 shape(step)
 
     def try_compiler(self) -> None:
-        """Compile one product where the model will be compiled, so that a missing compiler raises now."""
+        """If the model will be compiled, compile one product, so that a missing compiler raises now."""
         if self.args.torch_compile:
             options: Any = {"backend": self.args.torch_compile_backend, "mode": self.args.torch_compile_mode}
             torch.compile(torch.square, **options)(torch.zeros(8, device=self.args.device))
@@ -210,7 +213,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         return ["ce_loss"] * bool(self.eval_pairs) + ["jepa_loss"] * has_term
 
     def latest_loss(self) -> float:
-        """Return the loss of the last step, by the rows of this process; nan before the first."""
+        """Return the loss of the last step on the rows of this process; nan before the first step."""
         return self._terms.loss
 
     # ---- one step ----
@@ -218,7 +221,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list[FusedBatch], Any]:
-        """Collect the micro-batches of one optimizer step, and count what its means are over."""
+        """Collect the micro-batches of one optimizer step, and count the labels and pairs that it averages over."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         counts = torch.tensor(
             [sum(batch.num_labels for batch in batches), sum(batch.num_pairs for batch in batches)], device=device
@@ -238,7 +241,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         return nullcontext, inputs  # rows are never split along their length
 
     def floating_point_ops(self, inputs: FusedBatch) -> int:
-        """Return 0: the Trainer's formula does not know the views. `runs/step_flops.py` counts operations."""
+        """Return 0, because the Trainer's formula ignores the views. `runs/step_flops.py` counts the operations."""
         return 0
 
     def compute_loss(
@@ -248,13 +251,13 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         return_outputs: bool = False,
         num_items_in_batch: StepCounts | None = None,
     ) -> Any:
-        """Return the loss of a micro-batch, scaled so that those of a step add up to the step's loss.
+        """Return the loss of a micro-batch, scaled so that the losses of a step's micro-batches add up to its loss.
 
-        With `sum_micro_batches` that is the sum of the micro-batches' own losses.
+        With `sum_micro_batches` the loss of a step is the sum of the micro-batches' own losses.
         """
         batch, counts = inputs, num_items_in_batch
         adds_means = self.args.sum_micro_batches
-        whole = None if adds_means else counts  # what the means are over, if it is more than this micro-batch
+        whole = None if adds_means else counts  # what the means are taken over, if more than this micro-batch
         output: JEPAOutput = model(
             batch,
             step=self.state.global_step,
@@ -265,8 +268,8 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         if not torch.isfinite(output.loss):
             self._problem = _non_finite("loss", self.state.global_step, output, batch)
             if self.args.world_size == 1 or not model.training:
-                raise NonFiniteLossError(self._problem)
-            # The others do not know, and wait for this process's gradient. A nan loss reaches them.
+                raise NonFiniteLossError("loss_not_finite", self._problem)
+            # The other processes do not know of it, and wait for this one's gradient. A nan loss reaches them.
             output.loss = output.loss * torch.nan
         if model.training:
             self._terms.add(output, batch, 1 / counts.micro_batches if adds_means and counts else 1.0)
@@ -278,7 +281,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         if not self.jepa.config.jepa_detach_backbone:
             return super()._clip_grad_norm(model)
-        # A probe must leave the model's step as it is: the predictor is clipped by a norm of its own.
+        # A probe must not change the model's step, so the predictor is clipped by its own norm.
         limit = self.args.max_grad_norm
         norms = [self.accelerator.clip_grad_norm_(self.jepa.model.parameters(), limit)]
         norms.append(nn.utils.clip_grad_norm_(self.jepa.predictor.parameters(), limit))
@@ -294,9 +297,10 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
                 f"The gradient of step {self.state.global_step + 1} has norm {float(norm)}; the step was not taken. "
                 "Lower learning_rate or jepa_lambda, or train in float32."
             )
-            # While the scaler of fp16 looks for its scale, gradients overflow now and then: it leaves such a step out.
+            # While the scaler of fp16 searches for its scale, gradients overflow now and then; it skips such a step.
             if problems or self.accelerator.scaler is None or self._num_skipped > MAX_SKIPPED:
-                raise told(NonFiniteLossError("\n".join(problems or [message])))
+                code = "loss_not_finite" if problems else "gradient_not_finite"
+                raise told(NonFiniteLossError(code, "\n".join(problems or [message])))
         else:
             self._num_skipped = 0
         self._terms.end_step()
@@ -304,11 +308,11 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
 
     @property
     def skips_step(self) -> bool:
-        """Whether the scaler of fp16 leaves the current step out; accelerate does not see it of fused optimizers."""
+        """Whether the scaler of fp16 skips the current step; with fused optimizers accelerate does not notice it."""
         return self._num_skipped > 0
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
-        # A run that was killed after its last step resumes from there, and the stock loop would take one step more.
+        # For a run that was killed after its last step and is resumed, the stock loop would take one step more.
         if self.state.global_step >= self.state.max_steps or (self.args.stop_on_collapse and self.alarm.alarmed):
             self.control.should_training_stop = True
             return None
@@ -325,7 +329,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         super().log(logs, start_time)
 
     def _of_whole_run(self, logs: dict[str, float]) -> dict[str, float]:
-        """Return the last line of the log of a run that was resumed; the stock one is of the steps since then alone."""
+        """Return the last log line of a resumed run; the stock line covers only the steps since the resume."""
         time_s, step = self.training_time_s, self.state.global_step
         whole = {"train_runtime": round(time_s, 4), "train_steps_per_second": round(step / time_s, 3)}
         lines = [(line["step"], line["loss"]) for line in self.state.log_history if "loss" in line]
@@ -338,12 +342,13 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Evaluate the held-out pairs: loss, distance, and what the embeddings of the views look like.
+        """Evaluate the held-out pairs: the loss, the distance, and the monitors of the views' embeddings.
+
+        Random streams are not touched.
 
         Returns:
-            `eval_ce_loss` in nats a token; `eval_jepa_loss`, `monitor/*` (see `embedding_monitors`) over the
-            first `monitor_pairs` pairs (of `monitor_dataset`, where there is one); and what `extra_metrics`
-            adds. It draws no random number.
+            `eval_ce_loss` in nats per token; `eval_jepa_loss` and `monitor/*` (see `embedding_monitors`) over the
+            first `monitor_pairs` pairs, of `monitor_dataset` if there is one; and what `extra_metrics` adds.
         """
         self._terms.pause()  # time spent here is not training time
         pairs = self.eval_pairs
@@ -361,7 +366,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         return metrics
 
     def _held_out_ce(self, pairs: Sequence[Pair]) -> float:
-        """Cross-entropy over the labelled tokens of `pairs`, nats a token."""
+        """Return the cross-entropy over the labelled tokens of `pairs`, in nats per token."""
         collate = FusedCollator(self.jepa.config, self.pad_token_id)
         size = self.args.per_device_eval_batch_size
         total, count = 0.0, 0
@@ -381,10 +386,10 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
             return {}
         try:
             monitors = embedding_monitors(views.text_pred, views.code_emb, views.code_groups)
-        except ValueError as error:
+        except DataError as error:
             message = f"After step {self.state.global_step}: {error}"
             raise told(
-                NonFiniteLossError(f"{message} Lower learning_rate or jepa_lambda, or train in float32.")
+                NonFiniteLossError(error.code, f"{message} Lower learning_rate or jepa_lambda, or train in float32.")
             ) from error
         trains_views = self.jepa.config.uses_views
         if trains_views and (reason := self.alarm.update(self.state.global_step, monitors)):
@@ -405,7 +410,10 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
 def _padding(pad_token_id: int | None, tokenizer: PreTrainedTokenizerBase | None) -> int:
     found = getattr(tokenizer, "pad_token_id", None) if pad_token_id is None else pad_token_id
     if found is None:
-        raise ValueError("pad_token_id is not given, and the tokenizer has none. Any id will do: rows go by length.")
+        raise ConfigError(
+            "setting_missing",
+            "pad_token_id is not given, and the tokenizer has none. Give any id: padding is masked by length.",
+        )
     return found
 
 
@@ -413,7 +421,7 @@ def _use_one_gpu(args: JEPATrainingArguments) -> None:
     """Keep the Trainer from wrapping the model in nn.DataParallel, which cannot split our batches."""
     if args.n_gpu > 1:
         logger.warning(
-            "device %d GPUs are there, and one process uses one; "
+            "device there are %d GPUs, but one process uses only one; "
             "`torchrun --nproc-per-node %d -m llm_jepa train ...` uses all",
             args.n_gpu,
             args.n_gpu,
@@ -422,7 +430,7 @@ def _use_one_gpu(args: JEPATrainingArguments) -> None:
 
 
 def _expose_hooks(model: LLMJEPA) -> None:
-    """Give the objective what the Trainer asks of its model: classes of FSDP units, activation checkpointing."""
+    """Give the objective the attributes that the Trainer reads from its model: FSDP units, gradient checkpointing."""
     for name in ("_no_split_modules", "activation_checkpointing_enable", "gradient_checkpointing_enable"):
         if hasattr(model.model, name):
             setattr(model, name, getattr(model.model, name))
@@ -453,7 +461,7 @@ class _Follow(TrainerCallback):
 
     @staticmethod
     def _log_before_saving(args: Any, control: Any) -> None:
-        # The means of a line start again after it: a checkpoint between two lines, or the end, would lose steps.
+        # The means start again after each log line. Without a line here, a checkpoint or the end would lose steps.
         if args.logging_strategy != "no":
             control.should_log |= control.should_save or control.should_training_stop
 

@@ -1,4 +1,4 @@
-"""Both views of many pairs as vectors, without training anything."""
+"""Both views of many pairs as vectors; nothing is trained."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class ViewEmbeddings:
         text_pred: The text's side, (N, C), float32 on the CPU.
         code_emb: The code's side, (N, C), float32 on the CPU.
         code_groups: A number for each distinct code view, (N,).
-        jepa_loss: Mean distance a pair; nan without a pair.
-        numbers: Which of the given pairs each one is, (N,).
+        jepa_loss: Mean distance per pair; nan if there is no pair.
+        numbers: The index of each pair among the given pairs, (N,).
     """
 
     text_pred: Tensor
@@ -46,14 +46,14 @@ def view_embeddings(
 ) -> ViewEmbeddings:
     """Encode both views of `pairs` that have a JEPA term, in evaluation mode and without gradient.
 
-    Several processes share the batches out, and each gets all embeddings: every process must call it. A model trained
-    with `jepa_lambda` 0, or without views, never learned [PRED], so its text side is Enc(Text): k = 0.
+    Several processes divide the batches among them, and each gets all embeddings, so every process must call it. A
+    model trained with `jepa_lambda` 0, or without views, never learned [PRED], so its text side is Enc(Text): k = 0.
 
     Args:
         jepa: The model under its objective.
         pairs: The pairs.
         pad_token_id: Id that fills padding.
-        with_pred: Encode what the distance compares. Without, Enc(Text) and Enc(Code), whatever predicts what.
+        with_pred: Encode what the distance compares. If false, Enc(Text) and Enc(Code), whichever side predicts.
         batch_size: Pairs in one forward.
         context: Entered around each forward (mixed precision).
     """
@@ -87,7 +87,7 @@ def view_embeddings(
 
 
 def code_groups(pairs: Sequence[Pair]) -> Tensor:
-    """Number the distinct code views in order of appearance, (N,): pairs of equal number have equal Enc(Code)."""
+    """Number the distinct code views in order of appearance, (N,): pairs with equal numbers have equal Enc(Code)."""
     numbers: dict[tuple[int, ...], int] = {}
     groups = [numbers.setdefault(tuple(pair.code_view), len(numbers)) for pair in pairs]
     return torch.tensor(groups, dtype=torch.long)

@@ -1,7 +1,7 @@
-"""Is a generated output right? Scorers by name; `docs/scorers.md` says what each of them takes for right.
+"""Is a generated output right? Scorers by name; `docs/scorers.md` says what each of them accepts as right.
 
-A scorer takes `(output, gold)`, and the row where it needs more of it, and returns a `Verdict`. An output is never
-right by accident: not when it is empty, not when it cannot be read, not when the gold answer cannot.
+A scorer takes `(output, gold)`, and the row if it needs more of it, and returns a `Verdict`. An output is never
+right by accident: not if it is empty, and not if it or the gold answer cannot be read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OF_FILE: dict[str, Callable[[Iterable[Any]], Scorer]] = {
     "any_of": AnyOfScorer,
     "label": LabelScorer,
 }
-"""Scorers that take all gold answers of a file, so that no two of them become equal."""
+"""Scorers that are given all gold answers of a file, so that different gold answers stay different."""
 
 SCORERS: dict[str, Scorer] = {
     "exact": score_exact,
@@ -42,19 +42,25 @@ def get_scorer(name: str, *, databases: str | Path | None = None, golds: Iterabl
     """Return the scorer of that name, one of `NAMES` or of `ALIASES`.
 
     Args:
-        golds: All gold answers of the file, which the scorers of `OF_FILE` must keep different; others need none. For
-            `any_of` each is a text or a list of texts.
+        golds: All gold answers of the file, which the scorers of `OF_FILE` must keep different; other scorers do not
+            use them. For `any_of` each is a text or a list of texts.
         databases: For `sql`: the folder of the databases, or one file. Without it, each call names its file.
 
     Raises:
-        ConfigError: If no scorer has that name (the text gives the nearest one), or `databases` is not there or is
+        ConfigError: If no scorer has that name (the text gives the nearest one), or `databases` does not exist or is
             given to a scorer that reads none.
     """
     name = ALIASES.get(name, name)
     if name == "sql":
         return SqlScorer(databases)
     if name not in SCORERS:
-        raise ConfigError(f"There is no scorer {name!r}; known: {', '.join(NAMES)}.{nearest(name, [*NAMES, *ALIASES])}")
+        raise ConfigError(
+            "unknown_scorer",
+            f"There is no scorer {name!r}; known: {', '.join(NAMES)}.{nearest(name, [*NAMES, *ALIASES])}",
+        )
     if databases is not None:
-        raise ConfigError(f"databases={str(databases)!r} is for the scorer sql; {name} reads none. Leave it out.")
+        raise ConfigError(
+            "settings_conflict",
+            f"databases={str(databases)!r} is for the scorer sql; {name} reads none. Remove databases.",
+        )
     return OF_FILE[name](golds) if golds is not None and name in OF_FILE else SCORERS[name]

@@ -1,7 +1,7 @@
 r"""The number of an answer: what follows `####`, read as people write it.
 
-Marks around it do not count: `**18**`, `\boxed{18}`, `$18`, `\$18`, `= 18`. What cannot be read in one way alone is no
-number: `3/4`, `1 000`, `5 million`, `18 or 20`.
+Marks around it do not count: `**18**`, `\boxed{18}`, `$18`, `\$18`, `= 18`. What can be read in more than one way is
+not a number: `3/4`, `1 000`, `5 million`, `18 or 20`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _SIGN = "[-+\u2212]"
 _BEFORE = re.compile(
     r"(?:[*_`=:\s]|\\\(|\\\[|\$\$|\$(?=\s*\\[a-z])|\\(?:boxed|fbox|text|textbf|mathbf|mathrm|mathit|bm|left)\b\s*\{?)*"
 )
-# What follows a number may be words, but no more of a number, no letter and no arithmetic (1e400, 0x10, 3rd, 1 000,
-# 3/4, 5-), so that no part of something else is taken for it.
+# Words may follow a number, but not more digits, a letter or arithmetic (1e400, 0x10, 3rd, 1 000, 3/4, 5-). So no part
+# of something else is read as a number.
 _NUMBER = re.compile(
     rf"(?P<sign>{_SIGN}?)\s?(?P<currency>\\?[{_CURRENCY}])?\s?(?P<second>{_SIGN}?)"
     r"(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?P<part>\.[0-9]+)?"
@@ -31,7 +31,7 @@ _NUMBER = re.compile(
 )
 _WORD = re.compile(r"[^\W\d_]+|[^\w\s]")
 _NO_WORDS = frozenset("*_`}{\\.,:;()[]") | {"text"}  # marks of Markdown and LaTeX, and punctuation
-# Another number of the same kind: 18 or 20, 18, 20. Of an output that says several, none is its answer.
+# Another number of the same kind: 18 or 20, 18, 20. If an output gives several numbers, none of them is its answer.
 _ANOTHER = re.compile(rf"[^\r\n0-9]*?(?:[,;|/&]|\bor\b|\band\b|\bto\b)\s*[*_`]*\\?[{_CURRENCY}]?{_SIGN}?[0-9]", re.I)
 _COMMA_DECIMAL = re.compile(
     r"(?:[0-9]+,(?:[0-9]{1,2}|[0-9]{4,})|0,[0-9]+|[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]+|[0-9]{1,3}(?:\.[0-9]{3}){2,})"
@@ -65,8 +65,8 @@ class FoundNumber:
 def number_after_marker(text: str) -> Decimal | None:
     """Return the number that follows the first `####` of a text, or None.
 
-    It stays decimal: no digit is lost, and there is no limit of digits, which `int` has. A `####` before words, such
-    as that of a heading `#### Step 1`, is passed over.
+    It is a Decimal, so no digit is lost, and the number of digits has no limit (that of `int` has). A `####` before
+    words, as in a heading `#### Step 1`, is skipped.
 
     Example:
         >>> number_after_marker("16 - 3 - 4 = 9 eggs\\n#### $1,018.50 a day")
@@ -77,7 +77,7 @@ def number_after_marker(text: str) -> Decimal | None:
 
 
 def find_number(text: str, *, last: bool = False) -> FoundNumber | None:
-    """Return the number after the first `####` that has no words before it, or after the last one."""
+    """Return the number after the first `####` (with `last`, the last one) that no word follows directly."""
     places = [found.end() for found in _MARKER.finditer(text)]
     for place in places[-1:] if last else places:
         start = _BEFORE.match(text, place).end()  # type: ignore[union-attr]
@@ -102,12 +102,12 @@ def num_markers(text: str) -> int:
 
 
 def after_marker(text: str) -> str:
-    """Return what follows the first `####`; "" without one."""
+    """Return the text after the first `####`; "" if there is none."""
     return "".join(_MARKER.split(text, maxsplit=1)[1:]).lstrip()
 
 
 def has_decimal_comma(found: FoundNumber | None, text: str) -> bool:
-    """Whether a gold answer can only be read with a comma before its decimals, as 1,5 and 1.000,50 are."""
+    """Whether a gold answer can only be read with a decimal comma, such as 1,5 and 1.000,50."""
     return found is None and bool(_COMMA_DECIMAL.search(text.partition("\n")[0]))
 
 
@@ -117,7 +117,7 @@ def is_either(written: str) -> bool:
 
 
 def _lone(after: str) -> Decimal | None:
-    """Return the number of a line of a number alone."""
+    """Return the number of a line that has nothing else; None for other lines."""
     line = after.strip().partition("\n")[0]
     found = _read(line, _BEFORE.match(line).end())  # type: ignore[union-attr]
     return None if found is None or re.search(r"\w", found.rest) else found.value

@@ -1,12 +1,12 @@
 """Words of answers, and how strictly the gold answers of one file are compared.
 
-Two gold answers of one file that are different must stay different. So each gold has the loosest of four levels at
-which it equals no other gold of its file. As a rule that is the first one:
+Different gold answers of one file must stay different. So each gold answer is compared at the loosest of four levels at
+which it equals no other gold answer of its file. Usually that is the first level:
 
     LOOSE    case, punctuation and Unicode forms do not count
     CASED    case counts
-    CHUNKS   what white space separates is compared as it is, except punctuation around it
-    EXACT    that counts too; only the amount of white space does not
+    CHUNKS   pieces between white space are compared as they are; only punctuation around them does not count
+    EXACT    punctuation around them counts too; only the amount of white space does not count
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .verdict import quoted
 
 LOOSE, CASED, CHUNKS, EXACT = LEVELS = range(4)
 
-FIRST_IDEOGRAPH = 0x2E80  # from here on scripts that put no spaces between words; each character counts as a word
+FIRST_IDEOGRAPH = 0x2E80  # from here on, scripts have no spaces between words, so each character counts as a word
 ZERO_WIDTH_SPACE = "\u200b"
 INVISIBLE = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef\u034f]")  # they choose how a character looks
 OUTER = ".,;:!?\"'`\u2018\u2019\u201c\u201d\u00ab\u00bb()[]{}\u3002\u3001\uff0c\uff01\uff1f"
@@ -35,10 +35,10 @@ BEFORE_NUMBER = "<>~\u2264\u2265\u00b1\u2248"
 
 
 def normalised_words(text: str, level: int = LOOSE) -> list[str]:
-    """Return the words of a text as answers are compared by them at one of `LEVELS`.
+    """Return the words of a text by which answers are compared at one of `LEVELS`.
 
-    At the first level case, punctuation and the forms of a Unicode character do not count. What changes a meaning
-    does: combining marks of every script, signs, units and points of numbers.
+    At the first level, case, punctuation and the forms of a Unicode character do not count. What changes a meaning
+    counts: combining marks of every script, and signs, units and decimal points of numbers.
 
     Example:
         >>> normalised_words("The U.S. paid -3.5 of 1,000 dollars, it's said: $ 5, 5 %, C++")
@@ -53,7 +53,7 @@ def normalised_words(text: str, level: int = LOOSE) -> list[str]:
     for place in range(2, len(text) - 4):
         char = text[place]
         is_mark = unicodedata.category(char).startswith("M")
-        if is_mark and not word:  # of a character that is a word of its own, or of no letter at all
+        if is_mark and not word:  # the mark is on a character that is its own word, or on no letter
             if words and place > 2 and ord(text[place - 1]) >= FIRST_IDEOGRAPH and text[place - 1].isalnum():
                 words[-1] += char
             continue
@@ -68,7 +68,7 @@ def normalised_words(text: str, level: int = LOOSE) -> list[str]:
 
 
 def _folded(text: str, level: int) -> str:
-    """Return the text in one Unicode form, with signs at their numbers, and in one case where case does not count."""
+    """Return the text in one Unicode form, without spaces between signs and numbers, and in one case at LOOSE."""
     text = "".join(
         "".join(piece) if is_own else unicodedata.normalize("NFKC", "".join(piece))
         for is_own, piece in groupby(text, _has_own_form)
@@ -80,7 +80,7 @@ def _folded(text: str, level: int) -> str:
 
 
 def _has_own_form(char: str) -> bool:
-    """Whether a character must stay: of 5 with a raised 2, NFKC would make 52."""
+    """Whether a character must not be changed by NFKC, which would turn 5 with a raised 2 into 52."""
     return unicodedata.decomposition(char).startswith(("<super>", "<sub>", "<fraction>"))
 
 
@@ -89,7 +89,7 @@ _UNIT_SPACE = re.compile(rf"(?<=[0-9])\s+(?=[{AFTER_NUMBER}{_CURRENCY}])|(?<=[{_
 
 
 def _is_kept(text: str, place: int, word: str) -> bool | None:
-    """Whether a character is part of a word (True), is left out of one (False), or ends it (None)."""
+    """Whether a character is part of a word (True), is left out of it (False), or ends it (None)."""
     before, char, after = text[place - 1], text[place], text[place + 1]
     if char.isalnum() or _is_sign(text, place, word):
         return True
@@ -97,13 +97,13 @@ def _is_kept(text: str, place: int, word: str) -> bool | None:
         return None if char == ZERO_WIDTH_SPACE else False
     if char == ",":
         return _in_number(text, place) if before.isdigit() and after.isdigit() else None
-    if char == ".":  # of U.S., which is one word; not of `end.Next`
+    if char == ".":  # in U.S., which is one word, but not in `end.Next`
         return False if before.isalpha() and not text[place - 2].isalnum() else None
     return False if char in "'\u2019" and before.isalpha() else None
 
 
 def _in_number(text: str, place: int) -> bool:
-    """Whether a comma between digits is part of the number: not that of 1,000, which separates thousands."""
+    """Whether a comma between digits is part of the number; that of 1,000, which separates thousands, is not."""
     digits = re.match(r"[0-9]*", text[place + 1 : place + 5])
     count = len(digits[0]) if digits else 0
     is_group = count == 3 or (count == 2 and text[place + 3] == ",")  # 1,00,000 has groups of two
@@ -111,24 +111,24 @@ def _in_number(text: str, place: int) -> bool:
 
 
 def _is_sign(text: str, place: int, word: str) -> bool:
-    """Whether a sign belongs to the word or the number that it is at."""
+    """Whether a sign belongs to the word or the number next to it."""
     before, char, after = text[place - 1], text[place], text[place + 1]
     is_before_number = bool(re.match(r"[-+]?\.?[0-9]", text[place + 1 : place + 4]))
     is_currency = unicodedata.category(char) == "Sc"
     if char in ".-" and after.isdigit() and (not before.isalnum() or (char == "." and before.isdigit())):
         return True
-    if char == "-":  # of a mark or a blood group, A- or AB-; and of -$5
+    if char == "-":  # in a school mark or a blood group, A- or AB-, and in -$5
         starts = not word and unicodedata.category(after) == "Sc" and text[place + 2].isdigit()
         return starts or (word.isalpha() and len(word) <= 2 and after.isspace())
     if is_before_number and (is_currency or (char in BEFORE_NUMBER and not word)):
         return True
     if is_currency or char in AFTER_NUMBER:
-        return before.isdigit() or (bool(word) and before == char)  # NFKC makes two primes of a double one
+        return before.isdigit() or (bool(word) and before == char)  # NFKC turns a double prime into two primes
     return char in AFTER_WORD and bool(word) and not after.isalnum()
 
 
 def _symbols(text: str) -> list[str]:
-    """Return the symbols of a text that has no word, such as an emoji or `+`, as one word; not punctuation alone."""
+    """Return the symbols of a text without words, such as an emoji or `+`, as one word; punctuation alone is none."""
     chunk = "".join(char for char in text if not char.isspace() and unicodedata.category(char) != "Cf")
     is_symbol = any(unicodedata.category(char)[0] == "S" or unicodedata.category(char) == "Pd" for char in chunk)
     return [chunk] if is_symbol else []
@@ -173,7 +173,7 @@ class GoldLevels:
         return normalised_words(answer, self.level(answer))
 
     def find(self, answer: str, output: str) -> bool:
-        """Whether an answer is in an output as whole words, and not as part of another answer that looks like it."""
+        """Whether an answer is in an output as whole words, and not as part of a similar, longer answer of the file."""
         answer, level = _spaced(answer), self.level(answer)
         wanted = self._words(answer, level)
         words = _known_words(output, level) if self.ignored.issuperset(wanted) else self._words(output, level)
@@ -183,14 +183,14 @@ class GoldLevels:
 
     @property
     def notes(self) -> list[str]:
-        """A sentence on the answers that are compared more strictly than others, if there are any."""
+        """A sentence about the answers that are compared more strictly than others, if there are any."""
         strict = sorted(answer for answer, level in self._level.items() if level > LOOSE)
         if not strict:
             return []
         first = strict[0]
         second = next(answer for answer in self._alike[first] if answer != first)
         return [
-            f"{len(strict):,} gold answers are equal to another one except for case or signs, such as {quoted(first)} "
+            f"{len(strict):,} gold answers differ from another one only by case or signs, such as {quoted(first)} "
             f"and {quoted(second)}. These are compared as they are written."
         ]
 
@@ -205,7 +205,7 @@ def _known_words(text: str, level: int) -> list[str]:
 
 
 def _contains(words: list[str], wanted: list[str]) -> bool:
-    """Whether some words are in others, in a row."""
+    """Whether `words` contains `wanted`, without other words in between."""
     return f" {' '.join(wanted)} " in f" {' '.join(words)} "
 
 

@@ -1,7 +1,7 @@
-"""Scorers that read output and gold as text: nothing of them is run, and no engine that backtracks sees a pattern of
-theirs, so no output, however long or odd, can be right by accident or do harm.
+"""Scorers that read output and gold as text. Nothing in them is run, and they are never used as patterns of a regex
+engine that backtracks. So no output, however long or odd, can be right by accident or do harm.
 
-`number`, `any_of` and `label` may know all gold answers of the file. A detail by which two of them differ then counts.
+`number`, `any_of` and `label` may know all gold answers of the file. A detail that separates two of them then counts.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from .answer_numbers import (
 from .answer_words import GoldLevels, normalised_words
 from .verdict import EMPTY, GoldError, Verdict, checked_gold, quoted, undecided
 
-# Ours: longer outputs are wrong where they would have to be read word by word. No answer of a person is so long.
+# Our choice: scorers that read an output word by word count longer ones as wrong. No answer of a person is so long.
 MAX_CHARS = 100_000
 
 ARTICLES = frozenset({"a", "an", "the"})
 SEPARATORS = re.compile(r"[;|\n\t]|\s/\s")  # between answers of a gold text that lists several
-PARTS = re.compile(r"[,;|/\n\t&+]")  # the same, where all parts must be labels of the file
+PARTS = re.compile(r"[,;|/\n\t&+]")  # the same for labels; all parts must be labels of the file
 
 
 def score_exact(output: str, gold: str, *, row: Mapping[str, Any] | None = None) -> Verdict:
-    """Right if output and gold are the same string, white space around either left aside.
+    """Right if output and gold are the same string; white space around them does not count.
 
     This is the metric of the paper's regex pairs. Case, inner spaces and Unicode forms all count.
 
@@ -51,7 +51,7 @@ def score_exact(output: str, gold: str, *, row: Mapping[str, Any] | None = None)
 
 
 def score_startswith(output: str, gold: str, *, row: Mapping[str, Any] | None = None) -> Verdict:
-    """Right if the output begins with the gold text, white space around either left aside.
+    """Right if the output begins with the gold text; white space around them does not count.
 
     This is the paper's metric for models trained from scratch, which had not learned to stop. It is generous:
     for the gold text `a`, the output `ab` is right.
@@ -71,14 +71,13 @@ def score_startswith(output: str, gold: str, *, row: Mapping[str, Any] | None = 
 class NumberScorer:
     """Right if the number after the first `####` of the output is that of the gold: GSM8K's form of an answer.
 
-    Numbers are compared by value: `1,000` is `1000` and `18.00` is `18`; a `$` before and words after are left
-    aside. No number on either side is never a match. A gold text without one is not decided, nor is one that has
-    several.
+    Numbers are compared by value: `1,000` is `1000` and `18.00` is `18`. A `$` before a number and words after it do
+    not count. Two texts without a number never match. A gold text with no number or with several is not decided.
 
     Args:
-        golds: All gold answers of the file. Where two have the same number and other words (5 kg and 5 g), as many
-            words count as tell them apart. Where one has a decimal comma, those that could have one (1,234 and 1.234)
-            are not decided.
+        golds: All gold answers of the file. If two have the same number but different words (5 kg and 5 g), as many
+            words count as are needed to separate them. If one has a decimal comma, those that could have one (1,234
+            and 1.234) are not decided.
     """
 
     def __init__(self, golds: Iterable[Any] = ()) -> None:
@@ -114,7 +113,7 @@ class NumberScorer:
         return self._compare(found, expected)
 
     def _read_gold(self, gold: str) -> tuple[FoundNumber | None, str]:
-        """Return the number of a gold answer, or None and why it has none."""
+        """Return the number of a gold answer, or None and the reason."""
         found = find_number(gold, last=True)
         if found is None:
             return None, f"the gold text has no number after {NUMBER_MARKER}"
@@ -134,17 +133,17 @@ class NumberScorer:
         return Verdict(True, f"the number is that of the gold text, {quoted(str(found.value))}")
 
     def _unit(self, words: Sequence[str], value: Decimal) -> str:
-        """Return the words of a number that count, where the file has the number with several."""
+        """Return the words of a number that count, if the file has this number with different words."""
         count, has_case = self.units[value]
         unit = " ".join(words[:count])
         return unit if has_case else unit.casefold()
 
 
 class AnyOfScorer:
-    """Right if one of the gold answers is in the output, both normalised, as whole words.
+    """Right if the output has one of the gold answers in it, as whole words; both are normalised.
 
-    The gold is a list of answers, or its JSON text; any other text is one answer. The paper says it of NQ-Open; its
-    published code asks whether the output is in an answer, so that an empty one is right.
+    The gold is a list of answers, or its JSON text; any other text is one answer. The paper describes this for NQ-Open.
+    Its published code asks instead whether the output is in an answer, so that an empty output is right.
 
     Args:
         golds: All gold answers of the file. Those that normalising would make equal are compared as they are written.
@@ -166,14 +165,14 @@ class AnyOfScorer:
 
 
 class LabelScorer:
-    """Right if the first words of the output are those of the gold label, both normalised.
+    """Right if the first words of the output are those of the gold label; both are normalised.
 
     What follows does not matter: for the label `good`, `Good. The film is` is right, `Goodish` and `Not good` are
     wrong.
 
     Args:
-        golds: All labels of the file. Those that normalising would make equal are compared as they are written. Of
-            labels that begin alike (`good`, `good enough`), an output has the longest that it begins with.
+        golds: All labels of the file. Those that normalising would make equal are compared as they are written. If
+            labels begin alike (`good`, `good enough`), the output's label is the longest one that it begins with.
     """
 
     def __init__(self, golds: Iterable[Any] = ()) -> None:
@@ -186,12 +185,17 @@ class LabelScorer:
             self.by_words[self.levels.level(label)][tuple(self.levels.words(label))] = label
 
     def __call__(self, output: str, gold: str, *, row: Mapping[str, Any] | None = None) -> Verdict:
-        """Return the verdict; a gold that has no word in it, or lists several labels, is a GoldError."""
+        """Return the verdict.
+
+        Raises:
+            GoldError: If the gold has no word in it, or lists several labels.
+        """
         (gold,) = _one_label(gold)
         parts = [part.strip() for part in PARTS.split(gold)]
         if len(parts) > 1 and self.labels.issuperset(parts):
             raise GoldError(
-                f"The gold label {quoted(gold)} lists {len(parts)} labels of the file. Use exact_match, or correct it."
+                "gold_lists_several",
+                f"The gold label {quoted(gold)} lists {len(parts)} labels of the file. Use exact_match, or correct it.",
             )
         if unread := _unread(output):
             return unread
@@ -205,7 +209,7 @@ class LabelScorer:
         return Verdict(True, f"begins with the label {quoted(' '.join(label))}")
 
     def _longer(self, output: str, label: str) -> str | None:
-        """Return another label that the output begins with, and that begins with this one."""
+        """Return a longer label that the output begins with; None if there is none."""
         for level, known in self.by_words.items():
             words = normalised_words(output, level)
             for count in range(1, min(len(words), max(map(len, known))) + 1):
@@ -215,7 +219,7 @@ class LabelScorer:
 
 
 def _telling_apart(golds: Iterable[tuple[str, ...]]) -> tuple[int, bool]:
-    """Return how many first words tell different golds apart, and whether their case is needed for it."""
+    """Return how many first words separate different golds, and whether their case is needed for it."""
     golds = list(golds)
     folded = {tuple(word.casefold() for word in words) for words in golds}
     has_case = len(folded) < len(golds)
@@ -239,16 +243,21 @@ def _answers(gold: str | Sequence[str]) -> list[str]:
     """Return the answers that a gold lists, or itself.
 
     Raises:
-        GoldError: If it lists none, one has no word in it, or it is a text that seems to list several.
+        GoldError: If it lists no answer, an answer has no word in it, or a text seems to list several answers.
     """
     answers: Any = gold
     if isinstance(gold, str):
         text = checked_gold(gold)
         answers = _listed(text) if text[0] in "[{" else [text]
         if answers == [text] and SEPARATORS.search(text):
-            raise GoldError(f"The gold answer {quoted(text)} may list several answers. Write a JSON list of texts.")
+            raise GoldError(
+                "gold_lists_several",
+                f"The gold answer {quoted(text)} may list several answers. Write a JSON list of texts.",
+            )
     if not isinstance(answers, list | tuple) or not answers:
-        raise GoldError(f"The gold answer is {quoted(str(gold))}, expected a list of answers. Correct the row.")
+        raise GoldError(
+            "wrong_type", f"The gold answer is {quoted(str(gold))}, expected a list of answers. Correct the row."
+        )
     answers = [checked_gold(answer) for answer in answers]
     for answer in answers:
         _check_words(answer, "answer")
@@ -260,7 +269,8 @@ def _listed(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise GoldError(
-            f"The gold answer begins with {text[0]!r} and is no JSON list: {quoted(text)}. Correct the row."
+            "not_json",
+            f"The gold answer begins with {text[0]!r}, but is not a JSON list: {quoted(text)}. Correct the row.",
         ) from error
 
 
@@ -272,14 +282,20 @@ def _one_label(gold: str) -> list[str]:
     """
     text = checked_gold(gold)
     if text.startswith("[") and text.endswith("]") and re.search("[\"',]", text):
-        raise GoldError(f"The gold label {quoted(text)} lists labels. Use the scorer any_of, or write one label.")
+        raise GoldError(
+            "gold_lists_several",
+            f"The gold label {quoted(text)} lists labels. Use the scorer any_of, or write one label.",
+        )
     _check_words(text, "label")
     return [text]
 
 
 def _check_words(answer: str, kind: str) -> None:
     if not normalised_words(answer):
-        raise GoldError(f"The gold {kind} {quoted(answer)} has no word in it. Correct the row of the test file.")
+        raise GoldError(
+            "gold_without_words",
+            f"The gold {kind} {quoted(answer)} has no word in it. Correct the row of the test file.",
+        )
 
 
 def _unread(output: str) -> Verdict | None:
@@ -292,7 +308,7 @@ def _unread(output: str) -> Verdict | None:
 
 
 def _first_difference(output: str, gold: str) -> str:
-    """Say where two different texts part; positions count characters from 0."""
+    """Say where two different texts begin to differ; positions count characters from 0."""
     shared = next((i for i, (a, b) in enumerate(zip(output, gold, strict=False)) if a != b), None)
     if shared is None:
         shared = min(len(output), len(gold))

@@ -1,4 +1,4 @@
-"""What every scorer gives back, and the error for a gold answer that nothing can be judged by."""
+"""What every scorer returns, and the error for a gold answer that cannot be used."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any, Protocol
 
 from llm_jepa.errors import DataError
 
-# Reasons end in reports and in predictions.jsonl; an output may be as long as the model may write.
+# Reasons are printed in reports and in predictions.jsonl, and an output may be very long.
 MAX_QUOTED_CHARS = 60
 
 
 class GoldError(DataError):
-    """The gold answer of a row cannot be used, so that no output can be judged by it: an error, not a score."""
+    """The gold answer of a row cannot be used, so no output can be judged by it. This is an error, not a score."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether one output is right, and why, in one sentence fit for a report.
+    """Whether one output is right, and why, in one sentence for a report.
 
     Attributes:
         correct: Whether it is right; never true where `decided` is false.
@@ -43,10 +43,10 @@ class Scorer(Protocol):
         Args:
             output: What the model wrote.
             gold: The right answer: text, for `any_of` also a list of texts.
-            row: What else the row holds that a scorer may need, such as its database.
+            row: The other columns of the row that a scorer may need, such as its database.
 
         Raises:
-            GoldError: If nothing can be judged by that gold answer.
+            GoldError: If the gold answer cannot be used.
         """
         ...
 
@@ -63,20 +63,23 @@ def checked_gold(gold: str) -> str:
     """Return the gold text without the white space around it.
 
     Raises:
-        GoldError: If nothing is left.
+        GoldError: If it is not a text, or is blank.
     """
     if not isinstance(gold, str):
-        raise GoldError(f"The gold answer is {type(gold).__name__}, expected text. Correct the row of the test file.")
+        raise GoldError(
+            "wrong_type", f"The gold answer is {type(gold).__name__}, expected text. Correct the row of the test file."
+        )
     stripped = gold.strip()
     if not stripped:
         raise GoldError(
-            "The gold text is empty, so no output could be judged by it. Remove the row from the test file."
+            "gold_empty",
+            "The gold text is empty, so no output can be judged by it. Remove the row from the test file.",
         )
     return stripped
 
 
 def quoted(text: str) -> str:
-    """Quote the beginning of a text with control characters and what is not ASCII escaped."""
+    """Quote the beginning of a text; control characters and characters outside ASCII are escaped."""
     num_shown = min(len(text), MAX_QUOTED_CHARS)
     while len(ascii(text[:num_shown])) > 2 * MAX_QUOTED_CHARS:  # an escape can take ten characters
         num_shown //= 2

@@ -1,18 +1,18 @@
-r"""Do two regexes match the same lines? Brzozowski derivatives, explored only as far as the answer needs.
+r"""Do two regexes match the same lines? Brzozowski derivatives, computed only as far as the answer needs them.
 
 The derivative of a language by a character is what may follow that character in it. A regex with its derivatives
-is a deterministic automaton whose states are regexes; intersection and complement cost nothing extra, since they
-pass through: d(a & b) = d(a) & d(b), d(~a) = ~d(a) (Brzozowski, 1964; Owens, Reppy and Turon, 2009). Two regexes
-are equal when no string leads them to a pair of states of which one accepts and one does not. The pairs are walked
-breadth first, with equal states merged as they are found (Hopcroft and Karp, 1971).
+is a deterministic automaton whose states are regexes. Intersection and complement need no extra work:
+d(a & b) = d(a) & d(b), d(~a) = ~d(a) (Brzozowski, 1964; Owens, Reppy and Turon, 2009). Two regexes are equal if no
+string leads them to a pair of states of which one accepts and the other does not. The pairs are searched breadth
+first, and states found to be equal are merged (Hopcroft and Karp, 1971).
 
-Characters that both regexes treat alike are one class: the alphabet is their classes, a set of
-characters is the bits of an integer. Nothing here recurses, so that no nesting is too deep, and each step counts
-towards the limits of states and of time.
+Characters that both regexes treat in the same way form a class. The alphabet consists of these classes, and a set of
+characters is an integer with a bit for each class. No function is recursive, so no nesting is too deep, and each step
+counts towards the limits of states and time.
 
-`\b`, `^` and their like match no character but look at the two around a place. A state therefore holds what stood
-before it (nothing, a character that is no letter, digit or underscore, or one that is), and whether a regex matches
-the empty string is asked for each of the nine pairs of what stands before and after.
+`\b`, `^` and similar assertions match no character; they depend on the two characters around a place. So a state
+includes what was before it (nothing, a word character, or another character). Whether a regex matches the empty string
+is stored for each of the nine pairs of what is before and after.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-# Ours. No pair of the shipped NL-RX golds comes near them.
+# Our choices. No pair of the NL-RX golds in this package comes near them.
 MAX_STATES = 20_000
-MAX_SECONDS = 0.7  # of processor time, so that a busy machine says the same; a second with the clearing away
-MAX_SETS = 512  # distinct sets of characters: a row of characters from all of Unicode is no regex of a person
-MAX_NODES = 400_000  # regexes built on the way, about 300 bytes each: memory, where states are few but large
+MAX_SECONDS = 0.7  # of processor time, so that a busy machine gives the same result; with the clean-up, one second
+MAX_SETS = 512  # distinct sets of characters; no person writes a regex with more
+MAX_NODES = 400_000  # regexes built on the way, about 300 bytes each: it limits memory if states are few but large
 
 MAX_CODE_POINT = 0x10FFFF
 LINE_FEED = 0x0A
 
 Ranges = tuple[tuple[int, int], ...]  # characters as sorted, disjoint code points, both ends included
 
-# What stands before or after a place.
+# What is before or after a place.
 NOTHING, OTHER, WORD = range(3)
 ALL_CONTEXTS = (1 << 9) - 1  # bit 3 * before + after
 
@@ -48,16 +48,16 @@ class BudgetError(Exception):
 
 
 class Alphabet:
-    """The classes of characters that a number of sets distinguishes; lines hold no line feed.
+    """The classes of characters that some sets distinguish; a line has no line feed.
 
     Args:
         sets: The sets of characters that occur.
-        word: The characters that `\\b` counts as a word's, where it occurs.
+        word: The word characters of `\\b`, if an assertion occurs.
 
     Attributes:
         full: Bits of all classes.
-        word: Bits of the word's classes.
-        samples: A character of each class, a readable one if it has any.
+        word: Bits of the classes of word characters.
+        samples: A character of each class, a readable one if the class has any.
 
     Raises:
         BudgetError: If there are too many sets.
@@ -74,7 +74,7 @@ class Alphabet:
         starts = sorted(cuts)[:-1]
         ends = [end - 1 for end in sorted(cuts)[1:]]
         place = {start: number for number, start in enumerate(starts)}
-        members = [0] * len(starts)  # of each piece between two cuts: which sets it is in, as bits
+        members = [0] * len(starts)  # for each piece between two cuts, bits of the sets that it is in
         for number, ranges in enumerate(distinct):
             for low, high in ranges:
                 piece = place[low]
@@ -101,7 +101,7 @@ class Alphabet:
         self.word = self._bits[word]
 
     def bits(self, ranges: Ranges) -> int:
-        """Return the classes of a set, which must be one of those given at the start."""
+        """Return the classes of a set; it must be one of those given to the constructor."""
         return self._bits[ranges]
 
 
@@ -125,15 +125,15 @@ CHARS, ASSERT, CONCAT, OR, AND, NOT, LOOP = range(7)
 
 
 class Node:
-    """A regex. Equal regexes are one object, as far as simple rules see that they are equal.
+    """A regex. Regexes that simple rules recognise as equal are the same object.
 
     Attributes:
         kind: One of the kinds above.
-        parts: CHARS: bits of classes. ASSERT: bits of contexts. CONCAT, OR, AND, NOT: nodes. LOOP: a node, the
-            fewest and the most rounds (None: no limit).
+        parts: CHARS: bits of classes. ASSERT: bits of contexts. CONCAT, OR, AND, NOT: nodes. LOOP: a node, and the
+            lowest and highest number of rounds (None: no limit).
         index: Number of the node.
         null: Contexts in which it matches the empty string, as bits.
-        looks_around: Whether an assertion is in it.
+        looks_around: Whether it contains an assertion.
     """
 
     __slots__ = ("index", "kind", "looks_around", "null", "parts")
@@ -143,18 +143,18 @@ class Node:
 
 
 Partition = list[tuple[int, Node]]  # bits of classes -> the state that they lead to; together all classes
-State = tuple[Node, int]  # a regex, and what stands before it
+State = tuple[Node, int]  # a regex, and what is before it
 
 
 class Difference(NamedTuple):
-    """A line that one of two regexes matches, and whether it is the first that does."""
+    """A line that only one of two regexes matches, and whether that is the first regex."""
 
     line: str
     is_of_first: bool
 
 
 class Automaton:
-    """Regexes over one alphabet, and where each character leads.
+    """Regexes over one alphabet, and the regex to which each character leads.
 
     Args:
         alphabet: The classes of characters.
@@ -219,7 +219,7 @@ class Automaton:
         return node
 
     def either(self, parts: Iterable[Node]) -> Node:
-        """Match any of them."""
+        """Match any of the parts."""
         found = self._flat(OR, parts)
         if self.anything in found or any(part.kind == NOT and part.parts[0] in found for part in found):
             return self.anything
@@ -235,7 +235,7 @@ class Automaton:
         return self._node(OR, tuple(sorted(rest, key=_index)), _union(part.null for part in rest))
 
     def both(self, parts: Iterable[Node]) -> Node:
-        """Match all of them."""
+        """Match all of the parts."""
         found = self._flat(AND, parts)
         found.pop(self.anything, None)
         if self.nothing in found or any(part.kind == NOT and part.parts[0] in found for part in found):
@@ -259,7 +259,7 @@ class Automaton:
         return self._node(AND, tuple(sorted(found, key=_index)), null)
 
     def negate(self, part: Node) -> Node:
-        """Match what it does not match."""
+        """Match every line that the part does not match."""
         if part.kind == NOT:
             return part.parts[0]
         if part is self.anything:
@@ -269,7 +269,7 @@ class Automaton:
         return self._node(NOT, (part,), ALL_CONTEXTS & ~part.null)
 
     def loop(self, part: Node, fewest: int, most: int | None) -> Node:
-        """Match it so many times in a row."""
+        """Match the part `fewest` to `most` times in a row."""
         if part.null == ALL_CONTEXTS:
             fewest = 0
         if most == 0 or part is self.empty or (part is self.nothing and fewest == 0):
@@ -291,8 +291,8 @@ class Automaton:
         return found
 
     def _is_within(self, part: Node, found: dict[Node, None]) -> bool:
-        """Whether `part` is w.*y and .*y is in `found`, which then adds nothing."""
-        for _ in range(64):  # a limit, for a regex of thousands of characters would be walked for each of them
+        """Whether `part` is w.*y and .*y is in `found`, so that `part` adds nothing."""
+        for _ in range(64):  # limited, because a regex of thousands of characters would be searched for each of them
             if part.kind != CONCAT:
                 return False
             part = part.parts[1]
@@ -303,7 +303,7 @@ class Automaton:
     # ---- derivatives ----
 
     def moves(self, node: Node, before: int) -> Partition:
-        """Return the derivative of a node by each class, where `before` stands before it."""
+        """Return the derivative of a node by each class, with `before` before it."""
         root = _state(node, before)
         stack = [root]
         while stack:
@@ -329,7 +329,7 @@ class Automaton:
         return bits | (self.alphabet.full & ~word if node.null >> (3 * before + OTHER) & 1 else 0)
 
     def _reads(self, node: Node, before: int) -> tuple[Node, ...]:
-        """Return the parts whose derivatives a node's is made of."""
+        """Return the parts whose derivatives are needed for the node's."""
         if node.kind in (CHARS, ASSERT):
             return ()
         if node.kind == CONCAT:
@@ -364,7 +364,7 @@ class Automaton:
         return self._join([moves, past], self.either)
 
     def _derive_loop(self, node: Node, before: int) -> Partition:
-        """One round less; where a round may be empty, as many of those that must be as one likes are empty."""
+        """Return the derivative of a loop: one round less. If a round may be empty, all required rounds may be."""
         part, fewest, most = node.parts
         fewer = None if most is None else most - 1
         skips = self._empty_on(part, before) if fewest > 1 else 0
@@ -394,7 +394,7 @@ class Automaton:
         """
         start = (_state(left, NOTHING), _state(right, NOTHING))
         merged: dict[State, State] = {}
-        steps: list[tuple[int, int]] = [(-1, -1)]  # of each pair met: the pair before it, the class between them
+        steps: list[tuple[int, int]] = [(-1, -1)]  # for each pair found: the pair before it, the class between them
         queue: deque[tuple[State, State, int]] = deque([(*start, 0)])
         while queue:
             one, other, step = queue.popleft()
@@ -421,7 +421,7 @@ class Automaton:
                     yield bits & more, (to_one, to_other)
 
     def _nicest(self, bits: int) -> int:
-        """Return a class of these whose sample can be read."""
+        """Return one of these classes, if possible one whose sample is readable."""
         indices = [*_places(bits)]
         return next((index for index in indices if _is_readable(self.alphabet.samples[index])), indices[0])
 
@@ -465,7 +465,7 @@ def _merged(moves: Iterable[tuple[int, Node]]) -> Partition:
 
 
 def _merge(merged: dict[State, State], one: State, other: State) -> bool:
-    """Put two states into one class; return whether they were in two."""
+    """Put two states into the same class; return whether they were in different classes before."""
     root, other_root = _root(merged, one), _root(merged, other)
     merged[root] = other_root
     return root != other_root

@@ -19,19 +19,21 @@ NO_LINE = parse("~(.*)")
 def score_regex(output: str, gold: str, *, row: Mapping[str, Any] | None = None) -> Verdict:
     """Right if output and gold match the same lines, in NL-RX's notation (`regexes.py` says how it is read).
 
-    This is the metric of NL-RX's authors (arXiv 1608.03000, "DFA-equal"). Of its golds, 15.6% match no line at all
-    ("a vowel and a number"); there every regex that matches none is right, and the reason says so. Where the limits
-    of time and states do not suffice, the verdict is not decided.
+    This is the metric of NL-RX's authors (arXiv 1608.03000, "DFA-equal"). Of its gold regexes, 15.6% match no line at
+    all ("a vowel and a number"). For these, every regex that matches no line is right, and the reason says so. If the
+    limits of time and states are too low for an answer, the verdict is not decided.
 
     Raises:
-        GoldError: If the gold text is empty, or no regex that can be compared.
+        GoldError: If the gold text is empty, or is not a regex that can be compared.
     """
     deadline = time.thread_time() + automata.MAX_SECONDS
     output, gold = output.strip(), checked_gold(gold)
     try:
         expected = parse(gold)
     except (RegexSyntaxError, UndecidableError) as error:
-        raise GoldError(f"The gold regex {quoted(gold)} cannot be used: {error}. Correct the row.") from error
+        raise GoldError(
+            "gold_not_usable", f"The gold regex {quoted(gold)} cannot be used: {error}. Correct the row."
+        ) from error
     if not output:
         return EMPTY
     if output == gold:
@@ -39,7 +41,7 @@ def score_regex(output: str, gold: str, *, row: Mapping[str, Any] | None = None)
     try:
         return _compare(parse(output), expected, deadline)
     except RegexSyntaxError as error:
-        return Verdict(False, f"no regex: {error}: {quoted(output)}")
+        return Verdict(False, f"not a regex: {error}: {quoted(output)}")
     except (UndecidableError, BudgetError) as error:
         return undecided(str(error))
 
@@ -49,7 +51,7 @@ def _compare(output: Regex, gold: Regex, deadline: float) -> Verdict:
     if found is not None:
         does = ("does not match what", "does") if not found.is_of_first else ("matches what", "does not")
         return Verdict(False, f"{does[0]} the gold regex {does[1]}: {quoted(found.line)}")
-    with contextlib.suppress(BudgetError):  # they are equal all the same
+    with contextlib.suppress(BudgetError):  # the two are known to be equal; only the reason depends on this
         if difference(gold, NO_LINE, deadline=deadline) is None:
             return Verdict(True, "matches no line at all, as the gold regex does")
     return Verdict(True, "matches the same lines as the gold regex")

@@ -1,7 +1,7 @@
-r"""Regexes as NL-RX writes them, read and compared by the lines that they match.
+r"""Reads regexes in the notation of NL-RX, and compares them by the lines that they match.
 
-The notation is that of Python's `re`, plus `a&b` (both match) and `~a` (a does not match). What binds tighter,
-tightest first, is what the automata library of NL-RX's authors does (dk.brics.automaton):
+The notation is that of Python's `re`, plus `a&b` (both match) and `~a` (a does not match). The precedence, tightest
+first, is that of the automata library of NL-RX's authors (dk.brics.automaton):
 
     a single character, a class, a group
     ~a          so that ~ab is (~a)b, and ~a* is (~a)*
@@ -10,12 +10,12 @@ tightest first, is what the automata library of NL-RX's authors does (dk.brics.a
     a&b
     a|b
 
-A regex stands for the whole lines that it matches. A line is any text without a line feed, so `.` is any character
-of it and `~a` any other line. `\w`, `\d`, `\s` and `\b` mean ASCII, the alphabet of the data: `\d` is `[0-9]`.
-`a*?` matches what `a*` matches. Groups that capture are groups. What looks further than the next character
+A regex must match a whole line. A line is any text without a line feed, so `.` is any character of it, and `~a` any
+line that `a` does not match. `\w`, `\d`, `\s` and `\b` mean ASCII, the alphabet of the data: `\d` is `[0-9]`. `a*?`
+matches the same lines as `a*`. A capturing group is an ordinary group. What depends on more than the next character
 (lookaround, references to groups, atomic and possessive repeats, flags) is read but not decided.
 
-The text of a regex is taken apart here, character by character; no engine that backtracks ever sees it.
+The text of a regex is parsed here, character by character. It never goes to a regex engine that backtracks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import NoReturn
 from . import automata
 from .automata import Alphabet, Automaton, Difference, Node, Ranges, contexts
 
-# Ours. The longest gold of NL-RX has 54 characters; 5,000 nested groups with ~ take 15,001.
+# Our choice. The longest gold of NL-RX has 54 characters; 5,000 nested groups with ~ have 15,001.
 MAX_CHARS = 20_000
 MAX_COUNT = 10**9  # in {n}; Python's own limit is 4 times as high
 
@@ -39,11 +39,11 @@ SPACE: Ranges = ((0x09, 0x0D), (0x20, 0x20))
 
 
 class RegexSyntaxError(ValueError):
-    """The text is no regex of the notation."""
+    """The text is not a regex in this notation."""
 
 
 class UndecidableError(Exception):
-    """The text is a regex, but of a kind that is not compared."""
+    """The text is a regex, but of a kind that cannot be compared."""
 
 
 def union(*sets: Ranges) -> Ranges:
@@ -84,7 +84,7 @@ ASSERTIONS = {
     "B": automata.ALL_CONTEXTS & ~BOUNDARY,
 }
 
-# What a step of a parsed regex does with the nodes that were made before it, the last of them first.
+# A step of a parsed regex works on the stack of the nodes that were made before it.
 Step = Callable[[Automaton, list[Node]], None]
 
 
@@ -115,22 +115,22 @@ def _join(name: str, count: int, automaton: Automaton, stack: list[Node]) -> Non
 
 @dataclass
 class _Group:
-    """An open group: how many parts its last sequence, its last `&` and its `|` have so far."""
+    """An open group: the number of parts so far in its last sequence, its last `&` and its `|`."""
 
     pieces: int = 0
     sequences: int = 0
     terms: int = 0
-    negations: int = 0  # `~` that wait for what they negate
+    negations: int = 0  # number of `~` whose operand has not been read yet
 
 
 @dataclass
 class Regex:
-    """A parsed regex: steps that build it from the inside out, and what they need of an alphabet.
+    """A parsed regex: steps that build it from the inside out, and what the alphabet must contain for them.
 
     Attributes:
         steps: The steps, in postfix order.
         sets: The sets of characters in it.
-        has_assertion: Whether it looks at what is around a place.
+        has_assertion: Whether it depends on the characters around a place.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -147,13 +147,13 @@ class Regex:
 
 
 class _Parser:
-    """Reads one regex from left to right; open groups are a list, so no nesting is too deep."""
+    """Reads one regex from left to right. Open groups are in a list, so no nesting is too deep."""
 
     def __init__(self, text: str) -> None:
         self.text, self.place = text, 0
         self.regex = Regex()
         self.groups = [_Group()]
-        self.can_repeat = False  # whether a quantifier may stand here
+        self.can_repeat = False  # whether a quantifier is allowed here
 
     def parse(self) -> Regex:
         while self.place < len(self.text):
@@ -276,14 +276,14 @@ class _Parser:
         fewest, most = {"*": (0, None), "+": (1, None), "?": (0, 1)}.get(char, (0, None))
         if char == "{":
             counts = self._read_counts()
-            if counts is None:  # any other '{' stands for itself, as in `re`
+            if counts is None:  # any other '{' is an ordinary character, as in `re`
                 self._push_set(((ord(char), ord(char)),))
                 return
             fewest, most = counts
         if not self.can_repeat:
-            self._fail("nothing to repeat stands before a repeat")
+            self._fail("there is nothing to repeat before a repeat")
         if most is not None and most < fewest:
-            self._fail("a repeat asks for more rounds at least than at most")
+            self._fail("the lower limit of a repeat is above the upper one")
         if self._take("+"):
             raise UndecidableError("it has a possessive repeat")
         self._take("?")  # a lazy repeat matches the same lines
@@ -291,7 +291,7 @@ class _Parser:
         self.can_repeat = False
 
     def _read_counts(self) -> tuple[int, int | None] | None:
-        """Read `2}`, `2,}`, `,3}` or `2,3}`; return None, and read nothing, where none of them stands."""
+        """Read `2}`, `2,}`, `,3}` or `2,3}`; if none of them is here, read nothing and return None."""
         start = self.place
         first = self._read_digits()
         has_comma = self._take(",")
@@ -327,7 +327,7 @@ class _Parser:
             self._push_set(((code, code),))
 
     def _character(self, char: str) -> int:
-        """Return the character that a backslash and `char` stand for."""
+        """Return the character that a backslash followed by `char` means."""
         if char in CONTROLS:
             return CONTROLS[char]
         if char in HEX_DIGITS:
@@ -385,8 +385,8 @@ def parse(text: str) -> Regex:
     """Read a regex of NL-RX's notation.
 
     Raises:
-        RegexSyntaxError: If it is none; the text says what is wrong, and where.
-        UndecidableError: If it is one of a kind that is not compared, or too long.
+        RegexSyntaxError: If it is not a regex; the text says what is wrong, and where.
+        UndecidableError: If it is of a kind that cannot be compared, or is too long.
     """
     if len(text) > MAX_CHARS:
         raise UndecidableError(f"it has {len(text):,} characters, more than {MAX_CHARS:,}")
@@ -394,7 +394,7 @@ def parse(text: str) -> Regex:
 
 
 def difference(left: Regex, right: Regex, *, deadline: float | None = None) -> Difference | None:
-    r"""Return a line that one of two regexes matches and the other does not; None where they match the same.
+    r"""Return a line that one of two regexes matches and the other does not; None if they match the same lines.
 
     Example:
         >>> difference(parse("(a|b)*"), parse("(a*b*)*")) is None
@@ -408,7 +408,7 @@ def difference(left: Regex, right: Regex, *, deadline: float | None = None) -> D
         deadline: When to give up, in `time.thread_time()` seconds; by default after `automata.MAX_SECONDS`.
 
     Raises:
-        BudgetError: If that, or the number of states, was not enough.
+        BudgetError: If the time or the number of states was not enough.
     """
     deadline = time.thread_time() + automata.MAX_SECONDS if deadline is None else deadline
     looks_around = left.has_assertion or right.has_assertion

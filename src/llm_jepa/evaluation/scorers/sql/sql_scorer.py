@@ -14,7 +14,7 @@ from llm_jepa.sandbox import DiedError, Sandbox
 
 from . import sql_worker
 
-WAIT_S = 30.0  # the child ends itself by its own limits; this one is for a child that does nothing at all. Ours.
+WAIT_S = 30.0  # the child has its own limits; this one is for a child that hangs. Our choice.
 MAX_REASON_CHARS = 200
 
 DATABASE_COLUMNS = ("database", "db_id")  # `db_id` is Spider's name
@@ -24,15 +24,15 @@ SUFFIXES = (".sqlite", ".db", ".sqlite3")
 class SqlScorer:
     """Right if the output returns what the gold query returns, both run on the row's database.
 
-    Rows are compared as multisets, duplicates counted, and as lists where the gold query orders its rows; columns by
-    place, not by name. Whole and decimal numbers compare by value, numbers and texts never, NULL equals NULL. What is
-    no query, fails, or reaches a limit of time, rows, bytes or memory is wrong, also where the gold query returns
-    nothing. A Markdown fence around the one query of a text, and semicolons after it, do not count. `sql_worker` says
-    what a statement can do, and what it cannot.
+    If the gold query orders its rows, the order counts; otherwise rows are compared as multisets, with duplicates.
+    Columns are compared by place, not by name. Whole and decimal numbers are compared by value; a number never equals a
+    text; NULL equals NULL. An output is wrong if it is not a query, fails, or reaches a limit of time, rows, bytes or
+    memory, even if the gold query returns nothing. A Markdown fence around the one query of a text, and semicolons
+    after it, do not count. `sql_worker` says what a statement can do, and what it cannot.
 
     Args:
-        databases: The folder of the databases: that of row `x` is `x.sqlite` or `x/x.sqlite` in it (or `.db`,
-            `.sqlite3`). Or one file, for rows that name none.
+        databases: The folder of the databases. The database named `x` is `x.sqlite` or `x/x.sqlite` in it (or `.db`,
+            `.sqlite3`). Or one file, for rows that name no database.
 
     Raises:
         ConfigError: If there is no such folder or file.
@@ -41,7 +41,10 @@ class SqlScorer:
     def __init__(self, databases: str | Path | None = None) -> None:
         self.databases = Path(databases).expanduser().resolve() if databases is not None else None
         if self.databases is not None and not self.databases.exists():
-            raise ConfigError(f"databases={str(databases)!r} is not there. Expected a folder of SQLite files, or one.")
+            raise ConfigError(
+                "file_missing",
+                f"databases={str(databases)!r} does not exist. Expected a folder of SQLite files, or one SQLite file.",
+            )
         self.worker = Sandbox(Path(sql_worker.__file__), memory_bytes=sql_worker.PROCESS_BYTES, file_bytes=0)
         self._lock = threading.Lock()
 
@@ -53,13 +56,13 @@ class SqlScorer:
         row: Mapping[str, Any] | None = None,
         database: str | Path | None = None,
     ) -> Verdict:
-        """Return the verdict; not decided where the process that runs the SQL died.
+        """Return the verdict; it is not decided if the process that runs the SQL died.
 
         Args:
             output: What the model wrote.
             gold: The gold query.
             row: The row; its column `database` or `db_id` names the database.
-            database: That name, or the file itself; goes before the row.
+            database: That name, or the file itself; used instead of the row's.
 
         Raises:
             GoldError: If the gold query cannot be run, or there is no database to run it on.
@@ -77,7 +80,7 @@ class SqlScorer:
                 return undecided(f"the process that ran the SQL died ({error})")
 
     def close(self) -> None:
-        """End the child process; another is started where it is needed."""
+        """End the child process; a new one is started when it is needed."""
         self.worker.close()
 
     def _judge(self, request: dict[str, Any]) -> Verdict:
@@ -87,53 +90,68 @@ class SqlScorer:
         if answer["ok"]:
             answer = self.worker.read(WAIT_S) or too_late
             return Verdict(answer["ok"], _shortened(answer["reason"]))
-        raise GoldError(f"The gold query {quoted(request['gold'])} cannot be used: {_shortened(answer['reason'])}.")
+        raise GoldError(
+            "database_damaged" if answer.get("is_of_database") else "gold_not_usable",
+            f"The gold query {quoted(request['gold'])} cannot be used: {_shortened(answer['reason'])}.",
+        )
 
     def _file(self, name: str | Path | None) -> Path:
         if isinstance(name, Path) or (name is not None and self.databases is None):
             found = Path(name).expanduser().resolve()
             if not found.is_file():
-                raise GoldError(f"There is no database {str(name)!r}.")
+                raise GoldError("database_missing", f"There is no database {str(name)!r}.")
             return _checked(found)
         if self.databases is None:
-            raise GoldError("There is no database to run the query on. Give get_scorer('sql', databases=FOLDER).")
+            raise GoldError(
+                "setting_missing",
+                "There is no database to run the query on. Give get_scorer('sql', databases=FOLDER).",
+            )
         if self.databases.is_file():
             if name is not None and name not in (self.databases.name, self.databases.stem):
                 raise GoldError(
-                    f"The row names the database {quoted(str(name))}, and databases is the one file "
-                    f"{self.databases.name}. Give the folder of all files."
+                    "database_differs",
+                    f"The row names the database {quoted(str(name))}, but databases is only the file "
+                    f"{self.databases.name}. Give the folder of all files.",
                 )
             return _checked(self.databases)
         if name is None:
             columns = " or ".join(DATABASE_COLUMNS)
-            raise GoldError(f"The row names no database of {self.databases}. Add a column {columns}.")
+            raise GoldError("column_missing", f"The row names no database of {self.databases}. Add a column {columns}.")
         if not re.fullmatch(r"\w[\w .-]*", name) or ".." in name:
-            raise GoldError(f"The database name {quoted(name)} is no plain name. Use letters, digits, '_', '-', '.'.")
+            raise GoldError(
+                "character_not_allowed",
+                f"The database name {quoted(name)} is not a plain name. Use letters, digits, '_', '-', '.'.",
+            )
         places = [self.databases / folder / f"{name}{suffix}" for folder in ("", name) for suffix in ("", *SUFFIXES)]
         found_file = next((place for place in places if place.is_file()), None)
         if found_file is None:
-            raise GoldError(f"There is no {name}.sqlite, nor {name}/{name}.sqlite, in {self.databases}.")
+            raise GoldError(
+                "database_missing", f"There is no {name}.sqlite, nor {name}/{name}.sqlite, in {self.databases}."
+            )
         return _checked(found_file)
 
 
 def _shortened(reason: str) -> str:
-    """Return a reason in ASCII; SQLite's messages hold the token at fault, which may be the whole output."""
+    """Return a reason in ASCII, cut short; SQLite's messages quote the wrong token, which may be the whole output."""
     return ascii(reason)[1:-1][:MAX_REASON_CHARS]
 
 
 def _named(row: Mapping[str, Any]) -> str | None:
     name = next((row[column] for column in DATABASE_COLUMNS if row.get(column) is not None), None)
     if name is not None and not isinstance(name, str):
-        raise GoldError(f"The row's database is {type(name).__name__}, expected its name.")
+        raise GoldError("wrong_type", f"The row's database is {type(name).__name__}, expected its name.")
     return name
 
 
 def _checked(file: Path) -> Path:
-    """Return a database file; one with a log next to it is not complete, and is refused."""
+    """Return a database file; a file with a log next to it is not complete, and is refused."""
     for suffix in ("-wal", "-journal"):
         log = file.with_name(file.name + suffix)
         if log.is_file() and log.stat().st_size:
-            raise GoldError(f"{file} has changes in {log.name} that are not in it yet. Open and close it with sqlite3.")
+            raise GoldError(
+                "database_incomplete",
+                f"{file} has changes in {log.name} that are not in it yet. Open and close it with sqlite3.",
+            )
     return file
 
 
@@ -155,9 +173,9 @@ def _tokens(sql: str) -> Iterator[tuple[int, str]]:
 
 
 def plain_sql(text: str) -> str:
-    """Return the query of a text without the Markdown around it, and without what may follow a statement.
+    """Return the query of a text without the Markdown around it, and without semicolons and comments after it.
 
-    A text with one fenced block is that block; with several, none of them is the answer, and the text stays.
+    If a text has one fenced block, the query is in that block. If it has several, the text is returned unchanged.
 
     Example:
         >>> plain_sql("The query is:\\n```sql\\nSELECT 1;;\\n```"), plain_sql("SELECT ';'; SELECT 2;")
@@ -171,13 +189,13 @@ def plain_sql(text: str) -> str:
 
 
 def _one_statement(sql: str) -> str:
-    """Return a statement up to its semicolon, where nothing but more of them, and comments, comes after."""
+    """Return a statement up to its semicolon, if only semicolons and comments follow; otherwise the whole text."""
     end = None
     for place, token in _tokens(sql):
         if token == ";":
             end = place if end is None else end
         elif end is not None:
-            return sql  # another statement, which is for SQLite to refuse
+            return sql  # another statement follows, and SQLite will refuse it
     return sql if end is None else sql[:end]
 
 

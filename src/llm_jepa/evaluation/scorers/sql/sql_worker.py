@@ -1,14 +1,14 @@
 """Running a model's SQL, in the child process of `sql_scorer` (llm_jepa/sandbox.py).
 
-Nothing but the standard library is imported, so that the child starts in milliseconds.
+Only the standard library is imported, so that the child starts in milliseconds.
 
 What a statement cannot do here, and why:
 - write: the file is opened `mode=ro&immutable=1` (no lock, no journal), and the kernel lets this process write no file;
-- anything but read: the authorizer allows SELECT, columns, recursive queries and the functions named here, so no
+- do more than read: the authorizer allows only SELECT, columns, recursive queries and the functions named here, so no
   ATTACH, PRAGMA, VACUUM, transaction, DDL or load_extension; a second statement is an error of `execute`;
-- run for long: a handler checks the clock every 1,000 steps of SQLite's machine, and where one step has no end, the
-  kernel ends this process; both count processor time, so that a busy machine gives the same scores;
-- take memory: limits on rows, on bytes, on SQLite's heap, on one value, and on the process.
+- run for long: a handler checks the clock every 1,000 steps of SQLite's virtual machine, and the kernel ends this
+  process if a single step takes too long; both count processor time, so that a busy machine gives the same scores;
+- use much memory: there are limits on rows, bytes, SQLite's heap, one value, and the process.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-# Ours. The time, of the processor, is that of each of the two statements.
+# Our choices. The limits of processor time are for each of the two statements.
 MAX_SECONDS = 0.5
 KILL_SECONDS = 0.55
 MAX_BYTES = 4 * 2**20  # of a result
-MAX_ROWS = 100_000  # of a gold result; an output may return one row more than the gold and is stopped there
+MAX_ROWS = 100_000  # of a gold result; an output is stopped when it returns more rows than the gold
 MAX_VALUE_BYTES = 2**20
 MAX_SQL_CHARS = 20_000
 SQLITE_HEAP_BYTES = 24 * 2**20
@@ -46,7 +46,7 @@ LIMITS = {
     sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
 }
 
-# Functions of SQLite that read nothing but their arguments and give the same answer each time, except the date.
+# Functions of SQLite that read only their arguments and, except those of the date, give the same result each time.
 FUNCTIONS = frozenset(
     {
         *("abs", "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "avg", "cast", "ceil", "ceiling"),
@@ -68,11 +68,15 @@ class Refused(Exception):  # noqa: N818 - it says what became of a statement
     """The statement has no result; the text says why."""
 
 
+class DatabaseRefused(Refused):
+    """The database cannot be read, whatever the statement is."""
+
+
 def run(database: str, sql: str, max_rows: int) -> tuple[int, list[bytes]]:
-    """Return the number of columns and the rows of a query, each row as bytes that are equal where the rows are.
+    """Return the number of columns and the rows of a query. Rows are bytes, which are equal if the rows are equal.
 
     Raises:
-        Refused: If it is no query, fails, or reaches a limit.
+        Refused: If it is not a query, fails, or reaches a limit.
     """
     deadline = time.process_time() + MAX_SECONDS
     connection = _open(database)
@@ -81,7 +85,7 @@ def run(database: str, sql: str, max_rows: int) -> tuple[int, list[bytes]]:
         connection.set_progress_handler(lambda: time.process_time() > deadline, STEPS_PER_CHECK)
         cursor = connection.execute(sql)
         if cursor.description is None:
-            raise Refused("it is no query")
+            raise Refused("it is not a query")
         rows, left = [], MAX_BYTES
         for row in cursor:
             rows.append(encode_row(row))
@@ -105,7 +109,7 @@ def run(database: str, sql: str, max_rows: int) -> tuple[int, list[bytes]]:
 
 
 def _end_process_after(seconds: float) -> None:
-    """Have the kernel end this process by SIGPROF after so much processor time; 0 takes that back."""
+    """Make the kernel end this process by SIGPROF after so much processor time; 0 cancels it."""
     if hasattr(signal, "setitimer"):  # not on Windows
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
@@ -118,17 +122,17 @@ def _open(database: str) -> sqlite3.Connection:
         for pragma in ("trusted_schema=OFF", "query_only=ON", "cell_size_check=ON", "temp_store=MEMORY", "mmap_size=0"):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute(f"PRAGMA hard_heap_limit={SQLITE_HEAP_BYTES}").fetchall()
-        connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()  # not before here is the file read
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()  # only this reads the file
         for limit, value in LIMITS.items():
             connection.setlimit(limit, value)
         connection.set_authorizer(authorize)
     except sqlite3.Error as error:
-        raise Refused(f"the database cannot be read: {error}") from None
+        raise DatabaseRefused(f"the database cannot be read: {error}") from None
     return connection
 
 
 def authorize(action: int, first: str | None, second: str | None, database: str | None, source: str | None) -> int:
-    """Allow what reads, and nothing that SQLite may learn to do later."""
+    """Allow only what reads, and nothing that later versions of SQLite may add."""
     is_allowed = action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE)
     if action == sqlite3.SQLITE_READ:
         is_allowed = not (first or "").lower().startswith("pragma_")  # tables that are pragmas
@@ -142,10 +146,10 @@ def _decode(raw: bytes) -> str:
 
 
 def encode_row(row: tuple[Any, ...]) -> bytes:
-    """Return bytes that two rows share when their values are equal and of one type.
+    """Return bytes that are the same for two rows if their values are equal and of the same type.
 
-    Whole and decimal numbers are one type, as they are for SQLite (1 = 1.0); floats count by 12 digits. Numbers and
-    texts are two (1 is not '1'), and so are texts and blobs; NULL equals NULL alone.
+    Whole and decimal numbers are one type, as in SQLite (1 = 1.0); floats are rounded to 12 digits. Numbers and texts
+    are different types (1 is not '1'), and so are texts and blobs. NULL equals only NULL.
     """
     parts = []
     for value in row:
@@ -168,7 +172,7 @@ def _encode(value: Any) -> bytes:
 
 
 def judge(output: tuple[int, list[bytes]], gold: tuple[int, list[bytes]], ordered: bool) -> tuple[bool, str]:
-    """Compare two results, as lists where the order counts, else as multisets."""
+    """Compare two results, as lists if the order counts, otherwise as multisets."""
     (num_columns, rows), (gold_columns, gold_rows) = output, gold
     if num_columns != gold_columns:
         return False, f"it returns {num_columns:,} columns instead of {gold_columns:,}"
@@ -187,12 +191,13 @@ def answer(request: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> N
 
     Args:
         request: `database` (a file), `gold`, `output`, `ordered`.
-        send: Takes up to two answers: whether the gold could be run, then whether the output is right: `ok`, `reason`.
+        send: Called with one or two answers: first whether the gold could be run, then whether the output is right.
+            Each has `ok`; the first, if not `ok`, has `reason` and `is_of_database` too; the second has `reason` too.
     """
     try:
         gold = run(request["database"], request["gold"], MAX_ROWS)
     except Refused as error:
-        send({"ok": False, "reason": str(error)})
+        send({"ok": False, "reason": str(error), "is_of_database": isinstance(error, DatabaseRefused)})
         return
     send({"ok": True})
     try:
