@@ -9,7 +9,7 @@ import torch
 
 from llm_jepa.evaluation.choices import choice_log_likelihoods, gold_choice, judge_choices, notation_of, row_choices
 from llm_jepa.evaluation.evaluate import EvaluationConfig, evaluate
-from llm_jepa.evaluation.scorers import GoldError
+from llm_jepa.evaluation.scorers.verdict import quoted
 from llm_jepa.objective import LLMJEPA
 
 CHOICES = [".*dog.*", ".*[0-9].*", "x", "a much longer answer than the others"]
@@ -79,15 +79,16 @@ def test_how_answers_are_written_is_decided_once_for_the_whole_file(learned, som
     metrics, records = evaluate(learned.jepa, learned.encoder, rows, config)
     assert [record["choice"] for record in records] == [True, True, None]
     assert metrics["num_gold_errors"] == {"choice": 1}
-    assert "is no place of a choice from 0, as the answers of this file are" in records[2]["reason"]
+    assert records[2]["reason"].startswith("error: ") and "'A'" in records[2]["reason"]
+    assert "place of a choice from 0" in records[2]["reason"]
     asked = [(["2", "1", "0"], "0"), (["red", "blue"], "1")]
     assert notation_of(asked) == "place" and notation_of(asked[:1]) == "word"
 
 
-def test_places_that_count_from_one_are_refused_and_not_read_one_off():
+def test_places_that_count_from_one_are_refused_and_not_read_one_off(raises):
     """None is 0, and one is the number of the choices: read from 0, three of four would be the wrong choice."""
     rows = [(["a", "b", "c", "d"], answer) for answer in ("1", 2, "3", "4")]
-    with pytest.raises(GoldError, match="seem to count from 1: none is 0, and one is 4"):
+    with raises("places_count_from_one", 4):
         notation_of(rows)
     assert notation_of([*rows, (["a", "b"], 0)]) == "place"
 
@@ -109,8 +110,8 @@ def test_a_tie_and_a_diverged_model_are_wrong_wherever_the_gold_stands(value: fl
 
 
 @pytest.mark.parametrize("choices", [None, "ab", [], ["a"], ["a", "a"], ["a", ""], ["a", 1], {"text": ["a", "b"]}])
-def test_choices_are_two_different_texts_or_more(choices):
-    with pytest.raises(GoldError, match="choices is"):
+def test_choices_are_two_different_texts_or_more(choices, raises):
+    with raises("choices_not_usable", f"choices is {quoted(str(choices))}"):
         row_choices({"choices": choices})
 
 
@@ -141,6 +142,6 @@ def test_white_space_around_a_choice_or_the_answer_is_left_aside():
 
 
 @pytest.mark.parametrize("answer", ["yellow", "D", "3", 3, -1, True, None, 1.0, "", "9" * 5000, ["A"]])
-def test_an_answer_that_names_no_choice_is_refused(answer):
-    with pytest.raises(GoldError, match="is no choice word for word"):
+def test_an_answer_that_names_no_choice_is_refused(answer, raises):
+    with raises("answer_not_a_choice", quoted(str(answer)), "word for word"):
         alone(["red", "blue", "green"], answer)

@@ -98,16 +98,16 @@ def test_what_cannot_be_embedded_is_refused_by_name(run, call, tmp_path):
     number = write(tmp_path / "number.jsonl", {"text": "a"}, {"text": 5})
     other = write(tmp_path / "other.jsonl", {"text": "a"}, {"body": "a"})
     (tmp_path / "there.npy").write_text("mine")
-    for file, out, words in (
-        (two, "x.csv", "ends in .parquet or .npy"),
-        (two, "there.npy", "is there already"),
-        (two, "x.npy", "two.jsonl:1: found the fields body, id; expected prompt or text for the text side"),
-        (empty, "x.npy", "empty.jsonl:2: the text view is empty"),
-        (number, "x.npy", "number.jsonl:2: "),
-        (other, "x.npy", "other.jsonl:2: found the fields body; expected text"),
+    for file, out, code, values in (
+        (two, "x.csv", "wrong_ending", ["x.csv", ".parquet or .npy"]),
+        (two, "there.npy", "file_exists", ["there.npy", "--force"]),
+        (two, "x.npy", "column_missing", ["two.jsonl:1: ", "body, id", "prompt or text"]),
+        (empty, "x.npy", "text_empty", ["empty.jsonl:2: "]),
+        (number, "x.npy", "not_text", ["number.jsonl:2: "]),
+        (other, "x.npy", "column_missing", ["other.jsonl:2: ", "body"]),
     ):
-        code, _, err = call("embed", run, file, "--out", tmp_path / out)
-        assert code == 2 and words in err
+        status, _, err = call("embed", run, file, "--out", tmp_path / out)
+        assert status == 2 and f"[{code}]" in err and all(value in err for value in values)
     assert (tmp_path / "there.npy").read_text() == "mine" and not (tmp_path / "x.npy").exists()
     assert "--column names a column of --data" in call("retrieve", run, "a", "--column", "x")[2]
 

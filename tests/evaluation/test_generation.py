@@ -6,7 +6,6 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from llm_jepa.errors import DataError
 from llm_jepa.evaluation import generation
 from llm_jepa.evaluation.generation import generate_greedy
 
@@ -148,14 +147,14 @@ def test_no_prompt_gives_no_answer(tiny_model):
     assert generate(tiny_model("llama"), []) == []
 
 
-def test_an_answer_ends_where_learned_positions_do(tiny_model):
+def test_an_answer_ends_where_learned_positions_do(tiny_model, raises):
     """GPT-2 has no vector for a position beyond its last; models that compute theirs go on."""
     prompts = [[5] * 28, [6] * 3]
     answers = generate_greedy(
         tiny_model("gpt2", n_positions=32), prompts, end_ids=[63], pad_id=0, max_new_tokens=9, batch_size=1
     )
     assert [len(answer) for answer in answers] == [4, 9]
-    with pytest.raises(DataError, match="A prompt has 32 tokens, and the model has 32 positions"):
+    with raises("prompt_too_long", "32 tokens", "32 positions"):
         generate_greedy(tiny_model("gpt2", n_positions=32), [[5] * 32], end_ids=[63], pad_id=0, max_new_tokens=9)
     long = tiny_model("llama", max_position_embeddings=32)
     assert len(generate_greedy(long, [[5] * 28], end_ids=[63], pad_id=0, max_new_tokens=9)[0]) == 9

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 import torch
 
 from llm_jepa.data.encoded_pairs import EncodedPairs
-from llm_jepa.errors import DataError
 from llm_jepa.evaluation.kept_embeddings import StoredEmbeddings, words_for
 from llm_jepa.objective import LLMJEPA, JEPAConfig
 from llm_jepa.training.view_embeddings import view_embeddings
@@ -59,12 +57,12 @@ def test_without_a_trained_pred_it_is_enc_text(learned):
     )
 
 
-def test_a_run_without_the_file_has_none_and_a_damaged_one_is_named(learned, tmp_path):
+def test_a_run_without_the_file_has_none_and_a_damaged_one_is_named(learned, tmp_path, raises):
     path = tmp_path / "embeddings.safetensors"
     assert StoredEmbeddings.read(path) is None
     keep(learned).write(path)
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(DataError, match=r"embeddings\.safetensors is damaged: .* Remove it"):
+    with raises("file_damaged", path):
         StoredEmbeddings.read(path)
 
 

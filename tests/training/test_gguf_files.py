@@ -10,7 +10,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from llm_jepa.cli import main
 from llm_jepa.data.tokenizer import train_tokenizer
-from llm_jepa.errors import ConfigError
 from llm_jepa.runs.build_trainer import notes_on
 from llm_jepa.runs.settings import read_run
 from llm_jepa.training import gguf_files
@@ -52,7 +51,7 @@ def test_the_weights_are_those_of_the_file_in_the_training_dtype(kind, dtype, ex
     assert not getattr(model, "is_quantized", False) and not hasattr(model.config, "quantization_config")
 
 
-def test_it_is_saved_as_a_plain_folder_with_the_same_logits(packed, tmp_path):
+def test_it_is_saved_as_a_plain_folder_with_the_same_logits(packed, tmp_path, raises):
     """And so by `llm-jepa export NAME.gguf --to FOLDER`; plain transformers loads it without gguf."""
     folder, own, _ = packed
     model, tokenizer = build(folder, "Q8_0")
@@ -67,7 +66,7 @@ def test_it_is_saved_as_a_plain_folder_with_the_same_logits(packed, tmp_path):
     assert "quantization_config" not in json.loads((tmp_path / "plain" / "config.json").read_text())
     loaded = AutoTokenizer.from_pretrained(tmp_path / "plain")
     assert [loaded(text)["input_ids"] for text in TEXTS] == [own(text)["input_ids"] for text in TEXTS]
-    with pytest.raises(ConfigError, match="plain is there already"):
+    with raises("file_exists", tmp_path / "plain"):
         gguf_files.convert_gguf(folder / "Q8_0.gguf", tmp_path / "plain")
 
 
@@ -80,56 +79,60 @@ def test_the_notes_of_a_run_say_that_the_weights_were_quantized(packed):
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "message"),
+    ("name", "change", "code", "value"),
     [
-        ("none.gguf", None, r"gguf_file='none.gguf' is not in .* which holds F32.gguf, Q4_1.gguf, Q8_0.gguf"),
-        ("cut.gguf", lambda data: data[:2000], "cut.gguf cannot be read: .* Expected a whole GGUF file"),
-        ("text.gguf", lambda data: b"no model", "text.gguf cannot be read"),
-        ("other.gguf", lambda data: data.replace(b"llama", b"lumma"), "architecture lumma is not supported yet"),
+        ("none.gguf", None, "file_missing", "F32.gguf, Q4_1.gguf, Q8_0.gguf"),
+        ("cut.gguf", lambda data: data[:2000], "model_not_loadable", "whole GGUF file"),
+        ("text.gguf", lambda data: b"no model", "model_not_loadable", "whole GGUF file"),
+        ("other.gguf", lambda data: data.replace(b"llama", b"lumma"), "model_not_loadable", "architecture lumma"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named_with_the_reason(name, change, message, packed, tmp_path):
+def test_a_file_that_cannot_be_read_is_named_with_the_reason(name, change, code, value, packed, tmp_path, raises):
     folder, _, _ = packed
     if change is not None:
         folder, source = tmp_path, folder
         (folder / name).write_bytes(change((source / "F32.gguf").read_bytes()))
     config = ModelConfig(model_name_or_path=str(folder), gguf_file=name)
-    with pytest.raises(ConfigError, match=message):
+    with raises(code, name, folder, value):
         load_own_tokenizer(config)
-    with pytest.raises(ConfigError, match=message):
+    with raises(code, name, folder, value):
         build_model(config, train_tokenizer(TEXTS, 300), end_id=1, pad_id=0)
 
 
-def test_the_missing_package_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch):
+def test_the_missing_package_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch, raises):
     monkeypatch.setattr(gguf_files.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"needs the package gguf, .*pip install 'llm-jepa\[gguf\]'"):
+    with raises("package_missing", "gguf_file='a.gguf'", "pip install 'llm-jepa[gguf]'"):
         load_own_tokenizer(ModelConfig(model_name_or_path=str(tmp_path), gguf_file="a.gguf"))
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "code", "values"),
     [
-        ({}, "gguf_file has no meaning for a preset"),
-        ({"model_name_or_path": "x", "model_revision": "main"}, "is a file of a folder on this disk"),
+        ({}, "setting_missing", ["gguf_file", "model_name_or_path"]),
+        (
+            {"model_name_or_path": "x", "model_revision": "main"},
+            "settings_conflict",
+            ["gguf_file='a.gguf'", "model_revision"],
+        ),
     ],
 )
-def test_settings_that_do_not_go_with_a_file_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
+def test_settings_that_do_not_go_with_a_file_are_refused(settings, code, values, raises):
+    with raises(code, *values):
         ModelConfig(gguf_file="a.gguf", **settings)
 
 
-def test_lora_asks_for_a_plain_folder(tmp_path):
+def test_lora_asks_for_a_plain_folder(tmp_path, raises):
     """PEFT names its base by a folder, and has no place for a file in it."""
     config = ModelConfig(model_name_or_path=str(tmp_path), gguf_file="a.gguf")
-    with pytest.raises(ConfigError, match="Write a plain folder first with `llm-jepa export"):
+    with raises("settings_conflict", "lora_r=4", "gguf_file='a.gguf'", "llm-jepa export"):
         check_adapter(config, AdapterConfig(lora_r=4))
 
 
-def test_a_gguf_file_without_its_setting_is_pointed_out(tmp_path):
+def test_a_gguf_file_without_its_setting_is_pointed_out(tmp_path, raises):
     """Whoever names the file itself, or its folder alone, is told what to set."""
     (tmp_path / "a.gguf").touch()
-    for name in (tmp_path, tmp_path / "a.gguf"):
-        with pytest.raises(ConfigError, match="Set gguf_file to a.gguf"):
+    for name, code in ((tmp_path, "setting_missing"), (tmp_path / "a.gguf", "not_a_folder")):
+        with raises(code, "gguf_file to a.gguf"):
             load_own_tokenizer(ModelConfig(model_name_or_path=str(name)))
-    with pytest.raises(ConfigError, match="is no folder. gguf_file='a.gguf' needs one"):
+    with raises("folder_missing", "model_name_or_path='owner/name'", "gguf_file='a.gguf'"):
         load_own_tokenizer(ModelConfig(model_name_or_path="owner/name", gguf_file="a.gguf"))

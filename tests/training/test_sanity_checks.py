@@ -6,38 +6,57 @@ from dataclasses import replace
 
 import pytest
 
-from llm_jepa.errors import ConfigError, DataError
-
 
 @pytest.mark.parametrize(
-    ("objective", "arguments", "message"),
+    ("objective", "arguments", "code", "values"),
     [
-        ({}, {"dataloader_drop_last": True, "per_device_train_batch_size": 16}, "drop_last=true leaves no batch"),
-        ({"jepa_distance": "infonce"}, {"per_device_train_batch_size": 1}, "the JEPA term would do nothing"),
-        ({"jepa_distance": "infonce_symmetric"}, {"per_device_train_batch_size": 1}, "would do nothing"),
-        ({"jepa_variance_weight": 0.5}, {"per_device_train_batch_size": 1}, "jepa_variance_weight=0.5 compares"),
-        ({"jepa_loss_dropout": 0.9999}, {"max_steps": 3}, "has weight in none of the 3 steps"),
+        (
+            {},
+            {"dataloader_drop_last": True, "per_device_train_batch_size": 16},
+            "batch_too_large",
+            ["dataloader_drop_last=true", 8, 16],
+        ),
+        (
+            {"jepa_distance": "infonce"},
+            {"per_device_train_batch_size": 1},
+            "batch_too_small",
+            ["jepa_distance=infonce ", "per_device_train_batch_size", "JEPA term"],
+        ),
+        (
+            {"jepa_distance": "infonce_symmetric"},
+            {"per_device_train_batch_size": 1},
+            "batch_too_small",
+            ["jepa_distance=infonce_symmetric ", "per_device_train_batch_size", "JEPA term"],
+        ),
+        (
+            {"jepa_variance_weight": 0.5},
+            {"per_device_train_batch_size": 1},
+            "batch_too_small",
+            ["jepa_variance_weight=0.5", "per_device_train_batch_size"],
+        ),
+        ({"jepa_loss_dropout": 0.9999}, {"max_steps": 3}, "term_never_used", ["3 steps", "jepa_loss_dropout=0.9999"]),
     ],
 )
 def test_settings_that_leave_nothing_to_train_are_refused(
-    make_jepa, make_trainer, make_pairs, objective, arguments, message
+    make_jepa, make_trainer, make_pairs, raises, objective, arguments, code, values
 ):
-    with pytest.raises(ConfigError, match=message):
+    with raises(code, *values):
         make_trainer(make_jepa(**objective), make_pairs(8), **arguments)
 
 
-def test_rows_that_leave_nothing_to_train_are_refused(make_jepa, make_trainer, make_pairs):
+def test_rows_that_leave_nothing_to_train_are_refused(make_jepa, make_trainer, make_pairs, raises):
     """No row; no label and no term; one code, text or group for InfoNCE."""
     pairs = make_pairs(8)
-    for objective, rows, message in (
-        ({}, [], "no training row"),
-        ({"jepa_lambda": 0.0}, [replace(pair, use_ce=False) for pair in pairs], "No training row has a label"),
-        ({"jepa_distance": "infonce"}, [replace(pair, code_ids=[9, 1]) for pair in pairs], "the same code"),
-        ({"jepa_distance": "infonce"}, [replace(pair, text_ids=[9, 1]) for pair in pairs], "the same text"),
-        ({"jepa_distance": "infonce"}, [replace(pair, group="one") for pair in pairs], "the same group"),
+    for objective, changes, code, values in (
+        ({"jepa_lambda": 0.0}, {"use_ce": False}, "no_labels", ["use_ce", "jepa_lambda"]),
+        ({"jepa_distance": "infonce"}, {"code_ids": [9, 1]}, "no_negatives", ["same code", "infonce"]),
+        ({"jepa_distance": "infonce"}, {"text_ids": [9, 1]}, "no_negatives", ["same text", "infonce"]),
+        ({"jepa_distance": "infonce"}, {"group": "one"}, "no_negatives", ["same group", "infonce"]),
     ):
-        with pytest.raises(DataError, match=message):
-            make_trainer(make_jepa(**objective), rows)
+        with raises(code, *values):
+            make_trainer(make_jepa(**objective), [replace(pair, **changes) for pair in pairs])
+    with raises("no_rows"):
+        make_trainer(make_jepa(), [])
 
 
 def test_rows_without_a_term_are_told(make_jepa, make_trainer, make_pairs, caplog):

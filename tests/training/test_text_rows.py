@@ -14,7 +14,6 @@ from llm_jepa.data.encode import PairEncoder
 from llm_jepa.data.python_rows import encode_rows
 from llm_jepa.data.rows import read_examples
 from llm_jepa.data.tokenizer import train_tokenizer
-from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.files import write_json_lines
 from llm_jepa.objective import LLMJEPA, JEPAConfig
 from llm_jepa.training.arguments import JEPATrainingArguments
@@ -93,13 +92,13 @@ def test_a_chat_is_rendered_by_the_tokenizers_template(make, tiny_model):
     assert ids == tokenizer.apply_chat_template(CHATS[0]["messages"], return_dict=False)
 
 
-def test_a_model_under_its_objective_is_taken_as_it_is(make, tiny_model):
+def test_a_model_under_its_objective_is_taken_as_it_is(make, tiny_model, raises):
     """Its seed gives [PRED]; a plain model's is that of the arguments."""
     jepa = LLMJEPA(tiny_model("llama", vocab_size=300), JEPAConfig(jepa_distance="mse"))
     assert make(ROWS, model=jepa).jepa is jepa
     plain = make(ROWS).jepa
     assert plain.config == JEPAConfig() and plain.seed == 3
-    with pytest.raises(ConfigError, match="jepa_config differs from the objective"):
+    with raises("settings_conflict", "jepa_config"):
         make(ROWS, model=jepa, jepa_config=JEPAConfig())
 
 
@@ -114,10 +113,10 @@ def test_rows_are_read_by_data_config_and_lost_ones_are_counted(make, caplog):
     assert "train_dataset: 1 rows cut to 60 tokens" in caplog.text
 
 
-def test_a_row_that_cannot_be_used_is_named(make):
-    with pytest.raises(DataError, match="train_dataset:2: found the fields question"):
+def test_a_row_that_cannot_be_used_is_named(make, raises):
+    with raises("column_missing", "train_dataset:2", "question"):
         make([ROWS[0], {"question": "x"}])
-    with pytest.raises(ConfigError, match="but the model has 128"):
+    with raises("row_too_long", 128):
         make([{"prompt": " ".join(map(str, range(90))), "completion": "x"}])
 
 

@@ -9,7 +9,6 @@ from itertools import chain
 import pytest
 import torch
 
-from llm_jepa.errors import ConfigError
 from llm_jepa.objective import FusedCollator
 from llm_jepa.training.sampler import BATCHES_PER_WINDOW, BesideRows, LengthGroupedSampler, SharedBatches
 from llm_jepa.training.trainer import JEPATrainer
@@ -237,11 +236,9 @@ def test_other_view_rows_are_another_run(make_mixed):
 
 
 @pytest.mark.parametrize(("ratio", "number"), [(0.1, 0), (2.0, 8)])
-def test_steps_without_others_or_with_more_than_there_are_are_refused(ratio, number, make_mixed):
+def test_steps_without_others_or_with_more_than_there_are_are_refused(ratio, number, make_mixed, raises):
     """Four task rows a step, seven others."""
-    with pytest.raises(
-        ConfigError, match=f"views_ratio={ratio} gives {number} view rows for the 4 task rows of a step"
-    ):
+    with raises("value_out_of_range", f"views_ratio={ratio}", f"{number} view rows", "4 task rows", "1 to 7"):
         make_mixed(views_ratio=ratio)
 
 

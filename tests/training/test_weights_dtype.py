@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from llm_jepa.data.tokenizer import train_tokenizer
-from llm_jepa.errors import ConfigError
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig
 from llm_jepa.training.adapters import AdapterConfig
 from llm_jepa.training.models import ModelConfig, build_model
@@ -117,7 +116,7 @@ def test_a_saved_model_says_its_dtype_and_gives_the_same_logits(build, tmp_path,
     torch.testing.assert_close(plain.eval()(ids).logits, logits, rtol=2**-5, atol=2**-5)
 
 
-def test_resuming_gives_the_bits_of_a_run_never_stopped(build, make_trainer, make_pairs):
+def test_resuming_gives_the_bits_of_a_run_never_stopped(build, make_trainer, make_pairs, raises):
     """Weights and log, with dropout and accumulation, from two checkpoints; no run in float32 goes on from there."""
 
     def trainer(out, dtype="bf16"):
@@ -143,13 +142,13 @@ def test_resuming_gives_the_bits_of_a_run_never_stopped(build, make_trainer, mak
         resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-{step}")
         assert [(line["loss"], line["grad_norm"]) for line in resumed.state.log_history if "loss" in line] == lines
         assert all(map(torch.equal, whole.jepa.parameters(), resumed.jepa.parameters()))
-    with pytest.raises(ConfigError, match="weights_dtype was 'bfloat16' and is None"):
+    with raises("resume_differs", "weights_dtype was 'bfloat16' and is None"):
         trainer("other", "float32").train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-1")
 
 
-def test_what_does_not_go_with_bf16_weights_is_refused(tokenizer, pretrained):
-    with pytest.raises(ValueError, match="weights_dtype='fp16' is not one of: float32, bf16"):
+def test_what_does_not_go_with_bf16_weights_is_refused(tokenizer, pretrained, raises):
+    with raises("value_not_allowed", "weights_dtype='fp16'", "float32, bf16"):
         ModelConfig(weights_dtype="fp16")
     config = ModelConfig(model_name_or_path=pretrained, weights_dtype="bf16")
-    with pytest.raises(ConfigError, match="weights_dtype=bf16 .* with lora_r=4 it is not supported"):
+    with raises("settings_conflict", "weights_dtype=bf16", "lora_r=4"):
         build_model(config, tokenizer, AdapterConfig(lora_r=4), end_id=1, pad_id=0)

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from llm_jepa import sandbox
-from llm_jepa.errors import ConfigError
 from llm_jepa.evaluation.scorers import GoldError, get_scorer
 from llm_jepa.evaluation.scorers.sql import sql_worker
 from llm_jepa.evaluation.scorers.sql.sql_scorer import is_ordered
+from llm_jepa.evaluation.scorers.verdict import quoted
 
 ROW = {"database": "shop"}
 
@@ -41,7 +41,7 @@ def score(folder):
     scorer.close()
 
 
-def test_the_row_names_its_database(score, folder):
+def test_the_row_names_its_database(score, folder, raises):
     """`database` or Spider's `db_id`; `x.sqlite` or `x/x.sqlite`; or the file itself."""
     gold = "SELECT name FROM animals"
     for row, animal in ((ROW, "dog"), ({"db_id": "zoo"}, "okapi"), ({"database": None, "db_id": "shop"}, "dog")):
@@ -51,7 +51,7 @@ def test_the_row_names_its_database(score, folder):
     assert get_scorer("sql")("SELECT 'okapi'", gold, database=folder / "zoo" / "zoo.sqlite").correct
     alone = get_scorer("sql", databases=folder / "shop.sqlite")
     assert all(alone("SELECT 'dog'", gold, row=row).correct for row in ({}, ROW, {"db_id": "shop.sqlite"}))
-    with pytest.raises(GoldError, match="names the database 'zoo', and databases is the one file shop.sqlite"):
+    with raises("database_differs", "'zoo'", "shop.sqlite"):
         alone("SELECT 'dog'", gold, row={"db_id": "zoo"})
 
 
@@ -96,34 +96,48 @@ def test_the_order_counts_in_a_gold_within_a_fence(score):
 
 
 @pytest.mark.parametrize(
-    "row",
-    [None, {}, {"database": "nope"}, {"database": 7}, {"database": "../shop"}]
-    + [{"database": name} for name in ("", ".", "..", "/etc/passwd", "a/b", "shop\n", "shop\0", ".hidden")],
+    ("row", "code", "value"),
+    [
+        (None, "column_missing", "database or db_id"),
+        ({}, "column_missing", "database or db_id"),
+        ({"database": "nope"}, "database_missing", "nope.sqlite"),
+        ({"database": 7}, "wrong_type", "int"),
+    ]
+    + [
+        ({"database": name}, "name_not_allowed", quoted(name))
+        for name in ("../shop", "", ".", "..", "/etc/passwd", "a/b", "shop\n", "shop\0", ".hidden")
+    ],
 )
-def test_a_row_without_a_database_in_the_folder_is_an_error(score, row):
+def test_a_row_without_a_database_in_the_folder_is_an_error(score, row, code, value, raises):
     """Names cannot leave the folder."""
-    with pytest.raises(GoldError, match="database|There is no"):
+    with raises(code, value) as caught:
         score("SELECT 1", "SELECT 1", row=row)
+    assert isinstance(caught.value, GoldError)
 
 
-def test_a_folder_that_is_not_there_or_a_scorer_without_one_is_refused(folder):
-    with pytest.raises(ConfigError, match="is not there"):
+def test_a_folder_that_is_not_there_or_a_scorer_without_one_is_refused(folder, raises):
+    with raises("file_missing", f"databases={str(folder / 'nope')!r}"):
         get_scorer("sql", databases=folder / "nope")
-    with pytest.raises(ConfigError, match="is for the scorer sql"):
+    with raises("settings_conflict", f"databases={str(folder)!r}", "exact"):
         get_scorer("exact", databases=folder)
-    with pytest.raises(GoldError, match="no database to run"):
+    with raises("setting_missing", "databases=FOLDER") as caught:
         get_scorer("sql")("SELECT 1", "SELECT 1")
+    assert isinstance(caught.value, GoldError)
+    with raises("database_missing", f"'{folder / 'nope.sqlite'}'"):
+        get_scorer("sql")("SELECT 1", "SELECT 1", database=folder / "nope.sqlite")
 
 
-def test_a_file_that_is_no_database_or_is_not_whole_is_an_error_of_the_row(score, folder):
+def test_a_file_that_is_no_database_or_is_not_whole_is_an_error_of_the_row(score, folder, raises):
     """With `immutable`, SQLite would read the file without the log beside it, and not say so."""
     (folder / "text.sqlite").write_text("this is no database" * 100)
-    with pytest.raises(GoldError, match="the database cannot be read"):
+    with raises("database_damaged", "'SELECT 1'"):
         score("SELECT 1", "SELECT 1", database="text")
+    with raises("gold_not_usable", "'SELECT nope'", "no such column"):
+        score("SELECT 1", "SELECT nope", database="shop")
     (folder / "half.sqlite").write_bytes((folder / "shop.sqlite").read_bytes())
     assert score("SELECT 1", "SELECT 1", database="half").correct
     (folder / "half.sqlite-wal").write_bytes(b"x")
-    with pytest.raises(GoldError, match="half.sqlite-wal"):
+    with raises("database_incomplete", folder / "half.sqlite", "half.sqlite-wal"):
         score("SELECT 1", "SELECT 1", database="half")
 
 

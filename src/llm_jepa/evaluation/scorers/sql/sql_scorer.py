@@ -119,7 +119,7 @@ class SqlScorer:
             raise GoldError("column_missing", f"The row names no database of {self.databases}. Add a column {columns}.")
         if not re.fullmatch(r"\w[\w .-]*", name) or ".." in name:
             raise GoldError(
-                "character_not_allowed",
+                "name_not_allowed",
                 f"The database name {quoted(name)} is not a plain name. Use letters, digits, '_', '-', '.'.",
             )
         places = [self.databases / folder / f"{name}{suffix}" for folder in ("", name) for suffix in ("", *SUFFIXES)]
