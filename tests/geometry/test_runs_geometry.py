@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,6 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from llm_jepa.cli import main
-from llm_jepa.errors import ConfigError
 from llm_jepa.geometry.geometry_tables import format_geometry
 from llm_jepa.geometry.runs_geometry import AnalysisConfig, analyze_runs, run_names
 from llm_jepa.objective.distances import unit
@@ -46,13 +45,16 @@ def analyze(capsys, monkeypatch) -> Callable[..., Said]:
 
 
 @pytest.fixture
-def refused(analyze) -> Callable[..., str]:
-    """Run a call that must be refused before anything is printed; return its error as one line."""
+def refused(analyze) -> Callable[..., None]:
+    """Run a call that must be refused before anything is printed, with this code and these values."""
 
-    def call(*argv: object) -> str:
+    def call(argv: Sequence[object], code: str, *values: object) -> None:
         said = analyze(*argv)
         assert said.code == 2 and said.out == "" and "Traceback" not in said.err
-        return " ".join(said.err.partition("llm-jepa: ")[2].split())
+        error = " ".join(said.err.partition("llm-jepa: ")[2].split())
+        assert error.endswith(f"[{code}]")
+        for value in values:
+            assert str(value) in error
 
     return call
 
@@ -197,37 +199,37 @@ def test_runs_that_read_other_rows_are_refused(refused, runs, tmp_path):
     rows = (runs["ntp"].parent / "test.jsonl").read_text().splitlines()
     (tmp_path / "other.jsonl").write_text("\n".join([rows[0], *rows[2:]]) + "\n")
     other = change_settings(runs["jepa"], tmp_path / "other", test_file=str(tmp_path / "other.jsonl"))
-    message = refused(runs["ntp"], other, "--out", tmp_path / "out")
-    assert "ntp reads 60 pairs" in message and "other 59" in message and "--data" in message
-    assert "test.jsonl:2" in message and "other.jsonl:2" in message
+    out = ["--out", tmp_path / "out"]
+    differing = ["ntp reads 60 pairs", "other 59", "--data", "test.jsonl:2", "other.jsonl:2"]
+    refused([runs["ntp"], other, *out], "data_differs", *differing)
     cut = change_settings(runs["jepa"], tmp_path / "cut", max_test_rows=30)
-    assert "cut 30 of" in refused(runs["ntp"], cut, "--out", tmp_path / "out")
+    refused([runs["ntp"], cut, *out], "data_differs", "cut 30 of")
     assert not (tmp_path / "out" / "geometry.json").exists()
 
 
-def test_wrong_calls_are_refused(refused, runs, tmp_path):
+def test_wrong_calls_are_refused(analyze, refused, runs, tmp_path, raises):
     """Each by what is wrong in it."""
     ntp, out = runs["ntp"], ["--out", tmp_path / "out"]
-    assert "given twice" in refused(ntp, ntp.parent / "." / "ntp", *out)
-    assert "Name one of them" in refused(ntp, "--data", "x.jsonl", "--split", "test", *out)
-    assert "Expected the folder of a finished run" in refused(tmp_path, *out)
-    assert "at least 4 pairs" in refused(ntp, "--num", 3, *out)
-    assert "ridge=-1.0" in refused(ntp, "--ridge", -1, *out)
-    assert "ridge=nan" in refused(ntp, "--ridge", "nan", *out)
-    assert "seed=-2" in refused(ntp, "--seed=-2", *out)
-    assert "invalid choice: 'dev'" in refused(ntp, "--split", "dev", *out)
+    refused([ntp, ntp.parent / "." / "ntp", *out], "run_repeated", ntp)
+    refused([ntp, "--data", "x.jsonl", "--split", "test", *out], "settings_conflict", "--data", "--split")
+    refused([tmp_path, *out], "run_not_finished", tmp_path)
+    refused([ntp, "--num", 3, *out], "value_out_of_range", "num=3", "at least 4")
+    refused([ntp, "--ridge", -1, *out], "value_out_of_range", "ridge=-1.0")
+    refused([ntp, "--ridge", "nan", *out], "value_out_of_range", "ridge=nan")
+    refused([ntp, "--seed=-2", *out], "value_out_of_range", "seed=-2")
+    assert analyze(ntp, "--split", "dev", *out).code == 2
     no_test = change_settings(ntp, tmp_path / "no_test", test_file=None)
-    assert "has no test_file" in refused(no_test, *out)
+    refused([no_test, *out], "setting_missing", no_test, "test_file")
     none_aside = change_settings(ntp, tmp_path / "none_aside", validation_size=0)
-    assert "has no validation rows" in refused(none_aside, "--split", "validation", *out)
-    with pytest.raises(ConfigError, match="split='dev'"):
+    refused([none_aside, "--split", "validation", *out], "split_missing", none_aside, "validation")
+    with raises("value_not_allowed", "split='dev'"):
         AnalysisConfig(split="dev")
 
 
-def test_names_are_as_short_as_they_can_be():
+def test_names_are_as_short_as_they_can_be(raises):
     """Seeds of two experiments share a name; their folders do not."""
     assert run_names([Path("x/a/s1"), Path("x/b/s1"), Path("x/b/s2")]) == ["a/s1", "b/s1", "b/s2"]
-    with pytest.raises(ConfigError, match="No run"):
+    with raises("run_missing"):
         run_names([])
 
 
@@ -261,8 +263,8 @@ def test_rows_of_one_text_have_no_token_before_an_answer(refused, runs, tmp_path
     """So the published reading is refused for them, not answered by another."""
     file = tmp_path / "texts.jsonl"
     file.write_text("".join(json.dumps({"text": f"a line with the number {n}"}) + "\n" for n in range(9)))
-    message = refused(runs["ntp"], "--data", file, "--view", "published", "--out", tmp_path / "out")
-    assert "texts.jsonl:1" in message and "Leave --view published out" in message
+    call = [runs["ntp"], "--data", file, "--view", "published", "--out", tmp_path / "out"]
+    refused(call, "view_not_readable", "texts.jsonl:1", "--view published")
 
 
 def test_models_saved_in_half_precision_run_in_float32(runs, tmp_path):

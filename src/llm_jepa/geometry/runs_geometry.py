@@ -21,7 +21,7 @@ import torch
 
 from llm_jepa.data.encoded_pairs import EncodedPairs
 from llm_jepa.data.prepare import load_data, load_rows
-from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
 from llm_jepa.evaluation.evaluate import view_texts
 from llm_jepa.evaluation.kept_embeddings import has_prediction, words_for
 from llm_jepa.objective import Pair
@@ -71,15 +71,17 @@ class AnalysisConfig:
     def __post_init__(self) -> None:
         if self.split not in SPLITS or self.reading not in READINGS:
             raise ConfigError(
+                "value_not_allowed",
                 f"split={self.split!r}, reading={self.reading!r}: expected one of {', '.join(SPLITS)}, and one of "
-                f"{', '.join(READINGS)}."
+                f"{', '.join(READINGS)}.",
             )
         if self.num_pairs < MIN_PAIRS:
-            raise ConfigError(f"num={self.num_pairs}: a geometry needs at least {MIN_PAIRS} pairs.")
+            raise ConfigError("value_out_of_range", f"num={self.num_pairs}: expected at least {MIN_PAIRS} pairs.")
         if not 0 <= self.ridge < float("inf"):
-            raise ConfigError(f"ridge={self.ridge}: expected a finite number, 0 or more.")
+            raise ConfigError("value_out_of_range", f"ridge={self.ridge}: expected a finite number, 0 or more.")
         if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed={self.seed}: expected a whole number from 0 to 2**32 - 1.")
+            text = f"seed={self.seed}: expected a whole number from 0 to 2**32 - 1."
+            raise ConfigError("value_out_of_range", text)
 
 
 @dataclass
@@ -146,17 +148,17 @@ def run_names(folders: Sequence[Path]) -> list[str]:
     (['ntp-s82', 'jepa-s82'], ['a/jepa-s82', 'b/jepa-s82'])
 
     Raises:
-        ConfigError: If one folder is given twice.
+        ConfigError: If no folder is given, or one twice.
     """
     parts = [folder.resolve().parts for folder in folders]
     for place, each in enumerate(parts):
         if each in parts[:place]:
-            raise ConfigError(f"{folders[place]} is given twice. Name each run once.")
+            raise ConfigError("run_repeated", f"{folders[place]} is given twice. Name each run once.")
     for length in range(1, max(map(len, parts), default=0) + 1):
         names = ["/".join(each[-length:]) for each in parts]
         if len(set(names)) == len(names):
             return names
-    raise ConfigError("No run is given. Name the folder of a finished run, such as OUT/jepa-s82.")
+    raise ConfigError("run_missing", "No run is given. Name the folder of a finished run, such as OUT/jepa-s82.")
 
 
 def _read_rows(run: TrainedRun, config: AnalysisConfig) -> _Rows:
@@ -166,8 +168,9 @@ def _read_rows(run: TrainedRun, config: AnalysisConfig) -> _Rows:
     num_rows = len(chosen)
     if not num_rows:
         raise DataError(
+            "no_jepa_rows",
             f"None of the {len(rows):,} rows of {file} has a JEPA term (use_jepa is false in all), so there is no view "
-            "to look at. Use rows without use_jepa, or with use_jepa: true."
+            "to measure. Use rows without use_jepa, or with use_jepa: true.",
         )
     if num_rows > config.num_pairs:
         drawn = torch.randperm(num_rows, generator=torch.Generator().manual_seed(config.seed))[: config.num_pairs]
@@ -196,7 +199,8 @@ def _all_rows(run: TrainedRun, config: AnalysisConfig) -> tuple[str, EncodedPair
     loaded = load_data(data, run.jepa.config, run.encoder.tokenizer)
     rows = loaded.validation if config.split == "validation" else loaded.train
     if not len(rows):
-        raise ConfigError(f"{run.folder} has no {config.split} rows. Name a file with --data, or another --split.")
+        text = f"{run.folder} has no {config.split} rows. Name a file with --data, or another --split."
+        raise ConfigError("split_missing", text)
     train = ", ".join(data.train_files)
     return data.validation_file or train if config.split == "validation" else train, rows
 
@@ -205,8 +209,9 @@ def _up_to_the_answer(pair: Pair) -> Pair:
     """Return the pair with each view followed by its row's bridge, whose last token is the one before an answer."""
     if not pair.bridge_ids:
         raise ConfigError(
-            f"{pair.source}: no token stands between the views, so that none could ask for an answer. Leave "
-            "--view published out for rows of one text."
+            "view_not_readable",
+            f"{pair.source}: there is no token between the views, where --view published reads them. Leave out "
+            "--view published for rows of one text.",
         )
     return replace(
         pair,
@@ -222,9 +227,10 @@ def _check_same(name: str, rows: _Rows, other: str, others: _Rows) -> None:
     place = next((number for number, (mine, theirs) in enumerate(pairs) if mine != theirs), None)
     where = f", first in {rows.sources[place]} and {others.sources[place]}" if place is not None else ""
     raise ConfigError(
+        "data_differs",
         f"{name} reads {len(rows.words):,} pairs of {rows.file}, {other} {len(others.words):,} of {others.file}, and "
-        f"they are not the same{where}: their numbers cannot stand side by side. Name one file for all runs with "
-        "--data, or look at each run by itself."
+        f"these are not the same pairs{where}. Their numbers cannot be compared. Name one file for all runs with "
+        "--data, or analyze each run by itself.",
     )
 
 
@@ -251,7 +257,8 @@ def _side(run: TrainedRun, states: ViewEmbeddings, config: AnalysisConfig) -> An
             states.text_pred, states.code_emb, states.code_groups, ridge=config.ridge, seed=config.seed
         )
     except ValueError as error:
-        raise DataError(f"{run.folder}: {error}") from error
+        code = error.code if isinstance(error, LLMJEPAError) else "embeddings_not_finite"
+        raise DataError(code, f"{run.folder}: {error}") from error
 
 
 def _notes(runs: dict[str, Any], rows: _Rows, config: AnalysisConfig) -> list[str]:

@@ -27,6 +27,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from llm_jepa.data.shuffled_views import exchange
+from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.evaluation.retrieval import retrieval_metrics
 from llm_jepa.objective.distances import unit
 from llm_jepa.training.monitors import ROUNDING, effective_rank, embedding_monitors, looks_collapsed
@@ -186,17 +187,19 @@ def view_geometry(
         fits_map: Fit the linear map too, which takes longest where C is large (6 s at 500 pairs of 896 features).
 
     Raises:
-        ValueError: If the shapes do not fit, a value is not finite, there are fewer than `MIN_PAIRS` pairs or two
-            different codes, or `ridge` is not a finite number from 0 on.
+        ValueError: If the shapes do not fit, or a value is not finite.
+        DataError: If there are fewer than `MIN_PAIRS` pairs, or fewer than two different codes.
+        ConfigError: If `ridge` is negative or not finite.
     """
     text, code = text.detach().cpu(), code.detach().cpu()
     groups = torch.arange(len(text)) if groups is None else groups.cpu()
     monitors = embedding_monitors(text, code, groups)  # checks shapes and values
     first = first_of_each(groups)
     if len(text) < MIN_PAIRS or len(first) < 2:
-        raise ValueError(
-            f"{len(text)} pairs of {len(first)} different codes: expected at least {MIN_PAIRS} pairs and 2 codes, or "
-            "there is nothing to compare a match with. Take more rows."
+        raise DataError(
+            "too_few_rows",
+            f"{len(text)} pairs of {len(first)} different codes: expected at least {MIN_PAIRS} pairs and 2 codes, so "
+            "that a match can be compared with other pairs. Take more rows.",
         )
     others = shuffled(groups, seed)
     collapsed = looks_collapsed(monitors)
@@ -250,10 +253,10 @@ def linear_map(
         seed: Decides which are held out together; the order of the rows does not.
 
     Raises:
-        ValueError: If `ridge` is not a finite number from 0 on.
+        ConfigError: If `ridge` is negative or not finite.
     """
     if not 0 <= ridge < math.inf:
-        raise ValueError(f"ridge={ridge}: expected a finite number, 0 or more.")
+        raise ConfigError("value_out_of_range", f"ridge={ridge}: expected a finite number, 0 or more.")
     a, b, c = (each.double().numpy() for each in (text, code, other_code))
     both = np.hstack([b, c])  # one factorisation serves the match and the control
     num_groups = len(np.unique(groups.numpy()))

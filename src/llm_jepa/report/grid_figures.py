@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from llm_jepa.errors import ConfigError
 from llm_jepa.experiments.results import Cell, GridResults
 
 from .drawing import INK, PALETTE, file_name, save_wide_and_narrow, shortened_name
@@ -33,7 +34,7 @@ def plot_grid(grid: GridResults, out_dir: str | Path, axes: Sequence[str] | None
         The files written, `grid_ARM.svg` and `grid_ARM.png`, beside `grid_ARM_narrow.svg`; none if no cell has a value.
 
     Raises:
-        ValueError: If `axes` are not one or two of the grid's.
+        ConfigError: If `axes` are not one or two different axes of the grid.
     """
     shown = shown_axes(grid, axes)
     cells = grid_slice(grid, shown)
@@ -59,7 +60,8 @@ def shown_axes(grid: GridResults, asked: Sequence[str] | None = None) -> list[st
     known = list(grid.axes)
     if asked is not None:
         if not 1 <= len(asked) <= 2 or not set(asked) <= set(known) or len(set(asked)) < len(asked):
-            raise ValueError(f"axes={list(asked)} must be one or two of the grid's: {', '.join(known)}.")
+            text = f"axes={list(asked)}: expected one or two different axes of the grid: {', '.join(known)}."
+            raise ConfigError("value_not_allowed", text)
         return list(asked)
     longest = sorted(known, key=lambda field: -len(grid.axes[field]))[:2]
     return sorted(longest, key=known.index)

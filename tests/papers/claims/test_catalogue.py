@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from llm_jepa.errors import ConfigError
 from llm_jepa.papers.claims.catalogue import find, read_catalogue
 from llm_jepa.papers.claims.resources_needed import datasets_of, gpu_hours, models_of, weights_of
 
@@ -57,7 +56,7 @@ def test_claims_are_found_by_id_and_by_pattern_in_the_order_of_the_papers():
     assert len(find(["llmjepa.t6.*"])) == 36
 
 
-def test_an_unknown_claim_is_told_with_the_nearest_one():
+def test_an_unknown_claim_is_named_with_the_nearest_one(raises):
     """A slip of the pen."""
-    with pytest.raises(ConfigError, match="'llmjepa.t3.cosin'.* Did you mean 'llmjepa.t3.cosine'"):
+    with raises("unknown_claim", "'llmjepa.t3.cosin'", "'llmjepa.t3.cosine'"):
         find(["llmjepa.t3.cosin"])

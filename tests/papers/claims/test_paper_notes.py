@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from llm_jepa.cli import main
-from llm_jepa.errors import ConfigError
 from llm_jepa.papers.claims.paper_notes import TITLE, measured_notes, merged
 from llm_jepa.papers.claims.plans import read_plans
 from llm_jepa.papers.claims.records import write_record
@@ -61,22 +60,22 @@ def test_our_figures_follow_the_reading_notes_of_a_page(records):
     assert notes[9].bullets[-1] == ours and notes[9].title != TITLE
 
 
-def test_a_folder_without_records_is_an_error_that_says_what_was_expected(tmp_path):
+def test_a_folder_without_records_is_an_error_that_says_what_was_expected(tmp_path, raises):
     """As are records of claims that stand on no page."""
-    with pytest.raises(ConfigError, match="holds no record of `llm-jepa reproduce`"):
+    with raises("record_missing", tmp_path, "--results", "--out"):
         measured_notes(tmp_path)
     plan = read_plans("tiny")["finetune"]
     values = {arm: seeds(0.5, 0.51, 0.49, 0.5, 0.5) for arm in ("ntp", "mse")}
     write_record(record_of(plan, values, ["llmjepa.t3.mse"]), tmp_path)
-    with pytest.raises(ConfigError, match="no claim was run that is on a page"):
+    with raises("claim_not_run", tmp_path):
         measured_notes(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b'{"metric": "exact_match"}'])
-def test_a_file_that_is_no_record_is_named(content, tmp_path):
+def test_a_file_that_is_no_record_is_named(content, tmp_path, raises):
     """Cut off, of another kind, not UTF-8, or the results.json of a comparison."""
     (tmp_path / "results.json").write_bytes(content)
-    with pytest.raises(ConfigError, match="results.json is no record of this version"):
+    with raises("not_a_record", tmp_path / "results.json", "schema 1"):
         measured_notes(tmp_path)
 
 
@@ -94,4 +93,5 @@ def test_annotate_writes_our_figures_without_reading_notes_and_needs_one_of_the_
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["notes"] == 3
     assert "theirs 57.29" in pypdf.PdfReader(tmp_path / "notes.pdf").pages[8].extract_text()
     assert main(call) == 2
-    assert "nothing to write" in capsys.readouterr().err
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.endswith("[setting_missing]") and "--notes" in said and "--results" in said

@@ -38,9 +38,9 @@ def test_the_list_shows_every_claim_with_what_it_needs_in_eighty_columns(call):
 def test_an_unknown_claim_is_a_wrong_call_and_the_nearest_is_named(call):
     """So is none at all."""
     code, _, _, err = call("llmjepa.t2.synht", "--scale", "tiny")
-    assert code == 2 and "'llmjepa.t2.synth'" in err
+    assert code == 2 and "'llmjepa.t2.synth'" in err and "[unknown_claim]" in err
     code, _, _, err = call()
-    assert code == 2 and "--list" in err
+    assert code == 2 and "--list" in err and "[setting_missing]" in err
 
 
 def test_a_dry_run_prints_the_configuration_that_compare_takes_and_what_is_missing(call, tmp_path):
@@ -56,18 +56,20 @@ def test_a_dry_run_prints_the_configuration_that_compare_takes_and_what_is_missi
 def test_missing_data_is_a_wrong_call_that_says_what_to_get(call, tmp_path):
     """Nothing is started."""
     code, _, last, err = call("llmjepa.t3.cosine", "--scale", "tiny", "--data", tmp_path, "--out", tmp_path / "out")
-    assert code == 2 and last is None and "--data" in err and not (tmp_path / "out").exists()
+    assert (
+        code == 2 and last is None and "--data" in err and "[file_missing]" in err and not (tmp_path / "out").exists()
+    )
 
 
 def test_a_claim_that_no_small_experiment_decides_says_what_does(call):
     """Another model, and a row that states nothing."""
     code, _, _, err = call("llmjepa.t5.qwen3", "--scale", "tiny")
-    assert code == 2 and "--scale full has" in " ".join(err.split())
+    assert code == 2 and "--scale full" in " ".join(err.split()) and "[claim_not_runnable]" in err
     code, _, _, err = call("audit.null22")
-    assert code == 2 and "no term" in " ".join(err.split())
+    assert code == 2 and "audit.null22" in err and "[claim_not_runnable]" in err
 
 
 def test_runs_of_another_experiment_are_refused(call, tmp_path, small_data):
     """--from a folder without them."""
     code, _, _, err = call("llmjepa.t2.synth", "--scale", "tiny", "--from", tmp_path, "--out", tmp_path / "out")
-    assert code == 2 and "holds no finished run of table2" in " ".join(err.split())
+    assert code == 2 and "table2" in err and str(tmp_path) in err and "[run_not_finished]" in err

@@ -394,18 +394,19 @@ def test_coordinates_are_where_the_box_goes(annotate, rotation):
 
 
 @pytest.mark.parametrize(
-    ("place", "expected"),
+    ("place", "code", "value"),
     [
-        ([100, 150, 300], "would hide something of the page"),
-        ([500, 20, 300], "outside of the page, which is 612 x 792 points"),
-        ([40, 780, 200], "would leave the page"),
-        ([40, 20, 50], "expected 120 at least"),
+        ([100, 150, 300], "place_not_free", "300 x"),
+        ([500, 20, 300], "place_outside_page", "612 x 792 points"),
+        ([40, 780, 200], "note_too_high", "792"),
+        ([40, 20, 50], "value_out_of_range", "at least 120"),
     ],
 )
-def test_coordinates_that_cannot_be_are_refused(annotate, place, expected):
+def test_coordinates_that_cannot_be_are_refused(annotate, place, code, value):
     """Also those where the box would hide text: the error names page and place."""
     _, result = annotate(Kind(), code=2, place=place)
-    assert expected in result["error"] and "note of page 1, place [" in result["error"]
+    assert result["error"].endswith(f"[{code}]") and value in result["error"]
+    assert "page 1, place [" in result["error"] and str(float(place[0])) in result["error"]
 
 
 @pytest.mark.parametrize(("width", "grows"), [(612, True), (1100, False)])

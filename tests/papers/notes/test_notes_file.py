@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +65,21 @@ def call(folder, capsys, monkeypatch) -> Callable[..., tuple[int, str, str]]:
 
 
 @pytest.fixture
-def refused(call, folder) -> Callable[..., str]:
-    """Run it with these notes; it must end in one paragraph, exit code 2 and no file. Return the paragraph."""
+def refused(call, folder) -> Callable[..., None]:
+    """Run it with these notes; it must end in one paragraph with this code and these values, and write no file."""
 
-    def refused(text: str | None = None, *flags: str, **changes: str) -> str:
+    def refused(code: str, *values: str, text: str | None = None, flags: Sequence[str] = (), **changes: str) -> None:
         if text is not None:
             (folder / "notes.yaml").write_text(text)
         before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-        code, out, err = call(*flags, **changes)
-        assert code == 2 and out == "", err
+        exit_code, out, err = call(*flags, **changes)
+        assert exit_code == 2 and out == "", err
         assert err.startswith("llm-jepa: ") and "Traceback" not in err and max(map(len, err.split("\n"))) <= 80
         assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
-        return " ".join(err.split())
+        said = " ".join(err.split())
+        assert said.endswith(f" [{code}]")
+        for value in values:
+            assert value in said
 
     return refused
 
@@ -85,61 +88,59 @@ def refused(call, folder) -> Callable[..., str]:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("text", "code", "values"),
     [
-        ("1: {titel: x, bullets: [y]}", ["notes.yaml:1: page 1", "'titel'", "Did you mean 'title'?"]),
-        ("1: {title: x, color: red}", ["'color'", "Did you mean 'colour'?"]),
-        ("\n0: {title: x}", ["notes.yaml:2", "no page 0", "counted from 1"]),
-        ("-2: {title: x}", ["no page -2"]),
-        ("three: {title: x}", ["'three'", "no whole number"]),
-        ("title: x\nbullets: [y]", ["'title'", "Expected a page, such as 3."]),
-        ("1.5: {title: x}", ["1.5", "no whole number"]),
-        ("true: {title: x}", ["True", "no whole number"]),
-        ("1: {title: x}\n1: {title: y}", ["notes.yaml:2", "1 stands twice"]),
-        ("1:", ["page 1: found nothing", "title: and bullets:"]),
-        ("1: a text", ["page 1: found 'a text'"]),
-        ("1: {bullets: [x]}", ["there is no title"]),
-        ("1: {title: ''}", ["title is empty"]),
-        ("1: {title: ' '}", ["title is empty"]),
-        ("1: {title: 54.38}", ["title is 54.38", "in quotes"]),
-        ("1: {title: x, bullets: text}", ["bullets is 'text'", "a list of texts"]),
-        ("1: {title: x, bullets: ['a', '']}", ["bullet 2 is empty"]),
-        ("1: {title: x, bullets: [a: b]}", ["bullet 1 is {'a': 'b'}", "in quotes"]),
-        ("1: {title: x, size: 3}", ["size is 3", f"from {MIN_SIZE:g} to 18"]),
-        ("1: {title: x, size: big}", ["size is 'big'"]),
-        ("1: {title: x, size: .nan}", ["size is nan"]),
-        ("1: {title: x, colour: bleu}", ["colour is 'bleu'", "Did you mean 'blue'?"]),
-        ("1: {title: x, colour: '#12345'}", ["colour is '#12345'", "'#rrggbb'"]),
-        ("1: {title: x, colour: #123456}", ["not valid YAML"]),
-        ("1:\n  title: x\n  colour: #123456", ["colour is nothing", "'#' begins a comment"]),
-        ("1: {title: x, place: bottom}", ["place is 'bottom'", "top, margin"]),
-        ("1: {title: x, place: [1]}", ["place is [1]"]),
-        ("1: {title: x, place: [1, .inf]}", ["place is [1, inf]"]),
-        ("1: {title: 'a\u202eb'}", ["U+202E", "no one can see"]),
-        ("1: {title: 'שלום'}", ["right to left"]),
-        ("1: {title: 漢字}", ["'漢' (U+6F22)", "DejaVu Sans"]),
-        ("1: {title: 'x', bullets: ['𝔼']}", ["U+1D53C"]),
-        ("[1, 2]", ["found list"]),
-        ("", ["found nothing"]),
-        ("1: {title: [", ["not valid YAML", "notes.yaml:1"]),
-        ("1: " + "[" * 5000, ["notes.yaml"]),
-        (f"{'9' * 5000}: {{title: x}}", ["notes.yaml"]),
-        ("0x" + "f" * 900 + ": {title: x}", ["notes.yaml", "no page"]),
-        ("? [1, 2]\n: {title: x}", ["notes.yaml"]),
-        ("1: {title: x, bullets: [" + "word " * 5000 + "]}", ["at most 20,000"]),
+        ("1: {titel: x, bullets: [y]}", "key_unknown", ["notes.yaml:1: page 1", "'titel'", "'title'"]),
+        ("1: {title: x, color: red}", "key_unknown", ["'color'", "'colour'"]),
+        ("\n0: {title: x}", "value_out_of_range", ["notes.yaml:2", "page 0", "from 1"]),
+        ("-2: {title: x}", "value_out_of_range", ["page -2"]),
+        ("three: {title: x}", "wrong_type", ["page 'three'"]),
+        ("title: x\nbullets: [y]", "wrong_type", ["page 'title'"]),
+        ("1.5: {title: x}", "wrong_type", ["page 1.5"]),
+        ("true: {title: x}", "wrong_type", ["page True"]),
+        ("1: {title: x}\n1: {title: y}", "not_yaml", ["notes.yaml:2", "key 1"]),
+        ("1:", "wrong_type", ["page 1", "nothing", "title: and bullets:"]),
+        ("1: a text", "wrong_type", ["page 1", "'a text'"]),
+        ("1: {bullets: [x]}", "key_missing", ["page 1", "title"]),
+        ("1: {title: ''}", "value_empty", ["page 1: title"]),
+        ("1: {title: ' '}", "value_empty", ["page 1: title"]),
+        ("1: {title: 54.38}", "wrong_type", ["title is 54.38"]),
+        ("1: {title: x, bullets: text}", "wrong_type", ["bullets is 'text'"]),
+        ("1: {title: x, bullets: ['a', '']}", "value_empty", ["bullet 2"]),
+        ("1: {title: x, bullets: [a: b]}", "wrong_type", ["bullet 1 is {'a': 'b'}"]),
+        ("1: {title: x, size: 3}", "value_out_of_range", ["size is 3", f"{MIN_SIZE:g} to 18"]),
+        ("1: {title: x, size: big}", "value_out_of_range", ["size is 'big'"]),
+        ("1: {title: x, size: .nan}", "value_out_of_range", ["size is nan"]),
+        ("1: {title: x, colour: bleu}", "value_not_allowed", ["colour is 'bleu'", "'blue'"]),
+        ("1: {title: x, colour: '#12345'}", "value_not_allowed", ["colour is '#12345'", "'#rrggbb'"]),
+        ("1: {title: x, colour: #123456}", "not_yaml", ["notes.yaml"]),
+        ("1:\n  title: x\n  colour: #123456", "value_not_allowed", ["colour is nothing", "'#'"]),
+        ("1: {title: x, place: bottom}", "value_not_allowed", ["place is 'bottom'", "top, margin"]),
+        ("1: {title: x, place: [1]}", "value_not_allowed", ["place is [1]"]),
+        ("1: {title: x, place: [1, .inf]}", "value_not_allowed", ["place is [1, inf]"]),
+        ("1: {title: 'a\u202eb'}", "character_not_allowed", ["title", "U+202E"]),
+        ("1: {title: 'שלום'}", "character_not_supported", ["title", "'ש'"]),
+        ("1: {title: 漢字}", "character_not_supported", ["'漢' (U+6F22)", "DejaVu Sans"]),
+        ("1: {title: 'x', bullets: ['𝔼']}", "character_not_supported", ["U+1D53C"]),
+        ("[1, 2]", "wrong_type", ["list"]),
+        ("", "file_empty", ["notes.yaml"]),
+        ("1: {title: [", "not_yaml", ["notes.yaml:1"]),
+        ("1: " + "[" * 5000, "not_yaml", ["notes.yaml"]),
+        (f"{'9' * 5000}: {{title: x}}", "not_yaml", ["notes.yaml"]),
+        ("0x" + "f" * 900 + ": {title: x}", "value_out_of_range", ["notes.yaml:1"]),
+        ("? [1, 2]\n: {title: x}", "not_yaml", ["notes.yaml"]),
+        ("1: {title: x, bullets: [" + "word " * 5000 + "]}", "text_too_long", ["page 1", "20,000"]),
     ],
 )
-def test_what_is_wrong_with_the_notes_is_named(refused, text, expected):
-    """Place, what was found, what was expected; nothing is written."""
-    said = refused(text)
-    for words in expected:
-        assert words in said
+def test_what_is_wrong_with_the_notes_is_named(refused, text, code, values):
+    """By file and line, with what was found; nothing is written."""
+    refused(code, *values, text=text)
 
 
 def test_aliases_without_end_do_not_grow(refused):
     """Ten levels of ten references: refused for what it is, before they grow."""
     levels = ["a0: &a0 [x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 11)]
-    assert "no whole number" in refused("\n".join(levels))
+    refused("wrong_type", "page 'a0'", text="\n".join(levels))
 
 
 def test_notes_that_are_no_file_are_refused(refused, folder):
@@ -147,25 +148,24 @@ def test_notes_that_are_no_file_are_refused(refused, folder):
     os.mkfifo(folder / "pipe")
     (folder / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     (folder / "large.yaml").write_bytes(b"#" * 2_000_000)
-    assert "is a folder" in refused(notes=".")
-    assert "no regular file" in refused(notes="pipe")
-    assert "not UTF-8" in refused(notes="binary.yaml")
-    assert "2,000,000 bytes" in refused(notes="large.yaml")
-    assert "Did you mean 'llm-jepa-v1'?" in refused(notes="llm-jepa-1")
+    refused("not_a_file", "folder", notes=".")
+    refused("not_a_file", "pipe", notes="pipe")
+    refused("not_utf8", "binary.yaml", notes="binary.yaml")
+    refused("file_too_large", "large.yaml", "2,000,000", "1,000,000", notes="large.yaml")
+    refused("file_missing", "llm-jepa-1", "'llm-jepa-v1'", notes="llm-jepa-1")
 
 
 def test_missing_pages_are_named_or_skipped_and_counted(refused, call, folder):
     """The file's number of pages is in the error; with --skip-missing the rest is done."""
     notes = GOOD + "4: {title: x}\n9: {title: y}\n"
-    said = refused(notes)
-    assert "it has 3 pages; there are notes for page 4, 9" in said and "--skip-missing" in said
+    refused("page_missing", "in.pdf", "3 pages", "4, 9", "--skip-missing", text=notes)
     code, out, err = call("--skip-missing")
     assert code == 0 and "Skipped 2 notes on pages that the file does not have: 4, 9" in err.replace("\n", " ")
     assert json.loads(out.splitlines()[-1]) == {
         "out": "out.pdf", "notes": 1, "pages": 3, "bands": 0, "inserted_pages": 0, "skipped": [4, 9],
     }  # fmt: skip
     (folder / "out.pdf").unlink()
-    assert "none of the notes" in refused("7: {title: x}", "--skip-missing")
+    refused("no_notes", "in.pdf", "3 pages", text="7: {title: x}", flags=["--skip-missing"])
 
 
 # ---- files ----
@@ -177,8 +177,8 @@ def test_the_pdf_is_never_written_to(refused, call, folder):
     (folder / "soft.pdf").symlink_to("in.pdf")
     os.link(folder / "in.pdf", folder / "hard.pdf")
     for out in ("in.pdf", "./in.pdf", "soft.pdf", "hard.pdf"):
-        assert "is the PDF itself" in refused(None, "--force", out=out)
-    assert "is the file of notes" in refused(None, "--force", out="notes.yaml")
+        refused("output_is_input", f"--out {Path(out)}", flags=["--force"], out=out)
+    refused("output_is_input", "--out notes.yaml", flags=["--force"], out="notes.yaml")
     assert call()[0] == 0
     assert (folder / "in.pdf").read_bytes() == before
 
@@ -186,8 +186,8 @@ def test_the_pdf_is_never_written_to(refused, call, folder):
 def test_a_file_that_is_there_is_written_over_only_with_force(refused, call, folder):
     """And then as a whole: a failure leaves the old one."""
     (folder / "out.pdf").write_text("mine")
-    assert "is there already" in refused()
-    assert "DejaVu" in refused("1: {title: 漢}", "--force")
+    refused("file_exists", "out.pdf", "--force")
+    refused("character_not_supported", "'漢'", text="1: {title: 漢}", flags=["--force"])
     (folder / "notes.yaml").write_text(GOOD)
     assert call("--force")[0] == 0
     assert (folder / "out.pdf").read_bytes().startswith(b"%PDF-")
@@ -196,14 +196,14 @@ def test_a_file_that_is_there_is_written_over_only_with_force(refused, call, fol
 
 def test_what_is_no_file_is_refused(refused, tmp_path_factory):
     """A device would never end."""
-    assert "is not there" in refused(source="no.pdf")
-    assert "is a folder" in refused(source=".")
-    assert "no regular file" in refused(source="/dev/zero")
-    assert "is a folder" in refused(None, "--force", out=".")
+    refused("file_missing", "no.pdf", source="no.pdf")
+    refused("not_a_file", "folder", source=".")
+    refused("not_a_file", "/dev/zero", source="/dev/zero")
+    refused("not_a_file", "--out .", flags=["--force"], out=".")
     big = tmp_path_factory.mktemp("big") / "big.pdf"
     with big.open("wb") as file:
         file.truncate(2**31)  # a hole, which takes no room on the disk
-    assert "has 2,048 MiB" in refused(source=str(big))
+    refused("file_too_large", "big.pdf", "2,048 MiB", "448 MiB", "--max-memory 8193", source=str(big))
 
 
 def test_a_module_in_the_working_folder_is_not_run(call, folder):
@@ -217,7 +217,7 @@ def test_a_module_in_the_working_folder_is_not_run(call, folder):
 def test_without_the_libraries_the_error_names_the_extra(refused, monkeypatch):
     """One line to install them."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None)
-    assert "pip install 'llm-jepa[pdf]'" in refused()
+    refused("package_missing", "pypdf, pypdfium2, reportlab", "pip install 'llm-jepa[pdf]'")
 
 
 # ---- the child process ----
@@ -229,7 +229,7 @@ def test_the_flags_have_the_limits_of_the_library(call, monkeypatch):
 
     def stop(source: Path, request: dict[str, Any], *given: float) -> None:
         limits.extend(given)
-        raise ConfigError("enough")
+        raise ConfigError("enough", "This is enough.")
 
     monkeypatch.setattr(guard, "_run_child", stop)
     assert call()[0] == 2
@@ -238,7 +238,7 @@ def test_the_flags_have_the_limits_of_the_library(call, monkeypatch):
 
 def test_too_little_memory_for_the_libraries_is_refused(refused):
     """They could not even be loaded; the least is said."""
-    assert "--max-memory 60: expected 256 MiB at least" in refused(None, "--max-memory", "60")
+    refused("value_out_of_range", "--max-memory 60", "256 MiB", flags=["--max-memory", "60"])
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's parent-death signal")
@@ -282,7 +282,7 @@ def test_a_child_that_does_not_answer_is_stopped(refused, monkeypatch):
         return started[-1]
 
     monkeypatch.setattr(sandbox.subprocess, "Popen", sleep)
-    assert "not done after 1 seconds of processor time" in refused(None, "--max-seconds", "1")
+    refused("time_limit_exceeded", "in.pdf", "1 seconds", "--max-seconds 10", flags=["--max-seconds", "1"])
     assert started[0].poll() == -signal.SIGKILL
 
 
@@ -318,7 +318,7 @@ def test_the_notes_on_the_paper_can_be_drawn(call, folder):
     assert result["notes"] == 11 and result["inserted_pages"] == 0 and result["skipped"] == []
 
 
-def test_a_notes_file_of_the_documented_keys_is_read(folder):
+def test_a_notes_file_of_the_documented_keys_is_read(folder, raises):
     """Each key in each of its forms."""
     (folder / "notes.yaml").write_text(
         "2: {title: A, bullets: [x], place: margin, size: 9, colour: red}\n1: {title: B, place: [10, 20, 200.5]}\n"
@@ -326,5 +326,5 @@ def test_a_notes_file_of_the_documented_keys_is_read(folder):
     first, second = read_notes(folder / "notes.yaml")
     assert (first.page, first.place, first.bullets) == (1, (10.0, 20.0, 200.5), ())
     assert (second.place, second.size, second.colour) == ("margin", 9.0, COLOURS["red"])
-    with pytest.raises(ConfigError):
+    with raises("file_missing", "none.yaml"):
         read_notes(folder / "none.yaml")

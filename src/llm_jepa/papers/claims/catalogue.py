@@ -86,8 +86,9 @@ def find(patterns: Sequence[str]) -> list[Claim]:
         found = fnmatch.filter(catalogue, pattern)
         if not found:
             raise ConfigError(
-                f"No claim is called {pattern!r}.{nearest(pattern, catalogue)} `llm-jepa reproduce --list` has all of "
-                "them; a pattern such as 'llmjepa.t3.*' names a table."
+                "unknown_claim",
+                f"No claim is called {pattern!r}.{nearest(pattern, catalogue)} `llm-jepa reproduce --list` lists them "
+                "all; a pattern such as 'llmjepa.t3.*' names a table.",
             )
         chosen.update(found)
     return [claim for name, claim in catalogue.items() if name in chosen]

@@ -34,14 +34,15 @@ def measured_notes(folder: Path) -> list[Note]:
     records = read_records(own if own.is_dir() else folder)
     if not records:
         raise ConfigError(
-            f"{folder} holds no record of `llm-jepa reproduce`. Expected the folder of its --results, or its --out."
+            "record_missing",
+            f"{folder} has no record of `llm-jepa reproduce`. Expected the folder of its --results, or its --out.",
         )
     pages: dict[int, list[str]] = {}
     for record in records:
         for page, line in _lines(record):
             pages.setdefault(page, []).append(line)
     if not pages:
-        raise ConfigError(f"{folder}: no claim was run that is on a page of the paper's version 1.")
+        raise ConfigError("claim_not_run", f"{folder} has no result for a claim on a page of the paper's version 1.")
     return [Note(page, TITLE, tuple(lines), colour=COLOURS["green"]) for page, lines in sorted(pages.items())]
 
 

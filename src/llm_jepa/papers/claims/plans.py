@@ -50,10 +50,10 @@ def read_plans(scale: Scale, recipe: str = "as_published") -> dict[str, Plan]:
     A claim is in one of them at most.
 
     Raises:
-        ConfigError: If the recipe has no such name.
+        ConfigError: If there is no such recipe.
     """
     if recipe not in RECIPES:
-        raise ConfigError(f"recipe={recipe!r} is not one of: {', '.join(RECIPES)}.")
+        raise ConfigError("value_not_allowed", f"recipe={recipe!r} is not one of: {', '.join(RECIPES)}.")
     folder = resources.files(PACKAGE) / "experiments"
     plans = {}
     for file in sorted(folder.iterdir(), key=lambda each: each.name):

@@ -60,11 +60,12 @@ def make_record(plan: Plan, folder: Path, claims: Sequence[str], *, changes: Set
         changes: Settings that were changed by hand; a record with any is not of the protocol, and says so.
 
     Raises:
-        ConfigError: If no run is done, or one has other settings than the plan's.
+        ConfigError: If no run is finished, or one has other settings than the plan's.
     """
     done = {arm: runs for arm in plan.arms if (runs := finished_runs(folder, arm))}
     if not done:
-        raise ConfigError(f"{folder} holds no finished run of {plan.name}, whose arms are {', '.join(plan.arms)}.")
+        text = f"{folder} has no finished run of {plan.name}, whose arms are {', '.join(plan.arms)}."
+        raise ConfigError("run_not_finished", text)
     check_runs(plan, folder, changes or {})
     check_data(run for runs in done.values() for run in runs.values())
     values = {measure: read_values(folder, measure, list(done)) for measure in ALWAYS}
@@ -134,24 +135,26 @@ def check_runs(plan: Plan, folder: Path, changes: Settings) -> None:
             for key, file in named.items():
                 if not file.startswith(f"{plan.stem}_{key.removesuffix('_file')}"):
                     raise ConfigError(
-                        f"{run} is no run of {plan.name}: its {key} is {file}, and the claims are of {plan.stem}. Name "
-                        "the folder of that experiment."
+                        "data_differs",
+                        f"{run} is not a run of {plan.name}: its {key} is {file}, but the claims are about "
+                        f"{plan.stem}. Name the folder of that experiment.",
                     )
             if differing := differences(left, right):
                 raise ConfigError(
-                    f"{run} is no run of {plan.name}: {'; '.join(differing)}. Name the folder of that experiment, or "
-                    "another --out."
+                    "settings_changed",
+                    f"{run} is not a run of {plan.name}: {'; '.join(differing)}. Name the folder of that experiment, "
+                    "or another --out.",
                 )
 
 
 def merge_records(record: Record, earlier: Record) -> Record:
     """Return a record with what an earlier one has of other runs, whose folders need not be there any more.
 
-    What both have is computed twice, on purpose: it must agree, or the runs of the two are not to be compared. A record
-    that has all that the earlier one has takes its place.
+    Values that both have were computed twice, on purpose: they must agree, or the runs cannot be compared. A record
+    that has all values of the earlier one replaces it.
 
     Raises:
-        ConfigError: If they are of other settings or data, or a value of one run differs; the text names it.
+        ConfigError: If their settings or data differ, or they have different values for one run; the text names it.
     """
     ours, theirs = _cells(record), _cells(earlier)
     missing = theirs.keys() - ours.keys()
@@ -161,20 +164,23 @@ def merge_records(record: Record, earlier: Record) -> Record:
     for key in ("settings", "recipe", "changed", "data_sha256"):
         if record[key] != earlier[key]:
             what = "; ".join(differences(earlier[key], record[key])) if isinstance(record[key], dict) else record[key]
-            raise ConfigError(f"The record of {record['experiment']} is of other {key}: {what}. {advice}")
+            code = "data_differs" if key == "data_sha256" else "settings_changed"
+            raise ConfigError(code, f"The record of {record['experiment']} has other {key}: {what}. {advice}")
     shared = sorted(ours.keys() & theirs.keys())
     if not shared:
         raise ConfigError(
-            f"The record of {record['experiment']} has no run in common with these, so nothing shows that their values "
-            f"can be compared. {advice}"
+            "no_common_run",
+            f"The record of {record['experiment']} and these runs have no run in common, so nothing shows that their "
+            f"values can be compared. {advice}",
         )
     for cell in shared:
         if not math.isclose(ours[cell], theirs[cell], rel_tol=SAME, abs_tol=SAME):
             measure, arm, seed = cell
             raise ConfigError(
-                f"The record of {record['experiment']} has {theirs[cell]!r} as {measure} of {arm}, seed {seed}, and "
-                f"the run that is there {ours[cell]!r}: another machine or version computes otherwise, and their "
-                f"values are not to be compared. {advice}"
+                "values_differ",
+                f"The record of {record['experiment']} has {theirs[cell]!r} as {measure} of {arm}, seed {seed}, but "
+                f"this run has {ours[cell]!r}. They come from different machines or versions, and cannot be compared. "
+                f"{advice}",
             )
     values = {measure: {arm: dict(seeds) for arm, seeds in arms.items()} for measure, arms in record["values"].items()}
     for measure, arm, seed in sorted(missing):
@@ -198,7 +204,7 @@ def read_record(file: Path) -> Record:
     """Return a record, checked.
 
     Raises:
-        ConfigError: If it is no JSON object, of another schema, or has a measure that is not known.
+        ConfigError: If it is not a JSON object, has another schema, or has an unknown measure.
     """
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
@@ -210,7 +216,8 @@ def read_record(file: Path) -> Record:
         or not set(record.get("values", {})) <= MEASURES.keys()
     ):
         raise ConfigError(
-            f"{file} is no record of this version (schema {SCHEMA}). Make it again: `llm-jepa reproduce`."
+            "not_a_record",
+            f"{file} is not a record of this version (schema {SCHEMA}). Make it again with `llm-jepa reproduce`.",
         )
     return record if record.get("shuffle_rule") == SHUFFLE_RULE else _without_shuffled_arms(record)
 

@@ -111,7 +111,8 @@ def select(call: Call) -> Selection:
     if not plans:
         claim_id, reason = next(iter(left_out.items()))
         more = f" The same holds for the other {len(left_out) - 1}." if len(left_out) > 1 else ""
-        raise ConfigError(f"{claim_id} cannot be run at scale {call.scale}: {reason}.{more}")
+        text = f"{claim_id} cannot be run at scale {call.scale}: {reason}.{more}"
+        raise ConfigError("claim_not_runnable", text)
     return Selection(list(plans.values()), left_out)
 
 
@@ -129,7 +130,8 @@ def prepare(call: Call, plan: Plan) -> None:
         ConfigError: If data or weights are missing; the text says what, and how to get it.
     """
     if missing := missing_files(call, plan):
-        raise ConfigError(" ".join(missing))
+        code = "file_missing" if _missing_data(call, plan) else "not_downloaded"
+        raise ConfigError(code, " ".join(missing))
     if plan.base:
         files = data_files(plan.stem, call.data)
         second_half(Path(files["train_file"]), call.out / "data")
@@ -146,26 +148,32 @@ def planned_files(call: Call, plan: Plan) -> Settings:
 
 
 def missing_files(call: Call, plan: Plan) -> list[str]:
-    """Return a sentence for each thing that an experiment needs and that is not there."""
-    files = planned_files(call, plan) | plan.settings | call.changes
-    found = []
+    """Return a sentence on the data and one on the weights that an experiment needs, where these are missing."""
+    return [*_missing_data(call, plan), *_missing_weights(call, plan)]
+
+
+def _missing_data(call: Call, plan: Plan) -> list[str]:
     absent = [name for name in data_files(plan.stem, call.data).values() if not Path(name).exists()]
-    if absent:
-        source = next((each.source for claim in find(list(plan.checks)) for each in datasets_of(claim)), "the papers")
-        found.append(
-            f"{plan.name} needs data that is not there: {', '.join(absent)}. The rows are from {source}, as JSON lines "
-            "(docs/data.md); name their folder with --data."
-        )
-    name = files.get("model_name_or_path")
-    if name and not plan.base and not Path(str(name)).expanduser().exists() and not _is_cached(str(name)):
-        model = next((each for each in MODELS.values() if each.hub == name), None)
-        how = "accept its licence on the hub, log in, and download it" if model and model.gated else "download it"
-        extra = f" It also needs {model.note}." if model and model.note else ""
-        found.append(
-            f"{plan.name} needs the weights of {name}, which are not on this machine: {how} (`hf download {name}`), or "
-            f"name a folder with --set model_name_or_path=FOLDER.{extra}"
-        )
-    return found
+    if not absent:
+        return []
+    source = next((each.source for claim in find(list(plan.checks)) for each in datasets_of(claim)), "the papers")
+    return [
+        f"{plan.name} needs data that is missing: {', '.join(absent)}. The rows are from {source}, as JSON lines "
+        "(docs/data.md); name their folder with --data."
+    ]
+
+
+def _missing_weights(call: Call, plan: Plan) -> list[str]:
+    name = (planned_files(call, plan) | plan.settings | call.changes).get("model_name_or_path")
+    if not name or plan.base or Path(str(name)).expanduser().exists() or _is_cached(str(name)):
+        return []
+    model = next((each for each in MODELS.values() if each.hub == name), None)
+    how = "accept its licence on the hub, log in, and download it" if model and model.gated else "download it"
+    extra = f" It also needs {model.note}." if model and model.note else ""
+    return [
+        f"{plan.name} needs the weights of {name}, which are not on this machine: {how} (`hf download {name}`), or "
+        f"name a folder with --set model_name_or_path=FOLDER.{extra}"
+    ]
 
 
 def settings_of(call: Call, plan: Plan, claims: Sequence[str]) -> Settings:
@@ -235,7 +243,7 @@ def second_half(train_file: Path, folder: Path) -> Path:
     """
     rows = _rows(train_file)
     if len(rows) < 2:
-        raise DataError(f"{train_file} has {len(rows)} rows; expected at least two, to be divided into halves.")
+        raise DataError("too_few_rows", f"{train_file} has {len(rows)} rows; expected at least two, one for each half.")
     out = _second_half_of(train_file, folder)
     content = b"".join(row + b"\n" for row in rows[len(rows) // 2 :])
     if not out.is_file() or out.read_bytes() != content:

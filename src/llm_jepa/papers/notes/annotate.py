@@ -100,13 +100,13 @@ def annotate_file(source: Path, notes: Sequence[Note], target: Path, *, skip_mis
 def _open(file: BinaryIO) -> tuple[PdfWriter, list[str]]:
     """Return a copy of the document in memory, and the labels of its pages."""
     if b"%PDF-" not in file.read(1024):
-        raise DataError("it is no PDF: it does not begin with %PDF-.")
+        raise DataError("not_pdf", "it is not a PDF: it does not begin with %PDF-.")
     reader = PdfReader(_with_plain_boxes(file))
     if reader.is_encrypted:
-        raise DataError("it is encrypted. Save a copy without a password first, and annotate that.")
+        raise DataError("pdf_encrypted", "it is encrypted. Save a copy without a password, and annotate that copy.")
     writer = PdfWriter(clone_from=reader)
     if not writer.pages:
-        raise DataError("it has no pages.")
+        raise DataError("pdf_empty", "it has no pages.")
     part_pages(writer, reader)
     return writer, list(reader.page_labels)
 
@@ -165,11 +165,12 @@ def _split_missing(notes: Sequence[Note], num_pages: int, skip: bool) -> tuple[l
     if missing and not skip:
         listed = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
         raise DataError(
-            f"it has {pages}; there are notes for page {listed}. Nearest is page {num_pages}. Correct the notes, or "
-            "leave those out with --skip-missing."
+            "page_missing",
+            f"it has {pages}, but there are notes for page {listed}. The last page is {num_pages}. Correct the notes, "
+            "or leave out those of missing pages with --skip-missing.",
         )
     if len(missing) == len(notes):
-        raise DataError(f"it has {pages}, and none of the notes is for one of them.")
+        raise DataError("no_notes", f"it has {pages}, and all notes are for other pages.")
     return [note for note in notes if note.page <= num_pages], missing
 
 
@@ -251,7 +252,8 @@ def _check_readable(target: Path, writer: PdfWriter, boxes: Sequence[Box]) -> No
 
     document = pypdfium2.PdfDocument(target)
     if len(document) != len(writer.pages):
-        raise DataError(f"its {len(writer.pages)} pages could not be written: {len(document)} came back.")
+        counts = f"{len(writer.pages)} pages were written, and {len(document)} could be read again"
+        raise DataError("pdf_damaged", f"{counts}: it is damaged.")
     numbers = {id(page): number for number, page in enumerate(writer.pages)}
     for box in boxes:
         page = document[numbers[id(box.page)]]
@@ -259,7 +261,8 @@ def _check_readable(target: Path, writer: PdfWriter, boxes: Sequence[Box]) -> No
         rect = box.rect
         found = text.get_text_bounded(rect.left - 1, rect.bottom - 1, rect.right + 1, rect.top + 1)
         if _essence(box.layout.text) not in _essence(found):
-            raise DataError(f"the note {box.name.removeprefix('llm-jepa-')} could not be drawn on its page.")
+            name = box.name.removeprefix("llm-jepa-")
+            raise DataError("note_not_drawn", f"the note {name} could not be drawn on its page.")
         text.close()
         page.close()
     document.close()

@@ -12,9 +12,11 @@ from llm_jepa.processes import end_with_parent
 
 from .notes_file import Note
 
+OUT_OF_MEMORY = "memory_limit_exceeded"
+
 
 def answer(request: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
-    """Send the result of `annotate_file`, or `error`: a sentence, or "memory"."""
+    """Send the result of `annotate_file`, or `code` and `error`, its text."""
     end_with_parent()
     send(_attempt(request))
 
@@ -28,15 +30,15 @@ def _attempt(request: dict[str, Any]) -> dict[str, Any]:
             Path(request["source"]), notes, Path(request["target"]), skip_missing=request["skip_missing"]
         )
     except DataError as error:
-        return {"error": str(error)}
+        return {"code": error.code, "error": error.text}
     except MemoryError:
-        return {"error": "memory"}
+        return {"code": OUT_OF_MEMORY, "error": "it needs more memory than the limit."}
     except RecursionError:
-        return {"error": "its objects are nested without end: it is damaged."}
+        return {"code": "pdf_damaged", "error": "its objects are nested too deeply: it is damaged."}
     except Exception as error:  # of the many kinds that pypdf and pdfium raise on a damaged file
         said = " ".join(str(error).split())[:200]
-        text = f"it cannot be read, or not be written again ({type(error).__name__}: {said}): it is damaged."
-        return {"error": text, "traceback": traceback.format_exc()}
+        text = f"it cannot be read, or cannot be written again ({type(error).__name__}: {said}): it is damaged."
+        return {"code": "pdf_damaged", "error": text, "traceback": traceback.format_exc()}
 
 
 def _note(fields: dict[str, Any]) -> Note:

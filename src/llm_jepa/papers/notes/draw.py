@@ -53,8 +53,9 @@ def check_characters(note: Note) -> None:
             # Beyond U+FFFF reportlab writes a code point that readers of the text take for another.
             if ord(char) not in glyphs or ord(char) > 0xFFFF:
                 raise DataError(
+                    "character_not_supported",
                     f"The note of page {note.page} has {char!r} (U+{ord(char):04X}) in {text[:40]!r}, which the font "
-                    "DejaVu Sans cannot draw. Write it in words, or with a similar character."
+                    "DejaVu Sans cannot draw. Write it in words, or with a similar character.",
                 )
 
 

@@ -50,11 +50,15 @@ def view_of(page: PageObject, number: int) -> View:
         max(media.bottom, crop.bottom),
     )
     if visible.width <= 0 or visible.top <= visible.bottom:
-        raise DataError(f"Page {number}: its CropBox lies outside of its MediaBox, so that nothing of it is shown.")
+        raise DataError(
+            "page_box_unusable", f"Page {number}: its CropBox lies outside its MediaBox, so nothing of it is shown."
+        )
     rotation = _number(page.get("/Rotate", 0)) or 0.0
     unit = _number(page.get("/UserUnit", 1)) or 1.0
     if not 0 < unit <= 1000:
-        raise DataError(f"Page {number}: its UserUnit is {unit:g}; expected a number from 0 to 1000.")
+        raise DataError(
+            "value_out_of_range", f"Page {number}: its UserUnit is {unit:g}; expected a number from 0 to 1000."
+        )
     return View(visible, int(rotation / 90) % 4 * 90, unit)
 
 
@@ -72,7 +76,7 @@ def _box(page: PageObject, key: str, number: int) -> Rect:
     values = entry(page, key)
     found = str(values)[:60] if values is not None else "missing or unreadable"
     expected = f"four numbers that enclose an area, none beyond {_LARGEST:,.0f}"
-    raise DataError(f"Page {number}: its {key[1:]} is {found}; expected {expected}.")
+    raise DataError("page_box_unusable", f"Page {number}: its {key[1:]} is {found}; expected {expected}.")
 
 
 def entry(parent: DictionaryObject, key: str) -> Any:

@@ -23,6 +23,7 @@ from llm_jepa.files import whole_file
 from llm_jepa.processes import PARENT
 from llm_jepa.sandbox import DiedError, Sandbox
 
+from .child import OUT_OF_MEMORY
 from .notes_file import Note
 
 logger = logging.getLogger(__name__)
@@ -66,13 +67,15 @@ def annotate_pdf(
     """
     _check_call(source, notes, out, force)
     if max_memory_mib < MIN_MEMORY_MIB:
-        raise ConfigError(f"--max-memory {max_memory_mib}: expected {MIN_MEMORY_MIB} MiB at least, for the libraries.")
+        text = f"--max-memory {max_memory_mib}: the libraries alone need {MIN_MEMORY_MIB} MiB."
+        raise ConfigError("value_out_of_range", text)
     with source.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
     if size > max_memory_mib * 2**20 // 4:
         raise DataError(
-            f"{source} has {size / 2**20:,.0f} MiB, too many for {max_memory_mib} MiB of memory. Give it "
-            f"--max-memory {4 * size // 2**20 + 1}, or annotate a part of it."
+            "file_too_large",
+            f"{source} has {size / 2**20:,.0f} MiB, too many for {max_memory_mib} MiB of memory. Allow more with "
+            f"--max-memory {4 * size // 2**20 + 1}, or annotate a part of the file.",
         )
     with tempfile.TemporaryDirectory(prefix="llm-jepa-") as name:
         made = Path(name) / "annotated.pdf"
@@ -93,19 +96,22 @@ def _check_call(source: Path, notes: Sequence[Note], out: Path, force: bool) -> 
     """Refuse what is wrong before any work."""
     missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"Notes on a PDF need {', '.join(missing)}. Install them: pip install 'llm-jepa[pdf]'.")
+        text = f"Notes on a PDF need {', '.join(missing)}. Install them: pip install 'llm-jepa[pdf]'."
+        raise ConfigError("package_missing", text)
     if not notes:
-        raise ConfigError("There are no notes. Expected one at least.")
+        raise ConfigError("no_notes", "There are no notes. Expected at least one.")
     if not source.exists():
-        raise DataError(f"{source} is not there. Expected a PDF.")
+        raise DataError("file_missing", f"{source} does not exist. Expected a PDF.")
     if not stat.S_ISREG(source.stat().st_mode):  # a pipe or a device might never end
-        raise DataError(f"{source} is {'a folder' if source.is_dir() else 'no regular file'}. Expected a PDF.")
+        kind = "a folder" if source.is_dir() else "not a regular file"
+        raise DataError("not_a_file", f"{source} is {kind}. Expected a PDF.")
     if out.resolve() == source.resolve() or (out.exists() and os.path.samefile(out, source)):
-        raise ConfigError(f"--out {out} is the PDF itself, which stays as it is. Choose another name.")
+        text = f"--out {out} is the PDF itself, which is never changed. Choose another name."
+        raise ConfigError("output_is_input", text)
     if out.is_dir():
-        raise ConfigError(f"--out {out} is a folder. Name a file in it.")
+        raise ConfigError("not_a_file", f"--out {out} is a folder. Name a file in it.")
     if (out.exists() or out.is_symlink()) and not force:
-        raise ConfigError(f"{out} is there already. Choose another name, or write over it with --force.")
+        raise ConfigError("file_exists", f"{out} already exists. Choose another name, or overwrite it with --force.")
 
 
 def _run_child(source: Path, request: dict[str, Any], max_seconds: float, max_memory_mib: int) -> dict[str, Any]:
@@ -119,25 +125,28 @@ def _run_child(source: Path, request: dict[str, Any], max_seconds: float, max_me
         cpu_s=math.ceil(max_seconds),
         environment=threads | {PARENT: str(os.getpid())},
     )
-    more_memory = "If it is honest, --max-memory allows more."
+    more_memory = "If you trust the file, allow more with --max-memory."
     try:
         child.ask(request)
         result = child.read(BUSY * max_seconds)
     except DiedError as error:
         raise DataError(
-            f"{source}: reading it ended in a crash ({error}): it is damaged, or it needs more than {max_memory_mib} "
-            f"MiB of memory. {more_memory}"
+            "pdf_crashes",
+            f"{source}: the process that read it crashed ({error}). The file is damaged, or needs more than "
+            f"{max_memory_mib} MiB of memory. {more_memory}",
         ) from None
     finally:
         child.close()
     if result is None:
         raise DataError(
-            f"{source}: not done after {max_seconds:g} seconds of processor time: it is endless, damaged or very "
-            f"large. If it is honest, --max-seconds {10 * max_seconds:g} allows more."
+            "time_limit_exceeded",
+            f"{source}: not done after {max_seconds:g} seconds of processor time. The file is damaged, or very large. "
+            f"If you trust it, allow more with --max-seconds {10 * max_seconds:g}.",
         )
-    if result.get("error") == "memory":
-        raise DataError(f"{source}: it needs more than {max_memory_mib} MiB of memory. {more_memory}")
+    if result.get("code") == OUT_OF_MEMORY:
+        text = f"{source}: it needs more than {max_memory_mib} MiB of memory. {more_memory}"
+        raise DataError(OUT_OF_MEMORY, text)
     if "error" in result:
         logger.debug("%s", result.get("traceback", ""))
-        raise DataError(f"{source}: {result['error']}")
+        raise DataError(result["code"], f"{source}: {result['error']}")
     return result

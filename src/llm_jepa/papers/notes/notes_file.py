@@ -19,6 +19,7 @@ from llm_jepa.files import expanded
 from llm_jepa.yaml_loading import UniqueKeyLoader
 
 KEYS = ("title", "bullets", "place", "size", "colour")
+FORM = "PAGE: {title: ..., bullets: [...]}"
 PLACES = ("top", "margin")
 COLOURS = {
     "blue": "#2f5d8a",
@@ -97,16 +98,19 @@ def _read(source: str | Path) -> tuple[str, str]:
     path = expanded(source)
     if not path.exists():
         hint = nearest(str(source), shipped_notes())
-        raise ConfigError(f"{path} is not there. Expected a file of notes, or {', '.join(shipped_notes())}.{hint}")
+        expected = f"Expected a file of notes, or {', '.join(shipped_notes())}."
+        raise ConfigError("file_missing", f"{path} does not exist. {expected}{hint}")
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # a pipe or a device might never end
-        raise ConfigError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}. Expected a file of notes.")
+        kind = "a folder" if path.is_dir() else "not a regular file"
+        raise ConfigError("not_a_file", f"{path} is {kind}. Expected a file of notes.")
     if status.st_size > MAX_FILE_BYTES:
-        raise ConfigError(f"{path} has {status.st_size:,} bytes; notes have at most {MAX_FILE_BYTES:,}.")
+        sizes = f"{status.st_size:,} bytes; expected at most {MAX_FILE_BYTES:,}"
+        raise ConfigError("file_too_large", f"{path} has {sizes}.")
     try:
         return path.read_text(encoding="utf-8-sig"), str(path)
     except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8 text. Expected YAML: PAGE: {{title: ..., bullets: [...]}}.") from None
+        raise ConfigError("not_utf8", f"{path} is not UTF-8 text. Expected YAML: {FORM}.") from None
 
 
 def _parse(text: str, name: str) -> tuple[dict[Any, Any], dict[Any, int]]:
@@ -117,19 +121,23 @@ def _parse(text: str, name: str) -> tuple[dict[Any, Any], dict[Any, int]]:
         node = loader.get_single_node()
         pages = loader.construct_document(node) if node else None
         if not isinstance(pages, dict) or not pages:
-            found = "nothing" if pages in (None, {}) else type(pages).__name__
-            raise ConfigError(f"{name}: found {found}; expected pages: PAGE: {{title: ..., bullets: [...]}}.")
+            is_empty = pages in (None, {})
+            found = "nothing" if is_empty else type(pages).__name__
+            code = "file_empty" if is_empty else "wrong_type"
+            raise ConfigError(code, f"{name}: found {found}; expected pages: {FORM}.")
         assert isinstance(node, yaml.MappingNode)
         lines = {loader.construct_object(key): key.start_mark.line + 1 for key, _ in node.value}
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
-        raise ConfigError(f"{where}: not valid YAML: {problem}. Texts with ': ' or '#' need quotes.") from None
+        text = f"{where}: not valid YAML: {problem}. Texts with ': ' or '#' need quotes."
+        raise ConfigError("not_yaml", text) from None
     except (RecursionError, ValueError, TypeError) as error:  # nested without end, or a number of 5,000 digits
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"{name}: the YAML holds something that is neither text nor a plain number.") from None
+        text = f"{name}: the YAML has a value that is neither text nor a plain number."
+        raise ConfigError("not_yaml", text) from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -142,24 +150,28 @@ def _parse(text: str, name: str) -> tuple[dict[Any, Any], dict[Any, int]]:
 def _page_number(page: Any, where: str) -> int:
     if isinstance(page, bool) or not isinstance(page, int):
         known = nearest(str(page), KEYS) if isinstance(page, str) else ""
-        raise ConfigError(f"{where}: the page {shown(page)} is no whole number. Expected a page, such as 3.{known}")
+        text = f"{where}: the page {shown(page)} is not a whole number. Expected a page, such as 3.{known}"
+        raise ConfigError("wrong_type", text)
     if not 1 <= page <= 1_000_000:
-        raise ConfigError(f"{where}: there is no page {shown(page)}. Pages are counted from 1.")
+        text = f"{where}: there is no page {shown(page)}. Pages are counted from 1."
+        raise ConfigError("value_out_of_range", text)
     return page
 
 
 def _read_note(page: int, content: Any, where: str) -> Note:
     if not isinstance(content, dict):
-        raise ConfigError(f"{where}: found {shown(content)}; expected title: and bullets:.")
+        raise ConfigError("wrong_type", f"{where}: found {shown(content)}; expected title: and bullets:.")
     for key in content:
         if key not in KEYS:
             hint = nearest(str(key), KEYS)
-            raise ConfigError(f"{where}: unknown key {shown(key)}.{hint} The keys are {', '.join(KEYS)}.")
+            text = f"{where}: unknown key {shown(key)}.{hint} The keys are {', '.join(KEYS)}."
+            raise ConfigError("key_unknown", text)
     if "title" not in content:
-        raise ConfigError(f"{where}: there is no title. Expected title: and bullets:.")
+        raise ConfigError("key_missing", f"{where}: there is no title. Expected title: and bullets:.")
     bullets = content.get("bullets", [])
     if not isinstance(bullets, list):
-        raise ConfigError(f"{where}: bullets is {shown(bullets)}; expected a list of texts, one in a line after '- '.")
+        text = f"{where}: bullets is {shown(bullets)}; expected a list of texts, each on a line after '- '."
+        raise ConfigError("wrong_type", text)
     note = Note(
         page=page,
         title=_text(content["title"], f"{where}: title"),
@@ -169,22 +181,25 @@ def _read_note(page: int, content: Any, where: str) -> Note:
         colour=_colour(content.get("colour", "blue"), f"{where}: colour"),
     )
     if len(note.text) > MAX_NOTE_CHARS:
-        raise ConfigError(f"{where}: the note has {len(note.text):,} characters; expected at most {MAX_NOTE_CHARS:,}.")
+        sizes = f"{len(note.text):,} characters; expected at most {MAX_NOTE_CHARS:,}"
+        raise ConfigError("text_too_long", f"{where}: the note has {sizes}.")
     return note
 
 
 def _text(value: Any, where: str) -> str:
     """Return a text in composed characters (NFC) with single spaces."""
     if not isinstance(value, str):
-        raise ConfigError(f"{where} is {shown(value)}; expected a text. Put it in quotes.")
+        raise ConfigError("wrong_type", f"{where} is {shown(value)}; expected a text. Put it in quotes.")
     text = re.sub(r"[ \t\r\n]+", " ", unicodedata.normalize("NFC", value)).strip(" ")
     if not text:
-        raise ConfigError(f"{where} is empty; expected a text.")
+        raise ConfigError("value_empty", f"{where} is empty; expected a text.")
     for char in text:
         if unicodedata.category(char) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}:
-            raise ConfigError(f"{where} has the character U+{ord(char):04X}, which no one can see. Remove it.")
+            text = f"{where} has the invisible character U+{ord(char):04X}. Remove it."
+            raise ConfigError("character_not_allowed", text)
         if unicodedata.bidirectional(char) in _WRITTEN_LEFTWARDS:
-            raise ConfigError(f"{where} has {char!r}, of a script written from right to left; that is not supported.")
+            text = f"{where} has {char!r}. Scripts that are written from right to left are not supported."
+            raise ConfigError("character_not_supported", text)
     return text
 
 
@@ -195,14 +210,16 @@ def _place(value: Any, where: str) -> str | tuple[float, ...]:
         return tuple(float(each) for each in value)
     hint = nearest(value, PLACES) if isinstance(value, str) else ""
     raise ConfigError(
+        "value_not_allowed",
         f"{where} is {shown(value)}; expected top, margin, or [x, y] or [x, y, width] in points from the upper left "
-        f"corner.{hint}"
+        f"corner.{hint}",
     )
 
 
 def _size(value: Any, where: str) -> float:
     if not _is_number(value) or not MIN_SIZE <= value <= MAX_SIZE:
-        raise ConfigError(f"{where} is {shown(value)}; expected points from {MIN_SIZE:g} to {MAX_SIZE:g}.")
+        text = f"{where} is {shown(value)}; expected points from {MIN_SIZE:g} to {MAX_SIZE:g}."
+        raise ConfigError("value_out_of_range", text)
     return float(value)
 
 
@@ -213,7 +230,8 @@ def _colour(value: Any, where: str) -> str:
         return value.lower()
     hint = nearest(value, COLOURS) if isinstance(value, str) else ""
     quotes = " '#' begins a comment in YAML: write the colour in quotes." if value is None else ""
-    raise ConfigError(f"{where} is {shown(value)}; expected {', '.join(COLOURS)} or '#rrggbb'.{hint}{quotes}")
+    text = f"{where} is {shown(value)}; expected {', '.join(COLOURS)} or '#rrggbb'.{hint}{quotes}"
+    raise ConfigError("value_not_allowed", text)
 
 
 def _is_number(value: Any) -> bool:

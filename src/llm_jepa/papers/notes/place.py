@@ -55,8 +55,9 @@ def check_size(page: int, view: View) -> None:
     """
     if not MIN_WIDTH + 2 * EDGE <= view.width <= MAX_PAGE or not 1 <= view.height <= MAX_PAGE:
         raise DataError(
+            "page_size_unusable",
             f"Page {page} is {view.width:,.7g} x {view.height:,.7g} points. A note needs a page of "
-            f"{MIN_WIDTH + 2 * EDGE:g} to {MAX_PAGE:,.0f} points; leave it out."
+            f"{MIN_WIDTH + 2 * EDGE:g} to {MAX_PAGE:,.0f} points; leave out this note.",
         )
 
 
@@ -151,22 +152,27 @@ def _at_coordinates(note: Note, space: Space, view: View) -> Placement:
     width = given[0] if given else view.width - EDGE - x
     where = f"The note of page {note.page}, place {[float(f'{each:g}') for each in note.place]}"
     if x < 0 or y < 0 or x + width > view.width or y >= view.height:
-        raise DataError(f"{where}: outside of the page, which is {view.width:g} x {view.height:g} points.")
+        size = f"{view.width:g} x {view.height:g} points"
+        raise DataError("place_outside_page", f"{where}: it lies outside the page, which is {size}.")
     if width < MIN_WIDTH:
-        raise DataError(f"{where}: the box is {width:g} points wide; expected {MIN_WIDTH:g} at least.")
+        raise DataError(
+            "value_out_of_range", f"{where}: the box is {width:g} points wide; expected at least {MIN_WIDTH:g}."
+        )
     free = [lay_out(note, width, size) for size in _sizes(note.size)]
     inside = [layout for layout in free if y + layout.height <= view.height]
     if not inside:
         raise DataError(
-            f"{where}: at {MIN_SIZE:g} points of text the box is {free[-1].height:.0f} points high and would leave "
-            f"the page, which is {view.height:g} high. Move it up, make it wider, or use place: top."
+            "note_too_high",
+            f"{where}: with text of {MIN_SIZE:g} points the box is {free[-1].height:.0f} points high and ends below the "
+            f"page, which is {view.height:g} high. Move it up, make it wider, or use place: top.",
         )
     for layout in inside:
         if space.is_free(Rect(x, y, x + width, y + layout.height)):
             return Placement(layout, x, y, view)
     raise DataError(
-        f"{where}: the box, {width:.0f} x {inside[-1].height:.0f} points, would hide something of the page. Choose "
-        "another place, or place: top, which looks for a free one."
+        "place_not_free",
+        f"{where}: the box, {width:.0f} x {inside[-1].height:.0f} points, would hide part of the page. Choose "
+        "another place, or place: top, which looks for a free one.",
     )
 
 
