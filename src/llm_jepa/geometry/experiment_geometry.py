@@ -1,7 +1,7 @@
 """The geometry of an experiment, from the embeddings that its runs kept: no model is loaded.
 
-It is what `analyze` measures (`runs_geometry.py`), of fewer pairs, of one seed an arm, of the side that the objective
-compares, and without the linear map. So a report has it in seconds, on any machine.
+It measures what `analyze` does (`runs_geometry.py`), but on fewer pairs, one seed per arm, only the side that the
+objective compares, and without the linear map. So a report has it within seconds, on any machine.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from .view_geometry import view_geometry
 logger = logging.getLogger(__name__)
 
 MAP_PAIRS = 150
-"""Pairs in the map: each can be pointed at, with its texts, and nine arms are no megabyte (our choice)."""
+"""Pairs in the map (our choice). A page has the texts of each pair, and stays below a megabyte with nine arms."""
 
 
 def stored_geometry(folder: Path, arms: Sequence[str], seeds: Sequence[int | str]) -> Geometry | None:
-    """Measure the geometry of one seed's runs: of the first seed that most arms have embeddings of.
+    """Measure the geometry of one seed's runs: the first of the seeds for which most arms have embeddings.
 
     Args:
         folder: The experiment's folder.
@@ -34,9 +34,9 @@ def stored_geometry(folder: Path, arms: Sequence[str], seeds: Sequence[int | str
         seeds: Seeds, the preferred one first.
 
     Returns:
-        What geometry.json holds (docs/geometry.md) with arms in the place of runs, and more: `run_seed`, `arms`, and
-        `sides` without the one that was not kept. None if no run kept embeddings of enough pairs. A file that is
-        damaged counts as none, with a warning.
+        What geometry.json holds (docs/geometry.md), with arms instead of runs, and with `run_seed` and `arms`; `sides`
+        has only the side that was kept. None if no run kept embeddings of enough pairs. A damaged file counts as
+        missing, with a warning.
     """
     kept: dict[str, StoredEmbeddings] = {}
     run_seed: int | str | None = None
@@ -71,19 +71,19 @@ def stored_geometry(folder: Path, arms: Sequence[str], seeds: Sequence[int | str
 def _read(run: RunFolder) -> StoredEmbeddings | None:
     try:
         return StoredEmbeddings.read(run.embeddings_file)
-    except DataError as error:  # a picture less; the comparison stands without it
+    except DataError as error:  # only a picture is missing then; the comparison does not need it
         logger.warning("%s", error)
         return None
 
 
 def _runs(kept: Mapping[str, StoredEmbeddings], folder: Path, seed: object) -> tuple[dict[str, Any], list[str]]:
-    """Return what geometry.json holds of each run, and notes; a run of other pairs than the first is left out."""
+    """Return what geometry.json holds of each run, and notes; a run with other pairs than the first is left out."""
     runs: dict[str, Any] = {}
     notes: list[str] = []
     pairs: list[dict[str, str]] | None = None
     for arm, each in kept.items():
         if pairs is not None and each.pairs != pairs:
-            notes.append(f"{arm} kept embeddings of other pairs than {next(iter(runs))}, and is left out.")
+            notes.append(f"{arm} is left out: it kept embeddings of other pairs than {next(iter(runs))}.")
             continue
         try:
             found = view_geometry(each.text_pred, each.code_emb, each.code_groups, map_pairs=MAP_PAIRS, fits_map=False)

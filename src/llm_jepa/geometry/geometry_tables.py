@@ -1,9 +1,9 @@
 """The geometry of runs as files and as text: geometry.json, two tables for other programs, one for a terminal.
 
 DIR/geometry.json        everything, with the singular values and the coordinates
-DIR/geometry.csv         a row a run and side: every single number
-DIR/embedding_map.csv    a row a point: run, side, view, pair, and its place by PCA and by t-SNE
-DIR/singular_values.csv  a row a value: run, side, form, rank, the value, and that of shuffled pairs
+DIR/geometry.csv         one row for each run and side: every single number
+DIR/embedding_map.csv    one row for each point: run, side, view, pair, and its place by PCA and by t-SNE
+DIR/singular_values.csv  one row for each value: run, side, form, rank, the value, and that of shuffled pairs
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def write_geometry(geometry: Geometry, out_dir: Path) -> list[Path]:
 
 
 def write_geometry_tables(geometry: Geometry, out_dir: Path) -> list[Path]:
-    """Write geometry.csv, embedding_map.csv and singular_values.csv to a folder that is there."""
+    """Write geometry.csv, embedding_map.csv and singular_values.csv to a folder that exists."""
     tables = {"geometry": _number_rows, "embedding_map": _point_rows, "singular_values": _value_rows}
     paths = []
     for name, rows in tables.items():
@@ -42,14 +42,14 @@ def write_geometry_tables(geometry: Geometry, out_dir: Path) -> list[Path]:
 
 
 def each_side(geometry: Geometry) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Yield run, side and what was found, in the order of the call."""
+    """Yield run, side and what was measured, in the order of the call."""
     for name, run in geometry["runs"].items():
         for side, found in run["sides"].items():
             yield name, side, found
 
 
 def describe_pairs(geometry: Geometry) -> str:
-    """Return the number of pairs and where they come from: what every table and figure says.
+    """Return the number of pairs and where they come from, as every table and figure shows it.
 
     >>> describe_pairs({"num_pairs": 1200, "num_codes": 900, "split": "test", "file": "data/test.jsonl"})
     '1,200 test pairs of test.jsonl (900 different codes)'
@@ -60,7 +60,7 @@ def describe_pairs(geometry: Geometry) -> str:
 
 
 def summary(geometry: Geometry) -> dict[str, Any]:
-    """Return the few numbers of each run that the command ends with: of `pred`, or of `enc` where there is no other."""
+    """Return the few numbers of each run that the command ends with: those of `pred`, or of `enc` without a `pred`."""
     short: dict[str, Any] = {}
     for name, side, found in each_side(geometry):
         short[name] = {
@@ -79,7 +79,7 @@ def summary(geometry: Geometry) -> dict[str, Any]:
 
 
 def format_geometry(geometry: Geometry) -> str:
-    """Return the tables, at most `WIDTH` columns wide where names allow it; notes are not among them."""
+    """Return the tables, at most `WIDTH` columns wide unless names are too long; without the notes."""
     head = f"{describe_pairs(geometry)} | {geometry['precision'].split(',')[0]}\n{describe_sides(geometry)}"
     tables = [f"{title}\n{_table(rows)}" for title, rows in geometry_tables(geometry)]
     return "\n\n".join([head, *tables])
@@ -93,7 +93,7 @@ def describe_sides(geometry: Geometry) -> str:
 
 
 def geometry_tables(geometry: Geometry) -> list[tuple[str, list[list[str]]]]:
-    """Return the tables as title and rows of cells, the first of them a header; without a linear map, three of four."""
+    """Return the tables as title and rows of cells, the first row a header; without a linear map, three of four."""
     sides = list(each_side(geometry))
     num_top = len(sides[0][2]["spectra"]["raw"]["top"])
     tables = [
@@ -104,7 +104,7 @@ def geometry_tables(geometry: Geometry) -> list[tuple[str, list[list[str]]]]:
             _spectrum_rows(sides),
         ),
     ]
-    if "arms" in geometry:  # of an experiment: a run each
+    if "arms" in geometry:  # of an experiment: one run for each arm
         for _, rows in tables:
             rows[0][0] = "arm"
     if fitted := sides[0][2]["linear_map"]:
@@ -161,7 +161,7 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows of the same keys as CSV, with a header."""
+    """Return rows, which have the same keys, as CSV with a header."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -5,8 +5,8 @@
                   ──▶ numbers and maps                                     view_geometry.py
                   ──▶ one dict, as geometry.json holds it                  geometry_tables.py writes it
 
-`enc` is Enc(Text) beside Enc(Code). `pred` is the prediction beside its target, as the run was trained: it is left
-out where there is none (jepa_lambda 0, jepa_k 0).
+`enc` compares Enc(Text) with Enc(Code). `pred` compares the prediction with its target, as the run was trained; a run
+without predictions (jepa_lambda 0, jepa_k 0) has no `pred`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 SPLITS = ("test", "validation", "train")
 READINGS = ("training", "published")
 MOST_PAIRS = 2000
-"""Pairs that are looked at where the call does not say: the test rows of NL-RX-SYNTH (our choice)."""
+"""Pairs that are measured by default: as many as NL-RX-SYNTH has test rows (our choice)."""
 
 SCHEMA = 1
 """Of geometry.json: raised when a key changes its meaning."""
@@ -46,16 +46,16 @@ Geometry = dict[str, Any]
 
 @dataclass(frozen=True)
 class AnalysisConfig:
-    """What is looked at, and how.
+    """What is measured, and how.
 
     Attributes:
         file: A file of rows; None for a split of the runs' own data.
-        split: One of `SPLITS`, where no file is named.
-        num_pairs: Pairs to take, at most: drawn by `seed`, kept in the order of the file.
+        split: One of `SPLITS`, if no file is named.
+        num_pairs: Most pairs to take: drawn by `seed`, kept in the order of the file.
         reading: `training`: where the run's objective reads the views. `published`: without [PRED], at the last
-            token that stands between a view and an answer, as in the published code (docs/geometry.md).
+            token between a view and an answer, as in the published code (docs/geometry.md).
         ridge: Of the linear map.
-        seed: Of the draw, of shuffling, of the parts held out, and of t-SNE.
+        seed: Used to draw pairs, to shuffle them, to choose the parts held out, and for t-SNE.
 
     Raises:
         ConfigError: If a value is out of its range.
@@ -86,7 +86,7 @@ class AnalysisConfig:
 
 @dataclass
 class _Rows:
-    """The pairs that a run reads: those that were drawn from `num_rows` with a JEPA term, and their words."""
+    """The pairs that a run reads, drawn from `num_rows` rows with a JEPA term, and their words."""
 
     file: str
     pairs: list[Pair]
@@ -102,8 +102,8 @@ def analyze_runs(folders: Sequence[Path], config: AnalysisConfig) -> Geometry:
     Models are loaded one after the other and run in float32.
 
     Raises:
-        ConfigError: If a folder is no finished run, is named twice, or has no such split; or if the runs do not read
-            the same pairs.
+        ConfigError: If a folder is not a finished run, is named twice, or has no such split; or if the runs do not
+            read the same pairs.
         DataError: If the rows cannot be read, or are too few.
     """
     names = run_names(folders)
@@ -142,7 +142,7 @@ def analyze_runs(folders: Sequence[Path], config: AnalysisConfig) -> Geometry:
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
-    """Return a name for each run: the end of its path, as short as tells it from the others.
+    """Return a name for each run: the end of its path, just long enough to differ from the others.
 
     >>> run_names([Path("a/ntp-s82"), Path("a/jepa-s82")]), run_names([Path("a/jepa-s82"), Path("b/jepa-s82")])
     (['ntp-s82', 'jepa-s82'], ['a/jepa-s82', 'b/jepa-s82'])
@@ -162,7 +162,7 @@ def run_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _read_rows(run: TrainedRun, config: AnalysisConfig) -> _Rows:
-    """Read the pairs that are looked at, as this run encodes them."""
+    """Read the pairs that are measured, as this run encodes them."""
     file, rows = _all_rows(run, config)
     chosen = [place for place, pair in enumerate(rows.pairs) if pair.use_jepa]
     num_rows = len(chosen)
@@ -262,11 +262,11 @@ def _side(run: TrainedRun, states: ViewEmbeddings, config: AnalysisConfig) -> An
 
 
 def _notes(runs: dict[str, Any], rows: _Rows, config: AnalysisConfig) -> list[str]:
-    """Say what a reader of the numbers must know."""
+    """Return what a reader of the numbers must know."""
     notes = []
     if rows.num_rows > len(rows.pairs):
         notes.append(
-            f"{len(rows.pairs):,} of {rows.num_rows:,} pairs were drawn, seed {config.seed}; --num takes more."
+            f"{len(rows.pairs):,} of {rows.num_rows:,} pairs were drawn, seed {config.seed}; take more with --num."
         )
     if rows.num_dropped:
         notes.append(f"Rows of {rows.file} without a pair or a JEPA term, left out: {rows.num_dropped:,}.")
@@ -278,7 +278,7 @@ def _notes(runs: dict[str, Any], rows: _Rows, config: AnalysisConfig) -> list[st
             "them. What can be compared: cosines, retrieval, and row-normalised values."
         )
     if len({run["objective"]["jepa_views"] for run in runs.values()}) > 1:
-        notes.append("The runs differ in jepa_views: the same words, read in other surroundings.")
+        notes.append("The runs differ in jepa_views: they read the same words in different contexts.")
     reasons: dict[str, list[str]] = {}
     for name, run in runs.items():
         for side, found in run["sides"].items():
@@ -291,9 +291,9 @@ def _notes(runs: dict[str, Any], rows: _Rows, config: AnalysisConfig) -> list[st
 
 
 def collapse_note(where: str, found: Mapping[str, Any]) -> str:
-    """Say that a run's views look collapsed, and what that does to the numbers that look good."""
+    """Return a note that a run's views look collapsed, so that numbers that look good do not mean success."""
     matched, gap = (found["monitors"][key] for key in ("matched_cosine", "gap"))
     return (
-        f"{where}: looks collapsed. Matching views are close (cosine {matched:.3f}), and so are others (gap "
-        f"{gap:z.3f}): a small A - B and a small error are no success there."
+        f"{where}: looks collapsed. Matching views are close (cosine {matched:.3f}), but so are other views (gap "
+        f"{gap:z.3f}). A small A - B or a small error is no success there."
     )

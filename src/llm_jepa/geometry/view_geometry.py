@@ -1,11 +1,11 @@
 """The geometry of two views' embeddings: matrices in, numbers out; no file, no model.
 
-A holds the text's side and B the code's, one row a pair. Sources: LLM-JEPA (arXiv 2509.14252), section 4.2 and
+A holds the text's side and B the code's, one row for each pair. Sources: LLM-JEPA (arXiv 2509.14252), section 4.2 and
 Table 14: the singular values of A - B, and how well a linear map takes A to B; Figures 3, 4 and 6: both views in a
-plane. The paper says neither how many pairs, nor which split, norm or centring; here each is said, and beside each
-number stands a control that tells a match from a collapse: see docs/geometry.md.
+plane. The paper does not state the number of pairs, the split, the norm or the centring. Here all of them are stated,
+and each number has a control that distinguishes a match from a collapse: see docs/geometry.md.
 
-Letters: N pairs, C hidden size, M pairs in the map. Everything is computed in float64 but the cosines, which the
+Letters: N pairs, C hidden size, M pairs in the map. Everything is computed in float64 except the cosines, which the
 monitors of training (`training/monitors.py`) and retrieval compute in float32.
 """
 
@@ -37,23 +37,23 @@ TOP = 100
 """Singular values that are kept: Table 14 averages the top 100."""
 
 NUM_FOLDS = 5
-"""Parts of the pairs that are held out in turn: each pair is held out once, four fifths are fitted on (our choice)."""
+"""Parts of the pairs, each held out in turn while the map is fitted on the other four fifths (our choice)."""
 
 MAP_PAIRS = 300
-"""Pairs in the map: 600 points are told apart on a page, and t-SNE takes seconds (our choice)."""
+"""Pairs in the map (our choice): 600 points can be distinguished on a page, and t-SNE takes seconds."""
 
 PERPLEXITY = 30
-"""Of t-SNE, scikit-learn's default; a third of the points where they are fewer than 90."""
+"""Of t-SNE: scikit-learn's default; with fewer than 90 points, a third of their number."""
 
 MIN_PAIRS = 4
-"""Fewer points have no shape to speak of."""
+"""With fewer pairs the numbers mean nothing."""
 
 FORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "raw": lambda states: states,
     "centred": lambda states: states - states.mean(0),
     "unit": unit,
 }
-"""What is done to each view, (N, C), before they are subtracted: nothing; its mean taken off; rows of length 1."""
+"""What is done to each view, (N, C), before subtraction: nothing; its mean is subtracted; rows get length 1."""
 
 
 @dataclass
@@ -61,10 +61,10 @@ class Spectrum:
     """Singular values of A - B, largest first.
 
     Attributes:
-        top: The first `TOP` of them, or min(N, C) where that is less.
-        mean_top: Their mean; Table 14's number where the form is `raw`. It grows with the square root of N.
-        shuffled_top: The same of A - B', where B' holds the codes of other pairs. As small as `top`: the match
-            between the views has no part in it.
+        top: The first `TOP` of them, or min(N, C) if that is less.
+        mean_top: Their mean; for the form `raw` this is Table 14's number. It grows with the square root of N.
+        shuffled_top: The same of A - B', where B' holds the codes of other pairs. If it is as small as `top`, the
+            values are not small because the views match.
         shuffled_mean_top: Their mean.
     """
 
@@ -78,22 +78,22 @@ class Spectrum:
 class LinearMap:
     """How well one matrix X takes A to B, on pairs that it was not fitted on.
 
-    All errors are norms of Frobenius, relative to B's, over pairs each of which was held out once; all codes of one
-    kind are held out together. What cannot be said is None, and `reason` says why.
+    All errors are Frobenius norms, relative to B's, over all pairs, each of which was held out once; pairs of the same
+    code are held out together. A number that cannot be measured is None, and `reason` says why.
 
     Attributes:
         num_fit: Pairs fitted on, in the fold that has the fewest.
-        rank: Directions of A that the fit can use (beyond rounding), in the fold that has the fewest.
+        rank: Directions of A that are larger than rounding, in the fold that has the fewest.
         ridge: Weight of ||X||^2, in units of A's mean squared singular value; 0 is least squares.
         error: ||A X - B|| / ||B||.
-        shuffled_error: The same, fitted and held out on codes of other pairs: what X learns without a match.
-        mean_error: The same of a constant, the mean of B's rows that were fitted on: what needs no A at all.
-        centred_error: ||(A - mean A) X - (B - mean B)|| / ||B - mean B||, means of what was fitted on. 1 is no better
-            than the constant, and more than 1 is overfitting.
+        shuffled_error: The same with the codes of other pairs, in both parts: what X learns without a match.
+        mean_error: The same of a constant, the mean of B's rows that were fitted on, which does not use A.
+        centred_error: ||(A - mean A) X - (B - mean B)|| / ||B - mean B||, with the means of the pairs fitted on. 1 is
+            no better than the constant, and more than 1 is overfitting.
         centred_shuffled_error: The same for codes of other pairs.
         residual: min_X ||A X - B|| over all pairs, fitted and measured on the same: absolute, Frobenius.
         residual_spectral: The same, in the norm of the largest singular value.
-        reason: Why numbers are missing, a sentence; None where none is.
+        reason: Why numbers are missing, as a sentence; None if none is missing.
     """
 
     num_fit: int
@@ -111,17 +111,17 @@ class LinearMap:
 
 @dataclass
 class EmbeddingMap:
-    """Both views of some pairs in a plane, placed together; rows of length 1, for direction is what cosine compares.
+    """Both views of some pairs, placed together in a plane; rows have length 1, because cosine compares directions.
 
-    PCA keeps distances, so that a collapse is a point. t-SNE has no scale: it spreads a collapse out like anything
-    else, and far groups may be near.
+    PCA keeps distances, so a collapse is a point. t-SNE has no scale: it spreads out a collapse as well, and groups
+    that are far apart may be placed near each other.
 
     Attributes:
         places: Which of the pairs, (M,).
         pca_text: (M, 2).
         pca_code: (M, 2).
-        pca_explained: Share of the variance on each of the two axes; None without spread.
-        tsne_text: (M, 2); None where all points are the same, to rounding.
+        pca_explained: Share of the variance on each of the two axes; None if all points are equal.
+        tsne_text: (M, 2); None if all points are equal, up to rounding.
         tsne_code: (M, 2); None as well.
         perplexity: Of t-SNE.
         cosines: Of each pair's two views, (M,).
@@ -145,12 +145,12 @@ class ViewGeometry:
         num_pairs: N.
         num_codes: Distinct codes among them.
         num_dims: C.
-        monitors: What `embedding_monitors` says of all pairs, `retrieval@1` left to `retrieval`, and
+        monitors: What `embedding_monitors` returns for all pairs, without `retrieval@1` (see `retrieval`), and
             `effective_rank_text`.
-        retrieval: What `retrieval_metrics` says, among the distinct codes.
+        retrieval: What `retrieval_metrics` returns, among the distinct codes.
         looks_collapsed: Whether these pairs have all three signs of a collapse (`monitors.looks_collapsed`).
         spectra: For each of `FORMS`.
-        linear_map: The map from A to B; None where it was not asked for.
+        linear_map: The map from A to B; None if it was not asked for.
         embedding_map: Both views in a plane.
     """
 
@@ -182,8 +182,8 @@ def view_geometry(
         code: B, (N, C).
         groups: Integers, (N,): pairs of equal number have the same code. Default: every pair's code is its own.
         ridge: See `LinearMap`.
-        seed: Of the exchange that shuffles, of the parts held out, and of t-SNE.
-        map_pairs: Pairs in the map, at most; they are spread evenly over the rows.
+        seed: Used to shuffle codes, to choose the parts held out, and for t-SNE.
+        map_pairs: Most pairs in the map; they are spread evenly over the rows.
         fits_map: Fit the linear map too, which takes longest where C is large (6 s at 500 pairs of 896 features).
 
     Raises:
@@ -203,7 +203,7 @@ def view_geometry(
         )
     others = shuffled(groups, seed)
     collapsed = looks_collapsed(monitors)
-    monitors.pop("retrieval@1")  # that of `retrieval_metrics`, by another sum
+    monitors.pop("retrieval@1")  # `retrieval_metrics` has it too, computed with other rounding
     return ViewGeometry(
         num_pairs=len(text),
         num_codes=len(first),
@@ -218,9 +218,9 @@ def view_geometry(
 
 
 def shuffled(groups: Tensor, seed: int) -> Tensor:
-    """Return for each pair the row whose code takes the place of its own, (N,): as in the control `jepa_shuffled`.
+    """Return for each pair the row whose code replaces its own, (N,), as in the control `jepa_shuffled`.
 
-    No pair gets a code equal to its own, as long as none is on more than half of the rows.
+    No pair gets a code equal to its own, unless one code is on more than half of the rows.
     """
     return torch.tensor(exchange(groups.tolist(), seed))
 
@@ -250,7 +250,7 @@ def linear_map(
         other_code: B with the codes of other pairs, (N, C).
         groups: Pairs of equal number are held out together, (N,).
         ridge: See `LinearMap`.
-        seed: Decides which are held out together; the order of the rows does not.
+        seed: Decides which pairs are held out together; the order of the rows has no influence on that.
 
     Raises:
         ConfigError: If `ridge` is negative or not finite.
@@ -267,15 +267,15 @@ def linear_map(
     found = LinearMap(min(len(fit) for fit, _ in folds), min(each.rank for each in raw), ridge)
     if any(each.is_exact for each in raw):
         found.reason = (
-            f"{found.num_fit} pairs to fit on, and as many directions ({a.shape[1]} dimensions): A X = B has an exact "
-            "solution whatever the pairs are. Take more pairs, or a ridge above 0."
+            f"With {found.num_fit} pairs to fit on, and as many directions ({a.shape[1]} dimensions), A X = B has an "
+            "exact solution whatever the pairs are. Take more pairs, or a ridge above 0."
         )
     else:
         found.error, found.shuffled_error = _relative(raw)
         constants = [b[held] - b[fit].mean(0) for fit, held in folds]
         found.mean_error = _norm(*constants) / _norm(b) if _norm(b) else None
     if any(each.rank == 0 for each in centred):
-        found.reason = found.reason or "The rows of A, or of B, are all the same to rounding: nothing is left to map."
+        found.reason = found.reason or "The rows of A, or of B, are all equal up to rounding: nothing is left to map."
     elif not any(each.is_exact for each in centred):
         found.centred_error, found.centred_shuffled_error = _relative(centred)
     whole, rank = _solve(a, b, ridge=0.0)
@@ -287,7 +287,7 @@ def linear_map(
 
 @dataclass
 class _Fold:
-    """One held-out part: what is left of B and of B' there, and B and B' themselves, all (rows, C)."""
+    """One held-out part: the residuals of B and of B' there, and B and B' themselves, all (rows, C)."""
 
     rank: int
     is_exact: bool
@@ -315,15 +315,15 @@ def _held_out(
         return _Fold(0, False, target, other_target, target, other_target)
     x, rank = _solve(a_fit, both_fit, ridge, size=sizes[0])
     rest, other_rest = np.hsplit(a_held @ x - both_held, 2)
-    is_exact = ridge == 0 and rank + centre >= len(fit)  # a mean taken off is one equation less
+    is_exact = ridge == 0 and rank + centre >= len(fit)  # subtracting a mean takes one equation away
     return _Fold(rank, is_exact, rest, other_rest, target, other_target)
 
 
 def _solve(a: np.ndarray, b: np.ndarray, ridge: float, size: float | None = None) -> tuple[np.ndarray, int]:
     """Return the X of least norm that minimises ||A X - B||^2 + w ||X||^2, and the rank of A that was used.
 
-    Directions in which A is below rounding, `ROUNDING` of the states' own size, are not used: float32 states hold
-    nothing there.
+    Directions in which A is below rounding, `ROUNDING` of the states' own size, are not used: there float32 states are
+    only rounding errors.
     """
     own, num_dims = _norm(a), a.shape[1]
     cut = ROUNDING * max(1.0, (size or own) / own) if own else 1.0
@@ -355,7 +355,7 @@ def embedding_map(text: Tensor, code: Tensor, seed: int = 0, map_pairs: int = MA
         text: A, (N, C).
         code: B, (N, C).
         seed: Of t-SNE, which starts from PCA.
-        map_pairs: Pairs to place, at most, spread evenly over the rows.
+        map_pairs: Most pairs to place, spread evenly over the rows.
     """
     num = min(map_pairs, len(text))
     places = np.unique(np.linspace(0, len(text) - 1, num).round().astype(int))
@@ -367,10 +367,10 @@ def embedding_map(text: Tensor, code: Tensor, seed: int = 0, map_pairs: int = MA
         return EmbeddingMap(places.tolist(), zeros, zeros, None, None, None, perplexity, cosines)
     pca = PCA(2, svd_solver="full")
     flat = pca.fit_transform(points)  # (2 M, 2)
-    # One thread: some hundred points gain nothing from more, which on a busy machine wait for each other for minutes,
-    # and the picture does not depend on how many there are.
+    # One thread: more do not help with some hundred points, and on a busy machine they wait for each other for minutes.
+    # With one, the picture does not depend on the number of threads.
     with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # t-SNE's first axis of a line, say: a picture, not a number
+        warnings.simplefilter("ignore")  # such as of points on a line: this is a picture, not a number
         curved = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(points)
     return EmbeddingMap(
         places.tolist(),

@@ -163,8 +163,8 @@ def _at_coordinates(note: Note, space: Space, view: View) -> Placement:
     if not inside:
         raise DataError(
             "note_too_high",
-            f"{where}: with text of {MIN_SIZE:g} points the box is {free[-1].height:.0f} points high and ends below the "
-            f"page, which is {view.height:g} high. Move it up, make it wider, or use place: top.",
+            f"{where}: with text of {MIN_SIZE:g} points the box is {free[-1].height:.0f} points high, and ends below "
+            f"the page, which is {view.height:g} high. Move it up, make it wider, or use place: top.",
         )
     for layout in inside:
         if space.is_free(Rect(x, y, x + width, y + layout.height)):
