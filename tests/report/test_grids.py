@@ -54,7 +54,7 @@ def test_both_maps_show_every_value_and_the_chosen_cell_in_a_frame(tmp_path):
     values = [text for text in shown if "." in text and text.replace(".", "").isdigit() and len(text) == 4]
     assert values == [f"{each:.1f}" for start in (50, 30) for each in range(start, start + 6)]
     assert any("Validation, chosen by: exact match" in text for text in shown)
-    assert any("Test, looked at after: exact match" in text for text in shown)
+    assert any("Test, measured afterwards: exact match" in text for text in shown)
     assert shown.count("jepa_k") == shown.count("jepa_lambda") == 2
     assert frames(svg) == 2
     assert frames(plot_grid(grid_of(chosen=None), tmp_path)[0]) == 0  # the control

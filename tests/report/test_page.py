@@ -234,7 +234,7 @@ def test_examples_are_those_that_one_arm_alone_got_right(make_experiment, read_p
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (tmp_path / f"{arm}-s1" / "predictions.jsonl").write_text(lines)
     page = read_page(write_report(results, tmp_path).read_text(encoding="utf-8"))
-    assert "with seed 1, 20 were answered rightly by a single arm: ntp 10, jepa 10." in page.words
+    assert "with seed 1, 20 were answered correctly by only one arm: ntp 10, jepa 10." in page.words
     assert page.elements["article"] == NUM_EXAMPLES == 20
     assert page.words.index("row 0 ") < page.words.index("row 1 ") < page.words.index("row 3 ")
     assert "row 2 " not in page.words
@@ -287,7 +287,7 @@ def test_the_report_of_an_analysis_answers_with_an_interval_too(make_geometry, r
     opening = read_page(html[html.index("<h1>") : html.index("<svg")]).words
     assert "Do texts find their own codes?" in opening
     assert "More often than by chance in 1 of 2 runs." in opening
-    assert "Of 24 texts, 50.0% (95% interval 31.4 to 68.6) have their own of 24 codes nearest in jepa" in opening
+    assert "Of 24 texts, 50.0% (95% interval 31.4 to 68.6) are nearest to their own of 24 codes in jepa" in opening
     assert "; 0.0% (95% interval 0.0 to 13.8) in ntp; " in opening
     assert "at random it would be 4.2%" in opening
     assert "Collapsed, by these pairs: jepa." in opening and "Cost: no training" in opening

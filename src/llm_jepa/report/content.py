@@ -1,4 +1,4 @@
-"""What a report says besides its comparisons, for the page and for Markdown; nothing is computed anew here."""
+"""What a report has in addition to its comparisons, for the page and for Markdown. No result is computed here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .formatting import counted, duration, ratio
 from .grid_figures import shown_axes
 from .terminal import test_title
 
-FROM_WHERE = "Relative names of files, in the command and in the settings, start from the folder in which it is given."
+FROM_WHERE = "Relative file names in the command and the settings start from the folder where the command was given."
 COLLAPSE_ALARM = "Collapse alarm"
 DIFFERING = "Not the same in all runs"
 
@@ -28,7 +28,7 @@ class Row:
     Attributes:
         arm: The arm.
         colour: Its colour in all figures.
-        comparison: With the baseline; None for the baseline.
+        comparison: With the baseline; None for the baseline itself.
         run_time: Median training time of its runs, in seconds.
     """
 
@@ -49,7 +49,7 @@ class EqualCost:
 
 
 def price_of(results: Results) -> str:
-    """Say what a step of the headline's arm costs, and how long all runs took; "" if nothing is known."""
+    """Return what a step of the headline's arm costs, and how long all runs took; "" if nothing is known."""
     parts = []
     if (first := headline_of(results)) is not None:
         cost = results.arms[first.arm].cost
@@ -57,7 +57,7 @@ def price_of(results: Results) -> str:
         if prices := [f"{ratio(factor)} the {what}" for what, factor in factors.items() if factor is not None]:
             parts.append(f"a step of {first.arm} takes {' and '.join(prices)} of one of {first.baseline}")
         if results.costs_of_runs_differ and cost.run_flops_ratio is not None:
-            parts.append(f"a whole run, its teacher's among it, {ratio(cost.run_flops_ratio)} the FLOPs")
+            parts.append(f"a whole run, including that of its teacher, {ratio(cost.run_flops_ratio)} the FLOPs")
     if times := results.training_times():
         parts.append(f"{counted(len(times), 'run')} trained for {duration(sum(times))} in all")
         if len(totals := results.times("total_time_s")) == len(times):
@@ -80,7 +80,7 @@ def rows_of(results: Results) -> list[Row]:
 
 
 def budgets_of(results: Results) -> list[EqualCost]:
-    """Return the comparisons at equal FLOPs and equal time, as far as they were made, on each test set."""
+    """Return the comparisons at equal FLOPs and equal time that were made, on each test set."""
     return [
         EqualCost(kind, " · ".join(filter(None, (BUDGET_TITLES[kind], test_title(each)))), rows_of(each), each)
         for kind, again in results.at_equal.items()
@@ -89,7 +89,7 @@ def budgets_of(results: Results) -> list[EqualCost]:
 
 
 def splits_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return split to its counts of rows, from the summary of a run's data; all test sets among them."""
+    """Return split to its counts of rows, from the summary of a run's data, with all test sets."""
     tests = sorted(name for name in summary if name.startswith("test"))
     return {
         name: summary[name] for name in ("train", "validation", *tests, "views", "views_validation") if name in summary
@@ -102,7 +102,7 @@ def grid_caption(grid: GridResults) -> str:
     at = grid.shown_cell.coordinates
     caption = (
         f"Left or above, validation rows: {grid.choose_by}, by which the framed cell was chosen. Right or below, "
-        f"test rows: {grid.metric}, looked at after; its best cell is not the one to report. Means over seeds."
+        f"test rows: {grid.metric}, measured afterwards; do not report its best cell. Means over seeds."
     )
     if held:
         caption += " Of the other axes: " + ", ".join(f"{field} {at[field]}" for field in held) + "."

@@ -1,12 +1,13 @@
 """The tables of a report as CSV, for other programs: the numbers of results.json, unrounded.
 
-tables/arms.csv          a row an arm, budget and test set: values over seeds, retrieval, cost, alarms
-tables/comparisons.csv   a row a comparison with the baseline or a control, budget and test set: difference, p, verdict
-tables/data.csv          a row a split: rows read, kept, cut; and `left_out`, with the reasons
-tables/grid_ARM.csv      a row a cell of a grid
-tables/geometry.csv, embedding_map.csv, singular_values.csv   as those of `analyze` (docs/geometry.md)
+tables/arms.csv          one row for each arm, budget and test set: values over seeds, retrieval, cost, alarms
+tables/comparisons.csv   one row for each comparison with the baseline or a control, budget and test set:
+                         difference, p, verdict
+tables/data.csv          one row for each split: rows read, kept, cut; and `left_out`, with the reasons
+tables/grid_ARM.csv      one row for each cell of a grid
+tables/geometry.csv, embedding_map.csv, singular_values.csv   the same as those of `analyze` (docs/geometry.md)
 
-The runs one by one are in results.csv. What is not known is an empty cell.
+results.csv has one row for each run. An unknown value is an empty cell.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def write_tables(results: Results, geometry: Mapping[str, Any] | None, folder: P
 
 
 def _tables(results: Results) -> Iterator[tuple[Row, Results]]:
-    """Give the comparison at each cost and on each test set, with what a row says of both."""
+    """Yield the comparison at each cost and on each test set, after the columns of a row that name both."""
     for budget, at_cost in (("steps", results), *results.at_equal.items()):
         for each in (at_cost, *at_cost.other_tests.values()):
             yield {"budget": budget, **({"test": next(iter(each.tests))} if results.several_tests else {})}, each

@@ -1,4 +1,4 @@
-"""What each arm is, in one line, and what each word and sign of a report means. Each is said once."""
+"""What each arm is, in one line, and what each word and sign of a report means; each is explained once."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ DISTANCES = {
 TARGETS = {
     "stop_grad": "gradient through the prediction only",
     "shared": "gradients through both views",
-    "ema": "the target by a slow copy of the model",
+    "ema": "the target from a slow copy of the model",
 }
-TOLD = ("shuffle_views", "shuffle_rule", "teacher", "rewrite_first", "views_ratio")
-"""Settings that a line says in words; so it does those of the objective that are in `_term_in_words`."""
+DESCRIBED = ("shuffle_views", "shuffle_rule", "teacher", "rewrite_first", "views_ratio")
+"""Settings that `_line` describes in words."""
 TERM = ("jepa_lambda", "jepa_term", "jepa_distance", "jepa_target", "jepa_k")
+"""Settings of the objective that `_term_in_words` describes."""
 
 
 def arm_lines(results: Results) -> dict[str, str]:
@@ -70,14 +71,14 @@ def _term_in_words(config: JEPAConfig) -> str:
 
 
 def _other_differences(run: RunConfig, baseline: RunConfig) -> list[str]:
-    """Return the settings that differ from the baseline's and are in no words yet, as `name value`."""
-    told = {*TOLD, *TERM}
-    changed = {key for key, value in run.settings.items() if baseline.settings.get(key) != value} - told
+    """Return the settings that differ from the baseline's and are not described yet, as `name value`."""
+    described = {*DESCRIBED, *TERM}
+    changed = {key for key, value in run.settings.items() if baseline.settings.get(key) != value} - described
     return [f"{key} {as_text(run.settings[key])}" for key in sorted(changed)]
 
 
 def words_of(results: Results) -> dict[str, str]:
-    """Return what each word and sign of the report means, of those that it has."""
+    """Return what each word and sign in this report means."""
     arms, baseline = results.arms.values(), results.baseline
     has_term = any(arm.alarms or arm.retrieval for arm in arms)
     margin = results.main.comparisons[0].margin_in_words if _has_margin(results) else None
@@ -89,9 +90,9 @@ def words_of(results: Results) -> dict[str, str]:
         "95% interval": "That of a paired t-test over seeds: differences that other seeds might have given.",
         "p, Holm": "Chance of such a difference if there were none, corrected by Holm for the number of arms"
         + (" and test sets." if results.several_tests else "."),
-        "p, sign flip": "The same without an assumption on the distribution. With n seeds it cannot go below 2/2^n.",
+        "p, sign flip": "The same without an assumption about the distribution. With n seeds it is at least 2/2^n.",
         "verdict": "A direction is named only where p, Holm is below 0.05 and the interval leaves out 0. “No "
-        "difference shown” is no proof of equality. A comparison with a control is one more condition for "
+        "difference shown” does not prove equality. A comparison with a control is one more condition for "
         "a gain; its p is not corrected.",
     }
     if margin is not None:
@@ -101,7 +102,7 @@ def words_of(results: Results) -> dict[str, str]:
         )
     words["step time, FLOPs"] = f"What a training step costs, as a multiple (×) of that of {baseline}."
     if results.costs_of_runs_differ:
-        words["run FLOPs"] = "Those of all steps, and of a teacher its training and its answers."
+        words["run FLOPs"] = "The FLOPs of all steps; for a teacher, also those of its training and its answers."
     words["a run takes"] = "Median over seeds of the training time, by the clock."
     if has_term:
         words |= _words_of_embeddings(results)
@@ -110,14 +111,16 @@ def words_of(results: Results) -> dict[str, str]:
 
 def _words_of_embeddings(results: Results) -> dict[str, str]:
     words = {
-        "JEPA term": "Distance between what the model predicts from the text and what it makes of the code, averaged "
-        "over pairs. Its weight is λ (lambda).",
+        "JEPA term": "Distance between the prediction from the text and the embedding of the code, as a mean over "
+        "pairs. Its weight is λ (lambda).",
         "[PRED]": "A learned token after the text. The state at the last one is the prediction; without it, the text's "
         "own state.",
         "retrieval@k": "Share of rows whose code is among the k nearest of all codes of the test rows, by embedding.",
-        "gap": "Mean cosine of matching views minus that of shuffled ones. 0: the match means nothing.",
-        "collapse": "All views have nearly the same embedding, so the JEPA term is met and nothing was learned by it. "
-        "The alarm is raised after three checks in a row. A run has recovered if the last check does not look so.",
+        "gap": "Mean cosine of matching views minus that of shuffled ones. 0: matching views are not closer than "
+        "others.",
+        "collapse": "All views have nearly the same embedding. The JEPA term is then small, although the model has "
+        "learned nothing about the pairs. The alarm is raised after three such checks in a row. A run has recovered if "
+        "its last check is not one of them.",
     }
     if results.main.has_views_retrieval:
         words["of held-out views"] = "Retrieval of the other view of a row of views_file."

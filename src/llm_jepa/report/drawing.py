@@ -18,15 +18,15 @@ from matplotlib.lines import Line2D
 
 from .formatting import can_be_shown
 
-# Okabe and Ito (2008), told apart with every common colour blindness; yellow is left out, too faint on white.
+# Okabe and Ito (2008): distinct with every common colour blindness. Yellow is left out: it is too faint on white.
 PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-# Colours repeat after seven arms; markers and dashes then still tell arms apart.
+# Colours repeat after seven arms; markers and dashes then still differ.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DASHES = ("-", "--", ":", "-.")
 
 INK, FAINT = "#222222", "#8A8A8A"
 STYLE: dict[Any, Any] = {
-    "font.family": ["DejaVu Sans", "sans-serif"],  # a reader's machine may have another sans serif alone
+    "font.family": ["DejaVu Sans", "sans-serif"],  # if a reader's machine lacks it, any sans serif
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
     "axes.titlesize": 10,
@@ -51,7 +51,7 @@ ROUND_STEPS = (1, 2, 2.5, 5, 10)
 """Distances of ticks, up to a power of ten."""
 
 NARROW, NARROW_ENDING = 4.2, "_narrow"
-"""Inches of a figure for a phone, on which it is shown at nine tenths of its size; and what its file is named."""
+"""Inches: width of a figure for a phone, which shows it at nine tenths of its size; and the end of its file's name."""
 
 PNG_DPI = 160
 """Dots an inch of the PNG: 7 inches are 1120 dots, sharp at the width of a page."""
@@ -68,7 +68,7 @@ class Look:
 
 
 def look_of(arm: str, arms: Sequence[str]) -> Look:
-    """Return the look of an arm, which depends on its place among the arms only."""
+    """Return the look of an arm, which depends only on its place among the arms."""
     place = list(arms).index(arm)
     return Look(
         color=PALETTE[place % len(PALETTE)],
@@ -89,24 +89,24 @@ def marker_key(label: str, color: str, marker: str, markersize: float) -> Line2D
 
 
 def shortened_name(name: str, room: int = 28) -> str:
-    """Return a name for a figure, without its middle where it is longer than `room` characters."""
+    """Return a name for a figure; its middle is left out if it is longer than `room` characters."""
     return plain(name if len(name) <= room else f"{name[: room // 2 - 1]}..{name[-(room // 2 - 1) :]}")
 
 
 def plain(text: str) -> str:
-    """Return text for a figure: a $ starts no mathematics, and what no one can see has no place in XML."""
+    """Return text for a figure: `$` starts no mathematics; invisible characters, which XML forbids, are replaced."""
     return "".join(char if can_be_shown(char) else "\N{REPLACEMENT CHARACTER}" for char in text).replace("$", r"\$")
 
 
 def file_name(name: str) -> str:
-    """Return a name of data as part of the name of a file."""
+    """Return a name from data, such as an arm, as part of a file name."""
     return name.replace("/", "_").replace("@", "_at_")
 
 
 def at_least(limits: tuple[float, float], least: float, bounds: tuple[float, float]) -> tuple[float, float]:
     """Return the limits of an axis that spans at least `least`, around the same middle and within the bounds.
 
-    Without this, values that are all equal get an axis of a few hundredths, and rounding looks like a result.
+    Without this, equal values get an axis of a few hundredths, on which rounding looks like a result.
 
     >>> at_least((-0.05, 0.05), 10.0, (0.0, 100.0))
     (0.0, 10.0)
@@ -124,7 +124,7 @@ def save_wide_and_narrow(draw: Callable[[bool], Figure], out_dir: str | Path, na
     """Draw a figure for a page and for a phone, and write both (see `save`).
 
     Args:
-        draw: Returns the figure; it is told whether the figure is to be narrow.
+        draw: Returns the figure; its argument says whether the figure is narrow.
         out_dir: Folder, made if it is missing.
         name: Name of the files.
     """
@@ -144,7 +144,7 @@ def save(figure: Figure, out_dir: str | Path, name: str, narrow: Figure | None =
     FigureCanvasAgg(figure)
     with mpl.rc_context(STYLE):
         figure.savefig(paths[0], metadata={"Date": None})  # no date: the same figure gives the same bytes
-        figure.set_layout_engine("none")  # what was placed once stays there: placing takes as long as drawing
+        figure.set_layout_engine("none")  # keep the places found above: to find them takes as long as to draw
         figure.savefig(paths[1], dpi=PNG_DPI, facecolor="white")
         if narrow is not None:
             FigureCanvasAgg(narrow)

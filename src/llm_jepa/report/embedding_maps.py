@@ -1,6 +1,6 @@
-"""The maps of embeddings as a page draws them itself: inline SVG, so that each pair shows its texts without a script.
+"""The maps of embeddings on the page itself: inline SVG, in which each pair shows its texts without a script.
 
-Everything that comes from data stays text here; the template escapes it.
+Everything from data is plain text here; the template escapes it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ SIZE = 100.0
 """Width and height of a map in its own units."""
 
 MARGIN = 0.94
-"""Share of a map that points reach."""
+"""Share of a map that the points fill."""
 
 MOST_MARKS = 6000
-"""Pairs that a page marks in all its maps: each is some 400 bytes. With many runs each map shows fewer of them."""
+"""Most pairs that all maps of a page show together: each takes some 400 bytes. With many runs each map shows fewer."""
 
 TITLE_ROOM = 120
 """Characters of each text that a point shows."""
 
 NUM_ENDS = 3
-"""Pairs listed at each end, for those who cannot point: the nearest and the farthest views."""
+"""Pairs listed at each end, with the nearest and the farthest views, for readers who cannot point at a map."""
 
 Geometry = Mapping[str, Any]
 
@@ -40,10 +40,10 @@ def pairs_shown(geometry: Geometry, num_maps: int) -> list[int]:
 
 
 def maps_of(geometry: Geometry, side: str, shown: Sequence[int]) -> dict[str, Any]:
-    """Return the maps of one side, a panel a run: `pca`, on one scale for all, and `tsne`, each on its own.
+    """Return the maps of one side, one panel for each run: `pca`, all with one scale, and `tsne`, each with its own.
 
-    A panel has the run's `name`, what is `said` of it, and `pairs`: title, and the places of both views in [0, SIZE],
-    of the mapped pairs that are `shown`.
+    A panel has the run's `name`, its caption `said`, and `pairs`: for each mapped pair in `shown` the title, and the
+    places of both views in [0, SIZE].
     """
     titles = [_title(pair) for pair in geometry["mapped_pairs"]]
     runs = {name: shown_side(run, side) for name, run in geometry["runs"].items()}
@@ -98,12 +98,12 @@ def _end(pair: Mapping[str, str], cosine: float) -> dict[str, Any]:
 def _title(pair: Mapping[str, str]) -> str:
     if not pair:
         return ""
-    where = pair["source"].rsplit("/", 1)[-1]  # the file's name: not where it is on the machine that ran this
+    where = pair["source"].rsplit("/", 1)[-1]  # the file's name without its folder, which is one of another machine
     return f"{shortened(pair['text'], TITLE_ROOM)}\n{shortened(pair['code'], TITLE_ROOM)}\n{where}"
 
 
 def _places(found: Mapping[str, Any], kind: str) -> NDArray[np.float64] | None:
-    """Return the places of both views, (2, pairs, 2); None where there are none."""
+    """Return the places of both views, (2, pairs, 2); None if there are none."""
     if found[f"{kind}_text"] is None:
         return None
     return np.array([found[f"{kind}_text"], found[f"{kind}_code"]])

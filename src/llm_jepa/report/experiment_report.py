@@ -1,4 +1,4 @@
-"""What a reader takes from an experiment's folder: figures, tables, Markdown and the page, of the same numbers.
+"""What an experiment's folder has for readers: figures, tables, Markdown and the page, all with the same numbers.
 
 results.json, run folders  ──▶  figures/*.svg, *.png     tables/*.csv     report.md     report.html
 """
@@ -57,9 +57,9 @@ def _draw(results: Results, out: Path, curves: Runs, geometry: Mapping[str, Any]
 
 
 def experiment_geometry(results: Results, folder: Path) -> Mapping[str, Any] | None:
-    """Return the geometry of one seed's runs: from what the runs kept, or else what `analyze` found of them.
+    """Return the geometry of one seed's runs: from the embeddings that the runs kept, or else as `analyze` found it.
 
-    None for runs of a time when none was kept, as long as `analyze` has not written its `geometry/` beside them.
+    None for runs of an older version, which kept no embeddings, unless `analyze` has written `geometry/` next to them.
     """
     arms = list(results.arms)
     return stored_geometry(folder, arms, seeds_of(results)) or _analysed(folder)

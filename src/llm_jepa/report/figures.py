@@ -51,12 +51,12 @@ class Panel:
     """One small chart: which key of metrics.jsonl it shows, under which title and unit.
 
     Attributes:
-        keys: Names of the key; the first that a row has is taken.
+        keys: Names of the key; the first that a row has is used.
         title: What is shown.
         unit: Label of the vertical axis.
         percent: Show a share in percent.
-        reference: Height of a dashed line that the unit explains; None for no line.
-        least_range: The vertical axis spans at least this much, so that what hardly varies looks flat; 10 for percent.
+        reference: Height of a dashed line, which the unit explains; None for no line.
+        least_range: The vertical axis spans at least this much, so that small changes look small; 10 for percent.
     """
 
     keys: tuple[str, ...]
@@ -68,7 +68,7 @@ class Panel:
 
 
 OTHER_SCORES = ("regex", "number", "any_of", "label", "sql", "choice", "choice_per_byte")
-"""Scorers that are reported where they are asked for; by name, for figures know results and not what made them."""
+"""Scorers that are reported if asked for. Their names are repeated here: this package does not import the scorers."""
 
 FIGURES: dict[str, tuple[Panel, ...]] = {
     "loss": (
@@ -88,8 +88,8 @@ FIGURES: dict[str, tuple[Panel, ...]] = {
     "monitors": (
         Panel(("gap",), "Gap, matched minus shuffled", "cosine (0: no match)", reference=0.0),
         Panel(("retrieval@1",), "Retrieval@1, text to code", "%", percent=True),
-        Panel(("mean_pairwise_cosine",), "Mean pairwise cosine of targets", "cosine (1: all alike)", reference=1.0),
-        Panel(("feature_std",), "Feature spread of targets", "0: all alike, 1: isotropic", reference=0.0),
+        Panel(("mean_pairwise_cosine",), "Mean pairwise cosine of targets", "cosine (1: all equal)", reference=1.0),
+        Panel(("feature_std",), "Feature spread of targets", "0: all equal, 1: isotropic", reference=0.0),
         Panel(("effective_rank",), "Effective rank of targets", "directions", least_range=4.0),
     ),
 }
@@ -106,11 +106,11 @@ def plot_curves(
     out_dir: str | Path,
     alarms: Mapping[str, Mapping[int, Alarm]] | None = None,
 ) -> list[Path]:
-    """Draw how the arms trained, one small chart a quantity: mean line over seeds, band from lowest to highest.
+    """Draw how the arms trained, one small chart for each quantity: mean over seeds, band from lowest to highest.
 
-    What no row holds is left out: a chart without values, a figure without charts. Values that are not finite
-    (such as the JEPA distance of a run without JEPA) are gaps. A mean is drawn where at least one seed has a
-    value, at the steps that any seed logged.
+    A chart without values is left out, and so is a figure without charts. Values that are not finite (such as the
+    JEPA distance of a run without JEPA) are gaps. At each step that a seed logged, the mean of the seeds that have a
+    value is drawn.
 
     Args:
         runs: Arm to seed to the rows of metrics.jsonl, dicts with `step` and any of the keys.
@@ -120,8 +120,8 @@ def plot_curves(
             from which the views had collapsed.
 
     Returns:
-        The files written, `curves_NAME.svg` and `curves_NAME.png` for each figure. Beside them stands
-        `curves_NAME_narrow.svg`, the same in one column.
+        The files written, `curves_NAME.svg` and `curves_NAME.png` for each figure. `curves_NAME_narrow.svg`, the same
+        in one column, is written next to them.
     """
     written: list[Path] = []
     raised = alarm_steps(alarms or {})
@@ -137,7 +137,7 @@ def plot_curves(
 
 
 def alarm_steps(alarms: Mapping[str, Mapping[int, Alarm]]) -> dict[str, dict[int, int]]:
-    """Return for each arm with alarms the steps from which runs had collapsed, and in how many runs each."""
+    """Return for each arm with alarms the steps from which its runs had collapsed, and how many runs had at each."""
     steps: dict[str, dict[int, int]] = {}
     for arm, by_seed in alarms.items():
         for alarm in by_seed.values():
@@ -153,14 +153,14 @@ def comparison_name(test_set: str) -> str:
 
 
 def plot_comparison(results: Results, out_dir: str | Path, name: str = COMPARISON) -> list[Path]:
-    """Draw each seed's value and the mean by arm, beside the differences to the baseline.
+    """Draw each seed's value and the mean of each arm, next to the differences to the baseline.
 
-    Left: a dot a seed, a bar at the mean, in percent. Right: a dot a seed's difference, the mean and its 95%
-    interval, in points; in the margin the verdict. An interval that crosses the line at 0 shows no difference.
+    Left: a dot for each seed, a bar at the mean, in percent. Right: a dot for each seed's difference, the mean and its
+    95% interval, in points; the verdict is in the margin. An interval that crosses the line at 0 shows no difference.
 
     Returns:
-        The files written, `NAME.svg` and `NAME.png`. Beside them stands `NAME_narrow.svg`, with the one part above
-        the other.
+        The files written, `NAME.svg` and `NAME.png`. `NAME_narrow.svg`, with one part above the other, is written next
+        to them.
     """
     return save_wide_and_narrow(partial(_comparison_figure, results), out_dir, name)
 
@@ -179,7 +179,7 @@ class Curve:
 
 
 def summarize_seeds(by_seed: Mapping[int, Sequence[Row]], keys: Sequence[str]) -> Curve | None:
-    """Return the curve of one arm for the first of `keys` that a row holds; None if no row holds a finite value."""
+    """Return the curve of one arm for the first of `keys` that a row has; None if no row has a finite value."""
     at_step: dict[float, dict[int, float]] = {}
     for seed, rows in by_seed.items():
         for row in rows:
@@ -265,7 +265,7 @@ def _draw_panel(axis: Axes, panel: Panel, curves: Mapping[str, Curve], arms: Seq
 
 
 def _draw_alarms(axis: Axes, marks: Mapping[str, Mapping[int, int]], arms: Sequence[str]) -> None:
-    """Mark each step from which runs had collapsed by a dotted line and a flag, arm below arm, with how many runs."""
+    """Mark each step from which runs had collapsed: a dotted line, a flag (arm below arm) and the number of runs."""
     for place, (arm, steps) in enumerate(marks.items()):
         colour, height = look_of(arm, arms).color, 0.96 - 0.1 * place
         for step, count in steps.items():
@@ -325,7 +325,7 @@ def _comparison_figure(results: Results, narrow: bool) -> Figure:
 
 
 def _comparison_axes(num_arms: int, num_parts: int, narrow: bool) -> tuple[Figure, list[Axes]]:
-    height = sum(0.62 if place < 4 else 0.45 for place in range(num_arms))  # many arms stand closer
+    height = sum(0.62 if place < 4 else 0.45 for place in range(num_arms))  # many arms are closer together
     if narrow:
         figure = Figure(figsize=(NARROW, num_parts * (1.0 + 0.75 * height)), layout="constrained")
         return figure, list(figure.subplots(num_parts, 1, squeeze=False).ravel())
@@ -357,7 +357,7 @@ def _draw_difference(axis: Axes, height: float, comparison: PairedComparison, lo
 
 
 def _write_verdict(axis: Axes, height: float, comparison: PairedComparison, *, above: bool) -> None:
-    """Write the difference and the verdict in the margin, where nothing is drawn; or above the interval."""
+    """Write the difference and the verdict in the margin, where nothing is drawn, or above the interval."""
     delta = "" if comparison.delta is None else f"{points(comparison.delta)}  "
     at, size = ((0.01, height - 0.33), 8) if above else ((1.02, height), 9)
     text, across = f"{delta}{short_verdict(comparison)}", ("axes fraction", "data")

@@ -11,14 +11,14 @@ from llm_jepa import progress
 from llm_jepa.experiments.sentences import format_p, format_points
 
 LONGEST_TEXT = 600
-"""Characters of a text or an answer that are shown; a diff or an essay would push everything else away."""
+"""Characters of a text or an answer that are shown: a diff or an essay would fill the whole page."""
 
 DASH = "–"
 MINUS = "\N{MINUS SIGN}"
 
 
 def visible(value: Any) -> Any:
-    """Write what cannot be seen (controls, marks that turn the direction, half a character) by its number.
+    """Replace invisible characters (controls, marks that turn the direction, half a character) by their numbers.
 
     >>> visible("a\\u202eb")
     'a<U+202E>b'
@@ -31,12 +31,12 @@ def visible(value: Any) -> Any:
 
 
 def can_be_shown(char: str) -> bool:
-    """Whether a character may stand on a page as it is: what can be printed, and spaces of any width."""
+    """Return whether a page can show a character as it is: a printable one, or a space of any width."""
     return char.isprintable() or unicodedata.category(char) == "Zs"
 
 
 def shortened(text: str, room: int = LONGEST_TEXT) -> str:
-    """Return at most `room` characters of a text, and how long it was where it is cut."""
+    """Return at most `room` characters of a text, followed by its length if it was cut."""
     return text if len(text) <= room else f"{text[:room]} … ({len(text):,} characters)"
 
 
@@ -56,7 +56,7 @@ def interval(bounds: Sequence[float] | None) -> str:
 
 
 def ratio(value: float | None) -> str:
-    """Return how many times as much."""
+    """Return a ratio with its sign, such as 1.50×."""
     return DASH if value is None else f"{value:.2f}×"
 
 
@@ -80,7 +80,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def with_minus(text: str) -> str:
-    """Return text with a minus sign in place of each hyphen that stands for one; alone, it is a missing value.
+    """Return text with a minus sign for each hyphen in front of a number; a hyphen alone is a missing value.
 
     >>> with_minus("jepa-2: -1.7 points"), with_minus("-")
     ('jepa-2: −1.7 points', '–')

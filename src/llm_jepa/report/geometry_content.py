@@ -16,8 +16,8 @@ from .geometry_figures import shown_side, sides_of
 def geometry_answer(geometry: Mapping[str, Any]) -> Answer:
     """Return what a report of `analyze` opens with, about the last of `sides_of`.
 
-    The sentence names the run whose texts find their codes most often, and the first named beside it. A share counts as
-    more than chance where the lower end of its interval is: the same draw at random would rarely do as well.
+    The sentence names the run whose texts find their codes most often, and the first run of the call. A share counts as
+    more than chance if the lower end of its interval is above chance.
     """
     side = sides_of(geometry)[-1]
     shares = {name: shown_side(run, side)["retrieval"] for name, run in geometry["runs"].items()}
@@ -28,7 +28,9 @@ def geometry_answer(geometry: Mapping[str, Any]) -> Answer:
     first = next(iter(shares))
     best = max(shares, key=lambda name: shares[name]["recall@1"])  # the first of equals
     count = geometry["num_pairs"]
-    sentence = f"Of {count:,} texts, {_share(shares[best])} have their own of {1 / chance:,.0f} codes nearest in {best}"
+    sentence = (
+        f"Of {count:,} texts, {_share(shares[best])} are nearest to their own of {1 / chance:,.0f} codes in {best}"
+    )
     if first != best:
         sentence += f"; {_share(shares[first])} in {first}"
     sentence += f"; at random it would be {percent(chance)}%."
@@ -39,7 +41,7 @@ def geometry_answer(geometry: Mapping[str, Any]) -> Answer:
 
 
 def geometry_price(geometry: Mapping[str, Any]) -> str:
-    """Say what the analysis cost."""
+    """Return what the analysis cost."""
     models = counted(len(geometry["runs"]), "model")
     return f"no training; {models} embedded both views of {geometry['num_pairs']:,} pairs."
 

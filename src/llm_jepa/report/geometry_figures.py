@@ -1,6 +1,6 @@
 """Figures of a geometry.json: singular values of the difference of the views, and both views in a plane.
 
-Drawn as the figures of an experiment are: on a `Figure` of its own, as SVG and PNG, the same file for the same numbers.
+They are drawn as those of an experiment: each on its own `Figure`, as SVG and PNG, the same file for the same numbers.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from .drawing import (
 
 MAPS_TO_A_ROW = 4
 LINKED_PAIRS = 40
-"""Matching pairs that a line joins: enough to see whether lines are short, few enough to follow one."""
+"""Matching pairs that a line joins: enough to see whether lines are short, and few enough to follow one."""
 
 VIEW_LOOKS: dict[str, dict[str, Any]] = {
     "text": {"color": PALETTE[1], "marker": "o", "s": 9},
@@ -49,8 +49,8 @@ TITLES = {"enc": "Enc(Text) and Enc(Code)", "pred": "The prediction and its targ
 DIFFERENCES = {"enc": "Enc(Text) \N{MINUS SIGN} Enc(Code)", "pred": "prediction \N{MINUS SIGN} target"}
 DASHED = (0, (3, 2))
 ROUNDING = 1e-10
-"""Singular values below this share of the largest are 0, up to rounding: of centred views there is one."""
-LETTERS_AN_INCH = 13  # of the heading's size
+"""Singular values below this share of the largest are 0, up to rounding. Centred views have one such value."""
+LETTERS_AN_INCH = 13  # in the size of the heading
 
 Geometry = Mapping[str, Any]
 
@@ -58,10 +58,10 @@ Geometry = Mapping[str, Any]
 def plot_geometry(geometry: Geometry, out_dir: str | Path) -> list[Path]:
     """Draw a geometry.json.
 
-    `singular_values`: a column a form (raw, centred, row-normalised), a row a side, a line a run; dashed, the same of
-    shuffled pairs. `embedding_map_enc` and, where a run has a prediction, `embedding_map_pred`: a column a run, above
-    by PCA on the same axes for all runs, below by t-SNE. A run without prediction has Enc(Text) in its place. No map
-    is drawn of a side that some run has nothing to put in the place of.
+    `singular_values`: one column for each form (raw, centred, row-normalised), one row for each side, one line for
+    each run; dashed, the same of shuffled pairs. `embedding_map_enc` and, if a run has predictions,
+    `embedding_map_pred`: one column for each run, above by PCA on the same axes for all runs, below by t-SNE. For a
+    run without predictions Enc(Text) is shown instead. A side that cannot be shown for every run has no map.
 
     Returns:
         The files written, each as SVG and PNG.
@@ -74,19 +74,19 @@ def plot_geometry(geometry: Geometry, out_dir: str | Path) -> list[Path]:
 
 
 def sides_of(geometry: Geometry) -> list[str]:
-    """Return the sides to show: each that all runs can be shown by, their own or in its place Enc(Text)."""
+    """Return the sides that can be shown for every run; in `pred`, Enc(Text) replaces a missing prediction."""
     runs = geometry["runs"].values()
     has_enc, has_pred = ([side in run["sides"] for run in runs] for side in ("enc", "pred"))
     return [*(["enc"] if all(has_enc) else []), *(["pred"] if any(has_pred) else [])]
 
 
 def shown_side(run: Mapping[str, Any], side: str) -> Mapping[str, Any]:
-    """Return what was found of a side of a run; of Enc(Text) and Enc(Code), where the run predicts nothing."""
+    """Return what was measured of a side of a run; of Enc(Text) and Enc(Code), if the run has no predictions."""
     return run["sides"].get(side) or run["sides"]["enc"]
 
 
 def _head(figure: Figure, text: str) -> None:
-    """Write what is shown, and over which pairs, on top; the name of a file is text, whatever is in it."""
+    """Write at the top what is shown, and for which pairs; the name of a file is shown as plain text."""
     lines = textwrap.fill(plain(text), int(figure.get_figwidth() * LETTERS_AN_INCH))
     figure.suptitle(lines, x=0.008, ha="left", fontsize=9, color=INK)
 
@@ -96,7 +96,7 @@ def _head(figure: Figure, text: str) -> None:
 
 def _spectra_figure(geometry: Geometry, sides: Sequence[str], narrow: bool) -> Figure:
     names = list(geometry["runs"])
-    arms = geometry.get("arms", names)  # an arm keeps its colour of the other figures
+    arms = geometry.get("arms", names)  # an arm has the same colour as in the other figures
     if narrow:
         figure = Figure(figsize=(NARROW, 2.3 * len(sides) * len(FORM_TITLES) + 1.2), layout="constrained")
         axes = figure.subplots(len(sides) * len(FORM_TITLES), 1, squeeze=False, sharex=True)
@@ -130,7 +130,7 @@ def _spectra_figure(geometry: Geometry, sides: Sequence[str], narrow: bool) -> F
 def _draw_spectrum(axis: Axes, spectrum: Mapping[str, Any], look: Look) -> None:
     for key, dashes, width in (("shuffled_top", DASHED, 1.1), ("top", "-", 1.8)):
         values = np.array(spectrum[key])
-        values = np.where(values > ROUNDING * max(values), values, np.nan)  # a logarithm has no place for 0
+        values = np.where(values > ROUNDING * max(values), values, np.nan)  # a logarithmic axis cannot show 0
         axis.plot(np.arange(1, len(values) + 1), values, color=look.color, linestyle=dashes, linewidth=width)
 
 

@@ -1,4 +1,4 @@
-"""What `analyze` leaves to be read: figures, report.md and report.html, of the numbers of geometry.json."""
+"""What `analyze` writes for readers: figures, report.md and report.html, with the numbers of geometry.json."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .page import write_geometry_report
 def write_analysis_report(
     geometry: Mapping[str, Any], folder: Path, command: str | None = None, environment: Mapping[str, Any] | None = None
 ) -> Path:
-    """Draw the figures of a geometry.json beside it, and write report.md and report.html; return the page's path.
+    """Draw the figures of a geometry.json next to it, and write report.md and report.html; return the page's path.
 
     Args:
         geometry: What `analyze_runs` returned.
         folder: Where geometry.json is.
-        command: What repeats the analysis.
+        command: The command that repeats the analysis.
         environment: What `describe_environment` returned.
     """
     pictures = plot_geometry(geometry, folder)

@@ -1,4 +1,4 @@
-"""Figures of a grid: two heat maps, what its cell was chosen by and the metric on test rows."""
+"""Figures of a grid: two heat maps, the value by which its cell was chosen, and the metric on test rows."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .drawing import INK, PALETTE, file_name, save_wide_and_narrow, shortened_na
 def plot_grid(grid: GridResults, out_dir: str | Path, axes: Sequence[str] | None = None) -> list[Path]:
     """Draw a grid.
 
-    The chosen cell is framed in both; its place was found in the left one alone. A cell without a value is empty.
-    Of a grid with more than two axes a slice is drawn: the one through the chosen cell, else through the first.
+    The chosen cell is framed in both; it was chosen by the left one only. A cell without a value is empty. Of a grid
+    with more than two axes one slice is drawn: that of the chosen cell, or of the first one if none is chosen.
 
     Args:
         grid: The grid.
@@ -31,7 +31,8 @@ def plot_grid(grid: GridResults, out_dir: str | Path, axes: Sequence[str] | None
         axes: The one or two fields to draw, the vertical one first. Default: the two with the most values.
 
     Returns:
-        The files written, `grid_ARM.svg` and `grid_ARM.png`, beside `grid_ARM_narrow.svg`; none if no cell has a value.
+        The files written, `grid_ARM.svg` and `grid_ARM.png`, next to `grid_ARM_narrow.svg`; none if no cell has a
+        value.
 
     Raises:
         ConfigError: If `axes` are not one or two different axes of the grid.
@@ -49,7 +50,7 @@ def grid_name(arm: str) -> str:
 
 
 def grid_slice(grid: GridResults, shown: Sequence[str]) -> list[Cell]:
-    """Return the cells that differ from the chosen one, or from the first, in the shown axes alone."""
+    """Return the cells that differ from the chosen one (or the first) only in the shown axes."""
     here = grid.shown_cell.coordinates
     rest = [field for field in grid.axes if field not in shown]
     return [cell for cell in grid.cells if all(cell.coordinates[field] == here[field] for field in rest)]
@@ -72,7 +73,7 @@ def _grid_figure(grid: GridResults, shown: Sequence[str], cells: Sequence[Cell],
     rows, columns = list(grid.axes[down]) if down else [None], list(grid.axes[across])
     titles = {
         "validation": f"Validation, chosen by: {grid.choose_by.replace('_', ' ')}",
-        "test": f"Test, looked at after: {grid.metric.replace('_', ' ')}",
+        "test": f"Test, measured afterwards: {grid.metric.replace('_', ' ')}",
     }
     size = (max(3.6, 0.85 * len(columns) + 1.4), 0.5 * len(rows) + 1.5)  # inches, of each map
     shape = (2, 1) if narrow else (1, 2)
@@ -99,10 +100,10 @@ def _grid_figure(grid: GridResults, shown: Sequence[str], cells: Sequence[Cell],
 def _draw_cells(
     axis: Axes, values: NDArray[np.float64], frame: tuple[int, int] | None, lower: bool, digits: int
 ) -> None:
-    """Draw values, dark for good, with the number in each cell and a frame around the chosen one."""
+    """Draw values, the better the darker, with the number in each cell and a frame around the chosen one."""
     low, high = (np.nanmin(values), np.nanmax(values)) if np.isfinite(values).any() else (0.0, 1.0)
     goodness = (high - values if lower else values - low) / ((high - low) or 1.0)
-    # The ends of the map are left out: white is for cells without a value, and the darkest would hide the frame.
+    # The ends of the colour map are not used: white is for cells without a value, and the darkest would hide the frame.
     axis.imshow(np.ma.masked_invalid(0.12 + 0.68 * goodness), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         text = "–" if math.isnan(value) else f"{value:.{digits}f}"

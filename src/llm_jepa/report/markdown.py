@@ -1,6 +1,6 @@
-"""The same report as Markdown, for a pull request or a paper's notes: report.md, beside report.html.
+"""The same report as Markdown, for a pull request or a paper's notes: report.md, next to report.html.
 
-Text from data is escaped, so that it is shown as it is and makes no element, link or heading.
+Text from data is escaped: it is shown as it is, and cannot become an element, a link or a heading.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ _AT_THE_START = re.compile(r"^(>|[#+-](?=\s|[#-]|$)|\d+(?=[.)](?:\s|$)))")
 
 
 def escaped(text: str) -> str:
-    r"""Return text for Markdown, on one line; what Markdown or HTML would read as their own is escaped.
+    r"""Return text for Markdown, on one line; characters that mean something in Markdown or HTML are escaped.
 
     >>> print(escaped("<b>a|b</b> jepa_shuffled *x* https://a.example"))
     &lt;b>a\|b&lt;/b> jepa_shuffled \*x\* https&#58;//a.example
     """
     text = " ".join(str(visible(text)).split()).replace("&", "&amp;").replace("<", "&lt;")
     text = _AT_THE_START.sub(lambda found: f"&#{ord(found[0][0])};{found[0][1:]}", _INLINE.sub(r"\\\1", text))
-    return text.replace("://", "&#58;//").replace("www.", "www&#46;")  # an address is no link either
+    return text.replace("://", "&#58;//").replace("www.", "www&#46;")  # an address must not become a link
 
 
 def fenced(text: str, language: str = "") -> str:
-    """Return text as a block of code, within a fence that is longer than any in it."""
+    """Return text as a block of code, in a fence that is longer than any fence in the text."""
     text = str(visible(text)).rstrip("\n")
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence}{language}\n{text}\n{fence}"
 
 
 def only_bars(text: str) -> str:
-    """Return text for a table that somebody pastes into a page of their own: what would end a cell is escaped."""
+    """Return text for a table that is pasted into another page: `|`, which would end a cell, is escaped."""
     return text.replace("|", r"\|")
 
 
 def table(rows: Sequence[Sequence[str]], escape: Callable[[str], str] = escaped) -> str:
-    """Return rows of cells, the first a header, as a table of Markdown."""
+    """Return rows of cells, the first row a header, as a Markdown table."""
     lines = ["| " + " | ".join(escape(cell) for cell in row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
@@ -111,12 +111,12 @@ def experiment_markdown(
 
     Args:
         results: The results.
-        pictures: Files of figures below `folder`; the PNG are shown, by their names relative to it.
+        pictures: Files of figures below `folder`; those that are PNG are shown, by their names relative to it.
         folder: Where the Markdown will be.
         settings: The settings as YAML.
         environment: What `environment_of` returned.
         geometry: What geometry.json holds.
-        command: What repeats the experiment.
+        command: The command that repeats the experiment.
     """
     parts = [*_opening(answer_of(results)), bullets(arm_sentences(results))]
     if price := price_of(results):

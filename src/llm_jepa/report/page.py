@@ -1,13 +1,13 @@
 """Reports as one HTML file each, for a screen, a phone or paper: of an experiment, and of the geometry of runs.
 
-They compute no result of their own: numbers and sentences come from `Results` or from what `analyze_runs` returned,
-pictures from `figures`, answers and environment from the run folders. The same folder gives the same bytes.
+They compute no results: numbers and sentences come from `Results` or from what `analyze_runs` returned, pictures from
+`figures`, answers and environment from the run folders. The same folder gives the same bytes.
 
     content, run_details, embedding_maps  ──▶  templates/*.html.j2 and report.css  ──▶  report.html
 
-What the file may hold comes from data that nobody has vetted. So it has no script and no link, its policy
-(Content-Security-Policy) lets a browser load nothing and apply no style but its own, every value is escaped, and
-characters that no one can see, or that turn the direction of writing, are shown by their number.
+The file shows data that nobody has checked. So it has no script and no link; its policy (Content-Security-Policy) lets
+a browser load nothing, and apply no style except its own; every value is escaped; and characters that are invisible, or
+turn the direction of writing, are shown by their number.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ CAPTIONS = {
     "curves_accuracy": "Answers to validation rows during training: mean over seeds, band from lowest to highest.",
     "curves_jepa_loss": "Distance between prediction and target of the JEPA term.",
     "curves_monitors": "Whether the embeddings of the views match, and whether they have collapsed.",
-    "singular_values": "Singular values of the one view minus the other, solid; the same of shuffled pairs, dashed. "
-    "Small values say that the views match only where the dashed line is well above the solid one.",
+    "singular_values": "Singular values of one view minus the other, solid; the same of shuffled pairs, dashed. "
+    "Small values mean that the views match only where the dashed line is well above the solid one.",
 }
 EARLY = ("curves_loss", "curves_accuracy")
-"""Pictures of how well the arms learn; the other curves are of their embeddings."""
+"""Pictures of how well the arms learn; the other curves are about their embeddings."""
 
 
 def write_report(
@@ -73,10 +73,10 @@ def write_report(
 
     Args:
         results: The results.
-        folder: The experiment's folder; answers and environment are read from its run folders, where they are.
-        figures: Pictures; those that are SVG are shown, `comparison` at the top. On a phone one that stands beside it
-            and is named NAME_narrow.svg takes its place.
-        command: What repeats the experiment, for the reader.
+        folder: The experiment's folder; answers and environment are read from its run folders, if they are there.
+        figures: Pictures; those that are SVG are shown, `comparison` at the top. On a phone, NAME_narrow.svg next to a
+            picture is shown instead of it.
+        command: The command that repeats the experiment, for the reader.
         geometry: What `stored_geometry` returned, or geometry.json holds.
 
     Returns:
@@ -138,14 +138,14 @@ def write_geometry_report(
     command: str | None = None,
     environment: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write `report.html` of `analyze` beside its geometry.json.
+    """Write `report.html` of `analyze` next to its geometry.json.
 
     Args:
         geometry: What `analyze_runs` returned.
         folder: Where it goes.
-        figures: Pictures; `singular_values` is shown, the maps are drawn by the page.
-        command: What repeats the analysis, for the reader.
-        environment: Where it was done: names and values.
+        figures: Pictures; only `singular_values` is shown, because the page draws the maps itself.
+        command: The command that repeats the analysis, for the reader.
+        environment: The environment of the analysis: names and values.
 
     Returns:
         The path of the file.
@@ -172,13 +172,13 @@ def write_geometry_report(
 
 
 def settings_text(results: Results) -> str:
-    """Return the settings of an experiment as YAML; what was found in its data has a section of its own."""
+    """Return the settings of an experiment as YAML, without `data`, which has its own section on the page."""
     settings = {key: value for key, value in results.settings.items() if key != "data"}
     return dump_yaml(settings, sort_keys=False, allow_unicode=True)
 
 
 def _geometry(geometry: Mapping[str, Any], sides: Sequence[str], spectra: Mapping[str, str] | None) -> dict[str, Any]:
-    """Return what the section of a geometry shows: tables, and for each side maps and pairs."""
+    """Return what the section of a geometry shows: tables, and the maps and pairs of each side."""
     shown = pairs_shown(geometry, 2 * len(sides) * len(geometry["runs"]))
     return {
         "about": geometry,
@@ -197,7 +197,7 @@ def _geometry(geometry: Mapping[str, Any], sides: Sequence[str], spectra: Mappin
 
 
 def _pictures(figures: Sequence[Path]) -> dict[str, dict[str, str]]:
-    """Return the SVG among the figures by name, each with what stands beside it for a phone, or with ""."""
+    """Return the SVG among the figures by name, each with its narrow version for a phone, or with ""."""
     return {
         path.stem: {
             "source": _as_image(path),
@@ -212,7 +212,7 @@ def _pictures(figures: Sequence[Path]) -> dict[str, dict[str, str]]:
 def _comparison_picture(
     found: SetResults, pictures: dict[str, dict[str, str]], test_set: str | None = None
 ) -> dict[str, str] | None:
-    """Take the picture of a test set out of the others, with a caption that says what is on it."""
+    """Remove the picture of a test set from `pictures`; return it with a caption that says what it shows."""
     picture = pictures.pop(COMPARISON if test_set is None else comparison_name(test_set), None)
     caption = "Each seed's value and the mean"
     if found.comparisons:
@@ -224,12 +224,12 @@ def _comparison_picture(
 
 
 def _as_image(path: Path) -> str:
-    """Return an SVG as a data URI: as an image it can load and run nothing, and its ids meet no others."""
+    """Return an SVG as a data URI: as an image it can load and run nothing, and its ids cannot clash with others."""
     return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _grid_picture(grid: GridResults, pictures: dict[str, dict[str, str]]) -> dict[str, str] | None:
-    """Take the picture of a grid out of the others, with its caption."""
+    """Remove the picture of a grid from `pictures`; return it with its caption."""
     picture = pictures.pop(grid_name(grid.arm), None)
     return picture and picture | {"caption": grid_caption(grid)}
 
@@ -277,5 +277,5 @@ def _templates() -> Environment:
 
 
 def _finalize(value: Any) -> Any:
-    """Make what cannot be seen visible. Jinja calls it on every value, before it escapes."""
+    """Make invisible characters visible. Jinja calls this on every value before it escapes it."""
     return value if isinstance(value, Markup) else formatting.visible(value)

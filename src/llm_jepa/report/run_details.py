@@ -17,7 +17,7 @@ NUM_EXAMPLES = 20
 
 
 def curves_of(results: Results, folder: Path) -> dict[str, dict[int, list[dict[str, Any]]]]:
-    """Return the rows of metrics.jsonl of each arm's runs, by seed; arms stand in the order of the results."""
+    """Return the rows of metrics.jsonl of each arm's runs, by seed; arms are in the order of the results."""
     curves: dict[str, dict[int, list[dict[str, Any]]]] = {}
     for arm, result in results.arms.items():
         for seed in result.values.seeds:
@@ -28,9 +28,10 @@ def curves_of(results: Results, folder: Path) -> dict[str, dict[int, list[dict[s
 
 
 def examples_of(results: Results, folder: Path) -> dict[str, Any] | None:
-    """Return test rows that a single arm got right, of the first seed that most arms have; None if none compare.
+    """Return test rows that only one arm answered correctly, for the first seed that most arms have.
 
-    Each arm gives as many examples as the others as long as it has them: an arm is not shown at its best.
+    Arms give examples in turn, so that no arm is shown only at its best. None if the arms cannot be compared: fewer
+    than two have answers, or they answered different rows.
     """
     arms = list(results.arms)
     seed = max(seeds_of(results), key=lambda each: len(_answered(folder, arms, each)))  # the first of equals
@@ -56,12 +57,12 @@ def examples_of(results: Results, folder: Path) -> dict[str, Any] | None:
 
 
 def seeds_of(results: Results) -> list[int]:
-    """Return the seeds of an experiment, in its order; those of the baseline where the settings name none."""
+    """Return the seeds of an experiment, in its order; those of the baseline if the settings name none."""
     return results.settings.get("seeds") or list(results.arms[results.baseline].values.seeds)
 
 
 def _example(answers: Mapping[str, list[dict[str, Any]]], right: str, place: int) -> dict[str, Any]:
-    """Return one row with every arm's answer; the gold answer only where the right one is not the same."""
+    """Return one row with every arm's answer; the gold answer only if it differs from the correct answer."""
     row = answers[right][place]
     outputs = {arm: shortened(rows[place]["output"]) for arm, rows in answers.items()}
     return {
@@ -74,7 +75,7 @@ def _example(answers: Mapping[str, list[dict[str, Any]]], right: str, place: int
 
 
 def _answers(run: RunFolder, metric: str) -> list[dict[str, Any]]:
-    """Return the answers of a run; a file that is damaged is named."""
+    """Return the answers of a run; a damaged file is an error that names the run."""
     with reading_run(run.path):
         rows = run.predictions()
         for row in rows:
@@ -88,7 +89,7 @@ def _answered(folder: Path, arms: Sequence[str], seed: object) -> dict[str, RunF
 
 
 def environment_of(results: Results, folder: Path) -> dict[str, Any]:
-    """Return the environment of the first run, and the names of what was not the same in all runs."""
+    """Return the environment of the first run, and the names of its values that differ between runs."""
     found = list(_environments(results, folder))
     if not found:
         return {"values": {}, "differing": []}

@@ -32,8 +32,8 @@ Rows = list[list[str]]
 def format_table(results: Results, width: int = 80) -> str:
     """Return the results as text for a terminal: two tables, the alarms, and a sentence for each comparison.
 
-    Values are in percent, differences in points. No line is longer than `width` (at least 80); names of arms
-    that are too long are cut in the middle, where that leaves them apart, and are whole in the sentences.
+    Values are in percent, differences in points. No line is longer than `width` (at least 80). Long names of arms are
+    cut in the middle if they then still differ; the sentences have the whole names.
     """
     width = max(width, 80)
     parts = [
@@ -67,12 +67,12 @@ def format_answer(results: Results, width: int = 80) -> str:
 
 
 def test_title(results: Results) -> str:
-    """Return the heading of a table of one test set; "" where there is one test set without a name."""
+    """Return the heading of a table of one test set; "" for a single test set, which has no name."""
     name = next(iter(results.tests))
     return "" if name == MAIN_TEST else f"Test set {name}"
 
 
-# ---- rows, of which the first is a header ----
+# ---- rows, the first one a header ----
 
 
 def outcome_rows(results: Results) -> Rows:
@@ -120,7 +120,7 @@ def grid_title(grid: GridResults) -> str:
 
 
 def format_mean(values: SeedValues) -> str:
-    """Return mean and standard deviation in percent; `-` where there is no value."""
+    """Return mean and standard deviation in percent; `-` if there is no value."""
     if values.mean is None:
         return "-"
     spread = "" if values.std is None else f" ± {100 * values.std:.1f}"
@@ -128,7 +128,7 @@ def format_mean(values: SeedValues) -> str:
 
 
 def format_difference(comparison: PairedComparison) -> str:
-    """Return a difference and its 95% interval in points; `-` where there is none."""
+    """Return a difference and its 95% interval in points; `-` if there is none."""
     if comparison.delta is None:
         return "-"
     interval = "" if comparison.ci is None else f" [{', '.join(map(format_points, comparison.ci))}]"
