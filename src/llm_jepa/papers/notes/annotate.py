@@ -1,4 +1,4 @@
-"""All notes into one PDF. Called in the child process of guard.py, where time and memory are limited."""
+"""Write all notes into one PDF. Called in the child process of guard.py, where time and memory are limited."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _EXPONENT = re.compile(rb"[0-9.][eE][-+]?[0-9]")
 
 @dataclass(frozen=True)
 class Box:
-    """A box in its place: left and top as displayed, the page's view now and before."""
+    """A box in its place: left and top as displayed; `view` and `before` are the page's view now and before."""
 
     layout: Layout
     colour: str
@@ -66,11 +66,11 @@ def annotate_file(source: Path, notes: Sequence[Note], target: Path, *, skip_mis
     Args:
         source: The PDF.
         notes: The notes.
-        target: The file to write; `<target>.plain` beside it is written too, for a short while.
+        target: The file to write; for a short time there is also `<target>.plain` next to it.
         skip_missing: Leave out notes on pages that the file does not have.
 
     Returns:
-        `notes`, `pages` (of the result), `bands`, `inserted_pages`, and `skipped`, the pages that were not there.
+        `notes`, `pages` (of the result), `bands`, `inserted_pages`, and `skipped`, the pages that do not exist.
 
     Raises:
         DataError: If the PDF or a note cannot be used; the text does not name the PDF.
@@ -112,7 +112,7 @@ def _open(file: BinaryIO) -> tuple[PdfWriter, list[str]]:
 
 
 def _with_plain_boxes(file: BinaryIO) -> BinaryIO:
-    """Return the file, or a copy in which no box has a number such as 6.12e2, for which pypdf loses the page."""
+    """Return the file, or a copy in which no box has a number such as 6.12e2, with which pypdf loses the page."""
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if not any(_EXPONENT.search(box[0]) for box in _BOX.finditer(data)):
             return file
@@ -120,7 +120,7 @@ def _with_plain_boxes(file: BinaryIO) -> BinaryIO:
 
 
 def _plain_box(box: re.Match[bytes]) -> bytes:
-    """Return a box with plain numbers in as many bytes, so that every place in the file stays; as it is if too long."""
+    """Return a box with plain numbers in as many bytes, so that offsets stay right; unchanged if that is too long."""
     try:
         plain = [f"{float(each):.6f}".rstrip("0").rstrip(".").encode() for each in box[2].split()]
     except ValueError:
@@ -132,8 +132,8 @@ def _plain_box(box: re.Match[bytes]) -> bytes:
 def _repair_boxes(source: Path, pages: Sequence[tuple[int, PageObject]]) -> None:
     """Replace page boxes that viewers read in different ways, so that all show the note; pages count from 0.
 
-    Of more than four numbers the first four count. Numbers that pypdf cannot read are pdfium's; a CropBox that it
-    cannot read either is taken away, as viewers pass it over.
+    Of more than four numbers the first four count. Boxes that pypdf cannot read are read by pdfium. A CropBox that
+    neither can read is removed, because viewers ignore it.
     """
     import pypdfium2
 
@@ -180,8 +180,8 @@ def _split_missing(notes: Sequence[Note], num_pages: int, skip: bool) -> tuple[l
 def _place(writer: PdfWriter, pages: Sequence[PageObject], notes: Sequence[Note], plain: Path) -> list[Placement]:
     """Return where each note goes.
 
-    What is rendered is the copy: it holds the pages that pypdf found, and pdfium need not read the damaged parts of
-    the original in its own way.
+    The copy is rendered: it has the pages that pypdf found, and pdfium does not have to read the damaged parts of the
+    original, which it might read in another way.
     """
     import pypdfium2
 
@@ -245,8 +245,7 @@ def _draw(writer: PdfWriter, boxes: Sequence[Box]) -> None:
 def _check_readable(target: Path, writer: PdfWriter, boxes: Sequence[Box]) -> None:
     """Read the notes back from the written file, each in its place.
 
-    A page whose content leaves the graphics state in disorder, in a way that was not foreseen, ends here as an error
-    and not as a note out of sight.
+    Content that changes the graphics state in an unexpected way could move a note out of sight. That is an error here.
     """
     import pypdfium2
 

@@ -1,7 +1,7 @@
 """A note as lines of text in a box, and the box as a drawing.
 
-Drawn with DejaVu Sans, which comes with matplotlib, embedded as a subset with its characters' code points: it has
-Greek letters, arrows and most signs of formulas, and the text can be searched and copied.
+The font is DejaVu Sans, which comes with matplotlib. It has Greek letters, arrows and most signs of formulas. A subset
+of it is embedded with the code points of its characters, so that the text can be searched and copied.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TINT = 0.92  # how far the background is from the colour towards white
 
 
 def load_fonts() -> None:
-    """Give reportlab the two fonts, from matplotlib's folder."""
+    """Register the two fonts from matplotlib's folder with reportlab."""
     import matplotlib
     from reportlab.pdfbase import pdfmetrics
     from reportlab.pdfbase.ttfonts import TTFont
@@ -43,14 +43,14 @@ def check_characters(note: Note) -> None:
     """Refuse a note with a character that the fonts cannot draw.
 
     Raises:
-        DataError: It names page and character.
+        DataError: If there is such a character; it names page and character.
     """
     from reportlab.pdfbase import pdfmetrics
 
     for font, text in [(BOLD, note.title), *((REGULAR, bullet) for bullet in note.bullets)]:
         glyphs = pdfmetrics.getFont(font).face.charToGlyph
         for char in text:
-            # Beyond U+FFFF reportlab writes a code point that readers of the text take for another.
+            # Beyond U+FFFF reportlab writes a wrong code point, so that extracted text would be wrong.
             if ord(char) not in glyphs or ord(char) > 0xFFFF:
                 raise DataError(
                     "character_not_supported",
@@ -123,7 +123,7 @@ def lay_out(note: Note, width: float, size: float) -> Layout:
 
 
 def wrap(text: str, width: float, measure: Callable[[str], float]) -> list[str]:
-    """Return a text in lines of at most this width; a word that is wider alone is broken.
+    """Return a text in lines of at most this width; a word that is wider than a line is broken.
 
     >>> wrap("a view of the same text", 9, len), wrap("a longword", 5, len)
     (['a view of', 'the same', 'text'], ['a', 'longw', 'ord'])
@@ -141,7 +141,7 @@ def wrap(text: str, width: float, measure: Callable[[str], float]) -> list[str]:
 
 
 def _break(word: str, width: float, measure: Callable[[str], float]) -> Iterator[str]:
-    """Yield a word in pieces of at most this width, of one character at least."""
+    """Yield a word in pieces of at most this width, each with at least one character."""
     piece = ""
     for char in word:
         if piece and measure(piece + char) > width:
@@ -155,7 +155,7 @@ def _break(word: str, width: float, measure: Callable[[str], float]) -> Iterator
 
 
 def draw_boxes(boxes: Sequence[tuple[Layout, str]]) -> io.BytesIO:
-    """Return a PDF with one box a page, each page the size of its box; the same boxes give the same bytes.
+    """Return a PDF with one box on each page, which has the size of the box; the same boxes give the same bytes.
 
     Args:
         boxes: Layout and colour ("#rrggbb") of each.

@@ -32,14 +32,14 @@ LAYER = "Notes"
 _PRINTED, _HIDDEN = 4, 2  # flags of an annotation
 _INHERITED = ("/Resources", "/MediaBox", "/CropBox", "/Rotate")
 _DEEPEST = 100  # nodes of a page tree above a page
-_LARGEST = 1e7  # points; beyond that a page's numbers are damage
+_LARGEST = 1e7  # points; a page with larger numbers is damaged
 
 
 def view_of(page: PageObject, number: int) -> View:
     """Return how a page is displayed.
 
     Raises:
-        DataError: If its boxes are no rectangles with an area; it names the page.
+        DataError: If its boxes are not rectangles with an area; it names the page.
     """
     media = _box(page, "/MediaBox", number)
     crop = _box(page, "/CropBox", number) if "/CropBox" in page else media
@@ -80,7 +80,7 @@ def _box(page: PageObject, key: str, number: int) -> Rect:
 
 
 def entry(parent: DictionaryObject, key: str) -> Any:
-    """Return what an entry of a dictionary holds or refers to; None where there is none."""
+    """Return what an entry of a dictionary holds or refers to; None if there is none."""
     value = parent.get(key)
     return value.get_object() if value is not None else None
 
@@ -107,7 +107,7 @@ def annotation_boxes(page: PageObject) -> list[Rect]:
 
 
 def _rect(parent: DictionaryObject, key: str) -> Rect | None:
-    """Return the rectangle of an entry's first four numbers; None where it has fewer."""
+    """Return the rectangle of an entry's first four numbers; None if it has fewer."""
     values = entry(parent, key)
     numbers = [_number(each) for each in values[:4]] if isinstance(values, ArrayObject) else []
     x0, y0, x1, y1 = (math.nan if each is None else each for each in [*numbers, *[None] * 4][:4])
@@ -125,7 +125,7 @@ def _annotations(page: PageObject) -> list[Any]:
 
 
 def add_layer(writer: PdfWriter) -> IndirectObject:
-    """Add a layer (optional content group), with which a viewer shows or hides all notes; return it."""
+    """Add a layer (optional content group), by which a viewer shows or hides all notes; return it."""
     layer = writer._add_object(
         DictionaryObject({NameObject("/Type"): NameObject("/OCG"), NameObject("/Name"): TextStringObject(LAYER)})
     )
@@ -138,7 +138,7 @@ def add_layer(writer: PdfWriter) -> IndirectObject:
 
 
 def _child(parent: DictionaryObject, key: str, kind: type) -> Any:
-    """Return an entry of this kind, made where there is none or something else is in its place."""
+    """Return an entry of this kind; make it if it is missing or of another kind."""
     child = entry(parent, key)
     if not isinstance(child, kind):
         child = parent[NameObject(key)] = kind()
@@ -166,7 +166,7 @@ def add_forms(writer: PdfWriter, drawing: PdfReader, layer: IndirectObject) -> l
 
 def show_form(writer: PdfWriter, page: PageObject, form: IndirectObject, matrix: Sequence[float], clip: Rect) -> None:
     """Draw a form on top of a page's own content, which is kept inside `clip` (user space) and as it was."""
-    # Copies: pages share their resources, and a name added to one page's must not stand for another form elsewhere.
+    # Copies: pages share their resources, and a name that is added for one page must not change another page.
     resources = _copied(page, "/Resources")
     own = _copied(resources, "/XObject")
     name = next(name for n in range(len(own) + 1) if (name := f"/LLMJEPANote{n}") not in own)
@@ -201,7 +201,7 @@ def _stream(data: bytes) -> DecodedStreamObject:
 def _balanced(writer: PdfWriter, page: PageObject) -> tuple[list[Any], int]:
     """Return a page's content streams, and how often they save the graphics state without restoring it.
 
-    A `Q` too much does nothing for a viewer. Inside our own `q` and `Q` it would undo ours, so it is taken out.
+    Viewers ignore a `Q` without `q`. Inside our own `q` and `Q` it would end ours, so it is removed.
     """
     found = entry(page, "/Contents")
     parts: list[Any] = []
@@ -266,7 +266,7 @@ def _string_end(content: bytes, place: int) -> int:
 def annotate(
     writer: PdfWriter, page: PageObject, rect: Rect, text: str, colour: str, name: str, layer: IndirectObject
 ) -> None:
-    """Add the note as an annotation on the frame of its box (user space): readers list it, copy it, can delete it."""
+    """Add the note as an annotation on the frame of its box (user space): viewers can list, copy and delete it."""
     channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
     half = FRAME / 2
     frame = f"{_numbers(channels)} RG {FRAME} w "
@@ -277,7 +277,7 @@ def annotate(
             NameObject("/Type"): NameObject("/XObject"),
             NameObject("/Subtype"): NameObject("/Form"),
             NameObject("/BBox"): _array(0, 0, rect.width, rect.height),
-            NameObject("/OC"): layer,  # some viewers look here, and not at the annotation's own
+            NameObject("/OC"): layer,  # some viewers read this one, and not that of the annotation
         }
     )
     annotation = DictionaryObject(
@@ -306,10 +306,10 @@ def _array(*values: float) -> ArrayObject:
 
 
 def grow(writer: PdfWriter, page: PageObject, before: View, after: View) -> None:
-    """Make a page's boxes reach over a band; what is cropped away stays so."""
+    """Extend a page's boxes over a band; what was cropped away stays hidden."""
     box, media = after.visible, read_box(page, "/MediaBox")
     enlarged = _array(box.left, box.bottom, box.right, box.top)
-    # Trimmed to the former size, a print shop would cut the note off.
+    # With these boxes a print shop would trim the page to its former size and cut off the note.
     for key in ("/TrimBox", "/BleedBox", "/ArtBox"):
         page.pop(key, None)
     assert media is not None  # `view_of` has read it
@@ -321,9 +321,9 @@ def grow(writer: PdfWriter, page: PageObject, before: View, after: View) -> None
 
 
 def _hide_outside(writer: PdfWriter, page: PageObject, visible: Rect) -> None:
-    """Hide annotations that were cropped away: unlike content, no clip holds them back from the band.
+    """Hide annotations that were cropped away: unlike content, they are not clipped, and would appear in the band.
 
-    One that another page shows, too, is hidden as a copy, on this page alone.
+    If another page has the same annotation, a copy of it is hidden on this page only.
     """
     shown = _annotations(page)
     for place, each in enumerate(shown):
@@ -341,17 +341,17 @@ def _hide_outside(writer: PdfWriter, page: PageObject, visible: Rect) -> None:
 
 
 def set_box(page: PageObject, key: str, box: Rect | None) -> None:
-    """Give a page a box; without one it has none of this name."""
+    """Set a box of a page, or remove it if `box` is None."""
     page.pop(key, None)
     if box is not None:
         page[NameObject(key)] = _array(box.left, box.bottom, box.right, box.top)
 
 
 def part_pages(writer: PdfWriter, reader: PdfReader) -> None:
-    """Give each page an object of its own where the page tree names one object several times.
+    """Give each page its own object where the page tree names one object several times.
 
-    What is changed on one page would be changed on the others as well. All inherit what the object's /Parent says, as
-    viewers read it, wherever in the tree they stand.
+    Otherwise a change of one page would change the others as well. All inherit from the object's /Parent, wherever in
+    the tree they are, because viewers read it so.
     """
     kids = writer.root_object["/Pages"]["/Kids"]  # type: ignore[index]
     leaves = [page.indirect_reference for page in reader.pages]
@@ -368,13 +368,13 @@ def part_pages(writer: PdfWriter, reader: PdfReader) -> None:
         if leaf.idnum in parted:
             page.indirect_reference = None
             kids[place] = writer._add_object(page)
-        elif page.indirect_reference is not None:  # what links lead to; pypdf has put the last of these pages there
+        elif page.indirect_reference is not None:  # the target of links; pypdf has put the last of these pages there
             writer._replace_object(page.indirect_reference, page)
         parted.add(leaf.idnum)
 
 
 def _inherited(page: DictionaryObject) -> dict[str, PdfObject | None]:
-    """Return what a page takes from above by its /Parent: None for what it lacks and nothing above has."""
+    """Return the entries that a page lacks, as inherited through its /Parent; None for those that are not inherited."""
     found: dict[str, PdfObject | None] = {key: None for key in _INHERITED if key not in page}
     node: Any = page
     for _ in range(_DEEPEST):
@@ -386,7 +386,7 @@ def _inherited(page: DictionaryObject) -> dict[str, PdfObject | None]:
 
 
 def label_pages(writer: PdfWriter, labels: Sequence[str]) -> None:
-    """Give each page its label, so that a viewer's page numbers stay the paper's where pages were inserted."""
+    """Give each page its label, so that a viewer still shows the paper's page numbers after pages were inserted."""
     entries = ArrayObject()
     for index, label in enumerate(labels):
         entries.append(NumberObject(index))

@@ -1,4 +1,4 @@
-"""Where a displayed page is free: neither text (also text that is not painted) nor ink nor a link."""
+"""Where a displayed page is free: without text (including text that is not painted), ink and links."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from .page_geometry import Rect, View
 
 MAX_CELLS = 1200  # along the longer side of a page; an A4 page gets cells of 0.7 points
 _MAX_CELLS_A_POINT = 1.5
-_INK = 6  # of 255: how far from the paper's colour a channel must be; paler is not seen
+_INK = 6  # of 255: least difference of a channel from the paper's colour; paler ink cannot be seen
 
 
 class Space:
-    """The cells of a displayed page that something is on.
+    """The cells of a displayed page that are not free.
 
     Args:
-        taken: Rows and columns of cells, true where something is, (rows, columns).
+        taken: Whether each cell has something in it, (rows, columns).
         view: The page.
     """
 
     def __init__(self, taken: np.ndarray, view: View) -> None:
         rows, columns = taken.shape
         self.x, self.y = columns / view.width, rows / view.height  # cells in a point
-        # [r, c]: taken cells above row r and left of column c; four look-ups count those in any rectangle.
+        # [r, c]: taken cells above row r and left of column c; four look-ups count the taken cells in any rectangle.
         self.counts = np.zeros((rows + 1, columns + 1), dtype=np.int64)
         self.counts[1:, 1:] = taken.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
 
     def is_free(self, rect: Rect) -> bool:
-        """Return whether nothing is in a displayed rectangle."""
+        """Return whether a displayed rectangle is free."""
         rows, columns = (n - 1 for n in self.counts.shape)
         left, right = max(0, math.floor(rect.left * self.x)), min(columns, math.ceil(rect.right * self.x))
         top, bottom = max(0, math.floor(rect.top * self.y)), min(rows, math.ceil(rect.bottom * self.y))
@@ -40,14 +40,14 @@ class Space:
         return int(counts[bottom, right] - counts[top, right] - counts[bottom, left] + counts[top, left]) == 0
 
     def depth(self, left: float, right: float) -> float:
-        """Return how far down from the upper edge nothing is between two displayed x, in points."""
+        """Return the height of the free strip at the upper edge, between two displayed x, in points."""
         columns = self.counts.shape[1] - 1
         first, last = max(0, math.floor(left * self.x)), min(columns, math.ceil(right * self.x))
-        above = self.counts[1:, last] - self.counts[1:, first]  # of each row: what is taken in it and above
+        above = self.counts[1:, last] - self.counts[1:, first]  # of each row: cells taken in it and above
         return float(np.searchsorted(above, 1)) / self.y
 
     def find(self, width: float, height: float, region: Rect) -> tuple[float, float] | None:
-        """Return left and top of the highest free rectangle of this size (points) in a region, leftmost of equals."""
+        """Return left and top of the highest, then leftmost, free rectangle of this size (points) in a region."""
         w, h = math.ceil(width * self.x), math.ceil(height * self.y)
         left, top = math.ceil(region.left * self.x), math.ceil(region.top * self.y)
         right, bottom = math.floor(region.right * self.x + 1e-6), math.floor(region.bottom * self.y + 1e-6)
@@ -63,7 +63,7 @@ class Space:
 
 
 def find_space(page: Any, view: View, links: Iterable[Rect]) -> Space:
-    """Return what is free on a page.
+    """Return the free space of a page.
 
     Args:
         page: A page of pypdfium2.
@@ -81,7 +81,7 @@ def find_space(page: Any, view: View, links: Iterable[Rect]) -> Space:
 
 
 def _ink(page: Any, view: View) -> np.ndarray:
-    """Return the cells that are not the colour of the paper, which is the most common one."""
+    """Return the cells that differ from the colour of the paper, which is the most common colour."""
     scale = min(_MAX_CELLS_A_POINT, MAX_CELLS / max(view.width, view.height))
     # pdfium measures a page in units of user space.
     picture = page.render(scale=scale * view.unit, prefer_bgrx=True, rotation=0).to_numpy()[:, :, :3]
@@ -93,7 +93,7 @@ def _ink(page: Any, view: View) -> np.ndarray:
 
 
 def _text_boxes(page: Any) -> list[Rect]:
-    """Return the boxes of all runs of text in user space, those that are not painted too (a scan's text layer)."""
+    """Return the boxes of all runs of text in user space, even if not painted (such as a scan's text layer)."""
     import pypdfium2.raw as pdfium
 
     text = page.get_textpage()

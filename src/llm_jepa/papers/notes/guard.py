@@ -1,6 +1,6 @@
 """Work on a stranger's PDF in a child process with a limit on time and memory.
 
-Whatever the file does to the libraries (an endless loop, memory without end, a crash in native code), the child ends,
+Whatever the file does to the libraries (an endless loop, ever more memory, a crash in native code), the child ends,
 nothing is written, and the caller gets one DataError.
 """
 
@@ -28,11 +28,9 @@ from .notes_file import Note
 
 logger = logging.getLogger(__name__)
 
-MAX_SECONDS = (
-    8.0  # of the processor; with the start of both processes, an answer within ten on a machine that is not busy
-)
-BUSY = 5  # times as long by the clock: on a busy machine an honest file waits for its turn
-MAX_MEMORY_MIB = 448  # of address space, libraries included: with the parent below 512
+MAX_SECONDS = 8.0  # of processor time: on an idle machine the whole command then answers within ten seconds
+BUSY = 5  # the limit by the clock is so many times as long: on a busy machine a good file has to wait
+MAX_MEMORY_MIB = 448  # of address space, with the libraries: together with the parent less than 512
 MIN_MEMORY_MIB = 256  # with the libraries loaded and one plain page rendered, 200 are in use
 _LIBRARIES = ("pypdf", "pypdfium2", "reportlab")
 
@@ -52,11 +50,11 @@ def annotate_pdf(
     Args:
         source: The PDF; it is only read.
         notes: What `read_notes` returned.
-        out: The file to write; it appears whole, or not at all.
+        out: The file to write. It appears complete, or not at all.
         force: Write over `out` if it is there.
         skip_missing: Leave out notes on pages that the PDF does not have, and return their numbers.
-        max_seconds: Processor time for the work on the PDF, rounded up to whole seconds; by the clock, five times that.
-        max_memory_mib: Memory for it, in MiB of address space; enforced where the system can (Linux).
+        max_seconds: Processor time for the work on the PDF, rounded up to whole seconds; five times that by the clock.
+        max_memory_mib: Memory for the work, in MiB of address space; enforced if the system can do so (Linux).
 
     Returns:
         `out`, `notes` (drawn), `pages` (of `out`), `bands`, `inserted_pages`, `skipped`.
@@ -93,7 +91,7 @@ def annotate_pdf(
 
 
 def _check_call(source: Path, notes: Sequence[Note], out: Path, force: bool) -> None:
-    """Refuse what is wrong before any work."""
+    """Refuse a wrong call before any work."""
     missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
         text = f"Notes on a PDF need {', '.join(missing)}. Install them: pip install 'llm-jepa[pdf]'."
@@ -116,7 +114,7 @@ def _check_call(source: Path, notes: Sequence[Note], out: Path, force: bool) -> 
 
 def _run_child(source: Path, request: dict[str, Any], max_seconds: float, max_memory_mib: int) -> dict[str, Any]:
     """Do the work in a child process; return its result."""
-    # One thread: each further one of numpy's would take address space of its own.
+    # One thread: each additional thread of numpy would take address space.
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     child = Sandbox(
         "llm_jepa.papers.notes.child",

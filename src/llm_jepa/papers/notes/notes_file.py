@@ -1,4 +1,4 @@
-"""A notes file, read and checked: `PAGE: {title: ..., bullets: [...]}`, and optional place, size and colour."""
+"""Read and check a notes file: `PAGE: {title: ..., bullets: [...]}`, with optional place, size and colour."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Note:
         page: Number of the page, from 1.
         title: First line, in bold.
         bullets: One paragraph each; may be empty.
-        place: "top", "margin", or the box's left and top edge, and its width where given, in points from the upper
-            left corner of the page as displayed.
+        place: "top", "margin", or the box's left and top edge and (optional) its width, in points from the upper left
+            corner of the page as displayed.
         size: Of the text, in points.
         colour: Of frame and title, as "#rrggbb".
     """
@@ -60,7 +60,7 @@ class Note:
 
     @property
     def text(self) -> str:
-        """The note as plain text, a line for the title and for each bullet."""
+        """The note as plain text, one line for the title and one for each bullet."""
         return "\n".join([self.title, *(f"• {bullet}" for bullet in self.bullets)])
 
 
@@ -76,7 +76,7 @@ def read_notes(source: str | Path) -> list[Note]:
         source: A shipped file's name, such as "llm-jepa-v1", or the path of a YAML file.
 
     Raises:
-        ConfigError: If there is no such file, or anything in it is not as documented.
+        ConfigError: If there is no such file, or something in it is not as documented.
     """
     text, name = _read(source)
     pages, lines = _parse(text, name)
@@ -133,7 +133,7 @@ def _parse(text: str, name: str) -> tuple[dict[Any, Any], dict[Any, int]]:
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
         text = f"{where}: not valid YAML: {problem}. Texts with ': ' or '#' need quotes."
         raise ConfigError("not_yaml", text) from None
-    except (RecursionError, ValueError, TypeError) as error:  # nested without end, or a number of 5,000 digits
+    except (RecursionError, ValueError, TypeError) as error:  # nested too deeply, or a number of 5,000 digits
         if isinstance(error, ConfigError):
             raise
         text = f"{name}: the YAML has a value that is neither text nor a plain number."
@@ -242,7 +242,7 @@ def _is_number(value: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """Return a value as an error shows it: short, on one line, whatever it is."""
+    """Return any value as an error shows it: short, and on one line."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = 60
     short.maxlevel = 2

@@ -1,7 +1,8 @@
 """A page as its reader sees it.
 
-Two frames. User space: the PDF's own, y upwards, anywhere. Displayed: points from the upper left corner of the visible
-page, y downwards, upright for the reader; /CropBox, /Rotate and /UserUnit lie between the two.
+There are two coordinate systems. User space is the PDF's own: y upwards, with any origin. Displayed coordinates are
+points from the upper left corner of the visible page, y downwards, upright for the reader. /CropBox, /Rotate and
+/UserUnit convert between the two.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which box goes where: into free space, into a band by which the page grows, and what is left on inserted pages."""
+"""Where each box goes: into free space, or into a band by which the page grows; what is left goes on inserted pages."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .notes_file import MIN_SIZE, Note
 from .page_geometry import Rect, View
 
 EDGE = 14.0  # points that printers leave blank at the edge of a page
-CLEARANCE = 4.0  # between a box and what is on the page
-BAND_GAP = 9.0  # between a box for which the page grew and what is on the page
-MIN_WIDTH, COLUMN_WIDTH = 120.0, 160.0  # of any box; of one in a margin that the page grows by
-MAX_PAGE = 14_400.0  # points: 200 inches, the largest page that viewers promise to show
-_TOP = 1 / 3  # of the page's height: a box in free space lies within
+CLEARANCE = 4.0  # between a box and the content of the page
+BAND_GAP = 9.0  # between a box for which the page grew and the content of the page
+MIN_WIDTH, COLUMN_WIDTH = 120.0, 160.0  # of any box; of a box in a margin by which the page grew
+MAX_PAGE = 14_400.0  # points: 200 inches, the largest page that viewers must show
+_TOP = 1 / 3  # of the page's height: boxes in free space lie in this part
 _MAX_BAND, _MIN_BAND_LIMIT = 0.4, 170.0  # of the page's height, and points: how large a band may become
-_MIN_INSERTED = 300.0  # points: height of an inserted page, however low the pages are
+_MIN_INSERTED = 300.0  # points: least height of an inserted page
 _SHARES = (1.0, 0.8, 0.6, 0.45, 0.34)  # of the usable width, tried in this order
-_TOP_OF_MARGIN = 0.6  # the same for one in a margin, which is narrower
-_PLAY = 4.0  # points by which a margin is wider than its box; the search goes by whole cells
+_TOP_OF_MARGIN = 0.6  # the same as _TOP for boxes in a margin, which are narrower
+_PLAY = 4.0  # points by which a margin is wider than its box, because the search uses whole cells
 _MARGIN_SHARES = (0.26, 0.22, 0.18)  # of the page's width
 
 
@@ -34,9 +34,9 @@ class Placement:
     Attributes:
         layout: The box.
         left, top: Its upper left corner as displayed, in points, in `view`.
-        view: The page, larger than before where it grew by a band.
-        grew: Whether it did.
-        rest: What did not fit, for pages to be inserted behind this one.
+        view: The page, larger than before if it grew by a band.
+        grew: Whether it grew.
+        rest: What did not fit, for pages to insert after this one.
     """
 
     layout: Layout
@@ -48,10 +48,10 @@ class Placement:
 
 
 def check_size(page: int, view: View) -> None:
-    """Refuse a page too small for a note, or larger than any viewer shows.
+    """Refuse a page that is too small for a note, or larger than viewers show.
 
     Raises:
-        DataError: It names page and size.
+        DataError: If the page has such a size; it names page and size.
     """
     if not MIN_WIDTH + 2 * EDGE <= view.width <= MAX_PAGE or not 1 <= view.height <= MAX_PAGE:
         raise DataError(
@@ -65,7 +65,7 @@ def place_note(note: Note, space: Space, view: View) -> Placement:
     """Return where a note goes on its page.
 
     Raises:
-        DataError: If coordinates were asked for that are not free.
+        DataError: If the note's coordinates are not on the page, or not free.
     """
     if note.place == "margin":
         return _in_margin(note, space, view) or _in_column(note, space, view)
@@ -90,7 +90,7 @@ def continued(rest: Layout | None, page: int, height: float) -> list[Layout]:
 
 
 def inserted_size(view: View) -> tuple[float, float]:
-    """Return width and height of a page inserted behind this one, in points."""
+    """Return width and height of a page inserted after this one, in points."""
     return view.width, max(view.height, _MIN_INSERTED)
 
 
@@ -127,12 +127,12 @@ def _find(space: Space, layout: Layout, region: Rect, view: View) -> Placement |
 
 
 def _in_band(note: Note, space: Space, view: View) -> Placement:
-    """Let the page grow by what its blank upper margin lacks."""
+    """Let the page grow at the top, as far as its blank upper margin is too small."""
     margin = side_margin(view)
     limit = max(_MAX_BAND * view.height, _MIN_BAND_LIMIT)
     box, rest = _fitted(note, view.width - 2 * margin, limit)
     blank = space.depth(margin - CLEARANCE, view.width - margin + CLEARANCE)
-    # Whole points: content that moves by a part of a pixel would look different.
+    # Whole points: content that moves by a fraction of a pixel would look different.
     growth = max(0, math.ceil(EDGE + box.height + BAND_GAP - blank))
     return Placement(box, margin, EDGE, view.grown("top", growth), grew=growth > 0, rest=rest)
 
@@ -141,7 +141,7 @@ def _in_column(note: Note, space: Space, view: View) -> Placement:
     width = min(COLUMN_WIDTH, view.width - 2 * EDGE)
     box, rest = _fitted(note, width, max(view.height, _MIN_BAND_LIMIT) - 2 * EDGE)
     grown = view.grown("right", math.ceil(width + 2 * BAND_GAP))
-    if box.height > view.height - 2 * EDGE:  # a page lower than the least that is worth writing on
+    if box.height > view.height - 2 * EDGE:  # the page is too low for a column
         return _in_band(note, space, view)
     return Placement(box, view.width + BAND_GAP, EDGE, grown, grew=True, rest=rest)
 
@@ -180,7 +180,7 @@ def _at_coordinates(note: Note, space: Space, view: View) -> Placement:
 
 
 def _sizes(size: float) -> Iterator[float]:
-    """Yield the size that was asked for, and smaller ones down to the smallest."""
+    """Yield the requested size, then smaller ones down to the smallest."""
     while size > MIN_SIZE:
         yield size
         size -= 0.5
@@ -188,7 +188,7 @@ def _sizes(size: float) -> Iterator[float]:
 
 
 def _fitted(note: Note, width: float, height: float) -> tuple[Layout, Layout | None]:
-    """Return the note's box at the largest size that fits; at the smallest, what fits and what is left."""
+    """Return the note's box at the largest size that fits; else, at the smallest, what fits and what is left."""
     for size in _sizes(note.size):
         layout = lay_out(note, width, size)
         if layout.height <= height:
