@@ -1,7 +1,7 @@
 """The command line: parsing and printing, nothing else.
 
-Results go to standard output, whose last line is one JSON object unless it is a terminal; progress and log go to
-standard error.
+Results go to standard output. Its last line is one JSON object, except on a terminal. Progress and log go to standard
+error.
 Exit codes: 0 done, 1 the work failed, 2 the call, the configuration or the data was wrong, 3 a requested check
 failed, 130 interrupted, 143 stopped by SIGTERM.
 """
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     log_to_standard_error(arguments.debug)
     exit_code = exit_code_of(lambda: _do(arguments), debug=arguments.debug)
-    leave()  # not before an error has been dealt with and is gone: its traceback holds the trainer
+    leave()  # only after an error has been handled: its traceback keeps the trainer alive
     return exit_code
 
 
@@ -44,7 +44,7 @@ def _do(arguments: argparse.Namespace) -> None:
 
 @contextmanager
 def _one_voice() -> Iterator[None]:
-    """Let rank 0 alone write to standard output, and log, where several processes do one command."""
+    """If several processes do one command, let only rank 0 log and write to standard output."""
     if is_main():
         yield
         return
@@ -59,12 +59,13 @@ def _one_voice() -> Iterator[None]:
 
 
 def _check_launch(arguments: argparse.Namespace) -> None:
-    """Refuse to do as often as there are processes what one does: only some commands share their work out."""
+    """Refuse several processes for a command that does not share its work between them: each would do all of it."""
     if num_launched() > 1 and not arguments.shared_out:
         raise told(
             ConfigError(
-                f"{num_launched()} processes were started for one command, which only train and evaluate share out. "
-                "Start it without torchrun or accelerate launch; `compare` takes --workers."
+                "too_many_processes",
+                f"{num_launched()} processes were started for one command, but only train and evaluate use several. "
+                "Start it without torchrun or accelerate launch. For `compare`, use --workers.",
             )
         )
 

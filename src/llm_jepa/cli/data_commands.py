@@ -29,28 +29,31 @@ def register(commands: Any) -> None:
     make = add_command(data, "make", _data_make, "generate pairs")
     make.add_argument("kind", choices=["nlrx"], help="nlrx: descriptions and regular expressions")
     make.add_argument(
-        "--out", type=expanded, required=True, metavar="FILE", help="the file to write, .jsonl or .csv, say"
+        "--out", type=expanded, required=True, metavar="FILE", help="the file to write, such as pairs.jsonl"
     )
     make.add_argument("--num", type=positive, required=True, metavar="N", help="number of pairs")
-    make.add_argument("--seed", type=int, default=0, metavar="S", help="seed; the same gives the same file")
-    make.add_argument("--test-out", type=expanded, metavar="FILE", help="also test pairs, whose codes are not in FILE")
+    make.add_argument("--seed", type=int, default=0, metavar="S", help="seed; the same seed gives the same file")
+    make.add_argument(
+        "--test-out", type=expanded, metavar="FILE", help="also write test pairs here, without codes of the other file"
+    )
     make.add_argument("--num-test", type=positive, metavar="N", help="number of test pairs")
     make.add_argument(
         "--phrasing",
         choices=["plain", "colloquial", "both"],
         default="plain",
-        help="words of the descriptions (with --test-out, of the test pairs); both: pairs of two phrasings, no regex",
+        help="style of the descriptions (with --test-out, only of the test pairs); both: pairs of two phrasings, no "
+        "regex",
     )
     make.add_argument(
         "--colloquial-share",
         type=float,
         default=1.0,
         metavar="X",
-        help="how much of a colloquial description is colloquial, as people mix (default 1: all)",
+        help="share of a colloquial description that is colloquial, because people mix (default 1: all)",
     )
-    make.add_argument("--force", action="store_true", help="write over a file that is there")
+    make.add_argument("--force", action="store_true", help="overwrite an existing file")
 
-    split = add_command(data, "split", _data_split, "set test rows of one file apart, equal pairs on one side")
+    split = add_command(data, "split", _data_split, "split one file into train and test; equal pairs stay together")
     split.add_argument("file", metavar="FILE", help="a file of rows, a pattern, or a folder")
     split.add_argument("--num-test", type=positive, required=True, metavar="N", help="rows of the test file")
     split.add_argument(
@@ -60,20 +63,20 @@ def register(commands: Any) -> None:
         metavar="DIR",
         help="folder of the two files, train and test, in the format of FILE",
     )
-    split.add_argument("--seed", type=int, default=0, metavar="S", help="another seed chooses others")
-    split.add_argument("--force", action="store_true", help="write over files that are there")
+    split.add_argument("--seed", type=int, default=0, metavar="S", help="seed; another seed chooses other test rows")
+    split.add_argument("--force", action="store_true", help="overwrite existing files")
     add_set(split)
 
     inspect = add_command(data, "inspect", _data_inspect, "show rows as the model sees them")
     inspect.add_argument("file", metavar="FILE", help="a file of rows")
     inspect.add_argument(
-        "--config", metavar="CONFIG.yaml", help="settings to read it with, and whose training it is in"
+        "--config", metavar="CONFIG.yaml", help="settings to read the file with; training rows are shown as they train"
     )
     inspect.add_argument("--arm", metavar="NAME", help="arm of the config whose rows are shown")
     inspect.add_argument("--rows", type=positive, default=3, metavar="N", help="rows to show")
     add_set(inspect)
 
-    check = add_command(data, "check", _data_check, "find what training would refuse, duplicates and leaks")
+    check = add_command(data, "check", _data_check, "find duplicates, leaks, and what training would refuse")
     check.add_argument("train", metavar="TRAIN", help="a file of rows")
     check.add_argument("test", metavar="TEST", help="a file of rows")
     check.add_argument("--config", metavar="CONFIG.yaml", help="settings to read them with")
@@ -87,17 +90,17 @@ def _data_make(arguments: argparse.Namespace) -> dict[str, Any]:
 
     files = {arguments.out: arguments.num}
     if arguments.out == arguments.test_out:
-        raise ConfigError(f"--out and --test-out are both {arguments.out}. Name two files.")
+        raise ConfigError("file_repeated", f"--out and --test-out are both {arguments.out}. Name two files.")
     if (arguments.test_out is None) != (arguments.num_test is None):
-        raise ConfigError("--test-out and --num-test belong together: where the test rows go, and how many.")
+        raise ConfigError("setting_missing", "--test-out and --num-test need each other. Give both, or neither.")
     phrasing, share = arguments.phrasing, arguments.colloquial_share
     if share != 1 and phrasing == "plain":
-        raise ConfigError(
-            "--colloquial-share needs colloquial rows. Add --phrasing colloquial or both, or leave it out."
-        )
+        text = "--colloquial-share needs colloquial rows. Add --phrasing colloquial or both, or remove it."
+        raise ConfigError("setting_missing", text)
     made: dict[Path, Any]
     if arguments.test_out and phrasing == "both":
-        raise ConfigError("--phrasing both makes view pairs, which have no regex to test on. Leave --test-out out.")
+        text = "--phrasing both makes view pairs, which have no regex to test on. Remove --test-out and --num-test."
+        raise ConfigError("settings_conflict", text)
     if arguments.test_out:
         rows = generate_transfer(
             arguments.num, 0, arguments.num_test, arguments.seed, test_phrasing=phrasing, colloquial_share=share
@@ -111,7 +114,8 @@ def _data_make(arguments: argparse.Namespace) -> dict[str, Any]:
     for path in made:
         check_ending(path)
         if path.exists() and not arguments.force:
-            raise ConfigError(f"{path} is there already. Choose another name, or write over it with --force.")
+            text = f"{path} exists already. Choose another name, or overwrite it with --force."
+            raise ConfigError("file_exists", text)
     for path, pairs in made.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, map(asdict, pairs))
@@ -148,9 +152,9 @@ def _data_inspect(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _inspected_run(arguments: argparse.Namespace) -> tuple[RunConfig, int]:
-    """Return the settings that a file is inspected with, and the seed: those of an arm of the config, or of none.
+    """Return the settings that a file is inspected with, and the seed: of an arm of the config, or without an arm.
 
-    Without a config that names training rows, the file is taken for them.
+    If no config names training rows, the file itself is read as the training rows.
     """
     from llm_jepa.experiments.experiment import ExperimentConfig, read_experiment
     from llm_jepa.runs.settings import read_run
@@ -167,7 +171,9 @@ def _inspected_run(arguments: argparse.Namespace) -> tuple[RunConfig, int]:
     else:
         experiment, runs = read_experiment(settings)
         if arguments.arm not in runs:
-            raise ConfigError(f"--arm {arguments.arm}: the arms are {', '.join(runs)}. Name one of them.")
+            raise ConfigError(
+                "unknown_arm", f"--arm {arguments.arm}: the arms are {', '.join(runs)}. Name one of them."
+            )
         run = runs[arguments.arm]
     return run, checked_seed(experiment.seeds[0] if seed is None else seed)
 
@@ -175,7 +181,7 @@ def _inspected_run(arguments: argparse.Namespace) -> tuple[RunConfig, int]:
 def _inspected_rows(file: str, run: RunConfig, seed: int) -> tuple[EncodedPairs, EncodedPairs | None, Any, Any, Any]:
     """Return the rows of a file as the run reads them, with its tokenizer, and view rows that are trained with them.
 
-    Leaks and validation rows are left out of training rows, and the tokenizer has seen what it sees in training.
+    Leaks and validation rows are left out of training rows, and the tokenizer is trained on the same rows as in a run.
     """
     from llm_jepa.data.prepare import load_data, load_rows
     from llm_jepa.data.shuffled_views import shuffle_code_views
@@ -226,13 +232,13 @@ def _data_check(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 EPOCHS = (
-    "Arms see the same rows in the same order; below 1 some rows are never seen, and with many epochs rows are learned "
-    "by heart."
+    "All arms see the same rows in the same order. Below 1 epoch some rows are never seen; with many epochs the model "
+    "memorises rows."
 )
 
 
 def _epochs(run: RunConfig, num_rows: int) -> float | None:
-    """Return how often one process sees each training row, where `max_steps` decides it."""
+    """Return how often one process sees each training row, if `max_steps` decides it; otherwise None."""
     arguments = run.training_arguments("unused")
     if arguments.max_steps <= 0:
         return None
@@ -240,13 +246,13 @@ def _epochs(run: RunConfig, num_rows: int) -> float | None:
 
 
 def _loaded(run: RunConfig) -> tuple[Any, DataError | ConfigError | None]:
-    """Return the data of a run, or the first thing that training on these rows would refuse, as training finds it."""
+    """Return the data of a run, or the first error that training on these rows would raise."""
     from llm_jepa.data.prepare import load_data
     from llm_jepa.runs.build_trainer import check_answers, pretrained_tokenizer
 
     log = logging.getLogger("llm_jepa")
     level = log.level
-    log.setLevel(logging.ERROR)  # what is said of rows has been said
+    log.setLevel(logging.ERROR)  # the notes on the rows were printed before
     try:
         data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
         check_answers(run, data)
@@ -272,7 +278,7 @@ PLACES = (
 
 
 def _print_check(found: dict[str, Any]) -> None:
-    """Print the counts of a check with what they do to a comparison, and the first places of each kind."""
+    """Print the counts of a check, their effect on a comparison, and the first places of each kind."""
     from llm_jepa.data.data_check import describe_findings
 
     print(f"train {found['train_rows']:,} rows | test {found['test_rows']:,} rows")

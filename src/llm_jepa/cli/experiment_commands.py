@@ -28,7 +28,7 @@ QUICK = {
     "validation_size": 20,
     "validation_generations": 4,
 }
-"""What `demo --quick` changes: enough to see that all parts work, and no result."""
+"""What `demo --quick` changes: enough to see that all parts work, too little for a result."""
 
 
 def register(commands: Any) -> None:
@@ -41,14 +41,16 @@ def register(commands: Any) -> None:
     compare.add_argument("--seeds", metavar="82,23,37", help="seeds, paired over the arms")
     compare.add_argument("--workers", type=int, metavar="N", help="runs at the same time")
     compare.add_argument(
-        "--dry-run", action="store_true", help="check all that the runs need, print them and what they take, do none"
+        "--dry-run", action="store_true", help="check what the runs need, and print them with their cost; run nothing"
     )
 
     demo = add_command(
         commands, "demo", _demo, "compare four arms on generated pairs: no data and no model needed", main_file=REPORT
     )
     demo.add_argument("--out", type=expanded, metavar="DIR", default=Path("runs/demo"), help="folder (runs/demo)")
-    demo.add_argument("--quick", action="store_true", help="a few steps on a few pairs, under a minute: shows nothing")
+    demo.add_argument(
+        "--quick", action="store_true", help="a few steps on a few pairs, under a minute; too few for a result"
+    )
 
     train = add_command(
         commands, "train", _train, "train one arm with one seed", shared_out=True, main_file="{run_dir}/eval.json"
@@ -61,9 +63,11 @@ def register(commands: Any) -> None:
         action="append",
         default=[],
         metavar="KEY",
-        help="go on although KEY differs; may be repeated",
+        help="continue a run although KEY differs; may be repeated",
     )
-    train.add_argument("--seed", type=int, metavar="N", help="seed of weights, order and dropout (the config's first)")
+    train.add_argument(
+        "--seed", type=int, metavar="N", help="seed of weights, order of rows and dropout (the config's first)"
+    )
 
     report = add_command(
         commands, "report", _report, "rebuild an experiment's tables and figures from its run folders", main_file=REPORT
@@ -93,7 +97,7 @@ def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _compared(settings: dict[str, Any], folder: Path, *, dry_run: bool = False) -> dict[str, Any]:
-    """Compare the arms of an experiment, print the table, and return the last line; a dry run prints the runs alone."""
+    """Compare the arms of an experiment, print the table, and return the last line; a dry run prints only the runs."""
     from llm_jepa.experiments.compare import open_experiment, run_experiment
     from llm_jepa.report.experiment_report import write_experiment_report
     from llm_jepa.report.terminal import format_answer, format_table
@@ -114,7 +118,7 @@ def _compared(settings: dict[str, Any], folder: Path, *, dry_run: bool = False) 
 
 
 def _dry_run(experiment: Experiment) -> dict[str, Any]:
-    """Print the runs, and what they take; return the last line."""
+    """Print the runs and what they will take; return the last line."""
     jobs, seeds = experiment.jobs, experiment.config.seeds
     print(f"{len(jobs):,} runs: {len(experiment.runs):,} arms x {len(seeds)} seeds", end="")
     more = experiment.most_runs - len(jobs)
@@ -149,7 +153,7 @@ def _print_estimates(experiment: Experiment) -> None:
     left = [job for job in experiment.jobs if not job.folder.is_done and job.arm in estimates]
     total = sum(estimates[job.arm].training_time_s for job in left) / min(config.workers, len(left))
     count = f"{len(left)} run{'s' if len(left) > 1 else ''}"
-    text = f"Training of {count}, {config.workers} at a time: about {duration(total)}. Evaluation comes on top."
+    text = f"Training of {count}, {config.workers} at a time: about {duration(total)}. Evaluation is not included."
     print_hanging("", f"{text} Timed on two batches of each arm on this machine, as it is now.")
 
 
@@ -186,7 +190,7 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _print_run(report: dict[str, Any], metric: str, folder: Path) -> None:
-    """Print what came out of a run, how long it took, and where its model is."""
+    """Print the scores of a run, how long it took, and where its model is."""
     from llm_jepa.progress import duration
     from llm_jepa.runs.folder import RunFolder
 
@@ -195,7 +199,7 @@ def _print_run(report: dict[str, Any], metric: str, folder: Path) -> None:
         scores = " | ".join(f"{name.replace('_', ' ')} {report[name]:.1%}" for name in names)
         print(f"{scores} | {report['num_rows']:,} test rows, {report['num_steps']:,} steps")
     else:
-        print("No test rows, so nothing was answered.")
+        print("There are no test rows, so nothing was answered.")
     times = {
         name: report[f"{name}_time_s"] for name in ("training", "evaluation", "total") if f"{name}_time_s" in report
     }
@@ -208,9 +212,10 @@ def _print_run(report: dict[str, Any], metric: str, folder: Path) -> None:
 
 
 def _one_run(arguments: argparse.Namespace) -> tuple[RunConfig, str | None, int]:
-    """Return settings, arm and seed of the run that `train` does; the arm is None where the file has no arms.
+    """Return settings, arm and seed of the run that `train` does; the arm is None if the file has no arms.
 
-    The file may be one for `compare`: of its arms and seeds, those that are not chosen are chosen here, and said.
+    The file may be one for `compare`. If the call does not name an arm or a seed, one is chosen here. A chosen arm is
+    printed.
     """
     from llm_jepa.experiments.experiment import ExperimentConfig, read_experiment
     from llm_jepa.runs.settings import nearest, read_run
@@ -227,10 +232,11 @@ def _one_run(arguments: argparse.Namespace) -> tuple[RunConfig, str | None, int]
     else:
         experiment, runs = read_experiment(settings)
         if (arm := arm or "jepa") not in runs:
-            raise ConfigError(f"--arm {arm}: the arms are {', '.join(runs)}.{nearest(arm, runs)} Name one of them.")
+            text = f"--arm {arm}: the arms are {', '.join(runs)}.{nearest(arm, runs)} Name one of them."
+            raise ConfigError("unknown_arm", text)
         run = runs[arm]
     if arguments.seed is not None or seed is None:
         seed = experiment.seeds[0] if arguments.seed is None else arguments.seed
     if arguments.arm is None and arm and is_main():
-        print(f"train  arm {arm} of {', '.join(experiment.arms)}; --arm names another", file=sys.stderr)
+        print(f"train  arm {arm} of {', '.join(experiment.arms)}; --arm chooses another", file=sys.stderr)
     return run, arm, checked_seed(seed)

@@ -1,4 +1,4 @@
-"""How a call is read: the parser, the kinds of its values, and the settings it names."""
+"""Reads a call: the parser, the types of its values, and the settings that it names."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ class Parser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         flag = re.match(r"unrecognized arguments: --?([\w-]+)(?:[= ](\S+))?", message)
         hint = _about_flag(flag[1].replace("-", "_"), flag[2]) if flag else ""
-        print_error(f"{message}.{hint} `{self.prog} --help` says more.")
+        code = "unknown_flag" if flag else "wrong_call"
+        print_error(f"{message}.{hint} `{self.prog} --help` says more. [{code}]")
         raise SystemExit(ConfigError.exit_code)
 
 
 def _about_flag(name: str, value: str | None) -> str:
-    """Return the end of an error's sentence for a flag that does not exist: settings are often written as flags."""
+    """Return the end of the error for a flag that does not exist: settings are often written as flags."""
     from llm_jepa.experiments.experiment import ExperimentConfig
     from llm_jepa.runs.settings import field_types
 
@@ -40,21 +41,21 @@ def _about_flag(name: str, value: str | None) -> str:
 
 
 def positive(text: str) -> int:
-    """Return a whole number from 1 on."""
+    """Return a whole number, 1 or more."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
 
 
 def text_view(text: str) -> str:
-    """Return a text view of the command line; one without a token, or that is not UTF-8, has no embedding."""
+    """Return a text view of the command line. A text without a token, or that is not UTF-8, would have no embedding."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty; expected a text such as 'lines with a number'")
     return utf8(text)
 
 
 def utf8(text: str) -> str:
-    """Return a text of the command line that is UTF-8."""
+    """Return a text of the command line; refuse it if it is not UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -72,13 +73,13 @@ def add_command(
         name: What is typed.
         command: Does the work and returns what the JSON line at the end holds.
         text: What it does, in lower case, without a full stop.
-        shared_out: Several processes (torchrun, accelerate launch) may do it together.
-        main_file: What to open first of what was written, with keys of that line in braces.
+        shared_out: Whether several processes (torchrun, accelerate launch) may do it together.
+        main_file: The written file that a user should open first, with keys of the JSON line in braces.
     """
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(command=command, shared_out=shared_out, main_file=main_file)
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON on a terminal, too")
-    # Also behind the command, where people write it. The default is left to the one before the command.
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON also on a terminal")
+    # Also accepted after the command, where people write it. The default is that of the flag before the command.
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
     return parser
 
@@ -109,7 +110,7 @@ def read_settings(path: str, changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_experiment(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a run alone: no arms, no seeds."""
+    """Return only the settings of a run: no arms, no seeds."""
     from llm_jepa.experiments.experiment import ExperimentConfig
 
     return {key: value for key, value in settings.items() if key not in ExperimentConfig.__dataclass_fields__}
@@ -127,11 +128,12 @@ def numbers(flag: str, text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise ConfigError(f"{flag} {text!r}: expected whole numbers, such as {flag} 82,23,37.") from None
+        wrong = f"{flag} {text!r}: expected whole numbers, such as {flag} 82,23,37."
+        raise ConfigError("wrong_type", wrong) from None
 
 
 def checked_seed(seed: Any) -> int:
-    """Return a seed; raise ConfigError if it is none."""
+    """Return a seed; raise ConfigError if it cannot be one."""
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ConfigError(f"seed={seed!r}: expected a whole number from 0 to 2**32 - 1.")
+        raise ConfigError("value_out_of_range", f"seed={seed!r}: expected a whole number from 0 to 2**32 - 1.")
     return seed

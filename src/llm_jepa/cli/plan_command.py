@@ -45,10 +45,13 @@ def _plan(arguments: argparse.Namespace) -> dict[str, Any]:
     config, runs = read_experiment(read_call(arguments), trains=False)
     count = (len(config.arms) - 1) * len(next(iter(runs.values())).data.test_sets)
     if not count:
-        raise ConfigError(f"{arguments.config} has one arm, so nothing is compared. Add an arm.")
+        text = f"{arguments.config} has only one arm, so nothing is compared. Add an arm."
+        raise ConfigError("nothing_to_compare", text)
     if arguments.pilot is not None and config.baseline not in runs:
         raise ConfigError(
-            f"The baseline {config.baseline} is a grid, and a pilot's spread is that of one cell. State it: --std 1.5."
+            "settings_conflict",
+            f"The baseline {config.baseline} is a grid, but --pilot needs a baseline of one cell. Set the spread "
+            "instead: --std 1.5.",
         )
     spreads = []
     if arguments.pilot is not None:
@@ -66,17 +69,19 @@ def _plan(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Refuse numbers that mean nothing."""
+    """Refuse numbers outside of their range."""
     for flag, most, example in (("effect", 100, 2.0), ("std", 100, 1.5)):
         value = getattr(arguments, flag)
         if value is not None and not 0 < value < most:
-            raise ConfigError(f"--{flag} {value}: expected points, between 0 and {most}, such as --{flag} {example}.")
+            text = f"--{flag} {value}: expected points, between 0 and {most}, such as --{flag} {example}."
+            raise ConfigError("value_out_of_range", text)
     if not 0.05 < arguments.power < 1:
-        raise ConfigError(f"--power {arguments.power}: expected a chance between 0.05 and 1, such as --power 0.8.")
+        text = f"--power {arguments.power}: expected a chance between 0.05 and 1, such as --power 0.8."
+        raise ConfigError("value_out_of_range", text)
 
 
 def _needed(arguments: argparse.Namespace, effect: float, std: float, count: int) -> int | None:
-    """Return the seeds that an effect needs; it and the standard deviation in points."""
+    """Return the number of seeds that an effect needs; `effect` and `std` are in points."""
     from llm_jepa.experiments.seeds_needed import seeds_needed
 
     return seeds_needed(effect, std, num_comparisons=count, power=arguments.power)
@@ -89,7 +94,7 @@ def _of_std(arguments: argparse.Namespace, config: ExperimentConfig, count: int)
     )
     _print_margin(config, {"": arguments.std}, arguments, count)
     print_hanging(
-        "", "Test rows: a stated deviation does not say which part of it more rows would shrink. --pilot FOLDER does."
+        "", "Test rows: --std does not say which part of the deviation more rows would reduce. --pilot FOLDER does."
     )
     _print_few([seeds])
     return {"std_points": arguments.std, "seeds": seeds}
@@ -135,25 +140,25 @@ def _of_pilot(
 
 
 def _print_rows(spreads: Sequence[Spread]) -> None:
-    """Say how test rows act, as far as it is known."""
+    """Print the effect of more test rows, as far as it is known."""
     if any(each.noise_std is None for each in spreads):
         print_hanging(
             "",
-            "Where '-' is shown, it is not known how test rows act: that takes predictions.jsonl of all runs, and the "
+            "'-' means that the effect of more test rows is unknown: it needs predictions.jsonl of all runs, on the "
             "same rows.",
         )
     shared = [100 * each.row_std / math.sqrt(each.num_rows) for each in spreads if each.row_std is not None]
     if shared:
         print_hanging(
             "",
-            "of rows: the part of sd that is noise of single answers; more test rows shrink it, more seeds average it. "
-            "What is special to these test rows moves all seeds alike, here by up to "
-            f"{max(shared):.2f} points (sd). No interval over seeds shows that; only more rows shrink it.",
+            "of rows: the part of sd that is noise of single answers. More test rows reduce it, and more seeds average "
+            "it out. The choice of test rows shifts all seeds in the same way, here by up to "
+            f"{max(shared):.2f} points (sd). No interval over seeds shows this shift; only more rows reduce it.",
         )
 
 
 def _print_margin(config: ExperimentConfig, stds: dict[str, float], arguments: argparse.Namespace, count: int) -> None:
-    """Say how many seeds the margin of the config needs; `stds` in points, by arm."""
+    """Print how many seeds the margin of the config needs; `stds` in points, by arm."""
     from llm_jepa.experiments.statistics import points_in_words
 
     if config.margin is None:
@@ -168,12 +173,12 @@ def _print_margin(config: ExperimentConfig, stds: dict[str, float], arguments: a
 
 
 def _print_few(seeds: Sequence[int | None]) -> None:
-    """Warn of plans for few seeds."""
+    """Warn if a plan has few seeds."""
     from llm_jepa.experiments.sentences import FEW_SEEDS
 
     if any(each is not None and each < FEW_SEEDS for each in seeds):
         print_hanging(
-            "", f"Take {FEW_SEEDS} seeds at least: with fewer, results rest on the normal distribution alone."
+            "", f"Use at least {FEW_SEEDS} seeds: with fewer, results rest only on the assumed normal distribution."
         )
 
 

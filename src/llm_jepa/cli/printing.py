@@ -1,4 +1,4 @@
-"""What the commands print on standard output: 80 columns; for programs, one JSON object as the last line."""
+"""Prints what commands write to standard output: 80 columns; for programs, one JSON object as the last line."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from llm_jepa.standard_error import wrapper
 
 
 def substitute_characters() -> None:
-    """Let standard output and error write `\\u2713` for a character that their encoding does not have, and not fail."""
+    """Let standard output and error write `\\u2713`, for example, for a character that their encoding does not have."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def print_closing(result: dict[str, Any], main_file: str, *, as_json: bool) -> None:
-    """Print where the main file is, and what programs read: on a terminal that is left out unless it is asked for.
+    """Print the path of the main file, and the JSON line for programs. On a terminal, JSON needs `as_json`.
 
     Args:
         result: What the JSON line holds.
-        main_file: The path of the main file, with keys of `result` in braces; "" where nothing is written.
-        as_json: Whether the JSON line is asked for.
+        main_file: The path of the main file, with keys of `result` in braces; "" if nothing is written.
+        as_json: Whether the user asked for the JSON line.
     """
     with suppress(KeyError):  # a dry run writes nothing
         if main_file:
@@ -34,17 +34,17 @@ def print_closing(result: dict[str, Any], main_file: str, *, as_json: bool) -> N
 
 
 def print_json(result: dict[str, Any]) -> None:
-    """Print the last line; what is nan or infinite, which JSON does not have, is null."""
+    """Print the last line; nan and infinity, which JSON does not have, become null."""
     result = json.loads(json.dumps(result), parse_constant=lambda _: None)
     line = json.dumps(result, ensure_ascii=False)
     try:
         line.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
-    except UnicodeEncodeError:  # the substitutes of the stream are no JSON
+    except UnicodeEncodeError:  # the stream's own substitutes are not valid JSON
         line = json.dumps(result)
     print(line, flush=True)
 
 
 def print_hanging(label: str, text: str) -> None:
-    """Print a label with its text beside it, at most 80 columns wide where the words allow it."""
+    """Print a label and its text, at most 80 columns wide unless a word is longer."""
     wrap = wrapper(initial_indent=label, subsequent_indent=" " * len(label))
     print(wrap.fill(text))

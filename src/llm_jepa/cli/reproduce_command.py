@@ -41,7 +41,7 @@ def register(commands: Any) -> None:
         "--recipe",
         choices=["as_published", "fixed"],
         default="as_published",
-        help="as_published: the papers' protocol (default). fixed: without what their script does by accident",
+        help="as_published: the papers' protocol (default). fixed: without the accidental effects of their script",
     )
     reproduce.add_argument("--out", type=expanded, metavar="DIR", help="folder of experiments (runs/claims)")
     reproduce.add_argument("--data", type=expanded, metavar="DIR", help="folder of the data files (../shared/data)")
@@ -51,7 +51,7 @@ def register(commands: Any) -> None:
         type=expanded,
         dest="source",
         metavar="DIR",
-        help="read the runs of this folder; run none",
+        help="use the finished runs of this folder, and run nothing",
     )
     reproduce.add_argument("--seeds", metavar="82,23,37", help="seeds (the papers': 82,23,37,84,4)")
     reproduce.add_argument("--workers", type=positive, metavar="N", help="runs at the same time (full 1, tiny 2)")
@@ -64,7 +64,8 @@ def _reproduce(arguments: argparse.Namespace) -> dict[str, Any]:
         return _list(arguments.claims)
     if not arguments.claims:
         raise ConfigError(
-            "No claim is named. `llm-jepa reproduce --list` shows them; name one, such as llmjepa.t2.synth."
+            "setting_missing",
+            "No claim is named. `llm-jepa reproduce --list` shows all claims. Name one, such as llmjepa.t2.synth.",
         )
     call = _call(arguments)
     return _dry_run(call) if arguments.dry_run else _run(call)

@@ -1,4 +1,4 @@
-"""Commands that read a finished run: `evaluate`, `generate`, `embed`, `retrieve`, `analyze`, `export`."""
+"""Commands that use a finished run: `evaluate`, `generate`, `embed`, `retrieve`, `analyze`, `export`."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def register(commands: Any) -> None:
     evaluate = add_command(commands, "evaluate", _evaluate, "score a finished run on a file", shared_out=True)
     evaluate.add_argument("run", type=expanded, metavar="RUN", help="folder of the run")
     evaluate.add_argument("--data", required=True, metavar="FILE", help="rows to score on")
-    evaluate.add_argument("--predictions", type=expanded, metavar="FILE", help="write every answer there")
+    evaluate.add_argument("--predictions", type=expanded, metavar="FILE", help="write every answer to this file")
     evaluate.add_argument(
         "--scorer",
         action="append",
         default=[],
         metavar="NAME",
-        help="score by this too (docs/scorers.md); may be repeated",
+        help="also score by this (docs/scorers.md); may be repeated",
     )
     evaluate.add_argument("--databases", metavar="DIR", help="SQLite files for the scorer sql")
 
@@ -45,16 +45,16 @@ def register(commands: Any) -> None:
     embed.add_argument("run", type=expanded, metavar="RUN", help="folder of the run")
     embed.add_argument("file", metavar="FILE", help="pairs, or rows with one column")
     embed.add_argument("--out", type=expanded, required=True, metavar="FILE", help="the .parquet or .npy file to write")
-    embed.add_argument("--side", choices=["text", "code"], default="text", help="what is embedded (text)")
-    embed.add_argument("--column", metavar="NAME", help="column of FILE that holds it")
-    embed.add_argument("--batch-size", type=positive, default=128, metavar="N", help="rows in one forward (128)")
-    embed.add_argument("--force", action="store_true", help="write over a file that is there")
+    embed.add_argument("--side", choices=["text", "code"], default="text", help="the side that is embedded (text)")
+    embed.add_argument("--column", metavar="NAME", help="column of FILE that holds this side")
+    embed.add_argument("--batch-size", type=positive, default=128, metavar="N", help="rows in one forward pass (128)")
+    embed.add_argument("--force", action="store_true", help="overwrite an existing file")
 
     retrieve = add_command(commands, "retrieve", _retrieve, "find the codes nearest to one text")
     retrieve.add_argument("run", type=expanded, metavar="RUN", help="folder of the run")
     retrieve.add_argument("text", type=text_view, help="the text view")
     _add_system(retrieve)
-    retrieve.add_argument("--data", metavar="FILE", help="pairs, or codes alone, to search (the run's test rows)")
+    retrieve.add_argument("--data", metavar="FILE", help="pairs, or only codes, to search (the run's test rows)")
     retrieve.add_argument("--column", metavar="NAME", help="column of --data that holds the codes")
     retrieve.add_argument("--num", type=positive, default=RETRIEVED, metavar="N", help="codes to show")
 
@@ -63,7 +63,7 @@ def register(commands: Any) -> None:
         commands,
         "export",
         _export,
-        "write the model of a run as a plain folder; or convert a GGUF file, or nanoGPT's",
+        "write the model of a run as a plain folder; or convert a GGUF file or a nanoGPT checkpoint",
         main_file="{out}",
     )
     export.add_argument(
@@ -75,11 +75,11 @@ def register(commands: Any) -> None:
         dest="kind",
         choices=["model", "encoder", "gguf"],
         default="model",
-        help="what a run becomes: a transformers folder (model), or its embedding as a folder of "
-        "sentence-transformers (encoder); gguf says how to get there",
+        help="the format: a transformers folder (model), or the run's embedding as a folder for "
+        "sentence-transformers (encoder); gguf explains how to make a GGUF file",
     )
     export.add_argument("--merge", action="store_true", help="merge the LoRA adapter of a run into its model")
-    export.add_argument("--force", action="store_true", help="write over an earlier export")
+    export.add_argument("--force", action="store_true", help="overwrite an earlier export")
 
 
 def _add_system(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +87,7 @@ def _add_system(parser: argparse.ArgumentParser) -> None:
         "--system",
         type=utf8,
         metavar="TEXT",
-        help="system message in place of the one that all training rows have, which is sent by default; '' for none",
+        help="system message instead of the default, the one that all training rows have; '' for none",
     )
 
 
@@ -96,21 +96,23 @@ def _add_analyze(commands: Any) -> None:
         commands,
         "analyze",
         _analyze,
-        "measure the geometry of both views, for runs side by side",
+        "measure the geometry of both views, for one run or several",
         main_file="{out}/report.html",
     )
     analyze.add_argument("runs", type=expanded, nargs="+", metavar="RUN", help="folder of a run; several are compared")
-    analyze.add_argument("--data", metavar="FILE", help="rows to look at, the same for all runs")
-    analyze.add_argument("--split", choices=["test", "validation", "train"], help="rows of the runs' own (test)")
-    analyze.add_argument("--num", type=positive, metavar="N", help="pairs to look at, drawn by --seed (2000, or all)")
+    analyze.add_argument("--data", metavar="FILE", help="rows to measure on, the same for all runs")
+    analyze.add_argument("--split", choices=["test", "validation", "train"], help="the runs' own rows to use (test)")
+    analyze.add_argument("--num", type=positive, metavar="N", help="pairs to use, drawn by --seed (2000, or all)")
     analyze.add_argument(
         "--view",
         choices=["training", "published"],
-        help="where views are read: as trained (default), or at the token before an answer, without [PRED]",
+        help="where views are read: as in training (default), or at the token before an answer, without [PRED]",
     )
     analyze.add_argument("--ridge", type=float, metavar="R", help="ridge of the linear map (0: least squares)")
     analyze.add_argument("--seed", type=int, metavar="S", help="seed of the draw, of shuffling and of t-SNE (0)")
-    analyze.add_argument("--out", type=expanded, metavar="DIR", help="folder to write (geometry/ beside the first RUN)")
+    analyze.add_argument(
+        "--out", type=expanded, metavar="DIR", help="folder to write (geometry/ next to the first RUN)"
+    )
 
 
 def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -120,11 +122,11 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
 
     join()
     run = load_run(arguments.run)
-    if arguments.predictions:  # before the work, so that a wrong path costs nothing
+    if arguments.predictions:  # before the work, so that a wrong path is found early
         arguments.predictions.parent.mkdir(parents=True, exist_ok=True)
     settings = _evaluation_settings(arguments, run.evaluation)
     rows = run.rows(arguments.data)
-    for note in check_golds(run.encoder, rows, settings, "given"):  # what cannot be scored is not answered first
+    for note in check_golds(run.encoder, rows, settings, "given"):  # before the answers, which take long
         print_hanging("note  ", note)
     metrics, records = evaluate(run.jepa, run.encoder, rows, settings, progress=sys.stderr.isatty() and is_main())
     if arguments.predictions:
@@ -141,7 +143,7 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         print(f"retrieval among {retrieval['num_candidates']:,.0f} codes: recall@1 {retrieval['recall@1']:.1%}", end="")
         print(f" | recall@10 {retrieval['recall@10']:.1%} | mrr {retrieval['mrr']:.3f}")
     else:
-        print("retrieval: not measured, for no row has a JEPA term (use_jepa is false in all)")
+        print("retrieval: not measured, because no row has a JEPA term (use_jepa is false in all)")
     if arguments.predictions:
         print_hanging("Main file: ", str(arguments.predictions))
     return {"run_dir": str(arguments.run), "data": arguments.data, **metrics}
@@ -151,10 +153,7 @@ def _evaluation_settings(arguments: argparse.Namespace, own: EvaluationConfig) -
     """Return a run's settings with the scorers that the call adds."""
     from dataclasses import replace
 
-    try:
-        return replace(own, scorers=[*own.scorers, *arguments.scorer], databases=arguments.databases or own.databases)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    return replace(own, scorers=[*own.scorers, *arguments.scorer], databases=arguments.databases or own.databases)
 
 
 def _generate(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -164,7 +163,7 @@ def _generate(arguments: argparse.Namespace) -> dict[str, Any]:
     output = run.generate(arguments.text, system=arguments.system)
     print(output)
     if not output.strip():
-        print("note   the answer is empty: the model ends it at once", file=sys.stderr)
+        print("note   the answer is empty: the model generates the end token first", file=sys.stderr)
     return {"text": arguments.text, "system": _system(arguments, run.context), "output": output}
 
 
@@ -197,7 +196,8 @@ def _retrieve(arguments: argparse.Namespace) -> dict[str, Any]:
 
     run = load_run(arguments.run)
     if arguments.column and not arguments.data:
-        raise ConfigError("--column names a column of --data. Name a file with --data, or leave --column out.")
+        text = "--column names a column of --data. Name a file with --data, or remove --column."
+        raise ConfigError("setting_missing", text)
     file = arguments.data or run.test_file()
     if arguments.data:
         rows = run.rows_of_side(file, "code", arguments.column)
@@ -221,7 +221,7 @@ def _analyze(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.runs.environment import describe_environment
 
     if arguments.data and arguments.split:
-        raise ConfigError("--data and --split both say which rows are read. Name one of them.")
+        raise ConfigError("settings_conflict", "--data and --split both set the rows to read. Give one of them.")
     chosen = {
         "file": arguments.data,
         "split": arguments.split,
@@ -232,7 +232,7 @@ def _analyze(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     config = AnalysisConfig(**{key: value for key, value in chosen.items() if value is not None})
     folder = arguments.out or arguments.runs[0].resolve().parent / "geometry"
-    folder.mkdir(parents=True, exist_ok=True)  # before the work, so that a wrong path costs nothing
+    folder.mkdir(parents=True, exist_ok=True)  # before the work, so that a wrong path is found early
     geometry = analyze_runs(arguments.runs, config)
     write_geometry(geometry, folder)
     write_analysis_report(geometry, folder, _analyze_command(arguments), describe_environment())
@@ -249,7 +249,7 @@ def _analyze(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _analyze_command(arguments: argparse.Namespace) -> str:
-    """Return the call that does the same again, for its report."""
+    """Return the command that repeats this analysis, for its report."""
     options = {
         "--data": "data",
         "--split": "split",
@@ -269,15 +269,18 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
 
     if arguments.kind == "gguf":
         raise ConfigError(
-            "No library that llm-jepa could use writes GGUF from a transformers folder. Export the plain folder (with "
-            "--merge for LoRA), and run llama.cpp's script on it: python convert_hf_to_gguf.py DIR."
+            "format_not_writable",
+            "llm-jepa cannot write GGUF files. Export the plain folder (with --merge for LoRA), and run llama.cpp's "
+            "script on it: python convert_hf_to_gguf.py DIR.",
         )
     if is_run(arguments.source) and arguments.to.suffix != ".pt":
         return _export_encoder(arguments) if arguments.kind == "encoder" else _export_run(arguments)
     if arguments.kind == "encoder":
-        raise ConfigError("--as encoder is for the folder of a run, written to a folder.")
+        text = "--as encoder needs the folder of a run as SOURCE, and a folder as --to. Change them, or remove it."
+        raise ConfigError("settings_conflict", text)
     if arguments.merge:
-        raise ConfigError("--merge is for the folder of a run that trained LoRA, written to a folder.")
+        text = "--merge needs the folder of a run with LoRA as SOURCE, and a folder as --to. Change them, or remove it."
+        raise ConfigError("settings_conflict", text)
     if arguments.source.suffix == ".gguf":
         return _export_gguf(arguments)
     done = export(arguments.source, arguments.to, force=arguments.force)
@@ -302,7 +305,8 @@ def _export_gguf(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.training.gguf_files import convert_gguf
 
     if arguments.force:
-        raise ConfigError("--force does not replace the folder of a GGUF file. Choose another --to.")
+        text = "--force cannot overwrite a folder with the model of a GGUF file. Choose another --to, without --force."
+        raise ConfigError("settings_conflict", text)
     done = convert_gguf(arguments.source, arguments.to)
     print_hanging("wrote  ", f"{done['out']}: {done['parameters']:,} parameters, with the tokenizer")
     for note in done["notes"]:
@@ -324,9 +328,10 @@ def _export_encoder(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.export.encoder_folder import export_encoder
 
     if arguments.merge:
-        raise ConfigError("--merge has no effect with --as encoder: an adapter is always merged. Leave it out.")
+        text = "--merge has no effect with --as encoder: an adapter is always merged. Remove --merge."
+        raise ConfigError("setting_without_effect", text)
     exported = export_encoder(arguments.source, arguments.to, force=arguments.force)
     print(exported.pop("python"))
     print()
-    print_hanging("checked  ", f"against the run's own embeddings: equal to {exported['max_difference']:.1e}")
+    print_hanging("checked  ", f"against the run's own embeddings: largest difference {exported['max_difference']:.1e}")
     return exported

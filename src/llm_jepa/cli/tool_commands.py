@@ -1,4 +1,4 @@
-"""Commands next to the experiments: `annotate`, `env`, `config`, `completion`."""
+"""Commands that train nothing and read no run: `annotate`, `env`, `config`, `completion`."""
 
 from __future__ import annotations
 
@@ -30,27 +30,29 @@ def register(commands: Any) -> None:
 
 def _add_annotate(commands: Any) -> None:
     annotate = add_command(
-        commands, "annotate", _annotate, "write reading notes onto a paper's PDF, in a copy of it", main_file="{out}"
+        commands, "annotate", _annotate, "write reading notes into a copy of a paper's PDF", main_file="{out}"
     )
-    annotate.add_argument("file", type=expanded, metavar="IN.pdf", help="the PDF, which is only read")
-    annotate.add_argument("--notes", metavar="NOTES.yaml", help="the notes, or llm-jepa-v1: ours")
+    annotate.add_argument("file", type=expanded, metavar="IN.pdf", help="the PDF; it is not changed")
+    annotate.add_argument("--notes", metavar="NOTES.yaml", help="the notes, or llm-jepa-v1 for the built-in ones")
     annotate.add_argument(
-        "--results", type=expanded, metavar="DIR", help="records of `reproduce`: write our figures beside the paper's"
+        "--results", type=expanded, metavar="DIR", help="records of `reproduce`: write their values next to the paper's"
     )
     annotate.add_argument("--out", type=expanded, required=True, metavar="OUT.pdf", help="the file to write")
-    annotate.add_argument("--force", action="store_true", help="write over a file that is there")
-    annotate.add_argument("--skip-missing", action="store_true", help="leave out notes on pages that are not there")
-    annotate.add_argument("--max-seconds", type=positive, default=8, metavar="S", help="time for the work (8)")
-    annotate.add_argument("--max-memory", type=positive, default=448, metavar="MIB", help="memory for it (448)")
+    annotate.add_argument("--force", action="store_true", help="overwrite an existing file")
+    annotate.add_argument("--skip-missing", action="store_true", help="leave out notes on pages that do not exist")
+    annotate.add_argument("--max-seconds", type=positive, default=8, metavar="S", help="time limit in seconds (8)")
+    annotate.add_argument("--max-memory", type=positive, default=448, metavar="MIB", help="memory limit in MiB (448)")
 
 
 def _annotate(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.papers.notes import annotate_pdf, read_notes
 
     if arguments.notes is None and arguments.results is None:
-        raise ConfigError("There is nothing to write. Name notes with --notes, records of `reproduce` with --results.")
+        text = "There is nothing to write. Give notes with --notes, or records of `reproduce` with --results."
+        raise ConfigError("setting_missing", text)
     if arguments.notes and arguments.out.exists() and arguments.out.resolve() == Path(arguments.notes).resolve():
-        raise ConfigError(f"--out {arguments.out} is the file of notes, which stays as it is. Choose another name.")
+        text = f"--out {arguments.out} is the file of notes, which is never changed. Choose another name."
+        raise ConfigError("output_is_input", text)
     notes = read_notes(arguments.notes) if arguments.notes else []
     if arguments.results:
         from llm_jepa.papers.claims.paper_notes import measured_notes, merged
@@ -70,7 +72,7 @@ def _annotate(arguments: argparse.Namespace) -> dict[str, Any]:
         skipped = f"Skipped {len(result['skipped'])} notes on pages that the file does not have: {pages}"
         print(wrapper().fill(skipped), file=sys.stderr)
     counts = f"{result['notes']} notes | {result['pages']} pages, {result['inserted_pages']} of them inserted"
-    print(f"{counts} | {result['bands']} pages grew to make room")
+    print(f"{counts} | {result['bands']} pages enlarged to make room")
     return result
 
 
@@ -113,7 +115,8 @@ def _completion(arguments: argparse.Namespace) -> dict[str, Any]:
     try:
         import shtab
     except ImportError as error:
-        raise ConfigError("Tab completion needs shtab: `pip install 'llm-jepa[completion]'`.") from error
+        text = "Tab completion needs shtab: `pip install 'llm-jepa[completion]'`."
+        raise ConfigError("package_missing", text) from error
 
     def complete(parser: argparse.ArgumentParser, keys: list[str]) -> None:
         for action in parser._actions:
@@ -125,7 +128,7 @@ def _completion(arguments: argparse.Namespace) -> dict[str, Any]:
                 action.choices = keys
             elif name in _FOLDERS:
                 action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
-            elif name in _FILES or "." in name:  # CONFIG.yaml, say
+            elif name in _FILES or "." in name:  # such as CONFIG.yaml
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
 
     complete(arguments.parser, [name for name, _, _ in _settings()])

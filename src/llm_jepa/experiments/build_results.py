@@ -1,6 +1,6 @@
-"""From the values of many runs to `Results`, and to results.json and results.csv.
+"""Makes `Results` from the values of many runs, and writes results.json and results.csv.
 
-This is the only place where runs become conclusions; tables, figures and reports show what it returned.
+Conclusions are drawn only here; tables, figures and reports show what this module returned.
 """
 
 from __future__ import annotations
@@ -61,16 +61,15 @@ def build_results(
         cost: Arm to what its steps cost.
         settings: Anything that a reader needs to repeat the experiment; JSON values.
         controls: Arm to the names of its controls (`control_arms`); those without runs are left out.
-        control_runs: Runs of controls that are no arms of the comparison, such as cells that were not chosen.
-        headline: The arm whose comparison a report opens with.
-        tests: The test sets by name, the main one first. The values of another are named `tests/NAME/...`. Holm's
-            correction is for the comparisons of all of them.
+        control_runs: Runs of controls that are not arms of the comparison, such as cells that were not chosen.
+        headline: The arm whose comparison is the first in a report.
+        tests: Names of the test sets, the main one first. The values of the others are named `tests/NAME/...`. Holm's
+            correction counts the comparisons on all test sets.
         margin: Largest loss against the baseline that does not matter, a share in (0, 1).
 
     Raises:
-        ConfigError: If the baseline has no runs.
-        ValueError: If a run occurs twice, lacks the metric, or its value is no share; the text names arm and
-            seed.
+        ConfigError: If the baseline has no runs, or a run occurs twice, lacks the metric, or its value is not a share.
+            The text names arm and seed.
     """
     by_arm = _by_arm(runs, baseline)
     prefixes = {name: "" if place == 0 else f"tests/{name}/" for place, name in enumerate(tests)}
@@ -94,16 +93,16 @@ def build_results(
 
 
 def write_results(results: Results, out_dir: str | Path) -> tuple[Path, Path]:
-    """Write `results.json` and `results.csv`, each beside its name first and then renamed into place.
+    """Write `results.json` and `results.csv`, each under a temporary name first; it is then renamed.
 
-    The table has one row an arm and seed, with every scalar metric as a column; what was not measured is
-    empty.
+    The table has one row for each run, with every scalar metric as a column. A cell is empty if its metric was not
+    measured.
 
     Returns:
         The two paths.
 
     Raises:
-        ValueError: If a value is nan or infinite, which JSON cannot hold.
+        ValueError: If a setting is nan or infinite, which JSON cannot hold.
     """
     folder = ExperimentFolder(Path(out_dir))
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -122,11 +121,15 @@ def _by_arm(runs: Sequence[RunResult], baseline: str) -> dict[str, dict[int, Run
     arms: dict[str, dict[int, RunResult]] = {baseline: {}}
     for run in runs:
         if run.seed in arms.setdefault(run.arm, {}):
-            raise ValueError(f"Arm {run.arm!r}, seed {run.seed}: two runs; one value a seed is expected.")
+            text = f"Arm {run.arm!r}, seed {run.seed}: there are two runs. Expected one run for each seed."
+            raise ConfigError("run_repeated", text)
         arms[run.arm][run.seed] = run
     if not arms[baseline]:
-        found = ", ".join(repr(arm) for arm in arms if arm != baseline) or "no arm"
-        raise ConfigError(f"The baseline {baseline!r} has no runs; found {found}. Name one of the arms as baseline.")
+        found = ", ".join(repr(arm) for arm in arms if arm != baseline)
+        if not found:
+            raise ConfigError("run_missing", "There are no runs to compare. Give at least one run of each arm.")
+        text = f"The baseline {baseline!r} has no runs; the arms are {found}. Name one of them as the baseline."
+        raise ConfigError("unknown_arm", text)
     return {arm: dict(sorted(by_seed.items())) for arm, by_seed in arms.items()}
 
 
@@ -137,13 +140,15 @@ def _values_of(runs: Sequence[RunResult], metric: str) -> dict[str, dict[int, fl
         value = run.metrics.get(metric)
         if value is None:
             names = ", ".join(sorted(run.metrics)) or "nothing"
-            raise ValueError(f"Arm {run.arm!r}, seed {run.seed}: no {metric!r} among its values ({names}).")
+            text = f"Arm {run.arm!r}, seed {run.seed}: the metric {metric!r} is missing. Its values are: {names}."
+            raise ConfigError("metric_missing", text)
         values.setdefault(run.arm, {})[run.seed] = float(value)
     for arm, by_seed in values.items():
         check_finite(by_seed, arm)
         for seed, value in by_seed.items():
             if not 0 <= value <= 1:
-                raise ValueError(f"Arm {arm!r}, seed {seed}: {metric} is {value}; expected a share from 0 to 1.")
+                text = f"Arm {arm!r}, seed {seed}: {metric} is {value}; expected a share from 0 to 1."
+                raise ConfigError("value_out_of_range", text)
     return values
 
 
@@ -157,7 +162,7 @@ def _set_results(
     control_runs: Sequence[RunResult],
     margin: float | None,
 ) -> SetResults:
-    """Compare on one test set, whose values are named with `prefix`; p is not corrected yet, nothing is said yet."""
+    """Compare on one test set, whose values are named with `prefix`; p is not corrected yet, sentences are missing."""
     found = _values_of([run for by_seed in by_arm.values() for run in by_seed.values()], prefix + metric)
     values = {arm: found.get(arm, {}) for arm in by_arm}
     of_controls = values | _values_of(control_runs, prefix + metric)

@@ -1,4 +1,4 @@
-"""The best cell of a grid, chosen on validation rows: what is tried on test rows is not chosen by them."""
+"""Chooses the best cell of a grid on validation rows, so that test rows are used for the comparison only."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 from llm_jepa.errors import ConfigError
 
 HIGHER_IS_BETTER = {"ce_loss": False, "gap": True, "retrieval@1": True}
-"""What every run measures on validation rows and may be chosen by, beside its metric (a share, higher is better).
+"""What every run measures on validation rows, and whether higher is better. Cells can be chosen by these or by the
+metric, which is a share, higher is better.
 
-`jepa_loss` is not among them: distances are not comparable between cells, and a collapsed run has the lowest.
+`jepa_loss` is missing on purpose: distances cannot be compared between cells, and a collapsed run has the lowest.
 """
 
 
@@ -19,33 +20,33 @@ def check_name(name: str | None, metric: str) -> str:
     """Return what cells are chosen by: `name` without the `eval_` that it has in the log, or by default the metric.
 
     Raises:
-        ConfigError: If nothing is known of its direction.
+        ConfigError: If cells cannot be chosen by it.
     """
     known = [metric, *HIGHER_IS_BETTER]
     plain = metric if name is None else name.removeprefix("eval_")
     if plain not in known:
-        raise ConfigError(f"choose_by={name!r} is not one of: {', '.join(known)}.")
+        raise ConfigError("value_not_allowed", f"choose_by={name!r} is not one of: {', '.join(known)}.")
     return plain
 
 
 def is_higher_better(name: str) -> bool:
-    """Return the direction of a name that `check_name` returned."""
+    """Whether a higher value is better, for a name that `check_name` returned."""
     return HIGHER_IS_BETTER.get(name, True)
 
 
 def validation_value(record: Mapping[str, Any], name: str) -> float | None:
-    """Return a value of the last look at validation rows, from a run's eval.json; None if it was not measured."""
-    look = record.get("validation", {})
-    value = look.get(name, look.get(f"monitor/{name}"))
+    """Return a value of the last evaluation on validation rows, from a run's eval.json; None if it was not measured."""
+    last = record.get("validation", {})
+    value = last.get(name, last.get(f"monitor/{name}"))
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def choose(values: Mapping[str, Mapping[int, float]], seeds: Collection[int], name: str) -> str | None:
-    """Return the cell with the best mean over seeds; of equal ones the first.
+    """Return the cell with the best mean over seeds; the first one if several are equal.
 
     Args:
         values: Cell to seed to value. A cell without a value for each seed is not chosen: a mean over other seeds
-            would not be comparable, and a setting that fails is none to recommend.
+            cannot be compared, and a setting that fails should not be recommended.
         seeds: The seeds of the experiment.
         name: What the values are, as `check_name` returned it.
 

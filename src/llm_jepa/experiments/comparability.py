@@ -1,7 +1,7 @@
-"""What runs must have in common before a difference between them means anything.
+"""Checks what runs must have in common, so that a difference between them means something.
 
-Arms answer the same test rows and are scored alike; cells of a grid are chosen on the same validation rows; every run
-read the data that the others read. What may differ and must be known, the versions, is told.
+All arms answer the same test rows and have the same metric. The cells of a grid are chosen on the same validation
+rows. All runs read the same data. Versions may differ; then this is reported.
 """
 
 from __future__ import annotations
@@ -19,44 +19,45 @@ from llm_jepa.runs.settings import RunConfig
 from .grids import Grid
 
 ANSWERED = ("test_file", "test_files", "max_test_rows", "metric")
-"""Fields that say what every arm is asked, and what counts as right."""
+"""Fields that set the test rows of an arm, and how its answers are scored."""
 CHOSEN_ON = ("validation_file", "validation_generations")
-"""Fields that say which validation rows a grid's cells are chosen on ..."""
+"""Fields that set the validation rows on which the cells of a grid are chosen."""
 SET_ASIDE_FROM = ("train_file", "max_train_rows", "validation_size")
-"""... and, without a validation_file, which training rows these are."""
+"""Without a validation_file, these fields set the validation rows too: they are taken from the training rows."""
 _VERSIONS = ("llm-jepa", "torch", "transformers")
 
 
 def check_arms(runs: Mapping[str, RunConfig], grids: Mapping[str, Grid]) -> None:
-    """Make sure that arms are asked the same questions, and that the cells of a grid are chosen on the same rows.
+    """Make sure that all arms have the same test rows, and all cells of a grid the same validation rows.
 
     Args:
-        runs: The settings of each arm, or cell of one, with the data files named.
+        runs: The settings of each arm, or cell of one, with the names of the data files.
         grids: The arms that are grids.
 
     Raises:
-        ConfigError: If an arm or cell has other test rows, another metric, or, within a grid, other validation rows.
+        ConfigError: If an arm or cell has other test rows or another metric, or a cell other validation rows than the
+            other cells of its grid.
     """
     for field in ANSWERED:
-        _check_equal(field, runs, runs, "all arms answer the same test rows and are scored alike")
+        _check_equal(field, runs, runs, "all arms must have the same test rows and the same metric")
     for arm, grid in grids.items():
         from_file = runs[next(iter(grid.cells))].data.validation_file is not None
         for field in CHOSEN_ON + (() if from_file else SET_ASIDE_FROM):
-            _check_equal(field, runs, grid.cells, f"the cells of {arm} are chosen on the same validation rows")
+            _check_equal(field, runs, grid.cells, f"the cells of {arm} must be chosen on the same validation rows")
 
 
 def check_data(folders: Iterable[RunFolder], *, files_too: bool = False) -> None:
-    """Make sure that runs which are done read the same data, by the hashes that each wrote down.
+    """Make sure that finished runs read the same data, by the hashes that each run recorded.
 
     Args:
-        folders: Of the runs; those without a `data.json` are left out.
-        files_too: Also compare with the files as they are now, which the runs to come will read. One that is gone is
-            left out.
+        folders: The folders of the runs; those without a `data.json` are left out.
+        files_too: Also compare with the files as they are now, because later runs will read them. A file that no
+            longer exists is left out.
 
     Raises:
-        ConfigError: If a file had other contents for one run than for another, or has others now.
+        ConfigError: If two runs read different contents of a file, or the contents have changed since.
     """
-    seen: dict[str, tuple[str, str]] = {}  # file to its hash, and the run that says so
+    seen: dict[str, tuple[str, str]] = {}  # file to its hash, and the run that recorded it
     for folder in folders:
         with reading_run(folder.path):
             digests = folder.data().get("sha256") or {}
@@ -64,22 +65,24 @@ def check_data(folders: Iterable[RunFolder], *, files_too: bool = False) -> None
             before, run = seen.setdefault(file, (digest, folder.name))
             if before != digest:
                 raise ConfigError(
+                    "data_differs",
                     f"{file} changed between the runs {run} (sha256 {before[:12]}) and {folder.name} "
-                    f"({digest[:12]}): they cannot be compared. Remove the runs of one of the two, and give the "
-                    "same command again."
+                    f"({digest[:12]}), so they cannot be compared. Remove the runs of one of the two versions, and "
+                    "give the same command again.",
                 )
     now = data_fingerprint(seen) if files_too else {}
     for file, digest in now.items():
         before, run = seen[file]
         if before != digest:
             raise ConfigError(
-                f"{file} is not what {run} read (sha256 {before[:12]} then, {digest[:12]} now): runs to come could not "
-                "be compared with it. Put the file back, or choose another --out."
+                "file_changed",
+                f"{file} has changed since {run} read it (sha256 {before[:12]} then, {digest[:12]} now). New runs "
+                "could not be compared with that run. Put the old file back, or choose another --out.",
             )
 
 
 def about_exchanges(runs: Iterable[tuple[str, RunFolder]]) -> list[str]:
-    """Say which arms are shuffled controls of the faulty exchange, which wrote no `shuffle_rule` into their settings.
+    """Report the shuffled controls that an earlier, faulty version made. Their settings have no `shuffle_rule`.
 
     Args:
         runs: Arm and folder of each run.
@@ -92,23 +95,23 @@ def about_exchanges(runs: Iterable[tuple[str, RunFolder]]) -> list[str]:
         and "shuffle_rule" not in settings
     )
     return [
-        f"{arm} is a faulty control: an earlier version exchanged its codes in sorted order, so that codes that begin "
-        "alike were exchanged for each other and part of the match stayed. Run it again in a new folder."
+        f"{arm} is a faulty control. An earlier version exchanged its codes in sorted order: codes with the same "
+        "beginning were exchanged for each other, so part of the match stayed. Run it again in a new folder."
         for arm in arms
     ]
 
 
 def about_versions(folders: Iterable[RunFolder]) -> list[str]:
-    """Return a sentence about runs that were made by different versions or on different machines, if some were."""
+    """Return a sentence if runs were made by different versions or on different machines."""
     made = Counter(map(_made, folders))
     if len(made) < 2:
         return []
-    told = "; ".join(f"{count} by {what}" for what, count in made.most_common())
-    return [f"The runs were not all made alike: {told}. A difference between arms may be owed to that."]
+    counts = "; ".join(f"{count} by {what}" for what, count in made.most_common())
+    return [f"The runs were not all made alike: {counts}. A difference between arms may be due to that."]
 
 
 def short_commit(commit: str) -> str:
-    """Return the beginning of a commit's name; that files were changed since stays with it.
+    """Return the beginning of a commit's hash; the mark of uncommitted changes stays.
 
     >>> short_commit("0123456789abcdef0123+changes")
     '0123456789ab+changes'
@@ -138,6 +141,7 @@ def _check_equal(field: str, runs: Mapping[str, RunConfig], arms: Iterable[str],
     for other, value in values.items():
         if value != values[first]:
             raise ConfigError(
+                "settings_conflict",
                 f"{field} is {values[first]!r} in {first} and {value!r} in {other}, but {why}. Set {field} "
-                "once, outside of arms and grids."
+                "once, outside of arms and grids.",
             )

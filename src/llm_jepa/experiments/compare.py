@@ -1,10 +1,10 @@
-"""An experiment: arms x seeds from one YAML, to results that say which is better and how sure that is.
+"""An experiment: runs arms x seeds from one YAML file, and says which arm is better and how certain that is.
 
 An arm may be a grid (`grids`): all its cells are run, the best on validation rows is chosen (`choose_cell`), and only
-the chosen one is compared. The comparison may be made again at equal FLOPs and equal time (`equal_cost`).
+the chosen one is compared. The comparison can be repeated at equal FLOPs and equal time (`equal_cost`).
 
     OUT/experiment.yaml   settings         OUT/results.json, results.csv   values, intervals, verdicts
-    OUT/<arm>-s<seed>/    one run each     OUT/looks.json                  the seeds of each time that results were made
+    OUT/<arm>-s<seed>/    one run each     OUT/looks.json                  the seeds, each time that results were made
 
 `summary` makes the results of the finished runs; `report/` renders them.
 """
@@ -41,8 +41,8 @@ from .workers import LocalPool, threads_of_run
 
 logger = logging.getLogger(__name__)
 
-# What may differ when an experiment goes on in its folder: more seeds, arms or values, and how the runs are done. What
-# a cell is chosen by may not: it would be named after the test rows have been seen.
+# What may differ when an experiment continues in its folder: more seeds, arms or values, and how the runs are done.
+# `choose_by` may not: it would then be set after the test results have been seen.
 EXTENSIBLE = (
     *("workers", "seeds", "arms", "baseline", "grid", "compare_at"),
     *("executor", "resources", "max_retries", "max_runs"),
@@ -50,12 +50,12 @@ EXTENSIBLE = (
 
 
 def open_experiment(settings: Settings, out: Path, *, dry_run: bool = False) -> Experiment:
-    """Check settings and data, and make the folder this experiment's.
+    """Check settings and data, and write the experiment's settings and run folders.
 
     Args:
         settings: Flat settings, overrides included.
         out: The output folder.
-        dry_run: Check only, and estimate what the runs take; write nothing but generated data.
+        dry_run: Check only, and estimate what the runs take; write nothing except generated data.
 
     Raises:
         ConfigError: If a setting is wrong, or the folder holds another experiment, or one that is running.
@@ -70,16 +70,16 @@ def open_experiment(settings: Settings, out: Path, *, dry_run: bool = False) -> 
     choose_by = check_name(config.choose_by, next(iter(runs.values())).evaluation.metric)
     first = next(iter(runs.values()))
     data = _check_data(first, grids, choose_by)
-    notes = [*_about_data(data), *_tell([*notes_on(first), *about_grids(config, grids)])]
+    notes = [*_about_data(data), *_log([*notes_on(first), *about_grids(config, grids)])]
     experiment = Experiment(config, runs, folder, notes, grids)
     if not dry_run:
         _check_runs(experiment)  # all of them, before anything is written
-    notes += _tell(_rehearse(experiment, data, measure=dry_run))
+    notes += _log(_rehearse(experiment, data, measure=dry_run))
     if not dry_run:
         check_data([job.folder for job in experiment.jobs if job.folder.is_done], files_too=True)
         with sole_owner(out):
             _check_folder(folder, settings)
-            # First of all: a folder that holds runs and no experiment would not be taken up again.
+            # Written first: an experiment cannot continue in a folder that holds runs but no settings.
             folder.write_settings(settings | {"arms": config.arms})
             _claim_runs(experiment)
     return experiment
@@ -88,21 +88,21 @@ def open_experiment(settings: Settings, out: Path, *, dry_run: bool = False) -> 
 def run_experiment(
     experiment: Experiment, *, progress: bool = False, render: Callable[[Results, Path], object] | None = None
 ) -> Results:
-    """Do the runs that are not done yet, then compare them.
+    """Do the runs that are not done yet, then compare all runs.
 
     Args:
         experiment: The experiment.
         progress: Whether to draw bars.
-        render: Called with results and folder: also where cells of grids failed, before that is raised.
+        render: Called with results and folder. If cells of grids failed, it is called before the error is raised.
 
     Raises:
         ConfigError: If another process works in the folder.
-        LLMJEPAError: If a run failed; those that are done stay, and the next call goes on with the rest. Where only
-            cells of grids failed the others are compared first: a setting that fails is a result too.
+        LLMJEPAError: If a run failed. Finished runs stay, and the next call continues with the rest. If only cells of
+            grids failed, the other runs are compared first: a setting that fails is a result too.
     """
     config = experiment.config
     with sole_owner(experiment.folder.path) as lock:
-        _claim_runs(experiment)  # again: the folder was nobody's in between
+        _claim_runs(experiment)  # again: nobody owned the folder in between
 
         def open_pool() -> Pool:
             if config.executor == "ray":
@@ -163,7 +163,7 @@ def _claim_budgets(experiment: Experiment, kind: str) -> list[Job]:
 def _check_folder(folder: ExperimentFolder, settings: Settings) -> None:
     if folder.has_settings:
         before = read_yaml(folder.settings_file)
-        # A grid may get more values, or become one value: each cell's own folder tells what it is.
+        # A grid may get more values, or become one value: the settings of each cell are in its own folder.
         free = {key for each in (before, settings) for key, value in each.items() if is_axis(key, value)}
         old, new = (
             {key: value for key, value in each.items() if key not in free and key not in EXTENSIBLE}
@@ -174,15 +174,18 @@ def _check_folder(folder: ExperimentFolder, settings: Settings) -> None:
         never_began = bool(runs) and not any(run.has_begun for run in runs)  # refused before, now corrected
         if differing and not never_began:
             raise ConfigError(
+                "settings_changed",
                 f"{folder} holds another experiment: {'; '.join(differing)}. Choose another --out, "
-                "or remove that folder."
+                "or remove that folder.",
             )
     elif folder.path.exists() and not folder.holds_nothing_else:
-        raise ConfigError(f"{folder} is there already and holds no experiment of llm-jepa. Choose another --out.")
+        raise ConfigError(
+            "folder_not_empty", f"{folder} exists and does not hold an experiment of llm-jepa. Choose another --out."
+        )
 
 
 def _with_data_files(run: RunConfig, folder: ExperimentFolder) -> RunConfig:
-    """Return the run with the names of generated files in the place of what generates them."""
+    """Return the run with the names of generated files instead of the settings that generate them."""
     data = with_files(run.data, folder.generated)
     if data is run.data:
         return run
@@ -194,9 +197,12 @@ def _with_data_files(run: RunConfig, folder: ExperimentFolder) -> RunConfig:
 
 
 def _check_data(run: RunConfig, grids: dict[str, Grid], choose_by: str) -> LoadedData:
-    """Read the data as the first arm will, so that a broken row is told before any run starts."""
+    """Read the data as the first arm will, so that a broken row is reported before any run starts."""
     if run.data.test_file is None:
-        raise ConfigError("test_file is not set, nor test_files. A comparison needs rows that no arm has seen.")
+        raise ConfigError(
+            "setting_missing",
+            "Neither test_file nor test_files is set. A comparison needs rows that no arm has seen. Set one of them.",
+        )
     data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
     if grids:
         _check_choice(run, choose_by, len(data.validation))
@@ -206,19 +212,19 @@ def _check_data(run: RunConfig, grids: dict[str, Grid], choose_by: str) -> Loade
 def _about_data(data: LoadedData) -> list[str]:
     counts = {name: len(rows) for name, rows in (("train", data.train), ("validation", data.validation))}
     kept = " | ".join(f"{name} {count:,}" for name, count in (counts | _test_counts(data)).items())
-    return [*_tell([kept]), *data.notes]  # of the data's own, reading has told
+    return [*_log([kept]), *data.notes]  # reading the data has logged its own notes
 
 
 def _test_counts(data: LoadedData) -> dict[str, int]:
-    """Return how many rows each test set has; one that stands alone is called test."""
+    """Return how many rows each test set has; the only one is called test."""
     return {name if name == MAIN_TEST else f"test {name}": len(rows) for name, rows in data.tests.items()}
 
 
 def _rehearse(experiment: Experiment, data: LoadedData, *, measure: bool) -> list[str]:
-    """Try what the runs need that are not done; return what a reader must know where that cannot be done here."""
+    """Check what the unfinished runs need; return what a reader must know, also if it cannot be checked here."""
     config, runs = experiment.config, experiment.runs
     if config.executor != "local":
-        return [f"What each run needs is tried when it starts: executor={config.executor} does runs on other machines."]
+        return [f"What a run needs is checked when it starts: executor={config.executor} does runs on other machines."]
     open_arms = dict.fromkeys(job.arm for job in experiment.jobs if not job.folder.is_done)
     open_runs = {arm: run for arm, run in runs.items() if arm in open_arms}
     loaded = next(iter(runs.values())), data
@@ -232,7 +238,7 @@ def _rehearse(experiment: Experiment, data: LoadedData, *, measure: bool) -> lis
         torch.set_num_threads(before)
 
 
-def _tell(notes: list[str]) -> list[str]:
+def _log(notes: list[str]) -> list[str]:
     """Write notes to the log, and return them."""
     for note in notes:
         logger.info("data   %s", note)
@@ -240,30 +246,32 @@ def _tell(notes: list[str]) -> list[str]:
 
 
 def _check_choice(run: RunConfig, choose_by: str, num_rows: int) -> None:
-    """Refuse a grid whose cells could not be chosen from when all are done."""
-    missing = []
+    """Refuse a grid if its best cell could not be chosen when all its runs are done."""
+    needed = f"The best cell of a grid is chosen by {choose_by} on validation rows, but"
     if not num_rows:
-        missing.append("there are no validation rows. Set validation_size or validation_file")
+        raise ConfigError("no_rows", f"{needed} there are none. Set validation_size or validation_file.")
     if str(run.training.get("eval_strategy", "steps")) == "no":
-        missing.append("eval_strategy=no looks at none. Set it to steps")
+        raise ConfigError("settings_conflict", f"{needed} eval_strategy=no never evaluates on them. Set it to steps.")
     if choose_by not in HIGHER_IS_BETTER and not run.evaluation.validation_generations:
-        missing.append("validation_generations=0 answers none. Set it, or choose_by: ce_loss")
-    if missing:
-        raise ConfigError(f"A grid's best cell is chosen by {choose_by} on validation rows, and {missing[0]}.")
+        raise ConfigError(
+            "settings_conflict",
+            f"{needed} validation_generations=0 answers none of them. Set it above 0, or set choose_by: ce_loss.",
+        )
 
 
 def _has_baseline(experiment: Experiment) -> bool:
-    """Whether there is something to compare with: a grid whose cells all failed has no best one."""
+    """Whether there is a baseline to compare with: a grid whose cells all failed has no best cell."""
     return chosen_arm(experiment, experiment.config.baseline, read_records(experiment.jobs)) is not None
 
 
 def _failed(failures: list[Failure], num_jobs: int) -> LLMJEPAError:
-    """Return an error with the reason of the first failure, of the kind that its exit code says."""
+    """Return an error with the reason of the first failure; its class follows from the exit code of that failure."""
     first = failures[0]
     names = ", ".join(failure.job.name for failure in failures)
     kind = ConfigError if first.exit_code == ConfigError.exit_code else LLMJEPAError
     return kind(
-        f"{len(failures)} of {num_jobs} runs failed: {names}. The others are kept, and the same command goes on with "
+        "runs_failed",
+        f"{len(failures)} of {num_jobs} runs failed: {names}. The others are kept, and the same command continues with "
         f"the rest. {first.job.name} ended with {first.reason}. The log of {first.job.name} ends with:\n"
-        f"{first.log_tail}"
+        f"{first.log_tail}",
     )

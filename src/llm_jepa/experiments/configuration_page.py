@@ -35,16 +35,15 @@ HEAD = """# Configuration
 
 Made from the help texts of the settings; do not edit by hand (see CONTRIBUTING.md).
 
-A `CONFIG.yaml` is flat: these keys, each here with its default in brackets, if it has one. `--set key=value`
-overrides one. Under Training are the keys whose default differs from that of `transformers.TrainingArguments`, and
-ours; every other field of it (`max_steps`, `num_train_epochs`, ...) is a key by its own name. Unknown keys are
-errors.
+A `CONFIG.yaml` is flat. These are its keys; a default is in brackets. `--set key=value` overrides a key. The section
+Training lists our own keys, and keys of `transformers.TrainingArguments` with another default. Every other field of
+`transformers.TrainingArguments` (`max_steps`, `num_train_epochs`, ...) is a key too. Unknown keys are errors.
 
-Files and `--set` are read by YAML 1.2: `yes`, `no`, `on`, `off`, dates and `1:30` are text, `1e-5` is a number, `010`
+Files and `--set` are read as YAML 1.2: `yes`, `no`, `on`, `off`, dates and `1:30` are text, `1e-5` is a number, `010`
 is 10.
 
-Before the first run, and by `--dry-run`, each arm's model, trainer, optimizer and schedule are built once, without a
-step. A missing package or GPU, or a metric that is never measured, ends there with exit code 2.
+Before the first run, and in a `--dry-run`, each arm's model, trainer, optimizer and schedule are built once, without a
+step. If a package or GPU is missing, or a metric is never measured, the command ends then with exit code 2.
 """
 
 

@@ -1,7 +1,7 @@
-"""Which arm is a control of which: it has all settings of the other but the one that is credited with the gain.
+"""Which arm is a control of which: a control has all settings of the other arm, except the one that is tested.
 
-An arm that is better than the baseline and no better than its control owes the gain to something else: to a larger
-gradient, or to embeddings that are spread, whatever they are matched with.
+If an arm is better than the baseline but not better than its control, the gain comes from something else, for example
+from a larger gradient, or from embeddings that are spread out whatever they are matched with.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from llm_jepa.runs.settings import RunConfig
 
 BESIDE_THE_TERM = ("jepa_gamma", "jepa_split")
-"""Fields of the objective that say what cross-entropy is trained on, and with what weight."""
+"""Fields of the objective that set the tokens and the weight of cross-entropy."""
 
 
 def control_arms(
@@ -22,13 +22,14 @@ def control_arms(
     """Return the controls of each arm that has a JEPA term on matching views.
 
     A control has `shuffle_views`, or `jepa_lambda` 0 (the same path without the term), and every other setting of the
-    arm. The baseline is none: it is compared with anyway. Of a grid the chosen cell is compared, and its control may
-    be any cell of another: the one that differs in nothing else, whether it was the best of its own grid or not.
+    arm. The baseline is not a control, because every arm is compared with it anyway. If the arm is a grid, its chosen
+    cell is compared. The control of this cell may be any cell of another grid that differs in nothing else, even if it
+    was not the best cell of its own grid.
 
     Args:
         runs: The settings of each arm, or cell of one.
         baseline: Name of the baseline.
-        compared: The arms, or cells, whose controls are wanted; all by default.
+        compared: The arms, or cells, whose controls are returned; all by default.
     """
     wanted = [arm for arm in (runs if compared is None else compared) if arm != baseline]
     return {
@@ -42,12 +43,12 @@ def _is_control(other: RunConfig, own: RunConfig) -> bool:
     if _without_term(other) != _without_term(own):
         return False
     if other.jepa.jepa_lambda == 0:
-        return True  # whatever the term would have been
+        return True  # the settings of the term have no effect then
     return other.data.shuffle_views and other.jepa == own.jepa
 
 
 def _without_term(run: RunConfig) -> dict[str, Any]:
-    """Return the settings of a run but for those of its JEPA term and for the shuffling of its views."""
+    """Return the settings of a run, except those of its JEPA term and the shuffling of its views."""
     parts = {field.name: getattr(run, field.name) for field in dataclasses.fields(run) if field.name != "settings"}
     parts["data"] = dataclasses.replace(run.data, shuffle_views=False)
     parts["jepa"] = {

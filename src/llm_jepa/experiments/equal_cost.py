@@ -1,9 +1,9 @@
-"""Equal FLOPs and equal time: how many steps an arm may take for what the baseline's run costs.
+"""Equal FLOPs and equal time: how many steps an arm may take for the cost of the baseline's run.
 
-A JEPA step costs more than a plain one, so at equal steps the arm has had more of the machine. Here its number of steps
-is scaled so that the whole run costs as much, the training and the answers of a teacher among it. Schedules that are
-shares of all steps (warm-up, decay, looks) scale with it. The arm is scaled and the baseline is not: its runs are those
-of equal steps, in every table.
+A JEPA step costs more than a plain step, so at equal steps the arm uses more computation. Here its number of steps is
+scaled so that its whole run costs as much as the baseline's, including the training and the answers of a teacher.
+Schedules that are shares of all steps (warm-up, decay, evaluations during training) scale with it. Only the arm is
+scaled: the baseline has its runs of equal steps in every table.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Budget:
     Attributes:
         kind: `flops` or `time`.
         arm: The arm at equal steps.
-        baseline: The arm whose cost is the measure.
+        baseline: The arm whose cost is matched.
         max_steps: Steps that the arm takes here; 0 if its teacher alone costs as much as the baseline's run.
         baseline_steps: Steps of the baseline.
-        cost: What a step of the arm costs, in FLOPs or seconds ...
-        baseline_cost: ... and one of the baseline.
-        fixed: What the arm's teacher costs ...
-        baseline_fixed: ... and the baseline's.
+        cost: The cost of a step of the arm, in FLOPs or seconds.
+        baseline_cost: The cost of a step of the baseline.
+        fixed: The cost of the arm's teacher.
+        baseline_fixed: The cost of the baseline's teacher.
     """
 
     kind: str
@@ -54,12 +54,12 @@ class Budget:
 
     @property
     def ratio(self) -> float:
-        """What a step of the arm costs, as a multiple of one of the baseline."""
+        """The cost of a step of the arm, as a multiple of that of the baseline."""
         return self.cost / self.baseline_cost
 
     @property
     def record(self) -> dict[str, Any]:
-        """As JSON: also the ratio of a step's costs and both totals, which are equal to half a step."""
+        """As JSON, with the ratio of a step's costs and both totals. These differ by at most half a step."""
         total = self.fixed + self.max_steps * self.cost
         baseline_total = self.baseline_fixed + self.baseline_steps * self.baseline_cost
         return asdict(self) | {"ratio": self.ratio, "total": total, "baseline_total": baseline_total}
@@ -71,9 +71,9 @@ class Budget:
 
 
 def recorded(folder: ExperimentFolder, kind: str, arm: str) -> Budget | None:
-    """Return the budget that an experiment's runs of an arm began with; None if there are none.
+    """Return the budget that an experiment's runs of an arm began with; None if there are no such runs.
 
-    It stays what it was: a median over more seeds would be another, and the runs would not be comparable.
+    It is not computed again: a median over more seeds could be different, and the runs could not be compared.
     """
     for run in folder.runs_of(arm_at(arm, kind)).values():
         if (record := run.budget()) is not None:
@@ -88,10 +88,10 @@ def plan(
     runs: Mapping[str, RunConfig],
     records: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> Budget | None:
-    """Return the budget of an arm by what the runs of equal steps counted or measured.
+    """Return the budget of an arm, from the FLOPs or times of the runs of equal steps.
 
     Args:
-        kind: `flops`: counted, the same on every machine. `time`: the median step, by the clock of this one.
+        kind: `flops`: counted, the same on every machine. `time`: the median step time, measured on this machine.
         arm, baseline: The two arms.
         runs: Their settings.
         records: Their eval.json, one a seed.
@@ -111,13 +111,13 @@ def plan(
 
 
 def _fixed(kind: str, records: Sequence[Mapping[str, Any]]) -> float:
-    """Return what the teacher of an arm costs, over its seeds; 0 without a teacher."""
+    """Return the mean cost of an arm's teacher over its seeds; 0 without a teacher."""
     costs = [teacher_flops(each["cost"]) if kind == "flops" else teacher_time(each["cost"]) for each in records]
     return math.fsum(costs) / len(costs)
 
 
 def _cost(kind: str, run: RunConfig, records: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return what an optimizer step of an arm costs, over its seeds."""
+    """Return the cost of an optimizer step of an arm: the mean (FLOPs) or median (time) over its seeds."""
     costs = [step_flops(run, each["cost"]) if kind == "flops" else step_time(run, each["cost"]) for each in records]
     known = [cost for cost in costs if cost and math.isfinite(cost)]
     if not known:

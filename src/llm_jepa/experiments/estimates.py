@@ -1,4 +1,4 @@
-"""What a run will take on this machine: epochs, steps, FLOPs and time, from two batches of its own."""
+"""Estimates the epochs, steps, FLOPs and time of a run on this machine, from two of its batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NUM_BATCHES = 2
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the training of a run takes.
+    """What the training of a run will take.
 
     Attributes:
         epochs: How often it sees each row.
@@ -34,12 +34,12 @@ class Estimate:
 
 
 def estimate(trainer: JEPATrainer, run: RunConfig) -> Estimate:
-    """Take two batches through a step each, and scale what they took to the whole run."""
+    """Do a step on each of two batches, and scale their FLOPs and time to the whole run."""
     _, steps_each_epoch, *_, num_steps = trainer.set_initial_training_values(
         trainer.args, trainer.get_train_dataloader()
     )
     trainer.state.max_steps = num_steps
-    cost = {"flops_per_step": count_step_flops(trainer, NUM_BATCHES)}  # also warms the caches up
+    cost = {"flops_per_step": count_step_flops(trainer, NUM_BATCHES)}  # also fills the caches
     if run.jepa.has_term and run.jepa.jepa_loss_dropout:
         cost["flops_per_dropped_step"] = count_step_flops(trainer, NUM_BATCHES, dropped=True)
     batches_each_step = trainer.args.gradient_accumulation_steps
@@ -55,7 +55,7 @@ def _time_of_batch(trainer: JEPATrainer, num_steps: int) -> float:
     """Return the mean seconds of forward, backward and update of a batch."""
     optimizer, model = trainer.create_optimizer(), trainer.jepa.train()
     for group in optimizer.param_groups:
-        group["lr"] = 0.0  # the model is shared with other arms, and stays as it is
+        group["lr"] = 0.0  # other arms share the model, so it must not change
     timer = StepTimer(warm_up=0)
     for batch in islice(trainer.batches_of_epoch(0), NUM_BATCHES):
         timer.start()

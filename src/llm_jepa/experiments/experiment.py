@@ -1,6 +1,6 @@
-"""From a flat YAML file to the checked settings of an experiment: arms x seeds, and grids.
+"""Turns a flat YAML file into the checked settings of an experiment: arms x seeds, and grids.
 
-The fields of `ExperimentConfig` stand in the same file as those of a run (`runs/settings.py`). The latter hold for
+The file holds the fields of `ExperimentConfig` and those of a run (`runs/settings.py`). The fields of a run apply to
 every arm.
 """
 
@@ -47,10 +47,10 @@ RESOURCES = ("cpus", "gpus")
 
 @dataclass
 class ExperimentConfig:
-    """What is compared. Fields of a run stand beside these in the same file, and hold for every arm.
+    """What is compared. The same file also holds fields of a run, which apply to every arm.
 
     Raises:
-        ValueError: If there is no arm or no seed, or a name or number cannot be used.
+        ConfigError: If there is no arm or no seed, or a name or number cannot be used.
     """
 
     arms: dict[str, Settings] = field(
@@ -65,7 +65,7 @@ class ExperimentConfig:
     question: str | None = field(
         default=None,
         metadata={
-            "help": "The arm that reports open with, whatever the result. Default: the first arm with a JEPA term on "
+            "help": "The arm that is reported first, whatever the result. Default: the first arm with a JEPA term on "
             "matching views. Set it before you see results."
         },
     )
@@ -78,21 +78,21 @@ class ExperimentConfig:
         default_factory=dict,
         metadata={
             "help": "Fields with several values each, for every arm that does not set them itself (docs/sweeps.md). "
-            "Fields of the objective are for arms with a JEPA term only."
+            "Fields of the objective apply only to arms with a JEPA term."
         },
     )
     choose_by: str | None = field(
         default=None,
         metadata={
-            "help": "What a grid's best cell is chosen by, on validation rows: the metric (default), ce_loss, gap or "
-            "retrieval@1."
+            "help": "The value by which a grid's best cell is chosen, on validation rows: the metric (default), "
+            "ce_loss, gap or retrieval@1."
         },
     )
     compare_at: list[str] = field(
         default_factory=lambda: ["steps"],
         metadata={
-            "help": "steps: arms train for the same number of steps. flops, time: also for as many steps as the "
-            "baseline's FLOPs or time allow (docs/sweeps.md)."
+            "help": "steps: arms train for the same number of steps. flops, time: they also train for as many steps as "
+            "the baseline's FLOPs or time allow (docs/sweeps.md)."
         },
     )
     margin: float | None = field(
@@ -109,66 +109,84 @@ class ExperimentConfig:
     resources: dict[str, float] = field(
         default_factory=dict,
         metadata={
-            "help": "What a run takes, such as {cpus: 1, gpus: 0}. Default: local, its share of the cores and every "
-            "GPU; ray, one CPU and no GPU."
+            "help": "CPUs and GPUs of a run, such as {cpus: 1, gpus: 0}. Default with local: its share of the cores, "
+            "and all GPUs. Default with ray: one CPU and no GPU."
         },
     )
     max_retries: int = field(
         default=1,
-        metadata={"help": "How often a run is tried again that a signal ended or that was lost with its worker."},
+        metadata={"help": "How often a run is tried again if a signal ended it or its worker was lost."},
     )
-    max_runs: int = field(default=1000, metadata={"help": "More runs than this are refused before any starts."})
+    max_runs: int = field(default=1000, metadata={"help": "More runs than this are refused before the first starts."})
 
     def __post_init__(self) -> None:
         if not self.arms:
-            raise ValueError("arms is empty. Name at least two, ntp and jepa say.")
+            raise ConfigError("value_empty", "arms is empty. Name at least two arms, such as ntp and jepa.")
         for arm in self.arms:
             if not arm or not all(char.isalnum() or char in "_-." for char in arm) or arm.startswith("."):
-                raise ValueError(f"The arm {arm!r} names a folder: use letters, digits, '_', '-' and '.' only.")
+                text = f"The arm {arm!r} must be usable as a folder's name. Use letters, digits, '_', '-' and '.' only."
+                raise ConfigError("name_not_allowed", text)
         if self.baseline not in self.arms:
-            raise ValueError(f"baseline={self.baseline!r} is not one of the arms: {', '.join(self.arms)}.")
+            text = f"baseline={self.baseline!r} is not one of the arms: {', '.join(self.arms)}."
+            raise ConfigError("unknown_arm", text)
         self._check_question()
-        if not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in self.seeds):
-            raise ValueError(f"seeds={self.seeds} must be whole numbers, such as [82, 23, 37].")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds={self.seeds} must be at least one number, none of them twice.")
-        if not all(0 <= seed < 2**32 for seed in self.seeds):
-            raise ValueError(f"seeds={self.seeds} must lie between 0 and 2**32 - 1.")
+        self._check_seeds()
         for name, least in (("workers", 1), ("max_retries", 0), ("max_runs", 1)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
+                raise ConfigError("value_out_of_range", f"{name}={getattr(self, name)} must be at least {least}.")
         if self.margin is not None and not 0 < self.margin < 100:
-            raise ValueError(f"margin={self.margin} must be a number of points between 0 and 100, such as 1.0.")
+            text = f"margin={self.margin} must be a number of points between 0 and 100, such as 1.0."
+            raise ConfigError("value_out_of_range", text)
         self._check_sweep()
+        for name, values in self.grid.items():
+            if not isinstance(values, list):
+                text = f"grid.{name}={values!r} must be a list of values. Set a single value outside of grid."
+                raise ConfigError("wrong_type", text)
 
     def _check_question(self) -> None:
         others = [arm for arm in self.arms if arm != self.baseline]
         if self.question == self.baseline:
-            raise ValueError(f"question={self.question!r} is the baseline. Name the arm that is compared with it.")
+            text = f"question={self.question!r} is the baseline. Name the arm that is compared with it."
+            raise ConfigError("settings_conflict", text)
         if self.question is not None and self.question not in others:
             hint = nearest(self.question, others)
-            raise ValueError(f"question={self.question!r} is not one of the arms: {', '.join(others)}.{hint}")
+            text = f"question={self.question!r} is not one of the arms: {', '.join(others)}.{hint}"
+            raise ConfigError("unknown_arm", text)
+
+    def _check_seeds(self) -> None:
+        if not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in self.seeds):
+            raise ConfigError("wrong_type", f"seeds={self.seeds} must be whole numbers, such as [82, 23, 37].")
+        if not self.seeds:
+            raise ConfigError("value_empty", "seeds=[] is empty. Name at least one seed, such as [82, 23, 37].")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError("value_repeated", f"seeds={self.seeds} has a seed twice. Remove one of them.")
+        if not all(0 <= seed < 2**32 for seed in self.seeds):
+            raise ConfigError("value_out_of_range", f"seeds={self.seeds} must be between 0 and 2**32 - 1.")
 
     def _check_sweep(self) -> None:
         if self.executor not in EXECUTORS:
-            raise ValueError(f"executor={self.executor!r} is not one of: {', '.join(EXECUTORS)}.")
-        if not set(self.compare_at) <= set(BUDGETS) or len(set(self.compare_at)) < len(self.compare_at):
-            raise ValueError(f"compare_at={self.compare_at} must name some of: {', '.join(BUDGETS)}; none twice.")
+            text = f"executor={self.executor!r} is not one of: {', '.join(EXECUTORS)}."
+            raise ConfigError("value_not_allowed", text)
+        if not set(self.compare_at) <= set(BUDGETS):
+            text = f"compare_at={self.compare_at}: expected some of {', '.join(BUDGETS)}."
+            raise ConfigError("value_not_allowed", text)
+        if len(set(self.compare_at)) < len(self.compare_at):
+            raise ConfigError("value_repeated", f"compare_at={self.compare_at} has a name twice. Remove one of them.")
         if "steps" not in self.compare_at:
-            raise ValueError(
-                f"compare_at={self.compare_at} lacks steps: what a step costs is measured in runs of equal steps, and "
-                "the others are scaled by it. Add steps."
+            raise ConfigError(
+                "value_missing",
+                f"compare_at={self.compare_at} must contain steps: the cost of a step is measured in runs of equal "
+                "steps, and sets the number of steps of the others. Add steps.",
             )
         for name, value in self.resources.items():
             if name not in RESOURCES:
-                raise ValueError(f"resources.{name} is not one of: {', '.join(RESOURCES)}.{nearest(name, RESOURCES)}")
+                text = f"resources.{name} is not one of: {', '.join(RESOURCES)}.{nearest(name, RESOURCES)}"
+                raise ConfigError("key_unknown", text)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise ValueError(f"resources.{name}={value!r} must be a number, 0 or more.")
+                raise ConfigError("value_out_of_range", f"resources.{name}={value!r} must be a number, 0 or more.")
         if self.executor == "local" and (cpus := self.resources.get("cpus", 1)) != int(cpus):
-            raise ValueError(f"resources.cpus={cpus} are threads of a run here: a whole number is needed.")
-        for name, values in self.grid.items():
-            if not isinstance(values, list):
-                raise ValueError(f"grid.{name}={values!r} must be a list of values. Set one value outside of grid.")
+            text = f"resources.cpus={cpus} must be a whole number with executor=local: it is the threads of a run."
+            raise ConfigError("settings_conflict", text)
 
 
 @dataclass(frozen=True)
@@ -177,11 +195,11 @@ class Experiment:
 
     Attributes:
         config: Arms, seeds, baseline.
-        runs: Checked settings of each arm, or cell of one, with the data files named.
-        folder: Where everything goes.
-        notes: What was found in the data, a line of counts, then sentences; and what is to be known of the grids.
+        runs: Checked settings of each arm, or cell of one, with the names of the data files.
+        folder: The output folder.
+        notes: What was found in the data, a line of counts, then sentences; then notes on the grids.
         grids: The arms that are grids.
-        estimates: Of a dry run: arm to what the training of one run takes, where runs of it are not done.
+        estimates: In a dry run: arm to what the training of one run takes, for arms with unfinished runs.
     """
 
     config: ExperimentConfig
@@ -193,22 +211,22 @@ class Experiment:
 
     @property
     def jobs(self) -> list[Job]:
-        """All runs of equal steps, seed by seed, so that whole pairs are done first."""
+        """All runs of equal steps, seed by seed, so that all arms of a seed are done before the next seed."""
         return [self.job(arm, seed) for seed in self.config.seeds for arm in self.runs]
 
     @property
     def most_runs(self) -> int:
-        """The number of all runs; those of equal FLOPs and time are as many at most."""
+        """The largest number of runs that there can be, including those of equal FLOPs and time."""
         return count_runs(self.config, len(self.runs))
 
     @property
     def choose_by(self) -> str:
-        """What the cells of a grid are chosen by."""
+        """The value by which the cells of a grid are chosen."""
         return check_name(self.config.choose_by, self.metric)
 
     @property
     def metric(self) -> str:
-        """What arms are compared on."""
+        """The metric on which arms are compared."""
         return next(iter(self.runs.values())).evaluation.metric
 
     def job(self, arm: str, seed: int) -> Job:
@@ -218,16 +236,16 @@ class Experiment:
         return Job(arm, seed, self.folder.run(arm, seed), run, after)
 
     def cells_of(self, arm: str) -> list[str]:
-        """Return the cells of an arm; itself, where it is no grid."""
+        """Return the cells of an arm; only the arm itself if it is not a grid."""
         return list(self.grids[arm].cells) if arm in self.grids else [arm]
 
 
 def read_experiment(settings: Settings, *, trains: bool = True) -> tuple[ExperimentConfig, dict[str, RunConfig]]:
-    """Check flat settings as an experiment; return it and the run settings of each arm, or cell (without seed).
+    """Check the flat settings of an experiment; return its config and the run settings of each arm or cell (no seed).
 
     Args:
         settings: The settings.
-        trains: Whether this machine is to train the runs. A report is made of runs that another has trained.
+        trains: Whether this machine will train the runs. A report may be made on a machine that could not train them.
 
     Raises:
         ConfigError: If a key is unknown, a value wrong, or an arm changes what belongs to the experiment.
@@ -239,24 +257,24 @@ def read_experiment(settings: Settings, *, trains: bool = True) -> tuple[Experim
         try:
             runs[arm] = read_run(own, trains=trains)
         except ConfigError as error:
-            raise ConfigError(f"In arm {arm}: {error}") from error
+            raise ConfigError(error.code, f"In arm {arm}: {error}") from error
     _check_teachers(runs)
     check_name(experiment.choose_by, next(iter(runs.values())).evaluation.metric)
     return experiment, runs
 
 
 def _check_teachers(runs: Mapping[str, RunConfig]) -> None:
-    """Make sure that each teacher is an arm, one cell, that has no teacher itself."""
+    """Make sure that each teacher is an arm (or a cell) that has no teacher itself."""
     for arm, run in runs.items():
         teacher = run.teacher.teacher
         if teacher is None:
             continue
         if teacher not in runs:
-            raise ConfigError(
-                f"In arm {arm}: teacher={teacher} is no arm.{nearest(teacher, runs)} Add it, or name one."
-            )
+            text = f"In arm {arm}: teacher={teacher} is not an arm.{nearest(teacher, runs)} Add it, or name another."
+            raise ConfigError("unknown_arm", text)
         if runs[teacher].teacher.teacher is not None:
-            raise ConfigError(f"In arm {arm}: teacher={teacher} has a teacher itself. Name an arm without one.")
+            text = f"In arm {arm}: teacher={teacher} has a teacher itself. Name an arm without one."
+            raise ConfigError("settings_conflict", text)
 
 
 def read_grids(settings: Settings) -> dict[str, Grid]:
@@ -269,12 +287,12 @@ def read_grids(settings: Settings) -> dict[str, Grid]:
 
 
 def count_runs(experiment: ExperimentConfig, num_cells: int) -> int:
-    """Return the most runs that an experiment may come to: cells x seeds, and those of equal FLOPs and time."""
+    """Return the largest possible number of runs: cells x seeds, and those of equal FLOPs and time."""
     return len(experiment.seeds) * (num_cells + (len(experiment.arms) - 1) * (len(experiment.compare_at) - 1))
 
 
 def about_grids(config: ExperimentConfig, grids: dict[str, Grid]) -> list[str]:
-    """Return what a reader must know of the grids: the baseline should be tuned as much as what it is compared with."""
+    """Return notes on the grids: the baseline should be tuned as much as the arms that it is compared with."""
     if not grids:
         return []
     counts = {arm: len(grids[arm].cells) if arm in grids else 1 for arm in config.arms}
@@ -286,8 +304,8 @@ def about_grids(config: ExperimentConfig, grids: dict[str, Grid]) -> list[str]:
         others = ", ".join(f"{arm} {counts[arm]}" for arm in uneven)
         notes.append(
             f"Not tuned alike: the baseline {config.baseline} has {counts[config.baseline]} "
-            f"cell{'s' if counts[config.baseline] > 1 else ''}, {others}. The best of many is better than one by "
-            "chance alone; give the baseline a grid of as many cells, of learning_rate say."
+            f"cell{'s' if counts[config.baseline] > 1 else ''}, {others}. The best of many cells is better than a "
+            "single one by chance alone. Give the baseline a grid of as many cells, for example of learning_rate."
         )
     return notes
 
@@ -300,23 +318,25 @@ def _split(settings: Settings) -> tuple[ExperimentConfig, Settings]:
     check_keys(shared, extra=own)
     check_keys(experiment.grid)
     if twice := next((key for key in experiment.grid if key in shared), None):
-        raise ConfigError(f"{twice} is set beside grid.{twice}. Leave one of them out.")
+        raise ConfigError("settings_conflict", f"{twice} and grid.{twice} are both set. Remove one of them.")
     for arm, changes in experiment.arms.items():
         for key in changes:
             if key in own:
-                raise ConfigError(f"arms.{arm}.{key} belongs to the experiment. Set {key} outside of arms.")
+                text = f"arms.{arm}.{key} is a setting of the whole experiment. Set {key} outside of arms."
+                raise ConfigError("key_misplaced", text)
         try:
             check_keys(changes)
         except ConfigError as error:
-            raise ConfigError(f"In arm {arm}: {error}") from error
+            raise ConfigError(error.code, f"In arm {arm}: {error}") from error
     return experiment, shared
 
 
 def _expanded(experiment: ExperimentConfig, shared: Settings) -> tuple[dict[str, Settings], dict[str, Grid]]:
-    """Return the fields of each arm, cells in the place of grids; and the grids by their arms."""
+    """Return the fields of each arm, or of its cells if it is a grid; and the grids by their arms."""
     axes = {key: value for key, value in shared.items() if is_axis(key, value)} | experiment.grid
     if wrong := next((key for key in experiment.grid if not is_axis(key, experiment.grid[key])), None):
-        raise ConfigError(f"grid.{wrong} takes a list as its value, and cannot be a grid. Make arms of it.")
+        text = f"grid.{wrong}: a value of {wrong} is itself a list, so it cannot be a grid. Use an arm for each value."
+        raise ConfigError("grid_not_possible", text)
     plain = {key: value for key, value in shared.items() if key not in axes}
     of_arms: dict[str, dict[str, list[Any]]] = {}
     fields: dict[str, Settings] = {}
@@ -327,11 +347,16 @@ def _expanded(experiment: ExperimentConfig, shared: Settings) -> tuple[dict[str,
         of_arms[arm] = inherited | {key: value for key, value in own.items() if is_axis(key, value)}
     for key in axes:
         if not any(key in each for each in of_arms.values()):
-            raise ConfigError(f"{key}={axes[key]} is a grid for no arm: each sets {key} itself, or has jepa_lambda 0.")
+            raise ConfigError(
+                "setting_without_effect",
+                f"The grid {key}={axes[key]} applies to no arm: each arm sets {key} itself, or has jepa_lambda 0. "
+                "Remove it.",
+            )
     num_runs = count_runs(experiment, sum(map(count_cells, of_arms.values())))
     if num_runs > experiment.max_runs:
         raise ConfigError(
-            f"This is {num_runs:,} runs, and max_runs is {experiment.max_runs:,}. Try fewer values, or raise max_runs."
+            "too_many_runs",
+            f"This is {num_runs:,} runs, but max_runs is {experiment.max_runs:,}. Try fewer values, or raise max_runs.",
         )
     arms: dict[str, Settings] = {}
     grids: dict[str, Grid] = {}
@@ -342,13 +367,14 @@ def _expanded(experiment: ExperimentConfig, shared: Settings) -> tuple[dict[str,
             grids[arm] = Grid.of(arm, values)
         for cell, coordinates in cells.items():
             if cell in arms:
-                raise ConfigError(f"Two arms are named {cell!r}: one of them is a cell of a grid. Rename the other.")
+                text = f"Two arms have the name {cell!r}: one of them is a cell of a grid. Rename the other."
+                raise ConfigError("name_repeated", text)
             arms[cell] = with_recipe(fields[arm] | coordinates, arm)
     return arms, grids
 
 
 def is_axis(key: str, value: Any) -> bool:
-    """Whether a field has a list of values where it takes one: a grid."""
+    """Whether a field that takes a single value has a list of values: a grid."""
     return isinstance(value, list) and key in field_types() and list not in plain_types(field_types()[key])
 
 
@@ -361,12 +387,16 @@ def _with_arms(settings: Settings) -> Settings:
         arms = {str(arm): changes or {} for arm, changes in arms.items()}
         for arm, changes in arms.items():
             if not isinstance(changes, dict):
-                raise ConfigError(f"arms.{arm} is {changes!r}; expected the fields that it changes, as key: value.")
+                text = f"arms.{arm} is {changes!r}; expected the fields that the arm changes, as key: value."
+                raise ConfigError("wrong_type", text)
             if not changes and arm not in BUILT_IN_ARMS:
                 raise ConfigError(
-                    f"Unknown arm {arm!r}: not built in, and it changes no field.{nearest(arm, BUILT_IN_ARMS)} "
-                    f"Built in: {', '.join(BUILT_IN_ARMS)}. Give any other as `{arm}: {{jepa_k: 2}}`, say."
+                    "unknown_arm",
+                    f"Unknown arm {arm!r}: it is not built in, and changes no field.{nearest(arm, BUILT_IN_ARMS)} "
+                    f"Built in: {', '.join(BUILT_IN_ARMS)}. Give any other arm its fields, such as "
+                    f"`{arm}: {{jepa_k: 2}}`.",
                 )
     elif arms is not None:
-        raise ConfigError(f"arms={arms!r}; expected names, or names with the fields that they change.")
+        text = f"arms={arms!r}; expected names, or names with the fields that they change."
+        raise ConfigError("wrong_type", text)
     return settings if arms is None else {**settings, "arms": arms}

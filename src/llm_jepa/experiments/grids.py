@@ -1,9 +1,9 @@
-"""Grids: an arm whose fields take several values becomes a cell for each combination, an arm of its own.
+"""Grids: an arm whose fields have several values becomes several cells, one for each combination of values.
 
     jepa: {jepa_k: [0, 1], jepa_lambda: [0.5, 1]}   ->   jepa.k0.lambda0.5  jepa.k0.lambda1  jepa.k1.lambda0.5  ...
 
-A cell's name is made of its coordinates, in the order of the file, so that the same cell has the same name, and folder,
-in every experiment.
+Each cell is run like an arm. Its name is made from its values, in the order of the file, so the same cell has the same
+name and folder in every experiment.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ SHORT = {
     "num_train_epochs": "epochs",
     "max_steps": "steps",
 }
-"""Names of fields in names of cells; any other loses `jepa_` at most."""
+"""Short names of fields in names of cells. Other fields have their own name there, without `jepa_`."""
 
 LONGEST_NAME = 120
-"""Characters; folders may have 255, with a seed and ".staging" behind them."""
+"""Characters. A folder's name may have 255, including a seed and ".staging" at its end."""
 
-# What changes nothing where jepa_lambda is 0 is all of the objective but these: they change the rows, or the baseline.
+# If jepa_lambda is 0, the fields of the objective have no effect, except these: they change the rows or cross-entropy.
 ACTS_WITHOUT_JEPA = ("jepa_lambda", "jepa_gamma", "jepa_split", "jepa_views")
 
 
@@ -41,8 +41,8 @@ class Grid:
 
     Attributes:
         arm: Name of the arm.
-        axes: Field to its values, at least two, in the order of the file.
-        cells: Name of each cell to its coordinates, the last axis changing first.
+        axes: Field to its values, in the order of the file.
+        cells: Name of each cell to its coordinates. The last axis changes fastest.
     """
 
     arm: str
@@ -54,17 +54,18 @@ class Grid:
         """Make the cells of an arm.
 
         Raises:
-            ConfigError: If an axis has no value, or one of them twice.
+            ConfigError: If an axis has no values, or one value twice.
 
         >>> list(Grid.of("jepa", {"jepa_k": [0, 2], "jepa_lambda": [0.5, 1.0]}).cells)
         ['jepa.k0.lambda0.5', 'jepa.k0.lambda1', 'jepa.k2.lambda0.5', 'jepa.k2.lambda1']
         """
         for field, values in axes.items():
             if not values:
-                raise ConfigError(f"{field}=[] has no value to try. Give some, or leave it out.")
+                raise ConfigError("value_empty", f"{field}=[] has no value to try. Add values, or remove it.")
             seen = [json.dumps(value, sort_keys=True, default=str) for value in values]
             if twice := [value for value, text in zip(values, seen, strict=True) if seen.count(text) > 1]:
-                raise ConfigError(f"{field}={list(values)} tries {twice[0]!r} twice. Leave one out.")
+                text = f"{field}={list(values)} has the value {twice[0]!r} twice. Remove one of them."
+                raise ConfigError("value_repeated", text)
         labels = _labels(axes)
         cells = {}
         for places in itertools.product(*(range(len(values)) for values in axes.values())):
@@ -85,7 +86,7 @@ def is_inert(field: str, arm: Mapping[str, Any]) -> bool:
 
 
 def _labels(axes: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
-    """Return what each value of each axis adds to a name; no two values of an axis add the same."""
+    """Return what each value of each axis adds to a cell's name; it differs between the values of an axis."""
     names = {field: SHORT.get(field, field.removeprefix("jepa_")) for field in axes}
     if len(set(names.values())) < len(names):
         names = {field: field for field in axes}
@@ -100,7 +101,7 @@ def _labels(axes: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
 
 
 def _text(value: Any) -> str:
-    """Return a value as letters, digits, '_', '-' and '.': a number as it is, anything else behind a '-'.
+    """Return a value as letters, digits, '_', '-' and '.': a number as it is, anything else after a '-'.
 
     >>> [_text(value) for value in (2, 1.0, 1e-5, True, None, "stop_grad", "models/base")]
     ['2', '1', '1e-05', '-true', '-none', '-stop_grad', '-models-base']

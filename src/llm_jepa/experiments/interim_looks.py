@@ -1,8 +1,8 @@
-"""How often the results were looked at, and with which seeds.
+"""Records interim looks: how often the results were made, and with which seeds.
 
-Whoever adds seeds because of what the first ones showed has more chances to see a difference than a p-value counts:
-with looks at 3 and at 6 seeds, 9 in 100 comparisons of equals show one, not 5. Each look is written down, so that the
-report can say so.
+A user who adds seeds because of the first results has more chances to see a difference than a p-value assumes. With
+looks at 3 and at 6 seeds, 9 of 100 comparisons of equal arms show a difference, not 5. Each look is recorded, so that
+the report can mention it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from llm_jepa.runs.folder import ExperimentFolder
 
 
 def note_look(folder: ExperimentFolder, seeds: Iterable[int]) -> list[str]:
-    """Write down that results of these seeds were made; return a sentence if others were looked at before.
+    """Record that results of these seeds were made; return sentences if earlier results had other seeds.
 
-    Seeds that came later are told, and so are those that are gone: both let one choose by what was seen.
+    Seeds that were added later and seeds that were removed are both reported: in both cases a user may have chosen the
+    seeds because of earlier results.
 
     Args:
-        folder: Of the experiment.
-        seeds: Those that something was compared at.
+        folder: The folder of the experiment.
+        seeds: The seeds at which an arm was compared.
     """
     seen, looks = sorted(seeds), folder.looks()
     if seen and seen not in looks:
@@ -27,14 +28,14 @@ def note_look(folder: ExperimentFolder, seeds: Iterable[int]) -> list[str]:
         folder.write_looks(looks)
     notes = []
     if earlier := [look for look in looks if set(look) < set(seen)]:
-        told = " and ".join(str(len(look)) for look in earlier)
-        notes.append(f"Seeds were added after results had been looked at, with {told} of these {len(seen)}.")
+        counts = " and ".join(str(len(look)) for look in earlier)
+        notes.append(f"Seeds were added after results had been made with {counts} of these {len(seen)} seeds.")
     if gone := sorted({seed for look in looks for seed in look} - set(seen)):
-        told = ", ".join(map(str, gone))
-        notes.append(f"Results were looked at with seeds that are not among these: {told}.")
+        listed = ", ".join(map(str, gone))
+        notes.append(f"Earlier results had seeds that are not among these: {listed}.")
     if notes:
         notes[-1] += (
-            " If that was for what they showed, p-values and intervals promise too much; seeds named beforehand do not "
-            "have that flaw."
+            " If the seeds were changed because of those results, p-values and intervals promise too much. Seeds that "
+            "are set in advance do not have this flaw."
         )
     return notes

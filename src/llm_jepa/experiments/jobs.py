@@ -1,8 +1,7 @@
-"""The runs of a sweep: which are still to be done, how each ended, and which is tried again.
+"""The runs of a sweep: which are still to be done, how each ended, and which are tried again.
 
-`run_jobs` knows runs, attempts and what to say of them; a pool (`LocalPool`, `RayPool`) knows how a run is started
-somewhere, and how it ended. What has been done is known from the run folders alone: whoever calls it again goes on
-with the rest.
+`run_jobs` keeps the list of runs and logs what happens to them. A pool (`LocalPool`, `RayPool`) starts a run and
+reports how it ended. The run folders alone say what has been done, so a second call continues with the rest.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ POLL_S = 0.05
 GRACE_S = 10.0  # between asking a run to stop and ending it
 TAIL_LINES = 15
 LOST = -int(signal.SIGKILL)
-"""Exit code of a run whose process disappeared: somebody killed it, or the kernel did for want of memory."""
+"""Exit code of a run whose process disappeared: a user killed it, or the kernel did because memory was short."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,8 @@ class Job:
         arm: Its arm.
         seed: Its seed.
         folder: Its folder.
-        run: Its settings; None for one that is only read.
-        after: The run that teaches it, and must be done before it begins.
+        run: Its settings; None if it is only read.
+        after: The run of its teacher, which must be done before this run begins.
     """
 
     arm: str
@@ -71,13 +70,13 @@ class Failure:
 
 
 class Attempt(Protocol):
-    """One try of a run, somewhere."""
+    """One try of a run, on any machine."""
 
     def poll(self) -> int | None:
-        """Return the exit code (negative: a signal's number), or None as long as it runs."""
+        """Return the exit code (negative: a signal's number), or None while it runs."""
 
     def ask_to_stop(self) -> None:
-        """Have it finish its step, save, and end."""
+        """Ask it to finish its step, save, and end."""
 
     def kill(self) -> None:
         """End it at once."""
@@ -90,7 +89,7 @@ class Pool(Protocol):
         """Start a try of a run."""
 
     def close(self) -> None:
-        """Give back what the pool holds; no try of it runs any more."""
+        """Release what the pool holds. No try is running when this is called."""
 
 
 def run_jobs(
@@ -103,21 +102,21 @@ def run_jobs(
 ) -> list[Failure]:
     """Do all jobs that are not done yet, `workers` at a time, in order; return those that failed.
 
-    A job that fails does not stop the others. One that a signal ended, or that was lost with its worker, is tried
-    again, from its newest checkpoint where it has one; one that ended by itself would do so again. What has failed for
-    good is marked in its folder (FAILED: how, and after how many tries). If this process is interrupted or
-    terminated, the runs are stopped first, and what they have written stays.
+    A job that fails does not stop the others. If a signal ended it, or its worker was lost, it is tried again, from its
+    newest checkpoint if it has one. If it failed by itself, it is not tried again, because it would fail again. The
+    folder of a failed run gets a file FAILED, which says how it failed and after how many tries. If this process is
+    interrupted or terminated, the runs are stopped first, and the files that they have written stay.
 
     Args:
         jobs: The runs.
         workers: Runs at the same time.
-        open_pool: Opens the place where runs are done; called if there is a run to do.
+        open_pool: Opens the place where runs are done; called only if there is a run to do.
         max_retries: How often a run that was stopped or lost is tried again.
-        progress: Draw the progress on standard error. Without, it is logged every 30 seconds.
+        progress: Draw the progress on standard error. If False, it is logged every 30 seconds.
     """
     waiting = deque(job for job in jobs if not job.folder.is_done)
     if num_done := len(jobs) - len(waiting):
-        logger.info("run    %d of %d runs are done already and stay as they are", num_done, len(jobs))
+        logger.info("run    %d of %d runs are already done and stay as they are", num_done, len(jobs))
     if not waiting:
         return []
     tries: Counter[Job] = Counter()
@@ -152,7 +151,7 @@ def run_jobs(
 
 
 def _next(waiting: deque[Job], running: Mapping[Job, Attempt]) -> Job | None:
-    """Take the first run out of `waiting` whose teacher neither waits nor runs; None if there is none."""
+    """Remove and return the first run of `waiting` whose teacher neither waits nor runs; None if there is none."""
     for job in waiting:
         if job.after is None or (job.after not in running and job.after not in waiting):
             waiting.remove(job)
@@ -177,7 +176,7 @@ def _not_taught(job: Job) -> Failure:
 
 @contextmanager
 def _opened(open_pool: Callable[[], Pool]) -> Iterator[tuple[Pool, dict[Job, Attempt]]]:
-    """Yield a pool and a dict of what runs in it; leave no run behind, however the block is left."""
+    """Yield a pool and a dict of the running jobs; stop them when the block ends, also by an error."""
     pool, running = open_pool(), dict[Job, Attempt]()
     try:
         yield pool, running
@@ -187,7 +186,7 @@ def _opened(open_pool: Callable[[], Pool]) -> Iterator[tuple[Pool, dict[Job, Att
 
 
 def stop(attempts: Sequence[Attempt]) -> None:
-    """Ask runs to save and stop; end those that have not after GRACE_S."""
+    """Ask runs to save and stop; kill those that are still running after GRACE_S."""
     for attempt in attempts:
         attempt.ask_to_stop()
     deadline = time.monotonic() + GRACE_S
@@ -199,7 +198,7 @@ def stop(attempts: Sequence[Attempt]) -> None:
 
 
 def _ended(running: dict[Job, Attempt]) -> list[tuple[Job, int]]:
-    """Take the runs that have ended out of `running`; return them with their exit codes."""
+    """Remove the runs that have ended from `running`; return them with their exit codes."""
     codes = [(job, attempt.poll()) for job, attempt in running.items()]
     ended = [(job, code) for job, code in codes if code is not None]
     for job, _ in ended:

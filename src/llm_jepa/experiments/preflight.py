@@ -1,8 +1,8 @@
-"""What the runs of an experiment need is tried before the first of them begins: data, model, trainer, optimizer.
+"""Checks what the runs of an experiment need before the first run begins: data, model, trainer, optimizer.
 
-A run builds these in its own process, perhaps hours later, and a missing package would be found there. Here each arm's
-trainer is built once, without a step (a dry run times two). Data and models are loaded once for all arms that share
-them.
+A run builds these in its own process, perhaps hours later, and a missing package would be found only then. Here each
+arm's trainer is built once, without a step (a dry run times two batches). Data and models are loaded once for all arms
+that share them.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ def rehearse(
     loaded: tuple[RunConfig, LoadedData],
     estimates: dict[str, Estimate] | None = None,
 ) -> list[str]:
-    """Build the trainer of each run once, and check what will be asked of it; nothing is written or trained.
+    """Build the trainer of each run once, and check that it works; nothing is written or trained.
 
     Args:
         runs: The settings of each arm, or cell of one.
         seed: A seed that the runs will have.
-        loaded: The data of one of the runs, where it is loaded already, with that run.
-        estimates: Filled, where it is given, with what the training of each arm will take; two batches are timed.
+        loaded: One of the runs, with its data, which is loaded already.
+        estimates: If given, it is filled with what the training of each arm will take; two batches are timed.
 
     Returns:
         Notes on gold answers that a scorer cannot decide.
 
     Raises:
         ConfigError: If a setting does not work with the data, the model or this machine. The text names the arm.
-        DataError: If the rows do not suit an arm.
+        DataError: If an arm cannot use the rows.
     """
     key, data = _data_key(loaded[0]), loaded[1]
     in_order = sorted(_distinct(runs).items(), key=lambda item: (_data_key(item[1]) != key, _data_key(item[1])))
@@ -64,7 +64,8 @@ def rehearse(
                 if trainer is not None and estimates is not None:
                     by_key[_key(run)] = estimate(trainer, run)
             except (ConfigError, DataError) as error:
-                raise type(error)(f"In arm {arm}: {error}") from error
+                kind = ConfigError if isinstance(error, ConfigError) else DataError
+                raise kind(error.code, f"In arm {arm}: {error}") from error
     if estimates is not None:
         trained = {arm: _key(run) for arm, run in runs.items() if not run.teacher.rewrite_first}
         estimates |= {arm: by_key[key] for arm, key in trained.items() if key in by_key}
@@ -81,7 +82,7 @@ def _try(
     """Build the trainer and the batches of a run, and let its scorers read their golds.
 
     Returns:
-        The trainer, None of a run that trains nothing; notes on the golds.
+        The trainer, None if the run trains nothing; notes on the golds.
     """
     notes = check_answers(run, data)
     if run.teacher.rewrite_first:
@@ -94,7 +95,7 @@ def _try(
 
 
 def _distinct(runs: Mapping[str, RunConfig]) -> dict[str, RunConfig]:
-    """Return the runs without those whose trainer another's has tried: the size of a weight or rate differs alone."""
+    """Return one run of each group that needs only one check: in a group, only sizes of weights or rates differ."""
     kept: dict[str, tuple[str, RunConfig]] = {}
     for arm, run in runs.items():
         kept.setdefault(_key(run), (arm, run))
@@ -111,7 +112,7 @@ def _key(run: RunConfig) -> str:
 
 
 def _data_key(run: RunConfig) -> str:
-    """Return what two runs that read the same data have in common."""
+    """Return a key that is equal for two runs that read the same data."""
     jepa = run.jepa
     settings: list[Any] = [asdict(replace(run.data, shuffle_views=False))]
     settings += [run.model.model_name_or_path, run.model.model_revision, run.model.gguf_file]
@@ -121,7 +122,7 @@ def _data_key(run: RunConfig) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out the lines that each run will log itself."""
+    """Do not log lines here that each run will log itself."""
     log = logging.getLogger("llm_jepa")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,8 +1,8 @@
-"""Runs on a Ray cluster: this machine's own, or the one that RAY_ADDRESS names.
+"""Does runs on a Ray cluster: a cluster on this machine, or the one that RAY_ADDRESS names.
 
-Each run is one task; Ray finds the place that has the CPUs and GPUs it takes, and a worker there forks the run. The
-folder of the experiment and the data must be where every machine sees them under the same name, for what has been done
-is known from the folders alone.
+Each run is one task. Ray finds a machine with the CPUs and GPUs that the run takes, and a worker there forks the run.
+Every machine must see the folder of the experiment and the data under the same names, because the run folders alone
+say what has been done.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ class RayPool:
         try:
             self.ray: Any = importlib.import_module("ray")
         except ImportError as error:
-            raise ConfigError("executor=ray needs Ray: pip install 'llm-jepa[ray]'. Or set executor: local.") from error
+            text = "executor=ray needs Ray: pip install 'llm-jepa[ray]'. Or set executor: local."
+            raise ConfigError("package_missing", text) from error
         cpus, gpus = resources.get("cpus") or 1, resources.get("gpus", 0)
         self._owns_cluster = not self.ray.is_initialized()
         if self._owns_cluster:
             self.ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
         self._check(cpus, gpus)
-        remote = self.ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)  # Ray's own retries tell nobody
+        remote = self.ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)  # Ray would retry without a message
         self._train = remote(train_in_worker)
         self._environment = {"OMP_NUM_THREADS": str(max(1, int(cpus))), "TOKENIZERS_PARALLELISM": "false"}
 
@@ -55,14 +56,15 @@ class RayPool:
             self.ray.shutdown()
 
     def _check(self, cpus: float, gpus: float) -> None:
-        """Refuse what no machine has: Ray would wait for one for ever."""
+        """Refuse what no machine has: Ray would wait for such a machine for ever."""
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
             has = "; ".join(f"{node.get('CPU', 0):g} cpus, {node.get('GPU', 0):g} gpus" for node in nodes)
             self.close()
             raise ConfigError(
-                f"resources: a run takes {cpus:g} cpus and {gpus:g} gpus, and no machine of the Ray cluster has them "
-                f"({has}). Lower them, or add a machine."
+                "resources_missing",
+                f"resources: a run takes {cpus:g} cpus and {gpus:g} gpus, but no machine of the Ray cluster has them "
+                f"({has}). Lower them, or add a machine.",
             )
 
 
@@ -79,13 +81,13 @@ class _Task:
         return self.code
 
     def ask_to_stop(self) -> None:
-        self.ray.cancel(self.task)  # a KeyboardInterrupt, which a run answers as it does Ctrl-C
+        self.ray.cancel(self.task)  # raises KeyboardInterrupt in the task: the run stops as after Ctrl-C
 
     def kill(self) -> None:
         self.ray.cancel(self.task, force=True)
 
     def _result(self) -> int:
-        """Return the run's exit code; LOST, with the reason in the run's log, where its worker or machine went."""
+        """Return the run's exit code. If its worker or machine was lost, log the reason and return LOST."""
         errors = self.ray.exceptions
         try:
             return int(self.ray.get(self.task))
@@ -103,8 +105,8 @@ class _Task:
 def train_in_worker(job: Job, folder: str, environment: dict[str, str]) -> int:
     """Do one run in a Ray worker and return its exit code.
 
-    The run is a process of its own: it meets nothing that an earlier run left behind, and the worker imports everything
-    once. When the worker is killed, the run stops. Ray gives each task its own CUDA_VISIBLE_DEVICES.
+    The run is a process of its own, so an earlier run cannot affect it, and the worker imports everything only once.
+    When the worker is killed, the run stops. Ray gives each task its own CUDA_VISIBLE_DEVICES.
     """
     os.chdir(folder)
     attempt = start_run(job, {**os.environ, **environment})

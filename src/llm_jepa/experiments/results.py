@@ -1,4 +1,4 @@
-"""What came out of an experiment, as one object. Tables, figures, pages and model cards are renderers of it.
+"""The results of an experiment, as one object. Tables, figures, pages and model cards only show it.
 
     Results                 metric, baseline, settings, runs, notes
       tests: SetResults     one for each test set, the main one first
@@ -7,8 +7,8 @@
       grids: GridResults    the cells of each arm that is a grid
       at_equal: Results     the same comparison, with runs of equal FLOPs or equal time
 
-`to_json` and `from_json` are the contract of results.json (section 7 of the design). What is not known is None, never
-nan. Nothing is computed here but means and deviations: `build_results` does that.
+`to_json` and `from_json` are the contract of results.json (section 7 of the design). An unknown value is None, never
+nan. Only means and deviations are computed here; `build_results` computes the rest.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Cost:
     Attributes:
         step_time_ratio: The time of a training step.
         flops_ratio: Its FLOPs.
-        run_flops_ratio: FLOPs of all steps; of a run with a teacher also the teacher's training and its answers.
+        run_flops_ratio: FLOPs of all steps; with a teacher, also the FLOPs of its training and its answers.
     """
 
     step_time_ratio: float | None = None
@@ -90,13 +90,13 @@ class Alarm:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What one run contributes: the values of its eval.json, and its collapse alarm.
+    """The values of one run's eval.json, and its collapse alarm.
 
     Attributes:
         arm: Name of the arm.
         seed: Seed of the run, which pairs it with the other arms' runs.
         metrics: Name to value. The metric of the experiment is a share in [0, 1]. None or nan: not measured.
-        alarm: The collapse alarm; None if the run was not watched.
+        alarm: The collapse alarm; None if the run was not monitored.
     """
 
     arm: str
@@ -108,14 +108,14 @@ class RunResult:
     def from_eval(cls, arm: str, seed: int, record: Mapping[str, Any]) -> RunResult:
         """Build from an eval.json: its numbers are metrics, its `alarm` the alarm.
 
-        Nested numbers are named `outer/inner`. Text, lists and booleans are no metrics and are left out.
+        Nested numbers are named `outer/inner`. Text, lists and booleans are not metrics and are left out.
         """
         metrics = _flat_numbers({key: value for key, value in record.items() if key != "alarm"})
         alarm = record.get("alarm")
         return cls(arm, seed, metrics, None if alarm is None else Alarm(**alarm))
 
     def metric(self, name: str) -> float | None:
-        """Return a metric by its name, or of retrieval by the last part of it; None if it was not measured."""
+        """Return a metric by its name, or a retrieval metric by the last part of its name; None if not measured."""
         return known(self.metrics.get(name, self.metrics.get(f"retrieval/{name}")))
 
 
@@ -126,10 +126,10 @@ class ArmResult:
     Attributes:
         name: Its name.
         values: The metric by seed.
-        retrieval: Key (`RETRIEVAL_KEYS`) to its values, as far as they were measured.
-        views_retrieval: The same of held-out rows of views_file.
+        retrieval: Key (`RETRIEVAL_KEYS`) to its values, if they were measured.
+        views_retrieval: The same for held-out rows of views_file.
         cost: What its steps cost.
-        alarms: The collapse alarm by seed, of the runs that were watched.
+        alarms: The collapse alarm by seed, of the runs that were monitored.
     """
 
     name: str
@@ -146,7 +146,7 @@ class ArmResult:
 
     @property
     def recovered(self) -> dict[int, Alarm]:
-        """Those of the raised alarms whose run had recovered at the last check."""
+        """The raised alarms whose run had recovered at the last check."""
         return {seed: alarm for seed, alarm in self.raised.items() if alarm.recovered}
 
 
@@ -157,8 +157,8 @@ class SetResults:
     Attributes:
         arms: The arms by name, the baseline first.
         comparisons: Each other arm against the baseline.
-        controls: An arm against each of its controls (`baseline`). Each is a condition for the claim, so their p-values
-            are not corrected.
+        controls: An arm against each of its controls (`baseline`). The claim needs all of them, so their p-values are
+            not corrected.
     """
 
     arms: Mapping[str, ArmResult]
@@ -212,10 +212,10 @@ class Cell:
     Attributes:
         arm: Its name among the arms.
         coordinates: Field to value.
-        validation: What the cells are chosen by, on validation rows.
+        validation: The values by which cells are chosen, on validation rows.
         test: The metric on test rows.
-        failed: Seed to how its run ended.
-        chosen: Whether it stands for the grid in the comparison.
+        failed: Seed to how its run failed.
+        chosen: Whether it represents the grid in the comparison.
     """
 
     arm: str
@@ -233,15 +233,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class GridResults:
-    """Every cell of an arm that is a grid, whatever became of it.
+    """All cells of an arm that is a grid, also those that failed.
 
     Attributes:
         arm: The arm.
         axes: Field to its values.
-        choose_by: What the best cell is chosen by, on validation rows.
+        choose_by: The value by which the best cell is chosen, on validation rows.
         higher_is_better: The direction of `choose_by`.
-        metric: What is measured on test rows.
-        chosen: Name of the chosen cell; None as long as there is none.
+        metric: The metric on test rows.
+        chosen: Name of the chosen cell; None while no cell is chosen.
         cells: The cells.
     """
 
@@ -255,7 +255,7 @@ class GridResults:
 
     @property
     def chosen_by_share(self) -> bool:
-        """Whether cells are chosen by a share, which is shown in percent."""
+        """Whether cells are chosen by a share, which is printed in percent."""
         return self.choose_by in (self.metric, "retrieval@1")
 
     @property
@@ -270,19 +270,19 @@ class GridResults:
 
 @dataclass(frozen=True)
 class Results:
-    """What came out of an experiment.
+    """The results of an experiment.
 
     Attributes:
-        metric: What arms are compared on, a share in [0, 1], higher is better.
+        metric: The metric on which arms are compared, a share in [0, 1], higher is better.
         baseline: The arm that all others are compared with.
-        headline: The arm whose comparison a report opens with; None for the first.
-        tests: Test set to what was found on it; the first is the main one.
+        headline: The arm whose comparison is the first in a report; None for the first arm.
+        tests: Test set to its results; the first is the main one.
         runs: Every number of every run.
         settings: What a reader needs to repeat the experiment, and what was found in its data (`data`).
         grids: The arms that are grids.
         notes: Sentences that a reader must know.
         budgets: In a comparison at equal cost: arm to the steps that it took. None at equal steps.
-        at_equal: `flops` and `time` to the comparison at that equal cost, as far as it was made.
+        at_equal: `flops` and `time` to the comparison at that equal cost, if it was made.
     """
 
     metric: str
@@ -308,17 +308,17 @@ class Results:
 
     @property
     def several_tests(self) -> bool:
-        """Whether there are test sets beside the main one, so that each must be named."""
+        """Whether there are test sets in addition to the main one, so that each must be named."""
         return len(self.tests) > 1
 
     @property
     def other_tests(self) -> Mapping[str, Results]:
-        """Each further test set as if it were the only one: the renderers of a table take it as they take the whole."""
+        """Each further test set as if it were the only one, so that a table of it is made in the same way."""
         return {name: replace(self, tests={name: found}) for name, found in list(self.tests.items())[1:]}
 
     @property
     def costs_of_runs_differ(self) -> bool:
-        """Whether a run costs another multiple of the baseline's than a step does: by a teacher, or by more steps."""
+        """Whether a run and a step cost different multiples of the baseline's, due to a teacher or to more steps."""
         costs = [arm.cost for arm in self.arms.values() if arm.cost.run_flops_ratio is not None]
         return any(not math.isclose(each.run_flops_ratio or 0, each.flops_ratio or 0, rel_tol=0.01) for each in costs)
 
@@ -333,11 +333,11 @@ class Results:
         return {each.arm: each.verdict for each in self.main.comparisons}
 
     def training_times(self, arm: str | None = None) -> list[float]:
-        """Return the seconds that each run trained for, of all arms or one, as far as they are known."""
+        """Return the training time of each run in seconds, of all arms or one; unknown times are left out."""
         return self.times("training_time_s", arm)
 
     def times(self, name: str, arm: str | None = None) -> list[float]:
-        """Return a time of each run in seconds, by its name in eval.json, of all arms or one, as far as it is known."""
+        """Return a time of each run in seconds, by its name in eval.json, of all arms or one; unknown ones left out."""
         times = [run.metric(name) for run in self.runs if arm in (None, run.arm)]
         return [time for time in times if time is not None]
 
@@ -371,12 +371,12 @@ class Results:
         record |= {f"equal_{kind}": again.to_json() for kind, again in self.at_equal.items()}
         if self.several_tests:
             record["tests"] = {name: found.to_json() for name, found in self.tests.items()}
-        plain: Json = json.loads(json.dumps(record))  # JSON's own types: names of seeds are text, tuples are lists
+        plain: Json = json.loads(json.dumps(record))  # only JSON's types: seeds as keys become text, tuples lists
         return plain
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Results:
-        """Read what results.json holds, of earlier versions too."""
+        """Read the contents of a results.json, also of an earlier version."""
         tests = record.get("tests") or {MAIN_TEST: record}
         budgets = record.get("budgets")
         return cls(
@@ -396,7 +396,7 @@ class Results:
 
 
 def known(value: float | None) -> float | None:
-    """Return a finite number as it is and anything else as None: JSON has no nan, and a nan is not a value."""
+    """Return a finite number as it is, and anything else as None: JSON has no nan."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 

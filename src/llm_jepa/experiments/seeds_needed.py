@@ -1,11 +1,12 @@
-"""How many seeds, and how many test rows, does an effect need? By the test of `statistics`, before any run is made.
+"""How many seeds and test rows does an effect need? Computed for the t-test of `statistics`, before any run.
 
 A pilot is a folder with finished runs. The difference of seed s on test row i is modelled as
 
     d_si = mean + seed_s + row_i + noise_si      (two-way model without replicates)
 
 so the standard deviation of the differences of seeds on N rows is sqrt(var(seed) + var(noise) / N). More test rows
-shrink the second part only. var(row) / N is in no spread over seeds, because all seeds answer the same rows.
+reduce only the second part. The spread over seeds does not contain var(row) / N, because all seeds answer the same
+rows.
 
 Letters: S seeds, N test rows. Values and effects are shares.
 """
@@ -36,11 +37,11 @@ class Spread:
 
     Attributes:
         arm: The arm.
-        n: Seeds of the pilot that arm and baseline have.
+        n: Number of seeds of the pilot that arm and baseline both have.
         std: Standard deviation of the differences.
-        num_rows: Test rows of the pilot.
-        noise_std: Standard deviation of the noise of one row (see above); None where it is not known.
-        row_std: Standard deviation of what is special to a row, in all seeds; None where it is not known.
+        num_rows: Number of test rows of the pilot.
+        noise_std: Standard deviation of the noise of one row (see above); None if it is unknown.
+        row_std: Standard deviation of the effect of a row, which is the same in all seeds; None if it is unknown.
     """
 
     arm: str
@@ -51,9 +52,9 @@ class Spread:
     row_std: float | None = None
 
     def std_at(self, num_rows: int) -> float | None:
-        """Return the standard deviation with another number of test rows, never below what is due to the rows.
+        """Return the standard deviation with another number of test rows; it includes at least the noise of the rows.
 
-        None where it is not known.
+        None if it is unknown.
         """
         if self.noise_std is None:
             return self.std if num_rows == self.num_rows else None
@@ -74,12 +75,12 @@ def seeds_needed(
 ) -> int | None:
     """Return the fewest seeds with which a true difference is shown with a chance of at least `power`.
 
-    It is planned for the first and hardest step of Holm's correction: p below alpha / num_comparisons. So the chance is
-    at least `power`, whatever the other arms show. As many seeds show that an arm that equals the baseline is not worse
-    by more than `effect`.
+    The plan is for the first and hardest step of Holm's correction: p below alpha / num_comparisons. So the chance is
+    at least `power`, whatever the other arms show. The same number of seeds shows that an arm that equals the baseline
+    is not worse by more than `effect`.
 
     Returns:
-        The number, at least 2; None if it is above `MOST_SEEDS`.
+        The number of seeds, at least 2; None if it is above `MOST_SEEDS`.
     """
 
     def enough(n: int) -> bool:
@@ -98,17 +99,19 @@ def seeds_needed(
 
 
 def spreads_of(pilot: Path, arms: Sequence[str], baseline: str, metric: str) -> list[Spread]:
-    """Return the spread of each arm that has two finished runs or more, with their partners, in a pilot's folder.
+    """Return the spread of each arm that shares two or more finished seeds with the baseline, in a pilot's folder.
 
     Raises:
-        ConfigError: If there is no such arm, the runs answered other numbers of test rows, or nothing differs.
+        ConfigError: If there is no such arm, the runs answered different numbers of test rows, or all differences are
+            equal.
         DataError: If a file of a run is damaged.
     """
     folder = ExperimentFolder(pilot)
     base = _answers_of(folder, baseline, metric)
     if not base:
         raise ConfigError(
-            f"--pilot {pilot} has no finished run of the baseline {baseline}. Name the folder of a `compare` with it."
+            "run_not_finished",
+            f"--pilot {pilot} has no finished run of the baseline {baseline}. Name the folder of a `compare` that has.",
         )
     spreads = []
     for arm in arms:
@@ -117,8 +120,9 @@ def spreads_of(pilot: Path, arms: Sequence[str], baseline: str, metric: str) -> 
             spreads.append(_spread(arm, [(own[seed], base[seed]) for seed in sorted(own.keys() & base.keys())]))
     if not spreads:
         raise ConfigError(
-            f"--pilot {pilot} has no arm of the config with two seeds that the baseline {baseline} has too. A spread "
-            "needs two; or state it: --std 1.5."
+            "too_few_seeds",
+            f"--pilot {pilot}: no arm of the config shares two finished seeds with the baseline {baseline}. A spread "
+            "needs at least two. Run more seeds, or set the spread: --std 1.5.",
         )
     return spreads
 
@@ -126,7 +130,7 @@ def spreads_of(pilot: Path, arms: Sequence[str], baseline: str, metric: str) -> 
 def decompose(differences: NDArray[np.float64]) -> tuple[float, float]:
     """Return `noise_std` and `row_std` from the differences of each seed on each row, (S, N), S and N at least 2.
 
-    These are the mean squares of a two-way analysis of variance, solved for their variances; a negative one is 0.
+    They follow from the mean squares of a two-way analysis of variance. A variance that comes out negative is set to 0.
     """
     num_seeds, num_rows = differences.shape
     of_seeds, of_rows = differences.mean(axis=1, keepdims=True), differences.mean(axis=0)  # (S, 1), (N,)
@@ -141,7 +145,7 @@ def decompose(differences: NDArray[np.float64]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class _Answers:
-    """What a finished run answered: the metric, the number of rows; rows and what was right, where predictions are."""
+    """What a finished run answered: metric and number of rows; rows and right answers, if there are predictions."""
 
     value: float
     num_rows: int
@@ -167,8 +171,9 @@ def _spread(arm: str, pairs: Sequence[tuple[_Answers, _Answers]]) -> Spread:
     runs = [run for pair in pairs for run in pair]
     if len(counts := sorted({run.num_rows for run in runs})) > 1:
         raise ConfigError(
-            f"The pilot's runs of {arm} and its baseline answered {counts[0]:,} and {counts[-1]:,} test rows, so their "
-            "difference means nothing. Name the folder of one experiment."
+            "row_counts_differ",
+            f"The pilot's runs of {arm} and its baseline answered {counts[0]:,} and {counts[-1]:,} test rows, so they "
+            "cannot be compared. Name the folder of one experiment.",
         )
     std = float(np.std([mine.value - base.value for mine, base in pairs], ddof=1))
     known = Spread(arm, len(pairs), std, counts[0])
@@ -178,7 +183,8 @@ def _spread(arm: str, pairs: Sequence[tuple[_Answers, _Answers]]) -> Spread:
         known = replace(known, noise_std=noise_std, row_std=row_std)
     if not known.std_at(known.num_rows):
         raise ConfigError(
-            f"In the pilot, {arm} differs from its baseline by the same in every seed, so there is no spread to plan "
-            "with. State one: --std 1.5."
+            "no_spread",
+            f"In the pilot, the difference between {arm} and its baseline is the same in every seed, so there is no "
+            "spread to plan with. Set one: --std 1.5.",
         )
     return known

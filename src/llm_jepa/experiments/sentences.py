@@ -1,4 +1,4 @@
-"""Every sentence about a comparison. Terminal, Markdown, page and model card only show these sentences."""
+"""Makes every sentence about a comparison. Terminal, Markdown, page and model card only show these sentences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .statistics import PairedComparison
 
 YES = "Yes."
 FEW_SEEDS = 6
-"""With fewer seeds than this the sign-flip test cannot go below 0.05."""
+"""With fewer seeds than this, the p-value of the sign-flip test cannot go below 0.05."""
 
 # ---- numbers ----
 
@@ -24,7 +24,7 @@ def format_p(p: float | None) -> str:
 
 
 def format_points(share: float, sign: bool = True) -> str:
-    """Return a share, or a difference of shares, in points; two decimals where one would show 0 for what is not.
+    """Return a share, or a difference of shares, in points; with two decimals if one decimal would wrongly show 0.
 
     >>> format_points(-0.018), format_points(-0.0003), format_points(0.184, sign=False)
     ('-1.8', '-0.03', '18.4')
@@ -38,10 +38,10 @@ def format_points(share: float, sign: bool = True) -> str:
 
 
 def sentence(comparison: PairedComparison, p_name: str = "Holm p") -> str:
-    """Say the result of one comparison in points; `p_name` says which p `p_holm` is.
+    """Return the result of one comparison as text, in points; `p_name` is the name of the value in `p_holm`.
 
-    A null result comes with the smallest difference that this many seeds could have shown, because "no difference
-    shown" is no proof of equality.
+    If no difference is shown, the text has the smallest difference that this many seeds could have shown, because
+    "no difference shown" does not prove equality.
     """
     c = comparison
     if c.mean is None or c.baseline_mean is None or c.delta is None:
@@ -67,13 +67,13 @@ def sentence(comparison: PairedComparison, p_name: str = "Holm p") -> str:
 
 
 def verdict_in_words(c: PairedComparison) -> str:
-    """Return the verdict; where the arm is worse, and shown to be so by no more than the margin, both."""
+    """Return the verdict. If the arm is worse, but by no more than the margin, the text says both."""
     within = c.verdict == "worse" and c.not_worse_shown
     return f"worse, but not by more than {c.margin_in_words}, both shown" if within else c.verdict
 
 
 def short_verdict(c: PairedComparison) -> str:
-    """Return the verdict for a narrow column: `at most 1.0 worse`, in points, says that the margin is kept."""
+    """Return the verdict for a narrow column: `at most 1.0 worse` (points) means not worse by more than the margin."""
     if not c.not_worse_shown or c.verdict == "better":
         return c.verdict
     kept = f"at most {c.margin_in_words.split()[0]}"
@@ -121,7 +121,7 @@ def comparison_sentences(found: SetResults) -> list[str]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a report opens with: a question, its answer in few words, and the sentence that the answer rests on."""
+    """The first lines of a report: a question, a short answer, and the sentence that supports the answer."""
 
     question: str
     short: str
@@ -129,9 +129,9 @@ class Answer:
 
 
 def headline_of(results: Results) -> PairedComparison | None:
-    """Return the comparison that a report opens with, whatever the result: that of `Results.headline`.
+    """Return the comparison that a report shows first, whatever the result: that of `Results.headline`.
 
-    Without one it is the first comparison; None if there is none.
+    Without a headline it is the first comparison; None if there are no comparisons.
     """
     comparisons = results.main.comparisons
     return next((each for each in comparisons if each.arm == results.headline), next(iter(comparisons), None))
@@ -185,7 +185,7 @@ def _set_in_words(c: PairedComparison) -> str:
 
 
 def _answer_of_one(first: PairedComparison | None, results: Results) -> Answer:
-    """Return the answer of the main test set alone."""
+    """Return the answer of the main test set only."""
     if first is None:
         return Answer("Does it help?", "Nothing to compare.", f"{results.baseline} is the only arm.")
     question = f"Is {first.arm} better than {results.baseline}?"
@@ -226,10 +226,10 @@ def _headline_sentence(c: PairedComparison, results: Results) -> str:
 
 
 def _why_not_shown(c: PairedComparison) -> str:
-    """Say why no difference is shown where the interval leaves out 0: it is that of one comparison, p of all."""
+    """Explain why no difference is shown although the interval does not contain 0: only p counts all comparisons."""
     if c.verdict != "no difference shown" or c.ci is None or c.ci[0] <= 0 <= c.ci[1]:
         return ""
-    why = "The interval leaves out 0, but it is that of one comparison: corrected for all of them, p is"
+    why = "The interval leaves out 0, but it is for one comparison only. Corrected for all comparisons, p is"
     return f" {why} {format_p(c.p_holm)}."
 
 
@@ -249,11 +249,11 @@ def _difference_in_words(c: PairedComparison) -> str:
 
 
 def about_controls(results: Results, controls: Mapping[str, Sequence[str]]) -> list[str]:
-    """Say of each arm that is better than the baseline whether it is better than its controls too.
+    """Return a note on each arm that is better than the baseline but not shown to be better than its controls.
 
     Args:
-        results: What was found on each test set, with its comparisons with controls.
-        controls: What `control_arms` returned; arms without runs are reported as missing.
+        results: The results on each test set, with comparisons with controls.
+        controls: What `control_arms` returned; a control without runs is reported as missing.
     """
     named = results.several_tests
     return [
@@ -273,13 +273,13 @@ def _about_controls(found: SetResults, controls: Mapping[str, Sequence[str]]) ->
         behind = [each.baseline for each in own if each.verdict != "better"]
         if not own:
             notes.append(
-                f"{arm} is better than {comparison.baseline}, and no control of it was run: an arm with its "
-                "settings and shuffle_views: true would say whether it is the match of the views that helps."
+                f"{arm} is better than {comparison.baseline}, but no control of it was run. An arm with its settings "
+                "and shuffle_views: true would show whether the match of the views helps."
             )
         elif behind:
             notes.append(
                 f"{arm} is better than {comparison.baseline}, but is not shown to be better than its control "
-                f"{' and '.join(behind)}: what helps may be something else than the match of the views."
+                f"{' and '.join(behind)}. Something other than the match of the views may help."
             )
     return notes
 
@@ -294,8 +294,7 @@ def about_undecided(results: Results) -> list[str]:
         return []
     by_arm = ", ".join(f"{arm} {count:,}" for arm, count in counts.items())
     return [
-        f"Answers of which {results.metric} could not say whether they are right, all seeds, counted as not right: "
-        f"{by_arm}."
+        f"Answers that {results.metric} could not decide, over all seeds, and that are counted as not right: {by_arm}."
     ]
 
 
@@ -306,7 +305,7 @@ def about_budgets(budgets: Sequence[Budget]) -> list[str]:
         f"{each.name} takes {each.max_steps:,} steps where {each.baseline} takes {each.baseline_steps:,}: "
         f"a step costs {each.ratio:.3g} times as much, in {unit[each.kind]}{_about_teachers(each)}."
         if each.max_steps
-        else f"{each.arm} is not here: its teacher alone costs as much as a run of {each.baseline}."
+        else f"{each.arm} is missing: its teacher alone costs as much as a run of {each.baseline}."
         for each in budgets
     ]
 

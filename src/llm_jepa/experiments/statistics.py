@@ -1,8 +1,8 @@
 """Is an arm better than its baseline? Paired comparisons over seeds, and their verdict.
 
-Two arms with the same seed see the same rows in the same order from the same start, so their values are
-compared seed by seed: what a seed does to both cancels. Values are shares in [0, 1], higher is better;
-"points" in a sentence are hundredths of them. Nothing here reads a file. docs/statistics.md explains the tests.
+Two arms with the same seed start from the same weights and see the same rows in the same order. So their values are
+compared seed by seed, and an effect of the seed on both cancels. Values are shares in [0, 1], higher is better; a
+point is a hundredth. Nothing here reads a file. docs/statistics.md explains the tests.
 
 Letters: S seeds, N examples, R resamples.
 """
@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
+from llm_jepa.errors import ConfigError
+
 Verdict = str
 """`better`, `worse`, `no difference shown`; with a margin also `not worse by more than 1.0 point, shown`."""
 
@@ -26,14 +28,14 @@ Name = TypeVar("Name", bound=Hashable)
 
 ALPHA = 0.05
 POWER = 0.8
-"""Chance of being shown that `smallest_detectable` is about; the custom of the field."""
+"""The power that `smallest_detectable` assumes: 80%, as is usual."""
 
 MAX_EXACT_SEEDS = 14
 """Up to here all 2^n sign flips are counted (16,384, in half a second); above, NUM_FLIPS random ones."""
 NUM_FLIPS = 100_000
 
-# Differences of decimal fractions that are equal on paper differ by about 1e-17 in binary. Two shares of the
-# same test file differ by 1/N or not at all, so nothing real is this small.
+# Differences of decimal fractions that are mathematically equal can differ by about 1e-17 in binary. Two shares of the
+# same test file differ by at least 1/N, or are equal, so no real difference is this small.
 SAME = 1e-12
 EQUAL_SUMS = 1e-9
 
@@ -48,19 +50,19 @@ class PairedComparison:
         mean, baseline_mean: Means over those seeds; None if there is none.
         delta: Mean difference, arm minus baseline; None if there is no seed.
         std: Standard deviation of the differences (n - 1); None with n < 2.
-        ci: Paired t interval of the difference at `confidence`; a point where all differences are equal, None
+        ci: Paired t interval of the difference at `confidence`; both ends are equal if all differences are, None
             with n < 2.
         p_value: Two-sided p of the paired t-test; with equal differences the sign-flip p; None with n < 2.
-        p_holm: `p_value` corrected for the number of comparisons (`correct_for_many`); alone, equal to it.
-        sign_flip_p: Two-sided p of the sign-flip test, which assumes no normal distribution. At least
+        p_holm: `p_value` corrected for the number of comparisons (`correct_for_many`). Before that, equal to `p_value`.
+        sign_flip_p: Two-sided p of the sign-flip test, which does not assume a normal distribution. At least
             2 / 2^n, so five seeds cannot go below 0.0625. None with n < 2.
         smallest_detectable: Smallest true difference that a t-test at 0.05 with this n and std shows with a
-            chance of 80%; None where std is unknown or 0.
+            chance of 80%; None if std is unknown or 0.
         differences: Arm minus baseline by seed, in order of seed.
         missing: Seeds that the arm lacks, and that the baseline lacks.
-        reason: Why something above is None, or what is unusual; empty if nothing is.
-        sentence: The result in words (`sentences.sentence`), where they were asked for.
-        margin: Largest loss that does not matter, a share, named before the results; None if none was named.
+        reason: Why a value above is None, or what is unusual; otherwise empty.
+        sentence: The result in words (`sentences.sentence`), if it was added.
+        margin: Largest loss that does not matter, a share, set before the results are known; None if it was not set.
         p_margin: p of the paired t-test of the differences against -margin: twice the one-sided p, at most 1. With
             equal differences that of the sign-flip test. None with n < 2 or without a margin.
         p_margin_holm: `p_margin`, corrected together with the p-values (`correct_for_many`).
@@ -89,7 +91,7 @@ class PairedComparison:
 
     @property
     def not_worse_shown(self) -> bool:
-        """Whether it is shown that the arm is not worse by more than the margin; so it is of every better arm."""
+        """Whether it is shown that the arm is not worse by more than the margin. This holds for every better arm."""
         if self.margin is None or self.p_margin_holm is None or self.p_margin_holm >= ALPHA:
             return False
         return self.ci is None or self.ci[0] > -self.margin
@@ -106,7 +108,7 @@ class PairedComparison:
 
     @property
     def verdict(self) -> Verdict:
-        """What the numbers show (see `verdict`). A difference that is shown wins over the margin."""
+        """What the numbers show (see `verdict`). A shown difference takes precedence over the margin."""
         shown = verdict(self.delta, self.p_holm, self.ci)
         if shown == "no difference shown" and self.not_worse_shown:
             return f"not worse by more than {self.margin_in_words}, shown"
@@ -124,26 +126,28 @@ def compare_paired(
 ) -> PairedComparison:
     """Compare an arm with its baseline over the seeds that both have.
 
-    With n < 2 nothing is known of the spread: interval and p are None. If all differences are equal, the
-    t-test divides by zero; it would call two seeds that happen to agree a certainty. There the sign-flip p,
-    which needs no spread, stands in for it, and the interval is a point: six seeds or more that differ equally
-    still show a difference; if nothing differs p is 1. Where every value is 0, or every one is 1, a share has nowhere
-    to go: there is no interval and no p.
+    With n < 2 the spread is unknown, so interval and p are None. If all differences are equal, the t-test would divide
+    by zero, and call two seeds that happen to agree a certainty. The sign-flip p, which needs no spread, then replaces
+    it, and both ends of the interval are equal. Six or more seeds with the same difference still show a difference; if
+    all differences are 0, p is 1. If every value is 0, or every value is 1, interval and p are None, because such
+    values cannot show a difference.
 
     Args:
         values: Seed to value of the arm.
         baseline: Seed to value of the baseline.
-        confidence: Of the interval, in (0, 1).
+        confidence: Confidence of the interval, in (0, 1).
         arm, baseline_arm: Names for sentences and errors.
         margin: Largest loss that does not matter, a share in (0, 1); None for no test against it.
 
     Raises:
-        ValueError: If a value is not finite (the text names arm and seed), or `confidence` or `margin` is out of range.
+        ConfigError: If a value is not finite (the text names arm and seed), or `confidence` or `margin` is out of
+            range.
     """
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence} must lie between 0 and 1, such as 0.95.")
+        raise ConfigError("value_out_of_range", f"confidence={confidence} must be between 0 and 1, such as 0.95.")
     if margin is not None and not 0 < margin < 1:
-        raise ValueError(f"margin={margin} must be a share between 0 and 1, such as 0.01 for 1 point.")
+        text = f"margin={margin} must be a share between 0 and 1, such as 0.01 for 1 point."
+        raise ConfigError("value_out_of_range", text)
     check_finite(values, arm)
     check_finite(baseline, baseline_arm)
     seeds = sorted(set(values) & set(baseline))
@@ -214,9 +218,9 @@ def _margin_p(differences: NDArray[np.float64], margin: float, scale: float) -> 
 def sign_flip_p(differences: ArrayLike, scale: float = 1.0) -> float:
     """Return the two-sided p of the sign-flip test on paired differences, (n,) with n of at least 2.
 
-    If the arms were the same, each difference could as well have had the other sign. p is the share of all
-    2^n sign choices whose sum is at least as far from 0 as the one seen; above 14 seeds, of 100,000 random
-    choices and the one seen (fixed seed).
+    If the arms were the same, each difference could equally well have the other sign. p is the share of all 2^n choices
+    of signs whose sum is at least as far from 0 as the observed sum. With more than 14 seeds, it is the share among
+    100,000 random choices (fixed seed) and the observed one.
 
     Args:
         differences: The differences.
@@ -243,9 +247,9 @@ def smallest_detectable(n: int, std: float) -> float | None:
     """Return the smallest true difference that a two-sided paired t-test at 0.05 shows with a chance of 80%.
 
     Under a true difference D the statistic follows a noncentral t distribution with n - 1 degrees of freedom
-    and noncentrality D * sqrt(n) / std, so this is the D where P(t > critical) reaches 0.8. A difference shown
-    with the wrong sign does not count, and hardly ever happens. `std` is the observed one, itself uncertain:
-    with few seeds read the result as an order of magnitude.
+    and noncentrality D * sqrt(n) / std, so this is the D where P(t > critical) reaches 0.8. A difference that is shown
+    with the wrong sign is not counted; that hardly ever happens. The observed `std` is uncertain itself, so with few
+    seeds the result is only an order of magnitude.
 
     Returns:
         The difference, in the unit of `std`; None with n < 2 or std 0.
@@ -266,9 +270,9 @@ def smallest_detectable(n: int, std: float) -> float | None:
 def power_of_t_test(n: int, std: float, effect: float, alpha: float = ALPHA) -> float:
     """Return the chance that a two-sided paired t-test shows a true difference `effect` > 0, and with its sign.
 
-    Under it the statistic follows a noncentral t distribution with n - 1 degrees of freedom and noncentrality
-    effect * sqrt(n) / std. A difference shown with the wrong sign does not count, and hardly ever happens. The same is
-    the chance that an arm that equals its baseline is shown to be not worse by more than `effect`.
+    The statistic then follows a noncentral t distribution with n - 1 degrees of freedom and noncentrality
+    effect * sqrt(n) / std. A difference that is shown with the wrong sign is not counted; that hardly ever happens. The
+    same number is the chance that an arm that equals its baseline is shown to be not worse by more than `effect`.
 
     Args:
         n: Number of seeds, at least 2.
@@ -290,17 +294,17 @@ def holm(
 
     Args:
         p_values: Name of a test to its p-value.
-        arm_of: What a test is about. At most one null of an arm may be true: so each step multiplies by the number of
-            arms with a test left, not of tests left (Shaffer 1986, JASA 81, 826-831). By default each test is about
-            an arm of its own, which is Holm's method.
+        arm_of: The arm that a test is about. At most one null hypothesis of an arm may be true. So each step multiplies
+            by the number of arms that have a test left, not by the number of tests left (Shaffer 1986, JASA 81,
+            826-831). By default each test has an arm of its own, which is Holm's method.
 
     Raises:
-        ValueError: If a p-value lies outside [0, 1].
+        ConfigError: If a p-value is outside [0, 1].
     """
     known = {name: p for name, p in p_values.items() if p is not None}
     for name, p in known.items():
         if not 0 <= p <= 1:
-            raise ValueError(f"The p-value of {name!r} is {p}; it must lie in [0, 1].")
+            raise ConfigError("value_out_of_range", f"The p-value of {name!r} is {p}; it must be in [0, 1].")
     corrected: dict[Name, float | None] = dict.fromkeys(p_values)
     left = Counter(map(arm_of, known))
     largest = 0.0
@@ -312,9 +316,10 @@ def holm(
 
 
 def correct_for_many(comparisons: Sequence[PairedComparison]) -> list[PairedComparison]:
-    """Return the comparisons with `p_holm` and `p_margin_holm` corrected for their number: arms, on all test sets.
+    """Return the comparisons with `p_holm` and `p_margin_holm` corrected for the number of comparisons.
 
-    The nulls "no difference" and "worse by the margin or more" of one comparison exclude each other (see `holm`).
+    The comparisons are those of all arms on all test sets. The two null hypotheses of one comparison, "no difference"
+    and "worse by the margin or more", exclude each other (see `holm`).
     """
     tests = {
         (place, test): p
@@ -329,7 +334,7 @@ def correct_for_many(comparisons: Sequence[PairedComparison]) -> list[PairedComp
 
 
 def verdict(delta: float | None, p_holm: float | None, ci: tuple[float, float] | None) -> Verdict:
-    """Say what was shown: a direction only if the Holm p is below 0.05 and the interval, if any, leaves out 0."""
+    """Return what was shown: a direction only if the Holm p is below 0.05 and the interval, if any, does not hold 0."""
     if delta is None or p_holm is None or p_holm >= ALPHA or delta == 0:
         return "no difference shown"
     if ci is not None and ci[0] <= 0 <= ci[1]:
@@ -338,7 +343,7 @@ def verdict(delta: float | None, p_holm: float | None, ci: tuple[float, float] |
 
 
 def points_in_words(points: float) -> str:
-    """Return a number of points with as many decimals as it has, one at least.
+    """Return a number of points with all its decimals, at least one.
 
     >>> points_in_words(1), points_in_words(0.25)
     ('1.0 point', '0.25 points')
@@ -349,11 +354,11 @@ def points_in_words(points: float) -> str:
 
 
 def check_finite(values: Mapping[int, float], arm: str) -> None:
-    """Raise ValueError, naming arm and seed, if a value is not finite."""
+    """Raise ConfigError, with arm and seed, if a value is not finite."""
     for seed, value in values.items():
         if not math.isfinite(value):
-            raise ValueError(
-                f"Arm {arm!r}, seed {seed}: the value is {value}. A run that failed must be left out, not averaged."
+            raise ConfigError(
+                "value_not_finite", f"Arm {arm!r}, seed {seed}: the value is {value}. Leave failed runs out."
             )
 
 

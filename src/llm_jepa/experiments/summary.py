@@ -1,6 +1,6 @@
-"""From the finished runs in an experiment's folder to its results.
+"""Makes the results of an experiment from the finished runs in its folder.
 
-Everything is rebuilt from the run folders alone, so `report` gives what `compare` gave.
+Everything is rebuilt from the run folders alone, so `report` gives the same as `compare`.
 """
 
 from __future__ import annotations
@@ -38,11 +38,13 @@ def summarise(out: Path) -> Results:
     """Compare the runs in an experiment's folder; write results.json and results.csv.
 
     Raises:
-        ConfigError: If the folder holds no experiment, or no run of it is done.
+        ConfigError: If the folder does not hold an experiment, or no run of its baseline is done.
     """
     folder = ExperimentFolder(out)
     if not folder.has_settings:
-        raise ConfigError(f"{out} holds no {folder.settings_file.name}. Expected the --out folder of a `compare`.")
+        raise ConfigError(
+            "not_an_experiment", f"{out} has no {folder.settings_file.name}. Expected the --out folder of a `compare`."
+        )
     settings = read_yaml(folder.settings_file)
     config, runs = read_experiment(settings, trains=False)
     experiment = Experiment(config, runs, folder, [], read_grids(settings))
@@ -50,13 +52,15 @@ def summarise(out: Path) -> Results:
     chosen = {arm: chosen_arm(experiment, arm, records) for arm in config.arms}
     baseline = chosen[config.baseline]
     if baseline is None or not any(job.arm == baseline for job in records):
-        raise ConfigError(f"{folder} has no finished run of the baseline {config.baseline}. Run `compare` first.")
+        raise ConfigError(
+            "run_not_finished", f"{folder} has no finished run of the baseline {config.baseline}. Run `compare` first."
+        )
     check_data(job.folder for job in records)
     compared = {job: each for job, each in records.items() if job.arm in chosen.values()}
     _check_same_rows(compared)
     controls = control_arms(runs, baseline, [arm for arm in chosen.values() if arm is not None])
-    told = {**settings, **asdict(config), "data": _data_summary(list(compared))}
-    results = _results_of(experiment, compared, baseline, told, controls, records)
+    shown = {**settings, **asdict(config), "data": _data_summary(list(compared))}
+    results = _results_of(experiment, compared, baseline, shown, controls, records)
     grids = {arm: _grid_results(experiment, grid, records, chosen[arm]) for arm, grid in experiment.grids.items()}
     notes = (
         *_about_missing(experiment, records),
@@ -77,10 +81,12 @@ def summarise(out: Path) -> Results:
 
 
 def _check_same_rows(records: Records) -> None:
-    """Make sure that all runs answered as many rows of each test set: an arm may leave out some that others can encode.
+    """Make sure that all runs answered the same number of rows of each test set.
+
+    An arm may leave out rows that are too long for it but not for another arm.
 
     Raises:
-        ConfigError: If they did not; the text names two.
+        ConfigError: If they did not; the text names two runs.
     """
     first = next(iter(records))
     expected = _rows_answered(records[first])
@@ -88,8 +94,9 @@ def _check_same_rows(records: Records) -> None:
         for name, count in _rows_answered(record).items():
             if count != expected.get(name):
                 raise ConfigError(
-                    f"{first.name} answered {expected.get(name, 0)} {name} rows, {job.name} {count}: they cannot be "
-                    "compared. Give all arms the same limits on rows, such as max_length."
+                    "row_counts_differ",
+                    f"{first.name} answered {expected.get(name, 0)} {name} rows, {job.name} answered {count}, so they "
+                    "cannot be compared. Give all arms the same limits on rows, such as max_length.",
                 )
 
 
@@ -111,9 +118,9 @@ def read_records(jobs: Sequence[Job]) -> Records:
 
 
 def chosen_arm(experiment: Experiment, arm: str, records: Records) -> str | None:
-    """Return the arm that stands for `arm` in the comparison: itself, or its best cell on validation rows.
+    """Return the arm that represents `arm` in the comparison: itself, or its best cell on validation rows.
 
-    None as long as a cell is neither done nor given up: the best may be to come.
+    None while a run of a cell is neither done nor failed, because that cell may turn out to be the best.
     """
     if arm not in experiment.grids:
         return arm
@@ -125,13 +132,13 @@ def chosen_arm(experiment: Experiment, arm: str, records: Records) -> str | None
 
 
 def budgets_of(experiment: Experiment, kind: str, records: Records, chosen: Mapping[str, str | None]) -> list[Budget]:
-    """Return the budgets of the compared arms that take other steps than at equal steps.
+    """Return the budgets of the compared arms whose number of steps differs from that at equal steps.
 
     Args:
         experiment: The experiment.
         kind: `flops` or `time`.
         records: The runs of equal steps that are done.
-        chosen: Arm to what stands for it in the comparison (`chosen_arm`).
+        chosen: Arm to the arm that represents it in the comparison (`chosen_arm`).
 
     Raises:
         ConfigError: If runs of equal cost were made for another baseline.
@@ -148,8 +155,10 @@ def budgets_of(experiment: Experiment, kind: str, records: Records, chosen: Mapp
         found = recorded(experiment.folder, kind, arm)
         if found and found.baseline != baseline:
             raise ConfigError(
-                f"The runs of {found.name} have steps for what {found.baseline} costs, and the baseline is {baseline} "
-                f"now. Remove their folders, {experiment.folder.run(found.name, '*')}, or choose another --out."
+                "baseline_changed",
+                f"The runs of {found.name} have as many steps as the cost of {found.baseline} allows, but the baseline "
+                f"is {baseline} now. Remove their folders, {experiment.folder.run(found.name, '*')}, or choose another "
+                "--out.",
             )
         budget = found or plan(kind, arm, baseline, experiment.runs, by_arm)
         if budget and (found or any(record["num_steps"] != budget.max_steps for record in by_arm[arm])):
@@ -168,7 +177,7 @@ def _results_of(
     controls: dict[str, list[str]] | None = None,
     all_records: Records | None = None,
 ) -> Results:
-    """Compare the runs of `records`; a control may be among all of them, as a cell that was not chosen."""
+    """Compare the runs of `records`. A control that is a cell that was not chosen is taken from `all_records`."""
     metric = experiment.metric
     names = {each for some in (controls or {}).values() for each in some}
     beside = {job: each for job, each in (all_records or {}).items() if job.arm in names and job not in records}
@@ -189,7 +198,7 @@ def _results_of(
 def _results_at_equal(experiment: Experiment, kind: str, compared: Records, baseline: str) -> Results:
     """Compare again, with the runs of equal FLOPs or time instead of those of equal steps.
 
-    An arm whose steps cost as much as the baseline's has the same runs in both tables.
+    An arm has the same runs in both tables if its steps cost as much as the baseline's.
     """
     chosen: dict[str, str | None] = {job.arm: job.arm for job in compared}
     chosen[experiment.config.baseline] = baseline
@@ -202,10 +211,9 @@ def _results_at_equal(experiment: Experiment, kind: str, compared: Records, base
 
 
 def _headline(experiment: Experiment, records: Records, baseline: str) -> str | None:
-    """Return the arm that the question is about.
+    """Return the arm that the question is about: `question`, or the first arm with a JEPA term on matching views.
 
-    That is the one that `question` names, or the first with a JEPA term on matching views. Of a grid it is the cell
-    that was chosen.
+    If this arm is a grid, it is the chosen cell.
     """
     runs = {job.arm: experiment.runs[without_budget(job.arm)] for job in records}
     question = experiment.config.question
@@ -218,7 +226,10 @@ def _headline(experiment: Experiment, records: Records, baseline: str) -> str | 
 
 
 def cost_of_arms(records: Records, baseline: str, runs: Mapping[str, RunConfig]) -> dict[str, Cost]:
-    """Return what each arm costs over the baseline, a step and a whole run: medians over the seeds that both have."""
+    """Return the cost of each arm as a multiple of the baseline's, of a step and of a whole run.
+
+    Each is a median over the seeds that both have.
+    """
     values: dict[str, dict[int, Cost]] = {}
     for job, record in records.items():
         run, cost = runs[without_budget(job.arm)], record["cost"]
@@ -239,7 +250,7 @@ def cost_of_arms(records: Records, baseline: str, runs: Mapping[str, RunConfig])
 
 
 def _data_summary(jobs: list[Job]) -> dict[str, Any]:
-    """Return what the first run read, with the notes of all arms: those that not all share begin with the arm."""
+    """Return what the first run read, with the notes of all arms. A note that not all have begins with its arm."""
     seen: dict[str, dict[str, Any]] = {}
     for job in jobs:
         if job.arm not in seen:
@@ -282,7 +293,7 @@ def _grid_results(experiment: Experiment, grid: Grid, records: Records, chosen: 
 
 
 def _why(job: Job) -> str | None:
-    """Return how a run that was given up ended."""
+    """Return how a failed run ended; None if it has not failed."""
     failure = job.folder.failure()
     return None if failure is None else failure["reason"]
 
@@ -291,11 +302,11 @@ def _why(job: Job) -> str | None:
 
 
 def _about_missing(experiment: Experiment, records: Records) -> list[str]:
-    """Return a sentence about runs that are not in the comparison; those of grids are reported with their cells."""
+    """Return sentences about runs that are not in the comparison; those of grids are reported with their cells."""
     missing = [job for job in experiment.jobs if job.arm in experiment.config.arms and job not in records]
     failed = [f"{job.name} ({why})" for job in missing if (why := _why(job)) is not None]
     others = [job.name for job in missing if not job.folder.has_failed]
-    notes = [f"Runs that failed, and are in no number here: {', '.join(failed)}."] if failed else []
+    notes = [f"Runs that failed and are not counted here: {', '.join(failed)}."] if failed else []
     return notes + ([f"Runs that are not done: {', '.join(others)}."] if others else [])
 
 
@@ -308,5 +319,5 @@ def _about_choices(experiment: Experiment, grids: Mapping[str, GridResults]) -> 
         elif grid.chosen is None:
             notes.append(f"No cell of {arm} can be chosen: none has all its runs with {grid.choose_by}.")
         if failed := [cell.arm for cell in grid.cells if cell.failed]:
-            notes.append(f"Cells of {arm} in which runs failed, and which cannot be chosen: {', '.join(failed)}.")
+            notes.append(f"Cells of {arm} that cannot be chosen because runs failed: {', '.join(failed)}.")
     return notes

@@ -1,4 +1,4 @@
-"""How far a sweep is, by what its runs write of themselves (`RunFolder.progress_file`)."""
+"""Shows the progress of a sweep, from what its runs write to their `RunFolder.progress_file`."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from llm_jepa.progress import Progress, read_record
 from llm_jepa.runs.folder import RunFolder
 
 TRAINING = 0.8
-"""The share of a run's time that is training, as long as no run has shown it."""
+"""The share of a run's time that is training. It is used until a run has ended and shown its own share."""
 
 
 class SweepProgress(Progress):
-    """Percent over all runs, those that are under way in parts, with step and loss of each.
+    """Shows the percentage of all runs that is done, with step and loss of each running one.
 
     Args:
-        num_runs: All runs.
-        num_done: Those that are done already.
+        num_runs: The number of all runs.
+        num_done: The number of runs that are already done.
         bar: As for `Progress`.
     """
 
     def __init__(self, num_runs: int, num_done: int, *, bar: bool) -> None:
         super().__init__("runs", num_runs, done=num_done, bar=bar)
         self._num_ended = num_done
-        self._shares: list[float] = []  # of training, by the runs that have ended here
-        self._training: set[str] = set()  # runs that have been seen training
-        self._seen: dict[str, tuple[float, str]] = {}  # how much of a run is done at least, and its last step
+        self._shares: list[float] = []  # the share of training in the time of each run that has ended here
+        self._training: set[str] = set()  # runs whose training has begun
+        self._seen: dict[str, tuple[float, str]] = {}  # the largest share of a run seen as done, and its last step
 
     def end(self, folder: RunFolder) -> None:
-        """Take in that a run has ended, in whatever way."""
+        """Count a run that has ended, whether it is done or failed."""
         self._num_ended += 1
         self._training.discard(folder.name)
         self._seen.pop(folder.name, None)
@@ -39,14 +39,14 @@ class SweepProgress(Progress):
                 self._shares.append(report["training_time_s"] / report["total_time_s"])
 
     def look(self, running: Sequence[RunFolder]) -> None:
-        """Read how far the running ones are, where that is to be shown now."""
+        """Read and show the progress of the running runs, if it is time to show it."""
         if not self.is_due():
             return
         done, more = float(self._num_ended), [f"{self._num_ended} of {self.total} done"]
         for folder in running:
             record = read_record(folder.progress_file)
             share, step = self._seen.get(folder.name, (0.0, ""))
-            if record is not None:  # not there yet, or just being written
+            if record is not None:  # None: it does not exist yet, or is being written
                 share = max(share, self._share_of_run(folder.name, record))
                 step = " ".join([folder.name, _step_of(record), *record["more"]])
                 self._seen[folder.name] = share, step
@@ -55,7 +55,7 @@ class SweepProgress(Progress):
         self.set(done, more)
 
     def _share_of_run(self, name: str, record: dict) -> float:
-        """Return how much of a run is done, from 0 to 1. Answers before its training are those of its teacher."""
+        """Return how much of a run is done, from 0 to 1. Answers before its training come from its teacher."""
         part = record["done"] / record["total"] if record["total"] else 1.0
         training = statistics.fmean(self._shares) if self._shares else TRAINING
         if record["name"] == "train":

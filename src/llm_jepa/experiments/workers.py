@@ -1,8 +1,8 @@
-"""Runs on this machine, each in a process of its own.
+"""Does runs on this machine, each in a process of its own.
 
-On Linux the standard library's fork server starts them: it imports torch and transformers once, which takes as long as
-a short run, and then forks a process for each run. The server computes nothing itself: no thread and no CUDA context is
-there before a fork, so that a run gets the bits it would get in an interpreter of its own.
+On Linux the standard library's fork server starts them. It imports torch and transformers once, which takes as long as
+a short run, and then forks a process for each run. The server itself computes nothing, so there is no thread and no
+CUDA context before a fork. A run therefore gives the same bits as in a new interpreter.
 """
 
 from __future__ import annotations
@@ -39,29 +39,29 @@ PRELOADED = [
     "llm_jepa.experiments.workers",
     "llm_jepa.training.adapters",
     "transformers.models.auto.modeling_auto",
-    "transformers.models.llama.modeling_llama",  # that of `nano` and the other presets
+    "transformers.models.llama.modeling_llama",  # the family of `nano` and the other presets
 ]
-"""What a run imports, of which the last two only once it builds its model."""
+"""What a run imports. It imports the last two only when it builds its model."""
 
 SERVER_GONE = 255  # what multiprocessing gives as the exit code of a process whose fork server was killed
 PARENT_POLL_S = 0.5
 ORPHAN_GRACE_S = 4.0
-"""Between asking and ending the runs of a sweep that is gone: nothing is left of it after five seconds."""
+"""Seconds between SIGTERM and SIGKILL, if the sweep has died: all its runs have ended after five seconds."""
 
 
 class LocalPool:
     """Does runs in processes of this machine.
 
-    A run has `cpus` threads (default: its share of the cores, or what OMP_NUM_THREADS says) and, with `gpus`, as many
-    devices of its own.
+    A run has `cpus` threads (default: OMP_NUM_THREADS, or its share of the cores). If `gpus` is set, it has that number
+    of devices for itself.
 
     Args:
         workers: Runs at the same time.
         resources: What a run takes: `cpus` and `gpus`.
-        lock: File descriptor of a lock that the runs are to hold too, as long as one of them is alive.
+        lock: File descriptor of a lock. The runs hold it too, so it is held until the last of them has ended.
 
     Raises:
-        ConfigError: If the machine has not what the runs take.
+        ConfigError: If the machine does not have what the runs take.
     """
 
     def __init__(self, workers: int, resources: Mapping[str, float], lock: int | None = None) -> None:
@@ -92,7 +92,7 @@ class LocalPool:
 
 
 def threads_of_run(workers: int, resources: Mapping[str, float]) -> int:
-    """Return the threads of each run: `cpus`, or what OMP_NUM_THREADS says, or a run's share of the cores."""
+    """Return the threads of each run: `cpus`, else OMP_NUM_THREADS, else a run's share of the cores."""
     if cpus := int(resources.get("cpus") or 0):
         return cpus
     named = os.environ.get("OMP_NUM_THREADS", "")
@@ -100,20 +100,23 @@ def threads_of_run(workers: int, resources: Mapping[str, float]) -> int:
 
 
 def _devices_of_each(workers: int, gpus: float) -> list[str]:
-    """Return CUDA_VISIBLE_DEVICES of each run at the same time; nothing where runs have no device of their own."""
+    """Return CUDA_VISIBLE_DEVICES for each of the runs at the same time; [] if runs have no devices for themselves."""
     if not gpus:
         return []
     count = int(gpus)
     if count != gpus:
-        raise ConfigError(f"resources.gpus={gpus}: parts of a GPU are given out by Ray only. Set executor: ray.")
+        raise ConfigError(
+            "settings_conflict", f"resources.gpus={gpus}: only Ray can share a GPU between runs. Set executor: ray."
+        )
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
         named = ",".join(map(str, range(torch.cuda.device_count())))
     devices = [each for each in named.split(",") if each]
     if len(devices) < workers * count:
         raise ConfigError(
-            f"workers={workers} with resources.gpus={count} take {workers * count} GPUs, and {len(devices)} are here. "
-            "Lower one of them."
+            "resources_missing",
+            f"workers={workers} with resources.gpus={count} take {workers * count} GPUs, but this machine has "
+            f"{len(devices)}. Lower one of them.",
         )
     return [",".join(devices[place * count : (place + 1) * count]) for place in range(workers)]
 
@@ -123,8 +126,8 @@ def start_run(job: Job, environment: dict[str, str], lock: int | None = None) ->
 
     Args:
         job: The run, with its settings.
-        environment: All environment variables of the process; OMP_NUM_THREADS among them.
-        lock: File descriptor that the process is to hold open.
+        environment: All environment variables of the process, OMP_NUM_THREADS included.
+        lock: File descriptor that the process holds open.
 
     Raises:
         LLMJEPAError: If the fork server cannot start.
@@ -134,9 +137,10 @@ def start_run(job: Job, environment: dict[str, str], lock: int | None = None) ->
 
 
 def wait_for_server(environment: dict[str, str]) -> None:
-    """Start the fork server if need be, and wait until it has imported everything.
+    """Start the fork server if necessary, and wait until it has imported everything.
 
-    Until then a lock that is sent to it waits in its socket, and a sweep that is killed would keep its folder.
+    Before that, a lock that is sent to it waits in its socket. If the sweep were killed then, its folder would stay
+    locked.
     """
     if METHOD == "forkserver":
         _start(_do_nothing, (), environment).join()
@@ -147,11 +151,12 @@ def _start(target: Callable[..., None], arguments: tuple[Any, ...], environment:
     context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=target, args=arguments)
     try:
-        with _without_main(), _environment(environment):  # which the server takes over when it starts
+        with _without_main(), _environment(environment):  # the server inherits the environment when it starts
             process.start()
     except (OSError, EOFError) as error:
         raise LLMJEPAError(
-            "The process that starts the runs ended before a run began. What it wrote to standard error says why."
+            "worker_not_started",
+            "The process that starts the runs ended before a run began. It wrote the reason to standard error.",
         ) from error
     return process
 
@@ -177,7 +182,7 @@ class _Process:
 
 
 class _Descriptor:
-    """A file descriptor that goes to a process with what it is started with."""
+    """A file descriptor that is sent to a new process with its arguments."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -192,7 +197,7 @@ def _received(descriptor: Any) -> _Descriptor:
 
 @contextmanager
 def _without_main() -> Iterator[None]:
-    """Keep multiprocessing from importing the caller's script in the new process: a run needs nothing of it."""
+    """Keep multiprocessing from importing the caller's script in the new process: a run does not need it."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
@@ -216,27 +221,27 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 
 def _be_run(job: Job, environment: dict[str, str], _: _Descriptor | None) -> None:
-    """Be the process of one run: end with the exit code that `llm-jepa train` would have."""
-    os.setsid()  # Ctrl-C reaches the sweep alone, which then stops its runs in order
+    """Do one run in this process; end with the exit code that `llm-jepa train` would have."""
+    os.setsid()  # Ctrl-C then reaches only the sweep, which stops its runs in order
     os.environ.clear()
     os.environ.update(environment)
-    multiprocessing.set_start_method(None, force=True)  # what the run itself starts is started as anywhere else
+    multiprocessing.set_start_method(None, force=True)  # processes that the run starts use the default method
     _write_to(job.folder.log_file)
     _end_with_sweep()
     log_to_standard_error()
-    gc.freeze()  # a collection would touch, and so copy, every page that the server shares
+    gc.freeze()  # a garbage collection would write to every page shared with the server, and so copy it
     threads = environment["OMP_NUM_THREADS"]
-    if threads.isdigit() and torch.get_num_threads() != int(threads):  # the server is that of an earlier sweep
+    if threads.isdigit() and torch.get_num_threads() != int(threads):  # an earlier sweep started the server
         torch.set_num_threads(int(threads))
     run = job.run
     assert run is not None
     code = exit_code_of(lambda: train_run(run, job.seed, job.folder.path))
-    atexit._run_exitfuncs()  # a process of multiprocessing ends without them
+    atexit._run_exitfuncs()  # multiprocessing ends a process without calling them
     sys.exit(code)
 
 
 def _write_to(log: Path) -> None:
-    """Send standard output and error, also that of libraries in C, to the end of a file."""
+    """Append standard output and error, also those of libraries in C, to a file."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -247,7 +252,7 @@ def _write_to(log: Path) -> None:
 
 
 def _end_with_sweep() -> None:
-    """Have SIGTERM sent here, and SIGKILL after ORPHAN_GRACE_S, when the sweep or the fork server is gone."""
+    """Send SIGTERM to this process when the sweep or the fork server has died, and SIGKILL ORPHAN_GRACE_S later."""
     sweep, parent = multiprocessing.parent_process(), os.getppid()
     assert sweep is not None
 
