@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from llm_jepa.cli import main
-from llm_jepa.errors import ConfigError
 from llm_jepa.experiments.choose_cell import check_name, choose, is_higher_better, validation_value
 from llm_jepa.experiments.compare import open_experiment
 from llm_jepa.experiments.experiment import read_experiment, read_grids
@@ -60,41 +59,56 @@ def test_a_list_for_a_field_that_takes_one_is_no_grid():
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "code", "values"),
     [
-        ({"jepa_k": [1, 1.0]}, r"jepa_k=\[1, 1\] tries 1 twice"),
-        ({"jepa_k": []}, r"jepa_k=\[\] has no value to try"),
-        ({"jepa_k": [1, "two"]}, "jepa_k='two' is of type str; expected int"),
-        ({"jepa_k": [1, 9]}, r"In arm jepa\.k9: jepa_k=9 must be a whole number from 0 to 8"),
-        ({"grid": {"jepa_k": 2}}, "grid.jepa_k=2 must be a list of values"),
-        ({"grid": {"jepa_kk": [2]}}, "Unknown key 'jepa_kk'. Did you mean 'jepa_k'?"),
-        ({"grid": {"lora_target_modules": [["q_proj"]]}}, "grid.lora_target_modules takes a list as its value"),
-        ({"grid": {"jepa_k": [1, 2]}, "jepa_k": 1}, "jepa_k is set beside grid.jepa_k"),
-        ({"jepa_k": [1, 2], "arms": ["ntp"]}, r"jepa_k=\[1, 2\] is a grid for no arm"),
-        ({"jepa_k": [0, 1], "arms": {"ntp": {}, "jepa": {}, "jepa.k1": {"jepa_k": 2}}}, "Two arms are named 'jepa.k1'"),
-        ({"choose_by": "jepa_loss"}, "choose_by='jepa_loss' is not one of: exact_match, ce_loss, gap, retrieval@1"),
-        ({"compare_at": ["flops"]}, r"compare_at=\['flops'\] lacks steps"),
-        ({"compare_at": ["steps", "watts"]}, "must name some of: steps, flops, time"),
-        ({"executor": "slurm"}, "executor='slurm' is not one of: local, ray"),
-        ({"resources": {"gpu": 1}}, "resources.gpu is not one of: cpus, gpus. Did you mean 'gpus'?"),
-        ({"resources": {"cpus": 0.5}}, "resources.cpus=0.5 are threads"),
-        ({"max_retries": -1}, "max_retries=-1 must be at least 0"),
+        ({"jepa_k": [1, 1.0]}, "value_repeated", ["jepa_k=[1, 1]", " 1 twice"]),
+        ({"jepa_k": []}, "value_empty", ["jepa_k=[]"]),
+        ({"jepa_k": [1, "two"]}, "wrong_type", ["jepa_k='two'", "str", "int"]),
+        ({"jepa_k": [1, 9]}, "value_out_of_range", ["In arm jepa.k9: ", "jepa_k=9", "0 to 8"]),
+        ({"grid": {"jepa_k": 2}}, "wrong_type", ["grid.jepa_k=2"]),
+        ({"grid": {"jepa_kk": [2]}}, "key_unknown", ["'jepa_kk'", "'jepa_k'"]),
+        ({"grid": {"lora_target_modules": [["q_proj"]]}}, "grid_not_possible", ["grid.lora_target_modules"]),
+        ({"grid": {"jepa_k": [1, 2]}, "jepa_k": 1}, "settings_conflict", ["jepa_k and grid.jepa_k"]),
+        ({"jepa_k": [1, 2], "arms": ["ntp"]}, "setting_without_effect", ["jepa_k=[1, 2]"]),
+        (
+            {"jepa_k": [0, 1], "arms": {"ntp": {}, "jepa": {}, "jepa.k1": {"jepa_k": 2}}},
+            "name_repeated",
+            ["'jepa.k1'"],
+        ),
+        (
+            {"choose_by": "jepa_loss"},
+            "value_not_allowed",
+            ["choose_by='jepa_loss'", "exact_match, ce_loss, gap, retrieval@1"],
+        ),
+        ({"compare_at": ["flops"]}, "value_missing", ["compare_at=['flops']", "steps"]),
+        ({"compare_at": ["steps", "watts"]}, "value_not_allowed", ["'watts'", "steps, flops, time"]),
+        ({"compare_at": ["steps", "steps"]}, "value_repeated", ["compare_at=['steps', 'steps']"]),
+        ({"executor": "slurm"}, "value_not_allowed", ["executor='slurm'", "local, ray"]),
+        ({"resources": {"gpu": 1}}, "key_unknown", ["resources.gpu ", "cpus, gpus", "'gpus'"]),
+        ({"resources": {"gpus": -1}}, "value_out_of_range", ["resources.gpus=-1"]),
+        ({"resources": {"cpus": 0.5}}, "settings_conflict", ["resources.cpus=0.5", "executor=local"]),
+        ({"max_retries": -1}, "value_out_of_range", ["max_retries=-1", " 0"]),
+        ({"arms": {}}, "value_empty", ["arms"]),
+        ({"arms": {"ntp": {}, "a/b": {"jepa_k": 2}}}, "name_not_allowed", ["'a/b'"]),
+        ({"arms": {"ntp": {}, "jepa": 3}}, "wrong_type", ["arms.jepa", "3"]),
+        ({"arms": {"ntp": {}, "jepa": {"workers": 2}}}, "key_misplaced", ["arms.jepa.workers"]),
+        ({"arms": ["jepa"]}, "unknown_arm", ["baseline='ntp'", "jepa"]),
     ],
 )
-def test_what_cannot_be_a_sweep_is_refused_by_name(settings, message):
+def test_what_cannot_be_a_sweep_is_refused_by_name(settings, code, values, raises):
     """The field, what was found, what was expected."""
-    with pytest.raises(ConfigError, match=message):
+    with raises(code, *values):
         runs_of(**({"arms": ["ntp", "jepa"]} | settings))
 
 
-def test_too_many_runs_are_refused_before_a_cell_is_made():
+def test_too_many_runs_are_refused_before_a_cell_is_made(raises):
     """A slip of a list would be a million runs; runs of equal FLOPs and time count."""
     many = {"jepa_lambda": [0.1 * n for n in range(1, 1001)], "jepa_temperature": [0.1 * n for n in range(1, 1001)]}
-    with pytest.raises(ConfigError, match=r"3,000,003 runs, and max_runs is 1,000"):
+    with raises("too_many_runs", "3,000,003 runs", "max_runs is 1,000"):
         runs_of(arms={"ntp": {}, "jepa": many}, seeds=[1, 2, 3])
     grid = {"arms": {"ntp": {}, "jepa": {"jepa_k": [0, 1]}}, "seeds": [1, 2], "compare_at": ["steps", "flops", "time"]}
     assert len(runs_of(**grid, max_runs=10)) == 3
-    with pytest.raises(ConfigError, match="10 runs, and max_runs is 9"):
+    with raises("too_many_runs", "10 runs", "max_runs is 9"):
         runs_of(**grid, max_runs=9)
 
 
@@ -161,17 +175,19 @@ def test_names_of_the_log_and_of_eval_json_mean_the_same():
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "code", "values"),
     [
-        ({"validation_size": 0}, "there are no validation rows"),
-        ({"eval_strategy": "no"}, "eval_strategy=no looks at none"),
-        ({"validation_generations": 0}, "validation_generations=0 answers none"),
+        ({"validation_size": 0}, "no_rows", ["validation_size", "validation_file"]),
+        ({"eval_strategy": "no"}, "settings_conflict", ["eval_strategy=no"]),
+        ({"validation_generations": 0}, "settings_conflict", ["validation_generations=0", "choose_by"]),
     ],
 )
-def test_a_grid_whose_choice_could_not_be_made_is_refused_before_it_is_run(changes, message, tiny_settings, tmp_path):
+def test_a_grid_whose_choice_could_not_be_made_is_refused_before_it_is_run(
+    changes, code, values, tiny_settings, tmp_path, raises
+):
     """Not after a night of runs; with choose_by ce_loss no answers are needed."""
     settings = tiny_settings(arms={"ntp": {}, "jepa": {"jepa_k": [0, 1]}}, seeds=[1])
-    with pytest.raises(ConfigError, match=f"chosen by exact_match on validation rows, and {message}"):
+    with raises(code, "exact_match", *values):
         open_experiment(settings | changes, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     if "validation_generations" in changes:
@@ -207,4 +223,5 @@ def test_one_cell_can_be_trained_by_its_name_and_a_grid_cannot(tiny_settings, tm
     config.write_text(yaml.safe_dump(tiny_settings(arms=["ntp", "jepa"], grid={"jepa_k": [0, 1]}, max_steps=1)))
     for arm in ([], ["--arm", "jepa"]):
         assert main(["train", str(config), *arm, "--out", str(tmp_path / "run")]) == 2
-        assert "the arms are ntp, jepa.k0, jepa.k1" in " ".join(capsys.readouterr().err.split())
+        message = " ".join(capsys.readouterr().err.split())
+        assert message.endswith("[unknown_arm]") and "--arm jepa:" in message and "ntp, jepa.k0, jepa.k1" in message

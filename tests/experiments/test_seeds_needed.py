@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from llm_jepa.cli import main
-from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.errors import DataError
 from llm_jepa.experiments.seeds_needed import Spread, decompose, seeds_needed, spreads_of
 from llm_jepa.experiments.statistics import PairedComparison, correct_for_many, power_of_t_test
 from llm_jepa.runs.folder import ExperimentFolder
@@ -199,49 +199,55 @@ def test_without_predictions_the_part_of_the_rows_is_not_known(pilot, capsys):
     ExperimentFolder(pilot).run("jepa", 2).predictions_file.unlink()
     assert plan(pilot, "--effect", "5", "--pilot", str(pilot)) == 0
     out = capsys.readouterr().out
-    assert "Where '-' is shown, it is not known how test rows act" in " ".join(out.split())
+    assert "'-' means that the effect of more test rows is unknown" in " ".join(out.split())
     arms = json.loads(out.splitlines()[-1])["arms"]
     assert list(arms["jepa"]["seeds"]) == ["50"] and arms["jepa"]["rows_std_points"] is None
     assert len(arms["jepa_shuffled"]["seeds"]) == 4
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flags", "code", "values"),
     [
-        (["--effect", "0", "--std", "1"], "--effect 0.0: expected points, between 0 and 100"),
-        (["--effect", "nan", "--std", "1"], "--effect nan: expected points"),
-        (["--effect", "2", "--std", "-1"], "--std -1.0: expected points"),
-        (["--effect", "2", "--std", "1", "--power", "1"], "--power 1.0: expected a chance"),
-        (["--effect", "2"], "one of the arguments --pilot --std is required"),
-        (["--effect", "2", "--std", "1", "--pilot", "x"], "not allowed with argument"),
-        (["--effect", "2", "--pilot", "nowhere"], "nowhere has no finished run of the baseline ntp"),
-        (["--effect", "2", "--std", "1", "--set", "arms=[ntp]"], "has one arm, so nothing is compared"),
-        (["--effect", "2", "--pilot", "x", "--set", "arms={ntp: {jepa_k: [1, 2]}, jepa: {}}"], "ntp is a grid"),
+        (["--effect", "0", "--std", "1"], "value_out_of_range", ["--effect 0.0", "0 and 100"]),
+        (["--effect", "nan", "--std", "1"], "value_out_of_range", ["--effect nan"]),
+        (["--effect", "2", "--std", "-1"], "value_out_of_range", ["--std -1.0"]),
+        (["--effect", "2", "--std", "1", "--power", "1"], "value_out_of_range", ["--power 1.0"]),
+        (["--effect", "2"], "wrong_call", ["--pilot --std"]),
+        (["--effect", "2", "--std", "1", "--pilot", "x"], "wrong_call", ["--pilot", "--std"]),
+        (["--effect", "2", "--pilot", "nowhere"], "run_not_finished", ["nowhere", "ntp"]),
+        (["--effect", "2", "--std", "1", "--set", "arms=[ntp]"], "nothing_to_compare", ["config.yaml"]),
+        (
+            ["--effect", "2", "--pilot", "x", "--set", "arms={ntp: {jepa_k: [1, 2]}, jepa: {}}"],
+            "settings_conflict",
+            ["ntp", "--pilot", "--std"],
+        ),
     ],
 )
-def test_a_wrong_call_is_exit_code_2_and_says_what_to_do(flags, message, pilot, capsys):
+def test_a_wrong_call_is_exit_code_2_and_says_what_to_do(flags, code, values, pilot, capsys):
     """Nothing is printed on standard output."""
     try:
-        code = plan(pilot, *flags)
+        exit_code = plan(pilot, *flags)
     except SystemExit as stop:
-        code = stop.code
+        exit_code = stop.code
     captured = capsys.readouterr()
-    assert code == 2 and captured.out == ""
-    assert message in " ".join(captured.err.split())
+    assert exit_code == 2 and captured.out == ""
+    message = " ".join(captured.err.split())
+    assert message.endswith(f"[{code}]") and all(value in message for value in values)
 
 
-def test_a_pilot_that_cannot_be_planned_with_is_refused(pilot):
+def test_a_pilot_that_cannot_be_planned_with_is_refused(pilot, raises):
     """One seed, equal differences, other rows, a damaged file."""
     for seed in range(4):
         write_run(pilot, "one", 9 + seed, np.ones(50))  # no partner
         write_run(pilot, "equal", seed, np.zeros(50), predictions=False)
         write_run(pilot, "base", seed, np.zeros(50), predictions=False)
         write_run(pilot, "rows", seed, np.zeros(40))
-    with pytest.raises(ConfigError, match="no arm of the config with two seeds"):
+    with raises("too_few_seeds", pilot, "ntp"):
         spreads_of(pilot, ["one"], "ntp", "exact_match")
-    with pytest.raises(ConfigError, match="there is no spread to plan with"):
+    with raises("no_spread", "equal"):
         spreads_of(pilot, ["equal"], "base", "exact_match")
-    with pytest.raises(ConfigError, match="answered 40 and 50 test rows"):
+    with raises("row_counts_differ", "rows", "40 and 50"):
         spreads_of(pilot, ["rows"], "ntp", "exact_match")
-    with pytest.raises(DataError, match="damaged or missing: it lacks 'regex'"):
+    with raises("run_damaged", "'regex'") as caught:
         spreads_of(pilot, ["jepa"], "ntp", "regex")
+    assert isinstance(caught.value, DataError)

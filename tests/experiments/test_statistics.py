@@ -98,11 +98,11 @@ def test_an_arm_that_equals_its_baseline_has_p_one():
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("side", ["jepa", "ntp"])
-def test_a_value_that_is_not_finite_is_refused_by_arm_and_seed(bad: float, side: str):
+def test_a_value_that_is_not_finite_is_refused_by_arm_and_seed(bad: float, side: str, raises):
     """A nan would make every number nan and no one would know why."""
     arm, base = dict(ARM), dict(BASE)
     (arm if side == "jepa" else base)[37] = bad
-    with pytest.raises(ValueError, match=f"'{side}', seed 37"):
+    with raises("value_not_finite", f"'{side}', seed 37", bad):
         compare_paired(arm, base, arm="jepa", baseline_arm="ntp")
 
 
@@ -219,9 +219,9 @@ def test_holm_leaves_out_what_was_not_tested_and_stays_below_one():
 
 
 @pytest.mark.parametrize("p", [math.nan, -0.1, 1.1])
-def test_holm_refuses_what_is_no_p_value(p: float):
+def test_holm_refuses_what_is_no_p_value(p: float, raises):
     """nan sorts anywhere, so it would corrupt the others in silence."""
-    with pytest.raises(ValueError, match="'bad'"):
+    with raises("value_out_of_range", "'bad'", p):
         holm({"good": 0.01, "bad": p})
 
 
@@ -328,10 +328,16 @@ def test_without_a_spread_or_at_the_margin_nothing_is_shown():
 
 
 @pytest.mark.parametrize("margin", [0.0, -0.01, 1.0, math.nan])
-def test_a_margin_out_of_range_is_refused(margin: float):
+def test_a_margin_out_of_range_is_refused(margin: float, raises):
     """A share; 1.0 would be 100 points."""
-    with pytest.raises(ValueError, match="must be a share between 0 and 1"):
+    with raises("value_out_of_range", f"margin={margin}"):
         compare_paired(ARM, BASE, margin=margin)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95, math.nan])
+def test_a_confidence_out_of_range_is_refused(confidence: float, raises):
+    with raises("value_out_of_range", f"confidence={confidence}"):
+        compare_paired(ARM, BASE, confidence=confidence)
 
 
 def test_two_tests_of_an_arm_count_once_since_both_nulls_cannot_be_true():

@@ -9,7 +9,6 @@ from statistics import mean, median
 import pytest
 import yaml
 
-from llm_jepa.errors import ConfigError, LLMJEPAError
 from llm_jepa.experiments.compare import open_experiment, run_experiment
 from llm_jepa.experiments.summary import summarise
 from llm_jepa.report.experiment_report import write_experiment_report
@@ -104,7 +103,7 @@ def test_a_finished_sweep_is_not_run_again_and_its_results_come_from_the_folders
     assert pages[0] == pages[1]
 
 
-def test_a_value_more_extends_a_grid_and_another_choice_is_refused(swept, settings, tmp_path):
+def test_a_value_more_extends_a_grid_and_another_choice_is_refused(swept, settings, tmp_path, raises):
     """The cells that are there stay; but what they are chosen by was said before test rows were seen."""
     shutil.copytree(swept[0], tmp_path / "out")
     arms = settings["arms"] | {"jepa": {"jepa_k": [0, 1, 2]}}
@@ -113,16 +112,18 @@ def test_a_value_more_extends_a_grid_and_another_choice_is_refused(swept, settin
     halfway = summarise(tmp_path / "out").to_json()
     assert halfway["grids"]["jepa"]["chosen"] is None and "jepa.k0" not in halfway["arms"]
     assert any("No cell of jepa is chosen yet: 2 of its 6 runs are not done" in note for note in halfway["notes"])
-    with pytest.raises(ConfigError, match="choose_by was 'eval_ce_loss' and is 'exact_match'"):
+    with raises("settings_changed", "choose_by was 'eval_ce_loss' and is 'exact_match'"):
         open_experiment(settings | {"choose_by": "exact_match"}, tmp_path / "out")
 
 
-def test_a_cell_that_fails_is_shown_and_not_chosen_and_the_others_are_compared(tiny_settings, quick_runs, tmp_path):
+def test_a_cell_that_fails_is_shown_and_not_chosen_and_the_others_are_compared(
+    tiny_settings, quick_runs, tmp_path, raises
+):
     """A learning rate that ends in nan is a result of the sweep; the exit code still says that a run failed."""
     arms = {"ntp": {}, "jepa": {"learning_rate": [1e30, 1e-3], "warmup_steps": 0}}
     settings = tiny_settings(arms=arms, seeds=[1], choose_by="ce_loss", max_steps=2)
     quick_runs.clear()
-    with pytest.raises(LLMJEPAError, match=r"1 of 3 runs failed: jepa\.lr1e30-s1") as error:
+    with raises("runs_failed", "1 of 3", "jepa.lr1e30-s1") as error:
         run_experiment(open_experiment(settings, tmp_path / "out"), render=write_experiment_report)
     assert error.value.exit_code == 1 and len(quick_runs) == 3  # what fails by itself is not tried again
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -132,9 +133,9 @@ def test_a_cell_that_fails_is_shown_and_not_chosen_and_the_others_are_compared(t
     assert "seed 1: exit code 1" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_runs_of_equal_cost_do_not_outlive_their_baseline(swept, settings, tmp_path):
+def test_runs_of_equal_cost_do_not_outlive_their_baseline(swept, settings, tmp_path, raises):
     """Steps for what one baseline costs are no equal cost against another."""
     shutil.copytree(swept[0], tmp_path / "out")
     changed = settings | {"baseline": "jepa_lambda0"}
-    with pytest.raises(ConfigError, match="have steps for what ntp costs, and the baseline is jepa_lambda0 now"):
+    with raises("baseline_changed", "@flops", " ntp ", " jepa_lambda0 "):
         run_experiment(open_experiment(changed, tmp_path / "out"))

@@ -14,7 +14,6 @@ from multiprocessing import forkserver
 import pytest
 from safetensors.torch import load_file
 
-from llm_jepa.errors import ConfigError, LLMJEPAError
 from llm_jepa.experiments import jobs, workers
 from llm_jepa.experiments.compare import open_experiment
 from llm_jepa.experiments.jobs import Job, run_jobs
@@ -109,7 +108,7 @@ def test_settings_survive_the_way_to_another_process(tiny_settings):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed: pip install 'llm-jepa[ray]'")
-def test_ray_does_the_same_runs_to_the_same_bits(tiny_settings, job_without_rows, tmp_path):
+def test_ray_does_the_same_runs_to_the_same_bits(tiny_settings, job_without_rows, tmp_path, raises):
     """On a cluster of this machine; what asks for more than any machine has is refused, not waited for."""
     settings = tiny_settings(arms=["ntp", "jepa"], seeds=[1], max_steps=2)
     local = open_experiment(settings, tmp_path / "local")
@@ -120,13 +119,13 @@ def test_ray_does_the_same_runs_to_the_same_bits(tiny_settings, job_without_rows
     assert failure.job.name == "none-s1" and failure.exit_code == 2
     assert "gone.jsonl" in " ".join(failure.log_tail.split())
     assert results_of(local) == results_of(far)
-    with pytest.raises(ConfigError, match=r"a run takes 1 cpus and 1000 gpus, and no machine of the Ray cluster"):
+    with raises("resources_missing", "1 cpus and 1000 gpus"):
         run_jobs(jobs[-1:], 1, lambda: RayPool({"gpus": 1000}))
 
 
 @pytest.mark.skipif(HAS_RAY, reason="Ray is installed")
-def test_without_ray_the_error_says_what_to_install(tmp_path):
-    with pytest.raises(ConfigError, match=r"executor=ray needs Ray: pip install 'llm-jepa\[ray\]'"):
+def test_without_ray_the_error_says_what_to_install(tmp_path, raises):
+    with raises("package_missing", "executor=ray", "pip install 'llm-jepa[ray]'"):
         run_jobs([Job("ntp", 1, RunFolder(tmp_path))], 1, lambda: RayPool({}))
 
 
@@ -140,7 +139,7 @@ def test_nothing_is_started_where_all_is_done(tmp_path):
 
 
 @pytest.mark.skipif(workers.METHOD != "forkserver", reason="runs are not forked here")
-def test_a_server_that_cannot_start_is_an_error_and_not_a_failure_of_every_run(tmp_path, monkeypatch, capfd):
+def test_a_server_that_cannot_start_is_an_error_and_not_a_failure_of_every_run(tmp_path, monkeypatch, capfd, raises):
     """What went wrong stands on standard error."""
     (tmp_path / "broken.py").write_text("raise RuntimeError('this module does not load')")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
@@ -150,12 +149,13 @@ def test_a_server_that_cannot_start_is_an_error_and_not_a_failure_of_every_run(t
         monkeypatch.setattr(forkserver, name, getattr(server, name))
     job = Job("ntp", 1, RunFolder(tmp_path / "ntp-s1"))
     job.folder.path.mkdir()
-    with pytest.raises(LLMJEPAError, match="ended before a run began"):
+    with raises("worker_not_started") as caught:
         run_jobs([job], 1, lambda: LocalPool(1, {}))
+    assert caught.value.exit_code == 1
     assert "this module does not load" in capfd.readouterr().err
 
 
-def test_each_run_has_devices_of_its_own(monkeypatch):
+def test_each_run_has_devices_of_its_own(monkeypatch, raises):
     """Two runs of two GPUs each have different ones; those of a run that has ended are free; too few are refused."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7,8")
     given, ended = [], []
@@ -181,9 +181,9 @@ def test_each_run_has_devices_of_its_own(monkeypatch):
     ended.append(2)
     pool.start(4)
     assert given == ["4,5", "6,7", "4,5", "6,7"]
-    with pytest.raises(ConfigError, match=r"workers=3 with resources.gpus=2 take 6 GPUs, and 5 are here"):
+    with raises("resources_missing", "workers=3", "resources.gpus=2", "6 GPUs", "has 5"):
         LocalPool(3, {"gpus": 2})
-    with pytest.raises(ConfigError, match=r"resources.gpus=0.5: parts of a GPU are given out by Ray only"):
+    with raises("settings_conflict", "resources.gpus=0.5", "executor: ray"):
         LocalPool(1, {"gpus": 0.5})
 
 
