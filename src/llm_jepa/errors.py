@@ -18,9 +18,7 @@ class LLMJEPAError(Exception):
 
     exit_code = 1
 
-    def __init__(self, code: str, text: str = "") -> None:
-        if not text:  # until every caller gives a code
-            code, text = "", code
+    def __init__(self, code: str, text: str) -> None:
         super().__init__(code, text)
         self.code = code
         self.text = text

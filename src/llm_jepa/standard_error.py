@@ -123,7 +123,7 @@ def log_to_standard_error(debug: bool = False) -> None:
 def _describe(error: LLMJEPAError | OSError) -> tuple[str, int]:
     """Return what to print about an error, and the exit code."""
     if isinstance(error, LLMJEPAError):
-        return f"{error} [{error.code}]" if error.code else str(error), error.exit_code
+        return f"{error} [{error.code}]", error.exit_code
     name = error.filename2 or error.filename  # of a renaming, the target: the other name is temporary
     where = f"{name}: " if name else ""
     problem = (error.strerror or str(error)).rstrip(".")

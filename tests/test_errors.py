@@ -1,0 +1,50 @@
+"""Errors have a code that programs and tests go by; they are rebuilt in another process as they were."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+
+import llm_jepa
+from llm_jepa import errors
+from llm_jepa.data.encode import EmptyViewError
+from llm_jepa.errors import CheckFailedError, ConfigError, DataError, LLMJEPAError
+from llm_jepa.evaluation.scorers.verdict import GoldError
+from llm_jepa.training.trainer import NonFiniteLossError
+
+SOURCES = Path(llm_jepa.__file__).parent
+KINDS = {name for name, each in vars(errors).items() if inspect.isclass(each) and issubclass(each, LLMJEPAError)}
+
+
+def raised() -> list[tuple[str, ast.expr]]:
+    """Each first argument of an error that is made in the sources, with file and line."""
+    return [
+        (f"{file.name}:{node.lineno}", node.args[0])
+        for file in sorted(SOURCES.rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KINDS and node.args
+    ]
+
+
+def test_every_code_is_a_short_name_that_is_written_out():
+    """No code is put together from data: it is a literal, or handed on."""
+    found = raised()
+    assert len(found) > 300
+    for where, code in found:
+        if isinstance(code, ast.Constant):
+            assert re.fullmatch(r"[a-z]+[a-z0-9]*(_[a-z0-9]+){0,4}", code.value) and len(code.value) <= 32, where
+        else:
+            assert not isinstance(code, ast.JoinedStr | ast.BinOp | ast.Subscript), where
+
+
+@pytest.mark.parametrize(
+    "kind", [LLMJEPAError, ConfigError, DataError, CheckFailedError, NonFiniteLossError, GoldError, EmptyViewError]
+)
+def test_an_error_keeps_code_and_text_on_its_way_between_processes(kind):
+    error = pickle.loads(pickle.dumps(kind("file_missing", "a.jsonl: no such file.")))
+    assert type(error) is kind and error.code == "file_missing" and str(error) == "a.jsonl: no such file."
