@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llm_jepa.data.tokenizer import check_tokenizer_fits, train_tokenizer
-from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.errors import ConfigError
 from llm_jepa.experiments.experiment import read_experiment
 from llm_jepa.objective import JEPAConfig
 from llm_jepa.training.arguments import JEPATrainingArguments
@@ -33,7 +33,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
-def test_f1_code_in_a_checkpoint_does_not_run(name, make_run, tmp_path, fault_row):
+def test_f1_code_in_a_checkpoint_does_not_run(name, make_run, tmp_path, fault_row, raises):
     """Also where whoever put it there wrote the manifest anew."""
     trainer = make_run("run", max_steps=2)
     trainer.train()
@@ -47,7 +47,7 @@ def test_f1_code_in_a_checkpoint_does_not_run(name, make_run, tmp_path, fault_ro
     checkpoint.rename(staging / "checkpoint-1")
     publish(staging, trainer.args.output_dir, 1, facts)
     with fault_row("F1", "a pickle with code in a checkpoint, with a matching manifest", 1) as row:
-        with pytest.raises(DataError, match="holds code next to its tensors"):
+        with raises("checkpoint_holds_code", checkpoint):
             make_run("run", max_steps=2).train(resume_from_checkpoint=True)
         assert not marker.exists()
         row.passed = 1
@@ -85,7 +85,7 @@ def test_f5_names_cannot_leave_their_folder(name, fault_row):
         row.passed = 1
 
 
-def test_f4_another_tokenizer_than_the_checkpoints_is_refused(make_jepa, make_pairs, tmp_path, fault_row):
+def test_f4_another_tokenizer_than_the_checkpoints_is_refused(make_jepa, make_pairs, tmp_path, fault_row, raises):
     """Other cuts, another template, other special tokens: the hash tells; more ids than rows: the numbers do."""
     words = ["lines with a dog", "user assistant"]
 
@@ -104,10 +104,10 @@ def test_f4_another_tokenizer_than_the_checkpoints_is_refused(make_jepa, make_pa
     others = [facts(trained_on=["quite other words"]), facts(set_template), facts(set_pad)]
     with fault_row("F4", "a tokenizer that is not the checkpoint's, or has more ids than the model", 4) as row:
         for other in others:
-            with pytest.raises(ConfigError, match="tokenizer was sha256 .* and is sha256"):
+            with raises("settings_changed", "checkpoint-1", "tokenizer was sha256 ", " and is sha256 "):
                 check_resume(facts(), other, [], "checkpoint-1")
             row.passed += 1
-        with pytest.raises(ConfigError, match="ids up to .* embedding has 64 rows"):
+        with raises("vocabulary_too_large", "64 rows"):
             check_tokenizer_fits(train_tokenizer(words, 300), make_jepa().backbone.embeddings.num_embeddings)
         row.passed += 1
     assert check_resume(facts(), facts(), [], "checkpoint-1") == []  # the control

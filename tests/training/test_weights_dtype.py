@@ -142,7 +142,7 @@ def test_resuming_gives_the_bits_of_a_run_never_stopped(build, make_trainer, mak
         resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-{step}")
         assert [(line["loss"], line["grad_norm"]) for line in resumed.state.log_history if "loss" in line] == lines
         assert all(map(torch.equal, whole.jepa.parameters(), resumed.jepa.parameters()))
-    with raises("resume_differs", "weights_dtype was 'bfloat16' and is None"):
+    with raises("settings_changed", "weights_dtype was 'bfloat16' and is None"):
         trainer("other", "float32").train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-1")
 
 

@@ -92,7 +92,7 @@ def check_resume(before: dict[str, Any], now: dict[str, Any], allowed: Collectio
         lines = [f"  {name} was {_short(before.get(name))} and is {_short(now.get(name))}" for name in refused]
         flags = " ".join(f"--allow-changed {name}" for name in refused)
         raise ConfigError(
-            "resume_differs",
+            "settings_changed",
             "\n".join([f"{where} was written by a run with other settings or data:", *lines, ""])
             + f"Go back to these, choose another --out, or accept the change with {flags}.",
         )

@@ -71,7 +71,7 @@ def save_jepa(
             weights are split into several files. A tensor is never split.
 
     Raises:
-        ValueError: If the objective was changed by hand, so that its record would be wrong; nothing is written.
+        ConfigError: If the objective was changed by hand, so that its record would be wrong; nothing is written.
     """
     jepa.check_record()
     folder = Path(folder)

@@ -93,10 +93,9 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         callbacks: As in transformers.
 
     Raises:
-        ConfigError: If a data set is neither pairs nor rows of text, the settings do not go together, or no padding
-            token is known.
+        ConfigError: If a data set is neither pairs nor rows of text, the settings do not go together, no padding
+            token is known, or the objective was changed by hand (`LLMJEPA.check_record`).
         DataError: If a row of text cannot be used.
-        ValueError: If the objective was changed by hand (`LLMJEPA.check_record`).
 
     Attributes:
         alarm: The collapse alarm. If the run trains a JEPA term, each evaluation during training updates it.
@@ -167,9 +166,8 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
             LLMJEPA(self.jepa.model, JEPAConfig())
         except UnsupportedModelError as error:
             if self.args.packing:
-                raise ConfigError(
-                    "model_not_supported", f"packing=True is not possible with this model. {error}"
-                ) from error
+                code = getattr(error, "code", "model_not_supported")
+                raise ConfigError(code, f"packing=True is not possible with this model. {error}") from error
             logger.warning("model  embeddings of views are not measured: %s", error)
             self.monitor_pairs = []
 
