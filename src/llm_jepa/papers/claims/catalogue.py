@@ -1,4 +1,4 @@
-"""The catalogue: every numeric statement of the three papers, with its figures, in our words.
+"""The catalogue: every numeric claim of the three papers, in our words, with its figures.
 
 Papers: LLM-JEPA (arXiv 2509.14252), Semantic Tube Prediction (arXiv 2602.22617), the audit (arXiv 2605.15394).
 """
@@ -25,14 +25,14 @@ class Claim:
     Attributes:
         id: Paper, table or figure, row: `llmjepa.t3.cosine`.
         where: Table or figure, and section.
-        v1_page: Page of version 1 that says it.
-        claim: What is said, in our words.
+        v1_page: Page of version 1 that makes the claim.
+        claim: What is claimed, in our words.
         regime: pretrain, finetune, lora, pretrain+finetune.
         method: What is compared with the baseline; `jepa_mean` and `jepa_std` are its figures over seeds.
         delta: The method's minus the baseline's.
-        p_value: Theirs, one-tailed.
+        p_value: The papers' own, one-tailed.
         config: lr, lr_ft, lambda, k, gamma, epochs, lora_rank, loss_dropout.
-        notes: What is known against it, or assumed.
+        notes: What is assumed, or speaks against the claim.
     """
 
     id: str
@@ -58,7 +58,7 @@ class Claim:
 
     @property
     def family(self) -> str:
-        """The table or figure, whose claims are corrected together: `llmjepa.t3`, `llmjepa.v1.t9`.
+        """The table or figure; its claims are corrected together: `llmjepa.t3`, `llmjepa.v1.t9`.
 
         >>> find(["llmjepa.t6.s1.ld0_l1"])[0].family, find(["llmjepa.v1.t9.synth"])[0].family
         ('llmjepa.t6', 'llmjepa.v1.t9')
@@ -75,10 +75,10 @@ def read_catalogue() -> dict[str, Claim]:
 
 
 def find(patterns: Sequence[str]) -> list[Claim]:
-    """Return the claims that any of the ids or shell patterns (`llmjepa.t3.*`) names, in the order of the catalogue.
+    """Return the claims that the ids or shell patterns (`llmjepa.t3.*`) name, in the order of the catalogue.
 
     Raises:
-        ConfigError: If a pattern names none; the text has the nearest id.
+        ConfigError: If a pattern names no claim; the text has the nearest id.
     """
     catalogue = read_catalogue()
     chosen: set[str] = set()

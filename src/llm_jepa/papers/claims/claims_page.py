@@ -1,4 +1,4 @@
-"""The page docs/claims.md, made from the catalogue and the committed records.
+"""Make the page docs/claims.md from the catalogue and the committed records.
 
 python -m llm_jepa.papers.claims.claims_page > docs/claims.md      in the root of the repository
 """
@@ -26,13 +26,13 @@ from .verdicts import WORDS
 
 RECORDS = Path("benchmarks/results/claims")
 BASE_CPU_S = 50
-"""Of the base, measured once."""
+"""CPU seconds to train the base, measured once."""
 
 JudgedRecords = Sequence[tuple[Record, Mapping[str, Judged]]]
 
 
 def claims_page(records: Sequence[Record]) -> str:
-    """Return the page as Markdown, from the committed records; its prose is in claims_page.md.j2."""
+    """Return the page as Markdown, from the committed records; its text is in claims_page.md.j2."""
     catalogue = read_catalogue()
     judged = [(record, judge_record(record)) for record in records]
     families: dict[str, list[Claim]] = {}
@@ -58,7 +58,7 @@ def claims_page(records: Sequence[Record]) -> str:
 
 
 def _counts(judged: JudgedRecords) -> str:
-    """Return how many claims have each verdict, at full size before tiny, as published before fixed."""
+    """Return the number of claims with each verdict; full size counts before tiny, as published before fixed."""
     first = [_first(claim, judged) for claim in read_catalogue()]
     counts = Counter(each.word if each else "not run" for each in first)
     reproduced = [each for each in first if each and each.word == "reproduced"]
@@ -174,7 +174,7 @@ def _record_section(record: Record) -> str:
 
 
 def _columns(record: Record, measures: Sequence[str]) -> str:
-    """Return what each column means, and of how many rows it is where that is known."""
+    """Return what each column means, and its number of rows if that is known."""
     counts = record.get("num_rows", {})
     said = [
         f"`{measure}`: {MEASURES[measure].about}{f' ({counts[measure]:,} rows)' if measure in counts else ''}"

@@ -1,7 +1,7 @@
-"""What is read from finished runs: one number a run for each measure that a claim is about.
+"""What is read from finished runs: one number per run for each measure that a claim is about.
 
-Most are in a run's own files. The geometry and STP's loss load the model; what they give is kept in
-EXPERIMENT/measured/, so that it is computed once.
+Most are in a run's own files. The geometry and STP's loss need the model; their values are kept in
+EXPERIMENT/measured/, so that they are computed only once.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from llm_jepa.runs.folder import ExperimentFolder, RunFolder
 logger = logging.getLogger(__name__)
 
 SMALLEST_SAMPLE = 30
-"""With fewer test rows of the kind that a measure is of, it says nothing of others of that kind."""
+"""With fewer test rows of its kind, a measure says nothing about other rows of that kind."""
 
 STAGES = 6
 SUFFIX = ".*"
 SUFFIXES = {"accuracy_dotstar": SUFFIX, "accuracy_dotstar2": SUFFIX + SUFFIX}
 LAST_SHARE = 0.1
-"""Share of the log's lines at its end that the final loss is the mean of."""
+"""The final loss is the mean over this share of the log's lines, at its end."""
 
 
 Reader = Callable[[RunFolder], float | None]
-"""From a run's folder to its value; None where it has none."""
+"""From a run's folder to its value; None if it has no such value."""
 
 
 class Measure(NamedTuple):
-    """What is measured of a run.
+    """A quantity that is measured of a run.
 
     Attributes:
         unit: `share` (shown in percent, differences in points), `logarithm` (compared as ratios), `plain`.
         about: What it is.
-        read: Takes a run's folder; None where the run has no such value.
+        read: Takes a run's folder and returns the value; None if the run has no such value.
     """
 
     unit: Literal["share", "logarithm", "plain"]
@@ -49,7 +49,7 @@ class Measure(NamedTuple):
 
 
 def read_values(folder: Path, measure: str, arms: Sequence[str]) -> dict[str, dict[int, float]]:
-    """Return arm to seed to value of the runs that are done, in an experiment's folder.
+    """Return arm to seed to value, for the finished runs in an experiment's folder.
 
     Args:
         folder: Of the experiment.
@@ -75,7 +75,7 @@ def finished_runs(folder: Path, arm: str) -> dict[int, RunFolder]:
 
 
 def _at(load: Callable[[RunFolder], Any], *keys: str) -> Reader:
-    """Return what reads a number at a path of keys; None where there is none."""
+    """Return a reader of the number at a path of keys; it gives None if there is none."""
 
     def read(run: RunFolder) -> float | None:
         value = load(run)
@@ -87,7 +87,7 @@ def _at(load: Callable[[RunFolder], Any], *keys: str) -> Reader:
 
 
 def _metric(run: RunFolder) -> str:
-    """Return the metric of a run: that of its recipe where its settings name none."""
+    """Return the metric of a run: the recipe's if its settings name none."""
     from llm_jepa.evaluation.evaluate import EvaluationConfig
 
     return str(run.settings().get("metric", EvaluationConfig.metric))
@@ -109,7 +109,7 @@ def _suffix_accuracy(suffix: str) -> Reader:
 
 
 def count_rows(run: RunFolder, measure: str) -> int | None:
-    """Return the number of test rows that a measure of a run is of, where these are not all of them."""
+    """Return the number of test rows that a measure uses; None if it uses all of them."""
     suffix = SUFFIXES.get(measure)
     if suffix is None or not run.predictions_file.is_file():
         return None
@@ -117,7 +117,7 @@ def count_rows(run: RunFolder, measure: str) -> int | None:
 
 
 def _suffix_errors(run: RunFolder) -> float | None:
-    """Return the share of answers that are wrong in nothing but a trailing `.*`, too many or too few."""
+    """Return the share of answers that differ from gold only in their number of trailing `.*`."""
     rows = run.predictions()
     wrong = [row for row in rows if row["output"] != row["gold"]]
     only = [row for row in wrong if _stripped(row["output"]) == _stripped(row["gold"])]
@@ -152,7 +152,7 @@ def _final_loss(run: RunFolder) -> float | None:
 
 
 def _flops_ratio(run: RunFolder) -> float | None:
-    """Return the counted FLOPs of a step over those of a plain one of the same seed; loss dropout's mean step."""
+    """Return the FLOPs of a step over those of a plain one of the same seed; with loss dropout, of the mean step."""
     if run.arm_and_seed is None:
         return None
     plain = ExperimentFolder(run.path.parent).run("ntp", run.arm_and_seed[1])
@@ -168,11 +168,11 @@ def _flops_ratio(run: RunFolder) -> float | None:
 
 
 def _kept(name: str, measure: Callable[[RunFolder], dict[str, Any]]) -> Callable[[RunFolder], dict[str, Any]]:
-    """Return `measure` with a memory: a file for each run in EXPERIMENT/measured/, until the run is trained again."""
+    """Return `measure` with a cache: a file for each run in EXPERIMENT/measured/, until the run is trained again."""
 
     def read(run: RunFolder) -> dict[str, Any]:
         file = run.path.parent / "measured" / f"{run.name}.{name}.json"
-        of = hashlib.sha256(run.evaluation_file.read_bytes()).hexdigest()  # its times alone tell two runs apart
+        of = hashlib.sha256(run.evaluation_file.read_bytes()).hexdigest()  # two runs differ at least in its times
         kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if kept.get("of") != of:
             logger.info("%s of %s", name, run.name)
@@ -200,7 +200,7 @@ def _geometry(reading: str) -> Callable[[RunFolder], dict[str, Any]]:
 
 
 def _tube(run: RunFolder) -> dict[str, Any]:
-    """Return the mean loss of Semantic Tube Prediction over the test pairs, by a model that may not have trained it."""
+    """Return the mean loss of Semantic Tube Prediction over the test pairs; the model may be trained without it."""
     import torch
 
     from llm_jepa.data.prepare import load_rows
@@ -212,14 +212,14 @@ def _tube(run: RunFolder) -> dict[str, Any]:
         return {"stp_loss": None}
     pairs = load_rows(trained.test_file(), trained.data, trained.encoder, limit=trained.data.max_test_rows).pairs
     config = JEPAConfig(jepa_term="stp", jepa_lambda=1.0)
-    jepa = LLMJEPA(trained.jepa.model, config, seed=0).eval()  # the same places of a row, whichever process measures
+    jepa = LLMJEPA(trained.jepa.model, config, seed=0).eval()  # every process draws the same places of a row
     device = jepa.predictor.embedding.device
     collate = FusedCollator(config, pad_token_id=trained.encoder.pad_id)
     total, count = 0.0, 0
     with torch.no_grad():
         for start in range(0, len(pairs), TUBE_BATCH):
             batch = collate(list(pairs[start : start + TUBE_BATCH])).to(device)
-            total += float(jepa(batch).jepa_loss) * batch.num_pairs  # pairs that are long enough to have a term
+            total += float(jepa(batch).jepa_loss) * batch.num_pairs  # only pairs that are long enough for the term
             count += batch.num_pairs
     return {"stp_loss": total / count if count else None}
 
@@ -231,12 +231,12 @@ _stp_loss = _kept("stp_loss", _tube)
 
 
 def _enc(*keys: str) -> Reader:
-    """Return what reads a number about Enc(Text) and Enc(Code), as the published code reads them."""
+    """Return a reader of a number about Enc(Text) and Enc(Code), read as in the published code."""
     return _at(_published, "sides", "enc", *keys)
 
 
 def _view_distance(run: RunFolder) -> float | None:
-    """Return 1 - cosine of a pair's views, as trained: of the prediction and its target where there is a [PRED]."""
+    """Return 1 - cosine of a pair's views, as trained: of the prediction and its target if there is a [PRED]."""
     sides = _training(run)["sides"]
     return 1.0 - float(sides.get("pred", sides["enc"])["monitors"]["matched_cosine"])
 
@@ -252,18 +252,18 @@ MEASURES: dict[str, Measure] = {
     "exact_match": Measure("share", "answers equal to the gold one", _at(RunFolder.evaluation, "exact_match")),
     "starts_with": Measure("share", "answers that begin with the gold one", _at(RunFolder.evaluation, "starts_with")),
     "recall": Measure("share", "retrieval@1 among the test codes", _at(RunFolder.evaluation, "retrieval", "recall@1")),
-    "suffix_errors": Measure("share", 'answers wrong by a trailing ".*" alone', _suffix_errors),
+    "suffix_errors": Measure("share", 'answers that are wrong only by a trailing ".*"', _suffix_errors),
     "accuracy_stages": Measure("share", "mean accuracy over the stages of equal compute", _mean_stage),
     "ce_loss": Measure("plain", "cross-entropy at the end of training, nats a token", _final_loss),
     "flops_ratio": Measure("plain", "counted FLOPs of a step over those of a plain one", _flops_ratio),
     "lstsq": Measure("logarithm", "residual of the least-squares map over test pairs", _enc("linear_map", "residual")),
     "map_error": Measure(
-        "plain", "its error on held-out pairs over that of a constant", _enc("linear_map", "centred_error")
+        "plain", "its error on held-out pairs over the error of a constant", _enc("linear_map", "centred_error")
     ),
     "sv100": Measure(
         "logarithm", "mean of the top 100 singular values of Enc(Text) - Enc(Code)", _enc("spectra", "raw", "mean_top")
     ),
-    "sv100_unit": Measure("logarithm", "the same of views of length 1", _enc("spectra", "unit", "mean_top")),
+    "sv100_unit": Measure("logarithm", "the same, of views of length 1", _enc("spectra", "unit", "mean_top")),
     "published_recall": Measure("share", "retrieval@1, views read as published", _enc("retrieval", "recall@1")),
     "view_distance": Measure("plain", "1 - cosine of a pair's views, held out", _view_distance),
     "stp_loss": Measure("plain", "STP's loss on held-out pairs", _at(_stp_loss, "stp_loss")),
@@ -271,4 +271,4 @@ MEASURES: dict[str, Measure] = {
     f"accuracy@{stage}": Measure("share", f"accuracy at stage {stage} of equal compute", _stage(stage))
     for stage in range(1, STAGES + 1)
 }
-"""Every measure by name. All are measured on held-out rows but ce_loss and flops_ratio."""
+"""Every measure by name. All are measured on held-out rows, except ce_loss and flops_ratio."""

@@ -1,8 +1,8 @@
-"""Our figures as notes on the paper's PDF: what became of each claim, on the page of version 1 that makes it.
+"""Our figures as notes on the paper's PDF: the result for each claim, on the page of version 1 that makes it.
 
     llm-jepa annotate 2509.14252v1.pdf --notes llm-jepa-v1 --results benchmarks/results/claims --out notes.pdf
 
-A page has one box: where it has a reading note too, our figures are its last lines.
+A page has one box. If the page has a reading note too, our figures are the last lines of that note.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def measured_notes(folder: Path) -> list[Note]:
         folder: Records of `llm-jepa reproduce`: its `--results`, or its `--out`, which has them in `results/`.
 
     Raises:
-        ConfigError: If the folder has no record, or no claim in them was run that has a page.
+        ConfigError: If the folder has no record, or no claim with a page was run.
     """
     own = folder / "results"
     records = read_records(own if own.is_dir() else folder)
@@ -49,7 +49,7 @@ def measured_notes(folder: Path) -> list[Note]:
 def merged(notes: Sequence[Note], measured: Sequence[Note]) -> list[Note]:
     """Return reading notes with the measured ones, one to a page, in the order of pages.
 
-    Where both have the page, the reading note stays and has the lines of the other behind its own.
+    If both have a note for a page, the reading note gets the lines of the other after its own.
 
     >>> [note] = merged([Note(3, "The loss", ("A sum.",))], [Note(3, TITLE, ("Table 2: +1.",))])
     >>> note.title, note.bullets
@@ -67,7 +67,7 @@ def merged(notes: Sequence[Note], measured: Sequence[Note]) -> list[Note]:
 
 
 def _lines(record: Record) -> Iterable[tuple[int, str]]:
-    """Yield page and line of each claim that was decided; where two ids say the same, it is given once a page."""
+    """Yield page and line of each claim that was decided; claims that say the same appear once on a page."""
     seen: set[tuple[object, ...]] = set()
     for judged in judge_record(record).values():
         page = judged.claim.v1_page

@@ -1,8 +1,8 @@
 """The papers' protocol for claims that no file of `experiments/` decides: other models and data sets, at full size.
 
-One experiment for each model, data set and learning rate; an arm for each setting that a claim names, and its controls.
-Claims without such a setting (figures without numbers, ablations that this library has no term for, two-stage
-pretraining, other papers' auxiliaries) have no plan: `why_not` says why.
+There is one experiment for each model, data set and learning rate, with an arm for each setting that a claim names, and
+its controls. Claims without such a setting (figures without numbers, ablations whose term this library does not have,
+two-stage pretraining, other papers' auxiliary losses) have no plan: `why_not` says why.
 """
 
 from __future__ import annotations
@@ -47,24 +47,24 @@ def other_plans(claims: Sequence[Claim]) -> dict[str, Plan]:
 def why_not(claim: Claim) -> str | None:
     """Return why a claim has no experiment of its own; None if it can have one."""
     if claim.regime == "pretrain+finetune":
-        return "it is of two trainings, one after the other, which one experiment does not do"
+        return "it needs two trainings, one after the other, which one experiment cannot do"
     if claim.method in ("llm-jepa(cosine)", "stp") or claim.method.startswith("stp ("):
         if len(models_of(claim)) != 1 or len(datasets_of(claim)) != 1:
-            return "it is of several models or data sets at once, whose own claims are in the list"
+            return "it is about several models or data sets at once, whose own claims are in the list"
         if claim.regime == "lora" or _protocol(claim) is None:
-            return "it is of a curve without numbers, or its setting is not known"
+            return "it is about a curve without numbers, or its setting is unknown"
         return None
     reasons = {
-        r"audit\.": "it is of auxiliaries, or of the scope of a study, that this library has no term for",
-        r"stp\.(fig13|t4|t5)\.": "a variant that it is of is a term that this library has not",
-        r".*\.(ld0_l1|(base|ntp)\.\w+)$": "it is a reference row: what others are compared with",
+        r"audit\.": "it is about auxiliary losses that this library does not have, or about the scope of a study",
+        r"stp\.(fig13|t4|t5)\.": "it is about a variant whose term this library does not have",
+        r".*\.(ld0_l1|(base|ntp)\.\w+)$": "it is a reference row, with which others are compared",
     }
     found = [reason for pattern, reason in reasons.items() if re.match(pattern, claim.id)]
-    return found[0] if found else "it is of samples, or of a curve without numbers"
+    return found[0] if found else "it is about samples, or about a curve without numbers"
 
 
 def _protocol(claim: Claim) -> dict[str, Any] | None:
-    """Return lr, lambda and k of a claim; what it lacks, from the claim of LLM-JEPA on the same model and data."""
+    """Return lr, lambda and k of a claim; missing ones come from LLM-JEPA's claim on the same model and data."""
     config = {key: value for key, value in claim.config.items() if value is not None}
     if claim.method.startswith("stp") and "lambda" not in config:
         return None

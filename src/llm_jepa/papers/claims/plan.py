@@ -23,12 +23,12 @@ class Plan:
     Attributes:
         name: Of its folder and of its record.
         recipe: `as_published` or `fixed`.
-        stem: Of the files of data.
+        stem: Of the data files.
         base: Whether runs start from a model trained here (`reproduce.py`).
         settings: Shared by its arms, without files and folders; `arms` has the fields that each arm changes.
         checks: Claim to its parts.
-        also: Claim to arms that are run with it and decide nothing.
-        cpu_s: CPU seconds of a run, measured; None where it was not.
+        also: Claim to arms that are run with it but decide nothing.
+        cpu_s: CPU seconds of a run, as measured; None if not measured.
     """
 
     name: str
@@ -49,13 +49,13 @@ class Plan:
         return 1 if self.scale == "full" else 2
 
     def arms_of(self, claims: Sequence[str]) -> list[str]:
-        """Return the arms that some of its claims need, in the order of the file."""
+        """Return the arms that these claims need, in the order of the file."""
         needed = {arm for claim in claims for check in self.checks[claim] for arm in check.arms}
         needed |= {arm for claim in claims for arm in self.also.get(claim, ())}
         return [arm for arm in self.arms if arm in needed]
 
     def measures_of(self, claims: Sequence[str]) -> dict[str, list[str]]:
-        """Return measure to the arms that it is needed of."""
+        """Return each measure that these claims need, with the arms whose values they need."""
         found: dict[str, dict[str, None]] = {}
         for claim in claims:
             for check in self.checks[claim]:

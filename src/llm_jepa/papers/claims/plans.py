@@ -2,14 +2,14 @@
 
 A file holds one experiment of `compare` at two sizes, `tiny` and `full`, and the checks of the claims that it decides:
 
-    settings, tiny, full       flat settings: those of both sizes, and what each size adds
-    arms, tiny_arms, full_arms the fields that an arm changes, at both sizes, and what each size adds
+    settings, tiny, full       flat settings of both sizes, and those that each size adds
+    arms, tiny_arms, full_arms the fields that an arm changes at both sizes, and those that each size adds
     data                       stem of the files NAME_train.jsonl and NAME_test.jsonl
     ranks                      LoRA ranks by name, at each size: four arms and a check of Table 8 each
     stage_checks               the checks of Table 6, at `stages` stages
-    checks                     claim: fields of a `Check`, or a list of them; `over` names the claim of the baseline's
-                               figure, `also` arms that are run too and decide nothing
-    cpu_s                      CPU seconds of a run, as measured once: the mean over its kinds
+    checks                     claim: fields of a `Check`, or a list of them; `over` names the claim that has the
+                               baseline's figure, `also` names arms that are run too but decide nothing
+    cpu_s                      CPU seconds of a run, measured once: the mean over the kinds of run
 
 `tiny: {base: true}`: the runs start from a model that is trained here on the first half of the training rows, and read
 the second half (`reproduce.py`).
@@ -37,17 +37,17 @@ from .verdicts import Check
 
 RECIPES = ("as_published", "fixed")
 FULL = "full."
-"""What names of experiments at the papers' size begin with."""
+"""Prefix of the names of experiments at the papers' size."""
 
 DATA = "../shared/data"
-"""Where the files of data are looked for by default, as in configs/."""
+"""Default folder of the data files, as in configs/."""
 
 
 @functools.cache
 def read_plans(scale: Scale, recipe: str = "as_published") -> dict[str, Plan]:
     """Return the experiments of one size by name (`finetune`, `finetune.fixed`, `full.finetune`), and what they decide.
 
-    A claim is in one of them at most.
+    Each claim is in at most one of them.
 
     Raises:
         ConfigError: If there is no such recipe.
@@ -72,7 +72,7 @@ def plan_of(claim: str, scale: Scale, recipe: str = "as_published") -> Plan | No
 
 
 def data_files(stem: str, folder: str | Path) -> Settings:
-    """Return train_file and test_file of a data set in a folder; of Spider, whose answers are run, also databases."""
+    """Return train_file and test_file of a data set in a folder; for Spider also databases, to run its answers."""
     files = {f"{part}_file": str(Path(folder) / f"{stem}_{part}.jsonl") for part in ("train", "test")}
     return files | ({"databases": str(Path(folder) / "spider_databases")} if stem == "spider" else {})
 
@@ -100,7 +100,7 @@ def _read_plan(name: str, content: dict[str, Any], scale: Scale) -> Plan:
 
 
 def _stage_checks(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the checks of Table 6: every setting at every stage, each against the same without loss dropout."""
+    """Return the checks of Table 6: every setting at every stage, against the setting without loss dropout."""
     rule = content.get("stage_checks", {})
     return {
         rule["claim"].format(stage=stage, arm=arm): {
@@ -120,7 +120,7 @@ def _rank_arms(ranks: Mapping[str, int]) -> dict[str, Settings]:
     arms: dict[str, Settings] = {}
     for name, rank in ranks.items():
         size = {"lora_r": rank, "lora_alpha": 2.0 * rank}
-        # Only the arm called ntp goes through the published baseline's trainer by itself.
+        # Only the arm called ntp uses the published baseline's trainer by default.
         arms[f"ntp.{name}"] = size | {"jepa_lambda": 0.0, "sum_micro_batches": False}
         arms[f"jepa_lambda0.{name}"] = size | {"jepa_lambda": 0.0}
         arms[f"jepa.{name}"] = dict(size)
@@ -129,7 +129,7 @@ def _rank_arms(ranks: Mapping[str, int]) -> dict[str, Settings]:
 
 
 def _rank_checks(ranks: Mapping[str, int]) -> dict[str, dict[str, Any]]:
-    """Return the checks of Table 8: at each rank the JEPA arm against the plain one."""
+    """Return the checks of Table 8: the JEPA arm against the plain one, at each rank."""
     return {
         f"llmjepa.t8.{name}": {
             "arm": f"jepa.{name}",
@@ -141,7 +141,7 @@ def _rank_checks(ranks: Mapping[str, int]) -> dict[str, dict[str, Any]]:
 
 
 def _read_check(claim: Claim, given: Mapping[str, Any], *, first: bool) -> Check:
-    """Return a check with the size and the direction that the catalogue's figures give it, where none are stated."""
+    """Return a check; its size and direction come from the catalogue's figures if they are not stated."""
     own = not {"over", "size"} & given.keys() and (first or given.get("kind", "gain") == "gain")
     fields = {key: value for key, value in given.items() if key not in ("over", "also")}
     measure = MEASURES[fields.get("measure", Check.measure)]
@@ -160,8 +160,8 @@ def _read_check(claim: Claim, given: Mapping[str, Any], *, first: bool) -> Check
 def claimed_size(claim: Claim, unit: str, over: str | None = None) -> float | None:
     """Return the difference that a claim states, in the unit of a measure; None if it states none.
 
-    Points become shares, and of a `logarithm` it is that of the ratio. `over` names the claim whose method is the
-    baseline, where the claim's own is not.
+    Points become shares; for a `logarithm` it is the logarithm of the ratio. `over` names the claim whose method is the
+    baseline, if the baseline is not the claim's own.
     """
     if over is not None:
         ours, theirs = claim.jepa_mean, read_catalogue()[over].jepa_mean
@@ -173,11 +173,11 @@ def claimed_size(claim: Claim, unit: str, over: str | None = None) -> float | No
 
 
 def _named(plan: Plan, recipe: str) -> Plan:
-    """Return the plan by a recipe; each size and recipe has a name of its own, for its folder and its record."""
+    """Return the plan for a recipe; each size and recipe has its own name, for its folder and its record."""
     if plan.scale == "full":
         plan = replace(plan, name=f"{FULL}{plan.name}")
     if recipe == plan.recipe:
         return plan
-    # The published objective has gradients through both views, whatever the recipe; STP has no views.
+    # The published objective has gradients through both views with every recipe; STP has no views.
     settings = {"jepa_target": "shared"} | plan.settings
     return replace(plan, recipe=recipe, name=f"{plan.name}.{recipe}", settings=settings)

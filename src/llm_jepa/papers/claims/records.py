@@ -1,10 +1,10 @@
-"""The record of an experiment: a small JSON file with every value that its claims are judged by, and their verdicts.
+"""The record of an experiment: a small JSON file with every value that its claims are judged by.
 
-    benchmarks/results/claims/EXPERIMENT.json      those that docs/claims.md is made from
-    OUT/results/EXPERIMENT.json                    those of a call
+    benchmarks/results/claims/EXPERIMENT.json      the records behind docs/claims.md
+    OUT/results/EXPERIMENT.json                    the records of a call
 
-It holds values, not verdicts: these follow from it by the rule of `verdicts.py`, whenever it is read. No host and no
-path is in it. A record grows: a call adds its runs to those that an earlier one recorded (`merge_records`).
+It holds values, not verdicts: `verdicts.py` computes these whenever the record is read. It has no host name and no
+path. A record grows: a call adds its runs to those of earlier calls (`merge_records`).
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ Record = dict[str, Any]
 
 SCHEMA = 1
 ALWAYS = ("accuracy", "exact_match", "starts_with", "recall")
-"""Measures that are kept of every arm, whatever is claimed of it: they are in the runs' own files."""
+"""Measures that are kept for every arm, even without a claim about it: they are in the runs' own files."""
 KEPT_WITH = {"lstsq": "map_error"}
-"""What is kept with a measure because that one misleads: the residual of a map is small where views are."""
+"""A measure that is kept with a misleading one: the residual of a map is small if the views are small."""
 
 SAME = 1e-6
-"""How far, relatively, a value may be from that of the same run in an earlier record: geometry sums in any order."""
+"""Largest relative difference from the same run in an earlier record: geometry may add numbers in another order."""
 
 FILES = ("train_file", "test_file", "model_name_or_path", "databases")
 """Settings that name places on one machine."""
@@ -55,9 +55,9 @@ def make_record(plan: Plan, folder: Path, claims: Sequence[str], *, changes: Set
 
     Args:
         plan: The experiment.
-        folder: Its folder, of this package's own making or of `llm-jepa compare`.
-        claims: Claims to read the values of; those that need a model loaded are slow.
-        changes: Settings that were changed by hand; a record with any is not of the protocol, and says so.
+        folder: Its folder, made by `reproduce` or by `llm-jepa compare`.
+        claims: Claims whose values are read; this is slow for claims that need the model.
+        changes: Settings that were changed by hand. A record with such changes says so: it is not the protocol's.
 
     Raises:
         ConfigError: If no run is finished, or one has other settings than the plan's.
@@ -100,7 +100,7 @@ def make_record(plan: Plan, folder: Path, claims: Sequence[str], *, changes: Set
 def command_of(plan: Plan, claims: Sequence[str], seeds: Sequence[int]) -> str:
     """Return the call that makes a record of these claims and seeds, in an empty folder.
 
-    A family of claims is named by its pattern where all of it that can be decided at this size is among them.
+    A family of claims is named by its pattern if `claims` has all of its claims that can be decided at this size.
     """
     known, rest = set(claims), dict.fromkeys(claims)
     name = plan.name.removeprefix(FULL).removesuffix(f".{plan.recipe}")
@@ -118,10 +118,10 @@ def command_of(plan: Plan, claims: Sequence[str], seeds: Sequence[int]) -> str:
 
 
 def check_runs(plan: Plan, folder: Path, changes: Settings) -> None:
-    """Make sure that an experiment's finished runs are those of the plan, except for where its files are.
+    """Make sure that an experiment's finished runs have the plan's settings; their files may be in other folders.
 
     Raises:
-        ConfigError: If one has other settings; the text names them.
+        ConfigError: If a run has other settings; the text names them.
     """
     for arm in plan.arms:
         for run in finished_runs(folder, arm).values():
@@ -148,7 +148,7 @@ def check_runs(plan: Plan, folder: Path, changes: Settings) -> None:
 
 
 def merge_records(record: Record, earlier: Record) -> Record:
-    """Return a record with what an earlier one has of other runs, whose folders need not be there any more.
+    """Return a record with the values that an earlier one has of other runs, whose folders may be gone.
 
     Values that both have were computed twice, on purpose: they must agree, or the runs cannot be compared. A record
     that has all values of the earlier one replaces it.
@@ -223,7 +223,7 @@ def read_record(file: Path) -> Record:
 
 
 def _without_shuffled_arms(record: Record) -> Record:
-    """Return an earlier version's record without its shuffled controls, whose exchange left part of the match."""
+    """Return a record of an earlier version without its shuffled controls, which had kept part of the match."""
     plan = plan_of_record(record)
     faulty = {arm for arm, own in plan.arms.items() if own.get("shuffle_views") or arm == "jepa_shuffled"}
     values = {
@@ -276,9 +276,9 @@ class Judged:
 
 
 def judge_record(record: Record) -> dict[str, Judged]:
-    """Return what became of each claim of a record, in the order of the catalogue.
+    """Return the result for each claim of a record, in the order of the catalogue.
 
-    Each `gain` has its p corrected by Holm's method for the number of those of the same table in the record.
+    The p of each `gain` is corrected by Holm's method for the number of gains of the same table in the record.
     """
     plan = plan_of_record(record)
     wanted = set(record["claims"])
@@ -301,7 +301,7 @@ def judge_record(record: Record) -> dict[str, Judged]:
 
 
 def _judge_part(record: Record, part: Check, p_holm: float | None) -> Outcome:
-    """Judge a part of a claim; a handful of test rows decides nothing, since seeds do not vary these."""
+    """Judge a part of a claim; very few test rows decide nothing, because all seeds have the same rows."""
     outcome = judge(part, values_of(record, part.measure), p_holm)
     count = record.get("num_rows", {}).get(part.measure)
     if count is None or count >= SMALLEST_SAMPLE or outcome.word == "not run":
@@ -311,7 +311,7 @@ def _judge_part(record: Record, part: Check, p_holm: float | None) -> Outcome:
 
 
 def plan_of_record(record: Record) -> Plan:
-    """Return the experiment that a record is of."""
+    """Return the experiment of a record."""
     return read_plans(record["scale"], record["recipe"])[record["experiment"]]
 
 
@@ -326,7 +326,7 @@ def _cells(record: Record) -> dict[tuple[str, str, str], float]:
 
 
 def _changed(plan: Plan, changes: Settings) -> Settings:
-    """Return the changes that are other values than the plan's; where files are is no change."""
+    """Return the changes that differ from the plan; other places of files do not count."""
     own = plan.settings | {"recipe": plan.recipe}
     return {key: value for key, value in changes.items() if key not in FILES and own.get(key, ...) != value}
 
@@ -338,7 +338,7 @@ def _environment(run: RunFolder) -> dict[str, Any]:
 
 
 def _commits(done: Mapping[str, Mapping[int, RunFolder]]) -> str:
-    """Return the commit that the runs are of; several, where they are of several."""
+    """Return the commit of the runs, or their commits, separated by commas."""
     found = [_environment(run)["commit"] for runs in done.values() for run in runs.values()]
     return ", ".join(dict.fromkeys(short_commit(str(each)) for each in found))
 
@@ -349,7 +349,7 @@ def _digests(run: RunFolder) -> dict[str, str]:
 
 
 def _training_times(done: Mapping[str, Mapping[int, RunFolder]]) -> dict[str, float]:
-    """Return the mean seconds that an arm's runs trained, by the clock of a machine that may have been busy."""
+    """Return the mean training time of each arm's runs in seconds, by the clock; the machine may have been busy."""
     times = {}
     for arm, runs in done.items():
         seconds = [run.evaluation()["training_time_s"] for run in runs.values()]

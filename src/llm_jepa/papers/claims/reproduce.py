@@ -1,9 +1,9 @@
-"""`llm-jepa reproduce`: run what a claim needs, no more, and judge it.
+"""`llm-jepa reproduce`: run only what a claim needs, and judge it.
 
-OUT/<experiment>/      a folder of `llm-jepa compare`, shared by all claims of the experiment: what was run for one
-                       claim is not run again for another
+OUT/<experiment>/      a folder of `llm-jepa compare`, shared by all claims of the experiment: runs for one claim are
+                       used for the others too
 OUT/base/, OUT/data/   the model that tiny runs start from, and the half of the rows that they read
-OUT/results/           a record an experiment (`records.py`)
+OUT/results/           one record for each experiment (`records.py`)
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ BASE: Settings = {
     "validation_size": 0,
     "max_test_rows": 500,
 }
-"""Of the base: 400 steps of 32, about three epochs of the half (our choice)."""
+"""Settings of the base: 400 steps of 32 rows, about three epochs of the half (our choice)."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """What is asked for.
+    """What a call asks for.
 
     Attributes:
-        patterns: Ids of claims, patterns as of a shell, or names of experiments, for all that they decide.
+        patterns: Ids of claims, shell patterns, or names of experiments (for all claims that they decide).
         out: Folder of experiments.
-        data: Folder of the files of data.
-        results: Folder of records; `OUT/results` by default.
-        source: Folder of an experiment whose runs are read instead; nothing is run.
-        seeds: The papers' by default.
-        workers: Runs at the same time; by default one at the papers' size, and two of the tiny ones.
-        changes: Settings over those of the experiment. The record then says so.
+        data: Folder of the data files.
+        results: Folder of records. Default: `OUT/results`.
+        source: Folder of an experiment whose runs are read; nothing is run then.
+        seeds: Default: those of the papers.
+        workers: Runs at the same time. Default: one at the papers' size, two at tiny size.
+        changes: Settings that replace those of the experiment. The record then says so.
         progress: Show progress bars on standard error.
     """
 
@@ -85,17 +85,17 @@ class Call:
 
 @dataclass(frozen=True)
 class Selection:
-    """The claims of a call: each experiment with its claims, and why a claim has no experiment at this scale."""
+    """The claims of a call: each experiment with its claims, and why other claims have no experiment at this scale."""
 
     plans: list[tuple[Plan, list[str]]]
     left_out: dict[str, str]
 
 
 def select(call: Call) -> Selection:
-    """Return what a call is about.
+    """Return the experiments and claims of a call.
 
     Raises:
-        ConfigError: If a pattern names no claim, or no claim that it names can be run at this scale.
+        ConfigError: If a pattern names no claim, or none of the claims can be run at this scale.
     """
     known = {name.removeprefix(FULL): plan for name, plan in read_plans(call.scale).items()}
     named = [list(known[pattern].checks) if pattern in known else [pattern] for pattern in call.patterns]
@@ -119,15 +119,15 @@ def select(call: Call) -> Selection:
 def why_left_out(claim: Claim, scale: Scale) -> str:
     """Return why a claim has no experiment at a scale."""
     if scale == "tiny" and plan_of(claim.id, "full"):
-        return "it is about another model or data set than the tiny experiments have; --scale full has it"
-    return why_not(claim) or "it is of a curve without numbers"
+        return "it is about a model or data set that no tiny experiment has; --scale full has it"
+    return why_not(claim) or "it is about a curve without numbers"
 
 
 def prepare(call: Call, plan: Plan) -> None:
-    """Make sure that the files which the runs of an experiment read are there; a base is trained where it is missing.
+    """Make sure that the files that the runs of an experiment read exist; train the base if it is missing.
 
     Raises:
-        ConfigError: If data or weights are missing; the text says what, and how to get it.
+        ConfigError: If data or weights are missing; the text says which, and how to get them.
     """
     if missing := missing_files(call, plan):
         code = "file_missing" if _missing_data(call, plan) else "not_downloaded"
@@ -139,7 +139,7 @@ def prepare(call: Call, plan: Plan) -> None:
 
 
 def planned_files(call: Call, plan: Plan) -> Settings:
-    """Return the names of the files that the runs of an experiment read; nothing is made."""
+    """Return the names of the files that the runs of an experiment read; no file is made."""
     files = data_files(plan.stem, call.data)
     if plan.base:
         files["train_file"] = str(_second_half_of(Path(files["train_file"]), call.out / "data"))
@@ -177,7 +177,7 @@ def _missing_weights(call: Call, plan: Plan) -> list[str]:
 
 
 def settings_of(call: Call, plan: Plan, claims: Sequence[str]) -> Settings:
-    """Return the settings of `compare` for the claims, and for the arms that are in the folder already."""
+    """Return the settings of `compare` for the arms of the claims, and for those that are already in the folder."""
     folder = call.out / plan.name
     needed = set(plan.arms_of(claims))
     there = {arm for arm in plan.arms if finished_runs(folder, arm)} if ExperimentFolder(folder).has_settings else set()
@@ -187,11 +187,11 @@ def settings_of(call: Call, plan: Plan, claims: Sequence[str]) -> Settings:
 
 
 def reproduce(call: Call) -> list[tuple[Record, dict[str, Judged]]]:
-    """Run what the claims of a call need and is not there yet; record and judge it, experiment by experiment.
+    """Do the runs that the claims of a call need and that are missing; record and judge each experiment.
 
     Raises:
-        ConfigError: If a claim, the data or the weights are not there, or a folder holds something else.
-        LLMJEPAError: If a run failed; the same call continues with the rest.
+        ConfigError: If a claim is unknown, data or weights are missing, or a folder holds something else.
+        LLMJEPAError: If a run failed; the same call then continues with the other runs.
     """
     done = []
     for plan, claims in select(call).plans:
@@ -223,7 +223,7 @@ def _judged(call: Call, plan: Plan, claims: Sequence[str]) -> tuple[Record, dict
 
 
 def _is_cached(name: str) -> bool:
-    """Whether the hub's cache of this machine has a model; nothing is asked of the hub."""
+    """Return whether this machine's cache of the hub has a model; the hub is not asked."""
     from huggingface_hub import try_to_load_from_cache
 
     return isinstance(try_to_load_from_cache(name, "config.json"), str)
@@ -231,8 +231,8 @@ def _is_cached(name: str) -> bool:
 
 # ---- what runs at tiny scale start from ----
 #
-# The papers fine-tune a pretrained model. None is needed here: the base learns the task's rows by plain next-token
-# prediction on the first half, once, with a seed of its own; every run then reads the second half.
+# The papers fine-tune a pretrained model. Here the base replaces it: it is trained once, by plain next-token prediction
+# on the first half of the rows, with its own seed. Every run then reads the second half.
 
 
 def second_half(train_file: Path, folder: Path) -> Path:
@@ -257,9 +257,9 @@ def _second_half_of(train_file: Path, folder: Path) -> Path:
 
 
 def _train_base(files: Settings, folder: Path, changes: Settings, progress: bool) -> None:
-    """Train the base on the first half of `train_file`, where it is missing."""
+    """Train the base on the first half of `train_file`, if it is missing."""
     settings = BASE | files | {"max_train_rows": len(_rows(Path(files["train_file"]))) // 2}
-    # Of the changes those for every run of a call: how long it is, and where.
+    # Only the changes that concern every run of a call: its length and its device.
     shared = ("max_steps", "max_test_rows", "max_new_tokens", "use_cpu")
     settings |= {key: changes[key] for key in shared if key in changes}
     if not (folder / "DONE").is_file():
@@ -268,5 +268,5 @@ def _train_base(files: Settings, folder: Path, changes: Settings, progress: bool
 
 
 def _rows(file: Path) -> list[bytes]:
-    """Return the lines of a file that are rows; blank ones are not, and U+2028 within a text is no line break."""
+    """Return the lines of a file without blank ones; U+2028 within a text does not end a line."""
     return [line for line in file.read_bytes().split(b"\n") if line.strip()]

@@ -4,8 +4,8 @@
     training   = cost * 6 * parameters * tokens / (PEAK * TRAINING_SHARE)      tokens = rows * tokens a row * epochs
     generation = 2 * parameters * test rows * (tokens a row + new tokens) / (PEAK * GENERATION_SHARE)
 
-`cost` is the mean over the arms: STEP_COST for one with both views under gradient, 1 for one without. Under LoRA two
-thirds of a step are left (no gradient of frozen weights). Rows are not padded to 512, as the papers' are.
+`cost` is the mean over the arms: STEP_COST for an arm with gradient through both views, 1 for an arm without. With LoRA
+a step costs two thirds (frozen weights need no gradient). Rows are not padded to 512, unlike those of the papers.
 """
 
 from __future__ import annotations
@@ -20,18 +20,21 @@ PEAK = 989e12
 TRAINING_SHARE = 0.25
 """Of the peak, in training on short rows: an assumption."""
 GENERATION_SHARE = 0.02
-"""Of the peak, in greedy generation by batches: an assumption; it is bound by memory."""
+"""Of the peak, in greedy generation by batches: an assumption; memory bandwidth limits it."""
 START_S = 60
 """Seconds to load and to save a model: an assumption."""
 STEP_COST = 2.0
-"""A JEPA step over a plain one, with gradient through both views and [PRED] (docs/results.md: 1.5 fused, 2.1 apart)."""
+"""Cost of a JEPA step over a plain one, with [PRED] and gradient through both views.
+
+Measured in docs/results.md: 1.5 fused, 2.1 apart.
+"""
 ARMS = 4
 """Plain, the method, and two controls."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the papers, by its name on the hub; None where weights are random.
+    """A model of the papers, by its name on the hub; None for random weights.
 
     `gated`: its licence must be accepted on the hub before a download. `note`: what else is needed.
     """
@@ -52,10 +55,10 @@ class Dataset:
     """A data set of the papers: `STEM_train.jsonl` and `STEM_test.jsonl` in the folder of data.
 
     Attributes:
-        train_rows: None where the papers do not say.
+        train_rows: None if the papers do not say.
         row_tokens: Mean tokens of a row, chat template included: our estimate.
-        new_tokens: Of an answer, at most.
-        metric: The scorer that does what the papers mean.
+        new_tokens: Most tokens of an answer.
+        metric: The scorer that measures what the papers do.
     """
 
     stem: str
@@ -120,13 +123,13 @@ def datasets_of(claim: Claim) -> list[Dataset]:
 
 
 def weights_of(claim: Claim) -> str:
-    """Return `none`, `free` or `gated`: the most that one of its models asks for; `-` without a model."""
+    """Return `none`, `free` or `gated`, the strictest of its models; `-` without a model."""
     kinds = [model.weights for model in models_of(claim)]
     return max(kinds, key=("none", "free", "gated").index) if kinds else "-"
 
 
 def gpu_hours(claim: Claim, num_arms: int = ARMS) -> float | None:
-    """Return the hours of one H100 that a claim's runs take at the papers' size; None where a number is missing."""
+    """Return the hours of one H100 that a claim's runs take at the papers' size; None if a number is missing."""
     models, datasets = models_of(claim), datasets_of(claim)
     if not models or not datasets or any(each.train_rows is None for each in datasets):
         return None

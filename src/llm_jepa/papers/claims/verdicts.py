@@ -1,19 +1,20 @@
 """From paired values to a verdict on a claim: pure functions, one rule for each kind of claim.
 
 `gain`      arm - baseline has a direction, and perhaps a size.
-  reproduced                arm - baseline is shown in that direction, and so is arm - control for every control; where
-                            the interval lies short of the size, the outcome says so, and it is counted separately;
+  reproduced                arm - baseline is shown in that direction, and so is arm - control for every control; if
+                            the whole interval is below the size, the outcome says so, and is counted separately;
   explained by a control    it is shown, but a control differs from the baseline in that direction too (shown), and has
                             most of the difference, or the arm is not shown to go beyond it;
   not reproduced            the opposite is shown; or the direction is not shown and the interval excludes the size;
   inconclusive              anything else, with the smallest difference that could have been shown.
-`equal`     arm and baseline do not differ: the interval lies within a stated margin. Nothing shown is not enough.
+`equal`     arm and baseline do not differ: the interval lies within a stated margin. It is not enough that no
+            difference is shown.
 `reaches`   the arm is not below the baseline: the interval's lower end is above minus the margin.
 `flat`      no pair of arms differs, every pair is `equal`, and nothing rises or falls along an axis of the grid: a
             trend is shown by the same test over the seeds' slopes, after Holm's correction over the axes.
 `value`     the arm's value is the one stated: the interval of its mean lies within the margin around it.
 
-Where every run of both arms has one and the same value (0%, say) nothing can be seen, and the claim is inconclusive.
+If all runs of both arms have the same value (such as 0%), no difference can be seen, and the claim is inconclusive.
 
 "Shown" is a paired, two-sided t-test over seeds at 0.05 and a 95% interval that leaves out 0; between arm and baseline
 after Holm's correction over the table's claims (`records.py`). A conjunction over controls needs no correction.
@@ -37,7 +38,7 @@ Kind = Literal["gain", "equal", "reaches", "flat", "value"]
 KINDS: tuple[Kind, ...] = ("gain", "equal", "reaches", "flat", "value")
 
 Word = Literal["reproduced", "not reproduced", "explained by a control", "inconclusive", "not run"]
-# Of several parts of one claim the earliest here is the claim's verdict: a claim that is wrong in one part is wrong.
+# If a claim has several parts, its verdict is the first of these that a part has: one wrong part makes it wrong.
 WORDS: tuple[Word, ...] = ("not reproduced", "not run", "explained by a control", "inconclusive", "reproduced")
 
 Values = Mapping[str, Mapping[int, float]]
@@ -45,9 +46,9 @@ Values = Mapping[str, Mapping[int, float]]
 
 CONFIDENCE = 0.95
 MOST = 0.5
-"""Share of a difference from which on a control that has it explains it, whatever little the arm adds."""
+"""A control with a larger share of a difference than this explains it, even if the arm is shown to add something."""
 STUCK = "every run has the same value, as at a floor or a ceiling"
-ONE_SEED = "one seed says nothing of the spread between seeds"
+ONE_SEED = "one seed says nothing about the spread between seeds"
 BY_PLACE: dict[str, tuple[Word, str]] = {
     "within": ("reproduced", "the interval lies within the margin"),
     "beyond": ("not reproduced", "the interval lies beyond the margin"),
@@ -66,7 +67,7 @@ class Check:
         baseline: What it is compared with.
         controls: Arms that lack what the claim credits.
         measure: What is compared; a name of `measures.MEASURES`.
-        own: Whether the figures that the claim states are of this comparison; of a part that only follows they are not.
+        own: Whether the figures that the claim states are about this comparison. If False, it only follows from them.
         direction: 1 or -1: whether the arm is claimed to be above or below.
         size: The claimed difference, in the measure's unit, with its sign; None where none is stated.
         margin: Of `equal`, `reaches`, `flat` and `value`, in the measure's unit.
@@ -76,7 +77,7 @@ class Check:
         logarithm: Compare logarithms: the difference is then that of a ratio.
 
     Raises:
-        ValueError: If the kind lacks what it needs.
+        ValueError: If a value that the kind needs is missing or wrong.
     """
 
     kind: Kind = "gain"
@@ -119,21 +120,21 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a check.
+    """The result of a check.
 
     Attributes:
         word: The verdict.
-        reason: One sentence part that says why.
+        reason: Why, as a part of a sentence.
         n: Seeds that both arms have.
         arm_mean: Mean of the arm over them, in the measure's unit; of logarithms, the geometric mean.
         baseline_mean: The same of the baseline.
-        delta: Mean difference, or of logarithms its mean; for `value`, the mean minus what is expected.
+        delta: Mean difference (of logarithms, if these are compared); for `value`, the mean minus the expected value.
         ci: Its 95% interval.
         p_value: Two-sided p of arm - baseline, uncorrected.
-        p_holm: The p that the verdict goes by.
+        p_holm: The corrected p, which the verdict uses.
         smallest: Smallest true difference that would be shown four times in five, before correction.
         controls: Control to (mean of arm - control, its interval).
-        falls_short: Whether what is shown is less than what is claimed, the whole interval of it.
+        falls_short: Whether the whole interval of the difference shown is below the claimed size.
     """
 
     word: Word
@@ -151,7 +152,7 @@ class Outcome:
 
 
 def main_comparison(check: Check, values: Values) -> PairedComparison | None:
-    """Return arm against baseline; None for a kind that has no such comparison, or without a common seed."""
+    """Return arm against baseline; None for a kind without such a comparison, or if they have no common seed."""
     if check.kind in ("flat", "value"):
         return None
     found = _compare(check, values, check.arm, check.baseline)
@@ -163,8 +164,8 @@ def judge(check: Check, values: Values, p_holm: float | None = None) -> Outcome:
 
     Args:
         check: What is claimed.
-        values: Of the check's measure: arm to seed to value, finite; arms that were not run are left out.
-        p_holm: The corrected p of a `gain`; the uncorrected one if it is not given.
+        values: Values of the check's measure, finite: arm to seed to value; arms that were not run are left out.
+        p_holm: The corrected p of a `gain`. Default: the uncorrected one.
     """
     if check.kind == "flat":
         return _judge_flat(check, values)
@@ -186,7 +187,7 @@ def judge(check: Check, values: Values, p_holm: float | None = None) -> Outcome:
         word, reason = _judge_gain(check, values, found, p_holm, controls)
     else:
         word, reason = _judge_margin(check, values, found)
-    # Shown against the baseline, what could have been shown is asked of the controls that were not passed.
+    # If a gain over the baseline is shown, `smallest` is that of the controls over which no gain is shown.
     behind = [each.smallest_detectable for each in controls.values() if not _shown(each, check.direction)]
     smallest = None
     if is_gain and _shown(found, check.direction, p_holm):
@@ -239,7 +240,7 @@ def _judge_gain(
 def _against_controls(
     check: Check, values: Values, found: PairedComparison, controls: Mapping[str, PairedComparison]
 ) -> tuple[Word, str]:
-    """Where the difference to the baseline is shown: whether most of it is left beyond the controls."""
+    """Return the verdict if a difference to the baseline is shown: do controls have most of that difference too?"""
     behind = [name for name, each in controls.items() if not _shown(each, check.direction)]
     as_well = []
     for name in controls:
@@ -258,7 +259,7 @@ def _against_controls(
 
 
 def _judge_margin(check: Check, values: Values, found: PairedComparison) -> tuple[Word, str]:
-    """`equal` and `reaches`: where the interval lies in relation to the margin."""
+    """Judge `equal` and `reaches`: where does the interval lie in relation to the margin?"""
     place = _place(check, found.ci)
     if place != "within":
         return BY_PLACE[place]
@@ -337,19 +338,19 @@ def _compare(check: Check, values: Values, arm: str, baseline: str) -> PairedCom
 
 
 def _shown(found: PairedComparison, direction: int, p: float | None = None) -> bool:
-    """Whether a difference in that direction is shown; by the uncorrected p where none is given."""
+    """Return whether a difference in that direction is shown; by the uncorrected p if none is given."""
     return verdict(found.delta, found.p_value if p is None else p, found.ci) == ("better" if direction > 0 else "worse")
 
 
 def _falls_short(check: Check, found: PairedComparison) -> bool:
-    """Whether the whole interval lies on the near side of the claimed size."""
+    """Return whether the whole interval is below the claimed size (above it, if a decrease is claimed)."""
     if check.size is None or found.ci is None:
         return False
     return found.ci[1] < check.size if check.direction > 0 else found.ci[0] > check.size
 
 
 def _is_stuck(values: Values, arms: Sequence[str]) -> bool:
-    """Whether all runs of the arms have one value: 0%, say, in which no difference and no equality can be seen."""
+    """Return whether all runs of the arms have one value, such as 0%, which shows no difference and no equality."""
     return len({value for arm in arms for value in values[arm].values()}) == 1
 
 

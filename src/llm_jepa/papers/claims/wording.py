@@ -1,4 +1,4 @@
-"""Figures of a claim in few words: theirs, ours, and those of the controls; for a terminal and for the page."""
+"""A claim's figures as short text: the papers', ours, and the controls'; for a terminal and for the page."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ ARROW = "→"
 def theirs(claim: Claim, check: Check | None = None) -> str:
     """Return the papers' figures, in percent and points where these are accuracies.
 
-    `check` is how the claim is judged, or a part of that: where the claim states no difference of its own, or not that
-    of the part, the figure is the one that follows for it.
+    `check` is one part of how the claim is judged. If the claim does not state a difference for that part, the
+    difference that follows from its figures is returned.
 
     >>> from llm_jepa.papers.claims.catalogue import find
     >>> theirs(find(["llmjepa.t3.cosine"])[0])
@@ -54,7 +54,7 @@ def ours(check: Check, outcome: Outcome) -> str:
 
 
 def against_controls(check: Check, outcome: Outcome) -> str:
-    """Return the arm's difference to each control, with its interval; a control that was not run is named."""
+    """Return the arm's difference to each control, with its interval, and the controls that were not run."""
     if outcome.n == 0 or not check.controls:
         return DASH
     parts = []
@@ -68,7 +68,7 @@ def against_controls(check: Check, outcome: Outcome) -> str:
 
 
 def sentence(judged: Judged) -> str:
-    """Say what became of a claim, part by part."""
+    """Return the result for a claim, part by part, in sentences."""
     parts = []
     for check, outcome in zip(judged.checks, judged.outcomes, strict=True):
         text = f"{about(check)}: {outcome.word}, {outcome.reason}"
@@ -109,7 +109,7 @@ def number(check: Check, value: float | None) -> str:
 
 
 def difference(check: Check, value: float | None) -> str:
-    """Return a difference: points, a ratio (`x0.5`), or as it stands."""
+    """Return a difference in points, as a ratio (`x0.5`), or unchanged."""
     if value is None:
         return DASH
     if check.logarithm:
@@ -118,7 +118,7 @@ def difference(check: Check, value: float | None) -> str:
 
 
 def interval(check: Check, ci: tuple[float, float] | None, around: float = 0.0) -> str:
-    """Return an interval, with a space before it; nothing where there is none."""
+    """Return an interval, with a space before it; nothing if there is none."""
     if ci is None:
         return ""
     low, high = (each + around for each in ci)
