@@ -180,7 +180,7 @@ def test_a_mistyped_config_or_run_is_answered_with_the_nearest_name(refused, run
     """Of the same folder."""
     (tmp_path / "my.yaml").write_text("max_steps: 1\n")
     refused("file_missing", ["mi.yaml", " my.yaml?"], "compare", tmp_path / "mi.yaml")
-    refused("not_a_run", ["jeba", " jepa?"], "generate", run.parent / "jeba", "a line")
+    refused("run_not_finished", ["jeba", " jepa?"], "generate", run.parent / "jeba", "a line")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -259,11 +259,11 @@ def test_an_unknown_arm_gets_the_nearest_known_one(refused, tmp_path):
 @pytest.mark.parametrize(
     ("override", "code", "value"),
     [
-        ("nonsense", "wrong_override", "--set 'nonsense'"),
-        ("=3", "wrong_override", "--set '=3'"),
+        ("nonsense", "value_malformed", "--set 'nonsense'"),
+        ("=3", "value_malformed", "--set '=3'"),
         ("max_steps=[1", "not_yaml", "--set 'max_steps=[1'"),
         ("max_steps=many", "wrong_type", "max_steps='many'"),
-        ("max_steps=.inf", "value_out_of_range", "max_steps=inf"),
+        ("max_steps=.inf", "value_not_finite", "max_steps=inf"),
     ],
 )
 def test_a_bad_override_is_refused(override, code, value, refused, tmp_path):
@@ -392,7 +392,7 @@ def test_a_folder_that_is_no_run_is_refused(command, refused, tmp_path):
         command, ["a text"]
     )
     (tmp_path / "file").write_bytes(PDF)
-    code = "not_an_experiment" if command == "report" else "not_a_run"
+    code = "not_an_experiment" if command == "report" else "run_not_finished"
     for path in (tmp_path, tmp_path / "file", tmp_path / "gone"):
         refused(code, [path.name], command, path, *extra)
 
@@ -891,6 +891,6 @@ def test_a_signal_stops_train_cleanly(name, code, tmp_path):
     assert train.returncode == code, stderr
     assert stdout == ""
     assert "Traceback" not in stderr and "\r" not in stderr
-    assert "the same command goes on from there" in stderr
+    assert "the same command" in stderr
     assert not list(out.rglob("*.tmp")) and not (out / "DONE").exists()
     assert all(json.loads(line) for line in metrics.read_text().splitlines())

@@ -285,7 +285,7 @@ def test_answers_that_the_metric_could_not_judge_are_told_by_arm():
         for seed in (1, 2)
     ]
     [note] = about_undecided(build_results(runs, metric="regex"))
-    assert "regex could not say" in note and note.endswith("ntp 0, jepa 8.")
+    assert "that regex could not decide" in note and note.endswith("ntp 0, jepa 8.")
     assert about_undecided(build_results(runs_of())) == []
 
 

@@ -186,7 +186,7 @@ def test_a_stated_spread_needs_no_pilot(pilot, capsys):
     assert plan(pilot, "--effect", "2", "--std", "1.5", "--power", "0.9") == 0
     out = capsys.readouterr().out
     assert json.loads(out.splitlines()[-1])["seeds"] == seeds_needed(2.0, 1.5, num_comparisons=2, power=0.9)
-    assert "Test rows: a stated deviation does not say" in out
+    assert "Test rows: --std does not say" in out
     two = CONFIG + "generate_views: 20\ngenerate_test_phrasing: both\n"
     assert plan(pilot, "--effect", "2", "--std", "1.5", config=two) == 0  # Holm runs over arms and test sets
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["num_comparisons"] == 4
