@@ -652,7 +652,7 @@ def test_a_check_of_data_shows_what_is_equal_up_to_case_and_has_another_answer(c
     test = write_rows(tmp_path / "test.jsonl", {"text": text.upper(), "code": code}, {"text": text, "code": "a third"})
     said = call("data", "check", train, test)
     shown = " ".join(said.out.split())
-    assert "1 more test pairs stand in train up to case and space" in shown
+    assert "1 more test pairs are in train, up to case and space" in shown
     assert "2 training rows have the text of another training row and another code" in shown
     assert "1 test rows have the text of a training row and another code" in shown
     assert f"near leak {test}:1 ~ {train}:1" in shown and f"conflict {train}:1 against {train}:10" in shown

@@ -89,7 +89,7 @@ def test_a_small_file_keeps_most_of_its_rows_for_training(load):
 def test_groups_that_leave_fewer_validation_rows_are_told(write_lines):
     """All rows are of one group, which stays together: none can be set aside."""
     rows = [{"text": f"a{n}", "code": f"b{n}", "group": "g"} for n in range(20)]
-    for size, told in ((200, "20 training rows; 0 are set aside. Rows"), (3, "0 training rows are set aside in place")):
+    for size, told in ((200, "20 training rows; 0 are set aside. Rows"), (3, "0 training rows are set aside instead")):
         config = DataConfig(train_file=write_lines(*rows), validation_size=size)
         notes = load_data(config, JEPAConfig()).notes
         assert any(told in note and "Rows of one group stay together." in note for note in notes)

@@ -166,7 +166,7 @@ def test_the_tokenizer_and_the_split_are_those_of_the_arm_without_view_rows(load
     with_rows, without = (load(paraphrases(0, 50), views_ratio=ratio, vocab_size=320) for ratio in (1.0, 0.0))
     assert digest_tokenizer(with_rows.tokenizer) == digest_tokenizer(without.tokenizer)
     assert strings(with_rows) == strings(without)
-    assert "50 view rows made the tokenizer, and none is trained on (views_ratio: 0)." in without.notes
+    assert "50 view rows are used for the tokenizer only, not for training (views_ratio: 0)." in without.notes
     bare = load_data(
         DataConfig(train_file=with_rows.train.examples[0].source.rpartition(":")[0], validation_size=0, vocab_size=320),
         JEPAConfig(),

@@ -1,4 +1,4 @@
-"""What `data check` knows of a training file and a test file, and what each finding does to a comparison."""
+"""What `data check` finds in a training file and a test file, and how each finding affects a comparison."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .rows import read_examples
 
 
 class Finding(NamedTuple):
-    """A kind of finding: the key of its count, what follows the count in its sentence, and what it does."""
+    """A kind of finding: the key of its count, the words after the count in its sentence, and its effect."""
 
     key: str
     says: str
@@ -28,18 +28,18 @@ FINDINGS = (
     Finding("empty_rows", "rows have an empty or blank view", "Training refuses them (on_empty).", False),
     Finding(
         "leaked_pairs",
-        "test pairs stand in train too",
+        "test pairs are in train too",
         "Training leaves them out (on_leak: drop). If kept, all arms answer them from memory, and differences shrink.",
     ),
     Finding(
         "leaked_pairs_more",
-        "more test pairs stand in train up to case and space",
+        "more test pairs are in train, up to case and space",
         "They stay in training: every arm may answer them from memory, and differences shrink.",
     ),
     Finding(
         "leaked_codes",
-        "test codes stand in train too",
-        "This is no fault: the question is new. But an arm may score by choosing among known answers.",
+        "test codes are in train too",
+        "This is not a fault: the question is new. But an arm may score by choosing among known answers.",
     ),
     Finding(
         "leaked_groups",
@@ -54,7 +54,7 @@ FINDINGS = (
     ),
     Finding(
         "duplicate_rows_more",
-        "more training rows repeat an earlier one up to case and space",
+        "more training rows repeat an earlier one, up to case and space",
         "They count more than once in the loss, in all arms alike; no setting leaves them out.",
     ),
     Finding(
@@ -66,21 +66,21 @@ FINDINGS = (
     Finding(
         "conflicting_rows",
         "training rows have the text of another training row and another code",
-        "No model can give both answers: the loss has a floor, and answers to such texts are a matter of chance.",
+        "No model can give both answers. So the loss cannot reach zero, and answers to such texts are random.",
     ),
     Finding(
         "conflicting_rows_more",
-        "more training rows do so up to case and space",
+        "more training rows do so, up to case and space",
         "If case has no meaning in your texts, the same holds for them.",
     ),
     Finding(
         "conflicting_test_rows",
         "test rows have the text of a training row and another code",
-        "An arm that learned its rows well is wrong on them: they are a ceiling for the score.",
+        "An arm that learned its training rows well is wrong on them. So they limit the score.",
     ),
     Finding(
         "conflicting_test_rows_more",
-        "more test rows do so up to case and space",
+        "more test rows do so, up to case and space",
         "If case has no meaning in your texts, the same holds for them.",
     ),
     Finding(
@@ -105,19 +105,19 @@ FINDINGS = (
 def check_files(train: str, test: str, config: DataConfig) -> dict[str, Any]:
     """Compare a training file and a test file; nothing is changed.
 
-    Of a folder with several splits, the training split and the test split are read.
+    If a name is a folder with several splits, its training split or test split is read.
 
     Returns:
         Counts of rows, as plain values for JSON:
 
         - `train_rows`, `test_rows`: rows that could be read (all of them, unless `on_broken` is `drop`).
-        - the keys of `FINDINGS`; `..._more` are those that are found only when rows are case-folded and white space is
-          collapsed. Those of near-duplicates are None where the library is not installed.
+        - the keys of `FINDINGS`; `..._more` are found only if rows are case-folded and white space is collapsed. Those
+          of near-duplicates are None if the library is not installed.
         - `leaked_pairs_normalised`, `duplicate_rows_normalised`: the exact ones and the `_more`.
         - `distinct_codes`; `commonest_code`, with its share in both files.
         - `first_...`: the first few of each kind, as two places, or one.
-        - `near_note`: whether near-duplicates were not, or not all, looked for.
-        - `notes`: sentences on what is not read.
+        - `near_note`: a sentence if near-duplicates were not searched, or not in all rows.
+        - `notes`: sentences about what is not read.
     """
     train_read, test_read = read_examples(train, config), read_examples(test, config, part="test")
     rows, held_out = train_read.examples, test_read.examples
@@ -144,7 +144,10 @@ def describe_findings(found: dict[str, Any]) -> list[tuple[str, str]]:
         share, in_test = found["commonest_code_share"], found["commonest_code_test_share"]
         codes = f"{found['distinct_codes']:,} distinct training codes; the commonest has {share:.2%} of the rows"
         said.append(
-            (codes, f"Always answering it would be right on {in_test:.2%} of the test rows: compare with that.")
+            (
+                codes,
+                f"To answer always this would be right on {in_test:.2%} of the test rows. Compare scores with that.",
+            )
         )
     return said
 
@@ -214,7 +217,7 @@ def _codes(rows: Sequence[Example], held_out: Sequence[Example]) -> dict[str, An
 
 
 def _near(rows: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
-    """Return the findings of near-duplicates, and a note where they are not, or not all, looked for."""
+    """Return the findings of near-duplicates, and a note if they were not searched, or not in all rows."""
     found: dict[str, Any] = dict.fromkeys(("near_rows", "near_test_rows", "near_test_rows_same_code", "near_note"))
     if not can_find_near():
         return found | {"first_near_rows": [], "first_near_test_rows": [], "near_note": INSTALL}
@@ -225,5 +228,5 @@ def _near(rows: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any
     found["first_near_rows"] = _places(rows, rows, in_train, "row", "near")
     found["first_near_test_rows"] = _places(held_out, rows, in_test, "row", "near")
     if max(len(rows), len(held_out)) > MOST_ROWS:
-        found["near_note"] = f"Near-duplicates were looked for among the first {MOST_ROWS:,} rows of a file."
+        found["near_note"] = f"Near-duplicates were searched among the first {MOST_ROWS:,} rows of each file only."
     return found

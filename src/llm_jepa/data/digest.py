@@ -1,4 +1,4 @@
-"""Hashes of what a run trains on: of its encoded rows, and of its files."""
+"""Hashes of the data of a run: of its encoded rows, and of its files."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .sources import local_files, local_path, root_of
 
 
 class PairsDigest:
-    """The hash of encoded rows: two runs with the same one train on the same tokens.
+    """The hash of encoded rows: two runs with the same hash train on the same tokens.
 
-    Takes pairs in one at a time, in order; a field that no pair has (views of their own, say) changes nothing.
+    Pairs are added one at a time, in order. A field that no pair has (such as views of its own) does not change it.
     """
 
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()
 
     def add(self, pair: Pair) -> None:
-        """Take in everything of a pair that training reads."""
+        """Add everything of a pair that training reads."""
         for ids in (pair.text_ids, pair.bridge_ids, pair.code_ids, pair.other_code_ids or ()):
             self._sha256.update(array("q", [len(ids), *ids]).tobytes())
         own = {
@@ -42,7 +42,7 @@ class PairsDigest:
 
 
 def digest_rows(pairs: Sequence[Pair]) -> str:
-    """Return the sha256 of all that training reads of the rows; rows that stay on disk know theirs (`sha256`)."""
+    """Return the sha256 of everything that training reads of the rows. Rows that stay on disk have it (`sha256`)."""
     known = getattr(pairs, "sha256", None)
     if known is not None:
         return known
@@ -53,7 +53,7 @@ def digest_rows(pairs: Sequence[Pair]) -> str:
 
 
 def data_fingerprint(files: Iterable[str | None]) -> dict[str, str]:
-    """Return the sha256 of each local file, to tell later whether the data changed.
+    """Return the sha256 of each local file, to find out later whether the data changed.
 
     The hash of a folder, or of a pattern, covers the names and contents of all its files. None, and names that are not
     on this disk (data sets of the hub), are left out.

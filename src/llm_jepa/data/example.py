@@ -1,4 +1,4 @@
-"""One row as text, before any tokenizer: what every reader makes, and every encoder takes."""
+"""One row as text, before any tokenizer: the result of every reader, and the input of every encoder."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ class Example:
 
     Attributes:
         text: The text view.
-        code: The code view. None: `text` is one sequence, to be split in two views by `jepa_split`.
+        code: The code view. None: `text` is one sequence, which `jepa_split` splits into two views.
         system: The system message of a chat, if it had one.
         messages: The whole chat, answer included, if the row came as one; chat templates render it.
-        source: Where the row is, such as `train.jsonl:17` (lines, and rows of other formats, from 1).
-        text_view: What Enc(Text) encodes where it is not `text`.
-        code_view: What Enc(Code) encodes where it is not `code`.
-        use_jepa: Whether the row has a JEPA term; without, it trains cross-entropy alone.
-        group: Name of the rows that belong together: no split parts them.
-        scoring: What the row has of `SCORING_COLUMNS`, unchanged.
+        source: Where the row is, such as `train.jsonl:17` (the line, or in other formats the row; from 1).
+        text_view: What Enc(Text) encodes if it is not `text`.
+        code_view: What Enc(Code) encodes if it is not `code`.
+        use_jepa: Whether the row has a JEPA term; if not, it trains only cross-entropy.
+        group: Name of a group of rows that belong together: they are always in the same split.
+        scoring: The values of `SCORING_COLUMNS` that the row has, unchanged.
     """
 
     text: str
@@ -50,7 +50,7 @@ def prompt_example(
         text: What the user asks.
         system: A system message, or None.
         chat: Whether the model was trained on chats, so that its chat template is to be used.
-        turns: Turns of a chat that come before the question.
+        turns: Turns of the chat before the question.
     """
     messages: list[dict[str, Any]] | None = None
     if chat:

@@ -10,9 +10,9 @@ from .nlrx import generate_transfer, write_jsonl
 
 
 def with_files(config: DataConfig, folder: Path) -> DataConfig:
-    """Return settings that name files: as given, or, with `generate_train`, files generated into `folder`.
+    """Return settings that name files: the given ones, or, with `generate_train`, files generated into `folder`.
 
-    The files are a function of the `generate_*` settings, so they are written once and found again.
+    The files depend only on the `generate_*` settings. They are written once, and used again later.
     """
     if config.train_file is not None or config.generate_train is None:
         return config

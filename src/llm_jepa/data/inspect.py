@@ -1,7 +1,7 @@
-"""Rows as the model will see them, drawn as text: which token belongs to what, and which are trained on.
+"""Rows as the model will read them, drawn as text: the role of each token, and which tokens are trained on.
 
-Pure functions that return strings of at most `WIDTH` columns; printing is the command line's. Each token is
-shown with its spaces as `·`. Whatever could move the cursor or turn the direction of writing is escaped.
+Pure functions that return strings of at most `WIDTH` columns; the command line prints them. Each token is
+shown with its spaces as `·`. Characters that move the cursor or change the direction of writing are escaped.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def inspect_rows(
     num_rows: int = 3,
     colour: bool = False,
 ) -> str:
-    """Draw the first rows of a split, with a line on the lengths of all of them.
+    """Draw the first rows of a split, with a line about the lengths of all rows.
 
     Args:
         encoded: The rows.
         tokenizer: Names the tokens.
-        jepa: Says which tokens are labelled, and where [PRED] stands.
+        jepa: Says which tokens are labelled, and where [PRED] is.
         num_rows: How many rows to draw.
-        colour: Whether to colour the roles with ANSI codes. The labels say the same without.
+        colour: Whether to colour the roles with ANSI codes. The labels give the same information.
     """
     drawn = [inspect_pair(pair, tokenizer, jepa, colour=colour) for pair in encoded.pairs[:num_rows]]
     return "\n\n".join([*drawn, describe_lengths(encoded.pairs)])
@@ -73,11 +73,11 @@ def inspect_pair(
         labels   3 of 8 tokens (loss_on=code): code and end
         views    Enc(Text) at position 3, '·dog'; Enc(Code) at code token 1, '.*'
 
-    Views that stand beside the row (jepa_views=rendered, or columns of their own) are drawn below its end, each
-    whole, as `textview` and `codeview`.
+    Views apart from the row (jepa_views=rendered, or columns of their own) are drawn below its end, each as a whole,
+    as `textview` and `codeview`.
     """
     documents = documents_of(pair, jepa)
-    read = documents_of(pair, jepa.with_views())  # what a look at held-out rows would read, with jepa_lambda=0 too
+    read = documents_of(pair, jepa.with_views())  # what evaluation during training reads, also with jepa_lambda=0
     own = documents[0].tokens
     code_from = len(own) - len(pair.code_ids)
     spans = {
@@ -102,7 +102,7 @@ def inspect_pair(
 
 
 def describe_lengths(pairs: Sequence[Pair]) -> str:
-    """Return one line on the lengths of all rows, in tokens."""
+    """Return one line about the lengths of all rows, in tokens."""
     if not pairs:
         return "0 rows"
     lengths = sorted(len(pair) for pair in pairs)
@@ -112,7 +112,7 @@ def describe_lengths(pairs: Sequence[Pair]) -> str:
 
 
 def show_token(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    """Return one token as visible text; part of a character shows as the vocabulary writes it."""
+    """Return one token as visible text; a part of a character is shown as it is in the vocabulary."""
     text = str(tokenizer.decode([token], clean_up_tokenization_spaces=False))
     if not text or "\ufffd" in text:
         text = str(tokenizer.convert_ids_to_tokens(token))
@@ -120,9 +120,9 @@ def show_token(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
 
 
 def escape(text: str) -> str:
-    """Write every character that is not plainly visible by its number: controls, bidi marks, odd spaces.
+    """Replace every character that is not visible by its number: controls, bidi marks, unusual spaces.
 
-    Backslashes stay as they are, since regexes are full of them; a line end is `⏎`.
+    Backslashes stay as they are, because regexes have many of them; a line end is `⏎`.
 
     >>> print(escape("a\\n\\tb\\u202ec"))
     a⏎<U+0009>b<U+202E>c
@@ -131,7 +131,7 @@ def escape(text: str) -> str:
 
 
 def wrap_words(words: Sequence[str], indent: int) -> list[str]:
-    """Join words with spaces into lines of at most `WIDTH - indent` columns; too long a word is broken."""
+    """Join words with spaces into lines of at most `WIDTH - indent` columns; a longer word is broken."""
     room = WIDTH - indent
     lines: list[str] = []
     line: str | None = None
@@ -156,7 +156,7 @@ def display_width(text: str) -> int:
 def _visible(char: str) -> str:
     if char == "\n":
         return "⏎"
-    # The two marks of our own are escaped too where they stand in the data: nothing shown has two meanings.
+    # Our own two marks are escaped too if they are in the data, so that nothing shown has two meanings.
     return char if char.isprintable() and char not in "·⏎" else f"<U+{ord(char):04X}>"
 
 
@@ -170,7 +170,7 @@ def _break(word: str, room: int) -> list[str]:
 
 
 def _labelled(label: str, words: list[str], *, colour: bool = False) -> list[str]:
-    """Put a label before the first line and align the others under it; colour comes last, it has no width."""
+    """Put a label before the first line and align the others under it. Colour is added last, as it has no width."""
     lines = wrap_words(words, indent=_LABEL_WIDTH)
     heads = [label.ljust(_LABEL_WIDTH)] + [" " * _LABEL_WIDTH] * (len(lines) - 1)
     if colour and label in _COLOURS:
@@ -200,7 +200,7 @@ def _pred_sentence(pair: Pair, documents: Sequence[Document], jepa: JEPAConfig) 
 
 
 def _called(document: Document, pair: Pair) -> str:
-    """Return what the view is called that a document begins with."""
+    """Return the name of the view that a document begins with."""
     if document.role[0] is Role.TEXT:
         is_own = document.where is Where.OWN or document.tokens == pair.text_ids
         return "the text" if is_own else "the text view"
@@ -221,11 +221,11 @@ def _label_sentence(pair: Pair, own: Document, jepa: JEPAConfig) -> str:
 
 
 def _view(documents: Sequence[Document], name: str) -> tuple[Document, int] | None:
-    """Return the document that holds a view, and the index among its tokens of the view's last; None without any."""
+    """Return the document that holds a view, and the index of the view's last token in it; None if there is none."""
     for document in documents:
         if name in document.read_as:
             return document, document.read_as[name]
-    for document in documents:  # a view that is read with [PRED] alone
+    for document in documents:  # a view that is only read with [PRED]
         if f"{name}_pred" in document.read_as:
             return document, len(document.tokens) - 1
     return None

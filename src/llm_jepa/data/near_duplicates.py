@@ -1,6 +1,7 @@
-"""Texts that are nearly equal, found by MinHash (Broder, 1997): time grows with the rows, not with the pairs of rows.
+"""Texts that are nearly equal, found by MinHash (Broder, 1997).
 
-The library `datasketch` gives the candidates; each is then compared exactly.
+The library `datasketch` finds candidates; each is then compared exactly. So the time grows with the number of rows,
+not with the number of pairs of rows.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from collections.abc import Sequence
 from llm_jepa.progress import tracked
 
 LEAST_SIMILARITY = 0.8
-"""Jaccard similarity of the two sets of shingles, from which texts are nearly equal. Our choice: one word of ten."""
+"""Texts with at least this Jaccard similarity of their shingles are nearly equal. Our choice: one word in ten."""
 
 SHINGLE = 5  # characters
 MOST_ROWS = 50_000
-"""Rows of a file that are compared; about 0.5 ms each."""
+"""The first rows of a file, which are compared; about 0.5 ms each."""
 
-INSTALL = "Near-duplicates were not looked for: `pip install 'llm-jepa[near]'`."
+INSTALL = "Near-duplicates were not searched. To search them: `pip install 'llm-jepa[near]'`."
 
 
 def can_find_near() -> bool:
@@ -26,20 +27,20 @@ def can_find_near() -> bool:
 
 
 class NearTexts:
-    """Texts among which a nearly equal one is found; texts are normalised by the caller."""
+    """Texts in which a nearly equal one can be found. The caller normalises the texts."""
 
     def __init__(self) -> None:
         from datasketch import MinHash, MinHashLSH
 
         self._hash, self._num_hashes = MinHash, 128
-        # 16 bands of 8 hashes: 95% of the texts at 0.8 are among the candidates, and over 99% from 0.85 on.
+        # 16 bands of 8 hashes: the candidates include 95% of the texts at similarity 0.8, and over 99% from 0.85 on.
         self._index = MinHashLSH(num_perm=self._num_hashes, params=(16, 8))
         self._places: dict[str, int] = {}
 
     def find(self, text: str, place: int | None = None) -> int | None:
         """Return the first place of a text that is nearly equal, and not equal, to this one; None without any.
 
-        With a place of its own, the text is added afterwards.
+        If `place` is given, the text is then added with this place.
         """
         minhash = self._hash(num_perm=self._num_hashes)
         shingles = _shingles(text)

@@ -1,16 +1,16 @@
 r"""The grammar of made-up descriptions and their regexes, in the manner of NL-RX.
 
 A synchronous grammar writes both views at once: each rule has an English side and a regex side over the same
-parts, so one tree reads as a description and as the regex that it describes. The idea, the operators and the
+parts, so one tree can be read as a description and as its regex. The idea, the operators and the
 phrasing follow NL-RX-SYNTH (Locascio et al., 2016, "Neural Generation of Regular Expressions from Natural
-Language with Minimal Domain Knowledge", arXiv 1608.03000); the grammar is our own. It serves demos and tests,
-which then need no download.
+Language with Minimal Domain Knowledge", arXiv 1608.03000); the grammar is our own. Demos and tests use it,
+so that they need no download.
 
 The regexes are written in NL-RX's notation: that of Python's `re`, plus `a&b` (both match) and `~a` (a does not
 match).
 
 A description determines its regex. English alone would not: "a vowel or a letter before a number" can be
-grouped in two ways. The grammar allows one, by what binds tighter, tightest first:
+grouped in two ways. The grammar allows one, by precedence, highest first:
 
     followed by                      two terms
     or, and, either                  a list of two or three of the above
@@ -21,21 +21,21 @@ grouped in two ways. The grammar allows one, by what binds tighter, tightest fir
     before                           splits the line into two of the above; at most once
     and, or                          joins two statements about the line; at most once, never with "before"
 
-Each rule has a second English side, colloquial, which says it as people ask for lines and not as SYNTH does ("find all
-lines that have a vowel in them"): the same trees, the same regexes, other words. So a tree gives a pair of phrasings
-too, which needs no regex. A colloquial description has one regex as well: counts and lists bind as above, and a second
-statement follows "and also" or "or else".
+Each rule has a second, colloquial English side. It is phrased like a request by people, not like SYNTH ("find all
+lines that have a vowel in them"): the same trees, the same regexes, other words. So a tree also gives a pair of
+phrasings, which needs no regex. A colloquial description has one regex too: counts and lists have the precedence above,
+and a second statement follows "and also" or "or else".
 
 People mix the two. With `colloquial_share` 0.5 half of the descriptions have a colloquial frame ("lines which begin
 with %s", not "lines starting with %s"), and half of what fills a frame is colloquial ("vowels", not "a vowel").
 
 "and" and "or" join statements where "containing", "starting", "ending" or "not" comes next, and make a list
-otherwise. A reader may well group a line differently ("words with a vowel and ending with a letter": here the line
-ends with a letter, not the word); the rows themselves are consistent. The other way round there is a choice:
-a regex can have several descriptions ("lines with", "lines having").
+otherwise. A reader may group a line differently ("words with a vowel and ending with a letter": here the line
+ends with a letter, not the word), but the rows are consistent. In the other direction, several descriptions are
+possible: a regex can have "lines with" or "lines having".
 
-What differs from SYNTH: operands of "|", "&" and other loose operators are always in parentheses, where SYNTH
-now and then leaves a pair out and the regex says something else; a string is drawn at random, where in SYNTH the
+What differs from SYNTH: operands of "|", "&" and other loose operators are always in parentheses, but SYNTH
+sometimes leaves them out, and then the regex means something else; a string is drawn at random, but in SYNTH the
 first one of a row is always 'dog'; and no row occurs twice. As in SYNTH, no term occurs twice in one row, and a
 regex may match nothing at all ("a vowel and a number").
 """
@@ -54,10 +54,10 @@ class Rule:
 
     Attributes:
         english: Phrasings that mean the same, equally likely.
-        colloquial: The same as people say it, equally likely.
+        colloquial: Colloquial phrasings of the same, equally likely.
         regex: The regex side; "%s" alone adds nothing to its part.
         parts: The symbol of each part; none for a word of the language.
-        weight: How often the rule is drawn, against the other rules of its symbol.
+        weight: How often the rule is drawn, relative to the other rules of its symbol.
     """
 
     english: tuple[str, ...]
@@ -185,14 +185,14 @@ GRAMMAR: dict[str, tuple[Rule, ...]] = {
     ),
 }
 
-# What fills the frame of a sentence. The frame is said in one way throughout: "lines not ending with", or "lines that
-# do not end in", and nothing in between.
+# The symbols that fill the frame of a sentence. A frame is all plain ("lines not ending with") or all colloquial
+# ("lines that do not end in").
 FILLERS = frozenset({"counted", "list", "item", "term", "number"})
 
 
 @dataclass(frozen=True)
 class Node:
-    """A tree of the grammar: it reads as English and as a regex.
+    """A tree of the grammar: it can be read as English and as a regex.
 
     `symbol`, a key of `GRAMMAR`, is written by `rule` in its plain phrasing number `phrasing`, with a tree for each of
     the rule's parts.
@@ -209,11 +209,11 @@ class Node:
         return self.rule.english[self.phrasing] % tuple(part.english for part in self.parts)
 
     def say(self, rng: random.Random, share: float = 1.0) -> str:
-        """Return the description as people say it, in words drawn at random; asks `rng` for `random()` alone.
+        """Return the colloquial description, in words drawn at random. It calls only `rng.random()`.
 
         Args:
-            rng: Where the words are drawn from.
-            share: Probability of colloquial words, for the frame as one and for each thing that fills it.
+            rng: The source of random numbers.
+            share: Probability of colloquial words: once for the whole frame, and once for each symbol that fills it.
         """
         return self._say(rng, share, frame_is_colloquial=_chance(rng, share))
 
@@ -230,17 +230,17 @@ class Node:
 
     @property
     def depth(self) -> int:
-        """Operators on the longest way down; a lone term has 0."""
+        """The number of operators on the longest path down the tree; a single term has 0."""
         return self.rule.is_operator + max((part.depth for part in self.parts), default=0)
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """The regexes of the terms, from left to right, which is the same in both views."""
+        """The regexes of the terms, from left to right; the order is the same in both views."""
         if self.symbol == "term":
             return (self.regex,)
         return tuple(term for part in self.parts for term in part.terms)
 
 
 def _chance(rng: random.Random, probability: float) -> bool:
-    """Return True with a probability; what is certain asks `rng` for nothing."""
+    """Return True with a probability. If it is 1, no random number is drawn."""
     return probability >= 1 or rng.random() < probability

@@ -1,4 +1,4 @@
-"""What a user should know of encoded rows before training: what their form leads to, and what they may not expect."""
+"""Notes for the user about the encoded rows, before training: what follows from their form, and what may surprise."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NUM_SAMPLED = 100  # rows that are checked, which takes milliseconds
 def notes_on_rows(
     train: EncodedPairs, views: EncodedPairs | None, encoder: PairEncoder, config: DataConfig, jepa: JEPAConfig
 ) -> list[str]:
-    """Return sentences on the training rows, and on view rows if there is a file of them."""
+    """Return sentences about the training rows, and about view rows if there is a file of them."""
     return [
         *_form(train, encoder, jepa),
         *_round_trips(train, encoder),
@@ -40,7 +40,7 @@ def is_chat(examples: Sequence[Example]) -> bool:
 
 def _form(train: EncodedPairs, encoder: PairEncoder, jepa: JEPAConfig) -> Iterator[str]:
     if encoder.chat is not None and not is_chat(train.examples):
-        yield "The tokenizer has a chat template; it is not used, for the rows are no chats (messages)."
+        yield "The tokenizer has a chat template; it is not used, because the rows are not chats (messages)."
     if len(train) and train.examples[0].code is None:
         yield (
             f"Rows hold one text; its first {jepa.jepa_split:.0%} of tokens is the text view, the rest the "
@@ -49,7 +49,7 @@ def _form(train: EncodedPairs, encoder: PairEncoder, jepa: JEPAConfig) -> Iterat
 
 
 def _round_trips(train: EncodedPairs, encoder: PairEncoder) -> Iterator[str]:
-    """Find answers that the tokenizer does not give back as they were: no model could get them exactly right."""
+    """Find answers that change when they are encoded and decoded: no model could get them exactly right."""
     both = zip(train.pairs, train.examples, strict=True)
     sample = list(islice(((pair, example) for pair, example in both if example.code is not None), _NUM_SAMPLED))
     changed = sum(
@@ -59,12 +59,12 @@ def _round_trips(train: EncodedPairs, encoder: PairEncoder) -> Iterator[str]:
     if changed:
         yield (
             f"The tokenizer does not give back {changed} of the first {len(sample)} answers as they were "
-            "(or max_length cut them): an exact match is out of reach for such rows."
+            "(or max_length cut them): such rows can never be an exact match."
         )
 
 
 def _terms(train: EncodedPairs, views: EncodedPairs | None, config: DataConfig, jepa: JEPAConfig) -> Iterator[str]:
-    """Say which rows have a JEPA term and which are under cross-entropy, where it is not all of them."""
+    """Say which rows have a JEPA term and which train cross-entropy, if that is not all of them."""
     without = len(train) - train.facts.num_jepa
     if not config.task_views:
         yield "The task's training rows train cross-entropy alone (task_views: false)."
@@ -73,7 +73,7 @@ def _terms(train: EncodedPairs, views: EncodedPairs | None, config: DataConfig, 
     if views is None:
         return
     if not config.trains_view_rows:
-        yield f"{len(views)} view rows made the tokenizer, and none is trained on (views_ratio: 0)."
+        yield f"{len(views)} view rows are used for the tokenizer only, not for training (views_ratio: 0)."
         return
     terms = ["the JEPA term"] if jepa.has_term and views.facts.num_jepa else []
     terms += ["cross-entropy"] if config.views_cross_entropy else []
@@ -82,11 +82,11 @@ def _terms(train: EncodedPairs, views: EncodedPairs | None, config: DataConfig, 
 
 
 def _begin_token(train: EncodedPairs, encoder: PairEncoder) -> Iterator[str]:
-    """Say where a chat template leaves out the begin token that the tokenizer puts before any other text."""
+    """Say if a chat template leaves out the begin token that the tokenizer puts before any other text."""
     if encoder.bos_ids and is_chat(train.examples) and train.pairs[0].text_ids[:1] != encoder.bos_ids:
         yield (
-            f"The tokenizer begins a text with {encoder.tokenizer.bos_token!r}, its chat template does not: rows have "
-            "no begin token, as in every other tool that uses the template."
+            f"The tokenizer begins a text with {encoder.tokenizer.bos_token!r}, its chat template does not. So rows "
+            "have no begin token, as in every other tool that uses the template."
         )
 
 
@@ -110,7 +110,7 @@ def _template_system(train: EncodedPairs, encoder: PairEncoder) -> Iterator[str]
 
 
 def _serving(train: EncodedPairs, encoder: PairEncoder) -> Iterator[str]:
-    """Say where a prompt has other tokens than a server of the chat template will send."""
+    """Say if the tokens of a prompt differ from those that a server makes with the chat template."""
     if encoder.chat is None:
         return
     chats = [example for example in islice(train.examples, _NUM_SAMPLED) if example.messages is not None]
@@ -123,13 +123,13 @@ def _serving(train: EncodedPairs, encoder: PairEncoder) -> Iterator[str]:
     shown = [encoder.tokenizer.convert_ids_to_tokens(ids[start:][:4]) for ids in (ours, theirs)]
     yield (
         f"{len(differing)} of the first {len(chats)} prompts are not those of apply_chat_template, which servers use: "
-        f"in {source} it has {shown[1]} where training has {shown[0]}. Names of control tokens in a message are one "
-        "cause, a template that writes today's date is another."
+        f"in {source} it has {shown[1]}, but training has {shown[0]}. Possible causes: a control token's name in a "
+        "message, or a template that writes today's date."
     )
 
 
 def _open_tags(train: EncodedPairs, encoder: PairEncoder) -> Iterator[str]:
-    """Say where a chat template opens a thought that the answers do not end."""
+    """Say if a chat template opens a tag that the answers do not close."""
     both = [
         (re.search(r"<(\w+)>\s*\Z", decode_ids(encoder.tokenizer, list(pair.bridge_ids))), encoder.answer(example))
         for pair, example in islice(zip(train.pairs, train.examples, strict=True), _NUM_SAMPLED)
@@ -139,8 +139,8 @@ def _open_tags(train: EncodedPairs, encoder: PairEncoder) -> Iterator[str]:
     if found:
         yield (
             f"The chat template opens <{found[0]}> before an answer, and {len(found)} of the first {len(both)} answers "
-            f"do not close it: servers will take such an answer for what is inside. Write </{found[0]}> into the "
-            "answers, or let the template not open it (chat_template_kwargs)."
+            f"do not close it: servers will treat such an answer as the content of the tag. Write </{found[0]}> into "
+            "the answers, or set chat_template_kwargs so that the template does not open it."
         )
 
 
