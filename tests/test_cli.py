@@ -891,6 +891,6 @@ def test_a_signal_stops_train_cleanly(name, code, tmp_path):
     assert train.returncode == code, stderr
     assert stdout == ""
     assert "Traceback" not in stderr and "\r" not in stderr
-    assert "the same command" in stderr
+    assert "the same command continues from there" in stderr
     assert not list(out.rglob("*.tmp")) and not (out / "DONE").exists()
     assert all(json.loads(line) for line in metrics.read_text().splitlines())

@@ -32,33 +32,32 @@ def home(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "code", "values"),
     [
-        ({"max_steps": 0}, "max_steps=0"),
-        ({"max_steps": -1, "num_train_epochs": 0}, "num_train_epochs=0"),
-        (
-            {"dataloader_drop_last": True, "per_device_train_batch_size": 64},
-            "there are 28 training rows",
-        ),
-        ({"jepa_distance": "infonce", "per_device_train_batch_size": 1}, "the JEPA term would do nothing"),
-        ({"jepa_gamma": 0.0, "jepa_lambda": 0.0}, "leave no loss"),
-        ({"jepa_loss_dropout": 1.0}, "jepa_loss_dropout=1.0"),
-        ({"train_file": "no_views.jsonl"}, "None of the 28 training rows has a JEPA term"),
-        ({"train_file": "empty.jsonl"}, "no row at all"),
-        ({"train_file": "one_code.jsonl", "shuffle_views": True}, "nothing to exchange"),
-        ({"test_file": "empty.jsonl"}, "no row at all"),
-        ({"metric": "number"}, "number can use no gold answer of 2 test rows"),
-        ({"metric": "choice"}, "choices"),
+        ({"max_steps": 0}, "value_out_of_range", ["max_steps=0"]),
+        ({"max_steps": -1, "num_train_epochs": 0}, "value_out_of_range", ["num_train_epochs=0"]),
+        ({"dataloader_drop_last": True, "per_device_train_batch_size": 64}, "batch_too_large", ["28", "64"]),
+        ({"jepa_distance": "infonce", "per_device_train_batch_size": 1}, "batch_too_small", ["infonce"]),
+        ({"jepa_gamma": 0.0, "jepa_lambda": 0.0}, "settings_conflict", ["jepa_lambda=0", "jepa_gamma=0"]),
+        ({"jepa_loss_dropout": 1.0}, "value_out_of_range", ["jepa_loss_dropout=1.0"]),
+        ({"train_file": "no_views.jsonl"}, "no_jepa_rows", ["28"]),
+        ({"train_file": "empty.jsonl"}, "file_empty", ["empty.jsonl"]),
+        ({"train_file": "one_code.jsonl", "shuffle_views": True}, "codes_all_equal", ["shuffle_views"]),
+        ({"test_file": "empty.jsonl"}, "file_empty", ["empty.jsonl"]),
+        ({"metric": "number"}, "no_usable_gold", ["scorer number", "2 test rows"]),
+        ({"metric": "choice"}, "no_usable_gold", ["scorer choice", "choices"]),
         (
             {"metric": "number", "test_file": "numbers.jsonl", "validation_generations": 4},
-            "number can use no gold answer of 4 validation rows",
+            "no_usable_gold",
+            ["scorer number", "4 validation rows", "validation_generations"],
         ),
     ],
 )
 @pytest.mark.parametrize("verb", ["train", "compare"])
-def test_a_run_that_would_do_nothing_is_refused_before_it_begins(home, capsys, tmp_path, verb, changes, words):
+def test_a_run_that_would_do_nothing_is_refused_before_it_begins(home, capsys, tmp_path, verb, changes, code, values):
     """No step, no row, no term, no answer that can be scored: exit 2, with what to change, and no log of training."""
     write("settings.yaml", [SETTINGS | changes])
     assert main([verb, "settings.yaml", "--out", "out"]) == 2
-    assert words in " ".join(capsys.readouterr().err.split())
+    error = " ".join(capsys.readouterr().err.split())
+    assert error.endswith(f"[{code}]") and all(value in error for value in values)
     assert not list(tmp_path.glob("out/**/metrics.jsonl"))

@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from llm_jepa.cli import main
-from llm_jepa.errors import ConfigError
 from llm_jepa.experiments.experiment import read_experiment
 from llm_jepa.objective import distances
 from llm_jepa.runs.folder import RunFolder
@@ -61,22 +60,25 @@ def test_no_code_of_a_folder_runs_where_nothing_is_trained(plugin, tiny_settings
 
 
 @pytest.mark.parametrize(
-    ("code", "name", "message"),
+    ("source", "name", "code", "values"),
     [
-        ("import nothing_of_this_name", "my_distances.py", "cannot be imported: ModuleNotFoundError"),
-        (CODE, "my_distance.py", "my_distance.py is not there. Did you mean my_distances.py?"),
-        (CODE, "nothing_of_this_name", "nothing_of_this_name cannot be imported"),
+        ("import nothing_of_this_name", "my_distances.py", "plugin_not_importable", ["ModuleNotFoundError"]),
+        (CODE.replace(f'"{NAME}"', '"cosine"'), "my_distances.py", "name_taken", ["'cosine'"]),
+        (CODE, "my_distance.py", "file_missing", ["my_distances.py"]),
+        (CODE, "nothing_of_this_name", "plugin_not_importable", []),
     ],
 )
-def test_a_plugin_that_cannot_be_imported_is_named(code, name, message, plugin, tiny_settings, monkeypatch):
-    plugin.write_text(code)
+def test_a_plugin_that_cannot_be_imported_is_named(
+    source, name, code, values, plugin, tiny_settings, monkeypatch, raises
+):
+    plugin.write_text(source)
     monkeypatch.chdir(plugin.parent)
-    with pytest.raises(ConfigError, match=message):
+    with raises(code, f"plugins: {name}", *values):
         read_run(tiny_settings(plugins=[name]))
 
 
-def test_a_name_that_no_plugin_registered_is_refused(plugin, tiny_settings):
-    with pytest.raises(ConfigError, match="jepa_distance='euclid'.*under plugins"):
+def test_a_name_that_no_plugin_registered_is_refused(plugin, tiny_settings, raises):
+    with raises("unknown_distance", "jepa_distance='euclid'", "plugins"):
         read_run(tiny_settings(plugins=[str(plugin)], jepa_distance="euclid"))
 
 

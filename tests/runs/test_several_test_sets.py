@@ -10,7 +10,6 @@ import pytest
 from llm_jepa.cli import main
 from llm_jepa.data.generated_files import with_files
 from llm_jepa.data.prepare import load_data
-from llm_jepa.errors import ConfigError
 from llm_jepa.files import read_json_lines
 from llm_jepa.runs.run import train_run
 from llm_jepa.runs.settings import read_run
@@ -65,11 +64,11 @@ def test_each_test_set_is_scored_and_kept_out_of_training(settings, tmp_path, ca
         }
 
 
-def test_another_main_test_set_is_another_run(settings, tmp_path):
+def test_another_main_test_set_is_another_run(settings, tmp_path, raises):
     """The order of the names says which one is the main one."""
     train_run(read_run(settings), 1, tmp_path / "run")
     swapped = dict(reversed(settings["test_files"].items()))
-    with pytest.raises(ConfigError, match="test_files was"):
+    with raises("settings_changed", "test_files", tmp_path / "run"):
         train_run(read_run(settings | {"test_files": swapped}), 1, tmp_path / "run")
 
 
@@ -94,16 +93,16 @@ def test_one_test_set_of_several_is_the_run_of_test_file(settings, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "code", "values"),
     [
-        ({"test_files": {"a/b": "x.jsonl"}}, "the name 'a/b'"),
-        ({"test_files": {}}, "test_files is empty"),
-        ({"test_files": {"own": ""}}, "must be the name of a file"),
-        ({"test_file": "other.jsonl"}, "name test rows twice"),
+        ({"test_files": {"a/b": "x.jsonl"}}, "name_not_allowed", ["test_files", "'a/b'"]),
+        ({"test_files": {}}, "value_empty", ["test_files"]),
+        ({"test_files": {"own": ""}}, "value_not_allowed", ["test_files.own=''"]),
+        ({"test_file": "other.jsonl"}, "settings_conflict", ["test_file", "test_files"]),
     ],
 )
-def test_names_and_files_that_cannot_be_test_sets_are_refused(settings, changes, words):
-    with pytest.raises(ConfigError, match=words):
+def test_names_and_files_that_cannot_be_test_sets_are_refused(settings, changes, code, values, raises):
+    with raises(code, *values):
         read_run(settings | changes)
 
 

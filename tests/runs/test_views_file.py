@@ -10,7 +10,6 @@ import torch
 
 from llm_jepa.cli import main
 from llm_jepa.data.digest import digest_rows
-from llm_jepa.errors import ConfigError
 from llm_jepa.evaluation.kept_embeddings import StoredEmbeddings
 from llm_jepa.experiments.compare import open_experiment, run_experiment
 from llm_jepa.files import read_json_lines
@@ -162,7 +161,7 @@ def test_an_experiment_is_run_and_each_run_tells_of_its_view_rows(transfer, quic
     assert "Of 8 held-out view pairs of" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_a_run_goes_on_with_the_same_view_rows_alone(transfer, tmp_path):
+def test_a_run_goes_on_with_the_same_view_rows_alone(transfer, tmp_path, raises):
     """Another file of views, or another ratio, is another run."""
     run = transfer[1]["jepa"]
     views = Path(run.data.views_file)
@@ -172,11 +171,11 @@ def test_a_run_goes_on_with_the_same_view_rows_alone(transfer, tmp_path):
     train_run(read_run(settings), 3, tmp_path / "run")
     for name in ("DONE", "eval.json"):
         (tmp_path / "run" / name).unlink()
-    with pytest.raises(ConfigError, match=r"views_ratio was 1.0 and is 0.5"):
+    with raises("settings_changed", "views_ratio", "1.0", "0.5"):
         train_run(read_run(settings | {"views_ratio": 0.5}), 3, tmp_path / "run")
     rows = copy.read_text().splitlines()
     copy.write_text("\n".join(reversed(rows)))  # one row moved might be one that is set aside
-    with pytest.raises(ConfigError, match="view_rows was 32 rows of sha256"):
+    with raises("resume_differs", "view_rows", "32 rows"):
         train_run(read_run(settings), 3, tmp_path / "run")
 
 
