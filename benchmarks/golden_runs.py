@@ -1,10 +1,11 @@
-"""Golden runs: what the code computes, to be compared before and after a change that should alter nothing.
+"""Golden runs: record the results of the code, to compare them before and after a change that should alter none.
 
     python benchmarks/golden_runs.py OUT                # run everything (minutes), write OUT/manifest.json
     python benchmarks/golden_runs.py NEW --against OUT  # the same; list every file that differs; exit 1 if any does
 
-The commands are those of the command line, so the script serves any version of the package (PYTHONPATH chooses it).
-Bits depend on the processor: compare folders of one machine. Times, paths and versions are left out of the comparison.
+The commands are those of the command line, so the script works with any version of the package (PYTHONPATH chooses
+it). Results depend on the processor in the last bits: compare folders of one machine. Times, paths and versions are
+not compared.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-# Left out of the comparison wherever they are: what a watch or another folder changes.
+# Not compared wherever they are: times, and what depends on the folder.
 VOLATILE = (
     "time",
     "tokens_per",
@@ -87,7 +88,7 @@ def make(out: Path) -> None:
 
 
 def chat(out: Path) -> None:
-    """Fine-tune LoRA matrices on messages, on the demo's plain model with a chat template; export what comes of it."""
+    """Fine-tune LoRA matrices on messages, on the demo's plain model with a chat template; export the result."""
     base = out / "demo" / "ntp-s82" / "model"
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.chat_template = TEMPLATE
@@ -145,7 +146,7 @@ def call(out: Path, *words: object) -> str:
 
 
 def keep(out: Path, name: str, *words: object) -> None:
-    """Run a command and keep what it prints, its closing JSON line left out: there may be a time in it."""
+    """Run a command and keep what it prints, except the JSON object at the end, which may contain a time."""
     lines = call(out, *words).replace(str(out), "OUT").splitlines()
     (out / name).write_text("\n".join(line for line in lines if not line.startswith("{")) + "\n")
 
@@ -158,7 +159,7 @@ def is_result(file: Path) -> bool:
 
 
 def digest(file: Path) -> str:
-    """Return the sha256 of a file; of JSON, without what a watch or another folder changes."""
+    """Return the sha256 of a file; for JSON, without times and what depends on the folder."""
     if file.suffix == ".json":
         content = json.dumps(lasting(json.loads(file.read_text())), sort_keys=True).encode()
     elif file.name == "metrics.jsonl":

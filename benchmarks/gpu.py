@@ -3,13 +3,14 @@
     python benchmarks/gpu.py                      # writes benchmarks/results/<gpu>.json
 
 Random weights in float32, steps in bf16 autocast, about --tokens useful tokens a step. Every variant has the device to
-itself, one after the other: --warm-up steps uncounted (compilers run in them), then --rounds. `step_ms` is the median;
-`ratio` is over `plain_sdpa` at the same length; memory is the peak of a step and what is held between steps. How a step
-is timed: step_timing.py.
+itself, one after the other: --warm-up steps that are not counted (compilers run in them), then --rounds. `step_ms` is
+the median; `ratio` is relative to `plain_sdpa` at the same length; memory is the peak of a step and what is held
+between steps. How a step is timed: step_timing.py.
 
-MFU is the work that plain training needs for the useful tokens, over what the device could do at its peak in the time
-of the step: views and padding earn nothing. The work of a token is 6 N + 12 L C T (PaLM, arXiv 2204.02311, appendix B),
-with N weights in matrix products (the head counts, the table of embeddings does not), L layers of width C, T tokens.
+MFU is the work that plain training needs for the useful tokens, divided by what the device could do at its peak in the
+time of the step. Views and padding do not count as work. The work of a token is 6 N + 12 L C T (PaLM, arXiv
+2204.02311, appendix B), with N weights in matrix products (the head counts, the table of embeddings does not), L layers
+of width C, T tokens.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def run(
     placement: Placement,
     pad_id: int,
 ) -> Timing:
-    """Time the steps of one variant; one that cannot run has the reason in `error`."""
+    """Time the steps of one variant; `error` is the reason if it cannot run."""
     try:
         loop = BareLoop(objective(name, model, args.k, pad_id), placement)
         loop.run(Chunk(batches[: args.warm_up], batches[args.warm_up :], range(args.rounds)))
@@ -144,10 +145,10 @@ def summarise(
     """Return the figures of the variants at one length.
 
     Args:
-        timings: What was seen, by variant.
+        timings: What was measured, by variant.
         tokens: Useful tokens of a step.
         flops: FLOPs that plain training needs for one of them.
-        peak_tflops: The device's peak, or None if it is not known; there is no MFU then.
+        peak_tflops: The device's peak; None if it is not known, so that there is no MFU.
     """
     base = timings[BASE]
     base_s = statistics.median(base.step_s) if base.error is None else None

@@ -3,10 +3,10 @@
     python benchmarks/large_file.py                     # 1 GB, in the temporary folder, deleted afterwards
     python benchmarks/large_file.py --megabytes 8 --load-megabytes 1
 
-Each line of the table is a process of its own. `MB above start` is the highest memory that it ever had, imports
-included, less what it had when the work began: never too low. The file was just written, so reading it measures
-this library and not the disk. `load in memory` and `load on disk` are the whole way to encoded pairs, of the first
-part of the file: encoding takes minutes for a GB whatever the memory.
+Each line of the table is measured in its own process. `MB above start` is the highest memory that it ever had,
+imports included, less what it had when the work began, so it is never too low. The file was just written, so reading it
+measures this library and not the disk. `load in memory` and `load on disk` are the whole way to encoded pairs, for a
+smaller file: encoding takes minutes for a GB.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def refuse_long_line(path: Path) -> int:
 
 
 def load(path: Path, in_memory: bool) -> int:
-    """Go the whole way to encoded pairs."""
+    """Load the file up to encoded pairs."""
     from llm_jepa.data.config import DataConfig
     from llm_jepa.data.prepare import load_data
     from llm_jepa.data.tokenizer import train_tokenizer
@@ -110,14 +110,14 @@ TASKS: dict[str, Callable[[Path], int]] = {
 def memory_bytes(name: str) -> int:
     """Return this process's memory now (VmRSS), or the most it ever had (VmHWM).
 
-    The system's `ru_maxrss` would not do: it begins at the memory of the process that started this one.
+    The system's `ru_maxrss` cannot be used: it begins at the memory of the process that started this one.
     """
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 def measure(task: str, path: Path) -> dict[str, Any]:
-    """Do a task in this process, and say what it took."""
+    """Do a task in this process, and return its time and memory."""
     import llm_jepa.data.prepare  # noqa: F401 (what every command has imported when it begins to read)
 
     start_bytes = memory_bytes("VmRSS")
@@ -137,7 +137,7 @@ def measure(task: str, path: Path) -> dict[str, Any]:
 
 
 def measure_apart(task: str, path: Path) -> dict[str, Any]:
-    """Do a task in a process of its own."""
+    """Do a task in a new process."""
     command = [sys.executable, str(Path(__file__).resolve()), "--task", task, "--path", str(path)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,11 +1,11 @@
-"""The cost of a training step of the nanoGPT drop-in: plain, with JEPA in one fused pass, and the literal way.
+"""The cost of a training step of the nanoGPT drop-in: plain, with JEPA in one fused pass, and with separate passes.
 
     python benchmarks/nanogpt_step.py                       # block 256, batch 12, 4 layers of 128, this machine's CPU
     python benchmarks/nanogpt_step.py --device cuda --dtype bf16 --n-layer 12 --n-embd 768 --block-size 1024
 
-`ratio` is the median over rounds of a variant's time over that of `nanogpt_style` in the same round: a model of the
-same size in the fewest lines, which is here for nothing else. Variants take turns, so that whatever else the machine
-does hits all alike. A step is forward, loss, backward, clipping to norm 1, AdamW, and the emptying of gradients.
+`ratio` is the median over rounds of a variant's time, divided by that of `nanogpt_style` in the same round: a model of
+the same size in few lines, used only here. Variants take turns, so that other work of the machine affects all of them
+equally. A step is forward, loss, backward, clipping to norm 1, AdamW, and clearing the gradients.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 class PlainGPT(nn.Module):
-    """GPT-2's architecture as a plain language model: the yardstick."""
+    """GPT-2's architecture as a plain language model, with which the variants are compared."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class PlainGPT(nn.Module):
 
 
 def three_forwards(model: GPT, idx: Tensor, targets: Tensor, k: int) -> Tensor:
-    """Return the loss of `jepa_loss` the literal way: the row, text [PRED], and code, each by itself."""
+    """Return the loss of `jepa_loss` with three passes: the row, text [PRED], and code, each by itself."""
     text = idx.shape[1] // 2
     _, ce_loss = model(idx, targets)
     prediction = model.encode_last_with_pred(idx[:, :text], k)
@@ -82,7 +82,7 @@ def three_forwards(model: GPT, idx: Tensor, targets: Tensor, k: int) -> Tensor:
 
 
 class Variant:
-    """One way to train, with a model and an optimizer of its own."""
+    """One way to train, with its own model and optimizer."""
 
     def __init__(self, model: nn.Module, loss: LossFunction) -> None:
         self.model, self.loss = model.train(), loss
@@ -135,7 +135,7 @@ def measure(variants: dict[str, Variant], args: argparse.Namespace) -> None:
     for turn in range(args.turns):
         size = (WARM_UP + COUNTED, args.batch_size, args.block_size + 1)
         rows = torch.randint(args.vocab_size, size, generator=generator).to(args.device)
-        first = turn % len(names)  # nobody always follows the same one
+        first = turn % len(names)  # so that no variant always follows the same one
         for name in names[first:] + names[:first]:
             for number, row in enumerate(rows):
                 idx, targets = row[:, :-1].contiguous(), row[:, 1:].contiguous()
@@ -143,7 +143,7 @@ def measure(variants: dict[str, Variant], args: argparse.Namespace) -> None:
 
 
 def summarise(variants: dict[str, Variant]) -> dict[str, dict[str, float]]:
-    """Return for each variant its median time, and the median and quartiles of its ratios to the yardstick."""
+    """Return for each variant its median time, and the median and quartiles of its ratios to `nanogpt_style`."""
     rows = {}
     for name, variant in variants.items():
         ratios = [each / plain for each, plain in zip(variant.seconds, variants[PLAIN].seconds, strict=True)]
@@ -195,14 +195,16 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--n-layer", type=int, default=4, help="blocks")
     parser.add_argument("--n-head", type=int, default=4, help="heads")
     parser.add_argument("--n-embd", type=int, default=128, help="width")
-    parser.add_argument("--vocab-size", type=int, default=65, help="tokens known: 65 characters of a small text")
+    parser.add_argument(
+        "--vocab-size", type=int, default=65, help="size of the vocabulary: 65 characters of a small text"
+    )
     parser.add_argument("--bias", action=argparse.BooleanOptionalAction, default=False, help="biases, as GPT-2 has")
     parser.add_argument("--jepa-k", type=int, default=1, help="[PRED] tokens")
     parser.add_argument("--turns", type=int, default=20, help=f"turns of {COUNTED} counted steps for each variant")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where steps run")
     parser.add_argument("--dtype", choices=["float32", "bf16"], default="float32", help="bf16: autocast")
-    parser.add_argument("--out", type=Path, help="also write the JSON there")
+    parser.add_argument("--out", type=Path, help="also write the JSON object to this file")
     return parser.parse_args(argv)
 
 

@@ -7,10 +7,10 @@
 Every variant trains on the same batches, in turn, in one process: plain, LLM-JEPA with a target without gradient and
 with a shared one, all weights or LoRA, float32 or bf16 autocast (on a processor with bf16 instructions, or where --only
 names it), full logits or `linear_cross_entropy` in chunks. `ratio` is the median over rounds of a variant's processor
-time over that of `plain` on the same batch. `peak_share` is the rate of the operations that plain training needs, over
-the rate of a matrix product of the same precision in the same process. Peak memory is that of the process during the
-step, over what it held before. Full fine-tunings share one model and one optimizer, LoRA variants another: the weights
-do not bear on the time.
+time, divided by that of `plain` on the same batch. `peak_share` is the rate of the operations that plain training
+needs, divided by the rate of a matrix product of the same precision in the same process. Peak memory is that of the
+process during the step, less what it held before. Full fine-tunings share one model and one optimizer, LoRA variants
+another, because the weights do not affect the time.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class ChunkedLLMJEPA(LLMJEPA):
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the table: a full name such as `stop_grad_lora_bf16_chunked` says what it is."""
+    """One row of the table. Its name says what it is, such as `stop_grad_lora_bf16_chunked`."""
 
     objective: str = PLAIN
     lora: bool = False
@@ -142,7 +142,7 @@ class Trained:
         return self.objectives[variant.objective, variant.chunked]
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return what is trained: each once."""
+        """Return each parameter that is trained once."""
         own = [each for each in self.model.parameters() if each.requires_grad]
         return own + [p for each in self.objectives.values() for p in each.predictor.parameters() if p.requires_grad]
 
@@ -164,7 +164,7 @@ class Trained:
 
 
 def _status(name: str) -> int:
-    """Return a figure of /proc/self/status in bytes; 0 where there is no such file."""
+    """Return a figure of /proc/self/status in bytes; 0 if there is no such file."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.is_file() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), 0)
@@ -172,7 +172,7 @@ def _status(name: str) -> int:
 
 def _begin_peak() -> int:
     """Begin a new peak of the process's memory; return what it holds now, without what earlier steps have freed."""
-    with suppress(OSError, AttributeError):  # glibc alone has it
+    with suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     file = Path("/proc/self/clear_refs")
     if file.exists():
@@ -198,8 +198,8 @@ def make_batches(shape: dict[str, Any], batch_size: int, number: int) -> list[li
 
 
 def product_gflops(*, bf16: bool) -> float:
-    """Return the rate of a square matrix product, GFLOP per processor second; the processor's peak for our purpose."""
-    size = 512 if bf16 else 1024  # without its instructions bf16 takes a hundred times as long
+    """Return the rate of a square matrix product, GFLOP per processor second; taken as the processor's peak."""
+    size = 512 if bf16 else 1024  # bf16 takes a hundred times as long without instructions for it
     one, other = (torch.randn(size, size).to(torch.bfloat16 if bf16 else torch.float32) for _ in range(2))
     one @ other
     start = time.process_time()
@@ -256,7 +256,7 @@ def measure(args: argparse.Namespace, say: Callable[[str], None] = print) -> dic
 
 
 def _plain_flops(models: dict[bool, Trained], loss_on: str, batches: list[list[Pair]]) -> list[int]:
-    """Return the operations that plain training of all weights needs for each batch; LoRA's where nothing else runs."""
+    """Return the operations that plain training of all weights needs for each batch; of LoRA if only LoRA runs."""
     trained = models.get(False) or models[True]
     trained.add(Variant(), loss_on)
     jepa = trained.of(Variant())
@@ -272,7 +272,7 @@ def _plain_flops(models: dict[bool, Trained], loss_on: str, batches: list[list[P
 
 
 def _figures(timing: Seen, plain: Seen | None, tokens: list[int], flops: list[int], peak: float) -> dict[str, Any]:
-    """Return medians over the rounds; rates are by processor time, which other processes hardly touch."""
+    """Return medians over the rounds; rates are by processor time, which other processes hardly affect."""
     ratios = [mine / theirs for mine, theirs in zip(timing.cpu_s, plain.cpu_s, strict=True)] if plain else []
     return {
         "step_s": statistics.median(timing.step_s),
@@ -338,12 +338,12 @@ def main(arguments: list[str] | None = None) -> None:
     add("--rounds", type=int, default=5, help="counted steps of each variant")
     add("--threads", type=int, default=1)
     add("--loss-on", choices=("code", "all"), default="code", help="labelled tokens: of the answer, or all")
-    add("--only", type=_names, metavar="NAMES", help="variants, by commas; ratios need plain")
+    add("--only", type=_names, metavar="NAMES", help="variants, separated by commas; ratios need plain")
     add("--generation", action="store_true", help="time answers too")
     add("--num-answers", type=int, default=300)
     add("--new-tokens", type=int, default=40)
     add("--answer-batch", type=int, default=256, help="prompts answered at once (generation_batch_size)")
-    add("--out", type=Path, metavar="FILE", help="write the record there")
+    add("--out", type=Path, metavar="FILE", help="write the record to this file")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     record = measure(args)

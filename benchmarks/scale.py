@@ -1,9 +1,9 @@
-"""What a step costs, moves and holds in memory, from one GPU to 64: worked out from shapes, not measured.
+"""What a step costs, sends and holds in memory, from one GPU to 64: computed from shapes, not measured.
 
     python benchmarks/scale.py                     # the tables of docs/scale.md
 
-Every number is a formula of this file. tests/benchmarks/test_scale.py holds the operations to PyTorch's counter, and
-the parameters and the saved activations to what small models hold; the rest follows from how DDP and FSDP2 work.
+Every number comes from a formula of this file. tests/benchmarks/test_scale.py checks the operations against PyTorch's
+counter, and the parameters and saved activations against small models; the rest follows from how DDP and FSDP2 work.
 
 Letters: B pairs on a device, T tokens of a plain row, k [PRED] tokens, C hidden size, V vocabulary.
 """
@@ -103,9 +103,9 @@ def forward_flops(shape: Shape, rows: int, width: int, head_positions: int) -> f
 
 
 def step_flops(shape: Shape, step: Step) -> float:
-    """Operations of forward and backward of a micro-batch on one device; recomputing not included.
+    """Operations of forward and backward of a micro-batch on one device, without recomputing.
 
-    A backward is twice its forward. The targets of stop_grad and ema have a forward only, without the head.
+    A backward is twice its forward. The targets of stop_grad and ema have only a forward, without the head.
     """
     main = 3 * forward_flops(shape, step.pairs, step.width, step.labels)
     return main + forward_flops(shape, *step.target_rows(), 0)
@@ -116,7 +116,7 @@ def activation_bytes(shape: Shape, step: Step, *, checkpointing: bool, mixed: bo
 
     Of each token, a layer keeps: two norms' inputs, in float32, and normed values; the input of the projections;
     queries, keys and values as attention reads them, and its output; of the feed-forward its input and four tensors
-    of its width. Under a mask of ours keys and values are repeated to the number of heads, and each layer keeps the
+    of its width. With our own mask, keys and values are repeated to the number of heads, and each layer keeps the
     mask as numbers. With checkpointing a layer keeps its input, and one layer at a time is recomputed. Of each
     labelled position, logits are kept: in half precision, in float32, and as log-probabilities. Scores of attention
     are not kept (fused kernels).
@@ -136,8 +136,8 @@ def activation_bytes(shape: Shape, step: Step, *, checkpointing: bool, mixed: bo
 def state_bytes(shape: Shape, *, devices: int, sharded: bool) -> float:
     """Bytes of weights, gradients and AdamW's two moments on one device: float32, computing in bfloat16.
 
-    DDP holds all of it, the buckets in which gradients travel, and autocast's bfloat16 copy of the weights. FSDP2
-    holds its share, and whole only what is being used: the outermost unit (embeddings, head) and two layers in
+    DDP holds all of it, the buckets in which gradients are sent, and autocast's bfloat16 copy of the weights. FSDP2
+    holds its share, and in full only what is in use: the outermost unit (embeddings, head) and two layers in
     bfloat16, and the gradient of one layer.
     """
     whole = 16 * shape.parameters
@@ -151,9 +151,9 @@ def state_bytes(shape: Shape, *, devices: int, sharded: bool) -> float:
 def moved_bytes(shape: Shape, step: Step, *, devices: int, sharded: bool, accumulation: int = 1) -> float:
     """Bytes that each device sends in an optimizer step.
 
-    DDP sums gradients, float32, once an optimizer step, whatever the objective. FSDP2 brings the weights together in
-    bfloat16 for the forward and for the backward of each micro-batch, once more the layers for the targets' forward
-    of stop_grad and ema, and sums gradients in bfloat16 into shares.
+    DDP sums gradients in float32, once an optimizer step, for every objective. FSDP2 gathers the weights in bfloat16
+    for the forward and for the backward of each micro-batch, and the layers once more for the targets' forward of
+    stop_grad and ema. It sums gradients in bfloat16 into shares.
     """
     others = (devices - 1) / devices
     if not sharded:

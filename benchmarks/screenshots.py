@@ -4,11 +4,11 @@
     python benchmarks/screenshots.py --scripts build/docs/index.html --out screenshots
 
 writes `desktop_light.png` (1280 x 800, the first screen) and `phone_light.png` (390 x 844), the same with `_page` at
-the end of the name (all of it), all of these in dark colours, and `paper.pdf`. It prints how wide and high the page
-is, and what it tried to load. Scripts run only with `--scripts`: a report has none, the documentation site has some.
+the end of the name (the whole page), all of these in dark colours, and `paper.pdf`. It prints the width and height of
+the page, and what it tried to load. Scripts run only with `--scripts`: a report has none, the documentation site has.
 
-No driver and no package: the browser is spoken to through a pipe, in the Chrome DevTools Protocol. CHROMIUM names
-another binary than those that are looked for.
+It needs no driver and no package: it controls the browser through a pipe, in the Chrome DevTools Protocol. To use a
+binary that is not found by itself, name it in CHROMIUM.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def find_browser() -> str | None:
 
 
 class Page:
-    """One page of a browser that may load nothing, and run no script unless `scripts` says so.
+    """One page of a browser that may load nothing, and runs scripts only if `scripts` is true.
 
     Attributes:
-        requests: Addresses that the page asked for besides its own.
-        complaints: What the browser logged: what the page's policy refused, for one.
+        requests: Addresses that the page asked for, except its own.
+        complaints: What the browser logged, such as what the page's policy refused.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Page:
         self.browser, self.height = browser, height
         self.requests: list[str] = []
         self.complaints: list[str] = []
-        visitor = browser.call("Target.createBrowserContext")["browserContextId"]  # remembers nothing of other pages
+        visitor = browser.call("Target.createBrowserContext")["browserContextId"]  # keeps nothing of other pages
         target = browser.call("Target.createTarget", url="about:blank", browserContextId=visitor)["targetId"]
         self.session = browser.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
@@ -79,7 +79,7 @@ class Page:
         return self.browser.call(method, self.session, **parameters)
 
     def resize(self, width: int, height: int) -> None:
-        """Set the size of the window in CSS pixels; below 500 it is a phone's, of two dots to a pixel."""
+        """Set the size of the window in CSS pixels; a width below 500 is a phone with two dots to a pixel."""
         mobile = width < 500
         metrics = {"deviceScaleFactor": 2 if mobile else 1, "mobile": mobile}
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, **metrics)
@@ -100,12 +100,12 @@ class Page:
                 return
 
     def size(self) -> tuple[int, int]:
-        """Return width and height of the whole page in CSS pixels: wider than the window, it scrolls sideways."""
+        """Return width and height of the page in CSS pixels. If it is wider than the window, it scrolls sideways."""
         found = self.call("Page.getLayoutMetrics")["cssContentSize"]
         return round(found["width"]), round(found["height"])
 
     def box(self, selector: str) -> tuple[float, float, float, float]:
-        """Return left, top, right and bottom of the first element that a CSS selector names, in CSS pixels."""
+        """Return left, top, right and bottom of the first element of a CSS selector, in CSS pixels."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         corners = self.call("DOM.getBoxModel", nodeId=node)["model"]["border"]
@@ -143,7 +143,7 @@ class Browser:
         """Call a method and wait for what it returns.
 
         Raises:
-            RuntimeError: If the browser refuses, or has gone.
+            RuntimeError: If the browser refuses, or has ended.
         """
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
@@ -161,7 +161,7 @@ class Browser:
                 return answer["result"]
 
     def events(self, session: str) -> Iterator[dict[str, Any]]:
-        """Yield the events of a page, those first that came during calls."""
+        """Yield the events of a page, first those that came during calls."""
         while True:
             event = self._waiting.pop(0) if self._waiting else self._read()
             if event.get("sessionId") == session and "method" in event:
@@ -183,7 +183,7 @@ class Browser:
 
 @contextmanager
 def running_browser() -> Iterator[Browser]:
-    """Start a headless browser with a profile of its own; end it afterwards.
+    """Start a headless browser with a new profile; end it afterwards.
 
     Raises:
         FileNotFoundError: If there is no Chromium.
@@ -193,11 +193,13 @@ def running_browser() -> Iterator[Browser]:
         raise FileNotFoundError(f"No Chromium found (looked for {', '.join(NAMES)}). Install one, or set CHROMIUM.")
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
-    # Out of the way of 3 and 4, where the browser expects its ends: WIRE puts them there.
+    # Not 3 and 4: the browser expects its ends there, and WIRE puts them there.
     ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (theirs_in, theirs_out)]
     os.close(theirs_in)
     os.close(theirs_out)
-    sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # root has none to go into
+    sandbox = (
+        ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    )  # Chromium has no sandbox for root
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         wired = [sys.executable, "-I", "-S", "-c", WIRE, *map(str, ends)]
         command = [*wired, binary, *FLAGS, *sandbox, f"--user-data-dir={profile}", "about:blank"]

@@ -3,10 +3,10 @@
     python benchmarks/shuffled_control.py                         # 7,000 rows of NL-RX-SYNTH, 300 steps: minutes
     python benchmarks/shuffled_control.py --out benchmarks/results/epyc_cpu_shuffled_control.json
 
-A model is trained on pairs by the JEPA term alone (InfoNCE, gradients through both views), once on the true pairs and
-once on those of the control. The held-out rows are of the same exchange as the training rows: if the exchange has a
-structure, a model that learned it is right on them too. Unrelated pairs cannot have less than log(batch) nats, but for
-chance.
+A model is trained on pairs with only the JEPA term (InfoNCE, gradients through both views), once on the true pairs and
+once on those of the control. The held-out rows come from the same exchange as the training rows. If the exchange has a
+structure, a model that learned it is right on them, too. For unrelated pairs, the loss cannot be below log(batch) nats,
+except by chance.
 """
 
 from __future__ import annotations
@@ -71,16 +71,16 @@ def held_out_infonce(
     learning_rate: float = 1e-3,
     seed: int = 0,
 ) -> float:
-    """Train on pairs by the JEPA term alone; return the mean InfoNCE of held-out pairs, in nats.
+    """Train on pairs with only the JEPA term; return the mean InfoNCE of held-out pairs, in nats.
 
     Args:
         task: The pairs.
         shuffle: What exchanges the code views of all pairs, held-out ones included; None for the true pairs.
         num_held_out: Pairs that are not trained on.
         steps: Optimizer steps.
-        batch_size: Pairs a step, and pairs among which a held-out one has its negatives.
-        learning_rate: Of AdamW, after a warm-up over a tenth of the steps.
-        seed: Of weights, order and exchange.
+        batch_size: Pairs in a step, and the number of pairs that a held-out pair is compared with.
+        learning_rate: That of AdamW, after a warm-up over a tenth of the steps.
+        seed: That of weights, order and exchange.
     """
     # The last pairs of a random order: what is held out must not depend on how the file is sorted.
     order = random.Random(seed).sample(range(len(task.pairs)), len(task.pairs))

@@ -6,15 +6,16 @@
 The comparisons are those of the product (`correct_for_many`, `verdict`); only the t-tests are done for many experiments
 at once, and the first experiments of each kind are compared with `compare_paired`.
 
-A run is the share of N test rows that it answers right. A row is answered right with a chance of its own, to which a
-run adds an effect of its seed; given that, answers are independent. Three spreads, and one that is not normal:
+The score of a run is the share of N test rows that it answers correctly. Each row has its own probability of a correct
+answer; the seed of a run adds an effect to it. Given these, answers are independent. Three spreads are normal, one is
+not:
 
-    rows     200 rows, seeds add 0.2 points   chance in the answers dominates
+    rows     200 rows, seeds add 0.2 points   chance in the answers has the larger effect
     both     500 rows, seeds add 1.5 points
-    seeds    5,000 rows, seeds add 3 points   what a seed does dominates
+    seeds    5,000 rows, seeds add 3 points   the seed has the larger effect
     skewed   500 rows, seeds add 1 point; one run in ten of each other arm loses 10 points more
 
-Letters: E experiments, A arms besides the baseline, S seeds, N test rows.
+Letters: E experiments, A arms without the baseline, S seeds, N test rows.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def draw(rng: np.random.Generator, kind: Kind, num: int, seeds: int, effects: Se
 def draw_new_rows(rng: np.random.Generator, num: int, seeds: int) -> tuple[Array, Array]:
     """Return the differences of an arm whose effect differs between rows, (E, 1, S), and its true mean, (E,).
 
-    Each experiment has 500 rows drawn anew; over all such rows the arm equals the baseline.
+    Each experiment draws 500 new rows. Over all such rows, the arm equals the baseline.
     """
     num_rows = 500
     gaining = rng.binomial(num_rows, 0.5, (num, 1))  # rows on which the arm is ahead by SPECIAL
@@ -125,7 +126,7 @@ def _by_compare_paired(differences: Array, arm: str, margin: float | None) -> Pa
 
 
 def _check_same(fast: PairedComparison, whole: PairedComparison) -> None:
-    """Make sure that the t-tests done at once are those of the product."""
+    """Make sure that these t-tests give the same results as those of the product."""
     for key in ("delta", "p_value", "p_margin", "ci"):
         found, expected = getattr(fast, key), getattr(whole, key)
         assert (found is None) == (expected is None), key
@@ -142,7 +143,7 @@ def rates_of(rng: np.random.Generator, kind: Kind, seeds: int, num: int, margin:
     one_arm       better or worse of an arm that equals the baseline
     three_arms    any better or worse of three such arms
     margin        an arm that loses exactly the margin is said not to be worse by more
-    family        any false statement: of four arms two equal the baseline, and two lose exactly the margin
+    family        any false statement about four arms: two equal the baseline, two lose exactly the margin
     """
     (one, three) = (compare(draw(rng, kind, num, seeds, [0.0] * arms)) for arms in (1, 3))
     loses = compare(draw(rng, kind, num, seeds, [-margin]), margin)

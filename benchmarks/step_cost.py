@@ -1,11 +1,11 @@
-"""The cost of a training step: this library, a bare PyTorch loop, the literal way and the published recipe's shape.
+"""The cost of a training step: this library, a bare PyTorch loop, separate passes and the published recipe's shape.
 
     python benchmarks/step_cost.py                                         # nano on this machine's CPU
     python benchmarks/step_cost.py --preset llama-1b --device cuda --dtype bf16 --sequential --length 512
     python benchmarks/step_cost.py --packing                               # packed against padded rows of mixed length
 
 All variants start from the same weights and train on the same batches of NL-RX-SYNTH pairs, grouped by length as
-in training. `ratio` is the median over rounds of a variant's time over that of `plain` on the same batch. How a
+in training. `ratio` is the median over rounds of a variant's time, divided by that of `plain`. How a
 step is timed: step_timing.py. What each variant computes: step_objectives.py. With --packing: step_packing.py.
 """
 
@@ -68,7 +68,7 @@ NUM_ANSWERS = 2000  # the test rows of SYNTH
 
 @dataclass(frozen=True)
 class Layout:
-    """What an objective must know besides the model.
+    """What an objective needs in addition to the model.
 
     Attributes:
         k: [PRED] tokens.
@@ -86,9 +86,9 @@ class Variant:
     """One row of the table.
 
     Attributes:
-        about: What it is, for --help.
-        make: From a model on its device to the objective.
-        is_slow: Whether it runs --slow-rounds rounds only. Its rows have one width, whatever the batch.
+        about: A description, for --help.
+        make: Makes the objective from a model on its device.
+        is_slow: Whether it runs only --slow-rounds rounds. Its rows have the same width in all batches.
     """
 
     about: str
@@ -189,7 +189,7 @@ def measure_packing(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def shown_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings of the call that bear on its figures."""
+    """Return the settings of the call that affect its figures."""
     return {name: value for name, value in vars(args).items() if name not in ("out", "variants")}
 
 
@@ -218,12 +218,12 @@ class ModelMaker:
 
 
 class Bench(ModelMaker):
-    """Batches, models and turns of one measurement.
+    """The batches, the models and the order of turns of one measurement.
 
     Args:
         args: The call.
         data: Tokenizer and encoded pairs.
-        folder: A folder for what the trainer may write.
+        folder: A folder where the trainer may write.
     """
 
     def __init__(self, args: argparse.Namespace, data: LoadedData, folder: str) -> None:
@@ -254,7 +254,7 @@ class Bench(ModelMaker):
 
         def run_chunk(number: int) -> None:
             bar.update()
-            # Every other chunk goes backwards, so that nobody always runs after the same neighbour.
+            # Every second chunk has the opposite order, so that no variant always runs after the same other one.
             for name in list(loops)[:: -1 if number % 2 else 1]:
                 num_rounds = self.args.slow_rounds if VARIANTS[name].is_slow else self.args.rounds
                 if chunk := first_rounds(self.chunks[number], num_rounds):
@@ -287,7 +287,7 @@ class Bench(ModelMaker):
 
 
 def load_pairs(folder: Path, num_pairs: int | None) -> tuple[LoadedData, str]:
-    """Return encoded NL-RX-SYNTH pairs, or generated ones where the files are not there, and which they are."""
+    """Return encoded NL-RX-SYNTH pairs, or generated ones if the files are missing, and which of both they are."""
     train, test = SYNTH / "nlrx_synth_train.jsonl", SYNTH / "nlrx_synth_test.jsonl"
     if train.is_file() and test.is_file():
         config, origin = DataConfig(train_file=str(train), test_file=str(test)), "NL-RX-SYNTH"
@@ -299,14 +299,14 @@ def load_pairs(folder: Path, num_pairs: int | None) -> tuple[LoadedData, str]:
 
 
 def load_mixed_pairs(folder: Path, num_pairs: int | None) -> tuple[LoadedData, str]:
-    """Return encoded GSM8K pairs, or, where the file is not there, generated ones that are stretched unevenly."""
+    """Return encoded GSM8K pairs, or, if the file is missing, generated ones of uneven lengths."""
     file = SYNTH / "gsm8k_200.jsonl"
     if file.is_file():
         config = DataConfig(train_file=str(file), max_length=4096, validation_size=0)
         return load_data(config, JEPAConfig()), "GSM8K"
     data, _ = load_pairs(folder, num_pairs or 200)
     generator = torch.Generator().manual_seed(SEED)
-    # Log-normal lengths, as those of GSM8K about are: a median of 128 tokens, one row in ten over 250.
+    # Log-normal lengths, about as in GSM8K: a median of 128 tokens, one row in ten over 250.
     for number, pair in enumerate(data.train.pairs):
         length = 128 * torch.randn((), generator=generator).mul(0.5).exp().item()
         data.train.pairs[number] = stretch(pair, max(8 + len(pair.bridge_ids), int(length)))
@@ -314,7 +314,7 @@ def load_mixed_pairs(folder: Path, num_pairs: int | None) -> tuple[LoadedData, s
 
 
 def stretch(pair: Pair, length: int) -> Pair:
-    """Return the pair with its views repeated, or cut, to fill a row of `length` tokens half and half.
+    """Return the pair with its views repeated, or cut, to fill a row of `length` tokens, half with each view.
 
     >>> pair = stretch(Pair([5, 6], [8, 9, 1], [2]), 9)
     >>> pair.text_ids, pair.bridge_ids, pair.code_ids
@@ -327,7 +327,7 @@ def stretch(pair: Pair, length: int) -> Pair:
 
 
 def make_batches(pairs: Sequence[Pair], batch_size: int, count: int) -> list[Batch]:
-    """Return the first `count` whole batches that training would see, going on to further epochs if need be."""
+    """Return the first `count` whole batches that training would see, from several epochs if need be."""
     if len(pairs) < batch_size:
         raise SystemExit(f"--batch-size is {batch_size}, but there are only {len(pairs)} pairs.")
     sampler = LengthGroupedSampler([len(pair) for pair in pairs], batch_size, SEED)
@@ -341,7 +341,7 @@ def make_batches(pairs: Sequence[Pair], batch_size: int, count: int) -> list[Bat
 
 
 def time_generation(bench: Bench) -> dict[str, float]:
-    """Time greedy answers of a random model to test prompts, NEW_TOKENS each unless it ends one by chance.
+    """Time greedy answers of a random model to test prompts: NEW_TOKENS each, unless it ends one by chance.
 
     It is the worst case of an evaluation: a trained model ends most answers early.
     """
@@ -355,7 +355,7 @@ def time_generation(bench: Bench) -> dict[str, float]:
         "num_answers": len(answers),
         "max_new_tokens": NEW_TOKENS,
         "tokens": sum(map(len, answers)),
-        "time_s": time.perf_counter() - start,  # the answers are on the CPU: the device is done
+        "time_s": time.perf_counter() - start,  # the answers are on the CPU, so the device has finished
     }
 
 
@@ -379,9 +379,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--variants", type=_names, default=list(VARIANTS), help="a,b,c (default all); plain always runs")
     add("--length", type=int, help="repeat the views of each pair to rows of this many tokens")
-    add("--published-width", type=int, default=PUBLISHED_WIDTH, help="pad the published shapes to (default 512)")
+    add("--published-width", type=int, default=PUBLISHED_WIDTH, help="width of the published shapes (default 512)")
     add("--num-pairs", type=int, help="use the first pairs only (default all)")
-    add("--sequential", action="store_true", help="one variant after the other, where memory does not hold all")
+    add("--sequential", action="store_true", help="one variant after the other, if memory cannot hold all")
     add("--packing", action="store_true", help="time packed against padded rows of mixed length, in passes over them")
     add("--pack-length", type=int, help="tokens of a packed row (default the longest pair of the batch)")
     add("--generation", action="store_true", help=f"also time greedy answers of {NEW_TOKENS} tokens")

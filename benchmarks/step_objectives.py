@@ -2,14 +2,14 @@
 
     Plain               next-token cross-entropy as transformers computes it
     Fused               this library: one forward for the row and its [PRED], one short one for the target
-    Separate            the literal way, batched: three padded forwards (row, text + [PRED], code)
+    Separate            separate passes, batched: three padded forwards (row, text + [PRED], code)
     PublishedThreePass  the shape of the published recipe: row, text and code in one batch of 3 B padded rows
     PublishedAdditive   its shape with an additive mask: row, and text beside code, in 2 B padded rows
 
-The published shapes are written from a description of the recipe. What makes their cost is kept: every row
-padded to PUBLISHED_WIDTH, gradients through all views, logits for every token of every row. What would change
-the loss is not: here the end token is trained and positions start from 0 in each view. So each class computes
-a loss of this library, and tests/benchmarks holds it to that.
+The published shapes are written from a description of the recipe. They have what causes its cost: every row
+padded to PUBLISHED_WIDTH, gradients through all views, logits for every token of every row. They do not have
+what would change the loss: here the end token is trained, and positions start from 0 in each view. So each
+class computes a loss of this library, which tests/benchmarks checks.
 
 Letters: B pairs, T tokens in a row, C hidden size, k [PRED] tokens.
 """
@@ -45,7 +45,7 @@ class Objective(Protocol):
         """Return the loss of a batch, a scalar with gradient."""
 
     def after_step(self) -> None:
-        """Do what belongs after the optimizer step."""
+        """Do what must be done after the optimizer step."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Padded(TensorGroup):
 
 
 class Plain:
-    """Next-token cross-entropy: the model's own forward with labels, nothing of this library in it."""
+    """Next-token cross-entropy: the model's own forward with labels, without this library."""
 
     @dataclass
     class Batch(TensorGroup):
@@ -105,7 +105,7 @@ class Plain:
 
 
 class Fused:
-    """This library's own pass, whatever the configuration; `ema` moves its slow copy after the step."""
+    """This library's own pass, with any configuration; `ema` updates its slow copy after the step."""
 
     def __init__(self, jepa: LLMJEPA, pad_id: int) -> None:
         self.module = jepa
@@ -149,7 +149,7 @@ class _ByHand:
 
 
 class Separate(_ByHand):
-    """Three forwards a step, each padded to its own longest row; the head runs on the row only.
+    """Three forwards a step, each padded to its own longest row; the head runs only on the row.
 
     With target `stop_grad` the code's forward keeps no gradient; with `shared` all three do.
     """
@@ -227,9 +227,9 @@ class PublishedThreePass(_Published):
 
 
 class PublishedAdditive(_Published):
-    """Rows, then text with [PRED] and code side by side: 2 B rows of the full width under a 4D additive mask.
+    """Rows, then text with [PRED] next to code: 2 B rows of the full width, with a 4D additive mask.
 
-    The mask is built in the step, as the recipe does. Padding sees earlier padding, or attention over it
+    The mask is built in the step, as in the recipe. Padding sees earlier padding, because attention over nothing
     would be 0 / 0.
     """
 

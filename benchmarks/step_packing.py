@@ -1,14 +1,14 @@
-"""`step_cost.py --packing`: packed against padded rows, in useful tokens a second over the same pairs of mixed length.
+"""`step_cost.py --packing`: useful tokens a second of packed and of padded rows, on the same pairs of mixed length.
 
-A pass is one epoch over the pairs, cut into batches of the same number of pairs in each layout:
+A pass is one epoch over the pairs, in batches with the same number of pairs in each layout:
 
     padded_random    rows in random order, each batch padded to its longest
-    padded_grouped   batches of like length, the default of training without packing
+    padded_grouped   batches of similar length, the default of training without packing
     packed           rows in random order, several pairs to a row: the default of training with packing
 
-Layouts take turns pass by pass, each with a model of its own that starts from the same weights. `ratio` is the median
-over passes of a layout's useful tokens a second (text, bridge, code; no padding, no view) over those of
-`padded_grouped` under the same objective. Laying out is timed apart, as in the rest of this benchmark.
+Layouts take turns pass by pass, each with its own model, which starts from the same weights. `ratio` is the median
+over passes of a layout's useful tokens a second (text, bridge, code; no padding, no view), divided by those of
+`padded_grouped` with the same objective. Making the batches is timed separately, as in the rest of this benchmark.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ OBJECTIVES = {"plain": 0.0, "jepa": 1.0}  # jepa_lambda
 
 @dataclass
 class Seen:
-    """What was seen of one layout: for each pass the seconds of its steps, of the processor, and of laying out."""
+    """Measurements of one layout: for each pass the seconds of its steps, of the processor, and of making batches."""
 
     step_s: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""From the times that `step_cost.py` took to figures, and to a table of 80 columns."""
+"""Turns the times that `step_cost.py` measured into figures, and into a table of 80 columns."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def summarise(
     """Return the figures of each variant, plain JSON values; times in ms.
 
     `tokens_per_s` counts text, bridge and code. `mfu` is the work that plain training needs for these tokens,
-    over what the device could do at its peak in the same time, so padding and further passes earn nothing; None
-    without a known peak. A variant that could not run has `error` alone.
+    divided by what the device could do at its peak in the same time: padding and further passes do not count as
+    work. It is None if the peak is not known. A variant that could not run has only `error`.
     """
     tokens = [sum(map(len, batch)) for chunk in chunks for batch in chunk.batches]
     plain = timings[PLAIN]
@@ -41,7 +41,7 @@ def summarise(
 def _figures(timing: Timing, plain: Timing, tokens: Sequence[int], peak_tokens_per_s: float | None) -> dict[str, Any]:
     if timing.error is not None:
         return {"error": timing.error}
-    rounds = len(timing.step_s)  # fewer than plain's, the first of them, where a variant is slow
+    rounds = len(timing.step_s)  # a slow variant has only the first rounds of plain
     tokens_per_s = statistics.median(
         count / seconds for count, seconds in zip(tokens[:rounds], timing.step_s, strict=True)
     )
@@ -53,7 +53,7 @@ def _figures(timing: Timing, plain: Timing, tokens: Sequence[int], peak_tokens_p
         "flops_ratio": timing.flops / plain.flops,
         "tokens_per_s": tokens_per_s,
         "collate_ms": 1e3 * statistics.median(timing.collate_s) if timing.collate_s else None,
-        # As if the variant were alone on the device, whatever the others hold.
+        # As if the variant were alone on the device, without what the others hold.
         "peak_gib": (timing.held_bytes + timing.extra_bytes) / 2**30 if timing.extra_bytes else None,
         "mfu": tokens_per_s / peak_tokens_per_s if peak_tokens_per_s else None,
     }

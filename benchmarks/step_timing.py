@@ -1,11 +1,11 @@
 """How `step_cost.py` times training steps: variants in turn, on the same batches, in one process.
 
-What is timed: the batch's way to the device, forward, loss, backward, clipping to norm 1, the optimizer step
-(fused AdamW, weight decay 0), the move of a slow copy, and the emptying of the gradients. What is left out:
-laying out the batch, which is timed apart, and which a data loader can do ahead.
+Timed: moving the batch to the device, forward, loss, backward, clipping to norm 1, the optimizer step (fused
+AdamW, weight decay 0), the update of a slow copy, and clearing the gradients. Not timed with them: making the
+batch, which is timed separately, and which a data loader can do in advance.
 
-Variants take turns in chunks of CHUNK batches, so that whatever else the machine does hits all alike. A chunk
-begins with WARM_UP steps that are not counted: in training a step finds the caches as its own last step left them.
+Variants take turns in chunks of CHUNK batches, so that other work of the machine affects all of them equally. A
+chunk begins with WARM_UP steps that are not counted, because in training the caches hold data of the step before.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from step_objectives import Objective
 
 CHUNK = 5
 WARM_UP = 2
-LEARNING_RATE = 1e-4  # small enough that no variant diverges; it does not bear on the time
+LEARNING_RATE = 1e-4  # small enough that no variant diverges; it does not affect the time
 MAX_GRAD_NORM = 1.0
-ROWS_COUNTED = 2  # rows that stand for all where every row has the same width
+ROWS_COUNTED = 2  # rows that are counted for all if every row has the same width
 
 Batch = Sequence[Pair]
 
@@ -70,15 +70,15 @@ class Chunk:
 
 @dataclass
 class Timing:
-    """What was seen of one variant; lists hold one entry a round.
+    """Measurements of one variant; lists hold one entry a round.
 
     Attributes:
         step_s: Seconds of a step.
-        cpu_s: Processor seconds of a step, all threads of this process together; CPU runs only. Other processes
-            on the machine hardly touch it, threads that spin while they wait for each other do.
-        collate_s: Seconds of laying out its batch, on the CPU.
-        loop_s: Seconds from the end of the step before to the end of this one; the trainer's only.
-        extra_bytes: The most that a step allocated on top of what was there before it; CUDA only.
+        cpu_s: Processor seconds of a step, all threads of this process together; only on a CPU. Other processes
+            hardly affect it, but threads that wait actively for each other do.
+        collate_s: Seconds of making its batch, on the CPU.
+        loop_s: Seconds from the end of the step before to the end of this one; only of the trainer.
+        extra_bytes: The most that a step allocated in addition to what was there before it; only on CUDA.
         held_bytes: What the variant holds between steps.
         flops: FLOPs of forward and backward on the counted batches.
         error: Why the variant could not run, if it could not.
@@ -94,7 +94,7 @@ class Timing:
     error: str | None = None
 
     def add(self, meter: Meter) -> None:
-        """Take in a counted step."""
+        """Add a counted step."""
         self.step_s.append(meter.seconds)
         self.extra_bytes = max(self.extra_bytes, meter.extra_bytes)
         if not meter.placement.is_cuda:
@@ -154,7 +154,7 @@ class BareLoop:
         self.optimizer.zero_grad()
 
     def run(self, chunk: Chunk) -> None:
-        """Train on a chunk and note the times; a variant that runs out of device memory is out from then on."""
+        """Train on a chunk and note the times; a variant that runs out of device memory is not run again."""
         if self.timing.error is not None:
             return
         try:
@@ -180,11 +180,11 @@ class BareLoop:
 
 
 class TrainerLoop:
-    """`JEPATrainer` on the same batches in the same order, at its own settings but for rate and schedule.
+    """`JEPATrainer` on the same batches in the same order, with its own settings except for rate and schedule.
 
-    One call of `train()` goes through all chunks, since every call would lay its data loader, scheduler and
-    memory out anew; before each chunk the trainer pauses while the other variants run theirs. Its step is timed
-    from `on_step_begin` to `on_step_end`; `loop_s` also holds fetching and laying out the batch, and the log.
+    One call of `train()` runs all chunks, because every call would make a new data loader and scheduler, and
+    allocate its memory again. Before each chunk the trainer pauses while the other variants run theirs. Its step is
+    timed from `on_step_begin` to `on_step_end`; `loop_s` also contains fetching and making the batch, and the log.
 
     Args:
         jepa: The model, with `jepa_lambda` 0.
@@ -265,7 +265,7 @@ class _Watch(TrainerCallback):
 
 
 def make_chunks(batches: Sequence[Batch], num_rounds: int) -> list[Chunk]:
-    """Deal batches out to chunks; `num_batches(num_rounds)` of them are needed.
+    """Divide batches into chunks; `num_batches(num_rounds)` batches are needed.
 
     >>> [(len(chunk.warm_up), len(chunk.batches), chunk.rounds) for chunk in make_chunks([[]] * 11, 7)]
     [(2, 5, range(0, 5)), (2, 2, range(5, 7))]
@@ -292,14 +292,14 @@ def first_rounds(chunk: Chunk, num_rounds: int) -> Chunk | None:
 def count_flops(objective: Objective, batches: Sequence[Batch], placement: Placement, same_width: bool) -> int:
     """Return the FLOPs of forward and backward on `batches`: matrix products and attention, padding included.
 
-    Attention is counted over all T * T places, masked or not. On a CPU it is taken apart into matrix products
-    for this, for PyTorch's counter knows only the fused kernels of GPUs.
+    Attention is counted over all T * T places, masked or not. On a CPU it is computed as matrix products for this,
+    because PyTorch's counter knows only the fused kernels of GPUs.
 
     Args:
         objective: What is counted.
         batches: The batches.
         placement: Where and in which precision.
-        same_width: Whether rows have the same width in any batch, so that a few stand for all.
+        same_width: Whether rows have the same width in all batches, so that a few can be counted for all.
     """
     counter = FlopCounterMode(display=False)
     total = 0.0
@@ -322,7 +322,7 @@ def held_bytes(module: nn.Module, optimizer: Any) -> int:
 
 
 def release_memory() -> None:
-    """Give back what a variant that is gone has left on the device."""
+    """Free what a variant that no longer exists has left on the device."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

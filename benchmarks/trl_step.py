@@ -1,14 +1,14 @@
-"""Plain training beside TRL's SFTTrainer: the same rows in the same order, loss and time of each step.
+"""Plain training compared with TRL's SFTTrainer: the same rows in the same order, loss and time of each step.
 
     pip install -e '.[trl]'
     python benchmarks/trl_step.py
 
-`JEPATrainer` with jepa_lambda 0 and `SFTTrainer` start from the same weights and train on the same batches at the same
-settings: rows padded to the longest of the batch, labels on all tokens, AdamW, clipping to norm 1, a constant rate, no
-gradient checkpointing. They take turns, run by run, in alternating order; the first WARM_UP steps of a run are not
-counted. `ratio` is the median over runs of the median time of ours over TRL's: a step is the time between
-`on_step_begin` and `on_step_end`, a loop the time from one step's end to the next's, fetching and laying out included.
-The two loss curves must agree within TOLERANCE, or the exit code is 3.
+`JEPATrainer` with jepa_lambda 0 and `SFTTrainer` start from the same weights and train on the same batches. Their
+settings are the same: rows padded to the longest of the batch, labels on all tokens, AdamW, clipping to norm 1, a
+constant rate, no gradient checkpointing. They take turns, run by run, in alternating order; the first WARM_UP steps of a
+run are not counted. `ratio` is the median over runs of our median time divided by TRL's. A step is the time between
+`on_step_begin` and `on_step_end`; a loop is the time from one step's end to the next's, with fetching and making
+batches. The two loss curves must agree within TOLERANCE, or the exit code is 3.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Watch(TrainerCallback):
 def measure(
     batches: Sequence[Sequence[Pair]], args: argparse.Namespace, maker: ModelMaker, folder: str
 ) -> dict[str, list[Watch]]:
-    """Run both trainers `args.runs` times in alternating order; return what was seen, by trainer."""
+    """Run both trainers `args.runs` times in alternating order; return the measurements, by trainer."""
     seen: dict[str, list[Watch]] = {OURS: [], TRL: []}
     pairs = [pair for batch in batches for pair in batch]
     build = {OURS: _ours, TRL: _trl}
@@ -121,7 +121,7 @@ def measure(
 
 
 def _settings(args: argparse.Namespace, folder: str) -> dict[str, Any]:
-    """Settings of transformers that both trainers get; where their defaults differ, it is said here."""
+    """Settings of transformers for both trainers, among them all whose defaults differ."""
     return {
         "output_dir": folder,
         "per_device_train_batch_size": args.batch_size,
