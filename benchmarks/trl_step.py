@@ -5,8 +5,8 @@
 
 `JEPATrainer` with jepa_lambda 0 and `SFTTrainer` start from the same weights and train on the same batches. Their
 settings are the same: rows padded to the longest of the batch, labels on all tokens, AdamW, clipping to norm 1, a
-constant rate, no gradient checkpointing. They take turns, run by run, in alternating order; the first WARM_UP steps of a
-run are not counted. `ratio` is the median over runs of our median time divided by TRL's. A step is the time between
+constant rate, no gradient checkpointing. They take turns, run by run, in alternating order; the first WARM_UP steps of
+a run are not counted. `ratio` is the median over runs of our median time divided by TRL's. A step is the time between
 `on_step_begin` and `on_step_end`; a loop is the time from one step's end to the next's, with fetching and making
 batches. The two loss curves must agree within TOLERANCE, or the exit code is 3.
 """
