@@ -25,7 +25,7 @@ from llm_jepa.data.prepare import load_data
 from llm_jepa.data.rows import read_examples
 from llm_jepa.data.splits import split_validation
 from llm_jepa.data.tokenizer import decode_ids, train_tokenizer
-from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
+from llm_jepa.errors import LLMJEPAError
 from llm_jepa.objective import FusedCollator, JEPAConfig
 from llm_jepa.objective.documents import IGNORED
 from llm_jepa.runs import run as run_module
@@ -66,40 +66,40 @@ def encode(tokenizer, *examples: Example, **settings):
     return encode_examples(examples, encoder, encoder.config).pairs
 
 
-def refusal(act: Callable[[], object]) -> str:
-    """Return the message of the error that a user gets; empty if there was none."""
+def refusal(act: Callable[[], object]) -> tuple[str | None, str]:
+    """Return code and message of the error that a user gets; None and nothing if there was none."""
     try:
         act()
     except LLMJEPAError as error:
-        return str(error)
-    return ""
+        return error.code, str(error)
+    return None, ""
 
 
-# What stands on line 501, and what the message must say; None: it is a row like any other, or no row.
-LINES: dict[str, tuple[bytes, list[str] | None]] = {
-    "a value is missing": (b'{"text": "a", "code": }', ["not valid JSON: expecting value at column 23"]),
-    "the line is cut": (b'{"text": "a", "code": "b"', ["not valid JSON", "column 26"]),
-    "a quote is missing": (b'{"text": "a, "code": "b"}', ["not valid JSON", "column 15"]),
-    "a comma at the end": (b'{"text": "a", "code": "b",}', ["not valid JSON", "column 2"]),
-    "single quotes": (b"{'text': 'a', 'code': 'b'}", ["not valid JSON", "column 2"]),
-    "two objects on a line": (GOOD + GOOD, ["not valid JSON: extra data", "column 48"]),
-    "plain text": (b"lines with a dog", ["not valid JSON", "column 1"]),
-    "a list": (b'["a", "b"]', ["found a list, expected one JSON object"]),
-    "the start of an array": (b"[", ["write one object per line"]),
-    "a string": (b'"a"', ["found a string"]),
-    "null": (b"null", ["found null"]),
-    "a key twice": (b'{"text": "a", "text": "b", "code": "c"}', ["'text' stands twice"]),
-    "nested without end": (b"[" * 50_000, ["cannot be read"]),
-    "a number of a million digits": (b'{"text": "a", "code": ' + b"9" * 10**6 + b"}", ["cannot be read"]),
-    "not UTF-8": (b'{"text": "a\xff", "code": "b"}', ["not valid UTF-8 at byte 12"]),
-    "UTF-16": ('{"text": "a"}'.encode("utf-16"), ["not valid UTF-8"]),
-    "no field": (b"{}", ["found the fields (none)"]),
-    "other fields": (b'{"question": "a", "answer": "b"}', ["question, answer", "text_column"]),
-    "a longer line than the cap": (b'{"text": "' + b"a" * 2000 + b'", "code": "b"}', ["longer than 1,500,000 bytes"]),
-    "a blank line": (b" \t", None),
-    "further fields": (b'{"text": "a", "code": "b", "id": 7}', None),
-    "white space around": (b'  {"text" : "a" ,"code":"b"}  ', None),
-    "escaped characters": (rb'{"text": "\u2028\ud83d\ude00\t", "code": "b"}', None),
+# What is on line 501; the code, and values that the message must have; None: it is a row like any other, or no row.
+LINES: dict[str, tuple[bytes, str | None, list[str]]] = {
+    "a value is missing": (b'{"text": "a", "code": }', "not_json", ["column 23"]),
+    "the line is cut": (b'{"text": "a", "code": "b"', "not_json", ["column 26"]),
+    "a quote is missing": (b'{"text": "a, "code": "b"}', "not_json", ["column 15"]),
+    "a comma at the end": (b'{"text": "a", "code": "b",}', "not_json", ["column 2"]),
+    "single quotes": (b"{'text': 'a', 'code': 'b'}", "not_json", ["column 2"]),
+    "two objects on a line": (GOOD + GOOD, "not_json", ["extra data", "column 48"]),
+    "plain text": (b"lines with a dog", "not_json", ["column 1"]),
+    "a list": (b'["a", "b"]', "row_not_object", ["a list"]),
+    "the start of an array": (b"[", "not_json", ["array"]),
+    "a string": (b'"a"', "row_not_object", ["a string"]),
+    "null": (b"null", "row_not_object", ["null"]),
+    "a key twice": (b'{"text": "a", "text": "b", "code": "c"}', "key_repeated", ["'text'"]),
+    "nested without end": (b"[" * 50_000, "not_json", []),
+    "a number of a million digits": (b'{"text": "a", "code": ' + b"9" * 10**6 + b"}", "not_json", []),
+    "not UTF-8": (b'{"text": "a\xff", "code": "b"}', "not_utf8", ["byte 12"]),
+    "UTF-16": ('{"text": "a"}'.encode("utf-16"), "not_utf8", ["UTF-16"]),
+    "no field": (b"{}", "column_missing", ["(none)"]),
+    "other fields": (b'{"question": "a", "answer": "b"}', "column_missing", ["question, answer", "text_column"]),
+    "a longer line than the cap": (b'{"text": "' + b"a" * 2000 + b'", "code": "b"}', "line_too_long", ["1,500,000"]),
+    "a blank line": (b" \t", None, []),
+    "further fields": (b'{"text": "a", "code": "b", "id": 7}', None, []),
+    "white space around": (b'  {"text" : "a" ,"code":"b"}  ', None, []),
+    "escaped characters": (rb'{"text": "\u2028\ud83d\ude00\t", "code": "b"}', None, []),
 }
 
 
@@ -109,7 +109,7 @@ def test_c1_every_crafted_line_is_decided_as_specified_with_file_and_line(tmp_pa
     monkeypatch.setattr(json_lines, "MAX_LINE_BYTES", cap)
     path = tmp_path / "train.jsonl"
     with fault_row("C1", "a broken line at line 501", len(LINES)) as row:
-        for name, (line, words) in LINES.items():
+        for name, (line, code, values) in LINES.items():
             line = line.replace(b"a" * 2000, b"a" * cap)
             path.write_bytes((GOOD + b"\n") * NUM_BEFORE + line + b"\n" + GOOD + b"\n")
             messages = [
@@ -117,11 +117,11 @@ def test_c1_every_crafted_line_is_decided_as_specified_with_file_and_line(tmp_pa
                 for kept in (True, False)
             ]
             assert messages[0] == messages[1]
-            if words is None:
-                assert not messages[0], name
-            else:
-                assert messages[0].startswith(f"{path}:501: "), (name, messages[0])
-                assert all(word in messages[0] for word in words), (name, messages[0])
+            found, message = messages[0]
+            assert found == code, (name, message)
+            if code is not None:
+                assert message.startswith(f"{path}:501: "), (name, message)
+                assert all(value in message for value in values), (name, message)
                 rest = read_examples(str(path), DataConfig(on_broken="drop")).examples
                 assert [rest[-2].source, rest[-1].source] == [f"{path}:500", f"{path}:502"]
             row.passed += 1
@@ -137,8 +137,8 @@ def test_c2_what_is_no_text_is_refused_by_line_and_never_turned_into_text(tmp_pa
             for column in ("text", "code"):
                 line = json.dumps({"text": "a", "code": "b", column: value}).encode()
                 path.write_bytes((GOOD + b"\n") * NUM_BEFORE + line + b"\n")
-                message = refusal(lambda: read_examples(str(path), DataConfig()))
-                assert message.startswith(f"{path}:501: {column} holds {name}, expected a string")
+                code, message = refusal(lambda: read_examples(str(path), DataConfig()))
+                assert code == "wrong_type" and message.startswith(f"{path}:501: {column} holds {name}")
                 row.passed += 1
         path.write_bytes(b'{"text": "2024-01-01", "code": "2024-01-02T03:04:05"}\n' * 3)
         assert read_examples(str(path), DataConfig()).examples[0].code == "2024-01-02T03:04:05"
@@ -151,18 +151,12 @@ def test_c3_a_file_of_two_schemas_is_refused_with_both(tmp_path, fault_row):
     path, other = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
     renamed = b'{"prompt": "lines with a cat", "completion": ".*cat.*"}'
     with fault_row("C3", "two schemas in one file, in either order", 2) as row:
-        for first, second, words in (
-            (
-                GOOD,
-                renamed,
-                "found prompt and completion, but {0}:1 has text and code (fields here: prompt, completion)",
-            ),
-            (renamed, GOOD, "found text and code, but {0}:1 has prompt and completion (fields here: text, code)"),
-        ):
+        names = ("text and code", "prompt and completion")
+        for first, second, before, here in ((GOOD, renamed, *names), (renamed, GOOD, *names[::-1])):
             path.write_bytes(first + b"\n" + second + b"\n")
-            message = refusal(lambda: read_examples(str(path), DataConfig()))
-            assert message.startswith(f"{path}:2: ")
-            assert words.format(path) in message
+            code, message = refusal(lambda: read_examples(str(path), DataConfig()))
+            assert code == "form_differs" and message.startswith(f"{path}:2: ")
+            assert 0 < message.index(here) < message.index(f"{path}:1 has {before}")
             row.passed += 1
     path.write_bytes(GOOD + b"\n")
     other.write_bytes(renamed + b"\n")
@@ -193,8 +187,8 @@ def test_c4_what_editors_change_changes_no_row_and_an_empty_file_is_refused(tmp_
     expected = rows(clean)
     with fault_row("C4", "the same rows saved in another way; an empty file", len(SAVED) + 1) as row:
         row.passed += sum(rows(change(clean)) == expected for change in SAVED.values())
-        message = refusal(lambda: rows(b""))
-        row.passed += message.startswith(f"{path}: found no row at all. Expected rows with")
+        code, message = refusal(lambda: rows(b""))
+        row.passed += code == "file_empty" and message.startswith(f"{path}: ")
     assert row.passed == row.tried
 
 
@@ -207,10 +201,10 @@ def test_c5_any_string_is_kept_to_the_character_or_refused_by_line(tmp_path, fau
         for _ in range(row.tried):
             text = "x" + "".join(draw.choices(tricky, k=draw.randrange(1, 9)))
             path.write_text(json.dumps({"text": text, "code": "b"}) + "\n")
-            message = refusal(lambda: encode(tokenizer, *read_examples(str(path), DataConfig()).examples))
+            code, message = refusal(lambda: encode(tokenizer, *read_examples(str(path), DataConfig()).examples))
             lone = any("\ud800" <= char <= "\udfff" for char in json.loads(json.dumps(text)))
-            if message:
-                assert message.startswith(f"{path}:1: ")
+            if code is not None:
+                assert code == "character_not_allowed" and message.startswith(f"{path}:1: ")
                 assert "\0" in text or lone
                 refused += 1
             else:
@@ -228,8 +222,8 @@ def test_c6_no_pair_is_made_of_a_view_that_holds_nothing(fault_row):
     with fault_row("C6", "an empty or blank view", len(rows)) as row:
         for text, code in rows:
             bad, good = Example(text, code, source="train.jsonl:1"), Example("a", "b", source="train.jsonl:2")
-            message = refusal(lambda bad=bad: encode(tokenizer, bad))
-            assert message.startswith("train.jsonl:1: the ")
+            code, message = refusal(lambda bad=bad: encode(tokenizer, bad))
+            assert code == "view_empty" and message.startswith("train.jsonl:1: ")
             encoder = PairEncoder(tokenizer, DataConfig(on_empty="drop"))
             encoded = encode_examples([bad, good], encoder, encoder.config)
             batch = FusedCollator(JEPAConfig(), encoder.pad_id)(encoded.pairs)
@@ -243,8 +237,9 @@ def test_c7_long_rows_are_refused_dropped_or_cut_and_none_is_lost_in_silence(fau
     tokenizer = make_tokenizer("plain")
     rows = [Example("0" * n, "1" * m, source=f"train.jsonl:{n}") for n, m in ((4, 3), (30, 3), (3, 30), (30, 30))]
     with fault_row("C7", "rows longer than max_length, under each policy", 3) as row:
-        message = refusal(lambda: encode(tokenizer, *rows, max_length=12))
-        row.passed += message.startswith("train.jsonl:30: the row has 35 tokens") and "max_length is 12" in message
+        code, message = refusal(lambda: encode(tokenizer, *rows, max_length=12))
+        named = message.startswith("train.jsonl:30: ") and "35 tokens" in message and "max_length is 12" in message
+        row.passed += code == "row_too_long" and named
         for policy, kept, dropped, cut in (("drop", 1, {"overflow": 3}, 0), ("truncate", 4, {}, 3)):
             encoder = PairEncoder(tokenizer, DataConfig(max_length=12, on_overflow=policy))
             encoded = encode_examples(rows, encoder, encoder.config)
@@ -293,16 +288,18 @@ def test_c9_a_template_that_would_teach_no_end_or_two_beginnings_is_refused(monk
     with fault_row("C9", "a chat template without end, with a foreign end, with two begins; a masked end", 4) as row:
         silent = make_tokenizer("chat")
         silent.chat_template, silent.eos_token = CHATML.replace("<|im_end|>", ""), None
-        row.passed += "a model could not learn to stop" in refusal(lambda: start(silent))
+        row.passed += refusal(lambda: start(silent))[0] == "end_token_missing"
 
         foreign = make_tokenizer("chat")
         foreign.chat_template = CHATML.replace("<|im_end|>", "<end_of_turn>")
-        row.passed += "'<end_of_turn>' after an answer, which is no token" in refusal(lambda: start(foreign))
+        code, message = refusal(lambda: start(foreign))
+        row.passed += code == "unknown_end_token" and "'<end_of_turn>'" in message
 
         double = make_tokenizer("chat")
         double.bos_token = "<|sep|>"
         double.chat_template = "{{ bos_token }}{{ bos_token }}" + CHATML
-        row.passed += "begins with two begin tokens '<|sep|>'" in refusal(lambda: start(double))
+        code, message = refusal(lambda: start(double))
+        row.passed += code == "begin_token_repeated" and "'<|sep|>'" in message
 
         masked = make_tokenizer("chat")
         masked.pad_token = "<|im_end|>"
@@ -315,7 +312,7 @@ def test_c9_a_template_that_would_teach_no_end_or_two_beginnings_is_refused(monk
             return batch
 
         monkeypatch.setattr(FusedCollator, "__call__", hide_padding_by_id)
-        row.passed += "the end token is not under cross-entropy" in refusal(lambda: start(masked))
+        row.passed += refusal(lambda: start(masked))[0] == "end_token_not_trained"
     assert row.passed == row.tried
 
 
@@ -383,8 +380,8 @@ def test_c12_a_line_without_end_is_refused_by_line_and_the_rows_around_it_are_re
     with fault_row("C12", "one line of 40 MB", 2) as row:
         for in_memory in (True, False):
             config = DataConfig(rows_in_memory=in_memory)
-            message = refusal(lambda config=config: read_examples(str(path), config))
-            assert message.startswith(f"{path}:2: the line is longer than {16 * 2**20:,} bytes")
+            code, message = refusal(lambda config=config: read_examples(str(path), config))
+            assert code == "line_too_long" and message.startswith(f"{path}:2: ") and f"{16 * 2**20:,} bytes" in message
             rest = read_examples(str(path), replace(config, on_broken="drop")).examples
             row.passed += [example.source[-2:] for example in rest] == [":1", ":3"]
     assert row.passed == row.tried
@@ -438,13 +435,13 @@ def test_c13_a_file_that_changes_while_a_run_trains_stops_it_at_the_end_of_the_e
     train, folder = tmp_path / "train.jsonl", tmp_path / "run"
     before = train.read_bytes()
     with fault_row("C13", "a row is added while a run trains", 1) as row:
-        message = refusal(lambda: start_run(b'{"text": "new", "code": "row"}\n'))
-        assert message.startswith(f"{train} changed while the run trained on it: {len(before):,} bytes, sha256 ")
-        assert f"{train.stat().st_size:,} bytes" in message
+        code, message = refusal(lambda: start_run(b'{"text": "new", "code": "row"}\n'))
+        assert code == "file_changed" and message.startswith(f"{train} ")
+        assert f"{len(before):,} bytes, sha256 " in message and f"{train.stat().st_size:,} bytes" in message
         assert (folder / "checkpoint-3").is_dir()  # the end of the first epoch
         assert not (folder / "DONE").exists()
-        again = refusal(lambda: start_run(None))
-        row.passed += "train_rows was 12 rows" in again and "is 13 rows" in again
+        code, again = refusal(lambda: start_run(None))
+        row.passed += code == "settings_changed" and "train_rows was 12 rows" in again and "is 13 rows" in again
     assert row.passed == row.tried
     train.write_bytes(before)
     assert start_run(None)["num_steps"] == 6  # the file is back, and the run ends as it would have
@@ -460,8 +457,8 @@ def test_c13_a_file_that_is_only_touched_stops_nothing(start_run):
 def test_c13_rows_on_disk_that_change_are_not_read_again(start_run, tmp_path, fault_row):
     """At once, not at the end of the epoch: what stands in the file's lines is no longer what was checked."""
     with fault_row("C13", "a row is added while a run reads its rows from disk", 1) as row:
-        message = refusal(lambda: start_run(b'{"text": "new", "code": "row"}\n', rows_in_memory=False))
-        row.passed += message.startswith(f"{tmp_path / 'train.jsonl'}: the file changed while it was in use.")
+        code, message = refusal(lambda: start_run(b'{"text": "new", "code": "row"}\n', rows_in_memory=False))
+        row.passed += code == "file_changed" and message.startswith(f"{tmp_path / 'train.jsonl'}: ")
     assert row.passed == row.tried
 
 
@@ -471,6 +468,5 @@ def test_the_check_of_c1_notices_a_reader_that_gives_the_wrong_line(tmp_path, mo
     path.write_bytes((GOOD + b"\n") * NUM_BEFORE + b"{\n")
     lines = json_lines.iter_lines
     monkeypatch.setattr(formats, "iter_lines", lambda file: ((number - 1, raw) for number, raw in lines(file)))
-    assert f"{path}:501: " not in refusal(lambda: read_examples(str(path), DataConfig()))
-    with pytest.raises((DataError, ConfigError), match=":500: "):
-        read_examples(str(path), DataConfig())
+    code, message = refusal(lambda: read_examples(str(path), DataConfig()))
+    assert code == "not_json" and message.startswith(f"{path}:500: ")

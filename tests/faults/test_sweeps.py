@@ -274,27 +274,27 @@ def test_d3_of_two_sweeps_in_a_folder_one_is_refused_with_pid_and_host(run_child
                         (out / f"owner-{os.getpid()}").touch()
                         wait_until(lambda: list(out.glob("refused-*")), 20)
                 except ConfigError as error:
-                    (out / f"refused-{os.getpid()}").write_text(str(error))
+                    (out / f"refused-{os.getpid()}").write_text(f"{error.code}: {error}")
 
             children = [run_child(race), run_child(race)]
             go.touch()
             assert [child.wait() for child in children] == [0, 0]
             (owner,), (refused,) = out.glob("owner-*"), out.glob("refused-*")
             pid = owner.name.removeprefix("owner-")
-            assert f"process {pid} on {socket.gethostname()}" in refused.read_text()
-            assert "Wait for it, stop it, or choose another --out" in refused.read_text()
+            said = refused.read_text()
+            assert said.startswith("folder_in_use: ") and str(folder) in said
+            assert f"process {pid} on {socket.gethostname()}" in said
             assert not (folder / OWNER_FILE).exists()
             passed += 1
         row.passed = passed
 
 
-def test_d3_a_sweep_is_refused_while_another_runs_in_its_folder(sweep, tmp_path, contents):
+def test_d3_a_sweep_is_refused_while_another_runs_in_its_folder(sweep, tmp_path, contents, raises):
     """By name, when it is opened; nothing is written. Afterwards the same call is fine, the negative control."""
     with sole_owner(tmp_path / "out"):
         before = contents(tmp_path / "out")
-        with pytest.raises(
-            ConfigError, match=f"belongs to a sweep that is running: process {os.getpid()} on "
-        ) as error:
+        owner = f"process {os.getpid()} on {socket.gethostname()}"
+        with raises("folder_in_use", tmp_path / "out", owner) as error:
             open_experiment(sweep, tmp_path / "out")
         assert error.value.exit_code == 2 and contents(tmp_path / "out") == before
     open_experiment(sweep, tmp_path / "out")
@@ -342,25 +342,27 @@ def test_d3_the_runs_of_a_killed_sweep_keep_its_folder_until_they_end(run_child,
 # ---- D4: the same run, other settings ----
 
 
-def test_d4_a_run_of_other_settings_is_refused_and_no_byte_is_overwritten(tiny_settings, tmp_path, contents, fault_row):
+def test_d4_a_run_of_other_settings_is_refused_and_no_byte_is_overwritten(
+    tiny_settings, tmp_path, contents, fault_row, raises
+):
     """By `train` and by `compare`; the same settings are the negative control, and are read, not run again."""
     settings, run = tiny_settings(max_steps=1), tmp_path / "out" / "jepa-s1"
     with fault_row("D4", "a run's folder is used with other settings", 2) as row:
         report = train_run(read_run(settings), 1, run)
         before = contents(tmp_path)
-        with pytest.raises(ConfigError, match="holds another run: jepa_k was 'not set' and is 2"):
+        with raises("settings_changed", run, "jepa_k was 'not set' and is 2"):
             train_run(read_run(settings | {"jepa_k": 2}), 1, run)
         row.passed += contents(tmp_path) == before
         (tmp_path / "out" / "experiment.yaml").write_text(yaml.safe_dump(settings | {"arms": ["ntp", "jepa"]}))
         before = contents(tmp_path)
-        with pytest.raises(ConfigError, match="jepa-s1 holds another run: jepa_k was 'not set' and is 2"):
+        with raises("settings_changed", "jepa-s1", "jepa_k was 'not set' and is 2"):
             open_experiment(settings | {"arms": {"ntp": {}, "jepa": {"jepa_k": 2}}, "seeds": [1]}, tmp_path / "out")
         row.passed += contents(tmp_path) == before
     assert row.passed == 2
     assert train_run(read_run(settings), 1, run) == report
 
 
-def test_d4_a_run_that_is_being_trained_is_left_alone(run_child, tmp_path, monkeypatch):
+def test_d4_a_run_that_is_being_trained_is_left_alone(run_child, tmp_path, monkeypatch, raises):
     """A second process waits for the first, and gives up; when the first has gone it may train."""
     from llm_jepa.runs import locks
 
@@ -374,7 +376,7 @@ def test_d4_a_run_that_is_being_trained_is_left_alone(run_child, tmp_path, monke
 
     child = run_child(train)
     assert wait_until(here.exists)
-    with pytest.raises(ConfigError, match="is being trained by another process"), sole_trainer(tmp_path):
+    with raises("folder_in_use", tmp_path), sole_trainer(tmp_path):
         pass
     child.kill()
     child.wait()
