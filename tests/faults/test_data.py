@@ -38,7 +38,7 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 GOOD = b'{"text": "lines with a dog", "code": ".*dog.*"}'
-NUM_BEFORE = 500  # good rows before the fault, which stands on line 501
+NUM_BEFORE = 500  # good rows before the fault, which is on line 501
 
 
 def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
@@ -320,7 +320,7 @@ ANSWERS = ["dog", "user", "assistant\n", "a", "<|im_start|>assistant\na", "lines
 
 
 def test_c10_labels_are_the_answer_wherever_else_its_words_stand(fault_row):
-    """The answer stands in the question, in the template, and before itself: labels are its own tokens, by place."""
+    """The answer also occurs in the question, in the template, and in an earlier turn: labels are its own tokens."""
     with fault_row("C10", "an answer that is also elsewhere in its row", 3 * len(ANSWERS)) as row:
         for kind in ("plain", "begin", "chat"):
             tokenizer = make_tokenizer(kind)
@@ -455,7 +455,7 @@ def test_c13_a_file_that_is_only_touched_stops_nothing(start_run):
 
 
 def test_c13_rows_on_disk_that_change_are_not_read_again(start_run, tmp_path, fault_row):
-    """At once, not at the end of the epoch: what stands in the file's lines is no longer what was checked."""
+    """At once, not at the end of the epoch: the file's lines are no longer those that were checked."""
     with fault_row("C13", "a row is added while a run reads its rows from disk", 1) as row:
         code, message = refusal(lambda: start_run(b'{"text": "new", "code": "row"}\n', rows_in_memory=False))
         row.passed += code == "file_changed" and message.startswith(f"{tmp_path / 'train.jsonl'}: ")

@@ -88,7 +88,7 @@ def test_a11_one_process_dies_and_the_run_goes_on_from_the_last_step(train, star
 def test_a12_another_number_of_processes_is_refused_by_name_and_exact_where_accepted(
     before, after, train, start_ranks, folder, fault_row, raises
 ):
-    """The rows of a step are the same set, so that the run that goes on equals one that was never stopped to 1e-5."""
+    """The rows of a step are the same set, so the resumed run equals one that was never stopped, to 1e-5."""
     with fault_row("A12", f"resume {before} processes with {after}", 2) as row:
         whole = start_ranks(train("whole", num_processes=before), before).results()[0]
         stopped = train("run", num_processes=before, before=lambda trainer: trainer.add_callback(Stop()))
@@ -171,7 +171,7 @@ def test_a13_fsdp_on_a_cpu_is_refused(tmp_path, monkeypatch, fault_row, raises):
 
 @pytest.mark.parametrize("who", [0, 1])
 def test_a9_a_signal_to_one_process_stops_all_after_the_same_step(who, train, start_ranks, folder, fault_row):
-    """Each saves, and ends as the signal says; a run that goes on has the bits of one that was never stopped."""
+    """Each saves, and ends as the signal says; the resumed run has the bits of one that was never stopped."""
 
     def run(rank):
         def with_stop(trainer):
@@ -250,7 +250,7 @@ def test_one_process_with_several_gpus_uses_one_and_says_how_to_use_all(make_jep
 def _TwoGPUs(jepa, args, *more, **options):  # noqa: N802
     from llm_jepa.training.trainer import JEPATrainer
 
-    assert args.n_gpu <= 1  # sets up the device, which would count anew
+    assert args.n_gpu <= 1  # sets up the device, which would count again
     args._n_gpu = 2
     return JEPATrainer(jepa, args, *more, **options)
 

@@ -1,4 +1,4 @@
-"""N9: from any checkpoint a run goes on to the bits of one that was never stopped."""
+"""N9: from any checkpoint a resumed run ends in the bits of one that was never stopped."""
 
 from __future__ import annotations
 

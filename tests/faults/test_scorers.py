@@ -22,7 +22,7 @@ NUM_PAIRS = 20
 
 @pytest.fixture
 def database(tmp_path) -> Path:
-    """A small database, with an empty table beside the full one."""
+    """A small database, with an empty table and a full one."""
     (tmp_path / "databases").mkdir()
     file = tmp_path / "databases" / "shop.sqlite"
     connection = sqlite3.connect(file)

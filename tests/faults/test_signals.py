@@ -1,4 +1,4 @@
-"""A9 and A10: SIGTERM and Ctrl-C end a run after its step, with a checkpoint from which it goes on bit for bit."""
+"""A9 and A10: SIGTERM and Ctrl-C end a run after its step, with a checkpoint from which it continues bit for bit."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def make_stopped(make_run, make_pairs):
 def test_a9_a_signal_ends_the_run_after_its_step_with_a_checkpoint(
     moment, number, make_stopped, run_child, final_weights, fault_row
 ):
-    """Wherever it comes, the step is finished and saved; the run goes on to the weights of one never stopped."""
+    """Wherever it comes, the step is finished and saved; the resumed run ends in the weights of one never stopped."""
     whole = make_stopped("whole")
     whole.train()
     saves = {"save_steps": 1} if moment == "save" else {}

@@ -155,7 +155,7 @@ def test_d1_a_killed_run_is_tried_again_and_one_that_failed_by_itself_is_not(swe
 
 @pytest.mark.slow
 def test_d1_when_the_fork_server_is_killed_its_runs_are_tried_again(tiny_settings, quick_runs, tmp_path, fault_row):
-    """A run saves and ends when its server is gone, and goes on under a new one; nothing is done twice."""
+    """A run saves and ends when its server is gone, and continues under a new one; nothing is done twice."""
     settings = tiny_settings(arms=["ntp"], seeds=[0], max_steps=40, validation_generations=0)
     folder = tmp_path / "out"
 

@@ -16,7 +16,7 @@ BEGIN, END = "<!-- table: made by `make reliability` -->", "<!-- end of table --
 
 
 def read_rows(path: Path) -> list[dict]:
-    """Return one row a fault: what was tried, how often, and how often it was survived."""
+    """Return one row for each fault: how often it was tried, and how often it was survived."""
     rows: dict[tuple[str, str], dict] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
@@ -41,7 +41,7 @@ def format_rows(rows: list[dict]) -> str:
 
 
 def main(path: str) -> None:
-    """Replace the table of the page; what stands around it is written by hand."""
+    """Replace the table of the page; the rest of it is written by hand."""
     page = PAGE.read_text(encoding="utf-8")
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)

@@ -1,4 +1,4 @@
-"""`llm-jepa analyze`: finished runs side by side, on pairs that are said, with numbers that agree with their own."""
+"""`llm-jepa analyze`: finished runs side by side, on stated pairs, with numbers that agree with the runs' own."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_the_views_are_those_of_one_forward_for_each(runs):
 
 
 def test_validation_rows_are_those_that_training_looked_at(runs):
-    """The last look of the run, taken at its last step, has the same gap and rank."""
+    """The last validation of the run, at its last step, has the same gap and rank."""
     own = json.loads((runs["infonce"] / "eval.json").read_text())["validation"]
     geometry = analyze_runs([runs["infonce"]], AnalysisConfig(split="validation"))
     found = geometry["runs"]["infonce"]["sides"]["pred"]["monitors"]
@@ -132,7 +132,7 @@ def test_validation_rows_are_those_that_training_looked_at(runs):
 
 
 def test_training_rows_and_a_file_are_read_as_well(runs, tmp_path):
-    """68 of 80 rows are left beside the 12 for validation; a file has no split, and a row without views is told."""
+    """68 of 80 rows are left without the 12 for validation; a file has no split; a row without views is reported."""
     assert analyze_runs([runs["ntp"]], AnalysisConfig(split="train"))["num_rows"] == 68
     rows = [{"text": f"number {n}", "code": f".*{n}.*", "use_jepa": n != 4} for n in range(10)]
     file = tmp_path / "rows.jsonl"
@@ -183,7 +183,7 @@ def test_other_hidden_sizes_are_allowed_and_said(runs, train_tiny):
 
 
 def test_a_collapsed_run_is_called_that(runs, tmp_path):
-    """A head of zeros in the last norm but one direction gives all states alike: the note stands in the result."""
+    """With zeros in the last norm, except in one direction, all states are equal: the result has a note."""
     shutil.copytree(runs["jepa"], tmp_path / "flat")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "flat" / "model")
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The geometry of matrices whose answer is known, and what no change of basis or of order may move."""
+"""The geometry of matrices whose answer is known, and numbers that no change of basis or order may change."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_full_collapse_has_a_tiny_difference_and_a_tiny_error_and_is_no_succes
 
 
 def test_views_that_are_equal_to_the_bit_for_all_pairs_leave_nothing_to_map():
-    """Rank one exactly: numbers that would be 0 / 0 are missing, and the reason is told."""
+    """Rank one exactly: numbers that would be 0 / 0 are missing, and the reason is given."""
     one = normal(1).expand(N, C)
     found = view_geometry(one, one)
     assert found.spectra["raw"].mean_top == 0 and found.linear_map.error < 1e-6
@@ -101,7 +101,7 @@ def test_with_fewer_pairs_than_dimensions_the_error_is_missing_and_never_zero(nu
 
 
 def test_pairs_that_fill_fewer_dimensions_than_they_are_can_be_mapped():
-    """Twenty pairs in 64 dimensions that lie on two of them: it is the rank that counts, and it is said."""
+    """Twenty pairs in 64 dimensions that lie on two of them: the rank decides, and it is reported."""
     a = normal(20, 2) @ normal(2, 64, 6)
     found = measure(a, a @ normal(64, 64, 7)).linear_map
     assert found.rank == 2 and found.error < 1e-5 and found.reason is None
@@ -200,7 +200,7 @@ def test_one_turn_of_both_views_changes_no_number():
 
 
 def test_the_order_of_the_rows_changes_no_number_but_those_of_the_shuffled_control():
-    """With three pairs that share a code: the same pairs are held out together, whatever stands where."""
+    """With three pairs that share a code: the same pairs are held out together in any order of rows."""
     a, b = normal(), normal() + 0.5 * normal(seed=2)
     groups = torch.arange(N)
     groups[[7, 50, 120]], b[[50, 120]] = 7, b[7].clone()
@@ -228,7 +228,7 @@ def test_scaling_both_views_scales_the_raw_values_and_nothing_relative():
 
 
 def test_pairs_of_one_code_are_held_out_together():
-    """Every code stands twice, and the text tells it by a mark of its own that no map could know from other codes.
+    """Every code occurs twice, and each text has a mark of its code, which no map can know from other codes.
     Held out together no map is found; negative control: as if the codes were all different, one seems to be."""
     marks = torch.eye(50).repeat(2, 1)  # (100, 50)
     codes = normal(50, 50).repeat(2, 1)

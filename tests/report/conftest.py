@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-# Helpers beside the tests and scripts of benchmarks/, not packages.
+# Helpers next to the tests, and scripts of benchmarks/, which are no packages.
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 

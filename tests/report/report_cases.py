@@ -43,7 +43,7 @@ class Page(HTMLParser):
             self.values.append((tag, name, value or ""))
 
     def handle_endtag(self, tag: str) -> None:
-        self.text += " " if tag in ("td", "th", "dt", "dd") else ""  # cells stand apart
+        self.text += " " if tag in ("td", "th", "dt", "dd") else ""  # cells are separate
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -72,7 +72,7 @@ HOSTILE = [
     "--><iframe srcdoc='<b>x</b>'></iframe><!--",
     "<a href='javascript:alert(1)'>&lt;b&gt;&#60;i&#62;</a>",
     "]]><meta http-equiv=refresh content='0;url=https://evil.example/'>",
-    # out of the element or the attribute that it stands in
+    # out of the element or the attribute that it is in
     "</title></g></svg><script>alert(1)</script>",
     "</svg><style>@import 'https://evil.example/a.css';</style>",
     "</text></svg><math><mi xlink:href='javascript:alert(1)'>x</mi></math>",

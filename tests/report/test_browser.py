@@ -84,7 +84,7 @@ def test_on_paper_the_pairs_are_readable_and_nothing_is_cut_off(pages, open_page
     pdfium = pytest.importorskip("pypdfium2")
     document = pdfium.PdfDocument(open_page(pages["experiment"], *DESKTOP).pdf())
     text = "".join(page.get_textpage().get_text_range() for page in document)
-    assert len(re.findall(r"code\s+a\s+<b", text)) >= 6 * len(ARMS)  # the codes of the pairs stand nowhere else
+    assert len(re.findall(r"code\s+a\s+<b", text)) >= 6 * len(ARMS)  # the codes of the pairs are nowhere else
     for page in document:
         ink = np.asarray(page.render(scale=0.5).to_pil().convert("L")) < 200
         assert ink.any() and not ink[:, -12:].any() and not ink[:, :12].any()

@@ -153,7 +153,7 @@ def test_a_report_of_two_thousand_rows_and_twenty_runs_is_small(written, make_ex
 
 
 def test_the_geometry_is_of_the_first_seed_that_most_arms_kept(make_experiment, tmp_path):
-    """A run without embeddings, or with those of other pairs, is told; with none at all the page has no such part."""
+    """A run without embeddings, or with those of other pairs, is named; with none at all the page has no such part."""
     results = make_experiment(tmp_path, seeds=(1, 2))
     assert experiment_geometry(results, tmp_path)["run_seed"] == 1
     (tmp_path / "jepa-s1" / "embeddings.safetensors").write_bytes(b"damaged")
@@ -167,7 +167,7 @@ def test_the_geometry_is_of_the_first_seed_that_most_arms_kept(make_experiment, 
 
 
 def test_runs_that_kept_nothing_are_shown_by_what_analyze_found(make_experiment, make_geometry, tmp_path):
-    """Of runs of an earlier version: from `geometry/`, where `analyze` writes beside them, if it is of these runs."""
+    """For runs of an earlier version: from `geometry/`, which `analyze` writes next to them, if it is of these runs."""
     results = make_experiment(tmp_path)
     for file in tmp_path.glob("*/embeddings.safetensors"):
         file.unlink()

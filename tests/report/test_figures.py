@@ -138,7 +138,7 @@ def test_alarms_are_marked_at_the_step_from_which_the_views_had_collapsed(tmp_pa
     assert "collapse alarm, from this step on" not in loss
 
 
-def test_a_figure_stands_beside_its_narrow_form(tmp_path):
+def test_a_figure_is_next_to_its_narrow_form(tmp_path):
     """In one column, for a phone; not among the files returned, which are shown in full."""
     wide = plot_curves({"ntp": {1: rows(0.2)}}, ["monitors"], tmp_path)[0]
     narrow = wide.with_stem("curves_monitors_narrow")
@@ -148,7 +148,7 @@ def test_a_figure_stands_beside_its_narrow_form(tmp_path):
 
 
 def test_what_no_one_can_see_is_no_part_of_a_figure(tmp_path):
-    """Control characters, which XML refuses, and marks that turn the direction stand as a replacement."""
+    """Control characters, which XML refuses, and marks that turn the direction are replaced."""
     runs = {"a\x00\x1b\u202e": {1: rows(0.2)}}
     written = plot_curves(runs, ["loss"], tmp_path)
     assert "a\N{REPLACEMENT CHARACTER}" + 2 * "\N{REPLACEMENT CHARACTER}" in texts(written[0])

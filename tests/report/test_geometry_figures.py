@@ -1,4 +1,4 @@
-"""Figures of a geometry: what is said on them, the same file every time, and names that cannot break them."""
+"""Figures of a geometry: their texts, the same file every time, and names that cannot break them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def texts(path) -> list[str]:
 
 
 def test_each_figure_says_its_pairs_its_runs_and_its_controls(tmp_path):
-    """Number of pairs and split on top; a run without [PRED] is told from one with it; pyplot is not brought in."""
+    """Number of pairs and split on top; a run without [PRED] is marked; pyplot is not imported."""
     had_pyplot = "matplotlib.pyplot" in sys.modules
     paths = plot_geometry(geometry_of("ntp", "jepa", found=found()), tmp_path)
     assert [path.name for path in paths] == [

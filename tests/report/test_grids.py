@@ -1,4 +1,4 @@
-"""Grids in the report: every cell in its place, the chosen one framed, validation and test told apart."""
+"""Grids in the report: every cell in its place, the chosen one framed, validation and test separate."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_small_shares_have_the_digits_of_the_tables(tmp_path):
 
 
 def test_of_three_axes_the_slice_through_the_chosen_cell_is_drawn():
-    """And any two axes may be asked for; others are an error that names those there are."""
+    """Any two axes can be asked for; other names are an error that lists the axes."""
     grid = grid_of({"jepa_k": [0, 1, 2], "learning_rate": [0.1, 0.2], "jepa_lambda": [0.5, 1.0]}, chosen=7)
     cells = grid_slice(grid, ["jepa_k", "learning_rate"])
     assert [cell.coordinates["jepa_lambda"] for cell in cells] == [1.0] * 6

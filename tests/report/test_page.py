@@ -83,7 +83,7 @@ def report(make_experiment, drawn, read_page, tmp_path) -> Callable[..., tuple[A
 
 @pytest.mark.parametrize("kind", ["render", "render_analysis"])
 def test_hostile_text_is_shown_as_it_is(kind, request, read_page):
-    """Escaped once, not twice; what no one can see stands there by its number."""
+    """Escaped once, not twice; invisible characters are shown by their number."""
     render = request.getfixturevalue(kind)
     for payload in HOSTILE[:-1]:
         assert read_page(render(payload)).text.count(payload) > 30, payload
@@ -91,7 +91,7 @@ def test_hostile_text_is_shown_as_it_is(kind, request, read_page):
 
 
 def test_a_point_of_a_map_shows_its_texts_and_its_code(render, read_page):
-    """In a title of an SVG that stands in the page itself, for a title in an image is not shown."""
+    """In a title of an SVG in the page itself, because the title of an image is not shown."""
     html = render("a <b> & c")
     titles = re.findall(r"<g><title>(.*?)</title>", html, flags=re.DOTALL)
     assert len(titles) == 2 * 2 * 24  # two maps of two runs, each with all pairs
@@ -112,7 +112,7 @@ def test_no_text_leaves_an_attribute(make_experiment, read_page, tmp_path):
 
 @pytest.mark.parametrize("text", [*HOSTILE, MARKDOWN_ENDS])
 def test_no_text_of_the_data_becomes_markdown(text, make_experiment, make_geometry, tmp_path):
-    """No element, link, image, cell or heading more; what stands in a block of code does not leave it."""
+    """No further element, link, image, cell or heading; the content of a block of code stays in it."""
     results = make_experiment(tmp_path, num_rows=9, text=text)
     full, geometry = with_text_everywhere(results, text), make_geometry(("ntp", f"run {text}"), text)
     environment = {"values": {"cpu": text}, "differing": [text]}
@@ -248,7 +248,7 @@ def test_long_answers_are_cut_and_say_so(report):
 
 
 def test_rows_left_out_and_machines_that_differ_are_told(make_experiment, read_page, tmp_path):
-    """What a reader should doubt stands in the report."""
+    """The report has what a reader should doubt."""
     results = make_experiment(tmp_path)
     (tmp_path / "jepa-s2" / "environment.json").write_text(json.dumps({"cpu": "another", "packages": {}, "plain": 1}))
     page = read_page(write_report(results, tmp_path).read_text(encoding="utf-8"))
@@ -277,7 +277,7 @@ def test_a_report_needs_no_run_folders(make_experiment, read_page, tmp_path):
 
 
 def test_the_report_of_an_analysis_answers_with_an_interval_too(make_geometry, read_page, tmp_path):
-    """Question, share of texts that find their codes with its interval beside chance, cost, maps; then the rest."""
+    """Question, share of texts that find their codes (with its interval, and chance), cost, maps; then the rest."""
     geometry = make_geometry(("ntp", "jepa"))
     for run, side, share in (("ntp", "enc", 0.0), ("jepa", "pred", 0.5)):
         found = geometry["runs"][run]["sides"][side]

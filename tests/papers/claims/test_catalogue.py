@@ -57,6 +57,6 @@ def test_claims_are_found_by_id_and_by_pattern_in_the_order_of_the_papers():
 
 
 def test_an_unknown_claim_is_named_with_the_nearest_one(raises):
-    """A slip of the pen."""
+    """After a typing error."""
     with raises("unknown_claim", "'llmjepa.t3.cosin'", "'llmjepa.t3.cosine'"):
         find(["llmjepa.t3.cosin"])

@@ -1,4 +1,4 @@
-"""Our figures beside the paper's, on the pages of its version 1."""
+"""Our figures next to the paper's, on the pages of its version 1."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def records(tmp_path: Path) -> Path:
 
 
 def test_each_decided_claim_stands_on_its_page_with_their_figures_and_ours(records):
-    """Version 1 has no page for Table 3; what was not run is left out; two ids of one value are told once."""
+    """Version 1 has no page for Table 3; what was not run is left out; two ids of one value appear once."""
     notes = measured_notes(records)
     assert [note.page for note in notes] == [9, 11, 13] and {note.title for note in notes} == {TITLE}
     [line] = notes[0].bullets
@@ -61,7 +61,7 @@ def test_our_figures_follow_the_reading_notes_of_a_page(records):
 
 
 def test_a_folder_without_records_is_an_error_that_says_what_was_expected(tmp_path, raises):
-    """As are records of claims that stand on no page."""
+    """So are records whose claims are on no page."""
     with raises("record_missing", tmp_path, "--results", "--out"):
         measured_notes(tmp_path)
     plan = read_plans("tiny")["finetune"]

@@ -95,7 +95,7 @@ def test_claimed_sizes_come_from_the_catalogue():
 
 
 def test_a_claim_needs_only_its_own_arms():
-    """Table 3's l2 runs four arms of the thirty; what is run beside decides nothing."""
+    """Table 3's l2 runs four arms of the thirty; arms of `also` are run and decide nothing."""
     plan = read_plans("tiny")["finetune"]
     assert plan.arms_of(["llmjepa.t3.l2"]) == ["ntp", "jepa_lambda0", "l2", "l2_shuffled"]
     dropout = read_plans("tiny")["loss_dropout"]

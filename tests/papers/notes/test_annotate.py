@@ -1,4 +1,4 @@
-"""Notes drawn on pages of every kind: seen, found, upright, and nothing of the paper hidden, moved or lost.
+"""Notes on pages of every kind: visible, searchable, upright; nothing of the paper is hidden, moved or lost.
 
 What is checked is read back with pdfium and pypdf, in pixels and characters; none of it relies on our own geometry.
 """
@@ -425,7 +425,7 @@ def test_margin_uses_a_wide_margin_or_adds_one(annotate, width, grows):
 
 
 def test_the_note_stands_in_its_place_after_content_that_does_not_restore_its_state(annotate):
-    """A `q` too many, or a `Q`, also beside one in a string; the same box as on the page without."""
+    """A `q` or a `Q` too many, also with one in a string: the box is the same as on the page without."""
     boxes = []
     for content in (b"", b" q 3 0 0 3 50 50 cm", b" Q Q", b" Q 0.5 0 0 0.5 9 9 cm q q (a Q \\( b) pop"):
         out, _ = annotate(Kind(), content=content, place=[100, 30, 200])

@@ -1,4 +1,4 @@
-"""The notes file and the call: what is wrong is named, with what was expected; and no file is touched by mistake."""
+"""The notes file and the call: an error names what is wrong and what was expected; no file is changed by mistake."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def test_the_flags_have_the_limits_of_the_library(call, monkeypatch):
 
 
 def test_too_little_memory_for_the_libraries_is_refused(refused):
-    """They could not even be loaded; the least is said."""
+    """They could not even be loaded; the error has the minimum."""
     refused("value_out_of_range", "--max-memory 60", "256 MiB", flags=["--max-memory", "60"])
 
 
@@ -290,7 +290,7 @@ def test_a_child_that_does_not_answer_is_stopped(refused, monkeypatch):
 
 
 def test_the_notes_on_the_paper_cover_every_page_of_the_facts():
-    """Short, in few bullets, and with a word of care where a figure may not mean what it says."""
+    """Short, in few bullets, each with a warning about figures that may not mean what they seem to."""
     notes = {note.page: note for note in read_notes("llm-jepa-v1")}
     if FACTS.exists():
         assert notes.keys() == yaml.safe_load(FACTS.read_text()).keys()
