@@ -108,7 +108,7 @@ def test_leaks_can_be_kept_on_purpose_and_are_still_counted(load):
     data = load(numbered(0, 9), test=numbered(0, 3), on_leak="keep")
     assert len(data.train) == 9
     assert data.summary["leaked_pairs"] == 3
-    assert any("not to be trusted" in note for note in data.notes)
+    assert any("do not trust scores" in note for note in data.notes)
 
 
 def test_the_tokenizer_has_seen_training_rows_alone(load):
@@ -146,8 +146,8 @@ def test_rows_of_two_strings_under_a_chat_tokenizer_are_said(load, chat_tokenize
     plain = load(numbered(0, 4), tokenizer=chat_tokenizer)
     chats = load([{"messages": turns}] * 4, tokenizer=chat_tokenizer)
     assert (plain.summary["chat_template"], chats.summary["chat_template"]) == (False, True)
-    assert any("no chats" in note for note in plain.notes)
-    assert not any("no chats" in note for note in chats.notes)
+    assert any("not chats" in note for note in plain.notes)
+    assert not any("not chats" in note for note in chats.notes)
 
 
 def test_a_tokenizer_that_changes_answers_is_said(load, byte_tokenizer, monkeypatch):

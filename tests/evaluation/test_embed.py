@@ -102,7 +102,7 @@ def test_what_cannot_be_embedded_is_refused_by_name(run, call, tmp_path):
         (two, "x.csv", "wrong_ending", ["x.csv", ".parquet or .npy"]),
         (two, "there.npy", "file_exists", ["there.npy", "--force"]),
         (two, "x.npy", "column_missing", ["two.jsonl:1: ", "body, id", "prompt or text"]),
-        (empty, "x.npy", "text_empty", ["empty.jsonl:2: "]),
+        (empty, "x.npy", "view_empty", ["empty.jsonl:2: "]),
         (number, "x.npy", "not_text", ["number.jsonl:2: "]),
         (other, "x.npy", "column_missing", ["other.jsonl:2: ", "body"]),
     ):

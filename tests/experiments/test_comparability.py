@@ -164,7 +164,7 @@ def test_a_baseline_whose_cells_all_fail_is_told_with_its_reason(quick_runs, set
     """The error is that of the runs, with the end of their log, not that a baseline is missing."""
     hot = {"learning_rate": [1e30, 1e31], "warmup_steps": 0}
     grid = settings | {"arms": {"ntp": hot, "jepa": {}}, "seeds": [1], "choose_by": "ce_loss", "workers": 1}
-    with raises("runs_failed", "2 of 3", "ntp.lr1e30-s1, ntp.lr1e31-s1", "[loss_not_finite]"):
+    with raises("runs_failed", "2 of 3", "ntp.lr1e30-s1, ntp.lr1e31-s1", "[gradient_not_finite]"):
         run_experiment(open_experiment(grid, tmp_path / "out"))
 
 
@@ -242,7 +242,7 @@ def test_notes_on_data_that_not_all_arms_share_begin_with_the_arm(quick_runs, ti
     arms = {"labelled_only": {"views_ratio": 0, "jepa_lambda": 0.0}, "ntp": {}, "jepa": {}}
     settings = tiny_settings(views_file=str(views), task_views=False, arms=arms, seeds=[1], max_steps=2)
     notes = run_experiment(open_experiment(settings, tmp_path / "out")).settings["data"]["notes"]
-    assert sum(note.startswith("labelled_only: ") and "none is trained on" in note for note in notes) == 1
+    assert sum(note.startswith("labelled_only: ") and "not for training" in note for note in notes) == 1
     assert sum(note.startswith("jepa: ") and "the JEPA term" in note for note in notes) == 1
     assert "The task's training rows train cross-entropy alone (task_views: false)." in notes
 

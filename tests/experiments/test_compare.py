@@ -227,7 +227,7 @@ def test_a_run_that_fails_stops_no_other_and_is_named_with_its_reason(settings, 
     hot = {"learning_rate": 1e30, "warmup_steps": 0}
     broken = settings | {"arms": {"hot": hot, "ntp": {}}, "seeds": [1], "workers": 1}
     quick_runs.clear()
-    with raises("runs_failed", "1 of 2", "hot-s1", "exit code 1", "[loss_not_finite]") as error:
+    with raises("runs_failed", "1 of 2", "hot-s1", "exit code 1", "[gradient_not_finite]") as error:
         run_experiment(open_experiment(broken, tmp_path / "out"))
     assert error.value.exit_code == 1
     assert "hot-s1 failed with exit code 1" in caplog.text
@@ -245,7 +245,7 @@ def test_a_broken_row_is_told_before_any_run_starts(settings, quick_runs, tmp_pa
     """File and line; and no folder is made."""
     (tmp_path / "train.jsonl").write_text('{"text": "a", "code": "b"}\n{"text": "a"\n')
     quick_runs.clear()
-    with raises("fields", "train.jsonl:2") as error:
+    with raises("not_json", "train.jsonl:2") as error:
         open_experiment(settings | {"train_file": str(tmp_path / "train.jsonl")}, tmp_path / "out")
     assert error.value.exit_code == 2 and quick_runs == [] and not (tmp_path / "out").exists()
 

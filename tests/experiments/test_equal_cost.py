@@ -91,7 +91,7 @@ def test_the_cost_of_a_teacher_is_taken_from_the_steps_of_the_arm():
     assert "its teacher 30% of a run of ntp" in about_budgets([budget])[0]
     dear = [{**each, "cost": each["cost"] | {"teacher": {"training_flops": 100e9}}} for each in plain]
     none = plan("flops", "jepa", "ntp", runs_of(), of | {"jepa": dear})
-    assert none.max_steps == 0 and "jepa is not here" in about_budgets([none])[0]
+    assert none.max_steps == 0 and "jepa is missing" in about_budgets([none])[0]
 
 
 def test_time_is_the_median_over_seeds_and_one_slow_run_does_not_move_it():

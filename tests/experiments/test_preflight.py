@@ -32,7 +32,7 @@ REFUSED = [
     (
         {"lr_scheduler_type": "cosine_with_min_lr"},
         "setting_refused",
-        ["lr_scheduler_type='cosine_with_min_lr'", " `min_lr"],
+        ["lr_scheduler_type='cosine_with_min_lr'", "min_lr"],
     ),
     ({"lr_scheduler_kwargs": {"num_cycles": "two"}}, "setting_refused", ["lr_scheduler_kwargs={'num_cycles': 'two'}"]),
     ({"lr_scheduler_kwargs": {"min_lr": 1e-5}}, "setting_refused", ["lr_scheduler_kwargs={'min_lr': 1e-05}"]),
