@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from llm_jepa.data.tokenizer import check_tokenizer_fits, train_tokenizer
-from llm_jepa.errors import ConfigError
 from llm_jepa.experiments.experiment import read_experiment
 from llm_jepa.objective import JEPAConfig
 from llm_jepa.training.arguments import JEPATrainingArguments
