@@ -103,7 +103,7 @@ def test_what_cannot_be_embedded_is_refused_by_name(run, call, tmp_path):
         (two, "there.npy", "file_exists", ["there.npy", "--force"]),
         (two, "x.npy", "column_missing", ["two.jsonl:1: ", "body, id", "prompt or text"]),
         (empty, "x.npy", "view_empty", ["empty.jsonl:2: "]),
-        (number, "x.npy", "not_text", ["number.jsonl:2: "]),
+        (number, "x.npy", "wrong_type", ["number.jsonl:2: "]),
         (other, "x.npy", "column_missing", ["other.jsonl:2: ", "body"]),
     ):
         status, _, err = call("embed", run, file, "--out", tmp_path / out)

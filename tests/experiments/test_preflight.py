@@ -83,6 +83,15 @@ def test_every_arm_is_tried_not_the_first_alone(tiny_settings, tmp_path, raises)
     assert isinstance(caught.value, DataError)
 
 
+@without("deepspeed")
+def test_a_refused_setting_does_not_stay_in_the_process(tiny_settings, tmp_path, raises):
+    """transformers keeps a DeepSpeed file for all models of the process."""
+    with raises("package_missing", "deepspeed") as kept:
+        read_run(tiny_settings(deepspeed="x.json"))
+    assert kept.value.__cause__ is not None  # as a notebook does, which keeps the last error
+    assert train_run(read_run(tiny_settings(max_steps=1)), 1, tmp_path / "run")["num_steps"] == 1
+
+
 def test_a_single_run_names_its_setting_too(tiny_settings, tmp_path, raises):
     with raises("setting_refused", "lr_scheduler_type='cosine_with_min_lr'"):
         train_run(read_run(tiny_settings(lr_scheduler_type="cosine_with_min_lr")), 1, tmp_path / "run")

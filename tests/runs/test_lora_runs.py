@@ -95,7 +95,7 @@ def test_another_tokenizer_is_refused_when_a_run_goes_on(copied, lora_settings, 
     other = train_tokenizer([Path("train.jsonl").read_text().upper()], 310)
     other.save_pretrained("base/llama")
     sha256 = json.loads((copied / "data.json").read_text())["tokenizer_sha256"]
-    with raises("resume_differs", "tokenizer", f"sha256 {sha256[:12]}"):
+    with raises("settings_changed", "tokenizer", f"sha256 {sha256[:12]}"):
         train_run(read_run(lora_settings), 7, copied)
 
 

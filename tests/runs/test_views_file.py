@@ -175,7 +175,7 @@ def test_a_run_goes_on_with_the_same_view_rows_alone(transfer, tmp_path, raises)
         train_run(read_run(settings | {"views_ratio": 0.5}), 3, tmp_path / "run")
     rows = copy.read_text().splitlines()
     copy.write_text("\n".join(reversed(rows)))  # one row moved might be one that is set aside
-    with raises("resume_differs", "view_rows", "32 rows"):
+    with raises("settings_changed", "view_rows", "32 rows"):
         train_run(read_run(settings), 3, tmp_path / "run")
 
 

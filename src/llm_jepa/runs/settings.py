@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Union
 
 import yaml
+from transformers.integrations import unset_hf_deepspeed_config
 
 from llm_jepa.data.config import SHUFFLE_RULE, DataConfig
 from llm_jepa.errors import ConfigError, LLMJEPAError, nearest
@@ -317,6 +318,7 @@ def naming_settings(run: RunConfig, *suspects: str) -> Iterator[None]:
     except (ImportError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
         if isinstance(error, LLMJEPAError):
             raise
+        unset_hf_deepspeed_config()  # transformers keeps it for all models of the process, also where it was refused
         text = " ".join((str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)).split())
         code = "setting_refused"
         if isinstance(error, ImportError):
