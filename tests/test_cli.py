@@ -180,7 +180,7 @@ def test_a_mistyped_config_or_run_is_answered_with_the_nearest_name(refused, run
     """Of the same folder."""
     (tmp_path / "my.yaml").write_text("max_steps: 1\n")
     refused("file_missing", ["mi.yaml", " my.yaml?"], "compare", tmp_path / "mi.yaml")
-    refused("run_not_finished", ["jeba", " jepa?"], "generate", run.parent / "jeba", "a line")
+    refused("folder_missing", ["jeba", " jepa?"], "generate", run.parent / "jeba", "a line")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -392,9 +392,12 @@ def test_a_folder_that_is_no_run_is_refused(command, refused, tmp_path):
         command, ["a text"]
     )
     (tmp_path / "file").write_bytes(PDF)
-    code = "not_an_experiment" if command == "report" else "run_not_finished"
-    for path in (tmp_path, tmp_path / "file", tmp_path / "gone"):
-        refused(code, [path.name], command, path, *extra)
+    for path, code in (
+        (tmp_path, "not_a_run"),
+        (tmp_path / "file", "not_a_run"),
+        (tmp_path / "gone", "folder_missing"),
+    ):
+        refused("not_an_experiment" if command == "report" else code, [path.name], command, path, *extra)
 
 
 # ---- nothing already written is lost ----

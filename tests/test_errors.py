@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 import llm_jepa
 from llm_jepa import errors
@@ -21,13 +22,13 @@ SOURCES = Path(llm_jepa.__file__).parent
 KINDS = {name for name, each in vars(errors).items() if inspect.isclass(each) and issubclass(each, LLMJEPAError)}
 
 
-def raised() -> list[tuple[str, ast.expr]]:
-    """Each first argument of an error that is made in the sources, with file and line."""
+def raised() -> list[tuple[str, list[ast.expr]]]:
+    """The arguments of each error that is made in the sources, with file and line."""
     return [
-        (f"{file.name}:{node.lineno}", node.args[0])
+        (f"{file.name}:{node.lineno}", node.args)
         for file in sorted(SOURCES.rglob("*.py"))
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KINDS and node.args
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KINDS
     ]
 
 
@@ -35,7 +36,9 @@ def test_every_code_is_a_short_name_that_is_written_out():
     """No code is put together from data: it is a literal, or handed on."""
     found = raised()
     assert len(found) > 300
-    for where, code in found:
+    for where, arguments in found:
+        assert len(arguments) == 2, where
+        code = arguments[0]
         if isinstance(code, ast.Constant):
             assert re.fullmatch(r"[a-z]+[a-z0-9]*(_[a-z0-9]+){0,4}", code.value) and len(code.value) <= 32, where
         else:
@@ -48,3 +51,20 @@ def test_every_code_is_a_short_name_that_is_written_out():
 def test_an_error_keeps_code_and_text_on_its_way_between_processes(kind):
     error = pickle.loads(pickle.dumps(kind("file_missing", "a.jsonl: no such file.")))
     assert type(error) is kind and error.code == "file_missing" and str(error) == "a.jsonl: no such file."
+
+
+class Broken(Dataset):
+    """Rows of which none can be read."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> int:
+        raise DataError("file_changed", "a.jsonl has changed.")
+
+
+def test_an_error_in_a_loader_worker_stays_an_error_of_the_user():
+    """PyTorch makes it again from one text, and would raise a RuntimeError if that failed."""
+    with pytest.raises(DataError, match=r"a\.jsonl has changed\.") as caught:
+        list(DataLoader(Broken(), num_workers=1))
+    assert caught.value.code == "loader_worker_failed" and caught.value.exit_code == 2

@@ -12,13 +12,16 @@ class LLMJEPAError(Exception):
     """The work failed; the text says what to do. Exit code 1.
 
     Args:
-        code: The kind of error, in snake_case. It stays when the text is edited: programs and tests go by it.
-        text: Where, what was found, what was expected, what to do.
+        code: The kind of error, in snake_case. It stays when the text is edited, so that programs can rely on it.
+        text: Where, what was found, what was expected, what to do. None only where PyTorch makes the error again that a
+            loader worker raised: it gives one argument, the text with the worker's traceback.
     """
 
     exit_code = 1
 
-    def __init__(self, code: str, text: str) -> None:
+    def __init__(self, code: str, text: str | None = None) -> None:
+        if text is None:
+            code, text = "loader_worker_failed", code
         super().__init__(code, text)
         self.code = code
         self.text = text

@@ -69,7 +69,7 @@ class Progress:
             _state.open[-1].draw()
 
     def is_due(self) -> bool:
-        """Whether a line would be drawn, logged or recorded now; if not, the caller can save the work for its text."""
+        """Whether a line would be drawn, logged or recorded now; if not, its text need not be made."""
         now = time.monotonic()
         is_shown = now - self._drawn_s >= DRAW_EVERY_S if self.bar else now - _state.logged_s >= LOG_EVERY_S
         return is_shown or (self._is_recorded and now - self._recorded_s >= RECORD_EVERY_S)

@@ -87,7 +87,7 @@ class Sandbox:
             raise DiedError(self._end()) from None
 
     def read(self, timeout_s: float) -> dict[str, Any] | None:
-        """Return the next answer; None if its time or processor time is over, and then the child is ended.
+        """Return the next answer; None if the child took too long, by the clock or of processor time; it is ended then.
 
         Raises:
             DiedError: If the child died for another reason.

@@ -38,6 +38,11 @@ class RepeatedKeyError(yaml.constructor.ConstructorError):
     """A mapping has the same key twice."""
 
 
+def code_of(error: yaml.YAMLError) -> str:
+    """Return the code of the error that a user gets of an unreadable YAML text."""
+    return "key_repeated" if isinstance(error, RepeatedKeyError) else "not_yaml"
+
+
 class UniqueKeyLoader(yaml.SafeLoader):
     """YAML 1.2 in which a repeated key is an error, because its second value would silently replace the first."""
 

@@ -160,7 +160,7 @@ def test_a_tokenizer_that_changes_answers_is_said(load, byte_tokenizer, monkeypa
 def test_rows_without_a_jepa_term_are_counted_and_all_of_them_are_refused(load, raises):
     """A flag that was written the wrong way round would train no JEPA term at all, in silence."""
     rows = [{**row, "use_jepa": number > 0} for number, row in enumerate(numbered(0, 4))]
-    assert "1 of 4 training rows train cross-entropy alone (use_jepa: false)." in load(rows).notes
+    assert "1 of 4 training rows are under cross-entropy alone (use_jepa: false)." in load(rows).notes
     with raises("no_jepa_rows", "4 training rows", "use_jepa", "jepa_lambda is 1"):
         load([{**row, "use_jepa": False} for row in rows])
 

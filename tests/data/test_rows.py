@@ -203,12 +203,12 @@ def test_the_error_of_a_row_survives_pickling_and_copying():
     "messages, code, values",
     [
         ("hello", "wrong_type", ["messages", "a string", "a list"]),
-        ([], "answer_missing", ["messages"]),
+        ([], "wrong_last_roles", ["messages"]),
         (["hello"], "wrong_type", ["message 1", "a string"]),
         ([{"role": "tool", "content": "x"}], "unknown_role", ["message 1", "'tool'", "system, user, assistant"]),
-        ([{"role": "user", "content": "q"}], "answer_missing", ["roles user;"]),
+        ([{"role": "user", "content": "q"}], "wrong_last_roles", ["roles user;"]),
         ([{"from": "human", "value": "q"}], "unknown_role", ["message 1", "from and value"]),
-        (CHAT["messages"][1:] + CHAT["messages"][1:2], "answer_missing", ["assistant, user"]),
+        (CHAT["messages"][1:] + CHAT["messages"][1:2], "wrong_last_roles", ["assistant, user"]),
         (CHAT["messages"][1:2] + CHAT["messages"], "system_not_first", ["messages"]),
         (
             [{"role": "user", "content": [{"type": "image"}]}, CHAT["messages"][2]],

@@ -208,5 +208,5 @@ def test_a_row_without_jepa_term_and_its_group_are_shown(byte_tokenizer):
     encoder = PairEncoder(byte_tokenizer, DataConfig())
     row = Example("a", "x", use_jepa=False, group="g\n1")
     shown = inspect_rows(encode_examples([row], encoder, encoder.config), byte_tokenizer, JEPAConfig())
-    assert "[PRED]   none: the row trains cross-entropy alone (use_jepa: false)" in shown
+    assert "[PRED]   none: the row is under cross-entropy alone (use_jepa: false)" in shown
     assert "group    g⏎1" in shown

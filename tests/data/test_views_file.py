@@ -149,7 +149,7 @@ def test_what_carries_what_is_chosen_counted_and_shown(in_memory, load):
     assert (data.summary["train"]["jepa"], data.summary["train"]["cross_entropy"]) == (0, 10)
     assert (data.summary["views"]["jepa"], data.summary["views"]["cross_entropy"]) == (6, 0)
     assert "6 view rows, 0.5 for each task row of a step, train the JEPA term." in data.notes
-    assert "The task's training rows train cross-entropy alone (task_views: false)." in data.notes
+    assert "The task's training rows are under cross-entropy alone (task_views: false)." in data.notes
     shown = " ".join(inspect_rows(data.views, data.tokenizer, JEPAConfig()).split())
     assert "labels 0 of " in shown and "feeds the JEPA term alone" in shown
     assert all(digest_rows(getattr(data, split).pairs) != digest for split, digest in before.items())

@@ -244,7 +244,7 @@ def test_notes_on_data_that_not_all_arms_share_begin_with_the_arm(quick_runs, ti
     notes = run_experiment(open_experiment(settings, tmp_path / "out")).settings["data"]["notes"]
     assert sum(note.startswith("labelled_only: ") and "not for training" in note for note in notes) == 1
     assert sum(note.startswith("jepa: ") and "the JEPA term" in note for note in notes) == 1
-    assert "The task's training rows train cross-entropy alone (task_views: false)." in notes
+    assert "The task's training rows are under cross-entropy alone (task_views: false)." in notes
 
 
 def test_runs_that_answered_other_numbers_of_test_rows_are_not_compared(copied, raises):

@@ -29,12 +29,16 @@ def register(commands: Any) -> None:
     make = add_command(data, "make", _data_make, "generate pairs")
     make.add_argument("kind", choices=["nlrx"], help="nlrx: descriptions and regular expressions")
     make.add_argument(
-        "--out", type=expanded, required=True, metavar="FILE", help="the file to write, such as pairs.jsonl"
+        "--out",
+        type=expanded,
+        required=True,
+        metavar="FILE",
+        help="the file to write; its ending says the format (.jsonl)",
     )
     make.add_argument("--num", type=positive, required=True, metavar="N", help="number of pairs")
     make.add_argument("--seed", type=int, default=0, metavar="S", help="seed; the same seed gives the same file")
     make.add_argument(
-        "--test-out", type=expanded, metavar="FILE", help="also write test pairs here, without codes of the other file"
+        "--test-out", type=expanded, metavar="FILE", help="also write test pairs to this file; no code is in both"
     )
     make.add_argument("--num-test", type=positive, metavar="N", help="number of test pairs")
     make.add_argument(
@@ -49,7 +53,7 @@ def register(commands: Any) -> None:
         type=float,
         default=1.0,
         metavar="X",
-        help="share of a colloquial description that is colloquial, because people mix (default 1: all)",
+        help="share of each colloquial description that is in colloquial words; the rest is plain (default 1: all)",
     )
     make.add_argument("--force", action="store_true", help="overwrite an existing file")
 
@@ -70,7 +74,9 @@ def register(commands: Any) -> None:
     inspect = add_command(data, "inspect", _data_inspect, "show rows as the model sees them")
     inspect.add_argument("file", metavar="FILE", help="a file of rows")
     inspect.add_argument(
-        "--config", metavar="CONFIG.yaml", help="settings to read the file with; training rows are shown as they train"
+        "--config",
+        metavar="CONFIG.yaml",
+        help="settings to read FILE with; its training rows are shown as in training",
     )
     inspect.add_argument("--arm", metavar="NAME", help="arm of the config whose rows are shown")
     inspect.add_argument("--rows", type=positive, default=3, metavar="N", help="rows to show")

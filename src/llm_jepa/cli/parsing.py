@@ -134,6 +134,9 @@ def numbers(flag: str, text: str) -> list[int]:
 
 def checked_seed(seed: Any) -> int:
     """Return a seed; raise ConfigError if it cannot be one."""
-    if not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ConfigError("value_out_of_range", f"seed={seed!r}: expected a whole number from 0 to 2**32 - 1.")
+    text = f"seed={seed!r}: expected a whole number from 0 to 2**32 - 1."
+    if not isinstance(seed, int):
+        raise ConfigError("wrong_type", text)
+    if not 0 <= seed < 2**32:
+        raise ConfigError("value_out_of_range", text)
     return seed

@@ -276,10 +276,10 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
     if is_run(arguments.source) and arguments.to.suffix != ".pt":
         return _export_encoder(arguments) if arguments.kind == "encoder" else _export_run(arguments)
     if arguments.kind == "encoder":
-        text = "--as encoder needs the folder of a run as SOURCE, and a folder as --to. Change them, or remove it."
+        text = "--as encoder needs the folder of a run as SOURCE, and a folder as --to. Change both, or remove --as."
         raise ConfigError("settings_conflict", text)
     if arguments.merge:
-        text = "--merge needs the folder of a run with LoRA as SOURCE, and a folder as --to. Change them, or remove it."
+        text = "--merge needs the folder of a run with LoRA as SOURCE, and a folder as --to. Change both, or remove it."
         raise ConfigError("settings_conflict", text)
     if arguments.source.suffix == ".gguf":
         return _export_gguf(arguments)
@@ -305,7 +305,7 @@ def _export_gguf(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.training.gguf_files import convert_gguf
 
     if arguments.force:
-        text = "--force cannot overwrite a folder with the model of a GGUF file. Choose another --to, without --force."
+        text = "--force has no effect where a GGUF file is exported. Remove it, and choose a --to that does not exist."
         raise ConfigError("settings_conflict", text)
     done = convert_gguf(arguments.source, arguments.to)
     print_hanging("wrote  ", f"{done['out']}: {done['parameters']:,} parameters, with the tokenizer")

@@ -34,7 +34,7 @@ _WITHOUT_SYSTEM = "{# template_system: false #}"
 _FROZEN_DATE = "{%- macro strftime_now(format) -%}{{ date_string }}{%- endmacro -%}"
 
 
-# The name of an added word that can be a control token. Plain words and spaces in a template are none.
+# The name of an added word that can be a control token. One of letters or spaces only is none, also in a template.
 _NAME = re.compile(r"[^\w\s](.*[^\w\s])?", re.DOTALL)
 
 # Tags that a model writes itself. They are part of an answer, even if a template writes them too.
@@ -188,7 +188,7 @@ class ChatTemplate:
         return self._place(messages, source, add_generation_prompt=True)
 
     def render_view(self, messages: list[Message], source: str) -> RenderedPrompt:
-        """Render messages without the header of an answer; the view ends with the last message.
+        """Render messages without the header of an answer; the view ends with the last message's text.
 
         Raises:
             DataError: As `render_prompt`.

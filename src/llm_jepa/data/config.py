@@ -11,7 +11,7 @@ from llm_jepa.fields import setting, setting_made_by
 
 LARGE_FILE_BYTES = 256 * 2**20
 """With `rows_in_memory: auto`, larger files stay on disk. Our choice: rows in memory take about 14 times the size
-of their file (benchmarks/large_file.py), here 4 GiB, which a machine that trains has."""
+of their file (benchmarks/large_file.py): 4 GiB for one of this size, which a machine for training has."""
 
 POLICIES = ("error", "drop", "truncate")
 PHRASINGS = ("plain", "colloquial")
@@ -106,7 +106,7 @@ class DataConfig:
     )
     views_cross_entropy: bool = setting(
         True,
-        "Whether rows of views_file also train cross-entropy, as loss_on says.",
+        "Whether rows of views_file are also under cross-entropy, as loss_on says.",
     )
     task_views: bool = setting(
         True,
@@ -275,11 +275,11 @@ class DataConfig:
         for name, default in unused.items():
             if self.generate_train is None and getattr(self, name) != default:
                 text = f"{name}={getattr(self, name)!r} needs generate_train. Set generate_train, or remove {name}."
-                raise ConfigError("setting_missing", text)
+                raise ConfigError("setting_without_effect", text)
         says_all_plainly = self.generate_views is None and self.generate_test_phrasing == "plain"
         if self.generate_colloquial_share != 1 and says_all_plainly:
             raise ConfigError(
-                "setting_missing",
+                "setting_without_effect",
                 f"generate_colloquial_share={self.generate_colloquial_share} needs colloquial rows. Set generate_views "
                 "or generate_test_phrasing=colloquial, or remove generate_colloquial_share.",
             )
@@ -288,7 +288,7 @@ class DataConfig:
                 value = getattr(self, each.name)
                 if (each.name.startswith("views_") or each.name == "task_views") and value != each.default:
                     text = f"{each.name}={value!r} needs views_file. Set views_file, or remove {each.name}."
-                    raise ConfigError("setting_missing", text)
+                    raise ConfigError("setting_without_effect", text)
         if not self.views_bridge:
             raise ConfigError("value_empty", "views_bridge is empty. Set it to a text between the views, or remove it.")
 

@@ -70,8 +70,8 @@ class Context:
         if not self.takes_system:
             raise ConfigError(
                 "setting_without_effect",
-                "--system has no effect: the rows of this run were trained without a system message. Remove it, or "
-                "write it into the text.",
+                "--system has no effect: the rows of this run were trained without a system message. Remove "
+                "--system, or write its words into the text.",
             )
         return replace(self, system=system or None, system_differs=False)
 

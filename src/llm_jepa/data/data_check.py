@@ -116,7 +116,7 @@ def check_files(train: str, test: str, config: DataConfig) -> dict[str, Any]:
         - `leaked_pairs_normalised`, `duplicate_rows_normalised`: the exact ones and the `_more`.
         - `distinct_codes`; `commonest_code`, with its share in both files.
         - `first_...`: the first few of each kind, as two places, or one.
-        - `near_note`: a sentence if near-duplicates were not searched, or not in all rows.
+        - `near_note`: a sentence if there was no search for near-duplicates, or not in all rows.
         - `notes`: sentences about what is not read.
     """
     train_read, test_read = read_examples(train, config), read_examples(test, config, part="test")
@@ -146,7 +146,7 @@ def describe_findings(found: dict[str, Any]) -> list[tuple[str, str]]:
         said.append(
             (
                 codes,
-                f"To answer always this would be right on {in_test:.2%} of the test rows. Compare scores with that.",
+                f"Always to give that is right on {in_test:.2%} of the test rows. Compare scores with that.",
             )
         )
     return said
@@ -217,7 +217,7 @@ def _codes(rows: Sequence[Example], held_out: Sequence[Example]) -> dict[str, An
 
 
 def _near(rows: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
-    """Return the findings of near-duplicates, and a note if they were not searched, or not in all rows."""
+    """Return the findings of near-duplicates, and a note if there was no search for them, or not in all rows."""
     found: dict[str, Any] = dict.fromkeys(("near_rows", "near_test_rows", "near_test_rows_same_code", "near_note"))
     if not can_find_near():
         return found | {"first_near_rows": [], "first_near_test_rows": [], "near_note": INSTALL}
@@ -228,5 +228,5 @@ def _near(rows: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any
     found["first_near_rows"] = _places(rows, rows, in_train, "row", "near")
     found["first_near_test_rows"] = _places(held_out, rows, in_test, "row", "near")
     if max(len(rows), len(held_out)) > MOST_ROWS:
-        found["near_note"] = f"Near-duplicates were searched among the first {MOST_ROWS:,} rows of each file only."
+        found["near_note"] = f"The search for near-duplicates covers only the first {MOST_ROWS:,} rows of each file."
     return found

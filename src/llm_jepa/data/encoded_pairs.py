@@ -29,7 +29,7 @@ class PairFacts:
         longest: Tokens of the longest row, or of a view apart from its row if that is longer; 0 without rows.
         longest_code: Tokens of the longest answer, end token included; 0 without rows.
         num_jepa: Number of pairs that have a JEPA term.
-        num_ce: Number of pairs that train cross-entropy.
+        num_ce: Number of pairs under cross-entropy.
     """
 
     lengths: array = field(default_factory=lambda: array("i"))
@@ -193,7 +193,7 @@ def encode_one(example: Example, encoder: PairEncoder, config: DataConfig) -> tu
 
 
 def mark(pair: Pair, marks: dict[str, bool]) -> Pair:
-    """Return the pair with the fields that are false in `marks` set to false. None is set to true."""
+    """Return the pair with the fields that are false in `marks` set to false. No field is set to true."""
     false = {name: False for name, value in marks.items() if not value}
     return replace(pair, **false) if false else pair  # type: ignore[arg-type]
 
@@ -210,7 +210,7 @@ def check_special_tokens(pair: Pair, example: Example, encoder: PairEncoder) -> 
         raise DataError(
             "end_token_misplaced",
             f"{example.source}: the end token {name!r} must be the last token of the row, and nowhere else in the "
-            "answer. The tokenizer makes it of plain text; use a tokenizer that does not.",
+            "answer. The tokenizer turns plain text into it; use a tokenizer that does not.",
         )
     begin = encoder.tokenizer.bos_token_id
     for ids in (pair.text_ids, pair.text_view_ids, pair.code_view_ids):
@@ -229,7 +229,7 @@ def check_labels(encoded: EncodedPairs, encoder: PairEncoder, jepa: JEPAConfig) 
     rows are right, but the model never learns to stop. Nothing is checked if `train_end_token` is false.
 
     Raises:
-        DataError: If the end token of a row does not train cross-entropy.
+        DataError: If the end token of a row is not under cross-entropy.
     """
     rows = encoded.pairs[:_NUM_LABELLED]
     if not rows or not jepa.train_end_token:

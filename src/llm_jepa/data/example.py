@@ -19,7 +19,7 @@ class Example:
         source: Where the row is, such as `train.jsonl:17` (the line, or in other formats the row; from 1).
         text_view: What Enc(Text) encodes if it is not `text`.
         code_view: What Enc(Code) encodes if it is not `code`.
-        use_jepa: Whether the row has a JEPA term; if not, it trains only cross-entropy.
+        use_jepa: Whether the row has a JEPA term; if not, it is under cross-entropy only.
         group: Name of a group of rows that belong together: they are always in the same split.
         scoring: The values of `SCORING_COLUMNS` that the row has, unchanged.
     """

@@ -115,7 +115,8 @@ def _unknown(ending: str) -> str:
     text = ", ".join(each for each in FORMATS if each not in UNPACKED)
     return (
         f"files {'that end in ' + ending if ending else 'without an ending'} are not read. Expected one of {text} "
-        f"(each also with {' or '.join(PACKINGS)}), or {' or '.join(UNPACKED)}. Rename the file if it has one of them."
+        f"(each also with {' or '.join(PACKINGS)}), or {' or '.join(UNPACKED)}. "
+        "If its content is one of these, rename the file."
     )
 
 
@@ -165,7 +166,8 @@ def _read_parquet(file: IO[bytes], label: str) -> Numbered:
                 yield number, row
     except pyarrow.ArrowException as err:
         hint = describe_content(start).strip() if not start.startswith(b"PAR1") else ""
-        raise DataError("not_parquet", f"{label}: not a readable parquet file: {hint or f'{err}.'}") from err
+        code = "not_parquet" if hint else "file_damaged"
+        raise DataError(code, f"{label}: not a readable parquet file: {hint or f'{err}.'}") from err
 
 
 def _parquet(rows: Sequence[Content]) -> bytes:

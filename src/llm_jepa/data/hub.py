@@ -42,7 +42,7 @@ def not_downloaded(name: str, what: str) -> str | None:
         return None
     return (
         f"{name}: no such {what} here, and none was downloaded before. {reason}. Name a local one, or connect to the "
-        "network."
+        "network, without HF_HUB_OFFLINE."
     )
 
 

@@ -184,7 +184,7 @@ def _pred_sentence(pair: Pair, documents: Sequence[Document], jepa: JEPAConfig) 
     if not jepa.uses_views:
         return "none: jepa_lambda=0 encodes no view"
     if not pair.use_jepa:
-        return "none: the row trains cross-entropy alone (use_jepa: false)"
+        return "none: the row is under cross-entropy alone (use_jepa: false)"
     if jepa.jepa_k == 0:
         return "none (jepa_k=0): Pred(x) = Enc(x)"
     sentences = []

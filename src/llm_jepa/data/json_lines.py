@@ -179,6 +179,8 @@ def describe_type(value: Any) -> str:
 
 
 def _code_of(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "not_utf8"
     return error.code if isinstance(error, DataError) else "not_json"
 
 

@@ -59,13 +59,13 @@ def read_chat(messages: Any, column: str) -> Chat:
         raise RowError(
             "messages",
             "answer_not_trained",
-            f"no assistant message of {column} is trained on (because of {', '.join(TRAINED)}). Expected an answer: "
+            f"no assistant message of {column} is trained on (see {', '.join(TRAINED)}). Expected an answer: "
             "give one of them weight 1, or remove the row.",
         )
     if roles[:end][-2:] != ["user", "assistant"]:
         raise RowError(
             "messages",
-            "answer_missing",
+            "wrong_last_roles",
             f"{column} ends with {'the roles ' + ', '.join(roles[-2:]) if roles else 'no message'}; expected a user's "
             "turn and the assistant's answer to it as the last two.",
         )

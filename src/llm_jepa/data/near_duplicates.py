@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from llm_jepa.progress import tracked
 
 LEAST_SIMILARITY = 0.8
-"""Texts with at least this Jaccard similarity of their shingles are nearly equal. Our choice: one word in ten."""
+"""Texts with at least this Jaccard similarity of their shingles are nearly equal. Our choice: about one word in ten
+differs."""
 
 SHINGLE = 5  # characters
 MOST_ROWS = 50_000
-"""The first rows of a file, which are compared; about 0.5 ms each."""
+"""So many rows of a file are compared, from its start; about 0.5 ms each."""
 
-INSTALL = "Near-duplicates were not searched. To search them: `pip install 'llm-jepa[near]'`."
+INSTALL = "There was no search for near-duplicates. It needs: `pip install 'llm-jepa[near]'`."
 
 
 def can_find_near() -> bool:

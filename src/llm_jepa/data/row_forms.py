@@ -217,7 +217,7 @@ def _typed(row: CsvRow) -> dict[str, Any]:
 
 
 def _own_columns(row: dict[str, Any], form: RowForm) -> dict[str, Any]:
-    """Return the values of `OWN_COLUMNS` and `SCORING_COLUMNS`, except of columns that hold a view of the row."""
+    """Return the values of `OWN_COLUMNS` and `SCORING_COLUMNS`, except for columns in `form.columns`."""
     own = {name: row[name] for name in OWN_COLUMNS if row.get(name) is not None and name not in form.columns}
     for name, value in own.items():
         if name != USE_JEPA:

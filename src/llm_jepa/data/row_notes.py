@@ -64,12 +64,12 @@ def _round_trips(train: EncodedPairs, encoder: PairEncoder) -> Iterator[str]:
 
 
 def _terms(train: EncodedPairs, views: EncodedPairs | None, config: DataConfig, jepa: JEPAConfig) -> Iterator[str]:
-    """Say which rows have a JEPA term and which train cross-entropy, if that is not all of them."""
+    """Say which rows have a JEPA term and which are under cross-entropy, if that is not all of them."""
     without = len(train) - train.facts.num_jepa
     if not config.task_views:
-        yield "The task's training rows train cross-entropy alone (task_views: false)."
+        yield "The task's training rows are under cross-entropy alone (task_views: false)."
     elif without:
-        yield f"{without} of {len(train)} training rows train cross-entropy alone (use_jepa: false)."
+        yield f"{without} of {len(train)} training rows are under cross-entropy alone (use_jepa: false)."
     if views is None:
         return
     if not config.trains_view_rows:

@@ -31,7 +31,7 @@ class ReadResult:
 
     Attributes:
         examples: The rows that could be read, in the order of the file; those of a large file stay in it.
-        rows_in: Rows that were read; blank lines are not rows.
+        rows_in: All rows, also those left out; blank lines are not rows.
         dropped: Rows left out because of `on_broken: drop`, by reason.
         form: The form of the file's rows.
         notes: Sentences about fields that are not read, or not as a user may expect.

@@ -241,7 +241,8 @@ def _choose_split(
 ) -> str:
     """Return the split that is named, or else the one for `part`; never another one instead.
 
-    `base` is the name without a split. `is_unnamed` says that the library named the only split, not a file's name.
+    `base` is the name without a split. `is_unnamed` says that the name of the only split comes from the library, not
+    from a file's name.
     """
     listed = ", ".join(splits) or "none"
     if wanted:

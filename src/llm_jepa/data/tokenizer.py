@@ -88,7 +88,7 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
         why_offline()
     try:
         if _is_generic(folder):
-            # For some model types AutoTokenizer uses the model's own class instead of a generic one, which splits
+            # For some model types AutoTokenizer takes the model's own class instead of a generic one. That class splits
             # text in another way and has more special tokens (transformers 5.23: qwen2, phi3, and others).
             return PreTrainedTokenizerFast.from_pretrained(str(folder))
         # False explicitly: without it, transformers asks on a terminal whether to run the code of a repository.

@@ -64,8 +64,8 @@ def gold_choice(choices: Sequence[str], answer: Any, notation: str) -> int:
     if place is None:
         raise GoldError(
             "answer_not_a_choice",
-            f"The answer {quoted(str(answer))} is not {_MEANINGS[notation]}, but most answers of this file are. Write "
-            "all answers of the file in the same way.",
+            f"The answer {quoted(str(answer))} is not {_MEANINGS[notation]}, and the answers of this file are read as "
+            "such. Write all answers of the file in the same way.",
         )
     return place
 

@@ -80,7 +80,7 @@ class EvaluationConfig:
                     "sql.",
                 )
             raise ConfigError(
-                "settings_conflict",
+                "setting_without_effect",
                 f"databases={self.databases!r} names files that only the scorer sql reads. Add sql (as metric or "
                 "among scorers), or remove databases.",
             )

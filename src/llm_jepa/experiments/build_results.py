@@ -129,7 +129,7 @@ def _by_arm(runs: Sequence[RunResult], baseline: str) -> dict[str, dict[int, Run
         if not found:
             raise ConfigError("run_missing", "There are no runs to compare. Give at least one run of each arm.")
         text = f"The baseline {baseline!r} has no runs; the arms are {found}. Name one of them as the baseline."
-        raise ConfigError("unknown_arm", text)
+        raise ConfigError("run_missing", text)
     return {arm: dict(sorted(by_seed.items())) for arm, by_seed in arms.items()}
 
 

@@ -249,7 +249,7 @@ def _check_choice(run: RunConfig, choose_by: str, num_rows: int) -> None:
     """Refuse a grid if its best cell could not be chosen when all its runs are done."""
     needed = f"The best cell of a grid is chosen by {choose_by} on validation rows, but"
     if not num_rows:
-        raise ConfigError("no_rows", f"{needed} there are none. Set validation_size or validation_file.")
+        raise ConfigError("no_validation_rows", f"{needed} there are none. Set validation_size or validation_file.")
     if str(run.training.get("eval_strategy", "steps")) == "no":
         raise ConfigError("settings_conflict", f"{needed} eval_strategy=no never evaluates on them. Set it to steps.")
     if choose_by not in HIGHER_IS_BETTER and not run.evaluation.validation_generations:

@@ -59,7 +59,9 @@ class Budget:
 
     @property
     def record(self) -> dict[str, Any]:
-        """As JSON, with the ratio of a step's costs and both totals. These differ by at most half a step."""
+        """As JSON, with the ratio of a step's costs and both totals. These differ by at most half a step, unless
+        `max_steps` is 0 or 1.
+        """
         total = self.fixed + self.max_steps * self.cost
         baseline_total = self.baseline_fixed + self.baseline_steps * self.baseline_cost
         return asdict(self) | {"ratio": self.ratio, "total": total, "baseline_total": baseline_total}

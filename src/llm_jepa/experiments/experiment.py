@@ -182,10 +182,13 @@ class ExperimentConfig:
             if name not in RESOURCES:
                 text = f"resources.{name} is not one of: {', '.join(RESOURCES)}.{nearest(name, RESOURCES)}"
                 raise ConfigError("key_unknown", text)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise ConfigError("value_out_of_range", f"resources.{name}={value!r} must be a number, 0 or more.")
+            text = f"resources.{name}={value!r} must be a number, 0 or more."
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ConfigError("wrong_type", text)
+            if not 0 <= value < math.inf:
+                raise ConfigError("value_out_of_range", text)
         if self.executor == "local" and (cpus := self.resources.get("cpus", 1)) != int(cpus):
-            text = f"resources.cpus={cpus} must be a whole number with executor=local: it is the threads of a run."
+            text = f"resources.cpus={cpus} must be a whole number with executor=local: a run has so many threads."
             raise ConfigError("settings_conflict", text)
 
 
@@ -211,7 +214,7 @@ class Experiment:
 
     @property
     def jobs(self) -> list[Job]:
-        """All runs of equal steps, seed by seed, so that all arms of a seed are done before the next seed."""
+        """All runs of equal steps, seed by seed, so that all arms of a seed start before the next seed."""
         return [self.job(arm, seed) for seed in self.config.seeds for arm in self.runs]
 
     @property

@@ -115,7 +115,7 @@ def _write(trained: TrainedRun, out: Path) -> EncoderTokenizer:
         heads = [] if head is None else _dense(head)
         if jepa.target is None and not heads:
             modules = [own, pooling]
-        else:  # the two sides use other weights
+        else:  # the two sides have different weights
             slow = own if jepa.target is None else transformer(jepa.target.layers, "slow")
             predicting, target = [own, pooling, *heads], [slow, pooling]
             text_predicts = jepa.config.jepa_direction != "code_to_text"

@@ -120,7 +120,7 @@ def check_finished(run: RunFolder) -> None:
 
 
 def check_out(run: RunFolder, out: Path, *, force: bool) -> None:
-    """Refuse a destination in the run or around it, and one that exists already, except with `force` an export."""
+    """Refuse a destination in the run or around it, and one that exists, unless it is an export and `force` is true."""
     real, source = out.resolve(), run.path.resolve()
     if real == source or source in real.parents or real in source.parents:
         text = f"--to {out} and the run {run} are the same, or one is inside the other. Choose another --to."

@@ -21,7 +21,7 @@ import torch
 
 from llm_jepa.data.encoded_pairs import EncodedPairs
 from llm_jepa.data.prepare import load_data, load_rows
-from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
+from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.evaluation.evaluate import view_texts
 from llm_jepa.evaluation.kept_embeddings import has_prediction, words_for
 from llm_jepa.objective import Pair
@@ -256,9 +256,8 @@ def _side(run: TrainedRun, states: ViewEmbeddings, config: AnalysisConfig) -> An
         return view_geometry(
             states.text_pred, states.code_emb, states.code_groups, ridge=config.ridge, seed=config.seed
         )
-    except ValueError as error:
-        code = error.code if isinstance(error, LLMJEPAError) else "embeddings_not_finite"
-        raise DataError(code, f"{run.folder}: {error}") from error
+    except DataError as error:
+        raise DataError(error.code, f"{run.folder}: {error}") from error
 
 
 def _notes(runs: dict[str, Any], rows: _Rows, config: AnalysisConfig) -> list[str]:

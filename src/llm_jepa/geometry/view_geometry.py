@@ -64,7 +64,7 @@ class Spectrum:
         top: The first `TOP` of them, or min(N, C) if that is less.
         mean_top: Their mean; for the form `raw` this is Table 14's number. It grows with the square root of N.
         shuffled_top: The same of A - B', where B' holds the codes of other pairs. If it is as small as `top`, the
-            values are not small because the views match.
+            values are small for another reason than a match of the views.
         shuffled_mean_top: Their mean.
     """
 
@@ -187,9 +187,8 @@ def view_geometry(
         fits_map: Fit the linear map too, which takes longest where C is large (6 s at 500 pairs of 896 features).
 
     Raises:
-        ValueError: If the shapes do not fit, or a value is not finite.
-        DataError: If there are fewer than `MIN_PAIRS` pairs, or fewer than two different codes.
-        ConfigError: If `ridge` is negative or not finite.
+        ConfigError: If the shapes do not fit, or `ridge` is negative or not finite.
+        DataError: If a value is not finite, or there are fewer than `MIN_PAIRS` pairs or than two different codes.
     """
     text, code = text.detach().cpu(), code.detach().cpu()
     groups = torch.arange(len(text)) if groups is None else groups.cpu()

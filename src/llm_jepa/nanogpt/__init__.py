@@ -365,9 +365,9 @@ class GPT(nn.Module):
         needed = max(text_len) + num_pred
         if num_pred and needed > self.config.block_size:
             raise ConfigError(
-                "text_too_long",
+                "row_too_long",
                 f"{num_pred} [PRED] after a text of {max(text_len)} tokens take {needed} positions, block_size is "
-                f"{self.config.block_size}. Use a smaller k, a shorter text (jepa_split, views) or larger block_size.",
+                f"{self.config.block_size}. Use a smaller k, a shorter text (jepa_split, views), a larger block_size.",
             )
 
     def _with_pred_token(self, loss: Tensor) -> Tensor:

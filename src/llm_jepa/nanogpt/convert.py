@@ -113,9 +113,11 @@ def _check_out(source: Path, out: Path, *, to_file: bool, is_run: bool, force: b
     if not force:
         raise ConfigError("file_exists", f"{out} exists already. Choose another name, or overwrite it with --force.")
     if to_file and not out.is_file():
-        raise ConfigError("not_a_file", f"{out} is not a file, so --force does not replace it.")
+        raise ConfigError("not_a_file", f"{out} is not a file, so --force does not replace it. Choose another --to.")
     if not to_file and not out.is_dir():
-        raise ConfigError("not_a_folder", f"{out} is not a folder, so --force does not replace it.")
+        raise ConfigError(
+            "not_a_folder", f"{out} is not a folder, so --force does not replace it. Choose another --to."
+        )
     if not to_file and (other := sorted(each.name for each in out.iterdir() if each.name not in EXPORTED)):
         text = f"{out} has {listed(other)}, which no export wrote. --force would remove it. Choose another --to."
         raise ConfigError("not_an_export", text)

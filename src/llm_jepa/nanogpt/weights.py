@@ -372,7 +372,7 @@ def _config_of(path: Path, model_args: dict[Any, Any]) -> GPTConfig:
 
 
 def _check_sizes(path: Path, config: GPTConfig, weights: dict[str, Tensor]) -> None:
-    """Check that the sizes fit the weights, before a model of those sizes is built, and that the head is the table."""
+    """Check that the sizes fit the weights, before such a model is built, and that head and word table are equal."""
     tables = {
         "transformer.wte.weight": (config.vocab_size, config.n_embd),
         "transformer.wpe.weight": (config.block_size, config.n_embd),

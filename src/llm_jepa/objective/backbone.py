@@ -102,7 +102,7 @@ class Backbone:
 
     @property
     def embedding_scale(self) -> float:
-        """The factor between rows of the embedding table and the input of the first layer; not 1 in Gemma, say."""
+        """What the model multiplies rows of its table by before the first layer: mostly 1, but not in Gemma."""
         embeddings: Any = self.embeddings
         table = embeddings.weight
         if table.device.type == "meta" or not table.numel():

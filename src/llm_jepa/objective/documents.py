@@ -27,8 +27,8 @@ IGNORED = -100  # the label that cross-entropy skips, as everywhere in PyTorch
 class Role(IntEnum):
     """What a token is.
 
-    A [PRED] after a view has the name of that view and reads nothing else. A [PRED] at the start of a document is read
-    by all tokens after it.
+    A [PRED] after a view has the name of that view, and reads no other view. A [PRED] at the start of a document is
+    read by all tokens after it.
     """
 
     TEXT = 0

@@ -102,7 +102,7 @@ class LLMJEPA(Objective):
             )
         if changed:
             raise ConfigError(
-                "settings_changed",
+                "config_changed",
                 f"{', '.join(changed)} of the config changed after LLMJEPA was built, so the new values have no effect "
                 "and must not be saved. Build LLMJEPA with the final config.",
             )
@@ -279,7 +279,7 @@ class LLMJEPA(Objective):
         return alike
 
     def _of_all(self, rows: Tensor) -> tuple[Tensor, int]:
-        """Return the rows of all processes, and the index of its own first row; outside of training, only its own."""
+        """Return the rows of all processes and the index of our first one; outside of training, ours alone."""
         if self.training and self.config.jepa_gather:
             return gather_rows(full_precision(rows) if rows.is_floating_point() else rows)
         return rows, 0

@@ -29,8 +29,8 @@ def may_attend(
     """Return where the query may attend to the key, elementwise on any shapes that broadcast.
 
     It may if both are in the same document and the key is not later in the row. A [PRED] after a view reads only that
-    view and the [PRED]s before it, and no other token reads it. A [PRED] at the start of its document is like any other
-    token.
+    view and the [PRED]s before it, and only the [PRED]s after it read it. A [PRED] at the start of its document is like
+    any other token.
     """
     query_is_apart, key_is_apart = _stands_apart(query_role), _stands_apart(key_role)
     read_by_pred = (key_role == query_role) | (key_role == query_role - PRED_OFFSET)

@@ -38,8 +38,8 @@ class JEPAOutput:
     Attributes:
         loss: gamma * ce_loss + lambda_eff * (jepa_loss + weighted sum of terms), a scalar with gradient.
         ce_loss: Nats per labelled token, scalar.
-        jepa_loss: Mean over the pairs that have the term of the distance between the views (or of a path from a
-            straight one), scalar; 0 in a batch without such a pair; nan if there was no term.
+        jepa_loss: Mean distance between the views (or of a path from a straight one), over the pairs that have the
+            term, scalar; 0 in a batch without such a pair; nan if there was no term.
         text_pred: The text's side of the distance, (P, C), in the order of the pairs: Pred(Enc(Text)), or, if only
             code predicts text, Enc(Text). None if no view was encoded.
         code_emb: The code's side, (P, C): Enc(Code), or, if only code predicts text, Pred(Enc(Code)).

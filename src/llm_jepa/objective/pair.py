@@ -27,7 +27,7 @@ class Pair:
         text_view_ids: Tokens of the text view if it is not `text_ids`. They are a document of their own, followed by
             [PRED].
         code_view_ids: Tokens that Enc(Code) encodes if they are not `code_ids` without the end token.
-        use_jepa: Whether the pair has a JEPA term. If false, it trains only cross-entropy and is not counted in means
+        use_jepa: Whether the pair has a JEPA term. If false, it is under cross-entropy only, and not counted in means
             of the JEPA term.
         use_ce: Whether the pair is under cross-entropy. If false, none of its tokens has a label, and only its views
             are used.

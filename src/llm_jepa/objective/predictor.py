@@ -25,7 +25,7 @@ class PredTokens(nn.Module):
             package's presets that is the 0.02 of the original notebook.
         distinct: Whether the k tokens differ.
         head: The head on the state of the last [PRED]: none, linear, mlp (`PredictorHead`).
-        scale: The factor between a row of the table and the input of the first layer.
+        scale: What the model multiplies rows of its table by before the first layer.
         seed: Seed of the first values.
 
     Attributes:

@@ -94,7 +94,7 @@ def shortened_name(name: str, room: int = 28) -> str:
 
 
 def plain(text: str) -> str:
-    """Return text for a figure: `$` starts no mathematics; invisible characters, which XML forbids, are replaced."""
+    """Return text for a figure: `$` starts no mathematics; invisible characters are replaced: XML forbids some."""
     return "".join(char if can_be_shown(char) else "\N{REPLACEMENT CHARACTER}" for char in text).replace("$", r"\$")
 
 

@@ -29,10 +29,10 @@ def geometry_answer(geometry: Mapping[str, Any]) -> Answer:
     best = max(shares, key=lambda name: shares[name]["recall@1"])  # the first of equals
     count = geometry["num_pairs"]
     sentence = (
-        f"Of {count:,} texts, {_share(shares[best])} are nearest to their own of {1 / chance:,.0f} codes in {best}"
+        f"In {best}, {_share(shares[best])} of {count:,} texts are nearest to their own code, among {1 / chance:,.0f}"
     )
     if first != best:
-        sentence += f"; {_share(shares[first])} in {first}"
+        sentence += f"; in {first} {_share(shares[first])}"
     sentence += f"; at random it would be {percent(chance)}%."
     if collapsed:
         sentence += f" Collapsed, by these pairs: {', '.join(collapsed)}."

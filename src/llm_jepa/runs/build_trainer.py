@@ -172,9 +172,10 @@ def _shuffled(pairs: Sequence[Pair], seed: int, data: LoadedData, rows: str) -> 
     """Return the pairs of the shuffled control; notes on what weakens it are added to the data."""
     try:
         shuffled = shuffle_code_views(pairs, seed)
-    except ValueError as error:
-        text = f"{error} All {rows} with a JEPA term have the same code."
-        raise DataError("codes_all_equal", text) from error
+    except DataError as error:
+        if error.code != "codes_all_equal":  # a row of a large file that has changed
+            raise
+        raise DataError(error.code, f"{error} All {rows} with a JEPA term have the same code.") from error
     notes = about_exchange(pairs, shuffled, rows)
     for note in notes:
         logger.info(note)
@@ -222,7 +223,7 @@ def _without_looks(run: RunConfig, data: LoadedData) -> Settings:
     for key in ("stop_on_collapse", "load_best_model_at_end"):
         if run.training.get(key):
             raise ConfigError(
-                "setting_missing",
+                "no_validation_rows",
                 f"{key} needs validation rows, and there are none. Set validation_size above 0 or a validation_file, "
                 f"or remove {key}.",
             )
@@ -257,7 +258,7 @@ def _build_jepa(run: RunConfig, data: LoadedData, seed: int, models: Models | No
         model = build() if models is None else models.get_or_build(key, build)
         check_model_fits(model, data.tokenizer, max_length=longest + run.jepa.jepa_k)
         jepa = LLMJEPA(model, run.jepa, seed=seed)
-    if run.adapter.quantization != "none":  # its embeddings are in bfloat16, in which most updates would be lost
+    if run.adapter.quantization != "none":  # [PRED] would be in bfloat16, in which most of its updates are lost
         jepa.predictor.float()
     return jepa
 

@@ -19,7 +19,7 @@ from .settings import RunConfig
 SLOW = 15_000_000
 """Number of parameters above which there are fewer evaluations."""
 MOST, MOST_SHARE = 10, 0.25
-"""The largest number of evaluations in a run, and the largest share of their time in the time of all steps."""
+"""The largest number of evaluations in a run, and the largest share of the time of all steps that they may take."""
 
 # The rough cost of a row in forward passes (our estimate; not measured): a training row also has a backward pass of
 # twice the work, a monitored pair is two rows, and an answer is generated token by token.

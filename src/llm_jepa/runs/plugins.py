@@ -21,7 +21,7 @@ class PluginConfig:
     plugins: list[str] = setting_made_by(
         list,
         "Python files (my_distances.py) or installed modules that every process that trains imports first "
-        "(docs/python.md). They are run as code.",
+        "(docs/python.md). They are your own code, and run with your rights.",
     )
 
     @property
@@ -42,12 +42,16 @@ class PluginConfig:
                 )
             try:
                 _import_file(expanded(name)) if name in self.files else importlib.import_module(name)
+            except LLMJEPAError:
+                raise
             except Exception as error:  # the user's code may raise anything; the text shows it
-                raise ConfigError(
-                    error.code if isinstance(error, LLMJEPAError) else "plugin_not_importable",
-                    f"plugins: {name} cannot be imported: {type(error).__name__}: {first_line(error)} Expected a "
-                    "Python file, or a module that is installed.",
-                ) from error
+                text = f"plugins: {name} cannot be imported: {type(error).__name__}: {first_line(error)}"
+                hint = ". Expected a Python file, or a module that is installed." if _is_absent(name, error) else ""
+                raise ConfigError("plugin_not_importable", f"{text}{hint}") from error
+
+
+def _is_absent(name: str, error: Exception) -> bool:
+    return isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]
 
 
 def _import_file(path: Path) -> None:

@@ -26,7 +26,7 @@ from .teacher import teacher_cost, teacher_run
 from .trained_run import load_run
 
 ROOM = 16
-"""A rewritten text may be so many tokens longer than the longest one of views_file, to notice one without an end."""
+"""A rewritten text may be this many tokens longer than the longest of views_file: so one without an end is noticed."""
 
 NOTE = (
     "No training: the run of {teacher} rewrites each test text into the other phrasing, then answers that. So an "

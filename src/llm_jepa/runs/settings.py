@@ -34,7 +34,7 @@ from llm_jepa.objective.distances import declare_distance
 from llm_jepa.training.adapters import AdapterConfig
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.models import ModelConfig, check_adapter
-from llm_jepa.yaml_loading import RepeatedKeyError, Word, load_yaml
+from llm_jepa.yaml_loading import Word, code_of, load_yaml
 
 from .plugins import PluginConfig
 from .setting_hints import hint_of
@@ -165,7 +165,7 @@ def read_yaml(path: str | Path) -> Settings:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         text = f"{where}: not valid YAML: {_yaml_problem(error)} Expected lines of `key: value`."
-        raise ConfigError(_yaml_code(error), text) from error
+        raise ConfigError(code_of(error), text) from error
     if content is None:
         raise ConfigError("file_empty", f"{path} is empty. Expected lines of `key: value`.")
     if not isinstance(content, dict):
@@ -187,11 +187,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key.strip(), load_yaml(value)
     except yaml.YAMLError as error:
         problem = f"--set {text!r}: the value is not valid YAML: {_yaml_problem(error)}"
-        raise ConfigError(_yaml_code(error), problem) from error
-
-
-def _yaml_code(error: yaml.YAMLError) -> str:
-    return "key_repeated" if isinstance(error, RepeatedKeyError) else "not_yaml"
+        raise ConfigError(code_of(error), problem) from error
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
@@ -470,7 +466,7 @@ def describe_setting(key: str, rows: Sequence[tuple[str, str, str]]) -> tuple[st
 def describe_fields(parts: Sequence[type]) -> list[tuple[str, str, str]]:
     """Return (name, default, help) of every field of ours, for `--help` and the docs.
 
-    The fields that `JEPATrainingArguments` takes from TrainingArguments are not ours.
+    Fields of TrainingArguments are left out, unless `JEPATrainingArguments` declares them again.
     """
     rows = []
     for part in parts:

@@ -203,8 +203,9 @@ def read_run_settings(run: RunFolder) -> dict[str, Any]:
     if not run.has_settings or not run.model.is_dir():
         missing = f"{run.model.name}/" if run.has_settings else run.config_file.name
         hint = "" if run.path.exists() else nearest_file(run.path)
+        code = "run_not_finished" if run.has_settings else "not_a_run" if run.path.exists() else "folder_missing"
         raise ConfigError(
-            "run_not_finished",
+            code,
             f"{run} holds no {missing}.{hint} Expected the folder of a finished run, such as OUT/jepa-s82.",
         )
     return run.settings()
@@ -248,7 +249,7 @@ def load_run_tokenizer(run: RunFolder) -> PreTrainedTokenizerBase:
     found = digest_tokenizer(tokenizer)
     if expected is not None and found != expected:
         raise ConfigError(
-            "tokenizer_of_other_model",
+            "tokenizer_changed",
             f"The tokenizer in {run.model} is not the one that this run was trained with: its sha256 is "
             f"{str(found)[:12]}, but {run.data_file} has {expected[:12]}. Restore the tokenizer files of the run; its "
             "checkpoints have them too.",

@@ -73,7 +73,7 @@ class AdapterConfig:
             for each in fields(self):
                 if getattr(self, each.name) != each.default:
                     raise ConfigError(
-                        "setting_missing",
+                        "setting_without_effect",
                         f"{each.name}={getattr(self, each.name)!r} has no meaning if all weights are trained. "
                         f"Set lora_r (to 16, for example), or remove {each.name}.",
                     )

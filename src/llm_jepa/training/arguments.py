@@ -162,7 +162,7 @@ class JEPATrainingArguments(TrainingArguments):
             raise ConfigError("value_out_of_range", f"pack_length={self.pack_length} must be at least 1.")
         if self.pack_length is not None and not self.packing:
             raise ConfigError(
-                "setting_missing",
+                "setting_without_effect",
                 f"pack_length={self.pack_length} needs packing=True. Set packing, or remove pack_length.",
             )
         if not re.fullmatch(_SIZE, str(self.max_shard_size)):

@@ -1,7 +1,8 @@
 """Products of bf16 weights on a processor without bf16 instructions: in float32, with the result rounded to bf16.
 
-On such a processor PyTorch's own bf16 products take about ten times as long as float32 products. On any hardware a bf16
-product is summed in float32 and rounded once, so the results are equal up to the order of the sum.
+On such a processor PyTorch's own bf16 products take about ten times as long as float32 products. A matrix product in
+bf16 is summed in float32 and rounded once, so the results differ by the order of the sum. In attention they differ a
+little more: here the weights of the softmax are not rounded.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _MODE = _Float32Products()
 
 
 def is_needed(model: Any) -> bool:
-    """Return whether weights are in bf16, but neither a GPU nor the processor here multiplies in bf16."""
+    """Return whether weights are in bf16, there is no CUDA GPU, and the processor does not multiply in bf16."""
     in_bf16 = any(each.dtype == torch.bfloat16 for each in model.parameters())
     return in_bf16 and not torch.cuda.is_available() and not has_bf16_instructions()
 

@@ -123,7 +123,7 @@ class ModelConfig:
         for name in ("model_revision", "trust_remote_code", "gguf_file"):
             if getattr(self, name) and not self.model_name_or_path:
                 raise ConfigError(
-                    "setting_missing",
+                    "setting_without_effect",
                     f"{name} has no meaning for a preset. Set model_name_or_path, or remove {name}.",
                 )
         if self.gguf_file and (self.model_revision or self.trust_remote_code):
@@ -326,7 +326,7 @@ def check_same_ids(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, name
         name: Where the tokenizer came from, for the error.
 
     Raises:
-        ConfigError: If a token that both have has different ids in them, or they have no token in common.
+        ConfigError: If a token has different ids in the two tokenizers, or they have no token in common.
     """
     try:
         own = load_own_tokenizer(config).get_vocab()

@@ -137,6 +137,9 @@ class ResumableTrainer(Trainer):
             if newest is None:
                 raise DataError("checkpoint_missing", f"{self.args.output_dir} has no checkpoint to continue from.")
             return newest
+        if not Path(wanted).is_dir():
+            text = f"{wanted}: no such checkpoint. Name another one, or train from the start."
+            raise DataError("checkpoint_missing", text)
         problem = find_problem(Path(wanted))
         if problem is not None:
             raise DataError(

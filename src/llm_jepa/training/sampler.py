@@ -69,10 +69,10 @@ def num_beside(num_task_rows: int, ratio: float) -> int:
 class BesideRows:
     """Chooses rows of a second file for each step of an epoch of the task's rows.
 
-    The second file has its own order and its own epochs. In each epoch of the task its rows continue where they stopped
-    in the one before. The choice depends only on seed, epoch and step, so that a resumed run sees what it would have
-    seen without the stop. A step of n task rows gets n times `ratio` rows, rounded (a half is rounded up). No row comes
-    twice in a step, unless an epoch of the second file ends in it.
+    The rows of the second file have their own order and their own epochs. In each epoch of the task, they continue
+    where they stopped in the epoch before. The choice depends only on seed, epoch and step, so that a resumed run sees
+    what it would have seen without the stop. A step of n task rows gets n times `ratio` rows, rounded (a half is
+    rounded up). No row comes twice in a step, unless an epoch of the second file ends in it.
 
     Args:
         task_lengths: Tokens of each task row.

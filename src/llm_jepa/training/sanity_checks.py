@@ -24,7 +24,7 @@ def check_rows(name: str, rows: Any) -> None:
     if rows is None or (isinstance(rows, Sequence) and not len(rows)):
         return
     try:
-        looked_at = rows if isinstance(rows, list | tuple) else [rows[0]]  # each row of others may be read from a file
+        looked_at = rows if isinstance(rows, list | tuple) else [rows[0]]  # others may read each from a file
     except (TypeError, KeyError, IndexError):  # not a sequence
         looked_at = [None]
     strange = [type(row).__name__ for row in looked_at if not isinstance(row, Pair)]
@@ -53,7 +53,7 @@ def check_combinations(jepa: LLMJEPA, args: JEPATrainingArguments, *, is_fsdp: b
             )
         if args.max_shard_size != MAX_SHARD_SIZE:
             raise ConfigError(
-                "settings_conflict",
+                "setting_without_effect",
                 f"max_shard_size={args.max_shard_size} has no meaning with LoRA: an adapter is one file. Remove it.",
             )
     if args.fp16 and args.device.type == "cpu":

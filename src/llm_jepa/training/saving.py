@@ -6,9 +6,9 @@
     adapter_config.json, adapter_model.safetensors       instead of the first two if LoRA was trained
     jepa.safetensors                                     [PRED], (number of vectors, C), and the predictor head
     jepa_config.json                                     the objective
-    jepa_target.safetensors                              with jepa_target ema: the slow copy's weights that differ
-                                                         from the model's. It made the Enc(Code) of the run's figures.
-                                                         In several files if the model is
+    jepa_target.safetensors                              with jepa_target ema: the slow copy's weights that are not
+                                                         shared with the model. The run's figures read Enc(Code) from
+                                                         this copy. In several files if the model is
 
 Only safetensors and JSON are written and read.
 """
@@ -216,9 +216,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise DataError(
-            "checkpoint_damaged", f"{path} is missing or damaged: {error}. Use another checkpoint, or train again."
-        ) from error
+        code, problem = ("checkpoint_damaged", "is damaged") if path.exists() else ("weights_missing", "is missing")
+        raise DataError(code, f"{path} {problem}: {error}. Use another checkpoint, or train again.") from error
 
 
 def _read_shards(path: Path) -> dict[str, Tensor]:

@@ -40,7 +40,7 @@ class TextRows:
     Args:
         jepa: The model that will train on them.
         tokenizer: Its tokenizer; without one, rows of text are refused.
-        config: How rows are read, and what happens to rows that are too long.
+        config: How rows are read, and what happens to rows that cannot be used as they are.
 
     Attributes:
         encoder: The encoder; None until there are rows of text.

@@ -1,4 +1,4 @@
-"""`transformers.Trainer` with the LLM-JEPA objective: named terms, monitors on held-out rows, and a loss scaled right.
+"""`transformers.Trainer` with the LLM-JEPA objective: named terms, monitors on held-out rows, the scale of the loss.
 
 The stock Trainer does the loop, the optimizer, the schedule, mixed precision and processes. This module has the loss
 of a step, its logging, and the evaluation during training; `row_order.py` has the order of the rows, `resumable.py`
@@ -7,7 +7,7 @@ the checkpoints.
 
 from __future__ import annotations
 
-# The Trainer's batches are dicts of tensors, and it is annotated so; ours are FusedBatch.
+# The Trainer's batches are dicts of tensors, and its annotations say so; ours are FusedBatch.
 # mypy: disable-error-code="override, misc, attr-defined, arg-type"
 import logging
 import math
@@ -83,7 +83,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
             completion, messages, text and code, or text alone, which `processing_class` encodes.
         eval_dataset: Held-out rows, for the loss and the monitors; may be empty.
         jepa_config: The objective of a plain model. Default: that of the paper, `JEPAConfig()`.
-        data_config: How rows of text are read, and what happens to rows that are too long, for example.
+        data_config: How rows of text are read, and what happens to those that are too long (`max_length`), for example.
         pad_token_id: Id that fills padding. Default: the tokenizer's.
         view_dataset: Rows of a second file. Each step has some of them next to the training rows. May be empty.
         views_ratio: Rows of `view_dataset` for each training row.
@@ -166,8 +166,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
             LLMJEPA(self.jepa.model, JEPAConfig())
         except UnsupportedModelError as error:
             if self.args.packing:
-                code = getattr(error, "code", "model_not_supported")
-                raise ConfigError(code, f"packing=True is not possible with this model. {error}") from error
+                raise ConfigError(error.code, f"packing=True is not possible with this model. {error}") from error
             logger.warning("model  embeddings of views are not measured: %s", error)
             self.monitor_pairs = []
 

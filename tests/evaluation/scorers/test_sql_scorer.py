@@ -130,7 +130,7 @@ def test_a_folder_that_is_not_there_or_a_scorer_without_one_is_refused(folder, r
 def test_a_file_that_is_no_database_or_is_not_whole_is_an_error_of_the_row(score, folder, raises):
     """With `immutable`, SQLite would read the file without the log beside it, and not say so."""
     (folder / "text.sqlite").write_text("this is no database" * 100)
-    with raises("database_damaged", "'SELECT 1'"):
+    with raises("database_unreadable", "'SELECT 1'"):
         score("SELECT 1", "SELECT 1", database="text")
     with raises("gold_not_usable", "'SELECT nope'", "no such column"):
         score("SELECT 1", "SELECT nope", database="shop")

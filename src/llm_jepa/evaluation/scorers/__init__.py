@@ -60,7 +60,7 @@ def get_scorer(name: str, *, databases: str | Path | None = None, golds: Iterabl
         )
     if databases is not None:
         raise ConfigError(
-            "settings_conflict",
+            "setting_without_effect",
             f"databases={str(databases)!r} is for the scorer sql; {name} reads none. Remove databases.",
         )
     return OF_FILE[name](golds) if golds is not None and name in OF_FILE else SCORERS[name]

@@ -77,7 +77,7 @@ def number_after_marker(text: str) -> Decimal | None:
 
 
 def find_number(text: str, *, last: bool = False) -> FoundNumber | None:
-    """Return the number after the first `####` (with `last`, the last one) that no word follows directly."""
+    """Return the number after the first `####` that no word follows directly; with `last`, only the last counts."""
     places = [found.end() for found in _MARKER.finditer(text)]
     for place in places[-1:] if last else places:
         start = _BEFORE.match(text, place).end()  # type: ignore[union-attr]

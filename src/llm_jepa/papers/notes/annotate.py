@@ -170,7 +170,7 @@ def _split_missing(notes: Sequence[Note], num_pages: int, skip: bool) -> tuple[l
             "or leave out those of missing pages with --skip-missing.",
         )
     if len(missing) == len(notes):
-        raise DataError("no_notes", f"it has {pages}, and all notes are for other pages.")
+        raise DataError("page_missing", f"it has {pages}, and all notes are for other pages. Correct their pages.")
     return [note for note in notes if note.page <= num_pages], missing
 
 

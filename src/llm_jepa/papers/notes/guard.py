@@ -29,7 +29,7 @@ from .notes_file import Note
 logger = logging.getLogger(__name__)
 
 MAX_SECONDS = 8.0  # of processor time: on an idle machine the whole command then answers within ten seconds
-BUSY = 5  # the limit by the clock is so many times as long: on a busy machine a good file has to wait
+BUSY = 5  # the limit by the clock is this many times as long: on a busy machine a good file has to wait
 MAX_MEMORY_MIB = 448  # of address space, with the libraries: together with the parent less than 512
 MIN_MEMORY_MIB = 256  # with the libraries loaded and one plain page rendered, 200 are in use
 _LIBRARIES = ("pypdf", "pypdfium2", "reportlab")
@@ -65,7 +65,7 @@ def annotate_pdf(
     """
     _check_call(source, notes, out, force)
     if max_memory_mib < MIN_MEMORY_MIB:
-        text = f"--max-memory {max_memory_mib}: the libraries alone need {MIN_MEMORY_MIB} MiB."
+        text = f"--max-memory {max_memory_mib}: expected {MIN_MEMORY_MIB} MiB or more, most of it for the libraries."
         raise ConfigError("value_out_of_range", text)
     with source.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -138,7 +138,8 @@ def _run_child(source: Path, request: dict[str, Any], max_seconds: float, max_me
     if result is None:
         raise DataError(
             "time_limit_exceeded",
-            f"{source}: not done after {max_seconds:g} seconds of processor time. The file is damaged, or very large. "
+            f"{source}: not done after {max_seconds:g} seconds of processor time. The file is damaged, very large, or "
+            "keeps its reader in an endless loop. "
             f"If you trust it, allow more with --max-seconds {10 * max_seconds:g}.",
         )
     if result.get("code") == OUT_OF_MEMORY:

@@ -16,7 +16,7 @@ import yaml
 
 from llm_jepa.errors import ConfigError, nearest
 from llm_jepa.files import expanded
-from llm_jepa.yaml_loading import UniqueKeyLoader
+from llm_jepa.yaml_loading import UniqueKeyLoader, code_of
 
 KEYS = ("title", "bullets", "place", "size", "colour")
 FORM = "PAGE: {title: ..., bullets: [...]}"
@@ -132,7 +132,7 @@ def _parse(text: str, name: str) -> tuple[dict[Any, Any], dict[Any, int]]:
         where = f"{name}:{mark.line + 1}" if mark else name
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
         text = f"{where}: not valid YAML: {problem}. Texts with ': ' or '#' need quotes."
-        raise ConfigError("not_yaml", text) from None
+        raise ConfigError(code_of(error), text) from None
     except (RecursionError, ValueError, TypeError) as error:  # nested too deeply, or a number of 5,000 digits
         if isinstance(error, ConfigError):
             raise

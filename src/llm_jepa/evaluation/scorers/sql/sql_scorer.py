@@ -91,7 +91,7 @@ class SqlScorer:
             answer = self.worker.read(WAIT_S) or too_late
             return Verdict(answer["ok"], _shortened(answer["reason"]))
         raise GoldError(
-            "database_damaged" if answer.get("is_of_database") else "gold_not_usable",
+            "database_unreadable" if answer.get("is_of_database") else "gold_not_usable",
             f"The gold query {quoted(request['gold'])} cannot be used: {_shortened(answer['reason'])}.",
         )
 
