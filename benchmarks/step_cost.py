@@ -5,7 +5,7 @@
     python benchmarks/step_cost.py --packing                               # packed against padded rows of mixed length
 
 All variants start from the same weights and train on the same batches of NL-RX-SYNTH pairs, grouped by length as
-in training. `ratio` is the median over rounds of a variant's time, divided by that of `plain`. How a
+in training. `ratio` is the median over rounds of a variant's time, divided by that of `plain` on the same batch. How a
 step is timed: step_timing.py. What each variant computes: step_objectives.py. With --packing: step_packing.py.
 """
 

@@ -130,17 +130,21 @@ def build_mixed_pairs(num_pairs: int, seed: int = 0, **size) -> list[Pair]:
 
 
 @contextmanager
-def _raises(code: str, *values: object) -> Iterator[pytest.ExceptionInfo[LLMJEPAError]]:
+def _raises(code: str, *values: object, exit_code: int = 2) -> Iterator[pytest.ExceptionInfo[LLMJEPAError]]:
     with pytest.raises(LLMJEPAError) as caught:
         yield caught
-    assert caught.value.code == code
-    for value in values:
-        assert str(value) in str(caught.value)
+    assert (caught.value.code, caught.value.exit_code) == (code, exit_code)
+    for value in map(str, values):
+        assert len(value) > 1, "one character is in nearly every text"
+        assert value in str(caught.value)
 
 
 @pytest.fixture(scope="session")
 def raises() -> Callable[..., AbstractContextManager[pytest.ExceptionInfo[LLMJEPAError]]]:
-    """`with raises("unknown_arm", "jeppa"):` an error of that code, whose text holds the values that it is about."""
+    """`with raises("unknown_arm", "jeppa"):` an error of that code, whose text holds the values that it is about.
+
+    Exit code 2 is that of a wrong call or wrong data; 1, of work that failed.
+    """
     return _raises
 
 

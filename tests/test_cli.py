@@ -739,7 +739,7 @@ def test_golds_that_a_metric_cannot_decide_are_counted_before_training(call, ref
 def test_a_call_that_finds_nothing_to_do_is_refused(call, refused, run, tmp_path):
     """No view to look at or to search, no row that fits into a split, no step, and no learning rate."""
     idle = write_rows(tmp_path / "idle.jsonl", *({**row, "use_jepa": False} for row in ROWS[:5]))
-    refused("no_jepa_rows", [], "retrieve", run, "lines", "--data", idle)
+    refused("no_jepa_rows", [idle], "retrieve", run, "lines", "--data", idle)
     refused("no_jepa_rows", [idle], "analyze", run, "--data", idle, "--out", tmp_path / "geometry")
     said = call("evaluate", run, "--data", idle)
     assert "no row has a JEPA term" in said.out and "nan" not in said.out

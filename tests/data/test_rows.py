@@ -160,7 +160,7 @@ def test_control_and_bidi_characters_are_kept_as_they_are(write_lines):
         ('{"text": "a", "code": }', "not_json", ["column 23"]),
         ('{"text": "a", "code": "b"', "not_json", ["column 26"]),
         ('["a", "b"]', "row_not_object", ["a list"]),
-        ("[", "not_json", [".json"]),
+        ("[", "not_json", ["array"]),
         ('"text"', "row_not_object", ["a string"]),
         ("null", "row_not_object", ["null"]),
         ('{"text": "a", "text": "b", "code": "c"}', "key_repeated", ["'text'"]),

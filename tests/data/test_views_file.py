@@ -295,8 +295,8 @@ def test_a_setting_without_effect_is_refused_by_name(raises, settings, code, val
     ("settings", "code", "values"),
     [
         ({"on_leak": "dorp"}, "value_not_allowed", ["on_leak='dorp'", "drop, keep, error"]),
-        ({"max_length": 3}, "value_out_of_range", ["max_length=3", "4"]),
-        ({"max_test_rows": 0}, "value_out_of_range", ["max_test_rows=0", "1"]),
+        ({"max_length": 3}, "value_out_of_range", ["max_length=3", "at least 4"]),
+        ({"max_test_rows": 0}, "value_out_of_range", ["max_test_rows=0", "at least 1"]),
         ({"messages_column": "m", "text_column": "t"}, "settings_conflict", ["messages_column='m'", "text_column"]),
         ({"test_files": {}}, "value_empty", ["test_files"]),
         ({"test_files": {"a b": "a.jsonl"}}, "name_not_allowed", ["test_files", "'a b'"]),

@@ -200,7 +200,7 @@ def test_the_log_holds_what_was_printed_and_the_figure_is_drawn_from_it(run, pai
             ["line 2", "text, sql", "[column_missing]"],
         ),
         (b"{}\n", ["--pairs"], ["line 1", "nothing", "[column_missing]"]),
-        (b"text, code\n", ["--pairs"], ["line 1", "JSON"]),
+        (b"text, code\n", ["--pairs"], ["line 1", "[not_json]"]),
         (b"", ["--pairs"], ["0 pairs", "[too_few_rows]"]),
         (b'{"text": "a", "code": "bc"}\n', ["--pairs"], ["1 pairs", "0 to hold out", "[too_few_rows]"]),
     ],
@@ -222,9 +222,9 @@ def test_data_that_cannot_be_used_is_named(content, flags, values, run, tmp_path
     ("flags", "values"),
     [
         (["--max-iters", "0"], ["--max-iters is 0", "[value_out_of_range]"]),
-        (["--jepa-distance", "cosin"], ["jepa_distance='cosin'"]),
+        (["--jepa-distance", "cosin"], ["jepa_distance='cosin'", "[unknown_distance]"]),
         (["--jepa-lambda", "-1"], ["jepa_lambda=-1", "[value_out_of_range]"]),
-        (["--jepa-k", "9"], ["9 [PRED]", "8 tokens", "17 positions", "[text_too_long]"]),
+        (["--jepa-k", "9"], ["9 [PRED]", "8 tokens", "17 positions", "[row_too_long]"]),
         (["--learning-rate", "inf"], ["iter", "--learning-rate", "[loss_not_finite]"]),
     ],
 )

@@ -50,10 +50,10 @@ REFUSED = [
     ),
     ({"metric": "choice"}, "no_usable_gold", ["choice", "12 test rows"]),
     pytest.param(
-        {"report_to": "wandb"}, "setting_refused", ["report_to='wandb'", "pip install wandb"], marks=without("wandb")
+        {"report_to": "wandb"}, "package_missing", ["report_to='wandb'", "pip install wandb"], marks=without("wandb")
     ),
-    pytest.param({"report_to": ["wandb"]}, "setting_refused", ["report_to=['wandb']"], marks=without("wandb")),
-    pytest.param({"optim": "adamw_8bit"}, "setting_refused", ["optim='adamw_8bit'"], marks=without("bitsandbytes")),
+    pytest.param({"report_to": ["wandb"]}, "package_missing", ["report_to=['wandb']"], marks=without("wandb")),
+    pytest.param({"optim": "adamw_8bit"}, "package_missing", ["optim='adamw_8bit'"], marks=without("bitsandbytes")),
     pytest.param({"deepspeed": "x.json"}, "package_missing", ["deepspeed"], marks=without("deepspeed")),
 ]
 

@@ -291,7 +291,7 @@ def test_an_encoder_that_is_not_equal_is_not_written(nano, tmp_path, monkeypatch
         made.tokenizer.chat_template = made.tokenizer.chat_template.replace("{{- words -}}", "{{- words.upper() -}}")
         return made
 
-    for changed, code, value in ((upper, "tokens_differ", "'"), (without_pred, "export_differs", "query")):
+    for changed, code, value in ((upper, "tokens_differ", "--as encoder"), (without_pred, "export_differs", "query")):
         monkeypatch.setattr(encoder_folder, "encoder_tokenizer", changed)
         with raises(code, value):
             export_encoder(nano, tmp_path / "home" / "out")

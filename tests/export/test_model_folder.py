@@ -18,7 +18,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm_jepa.cli import main
 from llm_jepa.data.tokenizer import train_tokenizer
-from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.export import model_folder
 from llm_jepa.export.export_run import export_run, is_run
 from llm_jepa.export.serving import Exported, python_snippet, server_commands
@@ -296,7 +295,7 @@ def test_a_run_that_is_not_finished_is_refused(here, raises):
     (here / "DONE").unlink()
     with raises("run_not_finished", "run", "DONE"):
         export_run(here, "out")
-    with pytest.raises(ConfigError, match=r"config\.yaml"):
+    with raises("not_a_run", "base", "config.yaml"):
         export_run("base", "out")
     assert not Path("out").exists() and is_run(here) and not is_run(Path("base"))
 
@@ -308,7 +307,7 @@ def test_damage_leaves_nothing_behind(here, monkeypatch, raises):
     weights.write_bytes(content[:-50])
     with raises("checkpoint_damaged", weights.name):
         export_run(here, "out")
-    with pytest.raises(DataError, match="run/model"):
+    with raises("checkpoint_damaged", "run/model"):
         export_run(here, "out", merge=True)
     weights.write_bytes(content)
     with monkeypatch.context() as patch:
@@ -316,7 +315,7 @@ def test_damage_leaves_nothing_behind(here, monkeypatch, raises):
         with raises("merge_differs", "--merge"):
             export_run(here, "out", merge=True)
     train_tokenizer(["other words"], 280).save_pretrained(here / "model")
-    with pytest.raises(ConfigError, match="run/model.* sha256"):
+    with raises("tokenizer_changed", "run/model", "sha256"):
         export_run(here, "out")
     assert "out" not in names(".") and not [name for name in names(".") if name.startswith(".")]
 

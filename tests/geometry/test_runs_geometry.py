@@ -212,7 +212,7 @@ def test_wrong_calls_are_refused(analyze, refused, runs, tmp_path, raises):
     ntp, out = runs["ntp"], ["--out", tmp_path / "out"]
     refused([ntp, ntp.parent / "." / "ntp", *out], "run_repeated", ntp)
     refused([ntp, "--data", "x.jsonl", "--split", "test", *out], "settings_conflict", "--data", "--split")
-    refused([tmp_path, *out], "run_not_finished", tmp_path)
+    refused([tmp_path, *out], "not_a_run", tmp_path)
     refused([ntp, "--num", 3, *out], "value_out_of_range", "num=3", "at least 4")
     refused([ntp, "--ridge", -1, *out], "value_out_of_range", "ridge=-1.0")
     refused([ntp, "--ridge", "nan", *out], "value_out_of_range", "ridge=nan")

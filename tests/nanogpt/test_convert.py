@@ -83,7 +83,7 @@ def test_what_is_there_is_written_over_with_force_alone(checkpoint, capsys):
         ("notes.txt", "gpt", ["notes.txt", "[checkpoint_damaged]"]),
         ("out/ckpt.pt", "gpt.pt", ["out/ckpt.pt", "[PRED]", "[nothing_to_export]"]),
         ("other", "gpt", ["--to", "gpt", "[wrong_ending]"]),
-        ("run", "gpt", ["run", "config.yaml"]),
+        ("run", "gpt", ["run", "config.yaml", "[not_a_run]"]),
         ("out/ckpt.pt", "out", ["out/ckpt.pt", "[output_is_input]"]),
     ],
 )

@@ -208,9 +208,9 @@ def test_a_finished_run_is_read_and_not_run_again(copied, settings, contents):
 @pytest.mark.parametrize(
     ("changes", "seed", "values"),
     [
-        ({"learning_rate": 0.5}, SEED, ["learning_rate", "'not set'", "0.5"]),
-        ({"max_steps": 6}, SEED, ["max_steps", "5", "6"]),
-        ({}, 8, ["seed", "7", "8"]),
+        ({"learning_rate": 0.5}, SEED, ["learning_rate was 'not set' and is 0.5"]),
+        ({"max_steps": 6}, SEED, ["max_steps was 5 and is 6"]),
+        ({}, 8, ["seed was 7 and is 8"]),
     ],
 )
 def test_the_folder_of_another_run_is_refused(changes, seed, values, copied, settings, contents, raises):

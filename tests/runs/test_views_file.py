@@ -171,7 +171,7 @@ def test_a_run_goes_on_with_the_same_view_rows_alone(transfer, tmp_path, raises)
     train_run(read_run(settings), 3, tmp_path / "run")
     for name in ("DONE", "eval.json"):
         (tmp_path / "run" / name).unlink()
-    with raises("settings_changed", "views_ratio", "1.0", "0.5"):
+    with raises("settings_changed", "views_ratio was 1.0 and is 0.5"):
         train_run(read_run(settings | {"views_ratio": 0.5}), 3, tmp_path / "run")
     rows = copy.read_text().splitlines()
     copy.write_text("\n".join(reversed(rows)))  # one row moved might be one that is set aside

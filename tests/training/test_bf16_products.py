@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from llm_jepa.training import bf16_products
-from llm_jepa.training.bf16_products import _PRODUCTS, multiply_in_float32
+from llm_jepa.training.bf16_products import multiply_in_float32
 
 ROUNDING = 2**-8  # of bf16, relative
 
@@ -49,19 +51,23 @@ def test_states_between_layers_are_in_bf16(both):
     assert {each.dtype for each in states} == {torch.bfloat16}
 
 
-def test_no_product_is_left_in_bf16(both, monkeypatch):
-    """Each call that PyTorch gets is of float32 tensors, under gradient checkpointing as well."""
-    seen = set()
+def test_no_product_is_left_in_bf16(both):
+    """Each product that PyTorch does, forward and backward, is of float32 tensors, under gradient checkpointing too."""
+    seen: dict[str, set] = {}
 
-    class Spy(torch.overrides.TorchFunctionMode):
-        def __torch_function__(self, func, types, args=(), kwargs=None):
-            if func in _PRODUCTS:
-                seen.update(each.dtype for each in args if isinstance(each, torch.Tensor))
+    class Spy(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if re.search(r"mm|matmul|attention|linear|einsum", str(func)):
+                seen.setdefault(str(func), set()).update(each.dtype for each in args if isinstance(each, torch.Tensor))
             return func(*args, **(kwargs or {}))
 
-    with Spy():  # outside of the model's own mode: it sees what that one makes of a call
-        loss_and_gradients(both[1], checkpointing=True)
-    assert seen == {torch.float32}
+    for model, dtypes in ((both[1], {torch.float32}), (both[0], {torch.bfloat16})):  # the second: the spy sees products
+        seen.clear()
+        with Spy():
+            loss_and_gradients(model, checkpointing=True)
+        found = {name: kinds & {torch.float32, torch.bfloat16} for name, kinds in seen.items()}
+        assert len(found) >= 3 and all(dtypes <= kinds for kinds in found.values()), found
+        assert dtypes == {torch.bfloat16} or all(kinds == dtypes for kinds in found.values()), found
 
 
 def test_the_mode_is_left_after_an_error(both):

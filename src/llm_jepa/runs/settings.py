@@ -316,9 +316,9 @@ def naming_settings(run: RunConfig, *suspects: str) -> Iterator[None]:
             raise
         unset_hf_deepspeed_config()  # transformers keeps it for all models of the process, also where it was refused
         text = " ".join((str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)).split())
-        code = "setting_refused"
-        if isinstance(error, ImportError):
-            code, text = "package_missing", f"{text} Install what is missing, or remove the setting."
+        code = "package_missing" if isinstance(error, ImportError) or "pip install" in text else "setting_refused"
+        if code == "package_missing":
+            text += " Install what is missing, or remove the setting."
         if any(re.search(rf"\b{key}\b", text) for key in run.settings):
             raise ConfigError(code, text) from error
         given = {key: value for key, value in run.training.items() if value not in (None, False)}

@@ -243,7 +243,7 @@ def _plain_tensors_only(checkpoint: str | None) -> Iterator[None]:
         yield
     except pickle.UnpicklingError as error:
         raise DataError(
-            "checkpoint_damaged",
+            "checkpoint_not_plain",
             f"{checkpoint} has a file that holds code next to its tensors, or is damaged. It was not loaded. Use "
             "another checkpoint.",
         ) from error
