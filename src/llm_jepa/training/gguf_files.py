@@ -103,7 +103,7 @@ def _read(file: Path) -> _Contents:
     """Return what a GGUF file holds; a large file takes seconds."""
     from gguf import GGUFReader
 
-    with _reading(file):
+    with _reading(file, "model_not_loadable"):
         reader = GGUFReader(file)
         types = Counter(tensor.tensor_type.name for tensor in reader.tensors)
         return _Contents(dict(types), len(reader.fields["tokenizer.ggml.tokens"].data))
