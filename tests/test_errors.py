@@ -22,7 +22,7 @@ def kinds_of(kind: type[LLMJEPAError]) -> set[type[LLMJEPAError]]:
     return {kind}.union(*map(kinds_of, kind.__subclasses__()))
 
 
-KINDS = {kind.__name__: kind for kind in kinds_of(LLMJEPAError)}
+KINDS = {kind.__name__: kind for kind in sorted(kinds_of(LLMJEPAError), key=lambda kind: kind.__name__)}
 
 
 def raised() -> list[tuple[str, list[ast.expr]]]:

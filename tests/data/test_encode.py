@@ -121,7 +121,7 @@ def test_each_part_of_a_split_has_a_token(byte_tokenizer, raises, split):
     """Two tokens are one and one at any share; one token cannot be split."""
     coder = PairEncoder(byte_tokenizer, DataConfig(), split)
     assert [len(coder.encode(Example("01")).text_ids), len(coder.encode(Example("01")).code_ids)] == [1, 2]
-    with raises("text_too_short", "1 tokens", "at least 2"):
+    with raises("text_too_short", "tokens: 1", "at least 2"):
         coder.encode(Example("0"))
 
 

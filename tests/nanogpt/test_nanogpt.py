@@ -374,9 +374,9 @@ def test_at_the_edge_of_the_block_pred_stands_right_after_the_text(raises):
     idx, targets = build_rows(T=BLOCK_SIZE)
     views = [(BLOCK_SIZE - 2, 2)] * 3
     assert_equal_to_three_forwards(model, idx, targets, 2, views, views=views)
-    with raises("text_too_long", "3 [PRED]", "22 tokens", "25 positions", "block_size is 24"):
+    with raises("row_too_long", "3 [PRED]", "22 tokens", "25 positions", "block_size is 24"):
         model.jepa_loss(idx, targets, jepa_k=3, views=views)
-    with raises("text_too_long", "1 [PRED]", "24 tokens", "25 positions", "block_size is 24"):
+    with raises("row_too_long", "1 [PRED]", "24 tokens", "25 positions", "block_size is 24"):
         model.encode_last_with_pred(idx, k_pred=1)
     rows_without_a_pair = [(BLOCK_SIZE, 0), (4, 4), (0, 0)]  # take no position, whatever their length
     assert_equal_to_three_forwards(model, idx, targets, 4, rows_without_a_pair, views=rows_without_a_pair)

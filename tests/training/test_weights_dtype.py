@@ -114,7 +114,7 @@ def test_a_saved_model_says_its_dtype_and_gives_the_same_logits(build, tmp_path,
     assert {each.dtype for model in (plain, ours) for each in model.parameters()} == {torch.bfloat16}
     assert torch.equal(ours.eval()(ids).logits, logits)
     weights = plain.state_dict()
-    assert all(torch.equal(weights[name], each) for name, each in ours.model.state_dict().items())
+    assert all(torch.equal(weights[name], each) for name, each in ours.state_dict().items())
     if has_bf16_instructions():  # else ours has the sums of float32, and PyTorch its own
         assert torch.equal(plain.eval()(ids).logits, logits)
     torch.testing.assert_close(plain.eval()(ids).logits, logits, rtol=2**-5, atol=2**-6)

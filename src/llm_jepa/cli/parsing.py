@@ -36,7 +36,8 @@ def _about_flag(name: str, value: str | None) -> str:
     from llm_jepa.runs.settings import field_types
 
     if name in field_types() or name in ExperimentConfig.__dataclass_fields__:
-        return f" {name} is a setting: write --set {name}={value or 'VALUE'}."
+        is_config = value is None or value.endswith((".yaml", ".yml"))  # then its value was taken for CONFIG.yaml
+        return f" {name} is a setting: write --set {name}={'VALUE' if is_config else value}."
     return f"{hint_of(name)} A setting is given as --set key=value."
 
 

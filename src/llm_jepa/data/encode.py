@@ -286,7 +286,7 @@ class PairEncoder:
         if not example.text.strip() or len(ids) < 2:
             raise EmptyViewError(
                 "text_too_short",
-                f"{example.source}: the text has {len(ids)} tokens or is blank; two views need at least 2 "
+                f"{example.source}: the text is blank or too short (tokens: {len(ids)}); two views need at least 2 "
                 "tokens. Correct the row, or set on_empty=drop to leave such rows out.",
             )
         return self._split(self.bos_ids + ids, example)

@@ -201,13 +201,12 @@ def read_run_settings(run: RunFolder) -> dict[str, Any]:
         ConfigError: If the folder is not a finished run.
     """
     if not run.has_settings or not run.model.is_dir():
-        missing = f"{run.model.name}/" if run.has_settings else run.config_file.name
-        hint = "" if run.path.exists() else nearest_file(run.path)
-        code = "run_not_finished" if run.has_settings else "not_a_run" if run.path.exists() else "folder_missing"
-        raise ConfigError(
-            code,
-            f"{run} holds no {missing}.{hint} Expected the folder of a finished run, such as OUT/jepa-s82.",
-        )
+        expected = "Expected the folder of a finished run, such as OUT/jepa-s82."
+        if not run.path.exists():
+            raise ConfigError("folder_missing", f"{run} does not exist.{nearest_file(run.path)} {expected}")
+        if not run.has_settings:
+            raise ConfigError("not_a_run", f"{run} holds no {run.config_file.name}. {expected}")
+        raise ConfigError("run_not_finished", f"{run} holds no {run.model.name}/. {expected}")
     return run.settings()
 
 
