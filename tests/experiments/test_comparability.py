@@ -164,7 +164,7 @@ def test_a_baseline_whose_cells_all_fail_is_told_with_its_reason(quick_runs, set
     """The error is that of the runs, with the end of their log, not that a baseline is missing."""
     hot = {"learning_rate": [1e30, 1e31], "warmup_steps": 0}
     grid = settings | {"arms": {"ntp": hot, "jepa": {}}, "seeds": [1], "choose_by": "ce_loss", "workers": 1}
-    with raises("runs_failed", "2 of 3", "ntp.lr1e30-s1, ntp.lr1e31-s1", "[gradient_not_finite]"):
+    with raises("runs_failed", "2 of 3", "ntp.lr1e30-s1, ntp.lr1e31-s1", "[gradient_not_finite]", exit_code=1):
         run_experiment(open_experiment(grid, tmp_path / "out"))
 
 

@@ -227,7 +227,7 @@ def test_a_run_that_fails_stops_no_other_and_is_named_with_its_reason(settings, 
     hot = {"learning_rate": 1e30, "warmup_steps": 0}
     broken = settings | {"arms": {"hot": hot, "ntp": {}}, "seeds": [1], "workers": 1}
     quick_runs.clear()
-    with raises("runs_failed", "1 of 2", "hot-s1", "exit code 1", "[gradient_not_finite]") as error:
+    with raises("runs_failed", "1 of 2", "hot-s1", "exit code 1", "[gradient_not_finite]", exit_code=1) as error:
         run_experiment(open_experiment(broken, tmp_path / "out"))
     assert error.value.exit_code == 1
     assert "hot-s1 failed with exit code 1" in caplog.text
@@ -235,7 +235,7 @@ def test_a_run_that_fails_stops_no_other_and_is_named_with_its_reason(settings, 
     assert [path.parent.name for path in (tmp_path / "out").glob("*/DONE")] == ["ntp-s1"]
 
     quick_runs.clear()
-    with raises("runs_failed", "1 of 2"):
+    with raises("runs_failed", "1 of 2", exit_code=1):
         run_experiment(open_experiment(broken, tmp_path / "out"))
     assert quick_runs == ["hot-s1"]
     assert summarise(tmp_path / "out").arms["ntp"].values.n == 1

@@ -123,7 +123,7 @@ def test_a_cell_that_fails_is_shown_and_not_chosen_and_the_others_are_compared(
     arms = {"ntp": {}, "jepa": {"learning_rate": [1e30, 1e-3], "warmup_steps": 0}}
     settings = tiny_settings(arms=arms, seeds=[1], choose_by="ce_loss", max_steps=2)
     quick_runs.clear()
-    with raises("runs_failed", "1 of 3", "jepa.lr1e30-s1") as error:
+    with raises("runs_failed", "1 of 3", "jepa.lr1e30-s1", exit_code=1) as error:
         run_experiment(open_experiment(settings, tmp_path / "out"), render=write_experiment_report)
     assert error.value.exit_code == 1 and len(quick_runs) == 3  # what fails by itself is not tried again
     results = json.loads((tmp_path / "out" / "results.json").read_text())

@@ -149,7 +149,7 @@ def test_a_server_that_cannot_start_is_an_error_and_not_a_failure_of_every_run(t
         monkeypatch.setattr(forkserver, name, getattr(server, name))
     job = Job("ntp", 1, RunFolder(tmp_path / "ntp-s1"))
     job.folder.path.mkdir()
-    with raises("worker_not_started") as caught:
+    with raises("worker_not_started", exit_code=1) as caught:
         run_jobs([job], 1, lambda: LocalPool(1, {}))
     assert caught.value.exit_code == 1
     assert "this module does not load" in capfd.readouterr().err

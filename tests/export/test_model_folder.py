@@ -312,7 +312,7 @@ def test_damage_leaves_nothing_behind(here, monkeypatch, raises):
     weights.write_bytes(content)
     with monkeypatch.context() as patch:
         patch.setattr(model_folder, "MAX_DIFFERENCE", -1.0)
-        with raises("merge_differs", "--merge"):
+        with raises("merge_differs", "--merge", exit_code=1):
             export_run(here, "out", merge=True)
     train_tokenizer(["other words"], 280).save_pretrained(here / "model")
     with raises("tokenizer_changed", "run/model", "sha256"):

@@ -162,7 +162,9 @@ def test_a4_too_little_room_is_refused_before_the_first_step(make_run, monkeypat
     full = shutil.disk_usage("/")._replace(free=100_000)
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: full)
     with fault_row("A4", "too little disk space for the checkpoints", 1) as row:
-        with raises("disk_full", trainer.args.output_dir, "3 checkpoints", "0 MiB are free", "save_total_limit"):
+        with raises(
+            "disk_full", trainer.args.output_dir, "3 checkpoints", "0 MiB are free", "save_total_limit", exit_code=1
+        ):
             trainer.train()
         assert trainer.state.global_step == 0
         row.passed = 1

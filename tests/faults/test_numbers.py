@@ -45,7 +45,7 @@ def test_b1_a_nan_stops_the_run_before_its_step(what, make_run, final_weights, f
     trainer = build(make_run, "run")
     poison(trainer, what)
     with fault_row("B1", "the loss or its gradient is nan in one micro-batch", 1) as row:
-        with raises(f"{what}_not_finite", f"step {POISONED_STEP} "):
+        with raises(f"{what}_not_finite", f"step {POISONED_STEP} ", exit_code=1):
             trainer.train()
         assert trainer.state.global_step == POISONED_STEP - 1
         newest = find_newest(trainer.args.output_dir)

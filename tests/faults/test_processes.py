@@ -214,7 +214,7 @@ def test_b1_a_nan_in_one_process_stops_both_before_the_step(
         trainer.jepa.forward = forward
 
     def run(rank):
-        with raises("loss_not_finite", f"step {AT_STEP} ", "nan", "train.jsonl:7"):
+        with raises("loss_not_finite", f"step {AT_STEP} ", "nan", "train.jsonl:7", exit_code=1):
             train("run", before=poison, gradient_accumulation_steps=accumulation)(rank)
         return True
 

@@ -655,7 +655,7 @@ def test_a_conversion_that_changes_the_logits_leaves_nothing(tmp_path, monkeypat
     right = weights_module._transposed
     monkeypatch.setattr(weights_module, "_transposed", lambda key, weight: right(key, weight) * 1.01)
     for name, force in [("other", False), ("model", True)]:
-        with raises("export_differs", tmp_path / name) as caught:
+        with raises("export_differs", tmp_path / name, exit_code=1) as caught:
             export(tmp_path / "ckpt.pt", tmp_path / name, force=force)
         assert caught.value.exit_code == 1
     assert_same_logits(AutoModelForCausalLM.from_pretrained(tmp_path / "model"), build())

@@ -424,7 +424,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_rows(
                 trainer.jepa.register_forward_hook(spoil)
 
     trainer.add_callback(Poison())
-    with raises("loss_not_finite", "step 2", "nan", "train.jsonl:7, train.jsonl:8"):
+    with raises("loss_not_finite", "step 2", "nan", "train.jsonl:7, train.jsonl:8", exit_code=1):
         trainer.train()
     assert len(after_first) == 1
     assert_equal(weights(trainer.jepa), after_first[0])
@@ -436,7 +436,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(make_jepa, make_tra
     before = weights(jepa)
     jepa.predictor.embedding.register_hook(lambda gradient: gradient * torch.inf)
     trainer = make_trainer(jepa, make_pairs(8), max_steps=4)
-    with raises("gradient_not_finite", "step 1") as caught:
+    with raises("gradient_not_finite", "step 1", exit_code=1) as caught:
         trainer.train()
     assert isinstance(caught.value, NonFiniteLossError) and ("nan" in str(caught.value) or "inf" in str(caught.value))
     assert_equal(weights(jepa), before)
@@ -484,7 +484,7 @@ def test_a_gradient_that_overflows_whatever_the_scale_ends_the_run(
     jepa.predictor.embedding.register_hook(lambda gradient: gradient * torch.inf)
     trainer = make_trainer(jepa, make_pairs(8), max_steps=100)
     overflowing(trainer)
-    with raises("gradient_not_finite", f"step {MAX_SKIPPED + 1} "):
+    with raises("gradient_not_finite", f"step {MAX_SKIPPED + 1} ", exit_code=1):
         trainer.train()
 
 
@@ -640,7 +640,7 @@ def test_a_distance_set_by_hand_is_not_recorded_as_another(make_jepa, make_pairs
 
     for change, code, value in (
         (by_hand, "distance_without_name", "'cosine'"),
-        (by_config, "settings_changed", "jepa_distance"),
+        (by_config, "config_changed", "jepa_distance"),
     ):
         jepa = make_jepa()
         change(jepa)
