@@ -88,4 +88,4 @@ def test_a_check_of_many_rows_says_how_many_it_compared(write_lines, monkeypatch
         monkeypatch.setattr(module, "MOST_ROWS", 1)
     rows = write_lines(pair(LONG.format("cat"), "1"), pair(LONG.format("cow"), "1"))
     found = check_files(rows, rows, DataConfig())
-    assert found["near_rows"] == 0 and "among the first 1 rows" in found["near_note"]
+    assert found["near_rows"] == 0 and "only the first 1 rows" in found["near_note"]

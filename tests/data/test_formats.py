@@ -153,8 +153,8 @@ def test_a_pattern_that_fits_no_file_is_refused(tmp_path, monkeypatch, raises):
         ("rows.json", b'[{"text": "a", "code": "b"}', "not_json", "rows.json: "),
         ("rows.json", b'[{"text": "a", "text": "b"}]', "key_repeated", "'text'"),
         ("rows.json", b'[{"text": "a", "code": "b"}, 3]', "row_not_object", "rows.json:2: "),
-        ("rows.parquet", b'{"text": "a", "code": "b"}', "not_parquet", ""),
-        ("rows.parquet", b"", "not_parquet", ""),
+        ("rows.parquet", b'{"text": "a", "code": "b"}', "not_parquet", "rows."),
+        ("rows.parquet", b"", "not_parquet", "rows."),
         ("rows.jsonl.gz", b'{"text": "a", "code": "b"}\n', "file_damaged", "rows.jsonl.gz"),
         (
             "rows.jsonl.gz",
@@ -164,9 +164,9 @@ def test_a_pattern_that_fits_no_file_is_refused(tmp_path, monkeypatch, raises):
         ),
         ("rows.csv.zst", b"text,code\na,b\n", "file_damaged", "rows.csv.zst"),
         ("rows.jsonl", bytes(pyarrow.compress(b"{}", "zstd")), "not_utf8", "zstd"),
-        *((f"rows{ending}", b"", "file_empty", "") for ending in ENDINGS if ending != ".parquet"),
-        ("rows.csv", b"text,code\n", "file_empty", ""),
-        ("rows.json", b"[]", "file_empty", ""),
+        *((f"rows{ending}", b"", "file_empty", "rows.") for ending in ENDINGS if ending != ".parquet"),
+        ("rows.csv", b"text,code\n", "file_empty", "rows."),
+        ("rows.json", b"[]", "file_empty", "rows."),
         ("rows.xlsx", b"", "unknown_format", ".jsonl"),
     ],
 )

@@ -248,16 +248,20 @@ def test_the_view_rows_set_aside_are_the_same_in_every_arm_and_are_not_trained_o
 @pytest.mark.parametrize(
     ("settings", "code", "values"),
     [
-        ({"views_ratio": 0.5}, "setting_missing", ["views_ratio=0.5", "views_file"]),
-        ({"task_views": False}, "setting_missing", ["task_views=False", "views_file"]),
-        ({"views_cross_entropy": False}, "setting_missing", ["views_cross_entropy=False", "views_file"]),
-        ({"views_bridge": "?"}, "setting_missing", ["views_bridge='?'", "views_file"]),
+        ({"views_ratio": 0.5}, "setting_without_effect", ["views_ratio=0.5", "views_file"]),
+        ({"task_views": False}, "setting_without_effect", ["task_views=False", "views_file"]),
+        ({"views_cross_entropy": False}, "setting_without_effect", ["views_cross_entropy=False", "views_file"]),
+        ({"views_bridge": "?"}, "setting_without_effect", ["views_bridge='?'", "views_file"]),
         ({"views_file": "v.jsonl", "views_bridge": ""}, "value_empty", ["views_bridge"]),
-        ({"views_text_column": "a"}, "setting_missing", ["views_text_column='a'", "views_file"]),
+        ({"views_text_column": "a"}, "setting_without_effect", ["views_text_column='a'", "views_file"]),
         ({"views_file": "v.jsonl", "views_ratio": -1}, "value_out_of_range", ["views_ratio=-1"]),
-        ({"generate_views": 10}, "setting_missing", ["generate_views=10", "generate_train"]),
-        ({"generate_validation": 10}, "setting_missing", ["generate_validation=10", "generate_train"]),
-        ({"generate_validation": -1, "generate_train": 9}, "value_out_of_range", ["generate_validation=-1", "0"]),
+        ({"generate_views": 10}, "setting_without_effect", ["generate_views=10", "generate_train"]),
+        ({"generate_validation": 10}, "setting_without_effect", ["generate_validation=10", "generate_train"]),
+        (
+            {"generate_validation": -1, "generate_train": 9},
+            "value_out_of_range",
+            ["generate_validation=-1", "at least 0"],
+        ),
         (
             {"generate_validation": 10, "generate_train": 9, "validation_file": "held.jsonl"},
             "settings_conflict",
@@ -265,13 +269,17 @@ def test_the_view_rows_set_aside_are_the_same_in_every_arm_and_are_not_trained_o
         ),
         (
             {"generate_test_phrasing": "colloquial"},
-            "setting_missing",
+            "setting_without_effect",
             ["generate_test_phrasing='colloquial'", "generate_train"],
         ),
-        ({"generate_colloquial_share": 0.5}, "setting_missing", ["generate_colloquial_share=0.5", "generate_train"]),
+        (
+            {"generate_colloquial_share": 0.5},
+            "setting_without_effect",
+            ["generate_colloquial_share=0.5", "generate_train"],
+        ),
         (
             {"generate_colloquial_share": 0.5, "generate_train": 9},
-            "setting_missing",
+            "setting_without_effect",
             ["generate_colloquial_share=0.5", "generate_views", "generate_test_phrasing=colloquial"],
         ),
         (

@@ -88,7 +88,7 @@ def test_how_answers_are_written_is_decided_once_for_the_whole_file(learned, som
 def test_places_that_count_from_one_are_refused_and_not_read_one_off(raises):
     """None is 0, and one is the number of the choices: read from 0, three of four would be the wrong choice."""
     rows = [(["a", "b", "c", "d"], answer) for answer in ("1", 2, "3", "4")]
-    with raises("places_count_from_one", 4):
+    with raises("places_count_from_one", "one is 4"):
         notation_of(rows)
     assert notation_of([*rows, (["a", "b"], 0)]) == "place"
 

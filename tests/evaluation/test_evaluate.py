@@ -131,7 +131,7 @@ def test_no_rows_give_no_division_by_zero(learned):
         ({"metric": "regexp"}, "unknown_scorer", ["metric='regexp'", "Did you mean 'regex'?"]),
         ({"scorers": ["number", "lable"]}, "unknown_scorer", ["scorers=", "'lable'", "Did you mean 'label'?"]),
         ({"metric": "sql"}, "setting_missing", ["sql", "databases"]),
-        ({"databases": "spider"}, "settings_conflict", ["databases='spider'", "sql"]),
+        ({"databases": "spider"}, "setting_without_effect", ["databases='spider'", "sql"]),
         ({"max_new_tokens": 0}, "value_out_of_range", ["max_new_tokens=0", "at least 1"]),
         ({"generation_batch_size": 0}, "value_out_of_range", ["generation_batch_size=0", "at least 1"]),
         ({"validation_generations": -1}, "value_out_of_range", ["validation_generations=-1", "at least 0"]),

@@ -90,7 +90,7 @@ def test_a_list_for_a_field_that_takes_one_is_no_grid():
         ({"max_retries": -1}, "value_out_of_range", ["max_retries=-1", " 0"]),
         ({"arms": {}}, "value_empty", ["arms"]),
         ({"arms": {"ntp": {}, "a/b": {"jepa_k": 2}}}, "name_not_allowed", ["'a/b'"]),
-        ({"arms": {"ntp": {}, "jepa": 3}}, "wrong_type", ["arms.jepa", "3"]),
+        ({"arms": {"ntp": {}, "jepa": 3}}, "wrong_type", ["arms.jepa is 3"]),
         ({"arms": {"ntp": {}, "jepa": {"workers": 2}}}, "key_misplaced", ["arms.jepa.workers"]),
         ({"arms": ["jepa"]}, "unknown_arm", ["baseline='ntp'", "jepa"]),
     ],
@@ -177,7 +177,7 @@ def test_names_of_the_log_and_of_eval_json_mean_the_same():
 @pytest.mark.parametrize(
     ("changes", "code", "values"),
     [
-        ({"validation_size": 0}, "no_rows", ["validation_size", "validation_file"]),
+        ({"validation_size": 0}, "no_validation_rows", ["validation_size", "validation_file"]),
         ({"eval_strategy": "no"}, "settings_conflict", ["eval_strategy=no"]),
         ({"validation_generations": 0}, "settings_conflict", ["validation_generations=0", "choose_by"]),
     ],

@@ -210,7 +210,7 @@ def test_a_run_without_the_metric_or_given_twice_is_named(raises):
 
 def test_a_missing_baseline_is_a_configuration_error(raises):
     """With the arms that there are."""
-    with raises("unknown_arm", "'plain'", "'ntp', 'jepa', 'control'"):
+    with raises("run_missing", "'plain'", "'ntp', 'jepa', 'control'"):
         build_results(runs_of(), baseline="plain")
     with raises("run_missing"):
         build_results([])

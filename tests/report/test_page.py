@@ -287,8 +287,8 @@ def test_the_report_of_an_analysis_answers_with_an_interval_too(make_geometry, r
     opening = read_page(html[html.index("<h1>") : html.index("<svg")]).words
     assert "Do texts find their own codes?" in opening
     assert "More often than by chance in 1 of 2 runs." in opening
-    assert "Of 24 texts, 50.0% (95% interval 31.4 to 68.6) are nearest to their own of 24 codes in jepa" in opening
-    assert "; 0.0% (95% interval 0.0 to 13.8) in ntp; " in opening
+    assert "In jepa, 50.0% (95% interval 31.4 to 68.6) of 24 texts are nearest to their own code, among 24" in opening
+    assert "; in ntp 0.0% (95% interval 0.0 to 13.8); " in opening
     assert "at random it would be 4.2%" in opening
     assert "Collapsed, by these pairs: jepa." in opening and "Cost: no training" in opening
     page = read_page(html)

@@ -170,14 +170,14 @@ def test_the_learning_rate_of_a_pretrained_model_is_a_small_one_unless_one_is_se
     [
         ({"arms": ["ntp", "jepa_shufled"]}, "unknown_arm", ["'jepa_shufled'", "'jepa_shuffled'"]),
         ({"arms": {"ntp": {}, "mine": {}}}, "unknown_arm", ["'mine'"]),
-        ({"arms": {"ntp": {}, "mine": 3}}, "wrong_type", ["arms.mine", "3"]),
+        ({"arms": {"ntp": {}, "mine": 3}}, "wrong_type", ["arms.mine is 3"]),
         ({"arms": "ntp"}, "wrong_type", ["arms='ntp'"]),
         ({"arms": []}, "value_empty", ["arms"]),
         ({"arms": {"ntp": {}, "a/b": {"jepa_k": 2}}}, "name_not_allowed", ["arm 'a/b'"]),
         ({"arms": {"ntp": {}, "../x": {"jepa_k": 2}}}, "name_not_allowed", ["arm '../x'"]),
         ({"arms": {"ntp": {}, ".hidden": {"jepa_k": 2}}}, "name_not_allowed", ["arm '.hidden'"]),
         ({"arms": ["jepa"]}, "unknown_arm", ["baseline='ntp'", "jepa"]),
-        ({"arms": {"ntp": {}, "mine": {"jepa_k": 99}}}, "value_out_of_range", ["arm mine", "jepa_k=99", "8"]),
+        ({"arms": {"ntp": {}, "mine": {"jepa_k": 99}}}, "value_out_of_range", ["arm mine", "jepa_k=99", "0 to 8"]),
     ],
 )
 def test_arms_that_cannot_be_run_are_refused(settings, code, values, refused):

@@ -39,7 +39,11 @@ TINY = {
 @pytest.fixture(scope="module")
 def transfer(tmp_path_factory):
     """The settings of configs/transfer_generated.yaml with the arms that have no teacher, made tiny."""
-    settings = read_yaml(ROOT / "configs" / "transfer_generated.yaml") | TINY | {"arms": ARMS, "baseline": "ntp"}
+    settings = (
+        read_yaml(ROOT / "configs" / "transfer_generated.yaml")
+        | TINY
+        | {"arms": ARMS, "baseline": "ntp", "question": "jepa"}
+    )
     settings |= {
         "generate_train": 24,
         "generate_views": 40,
@@ -74,7 +78,15 @@ def test_both_configurations_have_the_same_arms():
     for arms in (published["arms"], generated["arms"]):
         for arm in arms.values():
             arm.pop("pseudo_label_gold_file", None)
-    own = ("train_file", "test_files", "max_train_rows", "max_test_rows", "views_text_column", "views_code_column")
+    own = (
+        "train_file",
+        "test_files",
+        "max_train_rows",
+        "max_test_rows",
+        "views_text_column",
+        "views_code_column",
+        "question",
+    )
     shared = [
         {key: value for key, value in each.items() if key not in own and key != "views_file" and "generate" not in key}
         for each in (published, generated)

@@ -297,7 +297,7 @@ def test_an_adapter_of_a_model_in_several_files_is_the_adapter_of_one_in_one(mak
 
 
 def test_a_size_of_files_is_refused_where_an_adapter_is_one_file(make_adapted, make_trainer, make_pairs, raises):
-    with raises("settings_conflict", "max_shard_size=1MB", "LoRA"):
+    with raises("setting_without_effect", "max_shard_size=1MB", "LoRA"):
         make_trainer(make_adapted(), make_pairs(8), max_shard_size="1MB")
 
 
@@ -449,8 +449,8 @@ def test_named_layers_alone_are_adapted(tiny_model):
         ({"lora_r": 4, "lora_dropout": 1.0}, "value_out_of_range", ["lora_dropout=1.0", "[0, 1)"]),
         ({"lora_r": 4, "lora_target_modules": []}, "value_empty", ["lora_target_modules", "all-linear"]),
         ({"lora_r": 4, "quantization": "8bit"}, "value_not_allowed", ["quantization='8bit'", "none, 4bit"]),
-        ({"lora_alpha": 8.0}, "setting_missing", ["lora_alpha=8.0", "lora_r"]),
-        ({"quantization": "4bit"}, "setting_missing", ["quantization='4bit'", "lora_r"]),
+        ({"lora_alpha": 8.0}, "setting_without_effect", ["lora_alpha=8.0", "lora_r"]),
+        ({"quantization": "4bit"}, "setting_without_effect", ["quantization='4bit'", "lora_r"]),
     ],
 )
 def test_a_setting_out_of_range_or_without_effect_names_its_field(settings, code, values, raises):

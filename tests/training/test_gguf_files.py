@@ -82,9 +82,9 @@ def test_the_notes_of_a_run_say_that_the_weights_were_quantized(packed):
     ("name", "change", "code", "value"),
     [
         ("none.gguf", None, "file_missing", "F32.gguf, Q4_1.gguf, Q8_0.gguf"),
-        ("cut.gguf", lambda data: data[:2000], "model_not_loadable", "whole GGUF file"),
-        ("text.gguf", lambda data: b"no model", "model_not_loadable", "whole GGUF file"),
-        ("other.gguf", lambda data: data.replace(b"llama", b"lumma"), "model_not_loadable", "architecture lumma"),
+        ("cut.gguf", lambda data: data[:2000], "gguf_not_readable", "whole GGUF file"),
+        ("text.gguf", lambda data: b"no model", "gguf_not_readable", "whole GGUF file"),
+        ("other.gguf", lambda data: data.replace(b"llama", b"lumma"), "gguf_not_readable", "architecture lumma"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_with_the_reason(name, change, code, value, packed, tmp_path, raises):
@@ -108,7 +108,7 @@ def test_the_missing_package_is_named_with_the_command_that_installs_it(tmp_path
 @pytest.mark.parametrize(
     ("settings", "code", "values"),
     [
-        ({}, "setting_missing", ["gguf_file", "model_name_or_path"]),
+        ({}, "setting_without_effect", ["gguf_file", "model_name_or_path"]),
         (
             {"model_name_or_path": "x", "model_revision": "main"},
             "settings_conflict",

@@ -166,8 +166,8 @@ def test_what_is_no_model_is_refused_by_its_name(tokenizer, tmp_path, raises):
     [
         ({"model": "nanoo"}, "value_not_allowed", ["model='nanoo'", "nano, mini"]),
         ({"dropout": 1.0}, "value_out_of_range", ["dropout=1.0", "[0, 1)"]),
-        ({"model_revision": "main"}, "setting_missing", ["model_revision", "model_name_or_path"]),
-        ({"trust_remote_code": True}, "setting_missing", ["trust_remote_code", "model_name_or_path"]),
+        ({"model_revision": "main"}, "setting_without_effect", ["model_revision", "model_name_or_path"]),
+        ({"trust_remote_code": True}, "setting_without_effect", ["trust_remote_code", "model_name_or_path"]),
         (
             {"model_name_or_path": "a/b", "trust_remote_code": True},
             "code_not_pinned",

@@ -14,7 +14,7 @@ import pytest
             {},
             {"dataloader_drop_last": True, "per_device_train_batch_size": 16},
             "batch_too_large",
-            ["dataloader_drop_last=true", 8, 16],
+            ["dataloader_drop_last=true", "8 training rows", "has 16"],
         ),
         (
             {"jepa_distance": "infonce"},

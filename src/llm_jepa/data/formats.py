@@ -165,8 +165,9 @@ def _read_parquet(file: IO[bytes], label: str) -> Numbered:
                 number += 1
                 yield number, row
     except pyarrow.ArrowException as err:
-        hint = describe_content(start).strip() if not start.startswith(b"PAR1") else ""
-        code = "not_parquet" if hint else "file_damaged"
+        is_parquet = start.startswith(b"PAR1")
+        hint = "" if is_parquet else describe_content(start).strip()
+        code = "file_damaged" if is_parquet else "not_parquet"
         raise DataError(code, f"{label}: not a readable parquet file: {hint or f'{err}.'}") from err
 
 

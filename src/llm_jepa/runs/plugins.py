@@ -42,8 +42,8 @@ class PluginConfig:
                 )
             try:
                 _import_file(expanded(name)) if name in self.files else importlib.import_module(name)
-            except LLMJEPAError:
-                raise
+            except LLMJEPAError as error:
+                raise ConfigError(error.code, f"plugins: {name}: {error}") from error
             except Exception as error:  # the user's code may raise anything; the text shows it
                 text = f"plugins: {name} cannot be imported: {type(error).__name__}: {first_line(error)}"
                 hint = ". Expected a Python file, or a module that is installed." if _is_absent(name, error) else ""

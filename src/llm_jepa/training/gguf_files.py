@@ -49,7 +49,7 @@ def load_gguf_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
     """
     check_gguf(folder, name)
     hint = "Or set tokenizer_name_or_path to the model's tokenizer."
-    with _reading(folder / name, "tokenizer_not_loadable", hint):
+    with _reading(folder / name, hint):
         tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), gguf_file=name)
     # transformers (5.23) adds GPT-2's <|endoftext|> to every byte-level tokenizer. The model has no row for its id.
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -69,7 +69,7 @@ def load_gguf_model(folder: Path, name: str, *, dtype: torch.dtype, attention: s
     check_gguf(folder, name)
     kind = getattr(transformers, "GgufConfig", None)  # without it the package `kernels` would keep the weights packed
     how = {} if kind is None else {"quantization_config": kind(dequantize=True)}
-    with _reading(folder / name, "model_not_loadable"):
+    with _reading(folder / name):
         model = AutoModelForCausalLM.from_pretrained(
             str(folder), gguf_file=name, dtype=dtype, attn_implementation=attention, **how
         )
@@ -79,7 +79,7 @@ def load_gguf_model(folder: Path, name: str, *, dtype: torch.dtype, attention: s
 
 
 @contextmanager
-def _reading(file: Path, code: str, hint: str = "") -> Iterator[None]:
+def _reading(file: Path, hint: str = "") -> Iterator[None]:
     """Hide transformers' progress bar if there is no terminal, and name the file in its errors."""
     try:
         with redirect_stderr(sys.stderr if sys.stderr.isatty() else io.StringIO()):
@@ -87,7 +87,7 @@ def _reading(file: Path, code: str, hint: str = "") -> Iterator[None]:
     except Exception as error:  # the file is cut off, or the reader does not know the architecture or the tokenizer
         version = transformers.__version__
         raise ConfigError(
-            code,
+            "gguf_not_readable",
             f"{file} cannot be read: {first_line(error)} Expected a whole GGUF file of an architecture that "
             f"transformers {version} reads (Llama, Qwen, Gemma, Mistral, Phi-3 and others). {hint}".rstrip(),
         ) from error
@@ -103,7 +103,7 @@ def _read(file: Path) -> _Contents:
     """Return what a GGUF file holds; a large file takes seconds."""
     from gguf import GGUFReader
 
-    with _reading(file, "model_not_loadable"):
+    with _reading(file):
         reader = GGUFReader(file)
         types = Counter(tensor.tensor_type.name for tensor in reader.tensors)
         return _Contents(dict(types), len(reader.fields["tokenizer.ggml.tokens"].data))

@@ -118,7 +118,7 @@ def test_a_row_without_a_database_in_the_folder_is_an_error(score, row, code, va
 def test_a_folder_that_is_not_there_or_a_scorer_without_one_is_refused(folder, raises):
     with raises("file_missing", f"databases={str(folder / 'nope')!r}"):
         get_scorer("sql", databases=folder / "nope")
-    with raises("settings_conflict", f"databases={str(folder)!r}", "exact"):
+    with raises("setting_without_effect", f"databases={str(folder)!r}", "exact"):
         get_scorer("exact", databases=folder)
     with raises("setting_missing", "databases=FOLDER") as caught:
         get_scorer("sql")("SELECT 1", "SELECT 1")

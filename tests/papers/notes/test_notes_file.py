@@ -98,7 +98,7 @@ def refused(call, folder) -> Callable[..., None]:
         ("title: x\nbullets: [y]", "wrong_type", ["page 'title'"]),
         ("1.5: {title: x}", "wrong_type", ["page 1.5"]),
         ("true: {title: x}", "wrong_type", ["page True"]),
-        ("1: {title: x}\n1: {title: y}", "not_yaml", ["notes.yaml:2", "key 1"]),
+        ("1: {title: x}\n1: {title: y}", "key_repeated", ["notes.yaml:2", "key 1"]),
         ("1:", "wrong_type", ["page 1", "nothing", "title: and bullets:"]),
         ("1: a text", "wrong_type", ["page 1", "'a text'"]),
         ("1: {bullets: [x]}", "key_missing", ["page 1", "title"]),
@@ -165,7 +165,7 @@ def test_missing_pages_are_named_or_skipped_and_counted(refused, call, folder):
         "out": "out.pdf", "notes": 1, "pages": 3, "bands": 0, "inserted_pages": 0, "skipped": [4, 9],
     }  # fmt: skip
     (folder / "out.pdf").unlink()
-    refused("no_notes", "in.pdf", "3 pages", text="7: {title: x}", flags=["--skip-missing"])
+    refused("page_missing", "in.pdf", "3 pages", text="7: {title: x}", flags=["--skip-missing"])
 
 
 # ---- files ----
