@@ -147,7 +147,8 @@ class TrainedRun:
             raise DataError(
                 "no_jepa_rows",
                 f"None of the {len(candidates.pairs)} rows from {candidates.examples[0].source} on has a JEPA term "
-                "(use_jepa is false in all), so there is no code to find. Remove use_jepa from the rows, or set it to true.",
+                "(use_jepa is false in all), so there is no code to find. Remove use_jepa from the "
+                "rows, or set it to true.",
             )
         first = first_of_each(views.code_groups)
         # The query needs a code view, but any code will do.
