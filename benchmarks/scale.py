@@ -1,4 +1,4 @@
-"""What a step costs, sends and holds in memory, from one GPU to 64: computed from shapes, not measured.
+"""What a step costs and holds in memory, from one GPU to 64: computed from shapes, not measured.
 
     python benchmarks/scale.py                     # the tables of docs/scale.md
 
@@ -148,20 +148,6 @@ def state_bytes(shape: Shape, *, devices: int, sharded: bool) -> float:
     return whole / devices + 2 * (root + 2 * layer) + 2 * max(root, layer)
 
 
-def moved_bytes(shape: Shape, step: Step, *, devices: int, sharded: bool, accumulation: int = 1) -> float:
-    """Bytes that each device sends in an optimizer step.
-
-    DDP sums gradients in float32, once an optimizer step, for every objective. FSDP2 gathers the weights in bfloat16
-    for the forward and for the backward of each micro-batch, and the layers once more for the targets' forward of
-    stop_grad and ema. It sums gradients in bfloat16 into shares.
-    """
-    others = (devices - 1) / devices
-    if not sharded:
-        return 2 * others * 4 * shape.parameters
-    gathers = 2 * shape.parameters + (shape.layer_parameters if step.target_rows()[0] else 0)
-    return others * 2 * (accumulation * gathers + shape.parameters)
-
-
 def table_of_operations() -> str:
     """Operations of a micro-batch: plain, and what the JEPA term adds."""
     plain = Step()
@@ -199,21 +185,6 @@ def table_of_memory() -> str:
     return _table(lines)
 
 
-def table_of_traffic() -> str:
-    """Bytes that each device sends in an optimizer step of one micro-batch, and operations for each of them."""
-    lines = [
-        _row("model", "devices", "DDP", "FSDP2 plain", "FSDP2 stop_grad", "FSDP2 shared", "FLOP a byte, stop_grad")
-    ]
-    for name, shape in SHAPES.items():
-        for devices in (8, 64):
-            steps = [Step(), Step(k=1), Step(k=1, target="shared")]
-            ddp = moved_bytes(shape, steps[0], devices=devices, sharded=False)
-            fsdp = [moved_bytes(shape, each, devices=devices, sharded=True) for each in steps]
-            sizes = [f"{each / GB:,.1f}" for each in (ddp, *fsdp)]
-            lines.append(_row(name, str(devices), *sizes, f"{step_flops(shape, steps[1]) / fsdp[1]:,.0f}"))
-    return _table(lines)
-
-
 def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -223,7 +194,7 @@ def _table(lines: Iterable[str]) -> str:
     return "\n".join([head, "|" + "---|" * (head.count("|") - 1), *rest])
 
 
-TABLES = {"operations": table_of_operations, "memory": table_of_memory, "traffic": table_of_traffic}
+TABLES = {"operations": table_of_operations, "memory": table_of_memory}
 
 
 if __name__ == "__main__":

@@ -411,6 +411,7 @@ def test_the_folder_of_another_run_stays_byte_for_byte(run, refused):
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_the_folder_of_another_experiment_stays_byte_for_byte(experiment, refused, tmp_path):
     """Other settings, other data, or a folder of something else."""
     before = contents(experiment)
@@ -432,6 +433,7 @@ def test_a_finished_run_is_read_and_not_run_again(run, call):
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_report_rebuilds_the_results_from_the_run_folders_alone(experiment, call):
     """Every file outside the run folders may be gone, but for experiment.yaml."""
     before = contents(experiment)
@@ -581,6 +583,7 @@ def test_a_scorer_that_there_is_not_is_refused_with_the_nearest(run, refused):
     refused("setting_missing", ["--databases"], "evaluate", run, "--data", data, "--scorer", "sql")
 
 
+@pytest.mark.slow
 def test_train_takes_one_arm_and_one_seed_of_an_experiment(experiment, call, tmp_path):
     """The config of `compare` does for `train`; what is not chosen is chosen, and said."""
     config = write_config(tmp_path, arms={"ntp": {}, "jepa": {"jepa_k": 2}}, seeds=[5, 6], max_steps=1)
@@ -680,6 +683,7 @@ def test_a_check_of_data_finds_what_training_would_refuse(row, settings, code, w
     assert words in said.last["refused"] and words in said.err and said.err.endswith(f"[{code}]\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the files of NL-RX-SYNTH are not beside this project")
 def test_the_published_split_has_39_leaks_and_89_duplicates(call):
     """Of NL-RX-SYNTH as it is distributed."""
@@ -720,6 +724,7 @@ def test_a_metric_that_can_decide_no_gold_answer_is_refused_before_training(
     assert not (tmp_path / "out").exists() and not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_golds_that_a_metric_cannot_decide_are_counted_before_training(call, refused, run, tmp_path):
     """In the notes of a dry run and of a run, and by `evaluate`, which refuses where it is all of them."""
     rows = [{"text": f"question {number}", "code": f"#### {number}"} for number in range(3)]
@@ -755,6 +760,7 @@ def test_a_call_that_finds_nothing_to_do_is_refused(call, refused, run, tmp_path
         refused(code, [name], "train", write_config(tmp_path, **settings), "--out", tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_demo_needs_no_file_and_runs_in_any_folder(call, quick_runs, tmp_path, monkeypatch):
     """Its settings come with the package, and are those of configs/demo.yaml."""
     monkeypatch.chdir(tmp_path)
@@ -833,6 +839,7 @@ def test_what_is_shown_fits_80_columns(argv, call, tmp_path):
     assert "\x1b" not in said.out and "\u202e" not in said.out
 
 
+@pytest.mark.slow
 def test_on_a_terminal_the_closing_json_is_left_out_unless_it_is_asked_for(
     call, run, experiment, tmp_path, monkeypatch
 ):
@@ -862,6 +869,7 @@ def test_train_says_what_came_out_and_how_long_it_took(call, run):
     assert any(line.startswith("Main file: ") for line in shown) and any(line.startswith("Model: ") for line in shown)
 
 
+@pytest.mark.slow
 def test_commands_stop_quietly_when_nobody_reads(tmp_path):
     """`llm-jepa config | head -1`, and at the same time `python -m llm_jepa`."""
     command = f"{sys.executable} -m llm_jepa config | head -1"
@@ -869,6 +877,7 @@ def test_commands_stop_quietly_when_nobody_reads(tmp_path):
     assert done.stdout.startswith("arms: ") and done.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_signal_stops_train_cleanly(name, code, tmp_path):
     """Its exit code says which; no traceback, no progress bar, nothing on standard output, no half-written file."""

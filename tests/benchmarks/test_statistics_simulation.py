@@ -39,6 +39,7 @@ def test_the_text_of_the_page_is_true_of_the_record():
     assert all(plan["shown"] > 0.8 - 0.012 and plan["margin"] > 0.8 - 0.012 for plan in RECORD["planned"])
 
 
+@pytest.mark.slow
 def test_the_script_makes_a_record_of_that_form():
     """With 20 experiments of each kind; the first of each are done by `compare_paired` too, and must be the same."""
     record = simulation.simulate(20)

@@ -49,6 +49,7 @@ def test_two_views_never_equal_one_text():
     assert find_leaks(rows(("a", None)), rows(("a", ""))).held_out_rows == []
 
 
+@pytest.mark.slow
 def test_the_published_files_have_their_known_faults(synth_files):
     """39 of 2,000 test pairs are trained on; 89 of 8,000 training rows repeat an earlier one."""
     found = check_files(*synth_files, DataConfig())

@@ -75,6 +75,7 @@ def test_the_same_seed_gives_the_same_rows_on_every_machine():
     assert generate_pairs(50, seed=1) != generate_pairs(50, seed=2)
 
 
+@pytest.mark.slow
 def test_more_pairs_from_one_seed_begin_with_the_same_rows(pairs):
     assert generate_pairs(100, seed=0) == pairs[:100]
 

@@ -86,6 +86,7 @@ def test_the_cells_of_a_grid_are_chosen_on_the_same_validation_rows(settings, tm
 # ---- what finished runs read ----
 
 
+@pytest.mark.slow
 def test_runs_that_read_different_rows_are_not_compared(copied, settings, raises):
     """By the hashes that the runs wrote down, whatever the file is now."""
     name = settings["test_file"]
@@ -138,6 +139,7 @@ def test_nothing_is_accepted_of_a_run_that_is_done(copied, settings, contents, r
 # ---- grids ----
 
 
+@pytest.mark.slow
 def test_the_control_of_a_chosen_cell_is_the_cell_that_differs_in_nothing_else(quick_runs, settings, tmp_path):
     """Shuffled pairs choose a weight of their own; the arm's control is the one of its weight, chosen or not."""
     weights = {"jepa_lambda": [0.5, 2.0]}
@@ -160,6 +162,7 @@ def test_the_control_of_a_chosen_cell_is_the_cell_that_differs_in_nothing_else(q
         assert list(again.arms) == ["ntp", chosen["jepa"], shuffled]
 
 
+@pytest.mark.slow
 def test_a_baseline_whose_cells_all_fail_is_told_with_its_reason(quick_runs, settings, tmp_path, raises):
     """The error is that of the runs, with the end of their log, not that a baseline is missing."""
     hot = {"learning_rate": [1e30, 1e31], "warmup_steps": 0}
@@ -204,6 +207,7 @@ def test_each_time_that_results_are_made_is_written_down(copied):
 # ---- what is told ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arms", [["ntp", "jepa_shuffled", "jepa"], ["ntp", "jepa_lambda0", "jepa"]])
 def test_the_report_opens_with_the_arm_that_has_the_term_and_not_with_a_control(arms, quick_runs, settings, tmp_path):
     """Whatever the order of arms, and whether anything was watched or not."""
@@ -234,6 +238,7 @@ def test_a_question_names_an_arm_that_is_compared(question, code, values, settin
         read_experiment(settings | {"arms": ["ntp", "jepa", "jepa_shuffled"], "question": question})
 
 
+@pytest.mark.slow
 def test_notes_on_data_that_not_all_arms_share_begin_with_the_arm(quick_runs, tiny_settings, tmp_path):
     """View rows that one arm trains on and another does not are told of each."""
     views = tmp_path / "views.jsonl"

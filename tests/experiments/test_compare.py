@@ -113,6 +113,7 @@ def test_a_finished_experiment_is_not_run_again(copied, settings, quick_runs):
     assert again.to_json() == json.loads((copied / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_seed_more_extends_an_experiment(copied, settings, quick_runs, contents):
     """Only what is new is run; finished runs stay byte for byte, and the table has all."""
     before = contents(copied / "ntp-s1")
@@ -222,6 +223,7 @@ def test_a_comparison_that_is_stopped_midway_goes_on_with_the_rest(settings, qui
 # ---- what fails ----
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_stops_no_other_and_is_named_with_its_reason(settings, quick_runs, tmp_path, caplog, raises):
     """A learning rate of 1e30 gives a loss that is not finite; the run after it is done, and kept."""
     hot = {"learning_rate": 1e30, "warmup_steps": 0}

@@ -106,6 +106,7 @@ def test_schedules_that_go_by_a_metric_train_to_the_end(tiny_settings, tmp_path)
         assert (arguments.lr_scheduler_kwargs or {}).get("mode") == mode
 
 
+@pytest.mark.slow
 def test_a_rehearsal_changes_no_run(tiny_settings, quick_runs, tmp_path):
     """The same losses as a run that was never rehearsed."""
     settings = tiny_settings(seeds=[1], arms=["ntp", "jepa"], dropout=0.1)
@@ -159,6 +160,7 @@ def test_a_dry_run_says_what_each_arm_takes(tiny_settings, tmp_path):
     assert all(0 < each.training_time_s < 60 for each in found.values())
 
 
+@pytest.mark.slow
 def test_runs_that_are_done_are_not_tried_again(tiny_settings, quick_runs, tmp_path, monkeypatch):
     settings = tiny_settings(seeds=[1], arms=["ntp", "jepa"])
     run_experiment(open_experiment(settings, tmp_path / "out"))
@@ -177,6 +179,7 @@ def test_bf16_on_a_processor_without_its_instructions_is_refused(changes, tiny_s
         open_experiment(settings, tmp_path / "out", dry_run=True)
 
 
+@pytest.mark.slow
 @WITHOUT_GPU
 def test_a_report_is_made_on_a_machine_that_could_not_train(tiny_settings, quick_runs, tmp_path):
     """The runs are there; that a GPU trained them is no matter."""

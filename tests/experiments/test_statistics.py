@@ -236,6 +236,7 @@ def test_many_comparisons_need_stronger_evidence():
     assert {c.verdict for c in many} == {"no difference shown"}
 
 
+@pytest.mark.slow
 def test_no_effect_is_called_an_effect_in_one_experiment_of_twenty():
     """400 experiments of four arms that equal the baseline: any false verdict in at most 5% (3 sigma allowed)."""
     rng = np.random.default_rng(4)
@@ -360,6 +361,7 @@ def test_a_margin_costs_better_arms_nothing_and_is_corrected_with_the_rest():
     assert all(c.p_margin <= c.p_margin_holm <= 3 * c.p_margin for c in both)
 
 
+@pytest.mark.slow
 def test_a_false_statement_is_made_in_one_experiment_of_twenty_with_a_margin_too():
     """400 experiments: two arms equal the baseline, two lose exactly the margin; 5% at most (3 sigma allowed)."""
     rng = np.random.default_rng(5)

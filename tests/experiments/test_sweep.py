@@ -13,6 +13,7 @@ from llm_jepa.experiments.compare import open_experiment, run_experiment
 from llm_jepa.experiments.summary import summarise
 from llm_jepa.report.experiment_report import write_experiment_report
 
+pytestmark = pytest.mark.slow
 SEEDS = [1, 2]
 STEPS = 6  # enough that a step of 1.16 times the cost makes one step less
 CELLS = ["jepa.k0", "jepa.k2"]

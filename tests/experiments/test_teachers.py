@@ -116,6 +116,7 @@ def small_transfer() -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_comparison_with_teachers_from_one_yaml(quick_runs, tmp_path):
     """The cost of a taught run names its teacher's; each test set has its table."""
     settings = small_transfer()

@@ -253,6 +253,7 @@ def nano(make_run):
     return make_run("nano", "refused")
 
 
+@pytest.mark.slow
 def test_the_command_writes_an_encoder_and_force_writes_over_it(nano, tmp_path, capsys):
     for extra in ([], ["--force"]):
         assert main(["export", str(nano), "--to", str(tmp_path / "out"), "--as", "encoder", *extra]) == 0

@@ -71,6 +71,7 @@ def change_settings(run: Path, folder: Path, **changes: Any) -> Path:
 # ---- side by side ----
 
 
+@pytest.mark.slow
 def test_plain_cosine_and_infonce_side_by_side(analyze, runs, tmp_path):
     """The whole command: tables of 80 columns, files that agree with each other and with each run's own evaluation,
     the number of pairs and the split stated, and no run touched."""

@@ -13,7 +13,7 @@ from llm_jepa.objective.config import CHOICES
 from llm_jepa.objective.documents import IGNORED, Role
 from llm_jepa.objective.masks import boolean_mask
 
-MODELS = ["llama", "gpt2", "qwen3", "mistral", "gemma2"]
+MODELS = ["llama", "gemma2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "qwen3", "mistral"))]
 RENDERED = Pair([5, 6, 7], [8, 9, 1], [2], text_view_ids=[3, 5, 6], code_view_ids=[4, 8])
 
 

@@ -46,6 +46,7 @@ FILES = ["DONE", "config.yaml", "data", "data.json", "embeddings.safetensors", "
 FILES += ["metrics.jsonl", "model", "predictions.jsonl"]
 
 
+@pytest.mark.slow
 def test_two_processes_write_one_folder_with_the_scores_of_one_process(start_ranks, tmp_path):
     """Scores and answers are those that a single process gives for the saved model; the training is that of one."""
 

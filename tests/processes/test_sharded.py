@@ -65,6 +65,7 @@ def train_by_hand(jepa, shares, pairs):
     return losses, gradients, {name: whole(each) for name, each in jepa.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_a_sharded_model_trains_as_a_whole_one_and_is_saved_as_a_plain_folder(
     tiny_model, make_pairs, start_ranks, tmp_path
 ):

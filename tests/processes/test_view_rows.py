@@ -20,6 +20,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_two_processes_train_as_one_on_both_files(accumulation, make_trainer, tiny_model, make_pairs, start_ranks):
     """2 processes x 2 task rows against 1 x 4: the terms of each step and the weights at the end."""

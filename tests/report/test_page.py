@@ -81,6 +81,7 @@ def report(make_experiment, drawn, read_page, tmp_path) -> Callable[..., tuple[A
 # ---- text of data stays text ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["render", "render_analysis"])
 def test_hostile_text_is_shown_as_it_is(kind, request, read_page):
     """Escaped once, not twice; invisible characters are shown by their number."""

@@ -51,6 +51,7 @@ def runs(tiny_settings, pair_files, write_chats, tmp_path_factory):
     return {name: home / name for name in CASES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_generate_answers_a_test_row_as_the_evaluation_did(runs, name, capsys):
     """The text alone is given; what all training rows have before it is sent with it."""

@@ -49,6 +49,7 @@ def plain_greedy(model, tokenizer, prompt, longest):
     return answer[: answer.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in answer else answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_is_trained_saved_loaded_plainly_and_answers_alike(family, save_model, tiny_settings, tmp_path):
     """Its weights move, its vocabulary and tokenizer stay, plain transformers loads the result without a missing or

@@ -36,6 +36,7 @@ def plugin(tmp_path, monkeypatch):
     return path
 
 
+@pytest.mark.slow
 def test_compare_trains_with_a_distance_of_a_file_and_writes_its_name(plugin, tiny_settings, tmp_path, monkeypatch):
     """In the worker process of the run; the saved model is read in a process that does not know the function."""
     settings = tiny_settings(plugins=[str(plugin)], arms={"ntp": {}, "own": {"jepa_distance": NAME}}, seeds=[82])

@@ -150,6 +150,7 @@ def test_where_the_task_rows_have_the_term_too_the_control_exchanges_among_them_
     assert [pair.source for pair in trainer.monitor_pairs] == [pair.source for pair in data.validation.pairs]
 
 
+@pytest.mark.slow
 def test_an_experiment_is_run_and_each_run_tells_of_its_view_rows(transfer, quick_runs, tmp_path):
     """From `compare` to the folder of a run: counts, hash of the file, retrieval between the phrasings, the alarm."""
     settings, _ = transfer

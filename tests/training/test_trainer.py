@@ -705,6 +705,7 @@ def test_mixed_precision_trains_rendered_and_packed_rows(packing, make_jepa, mak
     assert first["bf16"] == pytest.approx(first["float32"], rel=2e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"jepa_lambda": 0}, {}, {"jepa_target": "shared", "jepa_distance": "infonce"}])
 def test_the_loss_curve_in_bf16_is_that_of_float32_within_2_percent(changes, make_jepa, make_trainer, make_pairs):
     """50 steps of autocast on the CPU, every step's loss compared: rounding does not add up."""

@@ -52,6 +52,7 @@ def test_a_claim_runs_its_own_arms_and_gets_a_verdict(reproduced):
     assert "jepa_lambda0 against ntp, accuracy: " in wording.sentence(judged["llmjepa.t10.ratioinf"])
 
 
+@pytest.mark.slow
 def test_what_was_run_for_one_claim_is_not_run_again_for_another(reproduced):
     """The second claim adds one arm to the same folder, and itself to the same record."""
     call, (record, _), (grown, more), started = reproduced

@@ -225,6 +225,7 @@ def annotate() -> Iterator[Callable[..., Verdict]]:
         harness.stdin.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is limited and measured on Linux")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_file_gets_its_verdict_in_time_and_memory(name, annotate, tmp_path):
