@@ -15,6 +15,7 @@ from llm_jepa.evaluation.evaluate import BY_LIKELIHOOD
 from llm_jepa.evaluation.scorers import ALIASES, NAMES
 from llm_jepa.experiments.build_results import build_results
 from llm_jepa.experiments.results import Alarm, Results, RunResult
+from llm_jepa.experiments.sentences import format_p
 from llm_jepa.report import drawing
 from llm_jepa.report.figures import (
     FIGURES,
@@ -164,6 +165,19 @@ def test_the_comparison_shows_values_differences_and_verdicts(tmp_path):
     for comparison in results.main.comparisons:
         assert any(text == f"{100 * comparison.delta:+.1f}  {comparison.verdict}" for text in shown)
     assert png.exists()
+
+
+def test_an_interval_without_zero_of_an_arm_that_is_not_shown_to_differ_has_the_corrected_p(tmp_path):
+    """Where Holm's correction alone decides; the other arm has the verdict only."""
+    values = {"ntp": (0.2, 0.21, 0.2), "one": (0.14, 0.13, 0.165), "two": (0.2, 0.22, 0.2), "three": (0.2, 0.2, 0.22)}
+    results = build_results(
+        [RunResult(arm, seed, {"exact_match": x}) for arm, each in values.items() for seed, x in enumerate(each)]
+    )
+    svg, _ = plot_comparison(results, tmp_path)
+    lines = [text for text in texts(svg) if "Holm" in text]
+    (one,) = (each for each in results.main.comparisons if each.arm == "one")
+    assert one.ci[1] < 0 and one.verdict == "no difference shown"
+    assert lines == [f"(Holm p {format_p(one.p_holm)})"]
 
 
 def test_a_margin_is_a_dotted_line_and_its_verdict_is_short(tmp_path):

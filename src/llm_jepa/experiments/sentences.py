@@ -225,9 +225,13 @@ def _headline_sentence(c: PairedComparison, results: Results) -> str:
     return text + _why_not_shown(c)
 
 
+def shown_by_itself(c: PairedComparison) -> bool:
+    """Whether the interval leaves out 0, but no difference is shown, because p counts all comparisons."""
+    return c.verdict == "no difference shown" and c.ci is not None and not c.ci[0] <= 0 <= c.ci[1]
+
+
 def _why_not_shown(c: PairedComparison) -> str:
-    """Explain why no difference is shown although the interval does not contain 0: only p counts all comparisons."""
-    if c.verdict != "no difference shown" or c.ci is None or c.ci[0] <= 0 <= c.ci[1]:
+    if not shown_by_itself(c):
         return ""
     why = "The interval leaves out 0, but it is for one comparison only. Corrected for all comparisons, p is"
     return f" {why} {format_p(c.p_holm)}."

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from llm_jepa.data.config import MAIN_TEST
 from llm_jepa.experiments.results import Alarm, Results, SeedValues
-from llm_jepa.experiments.sentences import short_verdict
+from llm_jepa.experiments.sentences import format_p, short_verdict, shown_by_itself
 from llm_jepa.experiments.statistics import PairedComparison
 
 from .drawing import (
@@ -156,7 +156,8 @@ def plot_comparison(results: Results, out_dir: str | Path, name: str = COMPARISO
     """Draw each seed's value and the mean of each arm, next to the differences to the baseline.
 
     Left: a dot for each seed, a bar at the mean, in percent. Right: a dot for each seed's difference, the mean and its
-    95% interval, in points; the verdict is in the margin. An interval that crosses the line at 0 shows no difference.
+    95% interval, in points; the verdict is in the margin. An interval that crosses the line at 0 shows no difference;
+    if one does not, and none is shown, the corrected p says why.
 
     Returns:
         The files written, `NAME.svg` and `NAME.png`. `NAME_narrow.svg`, with one part above the other, is written next
@@ -361,6 +362,8 @@ def _write_verdict(axis: Axes, height: float, comparison: PairedComparison, *, a
     delta = "" if comparison.delta is None else f"{points(comparison.delta)}  "
     at, size = ((0.01, height - 0.33), 8) if above else ((1.02, height), 9)
     text, across = f"{delta}{short_verdict(comparison)}", ("axes fraction", "data")
+    if shown_by_itself(comparison):  # the line leaves out 0, and the reader wonders
+        text += (" " if above else "\n") + f"(Holm p {format_p(comparison.p_holm)})"
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # above the line at 0, not under it
     axis.annotate(text, at, xycoords=across, va="center", color=INK, fontsize=size, bbox=box)
 
