@@ -16,7 +16,7 @@ from llm_jepa.training.adapters import AdapterConfig
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.models import ModelConfig
 
-from .experiment import BUILT_IN_ARMS, ExperimentConfig
+from .experiment import ExperimentConfig
 
 SECTIONS: dict[str, type] = {
     "Experiment": ExperimentConfig,
@@ -53,11 +53,8 @@ def configuration_page() -> str:
     for title, part in SECTIONS.items():
         parts.append(f"\n## {title}\n")
         for name, default, text in describe_fields([part]):
-            shown = "the built-in arms below" if name == "arms" else f"`{default}`"
+            shown = "those built in" if name == "arms" else f"`{default}`"
             parts.append(f"- `{name}`: {text}" if default == "None" else f"- `{name}` ({shown}): {text}")
-    parts.append("\n## Built-in arms\n")
-    for arm, changes in BUILT_IN_ARMS.items():
-        parts.append(f"- `{arm}`: {_listed(changes)}")
     parts.append("\n## Recipes\n")
     for recipe, changes in RECIPES.items():
         parts.append(f"- `{recipe}`: {_listed(changes)}")
