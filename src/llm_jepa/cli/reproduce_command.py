@@ -51,7 +51,7 @@ def register(commands: Any) -> None:
         type=expanded,
         dest="source",
         metavar="DIR",
-        help="use the finished runs of this folder, and run nothing",
+        help="use the finished runs of this folder (an earlier OUT, or its experiment), and run nothing",
     )
     reproduce.add_argument("--seeds", metavar="82,23,37", help="seeds (the papers': 82,23,37,84,4)")
     reproduce.add_argument("--workers", type=positive, metavar="N", help="runs at the same time (full 1, tiny 2)")

@@ -62,6 +62,7 @@ def test_what_was_run_for_one_claim_is_not_run_again_for_another(reproduced):
     assert read_records(call.out / "results") == [grown]
 
 
+@pytest.mark.slow
 def test_a_record_names_no_place_of_the_machine_and_says_what_was_changed(reproduced):
     """It is committed, and made into a page."""
     call, (record, _), _, _ = reproduced
@@ -73,6 +74,7 @@ def test_a_record_names_no_place_of_the_machine_and_says_what_was_changed(reprod
     }
 
 
+@pytest.mark.slow
 def test_runs_start_from_a_base_that_has_not_seen_their_rows(reproduced):
     """It was trained on the first half of the rows, which the runs do not read; all runs start from it."""
     call = reproduced[0]
@@ -84,6 +86,7 @@ def test_runs_start_from_a_base_that_has_not_seen_their_rows(reproduced):
     assert run["tokenizer_sha256"] == base["tokenizer_sha256"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_trained_again_is_measured_again(reproduced, tmp_path):
     """What was measured of the model before belongs to that one."""
     folder = tmp_path / "finetune"
@@ -104,19 +107,22 @@ def test_the_halves_share_no_row_whatever_the_lines_hold(tmp_path):
     assert second == [*rows[4:], ""] and _rows(file) == [row.encode() for row in rows]
 
 
+@pytest.mark.slow
 def test_results_can_be_taken_from_a_folder_of_compare(reproduced, quick_runs, tmp_path):
-    """--from reads an experiment's folder and runs nothing."""
+    """--from reads an experiment's folder, or the folder of several, and runs nothing."""
     call, (record, judged), _, _ = reproduced
     quick_runs.clear()
-    again = dataclasses.replace(call, source=call.out / "finetune", out=tmp_path)
-    ((read, verdicts),) = reproduce(again)
+    ((from_out, _),) = reproduce(dataclasses.replace(call, source=call.out, out=tmp_path / "other"))
+    ((read, verdicts),) = reproduce(dataclasses.replace(call, source=call.out / "finetune", out=tmp_path))
     assert quick_runs == [] and read_record(tmp_path / "results" / "finetune.json") == read
+    assert from_out["values"] == read["values"]
     assert read["values"]["accuracy"]["ntp"] == record["values"]["accuracy"]["ntp"]
     assert {claim: each.word for claim, each in verdicts.items()} == {
         claim: each.word for claim, each in judged.items()
     }
 
 
+@pytest.mark.slow
 def test_runs_of_other_settings_are_refused_by_name(reproduced, tmp_path, raises):
     """The protocol's runs have 150 steps; those of the smoke test have two."""
     call = reproduced[0]
@@ -127,6 +133,7 @@ def test_runs_of_other_settings_are_refused_by_name(reproduced, tmp_path, raises
         make_record(plan, tmp_path, ["llmjepa.t3.cosine"])
 
 
+@pytest.mark.slow
 def test_geometry_and_the_loss_of_a_tube_are_measured_once_and_kept(reproduced):
     """On a model that trained neither; the second reading is from the file."""
     folder = reproduced[0].out / "finetune"
@@ -141,6 +148,7 @@ def test_geometry_and_the_loss_of_a_tube_are_measured_once_and_kept(reproduced):
         assert first == read_values(folder, measure, ["ntp"])
 
 
+@pytest.mark.slow
 def test_a_record_names_the_call_that_makes_it_again(reproduced):
     """For all its claims and seeds, whatever the last call asked for: families by their pattern, or the experiment."""
     _, (record, _), (grown, _), _ = reproduced
@@ -161,6 +169,7 @@ def without(record, arm):
     return record | {"values": values}
 
 
+@pytest.mark.slow
 def test_a_record_keeps_runs_whose_folders_are_gone(reproduced, tmp_path):
     """A later call in an empty folder runs what it needs, checks that against the record, and adds to it."""
     call, (record, _), (grown, _), _ = reproduced
@@ -176,6 +185,7 @@ def test_a_record_keeps_runs_whose_folders_are_gone(reproduced, tmp_path):
     assert merge_records(grown, record) == grown  # it has all that the earlier one has
 
 
+@pytest.mark.slow
 def test_values_that_do_not_agree_are_not_put_into_one_record(reproduced, raises):
     """Of two machines, two versions, or two sets of rows."""
     grown = reproduced[2][0]
@@ -194,6 +204,7 @@ def test_values_that_do_not_agree_are_not_put_into_one_record(reproduced, raises
         merge_records(alone, without(grown, "gamma0"))
 
 
+@pytest.mark.slow
 def test_runs_on_other_data_are_no_runs_of_the_claims(reproduced, tmp_path, raises):
     """A folder of `compare` whose settings fit, on another file."""
     call = reproduced[0]
@@ -204,6 +215,7 @@ def test_runs_on_other_data_are_no_runs_of_the_claims(reproduced, tmp_path, rais
         reproduce(dataclasses.replace(call, source=tmp_path / "finetune", out=tmp_path))
 
 
+@pytest.mark.slow
 def test_a_verdict_on_a_handful_of_test_rows_is_none(reproduced):
     """Seeds do not vary the rows: ten of them say nothing of others of their kind."""
     claim = "stp.t1.dotstar2.vs_ntp"

@@ -58,7 +58,7 @@ class Call:
         out: Folder of experiments.
         data: Folder of the data files.
         results: Folder of records. Default: `OUT/results`.
-        source: Folder of an experiment whose runs are read; nothing is run then.
+        source: Folder of an experiment, or the `out` of an earlier call, whose runs are read; nothing is run then.
         seeds: Default: those of the papers.
         workers: Runs at the same time. Default: one at the papers' size, two at tiny size.
         changes: Settings that replace those of the experiment. The record then says so.
@@ -210,16 +210,25 @@ def dry_run(call: Call, plan: Plan, claims: Sequence[str]) -> str:
 
 
 def _judged(call: Call, plan: Plan, claims: Sequence[str]) -> tuple[Record, dict[str, Judged]]:
-    folder = call.source or call.out / plan.name
     file = call.results_folder / f"{plan.name}.json"
     earlier = read_record(file) if file.is_file() else None
     known = {*claims, *(earlier["claims"] if earlier else ())}
-    record = make_record(plan, folder, [claim for claim in plan.checks if claim in known], changes=call.changes)
+    record = make_record(
+        plan, _folder_of(call, plan), [claim for claim in plan.checks if claim in known], changes=call.changes
+    )
     if earlier:
         record = merge_records(record, earlier)
     write_record(record, call.results_folder)
     judged = judge_record(record)
     return record, {claim: judged[claim] for claim in claims}
+
+
+def _folder_of(call: Call, plan: Plan) -> Path:
+    """The experiment's runs: below `out`, or `source`, which may be such a folder of experiments as well."""
+    if call.source is None:
+        return call.out / plan.name
+    within = call.source / plan.name
+    return within if within.is_dir() else call.source
 
 
 def _is_cached(name: str) -> bool:
