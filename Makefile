@@ -16,7 +16,7 @@ SPREAD := -n auto --dist loadfile
 help:
 	@echo "make demo      compare LLM-JEPA with next-token prediction on generated pairs (minutes on two cores)"
 	@echo "make test      lint, types, doctests and tests"
-	@echo "make test-faults  the faults of docs/reliability.md, caused on purpose"
+	@echo "make test-faults  the faults of docs/reliability.md, caused on purpose (the slowest: test-slow)"
 	@echo "make test-slow the tests marked slow"
 	@echo "make test-all  test, test-faults and test-slow"
 	@echo "make test-long the tests marked long (many minutes)"
