@@ -62,7 +62,7 @@ def test_the_commands_of_the_embedding_page_run_as_they_are_written(tiny_setting
     for command in commands:
         code = main(shlex.split(command))
         assert code == 0 or (code == 2 and "--as encoder" in command and not is_installed), command
-    assert len(commands) == 5
+    assert len(commands) == 4
     if not is_installed:
         pytest.skip("the extra [encoder] is not installed: pip install 'llm-jepa[encoder]'")
     (snippet,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from llm_jepa.experiments import preflight
 from llm_jepa.experiments.compare import open_experiment, run_experiment
 from llm_jepa.experiments.experiment import read_experiment
 from llm_jepa.experiments.jobs import Job, run_jobs
@@ -114,6 +115,20 @@ def small_transfer() -> dict[str, Any]:
         **{"vocab_size": 300, "max_steps": 3, "per_device_train_batch_size": 4, "max_new_tokens": 4, "use_cpu": True},
         **{"arms": ARMS, "baseline": "ntp", "seeds": [3], "workers": 2, "margin": 1.0},
     }
+
+
+@pytest.mark.parametrize("names", [("ntp", "self_training", "rewrite_first"), ("ntp", "rewrite_first", "self_training")])
+def test_an_arm_that_rewrites_and_one_that_trains_are_both_tried_before(names, tmp_path, monkeypatch):
+    """They differ in what the teacher is for alone, in either order."""
+    tried = []
+    monkeypatch.setattr(preflight, "check_can_rewrite", lambda context: tried.append("rewrites"))
+    build = preflight.build_trainer
+    monkeypatch.setattr(preflight, "build_trainer", lambda *a, **named: tried.append("trains") or build(*a, **named))
+    arms = {"ntp": ARMS["ntp"], "labelled_only": ARMS["labelled_only"]} | {name: ARMS[name] for name in names}
+    settings = small_transfer() | {"arms": arms, "baseline": "ntp", "question": "self_training"}
+    experiment = open_experiment(settings, tmp_path / "out", dry_run=True)
+    assert tried.count("rewrites") == 1 and "trains" in tried
+    assert set(experiment.estimates) == set(arms) - {"rewrite_first"}
 
 
 @pytest.mark.slow

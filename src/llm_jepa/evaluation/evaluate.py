@@ -13,6 +13,7 @@ from llm_jepa.data.encode import PairEncoder
 from llm_jepa.data.encoded_pairs import EncodedPairs
 from llm_jepa.data.example import Example
 from llm_jepa.errors import ConfigError, DataError, nearest
+from llm_jepa.fields import setting, setting_made_by
 from llm_jepa.objective import LLMJEPA
 from llm_jepa.training.sharding import whole_at_root
 from llm_jepa.training.view_embeddings import first_of_each, view_embeddings
@@ -38,32 +39,25 @@ class EvaluationConfig:
         ConfigError: If a number is out of range, a scorer is unknown, or `databases` does not go with the scorers.
     """
 
-    metric: str = field(
-        default="exact_match",
-        metadata={
-            "help": "The scorer of the answers, by which arms are compared: exact_match, starts_with, regex, sql, "
-            "number, any_of, label, choice or choice_per_byte (docs/scorers.md)."
-        },
+    metric: str = setting(
+        "exact_match",
+        "The scorer of the answers, by which arms are compared: exact_match, starts_with, regex, sql, "
+        "number, any_of, label, choice or choice_per_byte (docs/scorers.md).",
     )
-    max_new_tokens: int | None = field(
-        default=None, metadata={"help": "Longest answer in tokens. Default: the longest training answer plus 16."}
+    max_new_tokens: int | None = setting(
+        None, "Longest answer in tokens. Default: the longest training answer plus 16."
     )
-    generation_batch_size: int = field(default=256, metadata={"help": "Prompts that are answered at once."})
-    validation_generations: int = field(
-        default=100, metadata={"help": "Validation rows answered at each evaluation during training; 0 for none."}
+    generation_batch_size: int = setting(256, "Prompts that are answered at once.")
+    validation_generations: int = setting(
+        100, "Validation rows answered at each evaluation during training; 0 for none."
     )
-    scorers: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Other scorers to report with `metric`; exact_match and starts_with are reported in any case."
-        },
+    scorers: list[str] = setting_made_by(
+        list, "Other scorers to report with `metric`; exact_match and starts_with are reported in any case."
     )
-    databases: str | None = field(
-        default=None,
-        metadata={
-            "help": "For the scorer sql: one SQLite file, or the folder of the files that rows name in their column "
-            "`database` or `db_id`."
-        },
+    databases: str | None = setting(
+        None,
+        "For the scorer sql: one SQLite file, or the folder of the files that rows name in their column "
+        "`database` or `db_id`.",
     )
 
     def __post_init__(self) -> None:

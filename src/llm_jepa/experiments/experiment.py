@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llm_jepa.errors import ConfigError, nearest
+from llm_jepa.fields import setting, setting_made_by
 from llm_jepa.runs.folder import ExperimentFolder
 from llm_jepa.runs.settings import (
     RunConfig,
@@ -53,71 +54,49 @@ class ExperimentConfig:
         ConfigError: If there is no arm or no seed, or a name or number cannot be used.
     """
 
-    arms: dict[str, Settings] = field(
-        default_factory=lambda: {"ntp": {}, "jepa": {}, "jepa_shuffled": {}},
-        metadata={
-            "help": "Arms by name, each with the fields that it changes. Built in: ntp (jepa_lambda 0), jepa, "
-            "jepa_shuffled (code views of other pairs), jepa_lambda0 (the JEPA path with jepa_lambda 0). A list of "
-            "values is a grid (docs/sweeps.md)."
-        },
+    arms: dict[str, Settings] = setting_made_by(
+        lambda: {"ntp": {}, "jepa": {}, "jepa_shuffled": {}},
+        "Arms by name, each with the fields that it changes. Built in: ntp (jepa_lambda 0), jepa, "
+        "jepa_shuffled (code views of other pairs), jepa_lambda0 (the JEPA path with jepa_lambda 0). A list of "
+        "values is a grid (docs/sweeps.md).",
     )
-    baseline: str = field(default="ntp", metadata={"help": "The arm that all others are compared with."})
-    question: str | None = field(
-        default=None,
-        metadata={
-            "help": "The arm that is reported first, whatever the result. Default: the first arm with a JEPA term on "
-            "matching views. Set it before you see results."
-        },
+    baseline: str = setting("ntp", "The arm that all others are compared with.")
+    question: str | None = setting(
+        None,
+        "The arm that is reported first, whatever the result. Default: the first arm with a JEPA term on "
+        "matching views. Set it before you see results.",
     )
-    seeds: list[int] = field(
-        default_factory=lambda: list(DEFAULT_SEEDS),
-        metadata={"help": "Seeds, each run in every arm. Six or more are advised."},
+    seeds: list[int] = setting_made_by(
+        lambda: list(DEFAULT_SEEDS), "Seeds, each run in every arm. Six or more are advised."
     )
-    workers: int = field(default=2, metadata={"help": "Runs at the same time."})
-    grid: dict[str, list[Any]] = field(
-        default_factory=dict,
-        metadata={
-            "help": "Fields with several values each, for every arm that does not set them itself (docs/sweeps.md). "
-            "Fields of the objective apply only to arms with a JEPA term."
-        },
+    workers: int = setting(2, "Runs at the same time.")
+    grid: dict[str, list[Any]] = setting_made_by(
+        dict,
+        "Fields with several values each, for every arm that does not set them itself (docs/sweeps.md). "
+        "Fields of the objective apply only to arms with a JEPA term.",
     )
-    choose_by: str | None = field(
-        default=None,
-        metadata={
-            "help": "The value by which a grid's best cell is chosen, on validation rows: the metric (default), "
-            "ce_loss, gap or retrieval@1."
-        },
+    choose_by: str | None = setting(
+        None,
+        "The value by which a grid's best cell is chosen, on validation rows: the metric (default), "
+        "ce_loss, gap or retrieval@1.",
     )
-    compare_at: list[str] = field(
-        default_factory=lambda: ["steps"],
-        metadata={
-            "help": "steps: arms train for the same number of steps. flops, time: they also train for as many steps as "
-            "the baseline's FLOPs or time allow (docs/sweeps.md)."
-        },
+    compare_at: list[str] = setting_made_by(
+        lambda: ["steps"],
+        "steps: arms train for the same number of steps. flops, time: they also train for as many steps as "
+        "the baseline's FLOPs or time allow (docs/sweeps.md).",
     )
-    margin: float | None = field(
-        default=None,
-        metadata={
-            "help": "Largest loss, in points, that does not matter to you (docs/statistics.md). Set it before you "
-            "see results."
-        },
+    margin: float | None = setting(
+        None,
+        "Largest loss, in points, that does not matter to you (docs/statistics.md). Set it before you see results.",
     )
-    executor: str = field(
-        default="local",
-        metadata={"help": "Where runs are done: local, or ray (a Ray cluster; extra [ray])."},
+    executor: str = setting("local", "Where runs are done: local, or ray (a Ray cluster; extra [ray]).")
+    resources: dict[str, float] = setting_made_by(
+        dict,
+        "CPUs and GPUs of a run, such as {cpus: 1, gpus: 0}. Default with local: its share of the cores, "
+        "and all GPUs. Default with ray: one CPU and no GPU.",
     )
-    resources: dict[str, float] = field(
-        default_factory=dict,
-        metadata={
-            "help": "CPUs and GPUs of a run, such as {cpus: 1, gpus: 0}. Default with local: its share of the cores, "
-            "and all GPUs. Default with ray: one CPU and no GPU."
-        },
-    )
-    max_retries: int = field(
-        default=1,
-        metadata={"help": "How often a run is tried again if a signal ended it or its worker was lost."},
-    )
-    max_runs: int = field(default=1000, metadata={"help": "More runs than this are refused before the first starts."})
+    max_retries: int = setting(1, "How often a run is tried again if a signal ended it or its worker was lost.")
+    max_runs: int = setting(1000, "More runs than this are refused before the first starts.")
 
     def __post_init__(self) -> None:
         if not self.arms:

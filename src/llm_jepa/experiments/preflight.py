@@ -67,8 +67,7 @@ def rehearse(
                 kind = ConfigError if isinstance(error, ConfigError) else DataError
                 raise kind(error.code, f"In arm {arm}: {error}") from error
     if estimates is not None:
-        trained = {arm: _key(run) for arm, run in runs.items() if not run.teacher.rewrite_first}
-        estimates |= {arm: by_key[key] for arm, key in trained.items() if key in by_key}
+        estimates |= {arm: by_key[_key(run)] for arm, run in runs.items() if _key(run) in by_key}
     models.clear()
     gc.collect()
     if torch.cuda.is_available():
@@ -95,7 +94,7 @@ def _try(
 
 
 def _distinct(runs: Mapping[str, RunConfig]) -> dict[str, RunConfig]:
-    """Return one run of each group that needs only one check: in a group, only sizes of weights or rates differ."""
+    """Return one run of each group that needs only one check."""
     kept: dict[str, tuple[str, RunConfig]] = {}
     for arm, run in runs.items():
         kept.setdefault(_key(run), (arm, run))
@@ -103,12 +102,13 @@ def _distinct(runs: Mapping[str, RunConfig]) -> dict[str, RunConfig]:
 
 
 def _key(run: RunConfig) -> str:
+    """Return a key that is equal for two runs of one check; of rates and weights it has only whether they are 0."""
     training = dict(run.training)
     if not training.get("lr_scheduler_kwargs"):
         training |= {name: bool(training[name]) for name in ("learning_rate", "weight_decay") if name in training}
     objective = {name: bool(value) if isinstance(value, float) else value for name, value in asdict(run.jepa).items()}
     parts = [asdict(each) for each in (run.data, run.model, run.adapter, run.evaluation)]
-    return json.dumps([*parts, objective, training], sort_keys=True, default=str)
+    return json.dumps([*parts, objective, training, run.teacher.rewrite_first], sort_keys=True, default=str)
 
 
 def _data_key(run: RunConfig) -> str:

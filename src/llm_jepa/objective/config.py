@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from llm_jepa.errors import ConfigError
+from llm_jepa.fields import setting
 
 from .distances import DISTANCES, is_distance, unknown_distance
 from .schedule import SCHEDULES
@@ -65,125 +66,72 @@ class JEPAConfig:
         ConfigError: If a value is out of its range, or two settings contradict each other.
     """
 
-    jepa_lambda: float = field(
-        default=1.0,
-        metadata={"help": "Weight of the JEPA term. 0: plain next-token training, bit for bit."},
+    jepa_lambda: float = setting(1.0, "Weight of the JEPA term. 0: plain next-token training, bit for bit.")
+    jepa_lambda_schedule: str = setting(
+        "constant", "Weight of the JEPA term over the steps: constant, or falling to 0 at the end (linear or cosine)."
     )
-    jepa_lambda_schedule: str = field(
-        default="constant",
-        metadata={
-            "help": "Weight of the JEPA term over the steps: constant, or falling to 0 at the end (linear or cosine)."
-        },
+    jepa_gamma: float = setting(1.0, "Weight of the next-token cross-entropy (Eq. 3).")
+    jepa_term: str = setting(
+        "views",
+        "What the JEPA term is: views (one view predicts the other), or Semantic Tube Prediction "
+        "(docs/method.md): stp (as in its paper), stp_released (as in its code).",
     )
-    jepa_gamma: float = field(default=1.0, metadata={"help": "Weight of the next-token cross-entropy (Eq. 3)."})
-    jepa_term: str = field(
-        default="views",
-        metadata={
-            "help": "What the JEPA term is: views (one view predicts the other), or Semantic Tube Prediction "
-            "(docs/method.md): stp (as in its paper), stp_released (as in its code)."
-        },
+    jepa_k: int = setting(1, "Number of [PRED] tokens, 0 to 8. 0: Pred(x) = Enc(x).")
+    jepa_distance: str = setting(
+        "cosine",
+        "Distance between prediction and target: cosine, l2, mse, smooth_l1, infonce (which of the "
+        "batch's targets is the prediction's own), infonce_symmetric (in both directions), or the name of one of "
+        "your own (docs/python.md).",
     )
-    jepa_k: int = field(
-        default=1,
-        metadata={"help": "Number of [PRED] tokens, 0 to 8. 0: Pred(x) = Enc(x)."},
+    jepa_temperature: float = setting(0.1, "Temperature of infonce and infonce_symmetric.")
+    jepa_gather: bool = setting(
+        True,
+        "With several processes: infonce, infonce_symmetric and the anti-collapse terms use the "
+        "micro-batches of all of them. If false, each process uses its own. Accumulation adds no negatives.",
     )
-    jepa_distance: str = field(
-        default="cosine",
-        metadata={
-            "help": "Distance between prediction and target: cosine, l2, mse, smooth_l1, infonce (which of the "
-            "batch's targets is the prediction's own), infonce_symmetric (in both directions), or the name of one of "
-            "your own (docs/python.md)."
-        },
+    jepa_variance_weight: float = setting(
+        0.0, "Weight of VICReg's variance term within the JEPA term: lambda * (distance + weight * term)."
     )
-    jepa_temperature: float = field(
-        default=0.1,
-        metadata={"help": "Temperature of infonce and infonce_symmetric."},
+    jepa_covariance_weight: float = setting(0.0, "The same for VICReg's covariance term.")
+    jepa_sigreg_weight: float = setting(0.0, "The same for SIGReg, which asks for embeddings that are N(0, I).")
+    jepa_sigreg_directions: int = setting(256, "Random directions of SIGReg, drawn in each optimizer step.")
+    jepa_target: str = setting(
+        "stop_grad",
+        "How the target is computed: stop_grad (a forward without gradient), shared (gradients "
+        "through both views, as in the published code), ema (by a slow copy of the model).",
     )
-    jepa_gather: bool = field(
-        default=True,
-        metadata={
-            "help": "With several processes: infonce, infonce_symmetric and the anti-collapse terms use the "
-            "micro-batches of all of them. If false, each process uses its own. Accumulation adds no negatives."
-        },
+    jepa_ema_decay: float = setting(0.99, "Decay of the slow copy per optimizer step, with target ema.")
+    jepa_direction: str = setting(
+        "text_to_code", "What predicts what: text_to_code, code_to_text, or both (their mean)."
     )
-    jepa_variance_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "Weight of VICReg's variance term within the JEPA term: lambda * (distance + weight * term)."
-        },
+    jepa_pred_position: str = setting(
+        "append",
+        "Where [PRED] is: append (after the source view) or prepend (before it; the view is then encoded "
+        "a second time).",
     )
-    jepa_covariance_weight: float = field(default=0.0, metadata={"help": "The same for VICReg's covariance term."})
-    jepa_sigreg_weight: float = field(
-        default=0.0,
-        metadata={"help": "The same for SIGReg, which asks for embeddings that are N(0, I)."},
+    jepa_pred_tokens: str = setting(
+        "shared", "shared: one learned vector, repeated k times; distinct: k learned vectors."
     )
-    jepa_sigreg_directions: int = field(
-        default=256, metadata={"help": "Random directions of SIGReg, drawn in each optimizer step."}
+    jepa_predictor: str = setting(
+        "none", "Head on the state at the last [PRED] (with k 0: on Enc): none, linear, or mlp (docs/method.md)."
     )
-    jepa_target: str = field(
-        default="stop_grad",
-        metadata={
-            "help": "How the target is computed: stop_grad (a forward without gradient), shared (gradients "
-            "through both views, as in the published code), ema (by a slow copy of the model)."
-        },
+    jepa_detach_backbone: bool = setting(
+        False, "A probe: the JEPA term trains only [PRED] and the head. Cross-entropy alone trains the model."
     )
-    jepa_ema_decay: float = field(
-        default=0.99, metadata={"help": "Decay of the slow copy per optimizer step, with target ema."}
+    jepa_loss_dropout: float = setting(0.0, "Share of optimizer steps without the JEPA term, from 0 to below 1.")
+    jepa_split: float = setting(
+        0.5, "For rows of one text: the share of its tokens that is the text view; the rest is the code view."
     )
-    jepa_direction: str = field(
-        default="text_to_code",
-        metadata={"help": "What predicts what: text_to_code, code_to_text, or both (their mean)."},
+    jepa_views: str = setting(
+        "prefix",
+        "prefix: the text view is the part of the row before the answer. rendered: as published, question "
+        "and answer are each rendered alone by the chat template, without the system message.",
     )
-    jepa_pred_position: str = field(
-        default="append",
-        metadata={
-            "help": "Where [PRED] is: append (after the source view) or prepend (before it; the view is then encoded "
-            "a second time)."
-        },
-    )
-    jepa_pred_tokens: str = field(
-        default="shared",
-        metadata={"help": "shared: one learned vector, repeated k times; distinct: k learned vectors."},
-    )
-    jepa_predictor: str = field(
-        default="none",
-        metadata={
-            "help": "Head on the state at the last [PRED] (with k 0: on Enc): none, linear, or mlp (docs/method.md)."
-        },
-    )
-    jepa_detach_backbone: bool = field(
-        default=False,
-        metadata={
-            "help": "A probe: the JEPA term trains only [PRED] and the head. Cross-entropy alone trains the model."
-        },
-    )
-    jepa_loss_dropout: float = field(
-        default=0.0,
-        metadata={"help": "Share of optimizer steps without the JEPA term, from 0 to below 1."},
-    )
-    jepa_split: float = field(
-        default=0.5,
-        metadata={
-            "help": "For rows of one text: the share of its tokens that is the text view; the rest is the code view."
-        },
-    )
-    jepa_views: str = field(
-        default="prefix",
-        metadata={
-            "help": "prefix: the text view is the part of the row before the answer. rendered: as published, question "
-            "and answer are each rendered alone by the chat template, without the system message."
-        },
-    )
-    loss_on: str = field(
-        default="all",
-        metadata={"help": "Tokens under cross-entropy: all (whole row) or code (code and end token only)."},
-    )
-    train_end_token: bool = field(
-        default=True,
-        metadata={
-            "help": "Whether end tokens are under cross-entropy. If false, no token with the end token's id is, as in "
-            "the published code, and the model never learns to stop."
-        },
+    loss_on: str = setting("all", "Tokens under cross-entropy: all (whole row) or code (code and end token only).")
+    train_end_token: bool = setting(
+        True,
+        "Whether end tokens are under cross-entropy. If false, no token with the end token's id is, as in "
+        "the published code, and the model never learns to stop.",
     )
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union
 
@@ -28,6 +28,7 @@ from transformers.integrations import unset_hf_deepspeed_config
 from llm_jepa.data.config import SHUFFLE_RULE, DataConfig
 from llm_jepa.errors import ConfigError, LLMJEPAError, nearest
 from llm_jepa.evaluation.evaluate import EvaluationConfig
+from llm_jepa.fields import setting
 from llm_jepa.files import expanded, nearest_file
 from llm_jepa.objective import JEPAConfig
 from llm_jepa.objective.distances import declare_distance
@@ -93,12 +94,10 @@ class RecipeConfig:
         ConfigError: If no recipe has the name.
     """
 
-    recipe: str = field(
-        default="fixed",
-        metadata={
-            "help": "fixed, or as_published: the published training script's values for the settings listed under "
-            "Recipes. A key that is set explicitly wins. With as_published, the arm ntp has sum_micro_batches false."
-        },
+    recipe: str = setting(
+        "fixed",
+        "fixed, or as_published: the published training script's values for the settings listed under "
+        "Recipes. A key that is set explicitly wins. With as_published, the arm ntp has sum_micro_batches false.",
     )
 
     def __post_init__(self) -> None:
