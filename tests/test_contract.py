@@ -50,7 +50,7 @@ def test_the_settings_of_the_objective_and_their_defaults():
 
 
 def test_a_batch_from_pairs_to_the_losses(tiny_model):
-    """The example of the design: pairs, collator, model, output, reference."""
+    """The example of README and docs: pairs, collator, model, output, reference."""
     config = JEPAConfig()
     pairs = [Pair(text_ids=[5, 6, 7], bridge_ids=[2], code_ids=[8, 9, 1]), Pair([4, 3], [6, 7, 1])]
     batch = FusedCollator(config, pad_token_id=0)(pairs)

@@ -8,35 +8,15 @@ late, because the command line needs the rank before torch is imported.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import gc
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-PARENT = "LLM_JEPA_PARENT"  # an environment variable with the pid of the parent that this process should end with
-
-_PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
-
 _met_here = False  # whether `join` created the group
-
-
-def end_with_parent() -> None:
-    """If the environment names this process's parent, let the system send SIGTERM to this process when that one dies.
-
-    This also works if the parent is killed by SIGKILL. Only Linux can do it; on other systems nothing happens, and the
-    children of a killed parent run to their end.
-    """
-    parent = os.environ.get(PARENT)
-    if parent is None or not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(parent):  # it died before the call
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def num_launched() -> int:

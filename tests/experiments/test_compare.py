@@ -54,7 +54,7 @@ def is_number(value):
 
 
 def test_results_have_the_contracts_shape(finished):
-    """Section 7 of the design, key by key, as the file says it."""
+    """The contract of results.json, key by key."""
     results = json.loads((finished[0] / "results.json").read_text())
     assert results["metric"] == "exact_match"
     assert list(results["arms"]) == ["ntp", "jepa"]

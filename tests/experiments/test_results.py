@@ -167,7 +167,7 @@ def test_a_margin_is_in_every_form_of_the_results():
 
 
 def test_several_test_sets_stand_beside_each_other_and_the_top_level_is_the_first():
-    """Section 7 of the design: `tests` holds the arms and comparisons of each; cost and alarms are of the runs."""
+    """`tests` holds the arms and comparisons of each; cost and alarms are of the runs."""
     people = build_results(runs_of(jepa=ALARM), cost=COST)
     own = build_results(runs_of({"ntp": VALUES["jepa"], "jepa": VALUES["ntp"]}, jepa=ALARM), cost=COST)
     both = replace(people, tests={"people": people.main, "own": own.main})

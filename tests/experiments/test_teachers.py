@@ -117,7 +117,9 @@ def small_transfer() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("names", [("ntp", "self_training", "rewrite_first"), ("ntp", "rewrite_first", "self_training")])
+@pytest.mark.parametrize(
+    "names", [("ntp", "self_training", "rewrite_first"), ("ntp", "rewrite_first", "self_training")]
+)
 def test_an_arm_that_rewrites_and_one_that_trains_are_both_tried_before(names, tmp_path, monkeypatch):
     """They differ in what the teacher is for alone, in either order."""
     tried = []

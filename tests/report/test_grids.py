@@ -81,19 +81,10 @@ def test_small_shares_have_the_digits_of_the_tables(tmp_path):
 
 
 def test_of_three_axes_the_slice_through_the_chosen_cell_is_drawn():
-    """Any two axes can be asked for; other names are an error that lists the axes."""
     grid = grid_of({"jepa_k": [0, 1, 2], "learning_rate": [0.1, 0.2], "jepa_lambda": [0.5, 1.0]}, chosen=7)
     cells = grid_slice(grid, ["jepa_k", "learning_rate"])
     assert [cell.coordinates["jepa_lambda"] for cell in cells] == [1.0] * 6
     assert sum(cell.chosen for cell in cells) == 1
-
-
-def test_axes_that_are_not_the_grids_are_refused(tmp_path, raises):
-    svg, _ = plot_grid(grid_of(), tmp_path, axes=["jepa_lambda", "jepa_k"])  # turned round
-    assert frames(svg) == 2
-    for axes in (["jepa_k", "width"], [], ["jepa_k", "jepa_k"]):
-        with raises("value_not_allowed", f"axes={axes}", "jepa_k, jepa_lambda"):
-            plot_grid(grid_of(), tmp_path, axes=axes)
 
 
 def test_cells_without_values_are_left_empty_and_a_grid_without_any_is_not_drawn(tmp_path):

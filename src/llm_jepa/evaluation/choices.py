@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from llm_jepa.data.encode import PairEncoder
-from llm_jepa.data.rows import Example
+from llm_jepa.data.example import Example
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, Pair
 from llm_jepa.objective.backbone import evaluating
 from llm_jepa.objective.layout import IGNORED, FusedBatch

@@ -7,7 +7,7 @@
       grids: GridResults    the cells of each arm that is a grid
       at_equal: Results     the same comparison, with runs of equal FLOPs or equal time
 
-`to_json` and `from_json` are the contract of results.json (section 7 of the design). An unknown value is None, never
+`to_json` and `from_json` are the contract of results.json. An unknown value is None, never
 nan. Only means and deviations are computed here; `build_results` computes the rest.
 """
 

@@ -76,10 +76,9 @@ FIGURES: dict[str, tuple[Panel, ...]] = {
         Panel(("eval_ce_loss",), "Cross-entropy, held out", "nats per token"),
     ),
     "accuracy": (
-        Panel(("eval_exact_match", "exact_match", "eval/exact_match"), "Exact match, held out", "%", percent=True),
-        Panel(("eval_starts_with", "starts_with", "eval/starts_with"), "Starts with gold, held out", "%", percent=True),
+        Panel(("eval_exact_match",), "Exact match, held out", "%", percent=True),
+        Panel(("eval_starts_with",), "Starts with gold, held out", "%", percent=True),
         *(Panel((f"eval_{name}",), f"Right by {name}, held out", "%", percent=True) for name in OTHER_SCORES),
-        Panel(("eval_token_accuracy", "token_accuracy"), "Next-token accuracy, held out", "%", percent=True),
     ),
     "jepa_loss": (
         Panel(("jepa_loss",), "JEPA distance, training", "distance per pair"),

@@ -13,13 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from llm_jepa.errors import ConfigError
 from llm_jepa.experiments.results import Cell, GridResults
 
 from .drawing import INK, PALETTE, file_name, save_wide_and_narrow, shortened_name
 
 
-def plot_grid(grid: GridResults, out_dir: str | Path, axes: Sequence[str] | None = None) -> list[Path]:
+def plot_grid(grid: GridResults, out_dir: str | Path) -> list[Path]:
     """Draw a grid.
 
     The chosen cell is framed in both; it was chosen by the left one only. A cell without a value is empty. Of a grid
@@ -28,16 +27,12 @@ def plot_grid(grid: GridResults, out_dir: str | Path, axes: Sequence[str] | None
     Args:
         grid: The grid.
         out_dir: Folder, made if it is missing.
-        axes: The one or two fields to draw, the vertical one first. Default: the two with the most values.
 
     Returns:
         The files written, `grid_ARM.svg` and `grid_ARM.png`, next to `grid_ARM_narrow.svg`; none if no cell has a
         value.
-
-    Raises:
-        ConfigError: If `axes` are not one or two different axes of the grid.
     """
-    shown = shown_axes(grid, axes)
+    shown = shown_axes(grid)
     cells = grid_slice(grid, shown)
     if not any(cell.validation.n or cell.test.n for cell in cells):
         return []
@@ -56,14 +51,9 @@ def grid_slice(grid: GridResults, shown: Sequence[str]) -> list[Cell]:
     return [cell for cell in grid.cells if all(cell.coordinates[field] == here[field] for field in rest)]
 
 
-def shown_axes(grid: GridResults, asked: Sequence[str] | None = None) -> list[str]:
-    """Return the one or two axes to draw, the vertical one first: those asked for, or the two with the most values."""
+def shown_axes(grid: GridResults) -> list[str]:
+    """Return the one or two axes to draw, those with the most values; the vertical one first."""
     known = list(grid.axes)
-    if asked is not None:
-        if not 1 <= len(asked) <= 2 or not set(asked) <= set(known) or len(set(asked)) < len(asked):
-            text = f"axes={list(asked)}: expected one or two different axes of the grid: {', '.join(known)}."
-            raise ConfigError("value_not_allowed", text)
-        return list(asked)
     longest = sorted(known, key=lambda field: -len(grid.axes[field]))[:2]
     return sorted(longest, key=known.index)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llm_jepa.evaluation.scorers import GoldError, Verdict, get_scorer
-from llm_jepa.evaluation.scorers.answer_numbers import number_after_marker
+from llm_jepa.evaluation.scorers.answer_numbers import find_number
 from llm_jepa.evaluation.scorers.answer_words import normalised_words
 from llm_jepa.evaluation.scorers.verdict import quoted
 
@@ -128,7 +128,7 @@ def test_an_unknown_scorer_is_refused_with_the_nearest_name(raises):
 )
 def test_the_number_after_the_marker_is_read_as_people_write_it(text: str, number: str):
     """Signs, thousands separators, decimals, currency before and words after; as many digits as one likes."""
-    assert number_after_marker(text) == Decimal(number)
+    assert find_number(text).value == Decimal(number)
     assert get_scorer("number")(f"let me see. {text}", f"#### {number}").correct
 
 
@@ -155,7 +155,8 @@ def test_the_number_after_the_marker_is_read_as_people_write_it(text: str, numbe
 )
 def test_what_is_no_number_is_never_a_match_not_even_with_itself(text: str):
     """Two texts without a number are not equal numbers; of `1e400` no part is taken for a number."""
-    assert number_after_marker(text) is None
+    found = find_number(text)
+    assert found is None or found.lists_another
     score = get_scorer("number")
     assert not score(text, text).correct and not score(text, text).decided
     assert not any(score(text, f"#### {number}").correct for number in (1, 3, 5, 10, 18, 1000, "1" + "0" * 400))

@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -239,37 +238,6 @@ def test_the_flags_have_the_limits_of_the_library(call, monkeypatch):
 def test_too_little_memory_for_the_libraries_is_refused(refused):
     """They could not even be loaded; the error has the minimum."""
     refused("value_out_of_range", "--max-memory 60", "256 MiB", flags=["--max-memory", "60"])
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's parent-death signal")
-def test_the_child_ends_with_a_command_that_was_killed(folder, tmp_path):
-    """SIGKILL leaves the command no time to stop it."""
-    slow = "import time, sys; from llm_jepa.processes import end_with_parent; end_with_parent(); time.sleep(60)"
-    code = (
-        "import sys, subprocess\n"
-        "from llm_jepa import sandbox\n"
-        "popen = subprocess.Popen\n"
-        f"def start(command, **options):\n    child = popen([sys.executable, '-c', {slow!r}], **options)\n"
-        "    print(child.pid, flush=True)\n    return child\n"
-        "sandbox.subprocess.Popen = start\n"
-        "from llm_jepa.cli import main\n"
-        "main(['annotate', 'in.pdf', '--notes', 'notes.yaml', '--out', 'out.pdf'])\n"
-    )
-    command = subprocess.Popen([sys.executable, "-c", code], cwd=folder, stdout=subprocess.PIPE, text=True)
-    child = int(command.stdout.readline())
-    time.sleep(0.5)  # for its call of end_with_parent
-    command.send_signal(signal.SIGKILL)
-    command.wait()
-    for _ in range(50):
-        try:
-            state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return
-        if state == "Z":
-            return
-        time.sleep(0.1)
-    os.kill(child, signal.SIGKILL)
-    pytest.fail("the child went on without its parent")
 
 
 def test_a_child_that_does_not_answer_is_stopped(refused, monkeypatch):

@@ -62,20 +62,6 @@ class FoundNumber:
         return bool(_ANOTHER.match(self.rest))
 
 
-def number_after_marker(text: str) -> Decimal | None:
-    """Return the number that follows the first `####` of a text, or None.
-
-    It is a Decimal, so no digit is lost, and the number of digits has no limit (that of `int` has). A `####` before
-    words, as in a heading `#### Step 1`, is skipped.
-
-    Example:
-        >>> number_after_marker("16 - 3 - 4 = 9 eggs\\n#### $1,018.50 a day")
-        Decimal('1018.50')
-    """
-    found = find_number(text)
-    return None if found is None or found.lists_another else found.value
-
-
 def find_number(text: str, *, last: bool = False) -> FoundNumber | None:
     """Return the number after the first `####` that no word follows directly; with `last`, only the last counts."""
     places = [found.end() for found in _MARKER.finditer(text)]

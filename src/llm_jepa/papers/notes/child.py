@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from llm_jepa.errors import DataError
-from llm_jepa.processes import end_with_parent
 
 from .notes_file import Note
 
@@ -17,7 +16,6 @@ OUT_OF_MEMORY = "memory_limit_exceeded"
 
 def answer(request: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
     """Send the result of `annotate_file`, or `code` and `error`, its text."""
-    end_with_parent()
     send(_attempt(request))
 
 

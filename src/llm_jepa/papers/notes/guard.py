@@ -20,7 +20,6 @@ from typing import Any
 
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.files import whole_file
-from llm_jepa.processes import PARENT
 from llm_jepa.sandbox import DiedError, Sandbox
 
 from .child import OUT_OF_MEMORY
@@ -121,7 +120,7 @@ def _run_child(source: Path, request: dict[str, Any], max_seconds: float, max_me
         memory_bytes=max_memory_mib * 2**20,
         file_bytes=max_memory_mib * 2**20,
         cpu_s=math.ceil(max_seconds),
-        environment=threads | {PARENT: str(os.getpid())},
+        environment=threads,
     )
     more_memory = "If you trust the file, allow more with --max-memory."
     try:
