@@ -37,6 +37,18 @@ _WRONG_PATH = {
 _WORK_FAILED = {errno.ENOSPC: "disk_full"}
 
 
+@contextmanager
+def only_errors() -> Iterator[None]:
+    """Log nothing but errors: what is tried here, or done by another process, says the rest."""
+    log = logging.getLogger("llm_jepa")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 def exit_code_of(work: Callable[[], object], *, debug: bool = False) -> int:
     """Call `work`; print the error or the signal that ended it, and return the exit code.
 

@@ -335,12 +335,6 @@ def test_a_margin_out_of_range_is_refused(margin: float, raises):
         compare_paired(ARM, BASE, margin=margin)
 
 
-@pytest.mark.parametrize("confidence", [0.0, 1.0, 95, math.nan])
-def test_a_confidence_out_of_range_is_refused(confidence: float, raises):
-    with raises("value_out_of_range", f"confidence={confidence}"):
-        compare_paired(ARM, BASE, confidence=confidence)
-
-
 def test_two_tests_of_an_arm_count_once_since_both_nulls_cannot_be_true():
     """By hand: a is out after its second test, and only then b's are multiplied by 1; plain Holm would begin at 4."""
     tests = {("a", "p"): 0.02, ("a", "margin"): 0.004, ("b", "p"): 0.30, ("b", "margin"): 0.03}

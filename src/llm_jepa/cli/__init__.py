@@ -9,15 +9,15 @@ failed, 130 interrupted, 143 stopped by SIGTERM.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 
 from llm_jepa import __version__
 from llm_jepa.errors import ConfigError
 from llm_jepa.processes import is_main, leave, num_launched, told
-from llm_jepa.standard_error import WIDTH, exit_code_of, log_to_standard_error
+from llm_jepa.standard_error import WIDTH, exit_code_of, log_to_standard_error, only_errors
 
 from . import data_commands, experiment_commands, plan_command, reproduce_command, run_commands, tool_commands
 from .parsing import Parser
@@ -48,14 +48,9 @@ def _one_voice() -> Iterator[None]:
     if is_main():
         yield
         return
-    log = logging.getLogger("llm_jepa")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with open(os.devnull, "w", encoding="utf-8", errors="backslashreplace") as nowhere, redirect_stdout(nowhere):
-            yield
-    finally:
-        log.setLevel(level)
+    out = Path(os.devnull)
+    with out.open("w", encoding="utf-8", errors="backslashreplace") as nowhere, only_errors(), redirect_stdout(nowhere):
+        yield
 
 
 def _check_launch(arguments: argparse.Namespace) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from dataclasses import asdict, replace
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_jepa.errors import CheckFailedError, ConfigError, DataError
 from llm_jepa.files import expanded
+from llm_jepa.standard_error import only_errors
 
 from .parsing import add_command, add_set, checked_seed, overrides, positive, read_settings, without_experiment
 from .printing import print_closing, print_hanging
@@ -256,16 +256,12 @@ def _loaded(run: RunConfig) -> tuple[Any, DataError | ConfigError | None]:
     from llm_jepa.data.prepare import load_data
     from llm_jepa.runs.build_trainer import check_answers, pretrained_tokenizer
 
-    log = logging.getLogger("llm_jepa")
-    level = log.level
-    log.setLevel(logging.ERROR)  # the notes on the rows were printed before
     try:
-        data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
-        check_answers(run, data)
+        with only_errors():  # the notes on the rows were printed before
+            data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
+            check_answers(run, data)
     except (DataError, ConfigError) as error:
         return None, error
-    finally:
-        log.setLevel(level)
     return data, None
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from llm_jepa.runs.build_trainer import Models, build_trainer, check_answers, pr
 from llm_jepa.runs.rewrite_first import check_can_rewrite
 from llm_jepa.runs.settings import RunConfig, naming_settings
 from llm_jepa.runs.trained_run import context_of
+from llm_jepa.standard_error import only_errors
 from llm_jepa.training.trainer import JEPATrainer
 
 from .estimates import Estimate, estimate
@@ -54,7 +53,7 @@ def rehearse(
     key, data = _data_key(loaded[0]), loaded[1]
     in_order = sorted(_distinct(runs).items(), key=lambda item: (_data_key(item[1]) != key, _data_key(item[1])))
     models, notes, by_key = Models(), [], dict[str, Estimate]()
-    with _quiet(), tempfile.TemporaryDirectory(prefix="llm-jepa-") as folder:
+    with only_errors(), tempfile.TemporaryDirectory(prefix="llm-jepa-") as folder:
         for arm, run in in_order:
             try:
                 if _data_key(run) != key:
@@ -118,15 +117,3 @@ def _data_key(run: RunConfig) -> str:
     settings += [run.model.model_name_or_path, run.model.model_revision, run.model.gguf_file]
     settings += [jepa.jepa_split, jepa.jepa_views, jepa.train_end_token]
     return json.dumps([*settings, jepa.has_term, jepa.uses_views], sort_keys=True, default=str)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Do not log lines here that each run will log itself."""
-    log = logging.getLogger("llm_jepa")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)

@@ -49,7 +49,7 @@ def sentence(comparison: PairedComparison, p_name: str = "Holm p") -> str:
     text = f"{c.arm}: {c.mean:.1%} against {c.baseline_mean:.1%} ({c.baseline}), {format_points(c.delta)} points"
     if c.ci is not None:
         low, high = map(format_points, c.ci)
-        text += f", {100 * c.confidence:g}% interval {low} to {high}"
+        text += f", 95% interval {low} to {high}"
     if c.p_holm is not None:
         text += f", {p_name} {format_p(c.p_holm)}"
     if _margin_is_open(c):

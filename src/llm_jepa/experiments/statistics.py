@@ -27,6 +27,8 @@ Verdict = str
 Name = TypeVar("Name", bound=Hashable)
 
 ALPHA = 0.05
+CONFIDENCE = 0.95
+"""That of all intervals."""
 POWER = 0.8
 """The power that `smallest_detectable` assumes: 80%, as is usual."""
 
@@ -50,7 +52,7 @@ class PairedComparison:
         mean, baseline_mean: Means over those seeds; None if there is none.
         delta: Mean difference, arm minus baseline; None if there is no seed.
         std: Standard deviation of the differences (n - 1); None with n < 2.
-        ci: Paired t interval of the difference at `confidence`; both ends are equal if all differences are, None
+        ci: Paired 95% t interval of the difference; both ends are equal if all differences are, None
             with n < 2.
         p_value: Two-sided p of the paired t-test; with equal differences the sign-flip p; None with n < 2.
         p_holm: `p_value` corrected for the number of comparisons (`correct_for_many`). Before that, equal to `p_value`.
@@ -76,7 +78,6 @@ class PairedComparison:
     delta: float | None = None
     std: float | None = None
     ci: tuple[float, float] | None = None
-    confidence: float = 0.95
     p_value: float | None = None
     p_holm: float | None = None
     sign_flip_p: float | None = None
@@ -119,7 +120,6 @@ def compare_paired(
     values: Mapping[int, float],
     baseline: Mapping[int, float],
     *,
-    confidence: float = 0.95,
     arm: str = "arm",
     baseline_arm: str = "baseline",
     margin: float | None = None,
@@ -135,16 +135,12 @@ def compare_paired(
     Args:
         values: Seed to value of the arm.
         baseline: Seed to value of the baseline.
-        confidence: Confidence of the interval, in (0, 1).
         arm, baseline_arm: Names for sentences and errors.
         margin: Largest loss that does not matter, a share in (0, 1); None for no test against it.
 
     Raises:
-        ConfigError: If a value is not finite (the text names arm and seed), or `confidence` or `margin` is out of
-            range.
+        ConfigError: If a value is not finite (the text names arm and seed), or `margin` is out of range.
     """
-    if not 0 < confidence < 1:
-        raise ConfigError("value_out_of_range", f"confidence={confidence} must be between 0 and 1, such as 0.95.")
     if margin is not None and not 0 < margin < 1:
         text = f"margin={margin} must be a share between 0 and 1, such as 0.01 for 1 point."
         raise ConfigError("value_out_of_range", text)
@@ -156,7 +152,6 @@ def compare_paired(
         arm,
         baseline_arm,
         n=len(seeds),
-        confidence=confidence,
         differences={seed: float(values[seed] - baseline[seed]) for seed in seeds},
         missing={name: lacking for name, lacking in missing.items() if lacking},
         margin=margin,
@@ -192,7 +187,7 @@ def _with_tests(known: PairedComparison, scale: float) -> PairedComparison:
             known, std=0.0, ci=(delta, delta), p_value=flip_p, p_holm=flip_p, sign_flip_p=flip_p, reason=reason
         )
     test = stats.ttest_1samp(differences, 0.0)
-    low, high = test.confidence_interval(known.confidence)
+    low, high = test.confidence_interval(CONFIDENCE)
     std = float(differences.std(ddof=1))
     return replace(
         known,

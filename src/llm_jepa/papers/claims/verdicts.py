@@ -32,7 +32,7 @@ from typing import Literal
 from scipy import stats
 
 from llm_jepa.experiments.sentences import format_p
-from llm_jepa.experiments.statistics import PairedComparison, compare_paired, holm, verdict
+from llm_jepa.experiments.statistics import CONFIDENCE, PairedComparison, compare_paired, holm, verdict
 
 Kind = Literal["gain", "equal", "reaches", "flat", "value"]
 KINDS: tuple[Kind, ...] = ("gain", "equal", "reaches", "flat", "value")
@@ -44,7 +44,6 @@ WORDS: tuple[Word, ...] = ("not reproduced", "not run", "explained by a control"
 Values = Mapping[str, Mapping[int, float]]
 """Arm to seed to value."""
 
-CONFIDENCE = 0.95
 MOST = 0.5
 """A control with a larger share of a difference than this explains it, even if the arm is shown to add something."""
 STUCK = "every run has the same value, as at a floor or a ceiling"
@@ -304,7 +303,7 @@ def _trends(check: Check, values: Values) -> list[str]:
         for seed in sorted(seeds):
             means = [statistics.fmean(_scaled(check, values[arm][seed]) for arm in level) for level in levels]
             of_seeds[seed] = statistics.linear_regression(range(len(means)), means).slope
-        slopes[name] = compare_paired(of_seeds, dict.fromkeys(of_seeds, 0.0), confidence=CONFIDENCE)
+        slopes[name] = compare_paired(of_seeds, dict.fromkeys(of_seeds, 0.0))
     corrected = holm({name: each.p_value for name, each in slopes.items()})
     return [
         f"it {'rises' if (each.delta or 0) > 0 else 'falls'} with {name} (p {format_p(corrected[name])})"
@@ -334,7 +333,7 @@ def _compare(check: Check, values: Values, arm: str, baseline: str) -> PairedCom
     ours, theirs = (
         {seed: _scaled(check, value) for seed, value in values.get(name, {}).items()} for name in (arm, baseline)
     )
-    return compare_paired(ours, theirs, confidence=CONFIDENCE, arm=arm, baseline_arm=baseline)
+    return compare_paired(ours, theirs, arm=arm, baseline_arm=baseline)
 
 
 def _shown(found: PairedComparison, direction: int, p: float | None = None) -> bool:
