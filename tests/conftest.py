@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import os
 import pickle
@@ -238,6 +239,7 @@ class Ranks:
     def _fork(self, function: Callable[[int], Any], rank: int, port: int) -> int:
         if pid := os.fork():
             return pid
+        gc.freeze()  # what the parent has left to collect may wait for a thread, and here there is none
         code = 1
         try:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -28,6 +29,7 @@ class Child:
     def __init__(self, function: Callable[[], None]) -> None:
         self.pid = os.fork()
         if self.pid == 0:
+            gc.freeze()  # what the parent has left to collect may wait for a thread, and here there is none
             code = 1
             # tqdm's own lock is shared with the parent: a child that is killed while it holds it would stop both.
             tqdm.set_lock(threading.RLock())
