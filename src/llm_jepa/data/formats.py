@@ -168,7 +168,8 @@ def _read_parquet(file: IO[bytes], label: str) -> Numbered:
         is_parquet = start.startswith(b"PAR1")
         hint = "" if is_parquet else describe_content(start).strip()
         code = "file_damaged" if is_parquet else "not_parquet"
-        raise DataError(code, f"{label}: not a readable parquet file: {hint or f'{err}.'}") from err
+        reason = hint or str(err).rstrip(".") + "."
+        raise DataError(code, f"{label}: not a readable parquet file: {reason}") from err
 
 
 def _parquet(rows: Sequence[Content]) -> bytes:

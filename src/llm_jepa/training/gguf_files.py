@@ -88,8 +88,9 @@ def _reading(file: Path, hint: str = "") -> Iterator[None]:
         version = transformers.__version__
         raise ConfigError(
             "gguf_not_readable",
-            f"{file} cannot be read: {first_line(error)} Expected a whole GGUF file of an architecture that "
-            f"transformers {version} reads (Llama, Qwen, Gemma, Mistral, Phi-3 and others). {hint}".rstrip(),
+            f"{file} cannot be read: {first_line(error).rstrip('.')}. Expected a whole GGUF file of an "
+            f"architecture that transformers {version} reads (Llama, Qwen, Gemma, Mistral, Phi-3 and others). "
+            f"{hint}".rstrip(),
         ) from error
 
 
