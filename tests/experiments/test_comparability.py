@@ -11,12 +11,13 @@ import yaml
 
 from llm_jepa.errors import DataError
 from llm_jepa.experiments.compare import open_experiment, run_experiment
+from llm_jepa.experiments.equal_cost import Budget
 from llm_jepa.experiments.experiment import read_experiment
 from llm_jepa.experiments.interim_looks import note_look
 from llm_jepa.experiments.sentences import answer_of
 from llm_jepa.experiments.summary import summarise
 from llm_jepa.report.experiment_report import write_experiment_report
-from llm_jepa.runs.folder import ExperimentFolder
+from llm_jepa.runs.folder import ExperimentFolder, RunFolder
 
 ARMS = {"ntp": {}, "jepa": {}}
 
@@ -81,6 +82,33 @@ def test_the_cells_of_a_grid_are_chosen_on_the_same_validation_rows(settings, tm
     apart = tmp_path / "validation.jsonl"
     apart.write_text('{"text": "rows of its own", "code": "a|b"}\n')
     open_experiment(rows | {"validation_file": str(apart)}, tmp_path / "out", dry_run=True)
+
+
+def test_cells_chosen_by_a_loss_have_their_loss_over_the_same_tokens(settings, tmp_path, raises):
+    """The mean over answers alone, or over tokens of another tokenizer, has another unit."""
+    by_loss = settings | {"choose_by": "ce_loss", "validation_size": 4}
+    for key, values in {"loss_on": ["all", "code"], "vocab_size": [259, 270]}.items():
+        with raises("settings_conflict", f"{key} is ", "choose_by=ce_loss", "the cells of jepa"):
+            open_experiment(by_loss | {"arms": {"ntp": {}, "jepa": {key: values}}}, tmp_path / "out", dry_run=True)
+
+
+@pytest.mark.parametrize("change", [{"text_column": "code", "code_column": "text"}, {"max_length": 30}])
+def test_an_arm_with_other_questions_or_answers_in_the_same_file_is_refused(change, settings, tmp_path, raises):
+    """Columns that are exchanged, and rows that only one arm leaves out."""
+    short = {"on_overflow": "drop"} if "max_length" in change else {}
+    with raises("test_rows_differ", "In arm jepa: Test row "):
+        open_experiment(settings | {"arms": {"ntp": {}, "jepa": change | short}}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_of_one_text_are_split_at_the_same_place_in_every_arm(settings, tmp_path, raises):
+    """A later split leaves a shorter answer."""
+    rows = tmp_path / "lines.jsonl"
+    rows.write_text("".join(json.dumps({"text": f"line {n} goes on and on for some words"}) + "\n" for n in range(12)))
+    files = {"train_file": str(rows), "test_file": str(rows), "on_leak": "keep"}
+    arms = {"ntp": {}, "jepa": {"jepa_split": 0.8}}
+    with raises("test_rows_differ", "In arm jepa: Test row 1 "):
+        open_experiment(settings | files | {"arms": arms}, tmp_path / "out")
 
 
 # ---- what finished runs read ----
@@ -258,6 +286,41 @@ def test_runs_that_answered_other_numbers_of_test_rows_are_not_compared(copied, 
     file.write_text(json.dumps(json.loads(file.read_text()) | {"num_rows": 1}))
     with raises("row_counts_differ", "ntp-s1", " 12 test rows", "jepa-s1 answered 1,"):
         summarise(copied)
+
+
+def test_runs_of_equal_cost_are_held_to_the_same_rules(copied, raises):
+    """They may have been made months later, with another test file."""
+    settings = yaml.safe_load((copied / "experiment.yaml").read_text()) | {"compare_at": ["steps", "flops"]}
+    (copied / "experiment.yaml").write_text(yaml.safe_dump(settings))
+    for seed in (1, 2):
+        run = copied / f"jepa@flops-s{seed}"
+        shutil.copytree(copied / f"jepa-s{seed}", run)
+        (run / "budget.json").write_text(json.dumps(Budget("flops", "jepa", "ntp", 1, 2, 2.0, 1.0).record))
+    edit_json(copied / "jepa@flops-s1" / "environment.json", lambda each: each["packages"].update(torch="1.0"))
+    assert any("torch 1.0" in note for note in summarise(copied).at_equal["flops"].notes)
+    edit_json(copied / "jepa@flops-s1" / "eval.json", lambda each: each.update(num_rows=1))
+    with raises("row_counts_differ", "jepa@flops-s1 answered 1,"):
+        summarise(copied)
+    name = settings["test_file"]
+    edit_json(copied / "jepa@flops-s2" / "data.json", lambda each: each["sha256"].update({name: "0" * 64}))
+    with raises("data_differs", name, "jepa@flops-s2"):
+        summarise(copied)
+    with raises("data_differs", name, "jepa@flops-s2"):
+        open_experiment(settings, copied)
+
+
+def test_runs_that_the_configuration_no_longer_has_are_named(copied):
+    """An arm or a seed that was taken out after its result was seen."""
+    settings = yaml.safe_load((copied / "experiment.yaml").read_text())
+    for seed in (1, 2):
+        shutil.copytree(copied / f"jepa-s{seed}", copied / f"jepa_shuffled-s{seed}")
+    shutil.copytree(copied / "jepa-s1", copied / "jepa-s9")
+    (copied / "jepa-s9" / "DONE").unlink()
+    RunFolder(copied / "jepa-s9").mark_failed({"reason": "exit code 1"})
+    [note] = [note for note in summarise(copied).notes if "no longer has" in note]
+    assert "no longer has: jepa, seed 9 (failed); jepa_shuffled, seeds 1, 2." in note
+    (copied / "experiment.yaml").write_text(yaml.safe_dump(settings | {"seeds": [1, 2, 9]}))
+    assert not any("seed 9" in note for note in summarise(copied).notes)
 
 
 @pytest.mark.parametrize("file", ["eval.json", "predictions.jsonl", "metrics.jsonl", "data.json", "environment.json"])

@@ -6,7 +6,7 @@ import pytest
 
 from llm_jepa.experiments.build_results import build_results
 from llm_jepa.experiments.controls import control_arms
-from llm_jepa.experiments.experiment import read_experiment
+from llm_jepa.experiments.experiment import read_experiment, read_grids
 from llm_jepa.experiments.results import RunResult
 from llm_jepa.experiments.sentences import about_controls, answer_of
 from llm_jepa.report.terminal import format_table
@@ -47,14 +47,24 @@ def test_the_path_without_its_term_is_a_control_of_every_objective():
     assert found == {"jepa": ["jepa_lambda0"], "deep": ["jepa_lambda0"], "late": []}
 
 
+def test_what_trains_like_the_baseline_is_no_control():
+    """A copy of the baseline, and a cell of its grid that was not chosen, say nothing that the baseline does not."""
+    assert controls_among({"ntp": {}, "jepa": {}, "jepa_lambda0": {}}) == {"jepa": []}
+    settings = DATA | {"arms": ["ntp", "jepa"], "grid": {"learning_rate": [1.0e-4, 1.0e-3]}}
+    _, runs = read_experiment(settings)
+    cells = read_grids(settings)["ntp"].cells
+    found = control_arms(runs, "ntp.lr0.001", ["jepa.lr0.0001"], cells_of_baseline=list(cells))
+    assert found == {"jepa.lr0.0001": []}
+
+
 def test_another_weight_of_the_term_makes_no_control():
     """Shuffled pairs under a smaller lambda say nothing of the larger one."""
     assert controls_among({"ntp": {}, "jepa": {}, "weak": {"jepa_lambda": 0.1, "shuffle_views": True}}) == {"jepa": []}
 
 
 def test_an_arm_is_compared_with_its_control_over_the_same_seeds():
-    """+10 points over both: shown, beside the baseline's comparison; a control without runs is left out."""
-    results = results_of({"jepa": ["jepa_shuffled", "gone"]}, ntp=PLAIN, jepa=HIGH, jepa_shuffled=PLAIN)
+    """+10 points over both: shown, beside the baseline's comparison."""
+    results = results_of({"jepa": ["jepa_shuffled"]}, ntp=PLAIN, jepa=HIGH, jepa_shuffled=PLAIN)
     [beyond] = results.main.controls
     assert (beyond.arm, beyond.baseline, beyond.verdict) == ("jepa", "jepa_shuffled", "better")
     assert beyond.delta == pytest.approx(0.1, abs=1e-3) and beyond.p_holm == beyond.p_value
@@ -73,6 +83,17 @@ def test_a_gain_that_the_control_has_too_is_no_yes():
     assert answer_of(results).short == "Not shown beyond its control."
     [note] = about_controls(results, controls)
     assert "not shown to be better than its control jepa_shuffled" in note
+
+
+def test_no_gain_is_shown_beyond_a_control_that_was_not_run():
+    """One control is beaten, the other has no run: the answer is no yes, and the note names the missing one."""
+    controls = {"jepa": ["jepa_shuffled", "jepa_lambda0"]}
+    results = results_of(controls, ntp=PLAIN, jepa=HIGH, jepa_lambda0=PLAIN)
+    answer = answer_of(results)
+    assert answer.short == "Not shown beyond its control."
+    assert "cannot be compared with its control jepa_shuffled: no seed has both arms" in answer.sentence
+    [note] = about_controls(results, controls)
+    assert "its control jepa_shuffled has no finished run" in note
 
 
 def test_a_gain_without_a_control_says_so():

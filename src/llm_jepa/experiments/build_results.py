@@ -60,7 +60,7 @@ def build_results(
         baseline: Name of the arm that all others are compared with.
         cost: Arm to what its steps cost.
         settings: Anything that a reader needs to repeat the experiment; JSON values.
-        controls: Arm to the names of its controls (`control_arms`); those without runs are left out.
+        controls: Arm to the names of its controls (`control_arms`); no arm is shown to be ahead of one without runs.
         control_runs: Runs of controls that are not arms of the comparison, such as cells that were not chosen.
         headline: The arm whose comparison is the first in a report.
         tests: Names of the test sets, the main one first. The values of the others are named `tests/NAME/...`. Holm's
@@ -172,10 +172,10 @@ def _set_results(
         if arm != baseline
     ]
     against_controls = [
-        compare_paired(values[arm], of_controls[control], arm=arm, baseline_arm=control)
+        compare_paired(values[arm], of_controls.get(control, {}), arm=arm, baseline_arm=control)
         for arm, names in controls.items()
         for control in names
-        if arm in values and control in of_controls
+        if arm in values
     ]
     arms = {arm: _arm_result(arm, values[arm], by_arm[arm], cost.get(arm, Cost()), prefix) for arm in by_arm}
     return SetResults(arms, tuple(compared), tuple(_described(each, p_name="p") for each in against_controls))

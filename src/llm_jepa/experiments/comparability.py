@@ -18,7 +18,7 @@ from llm_jepa.runs.settings import RunConfig
 
 from .grids import Grid
 
-ANSWERED = ("test_file", "test_files", "max_test_rows", "metric")
+ANSWERED = ("test_file", "test_files", "max_test_rows", "metric", "databases")
 """Fields that set the test rows of an arm, and how its answers are scored."""
 CHOSEN_ON = ("validation_file", "validation_generations")
 """Fields that set the validation rows on which the cells of a grid are chosen."""
@@ -27,16 +27,21 @@ SET_ASIDE_FROM = ("train_file", "max_train_rows", "validation_size")
 _VERSIONS = ("llm-jepa", "torch", "transformers")
 
 
-def check_arms(runs: Mapping[str, RunConfig], grids: Mapping[str, Grid]) -> None:
+LOSS_OVER = ("loss_on", "train_end_token", "vocab_size", "tokenizer_name_or_path", "model_name_or_path", "max_length")
+"""Settings that say over which tokens a loss is the mean; a loss over other tokens has another unit."""
+
+
+def check_arms(runs: Mapping[str, RunConfig], grids: Mapping[str, Grid], choose_by: str | None = None) -> None:
     """Make sure that all arms have the same test rows, and all cells of a grid the same validation rows.
 
     Args:
         runs: The settings of each arm, or cell of one, with the names of the data files.
         grids: The arms that are grids.
+        choose_by: The value by which the cells of a grid are chosen.
 
     Raises:
         ConfigError: If an arm or cell has other test rows or another metric, or a cell other validation rows than the
-            other cells of its grid.
+            other cells of its grid, or a loss over other tokens if cells are chosen by the loss.
     """
     for field in ANSWERED:
         _check_equal(field, runs, runs, "all arms must have the same test rows and the same metric")
@@ -44,6 +49,8 @@ def check_arms(runs: Mapping[str, RunConfig], grids: Mapping[str, Grid]) -> None
         from_file = runs[next(iter(grid.cells))].data.validation_file is not None
         for field in CHOSEN_ON + (() if from_file else SET_ASIDE_FROM):
             _check_equal(field, runs, grid.cells, f"the cells of {arm} must be chosen on the same validation rows")
+        for field in LOSS_OVER if choose_by == "ce_loss" else ():
+            _check_equal(field, runs, grid.cells, f"choose_by=ce_loss compares the losses of the cells of {arm}")
 
 
 def check_data(folders: Iterable[RunFolder], *, files_too: bool = False) -> None:
@@ -131,8 +138,7 @@ def _made(folder: RunFolder) -> str:
 
 
 def _field(run: RunConfig, name: str) -> Any:
-    part = run.evaluation if hasattr(run.evaluation, name) else run.data
-    return getattr(part, name)
+    return next(getattr(part, name) for part in (run.evaluation, run.data, run.jepa, run.model) if hasattr(part, name))
 
 
 def _check_equal(field: str, runs: Mapping[str, RunConfig], arms: Iterable[str], why: str) -> None:

@@ -24,7 +24,7 @@ from llm_jepa.data.prepare import LoadedData, load_data
 from llm_jepa.errors import ConfigError, LLMJEPAError
 from llm_jepa.runs.build_trainer import notes_on, pretrained_tokenizer
 from llm_jepa.runs.claim import check_folder, claim_folder, differences
-from llm_jepa.runs.folder import ExperimentFolder
+from llm_jepa.runs.folder import ExperimentFolder, RunFolder, arm_at
 from llm_jepa.runs.locks import sole_owner
 from llm_jepa.runs.settings import RunConfig, Settings, read_yaml
 
@@ -66,8 +66,8 @@ def open_experiment(settings: Settings, out: Path, *, dry_run: bool = False) -> 
     grids = read_grids(settings)
     _check_folder(folder, settings)
     runs = {arm: _with_data_files(run, folder) for arm, run in runs.items()}
-    check_arms(runs, grids)
     choose_by = check_name(config.choose_by, next(iter(runs.values())).evaluation.metric)
+    check_arms(runs, grids, choose_by)
     first = next(iter(runs.values()))
     data = _check_data(first, grids, choose_by)
     notes = [*_about_data(data), *_log([*notes_on(first), *about_grids(config, grids)])]
@@ -76,7 +76,7 @@ def open_experiment(settings: Settings, out: Path, *, dry_run: bool = False) -> 
         _check_runs(experiment)  # all of them, before anything is written
     notes += _log(_rehearse(experiment, data, measure=dry_run))
     if not dry_run:
-        check_data([job.folder for job in experiment.jobs if job.folder.is_done], files_too=True)
+        check_data(_finished(experiment), files_too=True)
         with sole_owner(out):
             _check_folder(folder, settings)
             # Written first: an experiment cannot continue in a folder that holds runs but no settings.
@@ -127,6 +127,13 @@ def run_experiment(
 
 
 # ---- folders ----
+
+
+def _finished(experiment: Experiment) -> list[RunFolder]:
+    """Return the folders of the finished runs, also those of equal FLOPs or time."""
+    kinds = [kind for kind in experiment.config.compare_at if kind != "steps"]
+    runs = [experiment.folder.run(arm_at(job.arm, kind), job.seed) for job in experiment.jobs for kind in kinds]
+    return [run for run in [*(job.folder for job in experiment.jobs), *runs] if run.is_done]
 
 
 def _check_runs(experiment: Experiment) -> None:

@@ -19,6 +19,7 @@ import torch
 
 from llm_jepa.data.prepare import LoadedData, load_data
 from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.evaluation.evaluate import gold_answers
 from llm_jepa.runs.build_trainer import Models, build_trainer, check_answers, pretrained_tokenizer
 from llm_jepa.runs.rewrite_first import check_can_rewrite
 from llm_jepa.runs.settings import RunConfig, naming_settings
@@ -58,6 +59,7 @@ def rehearse(
             try:
                 if _data_key(run) != key:
                     data, key = load_data(run.data, run.jepa, pretrained_tokenizer(run)), _data_key(run)
+                    _check_same_answers(data, loaded[1])
                 trainer, about = _try(run, seed, Path(folder), replace(data, notes=[]), models)
                 notes += about
                 if trainer is not None and estimates is not None:
@@ -72,6 +74,30 @@ def rehearse(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return list(dict.fromkeys(notes))
+
+
+def _check_same_answers(data: LoadedData, first: LoadedData) -> None:
+    """Make sure that an arm is asked and judged as the first one: each test row has the same question and answer.
+
+    Another column, or another place at which rows of one text are split, would make another task of the same file.
+    """
+    for name, rows in data.tests.items():
+        ours, theirs = (
+            [
+                (example.text, gold)
+                for example, gold in zip(rows.examples, gold_answers(each.encoder, rows), strict=True)
+            ]
+            for each, rows in ((data, rows), (first, first.tests[name]))
+        )
+        if ours != theirs:
+            place = next((n for n, both in enumerate(zip(ours, theirs, strict=False)) if both[0] != both[1]), len(ours))
+            shown = [repr(each[place]) if place < len(each) else "no row" for each in (theirs, ours)]
+            raise ConfigError(
+                "test_rows_differ",
+                f"Test row {place + 1} of {name} (text, answer) is {shown[0]} in the first arm and {shown[1]} here. "
+                "All arms must have the same test rows: set columns, jepa_split and limits on rows once, outside of "
+                "arms.",
+            )
 
 
 def _try(

@@ -112,7 +112,7 @@ def _missing(c: PairedComparison) -> str:
 
 def comparison_sentences(found: SetResults) -> list[str]:
     """Return a sentence for each comparison with the baseline, then one for each with a control."""
-    beyond = [f"Beyond its control, {each.sentence}" for each in found.controls]
+    beyond = [f"Beyond its control, {each.sentence}" for each in found.controls if each.n]
     return [each.sentence for each in found.comparisons] + beyond
 
 
@@ -257,7 +257,7 @@ def about_controls(results: Results, controls: Mapping[str, Sequence[str]]) -> l
 
     Args:
         results: The results on each test set, with comparisons with controls.
-        controls: What `control_arms` returned; a control without runs is reported as missing.
+        controls: What `control_arms` returned.
     """
     named = results.several_tests
     return [
@@ -274,7 +274,13 @@ def _about_controls(found: SetResults, controls: Mapping[str, Sequence[str]]) ->
         if comparison.verdict != "better" or arm not in controls:
             continue
         own = found.controls_of(arm)
-        behind = [each.baseline for each in own if each.verdict != "better"]
+        missing = [each.baseline for each in own if not each.n]
+        behind = [each.baseline for each in own if each.n and each.verdict != "better"]
+        if missing:
+            notes.append(
+                f"{arm} is better than {comparison.baseline}, but its control {' and '.join(missing)} has no finished "
+                "run at its seeds."
+            )
         if not own:
             notes.append(
                 f"{arm} is better than {comparison.baseline}, but no control of it was run. An arm with its settings "

@@ -58,7 +58,12 @@ def summarise(out: Path) -> Results:
     check_data(job.folder for job in records)
     compared = {job: each for job, each in records.items() if job.arm in chosen.values()}
     _check_same_rows(compared)
-    controls = control_arms(runs, baseline, [arm for arm in chosen.values() if arm is not None])
+    controls = control_arms(
+        runs,
+        baseline,
+        [arm for arm in chosen.values() if arm is not None],
+        cells_of_baseline=experiment.cells_of(config.baseline),
+    )
     shown = {**settings, **asdict(config), "data": _data_summary(list(compared))}
     results = _results_of(experiment, compared, baseline, shown, controls, records)
     grids = {arm: _grid_results(experiment, grid, records, chosen[arm]) for arm, grid in experiment.grids.items()}
@@ -206,8 +211,11 @@ def _results_at_equal(experiment: Experiment, kind: str, compared: Records, base
     scaled = {budget.arm for budget in budgets}
     jobs = [experiment.job(budget.name, seed) for budget in budgets for seed in experiment.config.seeds]
     records = {job: record for job, record in compared.items() if job.arm not in scaled} | read_records(jobs)
+    check_data(job.folder for job in [*compared, *records])
+    _check_same_rows(records)
     results = _results_of(experiment, records, baseline)
-    return replace(results, budgets={each.name: each for each in budgets}, notes=tuple(about_budgets(budgets)))
+    notes = (*about_budgets(budgets), *about_versions(job.folder for job in records))
+    return replace(results, budgets={each.name: each for each in budgets}, notes=notes)
 
 
 def _headline(experiment: Experiment, records: Records, baseline: str) -> str | None:
@@ -307,7 +315,30 @@ def _about_missing(experiment: Experiment, records: Records) -> list[str]:
     failed = [f"{job.name} ({why})" for job in missing if (why := _why(job)) is not None]
     others = [job.name for job in missing if not job.folder.has_failed]
     notes = [f"Runs that failed and are not counted here: {', '.join(failed)}."] if failed else []
-    return notes + ([f"Runs that are not done: {', '.join(others)}."] if others else [])
+    notes += [f"Runs that are not done: {', '.join(others)}."] if others else []
+    return notes + _about_removed(experiment)
+
+
+def _about_removed(experiment: Experiment) -> list[str]:
+    """Return a sentence about runs in the folder whose arm or seed the configuration no longer has."""
+    arms, seeds = set(experiment.runs), set(experiment.config.seeds)
+    ended: dict[str, list[str]] = {}
+    for run in experiment.folder.runs():
+        name = run.arm_and_seed
+        if name is None or (without_budget(name[0]) in arms and name[1] in seeds):
+            continue
+        failure = run.failure()
+        if run.is_done or failure is not None:
+            ended.setdefault(name[0], []).append(f"{name[1]}" if failure is None else f"{name[1]} (failed)")
+    if not ended:
+        return []
+    runs = "; ".join(
+        f"{arm}, seed{'s' if len(of_arm) > 1 else ''} {', '.join(of_arm)}" for arm, of_arm in ended.items()
+    )
+    return [
+        f"Runs in this folder that the configuration no longer has: {runs}. If they were taken out because of their "
+        "results, the comparison promises too much."
+    ]
 
 
 def _about_choices(experiment: Experiment, grids: Mapping[str, GridResults]) -> list[str]:

@@ -89,7 +89,7 @@ def _train_claimed(run: RunConfig, seed: int, folder: RunFolder, *, progress: bo
         answer_rewritten(run, seed, folder, progress=progress)
         return
     files = [*run.data.train_files, run.data.validation_file, *run.data.tests.values(), run.data.views_file]
-    watch = DataWatch([*files, *run.plugins.files])
+    watch = DataWatch([*files, run.evaluation.databases, *run.plugins.files])
     labels = pseudo_labels(run, seed, folder, progress=progress)
     trainer, data = build_trainer(run, seed, folder.path, progress=progress, labels=labels)
     settings = evaluation_settings(run, data)
