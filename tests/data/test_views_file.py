@@ -225,6 +225,16 @@ def test_view_rows_with_the_text_of_a_held_out_row_are_left_out(load, raises):
         load(views, test=labelled(20, 24), on_leak="error")
 
 
+def test_what_is_nearly_a_test_question_is_counted_and_kept(load):
+    """A view that is one up to case and space, and a training row that answers it otherwise."""
+    views = [{"text": "Text  20", "paraphrase": "said"}, {"text": "text 21", "paraphrase": "said"}, *paraphrases(0, 3)]
+    train = [*labelled(0, 10), {"text": "text 22", "code": "another code"}]
+    for policy in ("drop", "keep"):
+        notes = load(views, train=train, test=labelled(20, 24), on_leak=policy).notes
+        assert "1 view rows have the text of a validation or test row up to case and space; kept." in notes
+        assert "1 test rows have the question of a training row, but another answer; kept." in notes
+
+
 def test_repeated_view_rows_follow_on_duplicate(load):
     views = [*paraphrases(0, 4), *paraphrases(1, 3)]
     assert len(load(views).views) == 6

@@ -20,7 +20,7 @@ from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective.config import JEPAConfig
 
 from .chat import remove_template_system
-from .checks import apply_duplicate_policy, apply_leak_policy, find_leaks
+from .checks import apply_duplicate_policy, apply_leak_policy, find_conflicts, find_leaks
 from .config import MAIN_TEST, DataConfig
 from .encode import PairEncoder
 from .encoded_pairs import EncodedPairs, check_labels, check_system_messages, encode_examples
@@ -318,6 +318,8 @@ def _handle_leaks(
     found = find_leaks(train.examples, tested)
     if (near := found.num_normalised - len(found.held_out_rows)) > 0:
         notes.append(f"{near} test rows have a pair that is in the training rows up to case and space; kept.")
+    if asked := find_conflicts(tested, train.examples):
+        notes.append(f"{len(asked)} test rows have the question of a training row, but another answer; kept.")
     kept, num_train = apply_leak_policy(train.examples, Joined(validation.examples, tested), policy)
     train.keep(kept, "leak")
     kept, num_validation = apply_leak_policy(validation.examples, tested, policy)
@@ -370,6 +372,10 @@ def _read_views(
     if num_texts:
         fate = "left out" if config.on_leak == "drop" else "kept"
         notes.append(f"{num_texts} view rows have the text of a validation or test row for a view; {fate}.")
+    near = len(find_views(views.examples, (row.text for row in held_out), normalised=True))
+    near -= 0 if config.on_leak == "drop" else num_texts
+    if near:
+        notes.append(f"{near} view rows have the text of a validation or test row up to case and space; kept.")
     num_codes = len(find_views(views.examples, (row.code for row in held_out if row.code is not None)))
     if num_codes:
         notes.append(f"{num_codes} view rows have the code of a validation or test row for a view; kept.")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from llm_jepa.errors import DataError
 
-from .checks import hash_key
+from .checks import hash_key, normalise
 from .config import DataConfig
 from .example import Example
 from .lazy_rows import leave_out
@@ -31,13 +31,14 @@ def read_views(config: DataConfig) -> ReadResult:
     return result
 
 
-def find_views(pairs: Sequence[Example], strings: Iterable[str]) -> list[int]:
-    """Return the places of the pairs of which a view equals one of these strings, both stripped."""
-    known = {hash_key(string.strip()) for string in strings}
+def find_views(pairs: Sequence[Example], strings: Iterable[str], *, normalised: bool = False) -> list[int]:
+    """Return the places of the pairs of which a view equals one of these strings, both stripped or normalised."""
+    form = normalise if normalised else str.strip
+    known = {hash_key(form(string)) for string in strings}
     return [
         place
         for place, pair in enumerate(pairs)
-        if any(hash_key(view.strip()) in known for view in (pair.text, pair.code or ""))
+        if any(hash_key(form(view)) in known for view in (pair.text, pair.code or ""))
     ]
 
 
