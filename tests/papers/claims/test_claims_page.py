@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_jepa.data.config import SHUFFLE_RULE
 from llm_jepa.papers.claims.catalogue import read_catalogue
 from llm_jepa.papers.claims.claims_page import RECORDS, claims_page
 from llm_jepa.papers.claims.plans import plan_of, read_plans
@@ -18,6 +19,7 @@ def record_of(plan, values, claims, **changes):
     """A record made by hand."""
     record = {
         "schema": SCHEMA,
+        "shuffle_rule": SHUFFLE_RULE,
         "experiment": plan.name,
         "scale": plan.scale,
         "recipe": plan.recipe,

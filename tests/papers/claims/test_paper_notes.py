@@ -71,9 +71,12 @@ def test_a_folder_without_records_is_an_error_that_says_what_was_expected(tmp_pa
         measured_notes(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b'{"metric": "exact_match"}'])
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"[]", b"\xff", b'{"metric": "exact_match"}', b'{"schema": 1, "values": {}, "shuffle_rule": "no"}'],
+)
 def test_a_file_that_is_no_record_is_named(content, tmp_path, raises):
-    """Cut off, of another kind, not UTF-8, or the results.json of a comparison."""
+    """Cut off, of another kind, not UTF-8, the results.json of a comparison, or made with another shuffled control."""
     (tmp_path / "results.json").write_bytes(content)
     with raises("not_a_record", tmp_path / "results.json", "schema 1"):
         measured_notes(tmp_path)

@@ -204,7 +204,7 @@ def read_record(file: Path) -> Record:
     """Return a record, checked.
 
     Raises:
-        ConfigError: If it is not a JSON object, has another schema, or has an unknown measure.
+        ConfigError: If it is not a JSON object, has another schema or rule of shuffling, or has an unknown measure.
     """
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
@@ -213,25 +213,14 @@ def read_record(file: Path) -> Record:
     if (
         not isinstance(record, dict)
         or record.get("schema") != SCHEMA
+        or record.get("shuffle_rule") != SHUFFLE_RULE
         or not set(record.get("values", {})) <= MEASURES.keys()
     ):
         raise ConfigError(
             "not_a_record",
             f"{file} is not a record of this version (schema {SCHEMA}). Make it again with `llm-jepa reproduce`.",
         )
-    return record if record.get("shuffle_rule") == SHUFFLE_RULE else _without_shuffled_arms(record)
-
-
-def _without_shuffled_arms(record: Record) -> Record:
-    """Return a record of an earlier version without its shuffled controls, which had kept part of the match."""
-    plan = plan_of_record(record)
-    faulty = {arm for arm, own in plan.arms.items() if own.get("shuffle_views") or arm == "jepa_shuffled"}
-    values = {
-        measure: {arm: seeds for arm, seeds in arms.items() if arm not in faulty}
-        for measure, arms in record["values"].items()
-    }
-    times = {arm: time_s for arm, time_s in record.get("training_time_s", {}).items() if arm not in faulty}
-    return record | {"shuffle_rule": SHUFFLE_RULE, "values": values, "training_time_s": times}
+    return record
 
 
 def read_records(folder: Path) -> list[Record]:
