@@ -62,7 +62,7 @@ class Instantly:
         if job.arm in self.failing:
             return Over(1)
         job.folder.write_settings({})
-        job.folder.write_evaluation({"training_time_s": 0.0})
+        job.folder.write_evaluation({"training_time_s": 0.0, "evaluation_time_s": 1.0, "total_time_s": 1.0})
         job.folder.mark_done()
         return Over(0)
 

@@ -44,7 +44,7 @@ def test_f1_code_in_a_checkpoint_does_not_run(name, make_run, tmp_path, fault_ro
     staging = tmp_path / "staging"
     staging.mkdir()
     checkpoint.rename(staging / "checkpoint-1")
-    publish(staging, trainer.args.output_dir, 1, facts)
+    publish(staging, trainer.args.output_dir, 1, facts, {"training_time_s": 1.0, "preparation_time_s": 0.0})
     with fault_row("F1", "a pickle with code in a checkpoint, with a matching manifest", 1) as row:
         with raises("checkpoint_not_plain", checkpoint):
             make_run("run", max_steps=2).train(resume_from_checkpoint=True)

@@ -181,7 +181,7 @@ def test_the_price_stands_before_the_picture(report):
     _, html = report()
     opening = " ".join(html[html.index("<h1>") : html.index("data:image")].split())
     assert "a step of jepa takes 1.20× the time and 1.17× the FLOPs of one of ntp" in opening
-    assert "6 runs trained for 60 min in all." in opening
+    assert "6 runs trained for 60 min in all, were evaluated for 6 min, and took 70 min." in opening
     assert "jepa collapsed in 3 of 3 runs, of which none recovered." in opening
 
 

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 from tokenizers import AddedToken
 
 from llm_jepa.cli import main
@@ -121,19 +120,6 @@ def test_rows_that_are_asked_in_another_way_are_noted(runs, pair_files, write_ch
     assert "The system message of the training rows is \"Don't chat" in caplog.text
     run.rows(str(pair_files[1]))
     assert "are asked without a chat template; the training rows with one" in caplog.text
-
-
-def test_a_run_of_an_earlier_version_says_that_it_knows_no_context(runs, tmp_path, caplog):
-    import shutil
-
-    shutil.copytree(runs["system"], tmp_path / "old")
-    seen = json.loads((tmp_path / "old" / "data.json").read_text())
-    del seen["context"]
-    (tmp_path / "old" / "data.json").write_text(json.dumps(seen))
-    run = load_run(tmp_path / "old")
-    assert run.context.is_chat and run.context.system is None
-    assert "from an earlier version" in caplog.text
-    assert torch.is_grad_enabled()
 
 
 def _test_file(runs, name):

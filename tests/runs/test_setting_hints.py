@@ -28,10 +28,6 @@ KEYS = {each.name for part in (ExperimentConfig, *PARTS.values()) for each in da
         ("max_seq_length", "max_length"),
         ("use_peft", "lora_r"),
         ("logging_dir", "metrics.jsonl"),
-        ("jepa_residual", "between the embeddings"),
-        ("jepa_lambda_warmup", "jepa_lambda_schedule can let it fall"),
-        ("gradient_monitor_steps", "Remove"),
-        ("views_pairing", "as pairs"),
         ("last_token", "last token of a view"),
     ],
 )

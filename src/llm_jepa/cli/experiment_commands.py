@@ -200,10 +200,7 @@ def _print_run(report: dict[str, Any], metric: str, folder: Path) -> None:
         print(f"{scores} | {report['num_rows']:,} test rows, {report['num_steps']:,} steps")
     else:
         print("There are no test rows, so nothing was answered.")
-    times = {
-        name: report[f"{name}_time_s"] for name in ("training", "evaluation", "total") if f"{name}_time_s" in report
-    }
-    print(" | ".join(f"{name} {duration(time_s)}" for name, time_s in times.items()))
+    print(" | ".join(f"{name} {duration(report[f'{name}_time_s'])}" for name in ("training", "evaluation", "total")))
     alarm = report["alarm"]
     if alarm is not None and alarm["alarmed"]:
         print_hanging("Collapse alarm: ", alarm["reason"])

@@ -47,13 +47,8 @@ class Context:
             found = own if found is None else _shared(found, own)
         return _at_words(found or cls())
 
-    @classmethod
-    def read(cls, values: dict[str, Any]) -> Context:
-        """Return a context from the values that `to_dict` returned."""
-        return cls(**{key: value for key, value in values.items() if key in cls.__dataclass_fields__})
-
     def to_dict(self) -> dict[str, Any]:
-        """Return the context as values for JSON."""
+        """Return the context as values for JSON; `Context(**values)` makes the same one."""
         return asdict(self)
 
     @property

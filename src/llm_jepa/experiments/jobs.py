@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from llm_jepa.evaluation.evaluate import EvaluationConfig
 from llm_jepa.progress import duration
@@ -159,21 +159,6 @@ def _next(waiting: deque[Job], running: Mapping[Job, Attempt]) -> Job | None:
     return None
 
 
-def _not_taught(job: Job) -> Failure:
-    """Give up a run whose teacher has failed."""
-    assert job.after is not None
-    failure = Failure(job, 1, f"Its teacher {job.after.name} has no finished run.")
-    record = {
-        "exit_code": 1,
-        "reason": f"no finished teacher {job.after.name}",
-        "tries": 0,
-        "log_tail": failure.log_tail,
-    }
-    job.folder.mark_failed(record)
-    logger.error("run    %s cannot begin: its teacher %s failed", job.name, job.after.name)
-    return failure
-
-
 @contextmanager
 def _opened(open_pool: Callable[[], Pool]) -> Iterator[tuple[Pool, dict[Job, Attempt]]]:
     """Yield a pool and a dict of the running jobs; stop them when the block ends, also by an error."""
@@ -206,11 +191,23 @@ def _ended(running: dict[Job, Attempt]) -> list[tuple[Job, int]]:
     return ended
 
 
+def _not_taught(job: Job) -> Failure:
+    assert job.after is not None
+    teacher = job.after.name
+    logger.error("run    %s cannot begin: its teacher %s failed", job.name, teacher)
+    failure = Failure(job, 1, f"Its teacher {teacher} has no finished run.")
+    return _give_up(failure, reason=f"no finished teacher {teacher}", tries=0)
+
+
 def _failed(job: Job, exit_code: int, tries: int) -> Failure:
     failure = Failure(job, exit_code, job.folder.log_tail(TAIL_LINES))
-    record = {"exit_code": exit_code, "reason": failure.reason, "tries": tries, "log_tail": failure.log_tail}
-    job.folder.mark_failed(record)
     logger.error("run    %s failed with %s", job.name, failure.reason)
+    return _give_up(failure, reason=failure.reason, tries=tries)
+
+
+def _give_up(failure: Failure, **more: Any) -> Failure:
+    record = {"exit_code": failure.exit_code, **more, "log_tail": failure.log_tail}
+    failure.job.folder.mark_failed(record)
     return failure
 
 
@@ -227,9 +224,6 @@ def _report_done(job: Job) -> None:
     record = job.folder.evaluation()
     metric = job.folder.settings().get("metric", EvaluationConfig.metric)
     score = f"{metric} {record[metric]:.3f}, " if isinstance(record.get(metric), int | float) else ""
-    times = {"trained": record.get("training_time_s"), "evaluated": record.get("evaluation_time_s")}
-    known = {what: time_s for what, time_s in times.items() if time_s is not None}
-    parts = ", ".join(f"{what} {duration(time_s)}" for what, time_s in known.items())
-    total = record.get("total_time_s", sum(known.values()))
+    total, trained, evaluated = (duration(record[f"{name}_time_s"]) for name in ("total", "training", "evaluation"))
     wrap = wrapper(initial_indent="run    ", subsequent_indent=" " * 7)
-    logger.info(wrap.fill(f"{job.name}: {score}{duration(total)} ({parts})"))
+    logger.info(wrap.fill(f"{job.name}: {score}{total} (trained {trained}, evaluated {evaluated})"))

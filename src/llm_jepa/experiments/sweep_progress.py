@@ -35,8 +35,7 @@ class SweepProgress(Progress):
         self._seen.pop(folder.name, None)
         if folder.is_done:
             report = folder.evaluation()
-            if report.get("total_time_s"):
-                self._shares.append(report["training_time_s"] / report["total_time_s"])
+            self._shares.append(report["training_time_s"] / report["total_time_s"])
 
     def look(self, running: Sequence[RunFolder]) -> None:
         """Read and show the progress of the running runs, if it is time to show it."""

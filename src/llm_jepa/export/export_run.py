@@ -9,12 +9,13 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from llm_jepa.data.context import Context
 from llm_jepa.data.encode import PairEncoder
 from llm_jepa.data.tokenizer import decode_ids
 from llm_jepa.errors import ConfigError
 from llm_jepa.files import put_in_place, staged_beside, write_whole
 from llm_jepa.runs.folder import RunFolder
-from llm_jepa.runs.trained_run import load_run_encoder, read_context, read_run_settings
+from llm_jepa.runs.trained_run import load_run_encoder, read_run_settings
 from llm_jepa.training.adapters import ADAPTER_CONFIG
 from llm_jepa.training.resume import digest_tokenizer
 
@@ -91,7 +92,7 @@ def export_run(run: str | Path, to: str | Path, *, merge: bool = False, force: b
 def _describe(run: RunFolder, folder: Path, written: dict[str, Any], encoder: PairEncoder) -> Exported:
     """Collect what the commands depend on, from the run and from what was written."""
     is_adapter = written["kind"] == "adapter"
-    context = read_context(run, encoder.config)
+    context = Context(**run.data()["context"])
     # For some kinds of models AutoTokenizer uses a class of its own instead of the generic one, and splits text in
     # another way. The card must not name a class that reads other tokens than the model has learned.
     found = digest_tokenizer(AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False))

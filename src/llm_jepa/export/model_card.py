@@ -59,7 +59,7 @@ def model_card(run: Path, model: Exported, name: str) -> str:
         f"# {escaped(name)}",
         _introduction(settings, model),
         "## Use",
-        *_uses(model, name, Context.read(data.get("context", {}))),
+        *_uses(model, name, Context(**data["context"])),
         _data(settings, data),
         "## Training\n\n" + _training(files.environment(), settings, report),
         _curves(files.metrics() if files.metrics_file.is_file() else []),
@@ -226,11 +226,11 @@ def _cost(report: Mapping[str, Any], results: Results | None, name: str) -> str:
 
 def _times(report: Mapping[str, Any]) -> str:
     """Return the times that have passed. Those of a run that was stopped are the sum over its parts."""
-    took = f"Training took {duration(report['training_time_s'])}, with its evaluations and checkpoints"
-    if "total_time_s" not in report:
-        return f"{took}."
-    evaluation, total = (duration(report[f"{name}_time_s"]) for name in ("evaluation", "total"))
-    return f"{took}; evaluating and saving it {evaluation}; the whole run {total}."
+    training, evaluation, total = (duration(report[f"{name}_time_s"]) for name in ("training", "evaluation", "total"))
+    return (
+        f"Training took {training}, with its evaluations and checkpoints; evaluating and saving it {evaluation}; the "
+        f"whole run {total}."
+    )
 
 
 def _limits(settings: Mapping[str, Any], report: Mapping[str, Any], results: Results | None, model: Exported) -> str:

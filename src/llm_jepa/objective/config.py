@@ -27,9 +27,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "loss_on": ("all", "code"),
 }
 
-# Settings of earlier versions, with the value that had no effect: files of such runs still have it.
-REMOVED: dict[str, Any] = {"jepa_residual": "none", "jepa_lambda_warmup": 0.0}
-
 # Settings that Semantic Tube Prediction does not use, because it encodes no view.
 _OF_VIEWS = (
     "jepa_k",
@@ -48,11 +45,6 @@ _OF_VIEWS = (
     "jepa_detach_backbone",
     "jepa_views",
 )
-
-
-def without_removed(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return recorded settings without those that no longer exist and had no effect."""
-    return {name: value for name, value in settings.items() if name not in REMOVED or value != REMOVED[name]}
 
 
 @dataclass

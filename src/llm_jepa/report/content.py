@@ -59,10 +59,9 @@ def price_of(results: Results) -> str:
         if results.costs_of_runs_differ and cost.run_flops_ratio is not None:
             parts.append(f"a whole run, including that of its teacher, {ratio(cost.run_flops_ratio)} the FLOPs")
     if times := results.training_times():
-        parts.append(f"{counted(len(times), 'run')} trained for {duration(sum(times))} in all")
-        if len(totals := results.times("total_time_s")) == len(times):
-            evaluated = sum(results.times("evaluation_time_s"))
-            parts[-1] += f", were evaluated for {duration(evaluated)}, and took {duration(sum(totals))}"
+        evaluated, total = (duration(sum(results.times(f"{name}_time_s"))) for name in ("evaluation", "total"))
+        trained = f"{counted(len(times), 'run')} trained for {duration(sum(times))} in all"
+        parts.append(f"{trained}, were evaluated for {evaluated}, and took {total}")
     return f"{'; '.join(parts)}." if parts else ""
 
 

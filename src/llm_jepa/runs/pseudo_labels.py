@@ -30,7 +30,7 @@ from .folder import RunFolder
 from .settings import RunConfig
 from .step_flops import counting_flops
 from .teacher import TeacherConfig, teacher_cost, teacher_run
-from .trained_run import TrainedRun, load_run, read_context
+from .trained_run import TrainedRun, load_run
 
 TEACHER_COST = ("answering_time_s", "answering_flops", "training_time_s", "training_flops")
 FLOP_ROWS = 32  # number of rows, evenly spaced, whose answers' FLOPs are counted; the sum is scaled to all rows
@@ -152,7 +152,7 @@ def _select(config: TeacherConfig, records: list[dict[str, Any]], run: RunConfig
         "answering_flops": sum(each["flops"] for each in records),
         **teacher_cost(teacher),
     }
-    return PseudoLabels(labels, dropped, read_context(teacher, run.data), summary)
+    return PseudoLabels(labels, dropped, Context(**teacher.data()["context"]), summary)
 
 
 def _accuracy(

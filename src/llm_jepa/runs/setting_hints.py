@@ -1,4 +1,4 @@
-"""Names of settings in earlier versions of this library, and in transformers, TRL and other tools.
+"""Names of settings in transformers, TRL and other tools.
 
 Such a name is an error, because the tools differ in more than names. The error says what the setting is called here.
 """
@@ -6,11 +6,6 @@ Such a name is an error, because the tools differ in more than names. The error 
 from __future__ import annotations
 
 OTHER_NAMES: dict[str, str] = {
-    # this library, earlier
-    "jepa_residual": "nothing: distances are between the embeddings themselves",
-    "jepa_lambda_warmup": "nothing: the weight begins at jepa_lambda, and jepa_lambda_schedule can let it fall",
-    "gradient_monitor_steps": "nothing: the gradients of the two terms are no longer compared",
-    "views_pairing": "nothing: versions of one text are written as pairs, each with the next one (docs/data.md)",
     # transformers, earlier or by another name
     "group_by_length": "train_sampling_strategy: group_by_length",
     "batch_size": "per_device_train_batch_size",

@@ -192,7 +192,7 @@ def load_run(folder: Path) -> TrainedRun:
     encoder = PairEncoder(tokenizer, data, jepa.config.jepa_split, jepa.config.jepa_views)
     if evaluation.max_new_tokens is None:
         evaluation = replace(evaluation, max_new_tokens=int(run.data()["max_new_tokens"]))
-    return TrainedRun(jepa.eval(), encoder, data, evaluation, run, read_context(run, data))
+    return TrainedRun(jepa.eval(), encoder, data, evaluation, run, Context(**run.data()["context"]))
 
 
 def read_run_settings(run: RunFolder) -> dict[str, Any]:
@@ -209,21 +209,6 @@ def read_run_settings(run: RunFolder) -> dict[str, Any]:
             raise ConfigError("not_a_run", f"{run} holds no {run.config_file.name}. {expected}")
         raise ConfigError("run_not_finished", f"{run} holds no {run.model.name}/. {expected}")
     return run.settings()
-
-
-def read_context(run: RunFolder, data: DataConfig) -> Context:
-    """Return what all training rows of a run have around the text that is asked, from its data.json."""
-    seen = run.data()
-    if "context" in seen:
-        return Context.read(seen["context"])
-    is_chat = bool(seen.get("summary", {}).get("chat_template"))
-    if is_chat or data.include_system:
-        logger.warning(
-            "%s does not say what all training rows have before a question, because the run is from an earlier "
-            "version. If they have a system message, give it with --system.",
-            run.data_file,
-        )
-    return Context(is_chat=is_chat, takes_system=is_chat or data.include_system)
 
 
 def load_run_encoder(run: RunFolder) -> PairEncoder:
@@ -245,9 +230,9 @@ def load_run_tokenizer(run: RunFolder) -> PreTrainedTokenizerBase:
             tokens.
     """
     tokenizer = load_tokenizer(str(run.model))
-    expected = run.data().get("tokenizer_sha256")
+    expected = run.data()["tokenizer_sha256"]
     found = digest_tokenizer(tokenizer)
-    if expected is not None and found != expected:
+    if found != expected:
         raise ConfigError(
             "tokenizer_changed",
             f"The tokenizer in {run.model} is not the one that this run was trained with: its sha256 is "

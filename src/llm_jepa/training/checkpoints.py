@@ -59,9 +59,7 @@ def staged(output_dir: str | Path, *, owner: bool = True) -> Iterator[Path]:
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def publish(
-    staging: Path, output_dir: str | Path, step: int, facts: dict[str, Any], times: dict[str, Any] | None = None
-) -> Path:
+def publish(staging: Path, output_dir: str | Path, step: int, facts: dict[str, Any], times: dict[str, Any]) -> Path:
     """Make the checkpoint of `step` in `staging` one of `output_dir`: hash it, flush it, rename it.
 
     Args:
@@ -80,7 +78,7 @@ def publish(
         for path in sorted(source.rglob("*"))
         if path.is_file()
     }
-    manifest = {"format": FORMAT, "step": step, "files": files, "facts": facts, "times": times or {}}
+    manifest = {"format": FORMAT, "step": step, "files": files, "facts": facts, "times": times}
     write_json(source / MANIFEST, manifest)
     for folder in {source, *(path for path in source.rglob("*") if path.is_dir())}:
         _flush(folder)

@@ -19,7 +19,6 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective import LLMJEPA, Pair
-from llm_jepa.objective.config import without_removed
 from llm_jepa.processes import gather, on_main, told
 
 from .adapters import describe_adapter, is_adapted
@@ -82,21 +81,17 @@ class ResumableTrainer(Trainer):
         checkpoint = on_main(self._checkpoint, resume_from_checkpoint)
         if checkpoint is not None:
             manifest = on_main(read_manifest, checkpoint)
-            self._accepted = check_resume(
-                without_removed(manifest["facts"]), self.facts(), self.args.allow_changed, str(checkpoint)
-            )
-            self._add_to(manifest.get("times", {}), checkpoint)
+            self._accepted = check_resume(manifest["facts"], self.facts(), self.args.allow_changed, str(checkpoint))
+            self._add_to(manifest["times"])
         if self.args.save_strategy != "no":
             on_main(check_room, self.args.output_dir, self._checkpoint_bytes(), self.args.save_total_limit)
         self._started_s = time.perf_counter()
         return super().train(None if checkpoint is None else str(checkpoint), **kwargs)
 
-    def _add_to(self, times: dict[str, Any], checkpoint: Path) -> None:
+    def _add_to(self, times: dict[str, Any]) -> None:
         """Add the times until the checkpoint, so that this run's times are those of the whole run."""
-        if "training_time_s" not in times:
-            logger.warning("time   %s has no training time: times are counted from this checkpoint on", checkpoint)
-        self.time_before_s = times.get("training_time_s", 0.0)
-        self.preparation_time_s += times.get("preparation_time_s", 0.0)
+        self.time_before_s = times["training_time_s"]
+        self.preparation_time_s += times["preparation_time_s"]
         self.step_timer.earlier = times.get("steps")
 
     @property

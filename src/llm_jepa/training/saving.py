@@ -29,7 +29,6 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from llm_jepa.errors import DataError, first_line
 from llm_jepa.objective import LLMJEPA, JEPAConfig
-from llm_jepa.objective.config import without_removed
 from llm_jepa.objective.distances import declare_distance, is_known
 from llm_jepa.processes import is_main
 
@@ -95,7 +94,7 @@ def save_jepa(
         tokenizer.save_pretrained(folder)
 
 
-def load_jepa(folder: str | Path, *, check: bool = True) -> LLMJEPA:
+def load_jepa(folder: str | Path) -> LLMJEPA:
     """Load what `save_jepa` wrote: a whole model, or an adapter with the model that it belongs to.
 
     If the folder has no slow copy, as after an export, the model itself is the slow copy. If the distance is the user's
@@ -112,7 +111,7 @@ def load_jepa(folder: str | Path, *, check: bool = True) -> LLMJEPA:
                 f"{folder} has no {name}, so it is not a model saved by llm-jepa. Give the folder RUN/model.",
             )
     try:
-        settings = without_removed(json.loads((folder / CONFIG).read_text()))
+        settings = json.loads((folder / CONFIG).read_text())
         declare_distance(settings.get("jepa_distance", JEPAConfig.jepa_distance))
         config = JEPAConfig(**settings)
     except (ValueError, TypeError, AttributeError) as error:
@@ -122,7 +121,7 @@ def load_jepa(folder: str | Path, *, check: bool = True) -> LLMJEPA:
     if not is_known(config.jepa_distance):
         logger.warning("model  the distance %s is not registered here: no JEPA loss is computed", config.jepa_distance)
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
-    jepa = LLMJEPA(load_adapted(folder) if is_adapter else _load_whole(folder), config, check=check)
+    jepa = LLMJEPA(load_adapted(folder) if is_adapter else _load_whole(folder), config)
     _load_predictor(jepa, folder)
     target = folder / TARGET
     if jepa.target is not None and (target.is_file() or target.with_name(TARGET + INDEX).is_file()):
