@@ -166,19 +166,6 @@ def test_the_geometry_is_of_the_first_seed_that_most_arms_kept(make_experiment, 
     assert experiment_geometry(results, tmp_path) is None
 
 
-def test_runs_that_kept_nothing_are_shown_by_what_analyze_found(make_experiment, make_geometry, tmp_path):
-    """For runs of an earlier version: from `geometry/`, which `analyze` writes next to them, if it is of these runs."""
-    results = make_experiment(tmp_path)
-    for file in tmp_path.glob("*/embeddings.safetensors"):
-        file.unlink()
-    (tmp_path / "geometry").mkdir()
-    (tmp_path / "geometry" / "geometry.json").write_text(json.dumps(make_geometry(("ntp-s1", "jepa-s1"))))
-    assert experiment_geometry(results, tmp_path) is None
-    for name in ("ntp-s1", "jepa-s1"):
-        (tmp_path / name / "config.yaml").write_text("")
-    assert list(experiment_geometry(results, tmp_path)["runs"]) == ["ntp-s1", "jepa-s1"]
-
-
 def markdown_rows(text: str) -> list[list[str]]:
     """Return the cells of every row of every table."""
     lines = [line for line in text.splitlines() if line.startswith("| ")]

@@ -105,7 +105,7 @@ class StoredEmbeddings:
 
     @classmethod
     def read(cls, path: Path) -> StoredEmbeddings | None:
-        """Return what a file holds; None if there is no file, because earlier versions wrote none.
+        """Return what a file holds; None if there is no file.
 
         Raises:
             DataError: If the file is damaged.

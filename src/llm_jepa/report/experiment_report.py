@@ -5,16 +5,15 @@ results.json, run folders  ──▶  figures/*.svg, *.png     tables/*.csv     
 
 from __future__ import annotations
 
-import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llm_jepa.experiments.results import Results
 from llm_jepa.files import write_whole
 from llm_jepa.geometry.experiment_geometry import stored_geometry
-from llm_jepa.runs.folder import ExperimentFolder, RunFolder
+from llm_jepa.runs.folder import ExperimentFolder
 
 from .csv_tables import write_tables
 from .figures import Runs, comparison_name, plot_comparison, plot_curves
@@ -57,18 +56,5 @@ def _draw(results: Results, out: Path, curves: Runs, geometry: Mapping[str, Any]
 
 
 def experiment_geometry(results: Results, folder: Path) -> Mapping[str, Any] | None:
-    """Return the geometry of one seed's runs: from the embeddings that the runs kept, or else as `analyze` found it.
-
-    None for runs of an older version, which kept no embeddings, unless `analyze` has written `geometry/` next to them.
-    """
-    arms = list(results.arms)
-    return stored_geometry(folder, arms, seeds_of(results)) or _analysed(folder)
-
-
-def _analysed(folder: Path) -> Mapping[str, Any] | None:
-    file = folder / "geometry" / "geometry.json"
-    if not file.is_file():
-        return None
-    geometry: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    names: Sequence[str] = list(geometry["runs"])
-    return geometry if all(RunFolder(folder / name).has_settings for name in names) else None
+    """Return the geometry of one seed's runs, from the embeddings that they kept; None if they kept none."""
+    return stored_geometry(folder, list(results.arms), seeds_of(results))

@@ -77,7 +77,7 @@ def write_report(
         figures: Pictures; those that are SVG are shown, `comparison` at the top. On a phone, NAME_narrow.svg next to a
             picture is shown instead of it.
         command: The command that repeats the experiment, for the reader.
-        geometry: What `stored_geometry` returned, or geometry.json holds.
+        geometry: What `stored_geometry` returned.
 
     Returns:
         The path of the file.
