@@ -59,7 +59,7 @@ def texts(path) -> list[str]:
 
 def test_a_curve_is_mean_lowest_and_highest_over_seeds():
     """Three seeds by hand, one of which stopped early."""
-    curve = summarize_seeds({1: rows(1.0), 2: rows(2.0), 3: rows(6.0, steps=(0, 10))}, ["ce_loss"])
+    curve = summarize_seeds({1: rows(1.0), 2: rows(2.0), 3: rows(6.0, steps=(0, 10))}, "ce_loss")
     assert curve.steps.tolist() == [0, 10, 20]
     assert curve.mean.tolist() == [3, 3, 1.5]
     assert curve.low.tolist() == [1, 1, 1]
@@ -68,22 +68,22 @@ def test_a_curve_is_mean_lowest_and_highest_over_seeds():
 
 def test_monitors_are_found_with_and_without_their_prefix():
     """metrics.jsonl says `monitor/gap`; a figure asks for `gap`."""
-    assert summarize_seeds({1: [{"step": 5, "monitor/gap": 0.3}]}, ["gap"]).mean.tolist() == [0.3]
-    assert summarize_seeds({1: [{"step": 5, "gap": 0.3}]}, ["gap"]).mean.tolist() == [0.3]
+    assert summarize_seeds({1: [{"step": 5, "monitor/gap": 0.3}]}, "gap").mean.tolist() == [0.3]
+    assert summarize_seeds({1: [{"step": 5, "gap": 0.3}]}, "gap").mean.tolist() == [0.3]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, None, "0.3", True])
 def test_what_is_no_number_is_a_gap(value):
     """nan, null and text are skipped; a curve of nothing else is None."""
-    assert summarize_seeds({1: [{"step": 5, "gap": value}]}, ["gap"]) is None
-    curve = summarize_seeds({1: [{"step": 5, "gap": value}, {"step": 6, "gap": 0.5}]}, ["gap"])
+    assert summarize_seeds({1: [{"step": 5, "gap": value}]}, "gap") is None
+    curve = summarize_seeds({1: [{"step": 5, "gap": value}, {"step": 6, "gap": 0.5}]}, "gap")
     assert curve.steps.tolist() == [6]
 
 
 def test_a_step_logged_twice_after_a_resume_counts_once():
     """The later row is the run that went on."""
     curve = summarize_seeds(
-        {1: [{"step": 5, "gap": 0.1}, {"step": 5, "gap": 0.4}], 2: [{"step": 5, "gap": 0.6}]}, ["gap"]
+        {1: [{"step": 5, "gap": 0.1}, {"step": 5, "gap": 0.4}], 2: [{"step": 5, "gap": 0.6}]}, "gap"
     )
     assert curve.mean.tolist() == [0.5]
 
@@ -107,15 +107,6 @@ def test_charts_without_values_are_left_out(tmp_path):
     assert [path.name for path in plot_curves(plain, None, tmp_path)] == ["curves_loss.svg", "curves_loss.png"]
     assert plot_curves({}, None, tmp_path) == []
     assert plot_curves({"ntp": {1: []}}, None, tmp_path) == []
-
-
-def test_any_key_of_the_rows_can_be_drawn(tmp_path):
-    """A key that no figure knows gets a figure of its own."""
-    written = plot_curves({"ntp": {1: rows(1.0)}}, ["tokens_per_s", "retrieval@1"], tmp_path)
-    assert [path.name for path in written if path.suffix == ".svg"] == [
-        "curves_tokens_per_s.svg",
-        "curves_retrieval_at_1.svg",
-    ]
 
 
 def test_curves_are_labelled_with_arms_and_units(tmp_path):
@@ -208,7 +199,7 @@ def test_the_only_step_that_was_logged_is_the_only_mark_of_its_axis(tmp_path):
 def test_a_line_at_the_end_of_its_axis_is_not_cut_in_half(level):
     """Every run at 0% or at 100%: the axis leaves room for the thickness of the line."""
     axis = Figure().subplots()
-    curve = summarize_seeds({1: rows(level)}, ["eval_exact_match"])
+    curve = summarize_seeds({1: rows(level)}, "eval_exact_match")
     _draw_panel(axis, FIGURES["accuracy"][0], {"ntp": curve}, ["ntp"])
     low, high = axis.get_ylim()
     assert low < 100 * level < high and low > -1 and high < 101
@@ -297,5 +288,5 @@ def test_every_scorer_has_a_panel():
     """Those that are always reported by name, and all others."""
     reported = {name for name in (*NAMES, *BY_LIKELIHOOD) if name not in ALIASES.values()}
     assert set(OTHER_SCORES) == reported
-    keys = {key for panel in FIGURES["accuracy"] for key in panel.keys}
+    keys = {panel.key for panel in FIGURES["accuracy"]}
     assert {f"eval_{name}" for name in (*reported, *ALIASES)} <= keys

@@ -113,7 +113,6 @@ def check_files(train: str, test: str, config: DataConfig) -> dict[str, Any]:
         - `train_rows`, `test_rows`: rows that could be read (all of them, unless `on_broken` is `drop`).
         - the keys of `FINDINGS`; `..._more` are found only if rows are case-folded and white space is collapsed. Those
           of near-duplicates are None if the library is not installed.
-        - `leaked_pairs_normalised`, `duplicate_rows_normalised`: the exact ones and the `_more`.
         - `distinct_codes`; `commonest_code`, with its share in both files.
         - `first_...`: the first few of each kind, as two places, or one.
         - `near_note`: a sentence if there was no search for near-duplicates, or not in all rows.
@@ -164,7 +163,6 @@ def _leaks(rows: Sequence[Example], held_out: Sequence[Example]) -> dict[str, An
     leaked = zip(leaks.held_out_rows, leaks.first_train_rows, strict=True)
     return {
         "leaked_pairs": len(leaks.held_out_rows),
-        "leaked_pairs_normalised": leaks.num_normalised,
         "leaked_pairs_more": leaks.num_normalised - len(leaks.held_out_rows),
         "leaked_codes": leaks.num_codes,
         "leaked_groups": sum(example.group in groups for example in held_out),
@@ -178,7 +176,6 @@ def _duplicates(rows: Sequence[Example], held_out: Sequence[Example]) -> dict[st
     repeated = zip(found.rows, found.firsts, strict=True)
     return {
         "duplicate_rows": len(found.rows),
-        "duplicate_rows_normalised": found.num_normalised,
         "duplicate_rows_more": found.num_normalised - len(found.rows),
         "test_duplicate_rows": len(find_duplicates(held_out).rows),
         "first_duplicates": _places(rows, rows, repeated, "row", "repeats"),

@@ -57,7 +57,7 @@ def _time_of_batch(trainer: JEPATrainer, num_steps: int) -> float:
     for group in optimizer.param_groups:
         group["lr"] = 0.0  # other arms share the model, so it must not change
     timer = StepTimer(warm_up=0)
-    for batch in islice(trainer.batches_of_epoch(0), NUM_BATCHES):
+    for batch in islice(trainer.batches_of_first_epoch(), NUM_BATCHES):
         timer.start()
         with trainer.compute_loss_context_manager():
             loss = model(batch.to(trainer.args.device), step=0, num_steps=num_steps).loss

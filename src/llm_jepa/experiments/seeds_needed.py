@@ -70,12 +70,10 @@ class Spread:
         return low, high
 
 
-def seeds_needed(
-    effect: float, std: float, *, num_comparisons: int = 1, power: float = POWER, alpha: float = ALPHA
-) -> int | None:
+def seeds_needed(effect: float, std: float, *, num_comparisons: int = 1, power: float = POWER) -> int | None:
     """Return the fewest seeds with which a true difference is shown with a chance of at least `power`.
 
-    The plan is for the first and hardest step of Holm's correction: p below alpha / num_comparisons. So the chance is
+    The plan is for the first and hardest step of Holm's correction: p below 0.05 / num_comparisons. So the chance is
     at least `power`, whatever the other arms show. The same number of seeds shows that an arm that equals the baseline
     is not worse by more than `effect`.
 
@@ -84,7 +82,7 @@ def seeds_needed(
     """
 
     def enough(n: int) -> bool:
-        return power_of_t_test(n, std, effect, alpha / num_comparisons) >= power
+        return power_of_t_test(n, std, effect, ALPHA / num_comparisons) >= power
 
     high = 2
     while not enough(high):

@@ -27,7 +27,6 @@ from .drawing import (
     ROUND_STEPS,
     Look,
     at_least,
-    file_name,
     line_key,
     look_of,
     marker_key,
@@ -51,7 +50,7 @@ class Panel:
     """One small chart: which key of metrics.jsonl it shows, under which title and unit.
 
     Attributes:
-        keys: Names of the key; the first that a row has is used.
+        key: The key; also looked up as `monitor/KEY`.
         title: What is shown.
         unit: Label of the vertical axis.
         percent: Show a share in percent.
@@ -59,7 +58,7 @@ class Panel:
         least_range: The vertical axis spans at least this much, so that small changes look small; 10 for percent.
     """
 
-    keys: tuple[str, ...]
+    key: str
     title: str
     unit: str
     percent: bool = False
@@ -72,27 +71,27 @@ OTHER_SCORES = ("regex", "number", "any_of", "label", "sql", "choice", "choice_p
 
 FIGURES: dict[str, tuple[Panel, ...]] = {
     "loss": (
-        Panel(("ce_loss",), "Cross-entropy, training", "nats per token"),
-        Panel(("eval_ce_loss",), "Cross-entropy, held out", "nats per token"),
+        Panel("ce_loss", "Cross-entropy, training", "nats per token"),
+        Panel("eval_ce_loss", "Cross-entropy, held out", "nats per token"),
     ),
     "accuracy": (
-        Panel(("eval_exact_match",), "Exact match, held out", "%", percent=True),
-        Panel(("eval_starts_with",), "Starts with gold, held out", "%", percent=True),
-        *(Panel((f"eval_{name}",), f"Right by {name}, held out", "%", percent=True) for name in OTHER_SCORES),
+        Panel("eval_exact_match", "Exact match, held out", "%", percent=True),
+        Panel("eval_starts_with", "Starts with gold, held out", "%", percent=True),
+        *(Panel(f"eval_{name}", f"Right by {name}, held out", "%", percent=True) for name in OTHER_SCORES),
     ),
     "jepa_loss": (
-        Panel(("jepa_loss",), "JEPA distance, training", "distance per pair"),
-        Panel(("eval_jepa_loss",), "JEPA distance, held out", "distance per pair"),
+        Panel("jepa_loss", "JEPA distance, training", "distance per pair"),
+        Panel("eval_jepa_loss", "JEPA distance, held out", "distance per pair"),
     ),
     "monitors": (
-        Panel(("gap",), "Gap, matched minus shuffled", "cosine (0: no match)", reference=0.0),
-        Panel(("retrieval@1",), "Retrieval@1, text to code", "%", percent=True),
-        Panel(("mean_pairwise_cosine",), "Mean pairwise cosine of targets", "cosine (1: all equal)", reference=1.0),
-        Panel(("feature_std",), "Feature spread of targets", "0: all equal, 1: isotropic", reference=0.0),
-        Panel(("effective_rank",), "Effective rank of targets", "directions", least_range=4.0),
+        Panel("gap", "Gap, matched minus shuffled", "cosine (0: no match)", reference=0.0),
+        Panel("retrieval@1", "Retrieval@1, text to code", "%", percent=True),
+        Panel("mean_pairwise_cosine", "Mean pairwise cosine of targets", "cosine (1: all equal)", reference=1.0),
+        Panel("feature_std", "Feature spread of targets", "0: all equal, 1: isotropic", reference=0.0),
+        Panel("effective_rank", "Effective rank of targets", "directions", least_range=4.0),
     ),
 }
-"""The figures by name. A key is also looked up as `monitor/KEY`."""
+"""The figures by name."""
 
 
 WATCHED = ("monitors", "jepa_loss")
@@ -101,7 +100,7 @@ WATCHED = ("monitors", "jepa_loss")
 
 def plot_curves(
     runs: Runs,
-    keys: Sequence[str] | None,
+    names: Sequence[str] | None,
     out_dir: str | Path,
     alarms: Mapping[str, Mapping[int, Alarm]] | None = None,
 ) -> list[Path]:
@@ -113,7 +112,7 @@ def plot_curves(
 
     Args:
         runs: Arm to seed to the rows of metrics.jsonl, dicts with `step` and any of the keys.
-        keys: Names of the figures to draw, or keys of rows (each gets a figure); None draws all of `FIGURES`.
+        names: Names of the figures to draw; None draws all of `FIGURES`.
         out_dir: Folder, made if it is missing.
         alarms: Arm to seed to its alarm. On the charts of embeddings each alarm that was raised is a mark at the step
             from which the views had collapsed.
@@ -124,13 +123,12 @@ def plot_curves(
     """
     written: list[Path] = []
     raised = alarm_steps(alarms or {})
-    for name in FIGURES if keys is None else keys:
-        panels = FIGURES.get(name, (Panel((name,), name, ""),))
-        drawable = [(panel, curves) for panel in panels if (curves := _curves_of(runs, panel))]
+    for name in FIGURES if names is None else names:
+        drawable = [(panel, curves) for panel in FIGURES[name] if (curves := _curves_of(runs, panel))]
         if drawable:
             marks = raised if name in WATCHED else {}
             written += save_wide_and_narrow(
-                partial(_curves_figure, drawable, list(runs), marks), out_dir, f"curves_{file_name(name)}"
+                partial(_curves_figure, drawable, list(runs), marks), out_dir, f"curves_{name}"
             )
     return written
 
@@ -178,12 +176,12 @@ class Curve:
     high: NDArray[np.float64]
 
 
-def summarize_seeds(by_seed: Mapping[int, Sequence[Row]], keys: Sequence[str]) -> Curve | None:
-    """Return the curve of one arm for the first of `keys` that a row has; None if no row has a finite value."""
+def summarize_seeds(by_seed: Mapping[int, Sequence[Row]], key: str) -> Curve | None:
+    """Return the curve of one arm for a key of its rows; None if no row has a finite value."""
     at_step: dict[float, dict[int, float]] = {}
     for seed, rows in by_seed.items():
         for row in rows:
-            value = next((row[name] for key in keys for name in (key, f"monitor/{key}") if name in row), None)
+            value = row.get(key, row.get(f"monitor/{key}"))
             if _is_number(value) and _is_number(row.get("step")):
                 at_step.setdefault(float(row["step"]), {})[seed] = float(value)  # a resumed step counts once
     if not at_step:
@@ -203,7 +201,7 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 
 def _curves_of(runs: Runs, panel: Panel) -> dict[str, Curve]:
-    curves = {arm: summarize_seeds(by_seed, panel.keys) for arm, by_seed in runs.items()}
+    curves = {arm: summarize_seeds(by_seed, panel.key) for arm, by_seed in runs.items()}
     return {arm: curve for arm, curve in curves.items() if curve is not None}
 
 

@@ -58,12 +58,12 @@ def format_table(results: Results, width: int = 80) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def format_answer(results: Results, width: int = 80) -> str:
+def format_answer(results: Results) -> str:
     """Return question and answer, with a sentence for each arm, as text for a terminal."""
     answer = answer_of(results)
     opening = f"{answer.question} {answer.short} {answer.sentence}"
     arms = [f"- {each}" for each in arm_sentences(results)]
-    return "\n".join(textwrap.fill(each, width, subsequent_indent="  ") for each in [opening, *arms])
+    return "\n".join(textwrap.fill(each, 80, subsequent_indent="  ") for each in [opening, *arms])
 
 
 def test_title(results: Results) -> str:

@@ -34,7 +34,7 @@ def count_step_flops(trainer: JEPATrainer, num_batches: int = FLOP_BATCHES, *, d
     The step has its views or, if `dropped`, it is one whose JEPA term loss dropout leaves out. All arms count the same
     rows.
     """
-    batches = list(islice(trainer.batches_of_epoch(0), num_batches))
+    batches = list(islice(trainer.batches_of_first_epoch(), num_batches))
     model = trainer.jepa.train()
     num_steps = trainer.state.max_steps
     step = _step_to_count(model, num_steps, dropped)

@@ -148,13 +148,6 @@ class CollapseAlarm:
         """Whether there were enough checks for an alarm; if not, "no alarm" means nothing."""
         return self.num_looks >= self.patience
 
-    @property
-    def level(self) -> str:
-        """`ok`, `watch` (the last check looked collapsed), or `alarm` (a collapse was detected)."""
-        if self.alarmed:
-            return "alarm"
-        return "watch" if self.streak else "ok"
-
     def update(self, step: int, monitors: Mapping[str, float]) -> str | None:
         """Add the check of an optimizer step; return the reason if it raises the alarm, at most once in a run.
 

@@ -108,10 +108,10 @@ class OrderedTrainer(Trainer):
             self._sampler.set_epoch(epoch)
         return super()._run_epoch(*args, epoch=epoch, **kwargs)
 
-    def batches_of_epoch(self, epoch: int) -> Iterator[FusedBatch]:
-        """Return the batches of an epoch again, in order, as a single process would get them."""
+    def batches_of_first_epoch(self) -> Iterator[FusedBatch]:
+        """Return the batches of the first epoch again, in order, as a single process would get them."""
         batches, rows = self._batches(1, 0), self._all_rows
-        batches.set_epoch(epoch)
+        batches.set_epoch(0)
         return (self.data_collator([rows[number] for number in numbers]) for numbers in batches)
 
     @property

@@ -43,9 +43,8 @@ def test_weights_are_none_free_or_gated():
 
 
 def test_hours_follow_from_one_formula():
-    """Twice the arms take twice as long; a larger model takes longer; without a number there are none."""
+    """A larger model takes longer; without a number there are none."""
     one, large = find(["llmjepa.t15.llama1b", "llmjepa.t15.llama8b"])
-    assert gpu_hours(one, 8) == pytest.approx(2 * gpu_hours(one, 4))
     assert gpu_hours(large) > 2 * gpu_hours(one) > 0
     assert gpu_hours(find(["llmjepa.t9.yelp"])[0]) is None
 

@@ -128,7 +128,7 @@ def weights_of(claim: Claim) -> str:
     return max(kinds, key=("none", "free", "gated").index) if kinds else "-"
 
 
-def gpu_hours(claim: Claim, num_arms: int = ARMS) -> float | None:
+def gpu_hours(claim: Claim) -> float | None:
     """Return the hours of one H100 that a claim's runs take at the papers' size; None if a number is missing."""
     models, datasets = models_of(claim), datasets_of(claim)
     if not models or not datasets or any(each.train_rows is None for each in datasets):
@@ -136,7 +136,7 @@ def gpu_hours(claim: Claim, num_arms: int = ARMS) -> float | None:
     epochs = claim.config.get("epochs") or 4
     cost = (1 + STEP_COST) / 2 * (2 / 3 if claim.regime == "lora" else 1)  # half of the arms have a JEPA term
     seconds = sum(_run_seconds(model, data, epochs, cost) for model in models for data in datasets)
-    return num_arms * len(SEEDS) * seconds / 3600
+    return ARMS * len(SEEDS) * seconds / 3600
 
 
 def _run_seconds(model: Model, data: Dataset, epochs: float, cost: float) -> float:
