@@ -218,13 +218,6 @@ def test_holm_leaves_out_what_was_not_tested_and_stays_below_one():
     assert holm({}) == {}
 
 
-@pytest.mark.parametrize("p", [math.nan, -0.1, 1.1])
-def test_holm_refuses_what_is_no_p_value(p: float, raises):
-    """nan sorts anywhere, so it would corrupt the others in silence."""
-    with raises("value_out_of_range", "'bad'", p):
-        holm({"good": 0.01, "bad": p})
-
-
 def test_many_comparisons_need_stronger_evidence():
     """A p of 0.03 alone is shown; among five like it, none is."""
     one = compare_paired({s: v + 0.02 * (s == 4) for s, v in ARM.items()}, BASE, arm="a0")
@@ -326,13 +319,6 @@ def test_without_a_spread_or_at_the_margin_nothing_is_shown():
     assert compare_paired({1: 0.9}, {1: 0.9}, margin=0.01).p_margin is None
     assert compare_paired(dict.fromkeys(SEEDS, 0.0), dict.fromkeys(SEEDS, 0.0), margin=0.01).p_margin is None
     assert compare_paired(dict.fromkeys(SEEDS, 0.69), dict.fromkeys(SEEDS, 0.70), margin=0.01).p_margin == 1.0
-
-
-@pytest.mark.parametrize("margin", [0.0, -0.01, 1.0, math.nan])
-def test_a_margin_out_of_range_is_refused(margin: float, raises):
-    """A share; 1.0 would be 100 points."""
-    with raises("value_out_of_range", f"margin={margin}"):
-        compare_paired(ARM, BASE, margin=margin)
 
 
 def test_two_tests_of_an_arm_count_once_since_both_nulls_cannot_be_true():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.errors import DataError
 from llm_jepa.objective.distances import unit
 from llm_jepa.training.monitors import TIE
 
@@ -49,7 +49,7 @@ def retrieval_metrics(predictions: Tensor, targets: Tensor, gold: Tensor) -> dic
     `recall@10` is 1 for every model, so read it together with `num_candidates`.
 
     Args:
-        predictions: Queries, (N, C), on the device of the targets.
+        predictions: Queries, (N, C), N of at least 1, on the device of the targets.
         targets: Distinct candidates, (M, C). If pairs share a code, pass it once, and repeat its index in `gold`.
         gold: Index of each query's own candidate, integers in [0, M), (N,), on any device.
 
@@ -57,10 +57,10 @@ def retrieval_metrics(predictions: Tensor, targets: Tensor, gold: Tensor) -> dic
         `recall@1`, `recall@10`, `mrr`, and the counts `num_queries` and `num_candidates`.
 
     Raises:
-        ConfigError: If the shapes do not fit, there is no query, or an index is out of range.
         DataError: If a value is not finite.
     """
-    _check_shapes(predictions, targets, gold)
+    assert predictions.shape[1] == targets.shape[1] and gold.shape == predictions.shape[:1]
+    assert 0 <= gold.min() <= gold.max() < len(targets)
     for name, states in {"predictions": predictions, "targets": targets}.items():
         if not torch.isfinite(states).all():
             raise DataError(
@@ -75,25 +75,3 @@ def retrieval_metrics(predictions: Tensor, targets: Tensor, gold: Tensor) -> dic
         "num_queries": len(predictions),
         "num_candidates": len(targets),
     }
-
-
-def _check_shapes(predictions: Tensor, targets: Tensor, gold: Tensor) -> None:
-    if predictions.dim() != 2 or targets.dim() != 2 or predictions.shape[1] != targets.shape[1]:
-        raise ConfigError(
-            "wrong_shape",
-            f"predictions {tuple(predictions.shape)} and targets {tuple(targets.shape)} must be (N, C) and (M, C).",
-        )
-    if gold.shape != predictions.shape[:1]:
-        raise ConfigError(
-            "wrong_shape",
-            f"gold must hold {len(predictions)} integers, one for each query; its shape is {tuple(gold.shape)}.",
-        )
-    if gold.is_floating_point():
-        raise ConfigError("wrong_type", f"gold must hold integers; it holds {gold.dtype}.")
-    if len(predictions) == 0:
-        raise ConfigError("no_rows", "There is no query to measure retrieval on.")
-    if gold.min() < 0 or gold.max() >= len(targets):
-        raise ConfigError(
-            "value_out_of_range",
-            f"gold points outside the {len(targets)} targets: {gold.min().item()} to {gold.max().item()}.",
-        )
