@@ -11,6 +11,7 @@ import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,12 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback
 
-from llm_jepa.data.nlrx import generate_splits, write_jsonl
+from llm_jepa.data.nlrx import generate_splits
 from llm_jepa.data.tokenizer import train_tokenizer
 from llm_jepa.errors import LLMJEPAError
 from llm_jepa.experiments import jobs, workers
 from llm_jepa.experiments.jobs import Attempt, Job
+from llm_jepa.files import write_json_lines
 from llm_jepa.objective import LLMJEPA, JEPAConfig, Pair
 from llm_jepa.report import experiment_report
 from llm_jepa.runs.run import train_run
@@ -303,8 +305,8 @@ def pair_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Sixty training and twelve test pairs, as files."""
     folder = tmp_path_factory.mktemp("pairs")
     train, test = generate_splits(60, 12, seed=0)
-    write_jsonl(train, folder / "train.jsonl")
-    write_jsonl(test, folder / "test.jsonl")
+    write_json_lines(folder / "train.jsonl", map(asdict, train))
+    write_json_lines(folder / "test.jsonl", map(asdict, test))
     return folder / "train.jsonl", folder / "test.jsonl"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -21,9 +21,9 @@ from llm_jepa.data.nlrx import (
     generate_splits,
     generate_transfer,
     generate_views,
-    write_jsonl,
 )
 from llm_jepa.data.nlrx_grammar import FILLERS, GRAMMAR
+from llm_jepa.files import write_json_lines
 
 COLLOQUIAL = [
     "find all lines which begin with both a small letter and the word 'ring'",
@@ -219,7 +219,7 @@ def test_no_pairs_asked_for_are_no_pairs():
 
 def test_a_written_file_holds_text_and_code_of_each_row_in_order(tmp_path, pairs):
     path = tmp_path / "pairs.jsonl"
-    write_jsonl(pairs[:20], path)
+    write_json_lines(path, map(asdict, pairs[:20]))
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert rows == [{"text": pair.text, "code": pair.code} for pair in pairs[:20]]
 
@@ -230,9 +230,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):
         raise OSError("disk full")
 
     path = tmp_path / "pairs.jsonl"
-    write_jsonl([GeneratedPair("old", "old")], path)
+    write_json_lines(path, map(asdict, [GeneratedPair("old", "old")]))
     with pytest.raises(OSError, match="disk full"):
-        write_jsonl(broken(), path)
+        write_json_lines(path, map(asdict, broken()))
     assert [file.name for file in tmp_path.iterdir()] == ["pairs.jsonl"]
     assert json.loads(path.read_text(encoding="utf-8")) == {"text": "old", "code": "old"}
 

@@ -15,9 +15,10 @@ import pytest
 import torch
 from sklearn.metrics import mutual_info_score
 
-from llm_jepa.data.nlrx import generate_pairs, write_jsonl
+from llm_jepa.data.nlrx import generate_pairs
 from llm_jepa.data.shuffled_views import about_exchange, exchange, shuffle_code_views
 from llm_jepa.experiments.comparability import about_exchanges
+from llm_jepa.files import write_json_lines
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, Pair
 from llm_jepa.runs.folder import RunFolder
 from llm_jepa.runs.run import train_run
@@ -131,7 +132,7 @@ def test_the_place_of_a_row_says_nothing_of_where_its_code_comes_from():
 def test_a_model_finds_no_match_in_the_pairs_of_the_control(tmp_path, monkeypatch):
     """Trained on the control's pairs it stays at log(batch) on held-out pairs of the same exchange. True pairs are
     learned in as many steps, and so are, in part, those of the sorted exchange of earlier versions."""
-    write_jsonl(generate_pairs(2400, seed=3), tmp_path / "pairs.jsonl")
+    write_json_lines(tmp_path / "pairs.jsonl", map(dataclasses.asdict, generate_pairs(2400, seed=3)))
     task = Task.read(str(tmp_path / "pairs.jsonl"), 2400)
     size = {"num_held_out": 320, "steps": 150, "batch_size": 32}
     chance = math.log(32)

@@ -6,12 +6,14 @@ import importlib.util
 import json
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
-from llm_jepa.data.nlrx import generate_pairs, write_jsonl
+from llm_jepa.data.nlrx import generate_pairs
+from llm_jepa.files import write_json_lines
 from llm_jepa.nanogpt import GPT
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -50,7 +52,7 @@ def text(tmp_path):
 @pytest.fixture
 def pairs(tmp_path):
     path = tmp_path / "pairs.jsonl"
-    write_jsonl(generate_pairs(60, seed=1), path)
+    write_json_lines(path, map(asdict, generate_pairs(60, seed=1)))
     return ["--pairs", str(path), "--block-size", "160"]
 
 

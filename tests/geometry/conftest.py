@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llm_jepa.data.nlrx import generate_splits, write_jsonl
+from llm_jepa.data.nlrx import generate_splits
 from llm_jepa.data.tokenizer import train_tokenizer
+from llm_jepa.files import write_json_lines
 from llm_jepa.runs.run import train_run
 from llm_jepa.runs.settings import read_run
 
@@ -27,8 +29,8 @@ def train_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Do a run of seconds, with changes of its settings; return its folder."""
     home = tmp_path_factory.mktemp("geometry")
     train, test = generate_splits(80, 60, seed=0)
-    write_jsonl(train, home / "train.jsonl")
-    write_jsonl(test, home / "test.jsonl")
+    write_json_lines(home / "train.jsonl", map(asdict, train))
+    write_json_lines(home / "test.jsonl", map(asdict, test))
     tokenizer = train_tokenizer([(home / "train.jsonl").read_text()], 300)
 
     def base(size: int) -> Path:

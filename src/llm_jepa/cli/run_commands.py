@@ -16,7 +16,6 @@ from .printing import print_hanging
 
 if TYPE_CHECKING:
     from llm_jepa.data.context import Context
-    from llm_jepa.evaluation.evaluate import EvaluationConfig
 
 RETRIEVED = 5
 
@@ -116,6 +115,8 @@ def _add_analyze(commands: Any) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+    from dataclasses import replace
+
     from llm_jepa.evaluation.evaluate import check_golds, evaluate
     from llm_jepa.files import write_json_lines
     from llm_jepa.runs.trained_run import load_run
@@ -124,7 +125,8 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     run = load_run(arguments.run)
     if arguments.predictions:  # before the work, so that a wrong path is found early
         arguments.predictions.parent.mkdir(parents=True, exist_ok=True)
-    settings = _evaluation_settings(arguments, run.evaluation)
+    own, databases = run.evaluation, arguments.databases or run.evaluation.databases
+    settings = replace(own, scorers=[*own.scorers, *arguments.scorer], databases=databases)
     rows = run.rows(arguments.data)
     for note in check_golds(run.encoder, rows, settings, "given"):  # before the answers, which take long
         print_hanging("note  ", note)
@@ -147,13 +149,6 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.predictions:
         print_hanging("Main file: ", str(arguments.predictions))
     return {"run_dir": str(arguments.run), "data": arguments.data, **metrics}
-
-
-def _evaluation_settings(arguments: argparse.Namespace, own: EvaluationConfig) -> EvaluationConfig:
-    """Return a run's settings with the scorers that the call adds."""
-    from dataclasses import replace
-
-    return replace(own, scorers=[*own.scorers, *arguments.scorer], databases=arguments.databases or own.databases)
 
 
 def _generate(arguments: argparse.Namespace) -> dict[str, Any]:

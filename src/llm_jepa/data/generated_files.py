@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from llm_jepa.files import write_json_lines
+
 from .config import BOTH, GENERATED_TESTS, DataConfig
-from .nlrx import generate_transfer, write_jsonl
+from .nlrx import generate_transfer
 
 
 def with_files(config: DataConfig, folder: Path) -> DataConfig:
@@ -43,7 +45,7 @@ def with_files(config: DataConfig, folder: Path) -> DataConfig:
             colloquial_share=config.generate_colloquial_share,
         )
         for name in wanted:
-            write_jsonl(made[name], files[name])
+            write_json_lines(files[name], map(dataclasses.asdict, made[name]))
     return dataclasses.replace(
         config,
         train_file=str(files["train"]),

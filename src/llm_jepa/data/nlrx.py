@@ -5,12 +5,10 @@ from __future__ import annotations
 import random
 from bisect import bisect
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 
 from llm_jepa.errors import ConfigError
-from llm_jepa.files import write_json_lines
 from llm_jepa.progress import Progress
 
 from .config import PHRASINGS
@@ -173,22 +171,6 @@ def generate_transfer(
         "test_plain": _phrase(trees["test"], "plain", seed, colloquial_share),
         "validation": _phrase(trees["validation"], test_phrasing, seed, colloquial_share),
     }
-
-
-def write_jsonl(pairs: Iterable[GeneratedPair | GeneratedViews], path: Path) -> None:
-    """Write one object `{"text": ..., "code": ...}` (for view pairs: `paraphrase`) per line, in UTF-8.
-
-    The file is written under another name and then renamed. So nobody reads half of it, and an older file stays
-    unchanged if the writing fails.
-
-    Args:
-        pairs: The rows, in order.
-        path: The file. Its folder must exist.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
-    write_json_lines(path, (asdict(pair) for pair in pairs))
 
 
 def _grow(symbol: str, rng: random.Random) -> Node:

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers.models.gpt2 import GPT2Config, GPT2LMHeadModel
 
-from llm_jepa.errors import DataError
+from llm_jepa.errors import DataError, first_line
 from llm_jepa.files import expanded, whole_file
 from llm_jepa.objective import LLMJEPA, JEPAConfig
 from llm_jepa.training.saving import PREDICTOR, WEIGHTS, save_jepa
@@ -188,8 +188,8 @@ def load_transformers(name: str) -> GPT2LMHeadModel:
     ) as error:
         raise DataError(
             "model_not_loadable",
-            f"{name} cannot be loaded as a GPT-2: {_first_line(error)} Expected a folder with config.json and "
-            f"{WEIGHTS}, or the name of a model on the hub.",
+            f"{name} cannot be loaded as a GPT-2: {first_line(error).rstrip('.:')}. Expected a folder with "
+            f"config.json and {WEIGHTS}, or the name of a model on the hub.",
         ) from error
     model, info = loaded
     if missing := sorted(set(info["missing_keys"]) - {"lm_head.weight"}):  # the head is the word table
@@ -233,11 +233,6 @@ def save_folder(model: GPT, folder: Path) -> None:
     jepa = LLMJEPA(to_transformers(model), config, check=False)
     jepa.predictor.load_state_dict({"embedding": model.pred_token.detach()[0]})  # (1, C)
     save_jepa(jepa, folder)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{(lines or [type(error).__name__])[0].rstrip('.:')}."
 
 
 # ---- checkpoints of nanoGPT ----

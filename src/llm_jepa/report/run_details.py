@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -90,15 +90,10 @@ def _answered(folder: Path, arms: Sequence[str], seed: object) -> dict[str, RunF
 
 def environment_of(results: Results, folder: Path) -> dict[str, Any]:
     """Return the environment of the first run, and the names of its values that differ between runs."""
-    found = list(_environments(results, folder))
+    runs = [ExperimentFolder(folder).run(each.arm, each.seed) for each in results.runs]
+    found = [environment for run in runs if (environment := run.environment())]
     if not found:
         return {"values": {}, "differing": []}
     values = {key: value for key, value in found[0].items() if key != "command"}
     differing = [key for key, value in values.items() if any(each.get(key) != value for each in found)]
     return {"values": {key: as_text(value) for key, value in values.items()}, "differing": differing}
-
-
-def _environments(results: Results, folder: Path) -> Iterator[dict[str, Any]]:
-    for run in results.runs:
-        if environment := ExperimentFolder(folder).run(run.arm, run.seed).environment():
-            yield environment
