@@ -29,7 +29,6 @@ from llm_jepa.data.tokenizer import train_tokenizer
 from llm_jepa.experiments.experiment import read_experiment
 from llm_jepa.experiments.jobs import Job
 
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 ROWS = [{"text": f"lines with the number {n}", "code": f".*{n}.*"} for n in range(10, 42)]
 TINY = {"validation_size": 4, "vocab_size": 300, "max_steps": 4, "per_device_train_batch_size": 8, "logging_steps": 1}
 # A shell that starts the tests in the background has SIGINT ignored, which its children inherit.
@@ -403,14 +402,6 @@ def test_a_folder_that_is_no_run_is_refused(command, refused, tmp_path):
 # ---- nothing already written is lost ----
 
 
-def test_the_folder_of_another_run_stays_byte_for_byte(run, refused):
-    """The message names what differs."""
-    before = contents(run)
-    config = write_config(run.parent)
-    refused("settings_changed", ["max_steps was 4 and is 5"], "train", config, "--set", "max_steps=5", "--out", run)
-    assert contents(run) == before
-
-
 @pytest.mark.slow
 def test_the_folder_of_another_experiment_stays_byte_for_byte(experiment, refused, tmp_path):
     """Other settings, other data, or a folder of something else."""
@@ -423,14 +414,6 @@ def test_the_folder_of_another_experiment_stays_byte_for_byte(experiment, refuse
     for command in ("compare", "train"):
         refused("folder_not_empty", ["mine"], command, config, "--out", tmp_path / "mine")
     assert contents(tmp_path / "mine") == {"thesis.txt": b"mine"}
-
-
-def test_a_finished_run_is_read_and_not_run_again(run, call):
-    """The same command twice costs nothing and changes nothing."""
-    before = contents(run)
-    said = call("train", run / "config.yaml", "--out", run)
-    assert said.code == 0 and said.last["num_steps"] == 4
-    assert contents(run) == before
 
 
 @pytest.mark.slow
@@ -681,15 +664,6 @@ def test_a_check_of_data_finds_what_training_would_refuse(row, settings, code, w
     said = call("data", "check", train, test, *(word for each in settings for word in ("--set", each)))
     assert said.code == 2 and said.last["train_rows"] == 10
     assert words in said.last["refused"] and words in said.err and said.err.endswith(f"[{code}]\n")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the files of NL-RX-SYNTH are not beside this project")
-def test_the_published_split_has_39_leaks_and_89_duplicates(call):
-    """Of NL-RX-SYNTH as it is distributed."""
-    train, test = (SHARED_DATA / f"nlrx_synth_{part}.jsonl" for part in ("train", "test"))
-    said = call("data", "check", train, test)
-    assert (said.last["leaked_pairs"], said.last["duplicate_rows"]) == (39, 89)
 
 
 def test_a_dry_run_checks_everything_and_runs_nothing(call, tmp_path):

@@ -148,13 +148,6 @@ def test_a_template_without_end_of_turn_gets_the_tokenizers_end_token(chat_token
     assert "writes no token after an answer" in caplog.text
 
 
-def test_a_template_whose_end_of_turn_is_no_token_is_refused(chat_tokenizer, raises):
-    """A template of another model: its <|eot|> would be some letters here, and end nothing."""
-    chat_tokenizer.chat_template = str(chat_tokenizer.chat_template).replace("<|im_end|>", "<|eot|>")
-    with raises("unknown_end_token", "'<|eot|>"):
-        PairEncoder(chat_tokenizer, DataConfig())
-
-
 @pytest.mark.parametrize("kind", ["prefix", "rendered"])
 def test_a_template_that_writes_two_begin_tokens_is_refused_by_row(chat_tokenizer, raises, kind):
     """The usual cause of a double begin token: the template has it, and somebody added it again. One is fine."""
@@ -178,14 +171,6 @@ def test_thinking_that_the_template_leaves_out_of_earlier_answers_loses_no_row(c
     _, shown = encode(chat_tokenizer, make_chat("q", "<think>\nhm\n</think>\n\na", "r", "<think>so</think>b"))
     assert "<|im_start|>assistant\na<|im_end|>" in shown[0]
     assert shown[2] == "<think>so</think>b<|im_end|>"
-
-
-def test_a_template_and_a_tokenizer_without_any_end_token_are_refused(chat_tokenizer, raises):
-    """Nothing could ever stop the model."""
-    chat_tokenizer.chat_template = TURN
-    chat_tokenizer.eos_token = None
-    with raises("end_token_missing", "eos_token"):
-        PairEncoder(chat_tokenizer, DataConfig())
 
 
 def test_a_template_whose_answers_open_otherwise_than_its_prompts_is_said(chat_tokenizer, caplog):

@@ -6,11 +6,10 @@ import pytest
 
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.encode import PairEncoder, share_room
-from llm_jepa.data.encoded_pairs import check_labels, check_special_tokens, check_system_messages, encode_examples
+from llm_jepa.data.encoded_pairs import check_special_tokens, check_system_messages, encode_examples
 from llm_jepa.data.example import Example
 from llm_jepa.data.tokenizer import decode_ids, encode_text
-from llm_jepa.objective import FusedCollator, JEPAConfig, Pair
-from llm_jepa.objective.documents import IGNORED
+from llm_jepa.objective import Pair
 
 END, SEP = 1, 2
 DOG = Example("lines with a dog", ".*dog.*", source="rows.jsonl:1")
@@ -42,12 +41,6 @@ def test_the_prompt_is_exactly_the_row_up_to_the_code(byte_tokenizer, bos_tokeni
             coder = encoder(tokenizer)
             pair = coder.encode(example)
             assert coder.encode_prompt(example) == pair.text_ids + pair.bridge_ids
-
-
-def test_an_answer_that_stands_in_its_question_does_not_confuse_the_views(byte_tokenizer):
-    """Nothing is searched for, so equal views are no special case."""
-    pair = encoder(byte_tokenizer).encode(Example("dog", "dog"))
-    assert pair.text_ids == pair.code_ids[:-1] == encode_text(byte_tokenizer, "dog")
 
 
 @pytest.mark.parametrize("text", ["<|end|>", "<|sep|>", "a<|pad|>b", "<s>"])
@@ -188,20 +181,6 @@ def long_rows() -> list[Example]:
     return [Example("0" * t, "1" * c, source=f"rows.jsonl:{i}") for i, (t, c) in enumerate(sizes, start=1)]
 
 
-def test_a_row_over_max_length_is_refused_with_its_sizes(byte_tokenizer, raises, long_rows):
-    """The message has the line, the lengths, the limit and the three ways out."""
-    values = ("rows.jsonl:2", "35 tokens", "text 30", "bridge 1", "end token 4", "max_length is 12", "drop or truncate")
-    with raises("row_too_long", *values):
-        encode_examples(long_rows, encoder(byte_tokenizer), DataConfig(max_length=12))
-
-
-def test_rows_over_max_length_are_dropped_and_counted(byte_tokenizer, long_rows):
-    """rows in = kept + dropped, exactly."""
-    config = DataConfig(max_length=12, on_overflow="drop")
-    encoded = encode_examples(long_rows, encoder(byte_tokenizer), config)
-    assert (encoded.rows_in, len(encoded), encoded.dropped, encoded.truncated) == (4, 1, {"overflow": 3}, 0)
-
-
 def test_truncation_cuts_the_longer_view_from_its_end(byte_tokenizer, bos_tokenizer, long_rows):
     """Each row fills max_length; separator, start and end token stay; the shorter view is whole where it can be."""
     config = DataConfig(max_length=12, on_overflow="truncate")
@@ -253,20 +232,3 @@ def test_a_row_that_does_not_end_with_its_only_end_token_is_refused(byte_tokeniz
     coder = encoder(byte_tokenizer)
     with raises("end_token_misplaced", "rows.jsonl:1: ", "'<|end|>'"):
         check_special_tokens(Pair([4], code_ids), DOG, coder)
-
-
-def test_a_collator_that_hides_the_end_token_is_found_before_training(bos_tokenizer, raises, monkeypatch):
-    """Where pad and end are one token, hiding padding by its id hides the end; here labels go by length."""
-    coder = encoder(bos_tokenizer)
-    encoded = encode_examples([DOG], coder, DataConfig())
-    check_labels(encoded, coder, JEPAConfig())
-
-    def hide_padding_by_id(collator, pairs):
-        batch = collate(collator, pairs)
-        batch.labels[batch.labels == collator.pad_token_id] = IGNORED
-        return batch
-
-    collate = FusedCollator.__call__
-    monkeypatch.setattr(FusedCollator, "__call__", hide_padding_by_id)
-    with raises("end_token_not_trained", "rows.jsonl:1: "):
-        check_labels(encoded, coder, JEPAConfig(loss_on="code"))

@@ -77,7 +77,7 @@ def test_as_few_codes_as_can_be_meet_their_equal(sizes, seed):
     codes = [code for code, size in enumerate(sizes) for _ in range(size)]
     random.Random(seed).shuffle(codes)
     others = exchange(codes, seed)
-    assert sorted(others) == list(range(len(codes)))
+    assert sorted(others) == list(range(len(codes))) and others == exchange(codes, seed)
     assert sum(codes[row] == codes[other] for row, other in enumerate(others)) == max(0, 2 * max(sizes) - len(codes))
 
 
