@@ -69,4 +69,4 @@ def test_half_a_word_is_no_habit_of_the_rows():
 
 def test_a_context_is_read_as_it_was_written():
     context = context_of(chat("q", "a", "r", "b", system="s"), chat("q", "a", "u", "c", system="s"))
-    assert Context.read(context.to_dict()) == context
+    assert Context(**context.to_dict()) == context
