@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from llm_jepa.data.shuffled_views import exchange
-from llm_jepa.errors import DataError
+from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.evaluation.retrieval import retrieval_metrics
 from llm_jepa.objective.distances import unit
 from llm_jepa.training.monitors import ROUNDING, effective_rank, embedding_monitors, looks_collapsed
@@ -187,7 +187,7 @@ def view_geometry(
         fits_map: Fit the linear map too, which takes longest where C is large (6 s at 500 pairs of 896 features).
 
     Raises:
-        ConfigError: If the shapes do not fit.
+        ConfigError: If the shapes do not fit, or `ridge` is negative or not finite.
         DataError: If a value is not finite, or there are fewer than `MIN_PAIRS` pairs or than two different codes.
     """
     text, code = text.detach().cpu(), code.detach().cpu()
@@ -250,8 +250,12 @@ def linear_map(
         groups: Pairs of equal number are held out together, (N,).
         ridge: See `LinearMap`.
         seed: Decides which pairs are held out together; the order of the rows has no influence on that.
+
+    Raises:
+        ConfigError: If `ridge` is negative or not finite.
     """
-    assert 0 <= ridge < math.inf
+    if not 0 <= ridge < math.inf:
+        raise ConfigError("value_out_of_range", f"ridge={ridge}: expected a finite number, 0 or more.")
     a, b, c = (each.double().numpy() for each in (text, code, other_code))
     both = np.hstack([b, c])  # one factorisation serves the match and the control
     num_groups = len(np.unique(groups.numpy()))
