@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,6 +131,28 @@ def test_answers_that_are_there_are_not_asked_again(settings, teacher, home, mon
     first = pseudo_labels(run, 1, RunFolder(folder))
     monkeypatch.setattr("llm_jepa.runs.pseudo_labels.load_run", None)
     assert pseudo_labels(run, 1, RunFolder(folder)) == first
+
+
+@pytest.mark.parametrize("changed", ["asked", "source", "teacher", "no teacher", "fewer"])
+def test_answers_to_other_rows_or_of_another_teacher_are_asked_again(changed, settings, teacher, tmp_path, caplog):
+    """Answers are found by file and line, which stay the same when the file changes: the wrong label would be used."""
+    shutil.copytree(teacher, tmp_path / teacher.name)
+    run = read_run(settings | {"teacher": "labelled_only"})
+    folder = RunFolder(tmp_path / "killed-s1")
+    folder.path.mkdir()
+    first = pseudo_labels(run, 1, folder)
+    wrong = [{**each, "answer": "wrong"} for each in folder.pseudo_labels()]
+    if changed in ("asked", "source"):
+        wrong[3][changed] += "?"
+    elif changed == "teacher":
+        taught = RunFolder(tmp_path / teacher.name)
+        taught.write_evaluation(taught.evaluation() | {"training_time_s": 1e6})
+    wrong = [{k: v for k, v in each.items() if changed != "no teacher" or k != "teacher_sha256"} for each in wrong]
+    folder.write_pseudo_labels(wrong[: -1 if changed == "fewer" else None])
+    with caplog.at_level(logging.INFO):
+        again = pseudo_labels(run, 1, folder)
+    assert again.labels == first.labels and "The teacher is asked again" in caplog.text
+    assert "wrong" not in {each["answer"] for each in folder.pseudo_labels()}
 
 
 def test_a_labelled_row_has_what_the_training_rows_have_around_a_question():

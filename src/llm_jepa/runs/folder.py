@@ -23,6 +23,7 @@ OUT/<arm>-s<seed>/              one run each; <arm>@<budget> for runs of equal c
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -155,6 +156,10 @@ class RunFolder:
     def evaluation(self) -> dict[str, Any]:
         """Return scores, cost and alarm."""
         return _read_json(self.evaluation_file)
+
+    def evaluation_sha256(self) -> str:
+        """Return the sha256 of eval.json. It has times, so a run that was trained again has another one."""
+        return hashlib.sha256(self.evaluation_file.read_bytes()).hexdigest()
 
     def pseudo_labels(self) -> list[dict[str, Any]]:
         """Return every answer of the run's teacher, with its likelihood."""

@@ -10,6 +10,7 @@ rows. The pairs keep their two views, so the JEPA term and its shuffled control 
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import Counter
@@ -31,6 +32,8 @@ from .settings import RunConfig
 from .step_flops import counting_flops
 from .teacher import TeacherConfig, teacher_cost, teacher_run
 from .trained_run import TrainedRun, load_run
+
+logger = logging.getLogger(__name__)
 
 TEACHER_COST = ("answering_time_s", "answering_flops", "training_time_s", "training_flops")
 FLOP_ROWS = 32  # number of rows, evenly spaced, whose answers' FLOPs are counted; the sum is scaled to all rows
@@ -71,7 +74,9 @@ class PseudoLabels:
 
 
 def pseudo_labels(run: RunConfig, seed: int, folder: RunFolder, *, progress: bool = False) -> PseudoLabels | None:
-    """Return the labels of a run's view rows: those in its folder, or else new answers of its teacher.
+    """Return the labels of a run's view rows: its teacher's answers in its folder, or else new ones.
+
+    Answers to other rows, or of another run of the teacher, are not used.
 
     Args:
         run: The settings.
@@ -86,14 +91,27 @@ def pseudo_labels(run: RunConfig, seed: int, folder: RunFolder, *, progress: boo
     if config.teacher is None:
         return None
     teacher = teacher_run(config.teacher, seed, folder)
-    if not on_main(folder.pseudo_labels_file.is_file):
+    rows, sha256 = read_views(run.data).examples, on_main(teacher.evaluation_sha256)
+    if not on_main(_are_there, folder, rows, sha256):
         start = time.perf_counter()
-        taught, rows = load_run(teacher.path), read_views(run.data).examples
+        taught = load_run(teacher.path)
         records = _ask(taught, rows, progress=progress)
         seconds = time.perf_counter() - start
-        cost = {"seconds": seconds / len(records), "flops": _count_flops(taught, rows)}
-        on_main(folder.write_pseudo_labels, [{**each, **cost} for each in records])
+        shared = {"seconds": seconds / len(records), "flops": _count_flops(taught, rows), "teacher_sha256": sha256}
+        on_main(folder.write_pseudo_labels, [{**each, **shared} for each in records])
     return _select(config, folder.pseudo_labels(), run, teacher)
+
+
+def _are_there(folder: RunFolder, examples: Sequence[Example], teacher_sha256: str) -> bool:
+    """Whether a folder has the answers of this run of the teacher to these rows; other answers are logged."""
+    if not folder.pseudo_labels_file.is_file():
+        return False
+    given = [(each["source"], each["asked"], each.get("teacher_sha256")) for each in folder.pseudo_labels()]
+    same = given == [(each.source, each.code, teacher_sha256) for each in examples]
+    if not same:
+        text = "labels %s has answers to other rows, or of another teacher. The teacher is asked again."
+        logger.info(text, folder.pseudo_labels_file)
+    return same
 
 
 def _ask(teacher: TrainedRun, examples: Sequence[Example], *, progress: bool) -> list[dict[str, Any]]:
