@@ -82,6 +82,18 @@ def test_the_headline_names_a_trade_off():
     assert "Test set own:" in format_markdown(results)
 
 
+def test_a_trade_off_without_a_control_says_so_but_not_yes():
+    """Better on the main set: whether the match of the views is the reason is open."""
+    higher = tuple(value + 0.03 - 0.001 * place for place, value in enumerate(VALUES["ntp"]))
+    on_own = {"ntp": higher, "jepa": VALUES["ntp"]}
+    runs = [
+        replace(run, metrics={**run.metrics, "tests/own/exact_match": on_own[run.arm][place % len(SEEDS)]})
+        for place, run in enumerate(runs_of({"ntp": VALUES["ntp"], "jepa": higher}))
+    ]
+    answer = answer_of(build_results(runs, tests=("people", "own")))
+    assert answer.short == "A trade-off: better on people, worse on own. No control was run."
+
+
 def test_the_opening_has_a_plain_sentence_for_each_arm_with_its_collapse():
     """The baseline comes first; retrieval and collapse are said where they were measured."""
     results = replace(build_results(runs_of(jepa=ALARM, control=QUIET), cost=COST), headline="control")

@@ -149,10 +149,16 @@ def answer_of(results: Results) -> Answer:
     won, lost = (" and ".join(n for n, each in verdicts.items() if each == word) for word in ("better", "worse"))
     short = answer.short
     if won and lost:
-        gain = f" {short}" if first.verdict == "better" and short != YES else ""  # a control that is not beaten
-        short = f"A trade-off: better on {won}, worse on {lost}.{gain}"
+        short = f"A trade-off: better on {won}, worse on {lost}.{_reserve(first, short, results)}"
     texts = [f"On {main}: {answer.sentence}", *(f"On {name}: {_set_in_words(each)}" for name, each in others.items())]
     return Answer(answer.question, short, " ".join(texts))
+
+
+def _reserve(first: PairedComparison, short: str, results: Results) -> str:
+    """Return what a trade-off must add if the gain is not more than a control's, or has none to be compared with."""
+    if first.verdict != "better" or short == YES:
+        return ""
+    return f" {short}" if results.main.controls_of(first.arm) else " No control was run."
 
 
 def arm_sentences(results: Results) -> list[str]:
