@@ -94,6 +94,17 @@ def test_the_cost_of_a_teacher_is_taken_from_the_steps_of_the_arm():
     assert none.max_steps == 0 and "jepa is missing" in about_budgets([none])[0]
 
 
+def test_the_evaluations_of_a_teacher_cost_no_steps_at_equal_time():
+    """The baseline's do not count either: 100 steps, of which the teacher took 30, and its answers 10."""
+    plain = records(step_time_s=[0.1])
+    teacher = {"training_time_s": 8.0, "training_steps_time_s": 3.0, "answering_time_s": 1.0}
+    of = {"ntp": plain, "jepa": [{**each, "cost": each["cost"] | {"teacher": teacher}} for each in plain]}
+    assert plan("time", "jepa", "ntp", runs_of(), of).max_steps == 60
+    unknown = teacher | {"training_steps_time_s": None}  # no step was timed
+    of["jepa"] = [{**each, "cost": each["cost"] | {"teacher": unknown}} for each in plain]
+    assert plan("time", "jepa", "ntp", runs_of(), of).max_steps == 10
+
+
 def test_time_is_the_median_over_seeds_and_one_slow_run_does_not_move_it():
     times = {"ntp": records(step_time_s=[0.1, 0.1, 0.1]), "jepa": records(step_time_s=[0.125, 0.12, 9.0])}
     assert plan("time", "jepa", "ntp", runs_of(), times).max_steps == 80

@@ -83,6 +83,7 @@ def test_the_teachers_answers_become_labels_and_the_views_stay_the_two_phrasings
     assert summary["accuracy"]["num_rows"] == summary["kept"]
     cost, taught = report["cost"]["teacher"], RunFolder(teacher).evaluation()
     assert cost["training_flops"] == 4 * taught["cost"]["flops_per_step"]
+    assert cost["training_steps_time_s"] == 4 * taught["cost"]["step_time_s"] < cost["training_time_s"]
     assert cost["answering_time_s"] > 0 and 0 < cost["answering_flops"] < cost["training_flops"]
     assert (
         run_flops(run, report)

@@ -5,6 +5,7 @@ steps x FLOPs of a step  +  FLOPs of a teacher: its training and its answers
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,12 @@ def step_time(run: RunConfig, cost: Mapping[str, Any]) -> float | None:
     return cost.get("mean_step_time_s" if run.jepa.jepa_loss_dropout else "step_time_s")
 
 
+def steps_time(run: RunConfig, report: Mapping[str, Any]) -> float | None:
+    """Return the seconds of all steps of a run without evaluations and checkpoints; None if no step was timed."""
+    step = step_time(run, report["cost"])
+    return report["num_steps"] * step if step is not None and math.isfinite(step) else None
+
+
 def teacher_flops(cost: Mapping[str, Any]) -> float:
     """Return the FLOPs of a run's teacher: its training and its answers; 0 without a teacher."""
     teacher = cost.get("teacher", {})
@@ -34,9 +41,14 @@ def teacher_flops(cost: Mapping[str, Any]) -> float:
 
 
 def teacher_time(cost: Mapping[str, Any]) -> float:
-    """Return the seconds of a run's teacher: of its training and its answers; 0 without a teacher."""
+    """Return the seconds of a run's teacher: of its training steps and its answers; 0 without a teacher.
+
+    Its evaluations during training and its checkpoints do not count, as those of other runs do not. A run of an earlier
+    version knows only the time with them.
+    """
     teacher = cost.get("teacher", {})
-    return float(teacher.get("training_time_s", 0.0) + teacher.get("answering_time_s", 0.0))
+    steps = teacher.get("training_steps_time_s") or teacher.get("training_time_s", 0.0)
+    return float(steps + teacher.get("answering_time_s", 0.0))
 
 
 def run_flops(run: RunConfig, report: Mapping[str, Any]) -> float | None:

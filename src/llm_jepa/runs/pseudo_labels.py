@@ -35,7 +35,13 @@ from .trained_run import TrainedRun, load_run
 
 logger = logging.getLogger(__name__)
 
-TEACHER_COST = ("answering_time_s", "answering_flops", "training_time_s", "training_flops")
+TEACHER_COST = (
+    "answering_time_s",
+    "answering_flops",
+    "training_time_s",
+    "training_steps_time_s",
+    "training_flops",
+)
 FLOP_ROWS = 32  # number of rows, evenly spaced, whose answers' FLOPs are counted; the sum is scaled to all rows
 EMPTY, UNLIKELY = "empty_answer", "unlikely_answer"
 

@@ -26,7 +26,7 @@ from llm_jepa.training.trainer import JEPATrainer
 
 from .build_trainer import build_trainer, check_answers, evaluation_settings
 from .claim import check_folder, claim_folder
-from .cost import step_flops
+from .cost import step_flops, steps_time
 from .data_files_unchanged import DataWatch
 from .environment import describe_environment
 from .folder import RunFolder
@@ -137,6 +137,7 @@ def _finish(
         report["cost"]["flops_per_dropped_step"] = count_step_flops(trainer, dropped=True)
     step = step_flops(run, report["cost"])
     report["cost"]["training_flops"] = report["num_steps"] * step if step is not None else 0.0
+    report["cost"]["training_steps_time_s"] = steps_time(run, report)
     if labels := data.summary.get("pseudo_labels"):
         report["cost"]["teacher"] = {key: labels[key] for key in TEACHER_COST}
     report["alarm"] = trainer.alarm.summary() if run.jepa.uses_views and trainer.alarm.could_alarm else None
