@@ -33,15 +33,10 @@ def records(num_steps=100, **cost):
 def test_the_price_of_loss_dropout_is_that_of_its_mean_step():
     """Three steps of four leave the views out: the table of costs says what the runs of equal cost go by."""
     runs = runs_of(jepa_loss_dropout=0.75)
-    cost = {
-        "ntp": {"flops_per_step": 100.0, "step_time_s": 1.0, "mean_step_time_s": 1.0},
-        "jepa": {
-            "flops_per_step": 200.0,
-            "flops_per_dropped_step": 100.0,
-            "step_time_s": 1.0,
-            "mean_step_time_s": 1.25,
-        },
-    }
+    plain = {"flops_per_step": 100.0, "step_time_s": 1.0}
+    flops = {"flops_per_step": 200.0, "flops_per_dropped_step": 100.0}
+    times = {"full_step_time_s": 2.0, "dropped_step_time_s": 1.0, "step_time_s": 1.0}
+    cost = {"ntp": plain, "jepa": flops | times}
     found = {Job(arm, 1, RunFolder(Path(arm))): {"cost": each} for arm, each in cost.items()}
     assert cost_of_arms(found, "ntp", runs)["jepa"] == Cost(step_time_ratio=1.25, flops_ratio=1.25)
 
@@ -108,9 +103,16 @@ def test_the_evaluations_of_a_teacher_cost_no_steps_at_equal_time():
 def test_time_is_the_median_over_seeds_and_one_slow_run_does_not_move_it():
     times = {"ntp": records(step_time_s=[0.1, 0.1, 0.1]), "jepa": records(step_time_s=[0.125, 0.12, 9.0])}
     assert plan("time", "jepa", "ntp", runs_of(), times).max_steps == 80
-    mean = {"step_time_s": [9.0], "mean_step_time_s": [0.2]}  # with two kinds of steps the median is one of them
-    dropout = {"ntp": records(step_time_s=[0.1]), "jepa": records(**mean)}
-    assert plan("time", "jepa", "ntp", runs_of(jepa_loss_dropout=0.5), dropout).max_steps == 50
+
+
+def test_with_loss_dropout_the_medians_of_both_kinds_of_steps_are_mixed():
+    """A stall of the machine moves no median: 0.1 s a plain step, 0.2 s one with views, one of 9 s each."""
+    plain = {"step_time_s": [0.1], "mean_step_time_s": [0.2]}
+    arm = {"step_time_s": [0.1], "mean_step_time_s": [0.225], "full_step_time_s": [0.2], "dropped_step_time_s": [0.1]}
+    runs = runs_of(jepa_loss_dropout=0.75)
+    budget = plan("time", "jepa", "ntp", runs, {"ntp": records(**plain), "jepa": records(**arm)})
+    assert budget.max_steps == 80 and budget.ratio == pytest.approx(1.25)
+    assert "in median time by the clock." in about_budgets([budget])[0]
 
 
 def test_what_was_not_measured_gives_no_budget():

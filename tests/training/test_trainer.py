@@ -569,6 +569,26 @@ def test_steps_are_timed_and_looks_are_not(make_jepa, make_trainer, make_pairs):
     assert trainer.step_timer.summary()["num_steps_timed"] == 2
 
 
+def test_steps_with_and_without_a_term_are_timed_apart(make_jepa, make_trainer, make_pairs):
+    """By what the steps were, not by the dropout's rate; the median of all would be that of one kind."""
+    trainer = make_trainer(make_jepa(jepa_loss_dropout=0.5), make_pairs(8), max_steps=20)
+    trainer.train()
+    timer = trainer.step_timer
+    dropped = [trainer.jepa.drops_term(step) for step in range(20)]
+    timer.times_s = [1.0 if each else 2.0 for each in dropped]
+    kept = dropped[timer.warm_up :]
+    summary = timer.summary()
+    assert 0 < sum(kept) < len(kept)
+    assert (summary["full_step_time_s"], summary["dropped_step_time_s"]) == (2.0, 1.0)
+    assert summary["mean_step_time_s"] == pytest.approx(2 - sum(kept) / len(kept))
+
+
+def test_without_loss_dropout_there_is_one_time(make_jepa, make_trainer, make_pairs):
+    trainer = make_trainer(make_jepa(), make_pairs(8), max_steps=5)
+    trainer.train()
+    assert trainer.step_timer.summary().keys() == {"step_time_s", "mean_step_time_s", "num_steps_timed"}
+
+
 # ---- collapse ----
 
 COLLAPSING = {"jepa_gamma": 0.0, "jepa_target": "shared"}  # nothing but the distance: every view becomes the same

@@ -24,8 +24,16 @@ def step_flops(run: RunConfig, cost: Mapping[str, Any]) -> float | None:
 
 
 def step_time(run: RunConfig, cost: Mapping[str, Any]) -> float | None:
-    """Return the median seconds of a step, or the mean if loss dropout makes two kinds of steps."""
-    return cost.get("mean_step_time_s" if run.jepa.jepa_loss_dropout else "step_time_s")
+    """Return the median seconds of a step; None if none was timed.
+
+    With loss dropout the median of all steps is that of one kind of steps. So the medians of both kinds are mixed by
+    the rate of the dropout, as their FLOPs are. A run so short that it has steps of one kind has the median of these.
+    """
+    full, dropped = cost.get("full_step_time_s"), cost.get("dropped_step_time_s")
+    share = run.jepa.jepa_loss_dropout
+    if not share or full is None or dropped is None:
+        return cost.get("step_time_s")
+    return (1 - share) * full + share * dropped
 
 
 def steps_time(run: RunConfig, report: Mapping[str, Any]) -> float | None:
@@ -43,12 +51,10 @@ def teacher_flops(cost: Mapping[str, Any]) -> float:
 def teacher_time(cost: Mapping[str, Any]) -> float:
     """Return the seconds of a run's teacher: of its training steps and its answers; 0 without a teacher.
 
-    Its evaluations during training and its checkpoints do not count, as those of other runs do not. A run of an earlier
-    version knows only the time with them.
+    Its evaluations during training and its checkpoints do not count, as those of other runs do not.
     """
     teacher = cost.get("teacher", {})
-    steps = teacher.get("training_steps_time_s") or teacher.get("training_time_s", 0.0)
-    return float(steps + teacher.get("answering_time_s", 0.0))
+    return float((teacher.get("training_steps_time_s") or 0.0) + teacher.get("answering_time_s", 0.0))
 
 
 def run_flops(run: RunConfig, report: Mapping[str, Any]) -> float | None:

@@ -73,12 +73,5 @@ def teacher_run(teacher: str, seed: int, folder: RunFolder) -> RunFolder:
 def teacher_cost(teacher: RunFolder) -> dict[str, Any]:
     """Return the cost of a teacher's training: seconds with its evaluations, seconds of its steps alone, and FLOPs."""
     report = teacher.evaluation()
-    cost = report["cost"]
-    steps_s = cost.get("training_steps_time_s")
-    if steps_s is None and cost.get("mean_step_time_s"):  # from an earlier version
-        steps_s = report["num_steps"] * cost["mean_step_time_s"]
-    return {
-        "training_time_s": report["training_time_s"],
-        "training_steps_time_s": steps_s,
-        "training_flops": cost["training_flops"],
-    }
+    of_steps = {key: report["cost"][key] for key in ("training_steps_time_s", "training_flops")}
+    return {"training_time_s": report["training_time_s"], **of_steps}

@@ -26,6 +26,7 @@ class StepTimer:
         self.warm_up = warm_up
         self.earlier: dict[str, float] | None = None
         self.times_s: list[float] = []
+        self._with_term: list[bool] = []
         self._start = math.nan
 
     def start(self) -> None:
@@ -33,21 +34,30 @@ class StepTimer:
         _wait_for_device()
         self._start = time.perf_counter()
 
-    def stop(self) -> None:
-        """End the step."""
+    def stop(self, *, with_term: bool = True) -> None:
+        """End the step, which had a JEPA term, or was one that loss dropout makes cheaper."""
         _wait_for_device()
         self.times_s.append(time.perf_counter() - self._start)
+        self._with_term.append(with_term)
 
     def summary(self) -> dict[str, float]:
         """Return the median and the mean time of a step in seconds, and the number of steps that were timed.
 
-        If the run continues from a checkpoint, they are those of the part before it or after it, whichever has more
-        steps.
+        If some of these steps had a JEPA term and others had none, it has the median of each kind too. If the run
+        continues from a checkpoint, all are those of the part before it or after it, whichever has more steps.
         """
         times = self.times_s[self.warm_up :] or self.times_s
         median, mean = (statistics.median(times), statistics.fmean(times)) if times else (math.nan, math.nan)
-        own = {"step_time_s": median, "mean_step_time_s": mean, "num_steps_timed": len(times)}
+        own = {"step_time_s": median, "mean_step_time_s": mean, "num_steps_timed": len(times)} | self._of_kinds(times)
         return own if self.earlier is None or self.earlier["num_steps_timed"] <= len(times) else self.earlier
+
+    def _of_kinds(self, times: list[float]) -> dict[str, float]:
+        """Return the median time of steps with a JEPA term and of those without, if `times` has both."""
+        kinds = list(zip(times, self._with_term[-len(times) :], strict=True)) if times else []
+        full, dropped = ([each for each, has_term in kinds if has_term == kind] for kind in (True, False))
+        if not full or not dropped:
+            return {}
+        return {"full_step_time_s": statistics.median(full), "dropped_step_time_s": statistics.median(dropped)}
 
 
 class TermMeter:
@@ -66,6 +76,11 @@ class TermMeter:
     def loss(self) -> float:
         """The loss of the last step on the rows of this process; nan before the first step."""
         return float(self._loss)
+
+    @property
+    def has_term(self) -> bool:
+        """Whether the last micro-batch had a JEPA term."""
+        return self._lambda_eff > 0
 
     def _start(self) -> None:
         self._sums: dict[str, Tensor | float] = {"ce_loss": 0.0, "jepa_loss": 0.0, "lambda_eff": 0.0}

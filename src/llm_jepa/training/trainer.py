@@ -213,6 +213,11 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         """Return the loss of the last step on the rows of this process; nan before the first step."""
         return self._terms.loss
 
+    @property
+    def has_term(self) -> bool:
+        """Whether the last step had a JEPA term."""
+        return self._terms.has_term
+
     # ---- one step ----
 
     def get_batch_samples(
@@ -446,7 +451,7 @@ class _Follow(TrainerCallback):
         self.trainer.step_timer.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.step_timer.stop()
+        self.trainer.step_timer.stop(with_term=self.trainer.has_term)
         self._log_before_saving(args, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
