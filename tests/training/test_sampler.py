@@ -7,7 +7,7 @@ from itertools import chain, pairwise
 import pytest
 import torch
 
-from llm_jepa.training.sampler import BATCHES_PER_WINDOW, LengthGroupedSampler, SharedBatches
+from llm_jepa.training.sampler import BATCHES_PER_WINDOW, LengthGroupedSampler, SharedBatches, spread
 
 
 def lengths(count, seed=0):
@@ -96,3 +96,15 @@ def test_every_row_is_trained_on_once_however_many_processes_there_are(num_proce
 def test_a_last_batch_that_is_not_full_can_be_left_out():
     """As `dataloader_drop_last` asks."""
     assert list(SharedBatches(range(7), 2, num_processes=2, rank=1, drop_last=True)) == [[2, 3]]
+
+
+@pytest.mark.parametrize("cost", [lambda size: size, lambda size: size + size**2 / 1000])
+def test_some_batches_stand_for_all(cost):
+    """A few long ones among many short ones, and the last one not full: weights make up for it."""
+    sizes = [20 + (37 * n % 101) ** 2 // 10 for n in range(200)] + [3]
+    mean = sum(map(cost, sizes)) / len(sizes)
+    chosen = spread(sizes, 16)
+    assert sum(weight * cost(sizes[place]) for place, weight in chosen) == pytest.approx(mean, rel=0.02)
+    assert len({place for place, _ in chosen}) == len(chosen) <= 16
+    assert spread(sizes[:5], 16) == [(place, 0.2) for place in range(5)]
+    assert sum(weight for _, weight in spread([7] * 50, 16)) == pytest.approx(1)

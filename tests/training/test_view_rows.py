@@ -261,7 +261,7 @@ def test_the_monitors_look_at_the_pairs_that_they_are_given(make_mixed, make_pai
 def test_the_batches_laid_out_once_more_are_those_of_training(make_mixed):
     """Which is what the cost of a step is counted on."""
     trainer = make_mixed(num_train_epochs=1)
-    again = [batch.sources for batch in trainer.batches_of_first_epoch()]
+    again = [batch.sources for batch, _ in trainer.sample_of_first_epoch(1000)]
     batches = record_sources(trainer)
     trainer.train()
     assert again == batches

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 
 from torch import nn
 
@@ -39,15 +38,15 @@ def estimate(trainer: JEPATrainer, run: RunConfig) -> Estimate:
         trainer.args, trainer.get_train_dataloader()
     )
     trainer.state.max_steps = num_steps
-    cost = {"flops_per_step": count_step_flops(trainer, NUM_BATCHES)}  # also fills the caches
+    cost = {"batches_per_step": trainer.batches_per_step}
+    cost["flops_per_step"] = count_step_flops(trainer, NUM_BATCHES)  # also fills the caches
     if run.jepa.has_term and run.jepa.jepa_loss_dropout:
         cost["flops_per_dropped_step"] = count_step_flops(trainer, NUM_BATCHES, dropped=True)
-    batches_each_step = trainer.args.gradient_accumulation_steps
     return Estimate(
         num_steps / steps_each_epoch,
         num_steps,
         num_steps * (step_flops(run, cost) or 0.0),
-        num_steps * batches_each_step * _time_of_batch(trainer, num_steps),
+        num_steps * trainer.batches_per_step * _time_of_batch(trainer, num_steps),
     )
 
 
@@ -56,8 +55,8 @@ def _time_of_batch(trainer: JEPATrainer, num_steps: int) -> float:
     optimizer, model = trainer.create_optimizer(), trainer.jepa.train()
     for group in optimizer.param_groups:
         group["lr"] = 0.0  # other arms share the model, so it must not change
-    timer = StepTimer(warm_up=0)
-    for batch in islice(trainer.batches_of_first_epoch(), NUM_BATCHES):
+    timer, weights = StepTimer(warm_up=0), []
+    for batch, weight in trainer.sample_of_first_epoch(NUM_BATCHES):
         timer.start()
         with trainer.compute_loss_context_manager():
             loss = model(batch.to(trainer.args.device), step=0, num_steps=num_steps).loss
@@ -66,6 +65,7 @@ def _time_of_batch(trainer: JEPATrainer, num_steps: int) -> float:
         optimizer.step()
         model.zero_grad()
         timer.stop()
+        weights.append(weight)
     model.eval()
     trainer.optimizer = None
-    return timer.summary()["mean_step_time_s"]
+    return sum(weight * time_s for weight, time_s in zip(weights, timer.times_s, strict=True))

@@ -19,7 +19,7 @@ def step_flops(run: RunConfig, cost: Mapping[str, Any]) -> float | None:
     if not with_views:
         return None
     share = run.jepa.jepa_loss_dropout if dropped else 0.0
-    batches = int(run.training.get("gradient_accumulation_steps", 1))
+    batches = cost.get("batches_per_step") or int(run.training.get("gradient_accumulation_steps", 1))
     return batches * ((1 - share) * with_views + share * (dropped or 0.0))
 
 

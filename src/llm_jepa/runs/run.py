@@ -135,6 +135,7 @@ def _finish(
     report["cost"] = trainer.step_timer.summary() | {"flops_per_step": count_step_flops(trainer)}
     if run.jepa.has_term and run.jepa.jepa_loss_dropout:
         report["cost"]["flops_per_dropped_step"] = count_step_flops(trainer, dropped=True)
+    report["cost"]["batches_per_step"] = trainer.batches_per_step
     step = step_flops(run, report["cost"])
     report["cost"]["training_flops"] = report["num_steps"] * step if step is not None else 0.0
     report["cost"]["training_steps_time_s"] = steps_time(run, report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 # mypy: disable-error-code="override, misc, attr-defined, arg-type"
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,7 @@ from llm_jepa.errors import ConfigError
 from llm_jepa.objective import FusedBatch, FusedCollator, Pair
 
 from .arguments import JEPATrainingArguments
-from .sampler import BesideRows, LengthGroupedSampler, SharedBatches, num_beside
+from .sampler import BesideRows, LengthGroupedSampler, SharedBatches, num_beside, spread
 
 
 class OrderedTrainer(Trainer):
@@ -108,11 +109,28 @@ class OrderedTrainer(Trainer):
             self._sampler.set_epoch(epoch)
         return super()._run_epoch(*args, epoch=epoch, **kwargs)
 
-    def batches_of_first_epoch(self) -> Iterator[FusedBatch]:
-        """Return the batches of the first epoch again, in order, as a single process would get them."""
+    def sample_of_first_epoch(self, number: int) -> Iterator[tuple[FusedBatch, float]]:
+        """Yield some batches of the first epoch, as a single process would get them, with weights (`spread`).
+
+        The costs of these batches, each times its weight, add up to about the mean cost of a batch. Only these are laid
+        out. They depend on seed and rows alone, so arms with equal batches have the same.
+        """
         batches, rows = self._batches(1, 0), self._all_rows
         batches.set_epoch(0)
-        return (self.data_collator([rows[number] for number in numbers]) for numbers in batches)
+        numbers, lengths = list(batches), row_lengths(rows)
+        sizes = [self._size([lengths[row] for row in batch]) for batch in numbers]
+        for place, weight in spread(sizes, number):
+            yield self.data_collator([rows[row] for row in numbers[place]]), weight
+
+    def _size(self, lengths: Sequence[int]) -> int:
+        """Return about how many tokens a batch of such rows has: with padding, which packed rows have little of."""
+        return sum(lengths) if self.args.packing else max(lengths) * len(lengths)
+
+    @property
+    def batches_per_step(self) -> float:
+        """The mean number of batches of a step in a single process; the last step of an epoch may have fewer."""
+        number = len(self._batches(1, 0))
+        return number / math.ceil(number / self.args.gradient_accumulation_steps)
 
     @property
     def _step_rows(self) -> int:

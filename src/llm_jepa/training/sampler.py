@@ -5,9 +5,11 @@ a second file each step has.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 import torch
@@ -213,3 +215,29 @@ def part_of(rows: list[int], start: int, stop: int, parts: int) -> list[int]:
     [[7], [8, 9]]
     """
     return rows[len(rows) * start // parts : len(rows) * stop // parts]
+
+
+def spread(sizes: Sequence[int], number: int) -> list[tuple[int, float]]:
+    """Choose batches whose costs, each times its weight, add up to about the mean cost of all batches.
+
+    Sorted by size, the chosen ones are evenly spaced over the sum of sizes; a weight is as much smaller as its batch is
+    larger. So the sum is exact where the cost is proportional to the size. Batches in the order of training would not
+    do: a few of them may all be long, or all be short.
+
+    Args:
+        sizes: The size of each batch.
+        number: How many to choose at most. If there are no more, all have the same weight.
+
+    Returns:
+        The place and the weight of each, in order.
+
+    >>> spread([1, 3, 1, 1], 2)
+    [(1, 0.25), (3, 0.75)]
+    """
+    if len(sizes) <= number:
+        return [(place, 1 / len(sizes)) for place in range(len(sizes))]
+    order = sorted(range(len(sizes)), key=sizes.__getitem__)
+    ends = list(accumulate(sizes[place] for place in order))
+    chosen = Counter(order[bisect_left(ends, ends[-1] * (2 * n + 1) / (2 * number))] for n in range(number))
+    mean = ends[-1] / len(sizes)
+    return [(place, times / number * mean / sizes[place]) for place, times in sorted(chosen.items())]
