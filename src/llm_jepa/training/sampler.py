@@ -232,7 +232,7 @@ def spread(sizes: Sequence[int], number: int) -> list[tuple[int, float]]:
         The place and the weight of each, in order.
 
     >>> spread([1, 3, 1, 1], 2)
-    [(1, 0.25), (3, 0.75)]
+    [(1, 0.25), (2, 0.75)]
     """
     if len(sizes) <= number:
         return [(place, 1 / len(sizes)) for place in range(len(sizes))]
