@@ -32,7 +32,11 @@ _NUMBER = re.compile(
 _WORD = re.compile(r"[^\W\d_]+|[^\w\s]")
 _NO_WORDS = frozenset("*_`}{\\.,:;()[]") | {"text"}  # marks of Markdown and LaTeX, and punctuation
 # Another number of the same kind: 18 or 20, 18, 20. If an output gives several numbers, none of them is its answer.
-_ANOTHER = re.compile(rf"[^\r\n0-9]*?(?:[,;|/&]|\bor\b|\band\b|\bto\b)\s*[*_`]*\\?[{_CURRENCY}]?{_SIGN}?[0-9]", re.I)
+_ANOTHER = re.compile(
+    r"[^\r\n0-9]*?(?:[,;|/&]|\bor\b|\band\b|\bto\b)\s*(?:(?:maybe|perhaps|possibly|even|rather|else)\s+)?"
+    rf"[*_`]*\\?[{_CURRENCY}]?{_SIGN}?[0-9]",
+    re.I,
+)
 _COMMA_DECIMAL = re.compile(
     r"(?:[0-9]+,(?:[0-9]{1,2}|[0-9]{4,})|0,[0-9]+|[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]+|[0-9]{1,3}(?:\.[0-9]{3}){2,})"
     r"(?![0-9]|[.,][0-9])"
