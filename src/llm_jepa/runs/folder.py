@@ -157,9 +157,13 @@ class RunFolder:
         """Return scores, cost and alarm."""
         return _read_json(self.evaluation_file)
 
-    def evaluation_sha256(self) -> str:
-        """Return the sha256 of eval.json. It has times, so a run that was trained again has another one."""
-        return hashlib.sha256(self.evaluation_file.read_bytes()).hexdigest()
+    def weights_sha256(self) -> str:
+        """Return the sha256 of the weights of the run's model, to find out later whether it was trained again."""
+        whole = hashlib.sha256()
+        for path in sorted(self.model.glob("*.safetensors")):
+            with path.open("rb") as file:
+                whole.update(hashlib.file_digest(file, "sha256").digest())
+        return whole.hexdigest()
 
     def pseudo_labels(self) -> list[dict[str, Any]]:
         """Return every answer of the run's teacher, with its likelihood."""

@@ -82,7 +82,7 @@ class PseudoLabels:
 def pseudo_labels(run: RunConfig, seed: int, folder: RunFolder, *, progress: bool = False) -> PseudoLabels | None:
     """Return the labels of a run's view rows: its teacher's answers in its folder, or else new ones.
 
-    Answers to other rows, or of another run of the teacher, are not used.
+    Answers to other rows, or of a teacher with other weights, are not used.
 
     Args:
         run: The settings.
@@ -97,7 +97,7 @@ def pseudo_labels(run: RunConfig, seed: int, folder: RunFolder, *, progress: boo
     if config.teacher is None:
         return None
     teacher = teacher_run(config.teacher, seed, folder)
-    rows, sha256 = read_views(run.data).examples, on_main(teacher.evaluation_sha256)
+    rows, sha256 = read_views(run.data).examples, on_main(teacher.weights_sha256)
     if not on_main(_are_there, folder, rows, sha256):
         start = time.perf_counter()
         taught = load_run(teacher.path)
@@ -109,7 +109,7 @@ def pseudo_labels(run: RunConfig, seed: int, folder: RunFolder, *, progress: boo
 
 
 def _are_there(folder: RunFolder, examples: Sequence[Example], teacher_sha256: str) -> bool:
-    """Whether a folder has the answers of this run of the teacher to these rows; other answers are logged."""
+    """Whether a folder has the answers of a teacher with these weights to these rows; other answers are logged."""
     if not folder.pseudo_labels_file.is_file():
         return False
     given = [(each["source"], each["asked"], each.get("teacher_sha256")) for each in folder.pseudo_labels()]
