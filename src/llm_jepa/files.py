@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
 import shutil
@@ -68,6 +69,12 @@ def write_json(path: str | Path, value: Any) -> None:
 def write_json_lines(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object per line, as `write_whole` does."""
     write_whole(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -81,6 +82,19 @@ def test_rows_without_what_the_metric_reads_are_told_before_training(tiny_settin
     with raises("no_usable_gold", f"scorer {metric}", "test rows", missing):
         train_run(read_run(tiny_settings(metric=metric, validation_generations=0, **more)), SEED, tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_the_databases_that_decide_answers_are_hashed_with_the_other_data(tiny_settings, tmp_path):
+    """Another content would judge the same answer otherwise, so runs are not compared over it."""
+    databases, rows = tmp_path / "databases", tmp_path / "rows.jsonl"
+    databases.mkdir()
+    sqlite3.connect(databases / "shop.sqlite").close()
+    row = {"text": "one", "code": "SELECT 1", "database": "shop"}
+    rows.write_text("".join(json.dumps(row | {"text": f"the number {n}"}) + "\n" for n in range(16)))
+    files = {"train_file": str(rows), "test_file": str(rows), "on_leak": "keep", "databases": str(databases)}
+    settings = tiny_settings(metric="sql", max_steps=1, validation_generations=0, max_new_tokens=4, **files)
+    train_run(read_run(settings), SEED, tmp_path / "run")
+    assert str(databases) in json.loads((tmp_path / "run" / "data.json").read_text())["sha256"]
 
 
 def test_validation_scores_are_those_of_the_model_that_is_kept(tiny_settings, tmp_path):

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from llm_jepa.files import hash_file
 from llm_jepa.objective.pair import Pair
 
 from .sources import local_files, local_path, root_of
@@ -63,14 +64,9 @@ def data_fingerprint(files: Iterable[str | None]) -> dict[str, str]:
 
 def _hash_files(name: str, files: Sequence[Path]) -> str:
     if files == [local_path(name)]:
-        return _hash_file(files[0])
+        return hash_file(files[0])
     whole = hashlib.sha256()
     for file in files:
         shown = file.relative_to(root_of(local_path(name)))
-        whole.update(f"{shown.as_posix()}\0{_hash_file(file)}\n".encode())
+        whole.update(f"{shown.as_posix()}\0{hash_file(file)}\n".encode())
     return whole.hexdigest()
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_jepa.files import read_json_lines, write_json, write_json_lines, write_whole
+from llm_jepa.files import hash_file, read_json_lines, write_json, write_json_lines, write_whole
 from llm_jepa.yaml_loading import dump_yaml, load_yaml
 
 EXPERIMENT_FILE = "experiment.yaml"
@@ -159,11 +159,8 @@ class RunFolder:
 
     def weights_sha256(self) -> str:
         """Return the sha256 of the weights of the run's model, to find out later whether it was trained again."""
-        whole = hashlib.sha256()
-        for path in sorted(self.model.glob("*.safetensors")):
-            with path.open("rb") as file:
-                whole.update(hashlib.file_digest(file, "sha256").digest())
-        return whole.hexdigest()
+        each = [hash_file(path) for path in sorted(self.model.glob("*.safetensors"))]
+        return hashlib.sha256("".join(each).encode()).hexdigest()
 
     def pseudo_labels(self) -> list[dict[str, Any]]:
         """Return every answer of the run's teacher, with its likelihood."""
