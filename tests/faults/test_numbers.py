@@ -15,7 +15,7 @@ from llm_jepa.training.checkpoints import find_newest
 from llm_jepa.training.trainer import JEPATrainer
 
 POISONED_STEP = 3
-DISTANCES = ["cosine", "l2", "mse", "smooth_l1", "infonce"]
+DISTANCES = ["cosine", "l2", "mse", "infonce"]
 
 
 def poison(trainer, what):

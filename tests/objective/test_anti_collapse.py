@@ -152,7 +152,7 @@ def test_micro_batches_weigh_by_their_pairs(make_jepa, make_pairs):
 
 
 def test_sigreg_needs_the_step_in_training_alone(make_jepa, make_pairs, raises):
-    jepa = make_jepa(jepa_sigreg_weight=1.0, jepa_sigreg_directions=8)
+    jepa = make_jepa(jepa_sigreg_weight=1.0)
     batch = FusedCollator(jepa.config, pad_token_id=0)(make_pairs(4))
     with raises("step_missing", "jepa_sigreg_weight=1.0", "step="):
         jepa(batch)
@@ -177,16 +177,6 @@ def test_the_terms_are_in_the_log(make_jepa, make_pairs, make_trainer):
     [
         ({"jepa_variance_weight": -1.0}, "value_out_of_range", ["jepa_variance_weight=-1.0"]),
         ({"jepa_sigreg_weight": float("nan")}, "value_out_of_range", ["jepa_sigreg_weight=nan"]),
-        (
-            {"jepa_sigreg_weight": 1.0, "jepa_sigreg_directions": 0},
-            "value_out_of_range",
-            ["jepa_sigreg_directions=0"],
-        ),
-        (
-            {"jepa_sigreg_directions": 64},
-            "setting_without_effect",
-            ["jepa_sigreg_directions=64", "jepa_sigreg_weight=0"],
-        ),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, code, values, raises):

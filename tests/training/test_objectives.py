@@ -9,7 +9,6 @@ OBJECTIVES = {
     "a head and SIGReg": {
         "jepa_predictor": "mlp",
         "jepa_sigreg_weight": 0.1,
-        "jepa_sigreg_directions": 8,
         "jepa_variance_weight": 0.5,
         "jepa_pred_position": "prepend",
         "jepa_distance": "infonce_symmetric",

@@ -1,4 +1,4 @@
-"""What LLM-JEPA adds to a language model. Of ours, it imports only the errors. Start at `llm_jepa.py`."""
+"""What LLM-JEPA adds to a language model. Of ours, it imports only the errors. Start at `equation.py`."""
 
 from .backbone import UnsupportedModelError
 from .config import JEPAConfig

@@ -24,6 +24,8 @@ GAMMA, EPSILON = 1.0, 1e-4
 # Both integrands are even, so the 9 points from 0, counted twice, give the same sum.
 T_MAX, NUM_POINTS = 5.0, 9
 
+NUM_DIRECTIONS = 256  # M, drawn in each optimizer step
+
 
 def variance_term(embeddings: Tensor) -> Tensor:
     """Mean over features of max(0, GAMMA - sqrt(Var + EPSILON)); VICReg, Eq. 1 and 2.
@@ -82,13 +84,11 @@ class AntiCollapse:
 
     Args:
         weights: Weight of each term by name (variance, covariance, sigreg); those of weight 0 are not computed.
-        num_directions: M, for sigreg.
         seed: The run's seed.
     """
 
-    def __init__(self, weights: dict[str, float], num_directions: int, seed: int) -> None:
+    def __init__(self, weights: dict[str, float], seed: int) -> None:
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
-        self.num_directions = num_directions
         self.seed = seed
 
     def __call__(self, sides: Sequence[Tensor], step: int) -> dict[str, Tensor]:
@@ -106,7 +106,7 @@ class AntiCollapse:
             elif name == "covariance":
                 each = [covariance_term(side) for side in sides]
             else:
-                directions = random_directions(self.num_directions, sides[0].shape[1], self.seed, step).to(sides[0])
+                directions = random_directions(NUM_DIRECTIONS, sides[0].shape[1], self.seed, step).to(sides[0])
                 each = [sigreg_term(side, directions) for side in sides]
             terms[name] = torch.stack(each).mean()
         return terms

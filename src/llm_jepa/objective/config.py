@@ -71,7 +71,7 @@ class JEPAConfig:
     jepa_k: int = setting(1, "Number of [PRED] tokens, 0 to 8. 0: Pred(x) = Enc(x).")
     jepa_distance: str = setting(
         "cosine",
-        "Distance between prediction and target: cosine, l2, mse, smooth_l1, infonce (which of the "
+        "Distance between prediction and target: cosine, l2, mse, infonce (which of the "
         "batch's targets is the prediction's own), infonce_symmetric (in both directions), or the name of one of "
         "your own (docs/python.md).",
     )
@@ -86,7 +86,6 @@ class JEPAConfig:
     )
     jepa_covariance_weight: float = setting(0.0, "The same for VICReg's covariance term.")
     jepa_sigreg_weight: float = setting(0.0, "The same for SIGReg, which asks for embeddings that are N(0, I).")
-    jepa_sigreg_directions: int = setting(256, "Random directions of SIGReg, drawn in each optimizer step.")
     jepa_target: str = setting(
         "stop_grad",
         "How the target is computed: stop_grad (a forward without gradient), shared (gradients "
@@ -150,20 +149,12 @@ class JEPAConfig:
         below_1 = "be at least 0 and below 1. To train without the JEPA term, set jepa_lambda=0"
         self._check_range("jepa_loss_dropout", 0 <= self.jepa_loss_dropout < 1, below_1)
         self._check_range("jepa_split", 0 < self.jepa_split < 1, "be above 0 and below 1")
-        is_count = isinstance(self.jepa_sigreg_directions, int) and self.jepa_sigreg_directions > 0
-        self._check_range("jepa_sigreg_directions", is_count, "be a whole number above 0")
 
     def _check_range(self, name: str, is_right: bool, expected: str) -> None:
         if not is_right:
             raise ConfigError("value_out_of_range", f"{name}={getattr(self, name)!r} must {expected}.")
 
     def _check_combinations(self) -> None:
-        if self._is_set("jepa_sigreg_directions") and self.jepa_sigreg_weight == 0:
-            raise ConfigError(
-                "setting_without_effect",
-                f"jepa_sigreg_directions={self.jepa_sigreg_directions} has no effect with jepa_sigreg_weight=0. Set a "
-                "weight, or remove jepa_sigreg_directions.",
-            )
         if self.jepa_term != "views" and (unused := [name for name in _OF_VIEWS if self._is_set(name)]):
             raise ConfigError(
                 "setting_without_effect",

@@ -21,7 +21,7 @@ MIN_NORM = 1e-3
 
 Distance = Callable[..., Tensor]
 
-DISTANCES = ("cosine", "l2", "mse", "smooth_l1", "infonce", "infonce_symmetric")
+DISTANCES = ("cosine", "l2", "mse", "infonce", "infonce_symmetric")
 IN_BATCH = ("infonce", "infonce_symmetric")  # distances of a pair that depend on the batch's other pairs
 
 _registered: dict[str, Distance] = {}  # the user's own distances, by name
@@ -57,11 +57,6 @@ def l2_distance(pred: Tensor, target: Tensor) -> Tensor:
 def mse_distance(pred: Tensor, target: Tensor) -> Tensor:
     """Mean over the C features of (pred - target)^2."""
     return (pred - target).square().mean(-1)
-
-
-def smooth_l1_distance(pred: Tensor, target: Tensor) -> Tensor:
-    """Mean over the C features of the Huber loss with beta = 1: x^2 / 2 below 1, |x| - 1/2 above."""
-    return F.smooth_l1_loss(pred, target, reduction="none").mean(-1)
 
 
 def infonce_distance(
@@ -129,7 +124,6 @@ def get_distance(name: str, temperature: float = 0.1) -> Distance:
         "cosine": cosine_distance,
         "l2": l2_distance,
         "mse": mse_distance,
-        "smooth_l1": smooth_l1_distance,
         "infonce": lambda pred, target, first=0, preds=None, alike=None: infonce_distance(
             pred, target, temperature, first, alike
         ),

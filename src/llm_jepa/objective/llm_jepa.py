@@ -36,7 +36,7 @@ from .tube import tube_distances
 BUILT_FROM = (
     *("jepa_k", "jepa_pred_tokens", "jepa_predictor", "jepa_target", "jepa_ema_decay"),
     *("jepa_distance", "jepa_temperature"),
-    *("jepa_variance_weight", "jepa_covariance_weight", "jepa_sigreg_weight", "jepa_sigreg_directions"),
+    *("jepa_variance_weight", "jepa_covariance_weight", "jepa_sigreg_weight"),
 )
 """Settings that are read once, when an LLMJEPA is built."""
 
@@ -79,7 +79,7 @@ class LLMJEPA(Objective):
         self.target = EMATarget(self.backbone, config.jepa_ema_decay) if needs_copy else None
         self.distance = get_distance(config.jepa_distance, config.jepa_temperature)
         self.seed = seed
-        self.anti_collapse = AntiCollapse(config.anti_collapse_weights, config.jepa_sigreg_directions, seed)
+        self.anti_collapse = AntiCollapse(config.anti_collapse_weights, seed)
         self._built = config.to_dict(), self.distance  # for `check_record`
         if check and config.uses_views:
             embedding = self.predictor.embedding
