@@ -7,7 +7,7 @@ import torch
 
 from llm_jepa.nanogpt import GPT, GPTConfig, view_line
 from llm_jepa.nanogpt.convert import export
-from llm_jepa.nanogpt.weights import load_checkpoint, save_checkpoint
+from llm_jepa.nanogpt.weights import save_checkpoint
 
 SIZE = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 12, "vocab_size": 20}
 OPTIMIZER = {"weight_decay": 0.1, "learning_rate": 1e-2, "betas": (0.9, 0.95), "device_type": "cpu"}
@@ -79,7 +79,7 @@ def test_what_is_no_checkpoint_for_it_is_refused_and_nothing_is_written_over(tra
     save_checkpoint(build(activation="gelu_new"), tmp_path / "new.pt")
     with raises("model_not_supported", "new.pt", "gelu_new"):
         export(tmp_path / "new.pt", tmp_path / "other.pt")
-    assert load_checkpoint(tmp_path / "new.pt").config.activation == "gelu_new"
+    assert GPT.from_checkpoint(tmp_path / "new.pt").config.activation == "gelu_new"
 
 
 # ---- the line of a training loop ----

@@ -21,7 +21,6 @@ from llm_jepa.nanogpt import weights as weights_module
 from llm_jepa.nanogpt.convert import export
 from llm_jepa.nanogpt.weights import (
     from_transformers,
-    load_checkpoint,
     load_gpt2,
     save_checkpoint,
     to_transformers,
@@ -274,7 +273,7 @@ def test_a_folder_without_some_weights_is_refused(tmp_path, raises):
 def test_a_checkpoint_written_by_hand_loads(bias, tmp_path):
     """Names and shapes of nanoGPT, without any code of ours or theirs; the logits are those of a GPT-2 built on it."""
     checkpoint = by_hand(bias=bias)
-    model = load_checkpoint(write(tmp_path / "ckpt.pt", checkpoint))
+    model = GPT.from_checkpoint(write(tmp_path / "ckpt.pt", checkpoint))
     assert model.config == GPTConfig(**checkpoint["model_args"])
     ids = {"bos_token_id": None, "eos_token_id": None}
     theirs = GPT2LMHeadModel(GPT2Config(**GPT2_SIZE, **ids, activation_function="gelu"))
@@ -289,26 +288,26 @@ def test_a_checkpoint_written_by_hand_loads(bias, tmp_path):
 def test_names_of_ddp_load_with_those_of_torch_compile_in_any_order(prefix, tmp_path, raises):
     """By the file's reader, and by `load_state_dict`."""
     checkpoint = by_hand()
-    expected = logits(load_checkpoint(write(tmp_path / "plain.pt", checkpoint)))
+    expected = logits(GPT.from_checkpoint(write(tmp_path / "plain.pt", checkpoint)))
     wrapped = {prefix + key: each for key, each in checkpoint["model"].items()}
-    loaded = load_checkpoint(write(tmp_path / "wrapped.pt", checkpoint | {"model": wrapped}))
+    loaded = GPT.from_checkpoint(write(tmp_path / "wrapped.pt", checkpoint | {"model": wrapped}))
     assert torch.equal(logits(loaded), expected)
     loaded.load_state_dict({name: torch.zeros_like(each) for name, each in checkpoint["model"].items()})
     loaded.load_state_dict(dict(wrapped))
     assert torch.equal(logits(loaded), expected)
     both = checkpoint | {"model": checkpoint["model"] | wrapped}
     with raises("weights_repeated", "both.pt"):
-        load_checkpoint(write(tmp_path / "both.pt", both))
+        GPT.from_checkpoint(write(tmp_path / "both.pt", both))
 
 
 def test_names_of_torch_compile_and_masks_of_old_versions_load(tmp_path):
     """`_orig_mod.` and `.attn.bias` are in many checkpoints, and no weights."""
     checkpoint = by_hand()
-    expected = logits(load_checkpoint(write(tmp_path / "plain.pt", checkpoint)))
+    expected = logits(GPT.from_checkpoint(write(tmp_path / "plain.pt", checkpoint)))
     weights = {f"_orig_mod.{key}": each for key, each in checkpoint["model"].items()}
     mask = torch.ones(BLOCK_SIZE, BLOCK_SIZE).tril().view(1, 1, BLOCK_SIZE, BLOCK_SIZE)
     weights |= {f"_orig_mod.transformer.h.{layer}.attn.bias": mask for layer in range(2)}
-    loaded = load_checkpoint(write(tmp_path / "old.pt", checkpoint | {"model": weights}))
+    loaded = GPT.from_checkpoint(write(tmp_path / "old.pt", checkpoint | {"model": weights}))
     assert torch.equal(logits(loaded), expected)
 
 
@@ -317,7 +316,7 @@ def test_a_saved_checkpoint_loads_as_it_was(activation, tmp_path):
     """[PRED] and activation, too."""
     model = build(bias=False, activation=activation, dropout=0.2)
     save_checkpoint(model, tmp_path / "ckpt.pt")
-    back = load_checkpoint(tmp_path / "ckpt.pt")
+    back = GPT.from_checkpoint(tmp_path / "ckpt.pt")
     assert back.config == model.config
     assert torch.equal(back.pred_token, model.pred_token)
     assert torch.equal(logits(back), logits(model))
@@ -372,7 +371,7 @@ def test_a_checkpoint_that_holds_code_is_refused_and_not_run(zipped, tmp_path, r
     checkpoint = by_hand() | {"config": Hostile(trap)}
     torch.save(checkpoint, tmp_path / "ckpt.pt", _use_new_zipfile_serialization=zipped)
     with raises("checkpoint_holds_code", "ckpt.pt", ".mkdir"):
-        load_checkpoint(tmp_path / "ckpt.pt")
+        GPT.from_checkpoint(tmp_path / "ckpt.pt")
     assert not trap.exists()
 
 
@@ -382,7 +381,7 @@ def test_a_bare_pickle_is_refused_and_not_run(tmp_path):
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         (tmp_path / "ckpt.pt").write_bytes(pickle.dumps(Hostile(tmp_path / "trap"), protocol))
         with pytest.raises(DataError) as caught:
-            load_checkpoint(tmp_path / "ckpt.pt")
+            GPT.from_checkpoint(tmp_path / "ckpt.pt")
         assert caught.value.code in ("checkpoint_holds_code", "checkpoint_damaged")
         assert not (tmp_path / "trap").exists()
 
@@ -396,7 +395,7 @@ def test_a_damaged_checkpoint_is_refused_wherever_the_damage_is(tmp_path, raises
     for content in [*cut, b"%PDF-1.4\n%\xe2\xe3", b"hello world\n" * 9]:
         path.write_bytes(content)
         with raises("checkpoint_damaged", path) as caught:
-            load_checkpoint(path)
+            GPT.from_checkpoint(path)
         assert "\n" not in str(caught.value)
     for _ in range(60):
         noisy = bytearray(whole)
@@ -404,7 +403,7 @@ def test_a_damaged_checkpoint_is_refused_wherever_the_damage_is(tmp_path, raises
             noisy[draw.choice([draw.randrange(3000), draw.randrange(len(whole))])] = draw.randrange(256)
         path.write_bytes(noisy)
         try:
-            load_checkpoint(path)
+            GPT.from_checkpoint(path)
         except DataError as error:
             assert "\n" not in str(error)
 
@@ -412,9 +411,9 @@ def test_a_damaged_checkpoint_is_refused_wherever_the_damage_is(tmp_path, raises
 def test_what_is_no_file_is_named(tmp_path, raises):
     """Missing, and a folder."""
     with raises("file_missing", "gone.pt"):
-        load_checkpoint(tmp_path / "gone.pt")
+        GPT.from_checkpoint(tmp_path / "gone.pt")
     with raises("not_a_file", tmp_path):
-        load_checkpoint(tmp_path)
+        GPT.from_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -429,7 +428,7 @@ def test_what_is_no_file_is_named(tmp_path, raises):
 def test_another_kind_of_file_is_refused(content, found, tmp_path, raises):
     """With what it holds."""
     with raises("not_a_checkpoint", "ckpt.pt", found):
-        load_checkpoint(write(tmp_path / "ckpt.pt", content))
+        GPT.from_checkpoint(write(tmp_path / "ckpt.pt", content))
 
 
 @pytest.mark.parametrize(
@@ -452,7 +451,7 @@ def test_model_args_that_are_wrong_are_named(changes, code, values, tmp_path, ra
     checkpoint = by_hand()
     checkpoint["model_args"] |= changes
     with raises(code, "ckpt.pt", *values) as caught:
-        load_checkpoint(write(tmp_path / "ckpt.pt", checkpoint))
+        GPT.from_checkpoint(write(tmp_path / "ckpt.pt", checkpoint))
     assert "\n" not in str(caught.value)
 
 
@@ -462,12 +461,12 @@ def test_missing_model_args_and_weights_are_named(tmp_path, raises):
     for name in ("n_head", "block_size"):
         less = {key: each for key, each in checkpoint["model_args"].items() if key != name}
         with raises("key_missing", "ckpt.pt", name):
-            load_checkpoint(write(tmp_path / "ckpt.pt", checkpoint | {"model_args": less}))
+            GPT.from_checkpoint(write(tmp_path / "ckpt.pt", checkpoint | {"model_args": less}))
     for name in ("transformer.h.0.mlp.c_fc.weight", "transformer.wpe.weight"):
         less = {key: each for key, each in checkpoint["model"].items() if key != name}
         with raises("weights_of_other_model", "ckpt.pt", name):
-            load_checkpoint(write(tmp_path / "ckpt.pt", checkpoint | {"model": less}))
-    assert load_checkpoint(write(tmp_path / "ckpt.pt", checkpoint | {"model_args": SIZE})).config.bias is True
+            GPT.from_checkpoint(write(tmp_path / "ckpt.pt", checkpoint | {"model": less}))
+    assert GPT.from_checkpoint(write(tmp_path / "ckpt.pt", checkpoint | {"model_args": SIZE})).config.bias is True
 
 
 def test_a_head_that_differs_from_the_word_table_is_refused(tmp_path, raises):
@@ -475,7 +474,7 @@ def test_a_head_that_differs_from_the_word_table_is_refused(tmp_path, raises):
     checkpoint = by_hand()
     checkpoint["model"]["lm_head.weight"] = checkpoint["model"]["lm_head.weight"] * 2
     with raises("model_not_supported", "ckpt.pt", "lm_head.weight", "transformer.wte.weight"):
-        load_checkpoint(write(tmp_path / "ckpt.pt", checkpoint))
+        GPT.from_checkpoint(write(tmp_path / "ckpt.pt", checkpoint))
 
 
 # ---- export ----
@@ -498,7 +497,7 @@ def test_export_there_and_back_gives_the_same_checkpoint(bias, tmp_path):
         "pred_token": "kept",
     }
     assert (back["format"], back["parameters"], back["pred_token"]) == ("nanogpt", count, "kept")
-    loaded = load_checkpoint(tmp_path / "new" / "back.pt")
+    loaded = GPT.from_checkpoint(tmp_path / "new" / "back.pt")
     assert loaded.config == model.config
     weights = model.state_dict()
     assert loaded.state_dict().keys() == weights.keys()
@@ -547,7 +546,7 @@ def test_without_pred_a_fresh_one_is_drawn_and_said(tmp_path):
     assert export(tmp_path / "ckpt.pt", tmp_path / "model")["pred_token"] == "fresh"
     build_gpt2().save_pretrained(tmp_path / "plain")
     assert export(tmp_path / "plain", tmp_path / "plain.pt")["pred_token"] == "fresh"
-    assert load_checkpoint(tmp_path / "plain.pt").config.activation == "gelu_new"
+    assert GPT.from_checkpoint(tmp_path / "plain.pt").config.activation == "gelu_new"
 
 
 def test_k_different_pred_tokens_are_refused(tmp_path, make_jepa_folder, raises):
@@ -579,7 +578,7 @@ def test_a_run_becomes_a_checkpoint_with_its_pred(make_jepa_folder, tmp_path):
     folder = make_jepa_folder(jepa_k=3)
     done = export(tmp_path / "run", tmp_path / "ckpt.pt")
     assert (done["format"], done["pred_token"]) == ("nanogpt", "kept")
-    model = load_checkpoint(tmp_path / "ckpt.pt").eval()
+    model = GPT.from_checkpoint(tmp_path / "ckpt.pt").eval()
     assert torch.equal(model.pred_token[0], load_jepa(folder).predictor.embedding)
     ids = IDS[:, :20]
     with torch.no_grad():
@@ -609,7 +608,7 @@ def test_a_destination_that_is_there_is_refused_without_force(tmp_path, raises):
     with raises("file_exists", tmp_path / "one.pt", "--force"):
         export(tmp_path / "model", tmp_path / "one.pt")
     export(tmp_path / "model", tmp_path / "one.pt", force=True)
-    assert_same_logits(load_checkpoint(tmp_path / "one.pt"), build(5))
+    assert_same_logits(GPT.from_checkpoint(tmp_path / "one.pt"), build(5))
     assert sorted(each.name for each in tmp_path.iterdir()) == ["model", "one.pt", "two.pt"]
 
 

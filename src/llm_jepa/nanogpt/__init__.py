@@ -41,8 +41,7 @@ from llm_jepa.errors import ConfigError
 from llm_jepa.objective.distances import get_distance
 
 from .state_dicts import accept_nanogpt, with_pred_group
-from .view_lengths import MIN_VIEW, view_lengths
-from .view_line import view_line
+from .views import MIN_VIEW, view_lengths, view_line
 
 __all__ = ["GPT", "GPTConfig", "JEPALoss", "view_line"]
 
@@ -325,24 +324,23 @@ class GPT(nn.Module):
             raise ConfigError("value_out_of_range", text)
         distance = get_distance(jepa_distance)
         if jepa_lambda == 0:
-            logits, loss = self(idx, targets)
-            return _plain(logits, loss, math.nan, "jepa_lambda is 0: no view was encoded.")
+            return self._plain_loss(idx, targets, math.nan, "jepa_lambda is 0: no view was encoded.")
 
         B, T = idx.shape
         text_len, code_len = view_lengths(B, T, jepa_split, views)
         rows = [row for row in range(B) if code_len[row] >= MIN_VIEW]
         note = f"{B - len(rows)} of {B} rows have a code view of fewer than {MIN_VIEW} tokens, so no JEPA term."
         if not rows:
-            logits, loss = self(idx, targets)
-            return _plain(logits, loss, 0.0, note)
-        self._check_room([text_len[row] for row in rows], jepa_k)
+            return self._plain_loss(idx, targets, 0.0, note)
+        texts, codes = [text_len[row] for row in rows], [code_len[row] for row in rows]
+        self._check_room(texts, jepa_k)
 
         states, pred = self._states(idx, jepa_k, text_len)  # (B, T, C), (B, k, C)
         logits = self.lm_head(states)
         ce_loss = _cross_entropy(logits, targets)
 
-        text_pred = states[rows, [text_len[row] - 1 for row in rows]] if pred is None else pred[rows, -1]
-        code_emb = self._encode_codes(idx[rows], [text_len[row] for row in rows], [code_len[row] for row in rows])
+        text_pred = states[rows, [length - 1 for length in texts]] if pred is None else pred[rows, -1]
+        code_emb = self._encode_codes(idx[rows], texts, codes)
         jepa_loss = distance(text_pred, code_emb).mean()
 
         loss = self._with_pred_token(ce_loss + jepa_lambda * jepa_loss)
@@ -350,6 +348,10 @@ class GPT(nn.Module):
         return JEPALoss(
             loss, ce_loss.detach(), jepa_loss.detach(), logits, text_pred, code_emb, num_pairs=len(rows), note=note
         )
+
+    def _plain_loss(self, idx: Tensor, targets: Tensor, jepa_loss: float, note: str) -> JEPALoss:
+        logits, loss = self(idx, targets)
+        return JEPALoss(loss, loss.detach(), torch.full_like(loss.detach(), jepa_loss), logits, note=note)
 
     @torch.no_grad()
     def _encode_codes(self, idx: Tensor, text_len: Sequence[int], code_len: Sequence[int]) -> Tensor:
@@ -445,8 +447,7 @@ class GPT(nn.Module):
         """
         from .weights import load_gpt2
 
-        unknown = set(override_args or {}) - {"dropout"}
-        if unknown:
+        if unknown := set(override_args or {}) - {"dropout"}:
             text = f"override_args may hold only dropout, not {', '.join(sorted(unknown))}."
             raise ConfigError("key_unknown", text)
         return load_gpt2(model_type, **(override_args or {}))
@@ -455,12 +456,14 @@ class GPT(nn.Module):
     def from_checkpoint(cls, path: str | Path) -> GPT:
         """Return the model of a `ckpt.pt` that nanoGPT's `train.py` wrote, with this class or with its own.
 
+        Only plain weights are read. [PRED] is fresh if neither the checkpoint nor the file next to it has one.
+
         Raises:
             DataError: If the file is missing, damaged, or not such a checkpoint.
         """
-        from .weights import load_checkpoint
+        from .weights import read_checkpoint
 
-        return load_checkpoint(path)
+        return read_checkpoint(Path(path))[0]
 
     def mark_gelu_new(self) -> None:
         """Write the activation into the state dict, because nanoGPT's checkpoints do not save this field."""
@@ -491,7 +494,3 @@ def _pred_mask(text_len: Tensor, S: int, k: int) -> Tensor:
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
-
-
-def _plain(logits: Tensor, loss: Tensor, jepa_loss: float, note: str) -> JEPALoss:
-    return JEPALoss(loss, loss.detach(), torch.full_like(loss.detach(), jepa_loss), logits, note=note)

@@ -1,4 +1,8 @@
-"""`llm-jepa export`: a nanoGPT checkpoint to a transformers folder and back, checked before it gets its name."""
+"""`llm-jepa export`: a nanoGPT checkpoint to a transformers folder and back, checked before it gets its name.
+
+From a checkpoint to a .pt file, it is the same model for nanoGPT's own class, which refuses an unknown weight such as
+[PRED]: this is written to a file next to the checkpoint, where `GPT.from_checkpoint` finds it.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from transformers.models.gpt2 import GPT2LMHeadModel
 
 from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
-from llm_jepa.files import put_in_place, staged_beside
+from llm_jepa.files import put_in_place, staged_beside, whole_file
 from llm_jepa.training.saving import CONFIG, PREDICTOR, WEIGHTS
 
 from . import GPT
-from .stock import export_stock
+from .state_dicts import unwrapped, without_pred_group
 from .weights import (
     from_transformers,
     listed,
-    load_checkpoint,
+    load_plain,
     load_transformers,
+    pred_file,
     read_checkpoint,
     save_checkpoint,
     save_folder,
@@ -40,8 +46,7 @@ def export(source: str | Path, to: str | Path, *, force: bool = False) -> dict[s
 
     Args:
         source: A checkpoint file, a GPT-2 folder, or the folder of a run that trained a GPT-2. It is only read.
-        to: The folder or the .pt file to write. Folders above it are made if need be. From a checkpoint to a .pt file:
-            the same for nanoGPT's own class, with [PRED] in a file next to it (`stock.py`).
+        to: The folder or the .pt file to write. Folders above it are made if need be.
         force: Overwrite an earlier export of that name.
 
     Returns:
@@ -58,7 +63,21 @@ def export(source: str | Path, to: str | Path, *, force: bool = False) -> dict[s
     is_stock = folder is None and out.suffix == ".pt"
     _check_out(source, out, to_file=is_stock or folder is not None, is_run=folder != source, force=force)
     if is_stock:
-        return {**export_stock(source, out, force=force), "out": str(to)}
+        model, is_kept, difference = _export_stock(source, out, force=force), True, 0.0
+    else:
+        model, is_kept, difference = _export_checked(source, folder, out)
+    return {
+        "source": str(source),
+        "out": str(to),
+        "format": "stock" if is_stock else "transformers" if folder is None else "nanogpt",
+        "parameters": model.get_num_params(non_embedding=False) - model.pred_token.numel(),
+        "pred_token": "kept" if is_kept else "fresh",
+        "max_logit_difference": difference,
+    }
+
+
+def _export_checked(source: Path, folder: Path | None, out: Path) -> tuple[GPT, bool, float]:
+    """Convert; return our model, whether [PRED] was kept, and the largest difference of the logits."""
     with staged_beside(out) as beside:
         if folder is None:
             ours, is_kept = read_checkpoint(source)
@@ -71,17 +90,40 @@ def export(source: str | Path, to: str | Path, *, force: bool = False) -> dict[s
             is_kept = take_pred_token(converted, folder / PREDICTOR)
             out.parent.mkdir(parents=True, exist_ok=True)
             save_checkpoint(converted, beside)
-            ours = load_checkpoint(beside)
+            ours, _ = read_checkpoint(beside)
         difference = _max_logit_difference(ours, theirs, out)
         put_in_place(beside, out)
-    return {
-        "source": str(source),
-        "out": str(to),
-        "format": "transformers" if folder is None else "nanogpt",
-        "parameters": ours.get_num_params(non_embedding=False) - ours.pred_token.numel(),
-        "pred_token": "kept" if is_kept else "fresh",
-        "max_logit_difference": difference,
-    }
+    return ours, is_kept, difference
+
+
+def _export_stock(source: Path, out: Path, *, force: bool) -> GPT:
+    """Write the checkpoint without [PRED], and [PRED] next to it; all else stays as it is."""
+    model, _ = read_checkpoint(source)
+    checkpoint = load_plain(source)
+    weights = unwrapped(checkpoint["model"])
+    if "pred_token" not in weights:
+        text = f"{source} has no [PRED] among its weights: nanoGPT's own class loads it as it is."
+        raise DataError("nothing_to_export", text)
+    if model.config.activation != "gelu":
+        raise DataError(
+            "model_not_supported",
+            f"{source} has the activation {model.config.activation}. nanoGPT's own class has gelu, so it would give "
+            "other logits. Sample with llm_jepa.nanogpt instead.",
+        )
+    if pred_file(out).exists() and not force:
+        text = f"{pred_file(out)} exists already. Choose another --to, or overwrite it with --force."
+        raise ConfigError("file_exists", text)
+    pred_token = weights.pop("pred_token")
+    stock = {**checkpoint, "model": weights}
+    if "optimizer" in stock:
+        stock["optimizer"] = without_pred_group(stock["optimizer"])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with staged_beside(pred_file(out)) as beside:
+        save_file({"embedding": pred_token[0].float().contiguous()}, beside)  # (1, C)
+        with whole_file(out) as file:
+            torch.save(stock, file)
+        beside.replace(pred_file(out))
+    return model
 
 
 def _model_folder(source: Path) -> Path | None:

@@ -10,6 +10,11 @@ import torch
 WRAPPERS = re.compile(r"(?:_orig_mod\.|module\.)+")  # before names: torch.compile, DDP, or both in any order
 
 
+def unwrapped(weights: dict[Any, Any]) -> dict[str, Any]:
+    """Return weights with the prefixes of torch.compile and DDP removed from their names."""
+    return {WRAPPERS.sub("", str(key), count=1): each for key, each in weights.items()}
+
+
 def accept_nanogpt(module: Any, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
     """Before loading, remove prefixes of torch.compile and DDP and attention masks, and add [PRED] if it is missing."""
     *_, errors = rest

@@ -30,13 +30,12 @@ from llm_jepa.objective import LLMJEPA, JEPAConfig
 from llm_jepa.training.saving import PREDICTOR, WEIGHTS, save_jepa
 
 from . import GPT, GPTConfig
-from .state_dicts import WRAPPERS
+from .state_dicts import unwrapped
 
 CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")  # stored transposed
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new"}  # transformers' name -> ours
 BIAS_KEY = "nanogpt_bias"  # false in config.json: the model had no biases, those in the folder are zeros
 
-SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 MODEL_ARGS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")  # nanoGPT's, in its order
 
 GPT2_END_ID = 50256
@@ -52,11 +51,9 @@ NO_VAL_LOSS = 1e9  # nanoGPT's best_val_loss before the first evaluation
 
 
 def load_gpt2(name: str, dropout: float = 0.0) -> GPT:
-    """Return a GPT-2 of transformers as our GPT, in float32.
+    """Return a GPT-2 of transformers, by its folder or its name on the hub, as our GPT, in float32.
 
-    Args:
-        name: Its name on the hub, or a local folder. If the folder holds [PRED], that is loaded, too.
-        dropout: Dropout of the new model, from 0 up to, not including, 1.
+    [PRED] is loaded, too, if the folder has it.
 
     Raises:
         DataError: If it cannot be loaded, or has a setting that our class does not have.
@@ -72,34 +69,28 @@ def from_transformers(model: GPT2LMHeadModel, dropout: float = 0.0) -> GPT:
     It is bias-free where `to_transformers` made the model of a bias-free one, and no bias was trained since.
 
     Raises:
-        DataError: If the model is not a GPT-2 that our class can say.
+        DataError: If the model has a setting that our class does not have.
     """
-    if not isinstance(model, GPT2LMHeadModel):
-        text = f"A {type(model).__name__} cannot become a GPT of nanoGPT. Expected a GPT2LMHeadModel."
-        raise DataError("model_not_supported", text)
-    _check_config(model.config)
+    size = model.config
+    _check_config(size)
     weights = model.state_dict()
-    if not _same(weights["lm_head.weight"], weights["transformer.wte.weight"]):
-        text = "lm_head.weight and transformer.wte.weight of the model differ. nanoGPT has one table for both."
-        raise DataError("model_not_supported", text)
+    _check_one_table("The model", weights)
     biases = [each for key, each in weights.items() if key.endswith(".bias")]
-    bias = getattr(model.config, BIAS_KEY, True) is not False or any(bool(each.any()) for each in biases)
+    bias = getattr(size, BIAS_KEY, True) is not False or any(bool(each.any()) for each in biases)
     config = GPTConfig(
-        block_size=model.config.n_positions,
-        vocab_size=model.config.vocab_size,
-        n_layer=model.config.n_layer,
-        n_head=model.config.n_head,
-        n_embd=model.config.n_embd,
+        block_size=size.n_positions,
+        vocab_size=size.vocab_size,
+        n_layer=size.n_layer,
+        n_head=size.n_head,
+        n_embd=size.n_embd,
         dropout=dropout,
         bias=bias,
-        activation=ACTIVATIONS[model.config.activation_function],
+        activation=ACTIVATIONS[size.activation_function],
     )
     ours = GPT(config)
-    table = weights["lm_head.weight"]
-    own = {key: each for key, each in ours.state_dict().items() if key not in weights}  # [PRED], and the activation
     copied = {key: _transposed(key, each) for key, each in weights.items() if bias or not key.endswith(".bias")}
-    ours.load_state_dict({**own, **copied})
-    return ours.to(device=table.device, dtype=table.dtype)
+    ours.load_state_dict({**ours.state_dict(), **copied})  # [PRED] and the activation are ours
+    return ours.to(weights["lm_head.weight"])  # its device and dtype
 
 
 def to_transformers(model: GPT) -> GPT2LMHeadModel:
@@ -126,20 +117,22 @@ def to_transformers(model: GPT) -> GPT2LMHeadModel:
         config.update({BIAS_KEY: False})
     theirs: Any = GPT2LMHeadModel(config)
     weights = model.state_dict()
-    table = weights["lm_head.weight"]
     zeros = {key: torch.zeros_like(each) for key, each in theirs.state_dict().items() if key.endswith(".bias")}
     copied = {key: _transposed(key, each) for key, each in weights.items() if key not in ("pred_token", "gelu_new")}
     theirs.load_state_dict({**zeros, **copied})
-    return theirs.to(device=table.device, dtype=table.dtype)
+    return theirs.to(weights["lm_head.weight"])
 
 
 def _transposed(key: str, weight: Tensor) -> Tensor:
     return weight.T if key.endswith(CONV1D) else weight
 
 
-def _same(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors are equal. nan equals nan here, so that a model that diverged can be loaded."""
-    return first.shape == second.shape and torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)
+def _check_one_table(where: str, weights: dict[str, Tensor]) -> None:
+    """Refuse a head of its own. nan equals nan here, so that a model that diverged can be loaded."""
+    head, table = weights["lm_head.weight"], weights["transformer.wte.weight"]
+    if not torch.allclose(head, table, rtol=0, atol=0, equal_nan=True):
+        text = f"{where}: lm_head.weight and transformer.wte.weight differ. nanoGPT has one table for both."
+        raise DataError("model_not_supported", text)
 
 
 def _check_config(config: GPT2Config) -> None:
@@ -238,28 +231,11 @@ def save_folder(model: GPT, folder: Path) -> None:
 # ---- checkpoints of nanoGPT ----
 
 
-def load_checkpoint(path: str | Path) -> GPT:
-    """Return the model of a nanoGPT checkpoint, written with nanoGPT's class or with ours.
-
-    Only plain weights are read. [PRED] is fresh if neither the checkpoint nor the file next to it has one.
-
-    Raises:
-        DataError: If the file is missing, damaged, holds code, or is not such a checkpoint, or its weights do not
-            fit its `model_args`.
-    """
-    return read_checkpoint(expanded(path))[0]
-
-
 def save_checkpoint(model: GPT, path: str | Path, **extra: Any) -> None:
     """Write a checkpoint that nanoGPT's train.py resumes and its sample.py loads, with our class instead of theirs.
 
-    It is the start of a training: iteration 0, no best loss yet, and an optimizer without a history, with
-    the weight decay and betas of nanoGPT's train.py. A resumed run trains with these.
-
-    Args:
-        model: What to save.
-        path: The file; it is written under another name, then renamed.
-        extra: Entries that replace these: `iter_num`, `best_val_loss`, `optimizer`, `config`.
+    It is the start of a training: iteration 0, no best loss yet, and an optimizer without a history, with the weight
+    decay and betas of nanoGPT's train.py. `extra` replaces `iter_num`, `best_val_loss`, `optimizer` or `config`.
     """
     config = model.config
     model_args = {name: getattr(config, name) for name in MODEL_ARGS}
@@ -285,6 +261,7 @@ def read_checkpoint(path: Path) -> tuple[GPT, bool]:
         DataError: If the file is missing, damaged, holds code, or is not such a checkpoint, or its weights do not
             fit its `model_args`.
     """
+    path = expanded(path)
     if not path.is_file():
         code, found = ("not_a_file", "is a folder") if path.is_dir() else ("file_missing", "does not exist")
         text = f"{path} {found}. Expected a checkpoint that nanoGPT's train.py wrote, such as out/ckpt.pt."
@@ -296,7 +273,7 @@ def read_checkpoint(path: Path) -> tuple[GPT, bool]:
         found = f"the keys {listed(checkpoint)}" if is_dict else f"a {type(checkpoint).__name__}"
         text = f"{path} is not a nanoGPT checkpoint: it holds {found}. Expected model and model_args."
         raise DataError("not_a_checkpoint", text)
-    weights = {WRAPPERS.sub("", str(key), count=1): each for key, each in saved.items()}
+    weights = unwrapped(saved)
     if len(weights) < len(saved):
         text = f"{path} holds weights twice, with and without _orig_mod. or module. before their names."
         raise DataError("weights_repeated", text)
@@ -322,8 +299,7 @@ def load_plain(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise nearly any error in PyTorch's reader
-        code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if code:
+        if isinstance(error, pickle.UnpicklingError) and (code := re.search(r"GLOBAL (\S+)", str(error))):
             raise DataError(
                 "checkpoint_holds_code",
                 f"{path} holds code ({code[1]}), which could do anything, so it was not loaded. Save the checkpoint "
@@ -338,19 +314,20 @@ def load_plain(path: Path) -> Any:
 
 def _config_of(path: Path, model_args: dict[Any, Any]) -> GPTConfig:
     """Return the config of a checkpoint's model_args, each value checked."""
-    optional = {name: GPTConfig.__dataclass_fields__[name].default for name in ("bias", "dropout", "activation")}
-    known = (*SIZES, *optional)
+    optional = {name: getattr(GPTConfig, name) for name in ("bias", "dropout", "activation")}
+    sizes = [name for name in MODEL_ARGS if name not in optional]
+    known = (*sizes, *optional)
     if unknown := [name for name in model_args if name not in known]:
         raise DataError(
             "key_unknown",
             f"{path}: model_args has {listed(unknown)}, which nanoGPT's model does not know. Expected only "
             f"{', '.join(known)}. Another model wrote this checkpoint.",
         )
-    if missing := [name for name in SIZES if name not in model_args]:
+    if missing := [name for name in sizes if name not in model_args]:
         text = f"{path}: model_args lacks {listed(missing)}, so the size of the model is not known."
         raise DataError("key_missing", text)
     values = optional | model_args
-    fits = {name: type(values[name]) is int and values[name] > 0 for name in SIZES}
+    fits = {name: type(values[name]) is int and values[name] > 0 for name in sizes}
     fits["bias"] = isinstance(values["bias"], bool)
     fits["dropout"] = type(values["dropout"]) in (int, float) and 0 <= values["dropout"] < 1
     fits["activation"] = values["activation"] in ("gelu", "gelu_new")
@@ -384,9 +361,7 @@ def _check_sizes(path: Path, config: GPTConfig, weights: dict[str, Tensor]) -> N
     if wrong:
         text = f"{path}: the weights do not fit its model_args: {'; '.join(wrong)}. Use another checkpoint."
         raise DataError("weights_of_other_model", text)
-    if not _same(weights["lm_head.weight"], weights["transformer.wte.weight"]):
-        text = f"{path}: lm_head.weight and transformer.wte.weight differ. nanoGPT has one table for both."
-        raise DataError("model_not_supported", text)
+    _check_one_table(str(path), weights)
 
 
 def listed(values: Any) -> str:
