@@ -6,8 +6,8 @@
     draw.py           a note -> lines -> a drawn box
     place.py          where each box goes: free space, a band, an inserted page
     edit.py           changes to the PDF: forms, annotations, larger pages, page labels
-    annotate.py       all these steps on one file, in the child process
-    guard.py          the parent: limits on time and memory, one error for whatever goes wrong; child.py is its child
+    annotate.py       all these steps on one file, in a child process
+    guard.py          its parent: limits on time and memory, one error for whatever goes wrong
 
 A PDF is like a program from a stranger, and libraries with native code run it. So it is opened only in the child
 process, where every failure ends as one error.

@@ -1,11 +1,12 @@
-"""Write all notes into one PDF. Called in the child process of guard.py, where time and memory are limited."""
+"""Write all notes into one PDF, in the child process of guard.py, where time and memory are limited (sandbox.py)."""
 
 from __future__ import annotations
 
 import mmap
 import re
+import traceback
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -15,25 +16,12 @@ from pypdf import PageObject, PdfReader, PdfWriter
 
 from llm_jepa.errors import DataError
 
-from .draw import Layout, check_characters, draw_boxes, load_fonts
-from .edit import (
-    add_forms,
-    add_layer,
-    annotate,
-    annotation_boxes,
-    entry,
-    grow,
-    label_pages,
-    part_pages,
-    read_box,
-    set_box,
-    show_form,
-    view_of,
-)
+from . import edit
+from .draw import check_characters, draw_boxes, load_fonts
 from .free_space import find_space
 from .notes_file import Note
 from .page_geometry import Rect, View
-from .place import EDGE, Placement, check_size, continued, inserted_size, place_note, side_margin
+from .place import Placement, check_size, continued, place_note
 
 _BOX = re.compile(rb"(/(?:Media|Crop|Bleed|Trim|Art)Box\s{0,20}|/Rect\s{0,20})\[([-+.0-9eE\s]{7,200})\]")
 _EXPONENT = re.compile(rb"[0-9.][eE][-+]?[0-9]")
@@ -41,36 +29,45 @@ _EXPONENT = re.compile(rb"[0-9.][eE][-+]?[0-9]")
 
 @dataclass(frozen=True)
 class Box:
-    """A box in its place: left and top as displayed; `view` and `before` are the page's view now and before."""
+    """A note's box, or a part of one, in its place; `before` is the view of its page without it."""
 
-    layout: Layout
-    colour: str
     page: PageObject
-    view: View
     before: View
-    left: float
-    top: float
+    placement: Placement
+    colour: str
     text: str
     name: str
 
     @property
-    def rect(self) -> Rect:
-        """The box in user space."""
-        right, bottom = self.left + self.layout.width, self.top + self.layout.height
-        return self.view.to_user(Rect(self.left, self.top, right, bottom))
+    def grew(self) -> bool:
+        """Whether the page became larger for it."""
+        return self.placement.view != self.before
+
+
+def answer(request: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
+    """Send the result of `annotate_file`, or `code` and `error`, its text."""
+    try:
+        notes = [Note(**each) for each in request["notes"]]
+        result = annotate_file(
+            Path(request["source"]), notes, Path(request["target"]), skip_missing=request["skip_missing"]
+        )
+    except DataError as error:
+        result = {"code": error.code, "error": error.text}
+    except MemoryError:
+        result = {"code": "memory_limit_exceeded", "error": request["out_of_memory"]}
+    except RecursionError:
+        result = {"code": "pdf_damaged", "error": "its objects are nested too deeply: it is damaged."}
+    except Exception as error:  # of the many kinds that pypdf and pdfium raise on a damaged file
+        said = " ".join(str(error).split())[:200]
+        text = f"it cannot be read, or cannot be written again ({type(error).__name__}: {said}): it is damaged."
+        result = {"code": "pdf_damaged", "error": text, "traceback": traceback.format_exc()}
+    send(result)
 
 
 def annotate_file(source: Path, notes: Sequence[Note], target: Path, *, skip_missing: bool) -> dict[str, Any]:
-    """Write a PDF with its notes.
+    """Write a PDF with its notes; return what `annotate_pdf` returns, except `out`.
 
-    Args:
-        source: The PDF.
-        notes: The notes.
-        target: The file to write; for a short time there is also `<target>.plain` next to it.
-        skip_missing: Leave out notes on pages that the file does not have.
-
-    Returns:
-        `notes`, `pages` (of the result), `bands`, `inserted_pages`, and `skipped`, the pages that do not exist.
+    For a short time there is also `<target>.plain` next to the target.
 
     Raises:
         DataError: If the PDF or a note cannot be used; the text does not name the PDF.
@@ -83,16 +80,16 @@ def annotate_file(source: Path, notes: Sequence[Note], target: Path, *, skip_mis
         load_fonts()
         for note in wanted:
             check_characters(note)
-        placements = _place(writer, pages, wanted, target.with_suffix(".plain"))
-        boxes, num_inserted = _boxes(writer, pages, wanted, placements, labels)
+        boxes = _place(writer, pages, wanted, target.with_suffix(".plain"))
+        boxes = _insert_pages(writer, wanted, boxes, labels)
         _draw(writer, boxes)
         writer.write(target)
     _check_readable(target, writer, boxes)
     return {
         "notes": len(wanted),
         "pages": len(writer.pages),
-        "bands": sum(placement.grew for placement in placements),
-        "inserted_pages": num_inserted,
+        "bands": sum(box.grew for box in boxes),
+        "inserted_pages": len(boxes) - len(wanted),
         "skipped": skipped,
     }
 
@@ -107,7 +104,7 @@ def _open(file: BinaryIO) -> tuple[PdfWriter, list[str]]:
     writer = PdfWriter(clone_from=reader)
     if not writer.pages:
         raise DataError("pdf_empty", "it has no pages.")
-    part_pages(writer, reader)
+    edit.part_pages(writer, reader)
     return writer, list(reader.page_labels)
 
 
@@ -140,14 +137,14 @@ def _repair_boxes(source: Path, pages: Sequence[tuple[int, PageObject]]) -> None
     document = None
     for number, page in pages:
         for key in ("/MediaBox", "/CropBox"):
-            values = entry(page, key)
-            if values is None or ((box := read_box(page, key)) and len(values) == 4):
+            values = edit.entry(page, key)
+            if values is None or ((box := edit.read_box(page, key)) and len(values) == 4):
                 continue
             if box is None:
                 document = document or pypdfium2.PdfDocument(source)
                 box = _read_by_pdfium(document[number], key)
             if box is not None or key == "/CropBox":
-                set_box(page, key, box)
+                edit.set_box(page, key, box)
     if document is not None:
         document.close()
 
@@ -177,69 +174,59 @@ def _split_missing(notes: Sequence[Note], num_pages: int, skip: bool) -> tuple[l
 # ---- steps ----
 
 
-def _place(writer: PdfWriter, pages: Sequence[PageObject], notes: Sequence[Note], plain: Path) -> list[Placement]:
-    """Return where each note goes.
+def _place(writer: PdfWriter, pages: Sequence[PageObject], notes: Sequence[Note], plain: Path) -> list[Box]:
+    """Return the first box of each note.
 
     The copy is rendered: it has the pages that pypdf found, and pdfium does not have to read the damaged parts of the
     original, which it might read in another way.
     """
     import pypdfium2
 
-    views = [view_of(pages[note.page - 1], note.page) for note in notes]
+    views = [edit.view_of(pages[note.page - 1], note.page) for note in notes]
     for note, view in zip(notes, views, strict=True):
         check_size(note.page, view)
     writer.write(plain)
-    placements = []
+    boxes = []
     document = pypdfium2.PdfDocument(plain)
     for note, view in zip(notes, views, strict=True):
-        page = document[note.page - 1]
-        space = find_space(page, view, annotation_boxes(pages[note.page - 1]))
-        placements.append(place_note(note, space, view))
-        page.close()
+        page, shown = pages[note.page - 1], document[note.page - 1]
+        placement = place_note(note, find_space(shown, view, edit.annotation_boxes(page)), view)
+        boxes.append(Box(page, view, placement, note.colour, note.text, f"llm-jepa-note-{note.page}"))
+        shown.close()
     document.close()
     plain.unlink()
-    return placements
+    return boxes
 
 
-def _boxes(
-    writer: PdfWriter,
-    pages: Sequence[PageObject],
-    notes: Sequence[Note],
-    placements: Sequence[Placement],
-    labels: list[str],
-) -> tuple[list[Box], int]:
-    """Return the boxes of all notes, and the number of pages that were inserted for them."""
-    boxes = []
-    num_inserted = 0
-    for note, placement in zip(notes, placements, strict=True):
-        page, before = pages[note.page - 1], view_of(pages[note.page - 1], note.page)
-        name = f"llm-jepa-note-{note.page}"
-        left, top = placement.left, placement.top
-        boxes.append(Box(placement.layout, note.colour, page, placement.view, before, left, top, note.text, name))
-        width, height = inserted_size(before)
-        view = View(Rect(0, height, width, 0))
-        label = labels[note.page - 1 + num_inserted]
-        for part, layout in enumerate(continued(placement.rest, note.page, height), 1):
-            blank = PageObject.create_blank_page(width=width, height=height)
-            added = writer.insert_page(blank, note.page + num_inserted)
-            labels.insert(note.page + num_inserted, f"{label}+{part}")
-            num_inserted += 1
-            margin, text = side_margin(view), f"{note.title}\n{layout.text}"
-            boxes.append(Box(layout, note.colour, added, view, view, margin, EDGE, text, f"{name}-{part}"))
-    if num_inserted:
-        label_pages(writer, labels)
-    return boxes, num_inserted
+def _insert_pages(writer: PdfWriter, notes: Sequence[Note], boxes: Sequence[Box], labels: list[str]) -> list[Box]:
+    """Insert the pages on which long notes continue; return all boxes, in the order of their pages."""
+    every: list[Box] = []
+    for count, (note, box) in enumerate(zip(notes, boxes, strict=True), 1):
+        every.append(box)
+        place = note.page + len(every) - count  # of the next page: each additional box has a page of its own
+        label = labels[place - 1]
+        for part, placement in enumerate(continued(box.placement.rest, note.page, box.before), 1):
+            view = placement.view
+            page = writer.insert_page(PageObject.create_blank_page(width=view.width, height=view.height), place)
+            labels.insert(place, f"{label}+{part}")
+            text = f"{note.title}\n{placement.layout.text}"
+            every.append(Box(page, view, placement, note.colour, text, f"{box.name}-{part}"))
+            place += 1
+    if len(every) > len(boxes):
+        edit.label_pages(writer, labels)
+    return every
 
 
 def _draw(writer: PdfWriter, boxes: Sequence[Box]) -> None:
-    layer = add_layer(writer)
-    drawing = PdfReader(draw_boxes([(box.layout, box.colour) for box in boxes]))
-    for box, form in zip(boxes, add_forms(writer, drawing, layer), strict=True):
-        if box.view != box.before:
-            grow(writer, box.page, box.before, box.view)
-        matrix = box.view.matrix(box.left, box.top + box.layout.height)
-        show_form(writer, box.page, form, matrix, box.before.visible)
-        annotate(writer, box.page, box.rect, box.text, box.colour, box.name, layer)
+    layer = edit.add_layer(writer)
+    drawing = PdfReader(draw_boxes([(box.placement.layout, box.colour) for box in boxes]))
+    for box, form in zip(boxes, edit.add_forms(writer, drawing, layer), strict=True):
+        place = box.placement
+        if box.grew:
+            edit.grow(writer, box.page, box.before, place.view)
+        matrix = place.view.matrix(place.left, place.top + place.layout.height)
+        edit.show_form(writer, box.page, form, matrix, box.before.visible)
+        edit.annotate(writer, box.page, place.rect, box.text, box.colour, box.name, layer)
 
 
 def _check_readable(target: Path, writer: PdfWriter, boxes: Sequence[Box]) -> None:
@@ -257,9 +244,9 @@ def _check_readable(target: Path, writer: PdfWriter, boxes: Sequence[Box]) -> No
     for box in boxes:
         page = document[numbers[id(box.page)]]
         text = page.get_textpage()
-        rect = box.rect
+        rect = box.placement.rect
         found = text.get_text_bounded(rect.left - 1, rect.bottom - 1, rect.right + 1, rect.top + 1)
-        if _essence(box.layout.text) not in _essence(found):
+        if _essence(box.placement.layout.text) not in _essence(found):
             name = box.name.removeprefix("llm-jepa-")
             raise DataError("note_not_drawn", f"the note {name} could not be drawn on its page.")
         text.close()

@@ -7,7 +7,7 @@ of it is embedded with the code points of its characters, so that the text can b
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,7 @@ def load_fonts() -> None:
 
 
 def check_characters(note: Note) -> None:
-    """Refuse a note with a character that the fonts cannot draw.
-
-    Raises:
-        DataError: If there is such a character; it names page and character.
-    """
+    """Refuse a note with a character that the fonts cannot draw."""
     from reportlab.pdfbase import pdfmetrics
 
     for font, text in [(BOLD, note.title), *((REGULAR, bullet) for bullet in note.bullets)]:
@@ -74,7 +70,7 @@ class Line:
 
     @property
     def height(self) -> float:
-        """Height with the gap, in units of the text's size."""
+        """With the gap, in units of the text's size."""
         return self.gap + self.scale * LEADING
 
 
@@ -88,7 +84,7 @@ class Layout:
 
     @property
     def height(self) -> float:
-        """Height of the box in points."""
+        """Of the box, in points."""
         return self.size * (2 * PADDING_Y + sum(line.height for line in self.lines))
 
     @property
@@ -135,31 +131,20 @@ def wrap(text: str, width: float, measure: Callable[[str], float]) -> list[str]:
             line = joined
             continue
         lines += [line] if line else []
-        *whole, line = _break(word, width, measure)
-        lines += whole
+        line = ""
+        for char in word:
+            if line and measure(line + char) > width:
+                lines.append(line)
+                line = ""
+            line += char
     return [*lines, line]
-
-
-def _break(word: str, width: float, measure: Callable[[str], float]) -> Iterator[str]:
-    """Yield a word in pieces of at most this width, each with at least one character."""
-    piece = ""
-    for char in word:
-        if piece and measure(piece + char) > width:
-            yield piece
-            piece = ""
-        piece += char
-    yield piece
 
 
 # ---- drawing ----
 
 
 def draw_boxes(boxes: Sequence[tuple[Layout, str]]) -> io.BytesIO:
-    """Return a PDF with one box on each page, which has the size of the box; the same boxes give the same bytes.
-
-    Args:
-        boxes: Layout and colour ("#rrggbb") of each.
-    """
+    """Return a PDF with one box on each page, which has the size of the box; the same boxes give the same bytes."""
     from reportlab.pdfgen.canvas import Canvas
 
     file = io.BytesIO()

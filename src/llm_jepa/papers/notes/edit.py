@@ -36,11 +36,7 @@ _LARGEST = 1e7  # points; a page with larger numbers is damaged
 
 
 def view_of(page: PageObject, number: int) -> View:
-    """Return how a page is displayed.
-
-    Raises:
-        DataError: If its boxes are not rectangles with an area; it names the page.
-    """
+    """Return how a page is displayed; refuse one whose boxes are not rectangles with an area."""
     media = _box(page, "/MediaBox", number)
     crop = _box(page, "/CropBox", number) if "/CropBox" in page else media
     visible = Rect(
@@ -50,15 +46,13 @@ def view_of(page: PageObject, number: int) -> View:
         max(media.bottom, crop.bottom),
     )
     if visible.width <= 0 or visible.top <= visible.bottom:
-        raise DataError(
-            "page_box_unusable", f"Page {number}: its CropBox lies outside its MediaBox, so nothing of it is shown."
-        )
-    rotation = _number(page.get("/Rotate", 0)) or 0.0
-    unit = _number(page.get("/UserUnit", 1)) or 1.0
+        text = f"Page {number}: its CropBox lies outside its MediaBox, so nothing of it is shown."
+        raise DataError("page_box_unusable", text)
+    rotation = _number(page.get("/Rotate"), 0.0)
+    unit = _number(page.get("/UserUnit"), 1.0) or 1.0
     if not 0 < unit <= 1000:
-        raise DataError(
-            "value_out_of_range", f"Page {number}: its UserUnit is {unit:g}; expected a number from 0 to 1000."
-        )
+        text = f"Page {number}: its UserUnit is {unit:g}; expected a number from 0 to 1000."
+        raise DataError("value_out_of_range", text)
     return View(visible, int(rotation / 90) % 4 * 90, unit)
 
 
@@ -85,13 +79,14 @@ def entry(parent: DictionaryObject, key: str) -> Any:
     return value.get_object() if value is not None else None
 
 
-def _number(value: Any) -> float | None:
+def _number(value: Any, default: float) -> float:
+    """Return a number that an entry holds or refers to; `default` if it is not a finite number."""
     value = value.get_object() if isinstance(value, PdfObject) else value
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
+        return default
+    return number if math.isfinite(number) else default
 
 
 def annotation_boxes(page: PageObject) -> list[Rect]:
@@ -101,7 +96,7 @@ def annotation_boxes(page: PageObject) -> list[Rect]:
         annotation = each.get_object()
         if not isinstance(annotation, DictionaryObject) or annotation.get("/Subtype") == "/Popup":
             continue
-        if (box := _rect(annotation, "/Rect")) and not int(_number(annotation.get("/F", 0)) or 0) & _HIDDEN:
+        if (box := _rect(annotation, "/Rect")) and not _flags(annotation) & _HIDDEN:
             boxes.append(box)
     return boxes
 
@@ -109,11 +104,15 @@ def annotation_boxes(page: PageObject) -> list[Rect]:
 def _rect(parent: DictionaryObject, key: str) -> Rect | None:
     """Return the rectangle of an entry's first four numbers; None if it has fewer."""
     values = entry(parent, key)
-    numbers = [_number(each) for each in values[:4]] if isinstance(values, ArrayObject) else []
-    x0, y0, x1, y1 = (math.nan if each is None else each for each in [*numbers, *[None] * 4][:4])
-    if any(map(math.isnan, (x0, y0, x1, y1))):
+    numbers = [_number(each, math.nan) for each in values[:4]] if isinstance(values, ArrayObject) else []
+    if len(numbers) < 4 or any(map(math.isnan, numbers)):
         return None
+    x0, y0, x1, y1 = numbers
     return Rect(min(x0, x1), max(y0, y1), max(x0, x1), min(y0, y1))
+
+
+def _flags(annotation: DictionaryObject) -> int:
+    return int(_number(annotation.get("/F"), 0.0))
 
 
 def _annotations(page: PageObject) -> list[Any]:
@@ -150,18 +149,18 @@ def add_forms(writer: PdfWriter, drawing: PdfReader, layer: IndirectObject) -> l
     forms = []
     for page in drawing.pages:
         content = page.get_contents()
-        form = _stream(content.get_data() if content is not None else b"").flate_encode()
-        form.update(
-            {
-                NameObject("/Type"): NameObject("/XObject"),
-                NameObject("/Subtype"): NameObject("/Form"),
-                NameObject("/BBox"): ArrayObject(FloatObject(each) for each in page.mediabox),
-                NameObject("/Resources"): page["/Resources"].clone(writer),
-                NameObject("/OC"): layer,
-            }
-        )
+        form = _form(content.get_data() if content is not None else b"", page.mediabox, layer).flate_encode()
+        form[NameObject("/Resources")] = page["/Resources"].clone(writer)
         forms.append(writer._add_object(form))
     return forms
+
+
+def _form(data: bytes, box: Sequence[float], layer: IndirectObject) -> DecodedStreamObject:
+    form = _stream(data)
+    form[NameObject("/Type")], form[NameObject("/Subtype")] = NameObject("/XObject"), NameObject("/Form")
+    form[NameObject("/BBox")] = _array(*box)
+    form[NameObject("/OC")] = layer
+    return form
 
 
 def show_form(writer: PdfWriter, page: PageObject, form: IndirectObject, matrix: Sequence[float], clip: Rect) -> None:
@@ -204,11 +203,8 @@ def _balanced(writer: PdfWriter, page: PageObject) -> tuple[list[Any], int]:
     Viewers ignore a `Q` without `q`. Inside our own `q` and `Q` it would end ours, so it is removed.
     """
     found = entry(page, "/Contents")
-    parts: list[Any] = []
-    if isinstance(found, ArrayObject):
-        parts = list(found)
-    elif isinstance(found, StreamObject):
-        parts = [page.raw_get("/Contents")]
+    alone = [page.raw_get("/Contents")] if isinstance(found, StreamObject) else []
+    parts: list[Any] = list(found) if isinstance(found, ArrayObject) else alone
     streams = [stream for each in parts if isinstance(stream := each.get_object(), StreamObject)]
     data = b"\n".join(stream.get_data() for stream in streams)
     stray, unclosed = unbalanced(data)
@@ -216,7 +212,7 @@ def _balanced(writer: PdfWriter, page: PageObject) -> tuple[list[Any], int]:
         return parts, unclosed
     fixed = bytearray(data)
     for place in stray:
-        fixed[place : place + 1] = b" "
+        fixed[place] = ord(" ")
     return [writer._add_object(_stream(bytes(fixed)).flate_encode())], unclosed
 
 
@@ -271,15 +267,8 @@ def annotate(
     half = FRAME / 2
     frame = f"{_numbers(channels)} RG {FRAME} w "
     frame += f"{_numbers((half, half, rect.width - FRAME, rect.height - FRAME))} re S"
-    appearance = _stream(frame.encode())
-    appearance.update(
-        {
-            NameObject("/Type"): NameObject("/XObject"),
-            NameObject("/Subtype"): NameObject("/Form"),
-            NameObject("/BBox"): _array(0, 0, rect.width, rect.height),
-            NameObject("/OC"): layer,  # some viewers read this one, and not that of the annotation
-        }
-    )
+    # Some viewers read the layer of the appearance, and not that of the annotation.
+    appearance = _form(frame.encode(), (0, 0, rect.width, rect.height), layer)
     annotation = DictionaryObject(
         {
             NameObject("/Type"): NameObject("/Annot"),
@@ -308,15 +297,13 @@ def _array(*values: float) -> ArrayObject:
 def grow(writer: PdfWriter, page: PageObject, before: View, after: View) -> None:
     """Extend a page's boxes over a band; what was cropped away stays hidden."""
     box, media = after.visible, read_box(page, "/MediaBox")
-    enlarged = _array(box.left, box.bottom, box.right, box.top)
+    assert media is not None  # `view_of` has read it
     # With these boxes a print shop would trim the page to its former size and cut off the note.
     for key in ("/TrimBox", "/BleedBox", "/ArtBox"):
         page.pop(key, None)
-    assert media is not None  # `view_of` has read it
-    page[NameObject("/MediaBox")] = _array(
-        min(media.left, box.left), min(media.bottom, box.bottom), max(media.right, box.right), max(media.top, box.top)
-    )
-    page[NameObject("/CropBox")] = enlarged
+    left, top = min(media.left, box.left), max(media.top, box.top)
+    set_box(page, "/MediaBox", Rect(left, top, max(media.right, box.right), min(media.bottom, box.bottom)))
+    set_box(page, "/CropBox", box)
     _hide_outside(writer, page, before.visible)
 
 
@@ -336,8 +323,7 @@ def _hide_outside(writer: PdfWriter, page: PageObject, visible: Rect) -> None:
                 annotation = DictionaryObject(annotation)
                 shown[place] = writer._add_object(annotation)
                 page[NameObject("/Annots")] = ArrayObject(shown)
-            flags = int(_number(annotation.get("/F", 0)) or 0)
-            annotation[NameObject("/F")] = NumberObject(flags | _HIDDEN)
+            annotation[NameObject("/F")] = NumberObject(_flags(annotation) | _HIDDEN)
 
 
 def set_box(page: PageObject, key: str, box: Rect | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,35 +17,30 @@ _MAX_CELLS_A_POINT = 1.5
 _INK = 6  # of 255: least difference of a channel from the paper's colour; paler ink cannot be seen
 
 
+@dataclass(frozen=True)
 class Space:
     """The cells of a displayed page that are not free.
 
-    Args:
+    Attributes:
         taken: Whether each cell has something in it, (rows, columns).
-        view: The page.
+        x, y: Columns and rows in a point.
     """
 
-    def __init__(self, taken: np.ndarray, view: View) -> None:
-        rows, columns = taken.shape
-        self.x, self.y = columns / view.width, rows / view.height  # cells in a point
-        # [r, c]: taken cells above row r and left of column c; four look-ups count the taken cells in any rectangle.
-        self.counts = np.zeros((rows + 1, columns + 1), dtype=np.int64)
-        self.counts[1:, 1:] = taken.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
+    taken: np.ndarray
+    x: float
+    y: float
 
     def is_free(self, rect: Rect) -> bool:
         """Return whether a displayed rectangle is free."""
-        rows, columns = (n - 1 for n in self.counts.shape)
-        left, right = max(0, math.floor(rect.left * self.x)), min(columns, math.ceil(rect.right * self.x))
-        top, bottom = max(0, math.floor(rect.top * self.y)), min(rows, math.ceil(rect.bottom * self.y))
-        counts = self.counts
-        return int(counts[bottom, right] - counts[top, right] - counts[bottom, left] + counts[top, left]) == 0
+        rows = slice(max(0, math.floor(rect.top * self.y)), math.ceil(rect.bottom * self.y))
+        columns = slice(max(0, math.floor(rect.left * self.x)), math.ceil(rect.right * self.x))
+        return not self.taken[rows, columns].any()
 
     def depth(self, left: float, right: float) -> float:
         """Return the height of the free strip at the upper edge, between two displayed x, in points."""
-        columns = self.counts.shape[1] - 1
-        first, last = max(0, math.floor(left * self.x)), min(columns, math.ceil(right * self.x))
-        above = self.counts[1:, last] - self.counts[1:, first]  # of each row: cells taken in it and above
-        return float(np.searchsorted(above, 1)) / self.y
+        columns = slice(max(0, math.floor(left * self.x)), math.ceil(right * self.x))
+        rows = np.flatnonzero(self.taken[:, columns].any(axis=1))
+        return (int(rows[0]) if len(rows) else len(self.taken)) / self.y
 
     def find(self, width: float, height: float, region: Rect) -> tuple[float, float] | None:
         """Return left and top of the highest, then leftmost, free rectangle of this size (points) in a region."""
@@ -53,7 +49,8 @@ class Space:
         right, bottom = math.floor(region.right * self.x + 1e-6), math.floor(region.bottom * self.y + 1e-6)
         if right - left < w or bottom - top < h:
             return None
-        counts = self.counts[top : bottom + 1, left : right + 1]
+        # [r, c]: taken cells above row r and left of column c; four look-ups count the taken cells in any rectangle.
+        counts = np.pad(self.taken[top:bottom, left:right].cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
         inside = counts[h:, w:] - counts[:-h, w:] - counts[h:, :-w] + counts[:-h, :-w]
         spots = np.argwhere(inside == 0)  # in the order of rows, then columns
         if not len(spots):
@@ -63,13 +60,7 @@ class Space:
 
 
 def find_space(page: Any, view: View, links: Iterable[Rect]) -> Space:
-    """Return the free space of a page.
-
-    Args:
-        page: A page of pypdfium2.
-        view: The same page's view.
-        links: Rectangles of links and other annotations, in user space.
-    """
+    """Return the free space of a page of pypdfium2; `links` are its annotations, in user space."""
     taken = _ink(page, view)
     rows, columns = taken.shape
     for rect in map(view.to_display, [*_text_boxes(page), *links]):
@@ -77,7 +68,7 @@ def find_space(page: Any, view: View, links: Iterable[Rect]) -> Space:
             left, right = (min(max(edge / view.width * columns, 0), columns) for edge in (rect.left, rect.right))
             top, bottom = (min(max(edge / view.height * rows, 0), rows) for edge in (rect.top, rect.bottom))
             taken[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)] = True
-    return Space(taken, view)
+    return Space(taken, columns / view.width, rows / view.height)
 
 
 def _ink(page: Any, view: View) -> np.ndarray:

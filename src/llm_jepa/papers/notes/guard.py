@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,7 +21,6 @@ from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.files import whole_file
 from llm_jepa.sandbox import DiedError, Sandbox
 
-from .child import OUT_OF_MEMORY
 from .notes_file import Note
 
 logger = logging.getLogger(__name__)
@@ -31,6 +29,7 @@ MAX_SECONDS = 8.0  # of processor time: on an idle machine the whole command the
 BUSY = 5  # the limit by the clock is this many times as long: on a busy machine a good file has to wait
 MAX_MEMORY_MIB = 448  # of address space, with the libraries: together with the parent less than 512
 MIN_MEMORY_MIB = 256  # with the libraries loaded and one plain page rendered, 200 are in use
+_MORE_MEMORY = "If you trust the file, allow more with --max-memory."
 _LIBRARIES = ("pypdf", "pypdfium2", "reportlab")
 
 
@@ -44,12 +43,12 @@ def annotate_pdf(
     max_seconds: float = MAX_SECONDS,
     max_memory_mib: int = MAX_MEMORY_MIB,
 ) -> dict[str, Any]:
-    """Write a copy of a PDF with notes on its pages.
+    """Write a copy of a PDF with notes on its pages: `out` appears complete, or not at all.
 
     Args:
         source: The PDF; it is only read.
         notes: What `read_notes` returned.
-        out: The file to write. It appears complete, or not at all.
+        out: The file to write.
         force: Write over `out` if it is there.
         skip_missing: Leave out notes on pages that the PDF does not have, and return their numbers.
         max_seconds: Processor time for the work on the PDF, rounded up to whole seconds; five times that by the clock.
@@ -81,6 +80,7 @@ def annotate_pdf(
             "notes": [asdict(note) for note in notes],
             "skip_missing": skip_missing,
             "target": str(made),
+            "out_of_memory": f"it needs more than {max_memory_mib} MiB of memory. {_MORE_MEMORY}",
         }
         result = _run_child(source, request, max_seconds, max_memory_mib)
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -91,15 +91,14 @@ def annotate_pdf(
 
 def _check_call(source: Path, notes: Sequence[Note], out: Path, force: bool) -> None:
     """Refuse a wrong call before any work."""
-    missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]:
         text = f"Notes on a PDF need {', '.join(missing)}. Install them: pip install 'llm-jepa[pdf]'."
         raise ConfigError("package_missing", text)
     if not notes:
         raise ConfigError("no_notes", "There are no notes. Expected at least one.")
     if not source.exists():
         raise DataError("file_missing", f"{source} does not exist. Expected a PDF.")
-    if not stat.S_ISREG(source.stat().st_mode):  # a pipe or a device might never end
+    if not source.is_file():  # a pipe or a device might never end
         kind = "a folder" if source.is_dir() else "not a regular file"
         raise DataError("not_a_file", f"{source} is {kind}. Expected a PDF.")
     if out.resolve() == source.resolve() or (out.exists() and os.path.samefile(out, source)):
@@ -113,16 +112,14 @@ def _check_call(source: Path, notes: Sequence[Note], out: Path, force: bool) -> 
 
 def _run_child(source: Path, request: dict[str, Any], max_seconds: float, max_memory_mib: int) -> dict[str, Any]:
     """Do the work in a child process; return its result."""
-    # One thread: each additional thread of numpy would take address space.
-    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     child = Sandbox(
-        "llm_jepa.papers.notes.child",
+        "llm_jepa.papers.notes.annotate",
         memory_bytes=max_memory_mib * 2**20,
         file_bytes=max_memory_mib * 2**20,
         cpu_s=math.ceil(max_seconds),
-        environment=threads,
+        # Each additional thread of numpy would take address space.
+        environment={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
     )
-    more_memory = "If you trust the file, allow more with --max-memory."
     try:
         child.ask(request)
         result = child.read(BUSY * max_seconds)
@@ -130,7 +127,7 @@ def _run_child(source: Path, request: dict[str, Any], max_seconds: float, max_me
         raise DataError(
             "pdf_crashes",
             f"{source}: the process that read it crashed ({error}). The file is damaged, or needs more than "
-            f"{max_memory_mib} MiB of memory. {more_memory}",
+            f"{max_memory_mib} MiB of memory. {_MORE_MEMORY}",
         ) from None
     finally:
         child.close()
@@ -141,9 +138,6 @@ def _run_child(source: Path, request: dict[str, Any], max_seconds: float, max_me
             "keeps its reader in an endless loop. "
             f"If you trust it, allow more with --max-seconds {10 * max_seconds:g}.",
         )
-    if result.get("code") == OUT_OF_MEMORY:
-        text = f"{source}: it needs more than {max_memory_mib} MiB of memory. {more_memory}"
-        raise DataError(OUT_OF_MEMORY, text)
     if "error" in result:
         logger.debug("%s", result.get("traceback", ""))
         raise DataError(result["code"], f"{source}: {result['error']}")

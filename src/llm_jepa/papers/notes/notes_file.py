@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import reprlib
-import stat
 import unicodedata
 from dataclasses import dataclass
 from importlib import resources
@@ -34,6 +33,7 @@ MIN_SIZE, DEFAULT_SIZE, MAX_SIZE = 7.0, 8.5, 18.0
 MAX_FILE_BYTES = 1_000_000
 MAX_NOTE_CHARS = 20_000
 
+_SHIPPED: Any = resources.files("llm_jepa.papers.notes")
 _WRITTEN_LEFTWARDS = {"R", "AL", "AN"}  # classes of the Unicode bidirectional algorithm
 
 
@@ -42,9 +42,8 @@ class Note:
     """What is written on one page.
 
     Attributes:
-        page: Number of the page, from 1.
-        title: First line, in bold.
-        bullets: One paragraph each; may be empty.
+        page: From 1.
+        title: First line, in bold; each of the `bullets` is a paragraph below it.
         place: "top", "margin", or the box's left and top edge and (optional) its width, in points from the upper left
             corner of the page as displayed.
         size: Of the text, in points.
@@ -60,20 +59,17 @@ class Note:
 
     @property
     def text(self) -> str:
-        """The note as plain text, one line for the title and one for each bullet."""
+        """The note as plain text, a line for the title and for each bullet."""
         return "\n".join([self.title, *(f"• {bullet}" for bullet in self.bullets)])
 
 
 def shipped_notes() -> list[str]:
     """Return the names of the notes files that come with the package."""
-    return sorted(Path(file.name).stem for file in _folder().iterdir() if file.name.endswith(".yaml"))
+    return sorted(Path(file.name).stem for file in _SHIPPED.iterdir() if file.name.endswith(".yaml"))
 
 
 def read_notes(source: str | Path) -> list[Note]:
-    """Return the notes of a file, in the order of their pages.
-
-    Args:
-        source: A shipped file's name, such as "llm-jepa-v1", or the path of a YAML file.
+    """Return the notes of a YAML file, or of a shipped one by its name ("llm-jepa-v1"), in the order of their pages.
 
     Raises:
         ConfigError: If there is no such file, or something in it is not as documented.
@@ -87,26 +83,19 @@ def read_notes(source: str | Path) -> list[Note]:
     return sorted(notes, key=lambda note: note.page)
 
 
-def _folder() -> Any:
-    return resources.files("llm_jepa.papers.notes")
-
-
 def _read(source: str | Path) -> tuple[str, str]:
     """Return text and name of a notes file."""
     if str(source) in shipped_notes():
-        return _folder().joinpath(f"{source}.yaml").read_text(encoding="utf-8"), str(source)
+        return _SHIPPED.joinpath(f"{source}.yaml").read_text(encoding="utf-8"), str(source)
     path = expanded(source)
     if not path.exists():
-        hint = nearest(str(source), shipped_notes())
         expected = f"Expected a file of notes, or {', '.join(shipped_notes())}."
-        raise ConfigError("file_missing", f"{path} does not exist. {expected}{hint}")
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # a pipe or a device might never end
+        raise ConfigError("file_missing", f"{path} does not exist. {expected}{nearest(source, shipped_notes())}")
+    if not path.is_file():  # a pipe or a device might never end
         kind = "a folder" if path.is_dir() else "not a regular file"
         raise ConfigError("not_a_file", f"{path} is {kind}. Expected a file of notes.")
-    if status.st_size > MAX_FILE_BYTES:
-        sizes = f"{status.st_size:,} bytes; expected at most {MAX_FILE_BYTES:,}"
-        raise ConfigError("file_too_large", f"{path} has {sizes}.")
+    if (size := path.stat().st_size) > MAX_FILE_BYTES:
+        raise ConfigError("file_too_large", f"{path} has {size:,} bytes; expected at most {MAX_FILE_BYTES:,}.")
     try:
         return path.read_text(encoding="utf-8-sig"), str(path)
     except UnicodeDecodeError:
@@ -115,32 +104,25 @@ def _read(source: str | Path) -> tuple[str, str]:
 
 def _parse(text: str, name: str) -> tuple[dict[Any, Any], dict[Any, int]]:
     """Return the mapping that the YAML holds, and the line of each of its keys."""
-    loader = None
     try:
         loader = UniqueKeyLoader(text)
         node = loader.get_single_node()
         pages = loader.construct_document(node) if node else None
-        if not isinstance(pages, dict) or not pages:
-            is_empty = pages in (None, {})
-            found = "nothing" if is_empty else type(pages).__name__
-            code = "file_empty" if is_empty else "wrong_type"
-            raise ConfigError(code, f"{name}: found {found}; expected pages: {FORM}.")
-        assert isinstance(node, yaml.MappingNode)
-        lines = {loader.construct_object(key): key.start_mark.line + 1 for key, _ in node.value}
+        keys = [key for key, _ in node.value] if isinstance(pages, dict) and node else []
+        lines = {loader.construct_object(key): key.start_mark.line + 1 for key in keys}
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
         text = f"{where}: not valid YAML: {problem}. Texts with ': ' or '#' need quotes."
         raise ConfigError(code_of(error), text) from None
-    except (RecursionError, ValueError, TypeError) as error:  # nested too deeply, or a number of 5,000 digits
-        if isinstance(error, ConfigError):
-            raise
+    except (RecursionError, ValueError, TypeError):  # nested too deeply, or a number of 5,000 digits
         text = f"{name}: the YAML has a value that is neither text nor a plain number."
         raise ConfigError("not_yaml", text) from None
-    finally:
-        if loader is not None:
-            loader.dispose()
+    if pages is None or pages == {}:
+        raise ConfigError("file_empty", f"{name}: found nothing; expected pages: {FORM}.")
+    if not isinstance(pages, dict):
+        raise ConfigError("wrong_type", f"{name}: found {type(pages).__name__}; expected pages: {FORM}.")
     return pages, lines
 
 
@@ -149,7 +131,7 @@ def _parse(text: str, name: str) -> tuple[dict[Any, Any], dict[Any, int]]:
 
 def _page_number(page: Any, where: str) -> int:
     if isinstance(page, bool) or not isinstance(page, int):
-        known = nearest(str(page), KEYS) if isinstance(page, str) else ""
+        known = nearest(page, KEYS) if isinstance(page, str) else ""
         text = f"{where}: the page {shown(page)} is not a whole number. Expected a page, such as 3.{known}"
         raise ConfigError("wrong_type", text)
     if not 1 <= page <= 1_000_000:
@@ -163,8 +145,7 @@ def _read_note(page: int, content: Any, where: str) -> Note:
         raise ConfigError("wrong_type", f"{where}: found {shown(content)}; expected title: and bullets:.")
     for key in content:
         if key not in KEYS:
-            hint = nearest(str(key), KEYS)
-            text = f"{where}: unknown key {shown(key)}.{hint} The keys are {', '.join(KEYS)}."
+            text = f"{where}: unknown key {shown(key)}.{nearest(key, KEYS)} The keys are {', '.join(KEYS)}."
             raise ConfigError("key_unknown", text)
     if "title" not in content:
         raise ConfigError("key_missing", f"{where}: there is no title. Expected title: and bullets:.")
@@ -181,8 +162,8 @@ def _read_note(page: int, content: Any, where: str) -> Note:
         colour=_colour(content.get("colour", "blue"), f"{where}: colour"),
     )
     if len(note.text) > MAX_NOTE_CHARS:
-        sizes = f"{len(note.text):,} characters; expected at most {MAX_NOTE_CHARS:,}"
-        raise ConfigError("text_too_long", f"{where}: the note has {sizes}.")
+        text = f"{where}: the note has {len(note.text):,} characters; expected at most {MAX_NOTE_CHARS:,}."
+        raise ConfigError("text_too_long", text)
     return note
 
 
@@ -236,9 +217,6 @@ def _colour(value: Any, where: str) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-# ---- words for errors ----
 
 
 def shown(value: Any) -> str:

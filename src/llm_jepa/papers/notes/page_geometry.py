@@ -56,7 +56,7 @@ class View:
 
     def matrix(self, x: float, y: float) -> tuple[float, ...]:
         """Return the PDF matrix that puts the origin of an upright drawing (y upwards) at displayed (x, y)."""
-        cosine, sine = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[self.rotation]
+        cosine, sine, *_ = self._turn()
         scale = 1 / self.unit
         return (cosine * scale, sine * scale, -sine * scale, cosine * scale, *self._user_point(x, y))
 
@@ -76,22 +76,22 @@ class View:
         amount = points / self.unit * (1 if turned in {"top", "right"} else -1)
         return replace(self, visible=self.visible._replace(**{turned: getattr(self.visible, turned) + amount}))
 
-    def _user_point(self, x: float, y: float) -> tuple[float, float]:
-        x, y = x / self.unit, y / self.unit
+    def _turn(self) -> tuple[int, int, float, float]:
+        """Return cosine and sine of the rotation, and the point of user space that is displayed at the upper left."""
         box = self.visible
         return {
-            0: (box.left + x, box.top - y),
-            90: (box.left + y, box.bottom + x),
-            180: (box.right - x, box.bottom + y),
-            270: (box.right - y, box.top - x),
+            0: (1, 0, box.left, box.top),
+            90: (0, 1, box.left, box.bottom),
+            180: (-1, 0, box.right, box.bottom),
+            270: (0, -1, box.right, box.top),
         }[self.rotation]
 
+    def _user_point(self, x: float, y: float) -> tuple[float, float]:
+        cosine, sine, left, top = self._turn()
+        x, y = x / self.unit, y / self.unit
+        return left + cosine * x + sine * y, top + sine * x - cosine * y
+
     def _display_point(self, x: float, y: float) -> tuple[float, float]:
-        box = self.visible
-        shown_x, shown_y = {
-            0: (x - box.left, box.top - y),
-            90: (y - box.bottom, x - box.left),
-            180: (box.right - x, y - box.bottom),
-            270: (box.top - y, box.right - x),
-        }[self.rotation]
-        return shown_x * self.unit, shown_y * self.unit
+        cosine, sine, left, top = self._turn()
+        x, y = x - left, y - top
+        return (cosine * x + sine * y) * self.unit, (sine * x - cosine * y) * self.unit

@@ -32,10 +32,8 @@ class Placement:
     """Where a note's box goes.
 
     Attributes:
-        layout: The box.
         left, top: Its upper left corner as displayed, in points, in `view`.
         view: The page, larger than before if it grew by a band.
-        grew: Whether it grew.
         rest: What did not fit, for pages to insert after this one.
     """
 
@@ -43,16 +41,17 @@ class Placement:
     left: float
     top: float
     view: View
-    grew: bool = False
     rest: Layout | None = None
+
+    @property
+    def rect(self) -> Rect:
+        """The box in user space."""
+        right, bottom = self.left + self.layout.width, self.top + self.layout.height
+        return self.view.to_user(Rect(self.left, self.top, right, bottom))
 
 
 def check_size(page: int, view: View) -> None:
-    """Refuse a page that is too small for a note, or larger than viewers show.
-
-    Raises:
-        DataError: If the page has such a size; it names page and size.
-    """
+    """Refuse a page that is too small for a note, or larger than viewers show."""
     if not MIN_WIDTH + 2 * EDGE <= view.width <= MAX_PAGE or not 1 <= view.height <= MAX_PAGE:
         raise DataError(
             "page_size_unusable",
@@ -74,35 +73,26 @@ def place_note(note: Note, space: Space, view: View) -> Placement:
     return _at_coordinates(note, space, view)
 
 
-def side_margin(view: View) -> float:
+def _side_margin(view: View) -> float:
     """Return how far a box stays from the left and right edge of a page, in points."""
     return max(EDGE, min(36.0, 0.06 * view.width))
 
 
-def continued(rest: Layout | None, page: int, height: float) -> list[Layout]:
-    """Return the boxes of the inserted pages, each with a line that says what it continues."""
-    boxes = []
+def continued(rest: Layout | None, page: int, before: View) -> Iterator[Placement]:
+    """Yield the boxes of the pages to insert after one, each with a line that says what it continues."""
+    view = View(Rect(0, max(before.height, _MIN_INSERTED), before.width, 0))
     while rest:
         headed = replace(rest, lines=(Line(f"← continued from page {page}", scale=0.85), *rest.lines))
-        box, rest = _split(headed, max(height, _MIN_INSERTED) - 2 * EDGE)
-        boxes.append(box)
-    return boxes
-
-
-def inserted_size(view: View) -> tuple[float, float]:
-    """Return width and height of a page inserted after this one, in points."""
-    return view.width, max(view.height, _MIN_INSERTED)
+        box, rest = _split(headed, view.height - 2 * EDGE)
+        yield Placement(box, _side_margin(view), EDGE, view)
 
 
 def _in_free_space(note: Note, space: Space, view: View) -> Placement | None:
-    margin = side_margin(view)
-    usable = view.width - 2 * margin
+    margin = _side_margin(view)
+    region = Rect(margin, EDGE, view.width - margin, view.height * _TOP)
     for share in _SHARES:
-        width = usable * share
-        if width < MIN_WIDTH:
-            break
-        region = Rect(margin, EDGE, view.width - margin, view.height * _TOP)
-        if found := _find(space, lay_out(note, width, note.size), region, view):
+        width = region.width * share
+        if width >= MIN_WIDTH and (found := _find(space, lay_out(note, width, note.size), region, view)):
             return found
     return None
 
@@ -128,22 +118,22 @@ def _find(space: Space, layout: Layout, region: Rect, view: View) -> Placement |
 
 def _in_band(note: Note, space: Space, view: View) -> Placement:
     """Let the page grow at the top, as far as its blank upper margin is too small."""
-    margin = side_margin(view)
+    margin = _side_margin(view)
     limit = max(_MAX_BAND * view.height, _MIN_BAND_LIMIT)
     box, rest = _fitted(note, view.width - 2 * margin, limit)
     blank = space.depth(margin - CLEARANCE, view.width - margin + CLEARANCE)
     # Whole points: content that moves by a fraction of a pixel would look different.
     growth = max(0, math.ceil(EDGE + box.height + BAND_GAP - blank))
-    return Placement(box, margin, EDGE, view.grown("top", growth), grew=growth > 0, rest=rest)
+    return Placement(box, margin, EDGE, view.grown("top", growth), rest)
 
 
 def _in_column(note: Note, space: Space, view: View) -> Placement:
     width = min(COLUMN_WIDTH, view.width - 2 * EDGE)
     box, rest = _fitted(note, width, max(view.height, _MIN_BAND_LIMIT) - 2 * EDGE)
-    grown = view.grown("right", math.ceil(width + 2 * BAND_GAP))
     if box.height > view.height - 2 * EDGE:  # the page is too low for a column
         return _in_band(note, space, view)
-    return Placement(box, view.width + BAND_GAP, EDGE, grown, grew=True, rest=rest)
+    grown = view.grown("right", math.ceil(width + 2 * BAND_GAP))
+    return Placement(box, view.width + BAND_GAP, EDGE, grown, rest)
 
 
 def _at_coordinates(note: Note, space: Space, view: View) -> Placement:
@@ -155,15 +145,14 @@ def _at_coordinates(note: Note, space: Space, view: View) -> Placement:
         size = f"{view.width:g} x {view.height:g} points"
         raise DataError("place_outside_page", f"{where}: it lies outside the page, which is {size}.")
     if width < MIN_WIDTH:
-        raise DataError(
-            "value_out_of_range", f"{where}: the box is {width:g} points wide; expected at least {MIN_WIDTH:g}."
-        )
-    free = [lay_out(note, width, size) for size in _sizes(note.size)]
-    inside = [layout for layout in free if y + layout.height <= view.height]
+        text = f"{where}: the box is {width:g} points wide; expected at least {MIN_WIDTH:g}."
+        raise DataError("value_out_of_range", text)
+    tried = [lay_out(note, width, size) for size in _sizes(note.size)]
+    inside = [layout for layout in tried if y + layout.height <= view.height]
     if not inside:
         raise DataError(
             "note_too_high",
-            f"{where}: with text of {MIN_SIZE:g} points the box is {free[-1].height:.0f} points high, and ends below "
+            f"{where}: with text of {MIN_SIZE:g} points the box is {tried[-1].height:.0f} points high, and ends below "
             f"the page, which is {view.height:g} high. Move it up, make it wider, or use place: top.",
         )
     for layout in inside:
