@@ -127,17 +127,19 @@ def _list(patterns: list[str]) -> dict[str, Any]:
 
 def _dry_run(call: Call) -> dict[str, Any]:
     from llm_jepa.experiments.experiment import read_experiment
-    from llm_jepa.papers.claims.reproduce import dry_run, missing_files, select, settings_of
+    from llm_jepa.papers.claims.reproduce import missing_files, select, settings_of
+    from llm_jepa.yaml_loading import dump_yaml
 
     selection = select(call)
     missing, runs = [], 0
     for plan, claims in selection.plans:
-        config, arms = read_experiment(settings_of(call, plan, claims))
+        settings = settings_of(call, plan, claims)
+        config, arms = read_experiment(settings)
         runs += len(arms) * len(config.seeds)
         print(f"# {plan.title}: {len(arms)} arms x {len(config.seeds)} seeds, in {call.out / plan.name}")
         if plan.base:
             print(f"# starts from {call.out / 'base'}, trained here on half of the rows")
-        print(dry_run(call, plan, claims))
+        print(dump_yaml(settings, sort_keys=False))
         missing += missing_files(call, plan)
     for each in missing:
         print_hanging("missing  ", each)

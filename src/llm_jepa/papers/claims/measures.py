@@ -6,7 +6,6 @@ EXPERIMENT/measured/, so that they are computed only once.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -15,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from llm_jepa.files import write_json
+from llm_jepa.files import hash_file, write_json
 from llm_jepa.runs.folder import ExperimentFolder, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -24,11 +23,12 @@ SMALLEST_SAMPLE = 30
 """With fewer test rows of its kind, a measure says nothing about other rows of that kind."""
 
 STAGES = 6
-SUFFIX = ".*"
-SUFFIXES = {"accuracy_dotstar": SUFFIX, "accuracy_dotstar2": SUFFIX + SUFFIX}
+SUFFIXES = {"accuracy_dotstar": ".*", "accuracy_dotstar2": ".*.*"}
 LAST_SHARE = 0.1
 """The final loss is the mean over this share of the log's lines, at its end."""
+TUBE_BATCH = 64
 
+_TRAILING = re.compile(r"(\.\*)+\Z")
 
 Reader = Callable[[RunFolder], float | None]
 """From a run's folder to its value; None if it has no such value."""
@@ -37,10 +37,7 @@ Reader = Callable[[RunFolder], float | None]
 class Measure(NamedTuple):
     """A quantity that is measured of a run.
 
-    Attributes:
-        unit: `share` (shown in percent, differences in points), `logarithm` (compared as ratios), `plain`.
-        about: What it is.
-        read: Takes a run's folder and returns the value; None if the run has no such value.
+    Its unit is `share` (shown in percent, differences in points), `logarithm` (compared as ratios) or `plain`.
     """
 
     unit: Literal["share", "logarithm", "plain"]
@@ -49,13 +46,7 @@ class Measure(NamedTuple):
 
 
 def read_values(folder: Path, measure: str, arms: Sequence[str]) -> dict[str, dict[int, float]]:
-    """Return arm to seed to value, for the finished runs in an experiment's folder.
-
-    Args:
-        folder: Of the experiment.
-        measure: One of `MEASURES`.
-        arms: Which arms.
-    """
+    """Return arm to seed to value of one of `MEASURES`, for the finished runs in an experiment's folder."""
     read = MEASURES[measure].read
     values: dict[str, dict[int, float]] = {}
     for arm in arms:
@@ -120,23 +111,19 @@ def _suffix_errors(run: RunFolder) -> float | None:
     """Return the share of answers that differ from gold only in their number of trailing `.*`."""
     rows = run.predictions()
     wrong = [row for row in rows if row["output"] != row["gold"]]
-    only = [row for row in wrong if _stripped(row["output"]) == _stripped(row["gold"])]
+    only = [row for row in wrong if _TRAILING.sub("", row["output"]) == _TRAILING.sub("", row["gold"])]
     return len(only) / len(rows) if rows else None
 
 
-def _stripped(text: str) -> str:
-    return re.sub(r"(\.\*)+\Z", "", text)
-
-
-def _stage(number: int) -> Reader:
-    """Return the accuracy on held-out rows at the n-th evaluation during training, from 1."""
-    return lambda run: dict(enumerate(_stages(run), start=1)).get(number)
-
-
 def _stages(run: RunFolder) -> list[float]:
+    """Return the accuracy on held-out rows at each evaluation during training."""
     key = f"eval_{_metric(run)}"
     by_step = {line["step"]: line[key] for line in run.metrics() if line.get(key) is not None}
     return [float(by_step[step]) for step in sorted(by_step)]
+
+
+def _stage(number: int) -> Reader:
+    return lambda run: dict(enumerate(_stages(run), start=1)).get(number)
 
 
 def _mean_stage(run: RunFolder) -> float | None:
@@ -172,7 +159,7 @@ def _kept(name: str, measure: Callable[[RunFolder], dict[str, Any]]) -> Callable
 
     def read(run: RunFolder) -> dict[str, Any]:
         file = run.path.parent / "measured" / f"{run.name}.{name}.json"
-        of = hashlib.sha256(run.evaluation_file.read_bytes()).hexdigest()  # two runs differ at least in its times
+        of = hash_file(run.evaluation_file)  # two runs differ at least in its times
         kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if kept.get("of") != of:
             logger.info("%s of %s", name, run.name)
@@ -224,10 +211,8 @@ def _tube(run: RunFolder) -> dict[str, Any]:
     return {"stp_loss": total / count if count else None}
 
 
-TUBE_BATCH = 64
 _published = _kept("published", _geometry("published"))
 _training = _kept("training", _geometry("training"))
-_stp_loss = _kept("stp_loss", _tube)
 
 
 def _enc(*keys: str) -> Reader:
@@ -243,12 +228,8 @@ def _view_distance(run: RunFolder) -> float | None:
 
 MEASURES: dict[str, Measure] = {
     "accuracy": Measure("share", "answers that are right, by the recipe's metric", _accuracy),
-    "accuracy_dotstar": Measure(
-        "share", 'accuracy where the regex ends in ".*"', _suffix_accuracy(SUFFIXES["accuracy_dotstar"])
-    ),
-    "accuracy_dotstar2": Measure(
-        "share", 'accuracy where it ends in ".*.*"', _suffix_accuracy(SUFFIXES["accuracy_dotstar2"])
-    ),
+    "accuracy_dotstar": Measure("share", 'accuracy where the regex ends in ".*"', _suffix_accuracy(".*")),
+    "accuracy_dotstar2": Measure("share", 'accuracy where it ends in ".*.*"', _suffix_accuracy(".*.*")),
     "exact_match": Measure("share", "answers equal to the gold one", _at(RunFolder.evaluation, "exact_match")),
     "starts_with": Measure("share", "answers that begin with the gold one", _at(RunFolder.evaluation, "starts_with")),
     "recall": Measure("share", "retrieval@1 among the test codes", _at(RunFolder.evaluation, "retrieval", "recall@1")),
@@ -266,7 +247,7 @@ MEASURES: dict[str, Measure] = {
     "sv100_unit": Measure("logarithm", "the same, of views of length 1", _enc("spectra", "unit", "mean_top")),
     "published_recall": Measure("share", "retrieval@1, views read as published", _enc("retrieval", "recall@1")),
     "view_distance": Measure("plain", "1 - cosine of a pair's views, held out", _view_distance),
-    "stp_loss": Measure("plain", "STP's loss on held-out pairs", _at(_stp_loss, "stp_loss")),
+    "stp_loss": Measure("plain", "STP's loss on held-out pairs", _at(_kept("stp_loss", _tube), "stp_loss")),
 } | {
     f"accuracy@{stage}": Measure("share", f"accuracy at stage {stage} of equal compute", _stage(stage))
     for stage in range(1, STAGES + 1)

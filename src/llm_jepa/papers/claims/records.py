@@ -4,15 +4,16 @@
     OUT/results/EXPERIMENT.json                    the records of a call
 
 It holds values, not verdicts: `verdicts.py` computes these whenever the record is read. It has no host name and no
-path. A record grows: a call adds its runs to those of earlier calls (`merge_records`).
+path. A record grows: a call adds its runs to those of earlier calls.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,15 @@ from .catalogue import Claim, read_catalogue
 from .measures import MEASURES, SMALLEST_SAMPLE, count_rows, finished_runs, read_values
 from .plan import SEEDS, Plan
 from .plans import FULL, RECIPES, plan_of, read_plans
-from .verdicts import Check, Outcome, Word, combine, judge, main_comparison
+from .verdicts import Check, Outcome, Word, combine, compare, judge
 
 Record = dict[str, Any]
 
 SCHEMA = 1
 ALWAYS = ("accuracy", "exact_match", "starts_with", "recall")
 """Measures that are kept for every arm, even without a claim about it: they are in the runs' own files."""
-KEPT_WITH = {"lstsq": "map_error"}
-"""A measure that is kept with a misleading one: the residual of a map is small if the views are small."""
+KEPT_WITH = {"lstsq": ["map_error"]}
+"""What is kept with a misleading measure: the residual of a map is small if the views are small."""
 
 SAME = 1e-6
 """Largest relative difference from the same run in an earlier record: geometry may add numbers in another order."""
@@ -51,13 +52,13 @@ _PACKAGES = ("llm-jepa", "torch", "transformers")
 
 
 def make_record(plan: Plan, folder: Path, claims: Sequence[str], *, changes: Settings | None = None) -> Record:
-    """Read an experiment's finished runs.
+    """Return the record of an experiment's finished runs.
 
     Args:
         plan: The experiment.
         folder: Its folder, made by `reproduce` or by `llm-jepa compare`.
         claims: Claims whose values are read; this is slow for claims that need the model.
-        changes: Settings that were changed by hand. A record with such changes says so: it is not the protocol's.
+        changes: Settings that were changed by hand.
 
     Raises:
         ConfigError: If no run is finished, or one has other settings than the plan's.
@@ -69,11 +70,12 @@ def make_record(plan: Plan, folder: Path, claims: Sequence[str], *, changes: Set
     check_runs(plan, folder, changes or {})
     check_data(run for runs in done.values() for run in runs.values())
     values = {measure: read_values(folder, measure, list(done)) for measure in ALWAYS}
-    for measure, arms in plan.measures_of(claims).items():
-        values[measure] = values.get(measure, {}) | read_values(folder, measure, arms)
-        if other := KEPT_WITH.get(measure):
-            values[other] = values.get(other, {}) | read_values(folder, other, arms)
-    first = next(iter(next(iter(done.values())).values()))
+    for wanted, arms in plan.measures_of(claims).items():
+        for measure in [wanted, *KEPT_WITH.get(wanted, [])]:
+            values[measure] = values.get(measure, {}) | read_values(folder, measure, arms)
+    every = [run for runs in done.values() for run in runs.values()]
+    first = every[0]
+    commits = dict.fromkeys(short_commit(str(run.environment().get("commit"))) for run in every)
     seeds = sorted({seed for runs in done.values() for seed in runs})
     return {
         "schema": SCHEMA,
@@ -82,13 +84,13 @@ def make_record(plan: Plan, folder: Path, claims: Sequence[str], *, changes: Set
         "recipe": plan.recipe,
         "command": command_of(plan, claims, seeds),
         "changed": _changed(plan, changes or {}),
-        "environment": _environment(first) | {"commit": _commits(done)},
-        "data_sha256": _digests(first),
+        "environment": _environment(first) | {"commit": ", ".join(commits)},
+        "data_sha256": {Path(name).name: digest for name, digest in first.data().get("sha256", {}).items()},
         "settings": plan.settings,
         "shuffle_rule": SHUFFLE_RULE,
         "claims": list(claims),
         "num_rows": {measure: count for measure in values if (count := count_rows(first, measure)) is not None},
-        "training_time_s": _training_times(done),
+        "training_time_s": {arm: _mean_training_time(list(runs.values())) for arm, runs in done.items()},
         "values": {
             measure: {arm: {str(seed): value for seed, value in of_arm.items()} for arm, of_arm in arms.items()}
             for measure, arms in values.items()
@@ -118,11 +120,7 @@ def command_of(plan: Plan, claims: Sequence[str], seeds: Sequence[int]) -> str:
 
 
 def check_runs(plan: Plan, folder: Path, changes: Settings) -> None:
-    """Make sure that an experiment's finished runs have the plan's settings; their files may be in other folders.
-
-    Raises:
-        ConfigError: If a run has other settings; the text names them.
-    """
+    """Refuse runs with other settings than the plan's; their files may be in other folders."""
     for arm in plan.arms:
         for run in finished_runs(folder, arm).values():
             found = run.settings()
@@ -182,7 +180,7 @@ def merge_records(record: Record, earlier: Record) -> Record:
                 f"this run has {ours[cell]!r}. They come from different machines or versions, and cannot be compared. "
                 f"{advice}",
             )
-    values = {measure: {arm: dict(seeds) for arm, seeds in arms.items()} for measure, arms in record["values"].items()}
+    values = copy.deepcopy(record["values"])
     for measure, arm, seed in sorted(missing):
         values.setdefault(measure, {}).setdefault(arm, {})[seed] = theirs[measure, arm, seed]
     plan = plan_of_record(record)
@@ -201,11 +199,7 @@ def merge_records(record: Record, earlier: Record) -> Record:
 
 
 def read_record(file: Path) -> Record:
-    """Return a record, checked.
-
-    Raises:
-        ConfigError: If it is not a JSON object, has another schema or rule of shuffling, or has an unknown measure.
-    """
+    """Return a record; refuse what is none, or has another schema or rule of shuffling, or an unknown measure."""
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:  # of UTF-8 too
@@ -228,12 +222,10 @@ def read_records(folder: Path) -> list[Record]:
     return [read_record(file) for file in sorted(folder.glob("*.json"))]
 
 
-def write_record(record: Record, folder: Path) -> Path:
+def write_record(record: Record, folder: Path) -> None:
     """Write a record into a folder, in place of an earlier one of the same experiment."""
-    file = folder / f"{record['experiment']}.json"
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(file, record)
-    return file
+    write_json(folder / f"{record['experiment']}.json", record)
 
 
 def values_of(record: Record, measure: str) -> dict[str, dict[int, float]]:
@@ -275,8 +267,10 @@ def judge_record(record: Record) -> dict[str, Judged]:
     families: dict[str, dict[str, float | None]] = {}
     for claim, parts in checks.items():
         for place, part in enumerate(parts):
-            found = main_comparison(part, values_of(record, part.measure)) if part.kind == "gain" else None
-            if found is not None:
+            if part.kind != "gain":
+                continue
+            found = compare(part, values_of(record, part.measure), part.arm, part.baseline)
+            if found.n:
                 families.setdefault(read_catalogue()[claim].family, {})[f"{claim} {place}"] = found.p_value
     corrected = {key: p for family in families.values() for key, p in holm(family).items()}
     return {
@@ -305,8 +299,7 @@ def plan_of_record(record: Record) -> Plan:
 
 
 def _cells(record: Record) -> dict[tuple[str, str, str], float]:
-    """Return (measure, arm, seed) to value."""
-    return {
+    return {  # (measure, arm, seed) to value
         (measure, arm, seed): value
         for measure, arms in record["values"].items()
         for arm, seeds in arms.items()
@@ -315,7 +308,7 @@ def _cells(record: Record) -> dict[tuple[str, str, str], float]:
 
 
 def _changed(plan: Plan, changes: Settings) -> Settings:
-    """Return the changes that differ from the plan; other places of files do not count."""
+    """Return the changes that make a record another than the protocol's; other places of files do not."""
     own = plan.settings | {"recipe": plan.recipe}
     return {key: value for key, value in changes.items() if key not in FILES and own.get(key, ...) != value}
 
@@ -326,21 +319,6 @@ def _environment(run: RunFolder) -> dict[str, Any]:
     return {key: seen.get(key) for key in _ENVIRONMENT} | {name: packages.get(name) for name in _PACKAGES}
 
 
-def _commits(done: Mapping[str, Mapping[int, RunFolder]]) -> str:
-    """Return the commit of the runs, or their commits, separated by commas."""
-    found = [_environment(run)["commit"] for runs in done.values() for run in runs.values()]
-    return ", ".join(dict.fromkeys(short_commit(str(each)) for each in found))
-
-
-def _digests(run: RunFolder) -> dict[str, str]:
-    """Return the name of each file of data that a run read, without its folder, and the hash of its rows."""
-    return {Path(name).name: digest for name, digest in run.data().get("sha256", {}).items()}
-
-
-def _training_times(done: Mapping[str, Mapping[int, RunFolder]]) -> dict[str, float]:
-    """Return the mean training time of each arm's runs in seconds, by the clock; the machine may have been busy."""
-    times = {}
-    for arm, runs in done.items():
-        seconds = [run.evaluation()["training_time_s"] for run in runs.values()]
-        times[arm] = round(sum(seconds) / len(seconds), 1)
-    return times
+def _mean_training_time(runs: Sequence[RunFolder]) -> float:
+    """Return seconds by the clock; the machine may have been busy."""
+    return round(sum(run.evaluation()["training_time_s"] for run in runs) / len(runs), 1)

@@ -20,7 +20,6 @@ from llm_jepa.report.experiment_report import write_experiment_report
 from llm_jepa.runs.folder import ExperimentFolder, RunFolder
 from llm_jepa.runs.run import train_run
 from llm_jepa.runs.settings import Settings, read_run
-from llm_jepa.yaml_loading import dump_yaml
 
 from .catalogue import Claim, find
 from .measures import finished_runs
@@ -55,14 +54,11 @@ class Call:
 
     Attributes:
         patterns: Ids of claims, shell patterns, or names of experiments (for all claims that they decide).
-        out: Folder of experiments.
-        data: Folder of the data files.
-        results: Folder of records. Default: `OUT/results`.
+        out, data, results: Folders of the experiments, of the data files, and of the records (default `OUT/results`).
         source: Folder of an experiment, or the `out` of an earlier call, whose runs are read; nothing is run then.
         seeds: Default: those of the papers.
         workers: Runs at the same time. Default: one at the papers' size, two at tiny size.
         changes: Settings that replace those of the experiment. The record then says so.
-        progress: Show progress bars on standard error.
     """
 
     patterns: Sequence[str]
@@ -124,11 +120,7 @@ def why_left_out(claim: Claim, scale: Scale) -> str:
 
 
 def prepare(call: Call, plan: Plan) -> None:
-    """Make sure that the files that the runs of an experiment read exist; train the base if it is missing.
-
-    Raises:
-        ConfigError: If data or weights are missing; the text says which, and how to get them.
-    """
+    """Make sure that the files that the runs of an experiment read exist; train the base if it is missing."""
     if missing := missing_files(call, plan):
         code = "file_missing" if _missing_data(call, plan) else "not_downloaded"
         raise ConfigError(code, " ".join(missing))
@@ -204,31 +196,19 @@ def reproduce(call: Call) -> list[tuple[Record, dict[str, Judged]]]:
     return done
 
 
-def dry_run(call: Call, plan: Plan, claims: Sequence[str]) -> str:
-    """Return the YAML that `llm-jepa compare` would take for the claims."""
-    return dump_yaml(settings_of(call, plan, claims), sort_keys=False)
-
-
 def _judged(call: Call, plan: Plan, claims: Sequence[str]) -> tuple[Record, dict[str, Judged]]:
     file = call.results_folder / f"{plan.name}.json"
     earlier = read_record(file) if file.is_file() else None
     known = {*claims, *(earlier["claims"] if earlier else ())}
-    record = make_record(
-        plan, _folder_of(call, plan), [claim for claim in plan.checks if claim in known], changes=call.changes
-    )
+    folder = (call.source or call.out) / plan.name
+    if call.source and not folder.is_dir():  # it is the folder of one experiment
+        folder = call.source
+    record = make_record(plan, folder, [claim for claim in plan.checks if claim in known], changes=call.changes)
     if earlier:
         record = merge_records(record, earlier)
     write_record(record, call.results_folder)
     judged = judge_record(record)
     return record, {claim: judged[claim] for claim in claims}
-
-
-def _folder_of(call: Call, plan: Plan) -> Path:
-    """The experiment's runs: below `out`, or `source`, which may be such a folder of experiments as well."""
-    if call.source is None:
-        return call.out / plan.name
-    within = call.source / plan.name
-    return within if within.is_dir() else call.source
 
 
 def _is_cached(name: str) -> bool:
@@ -245,11 +225,7 @@ def _is_cached(name: str) -> bool:
 
 
 def second_half(train_file: Path, folder: Path) -> Path:
-    """Write the second half of a file's rows into a folder, once, and return its name.
-
-    Raises:
-        DataError: If the file has fewer than two rows.
-    """
+    """Write the second half of a file's rows into a folder, once, and return its name."""
     rows = _rows(train_file)
     if len(rows) < 2:
         raise DataError("too_few_rows", f"{train_file} has {len(rows)} rows; expected at least two, one for each half.")

@@ -1,24 +1,13 @@
 """From paired values to a verdict on a claim: pure functions, one rule for each kind of claim.
 
-`gain`      arm - baseline has a direction, and perhaps a size.
-  reproduced                arm - baseline is shown in that direction, and so is arm - control for every control; if
-                            the whole interval is below the size, the outcome says so, and is counted separately;
-  explained by a control    it is shown, but a control differs from the baseline in that direction too (shown), and has
-                            most of the difference, or the arm is not shown to go beyond it;
-  not reproduced            the opposite is shown; or the direction is not shown and the interval excludes the size;
-  inconclusive              anything else, with the smallest difference that could have been shown.
-`equal`     arm and baseline do not differ: the interval lies within a stated margin. It is not enough that no
-            difference is shown.
+`gain`      arm - baseline is shown in the claimed direction, and so is arm - control for every control.
+`equal`     arm and baseline do not differ: the interval lies within a stated margin.
 `reaches`   the arm is not below the baseline: the interval's lower end is above minus the margin.
-`flat`      no pair of arms differs, every pair is `equal`, and nothing rises or falls along an axis of the grid: a
-            trend is shown by the same test over the seeds' slopes, after Holm's correction over the axes.
+`flat`      every pair of arms is `equal`, and nothing rises or falls along an axis of the grid: a trend is shown by the
+            same test over the seeds' slopes, after Holm's correction over the axes.
 `value`     the arm's value is the one stated: the interval of its mean lies within the margin around it.
 
-If all runs of both arms have the same value (such as 0%), no difference can be seen, and the claim is inconclusive.
-
-"Shown" is a paired, two-sided t-test over seeds at 0.05 and a 95% interval that leaves out 0; between arm and baseline
-after Holm's correction over the table's claims (`records.py`). A conjunction over controls needs no correction.
-Sources of the statistics: `experiments/statistics.py`.
+docs/claims.md has the whole rule, and says what "shown" is. The correction over a table's claims is in `records.py`.
 """
 
 from __future__ import annotations
@@ -27,19 +16,15 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
-
-from scipy import stats
+from typing import Literal, get_args
 
 from llm_jepa.experiments.sentences import format_p
-from llm_jepa.experiments.statistics import CONFIDENCE, PairedComparison, compare_paired, holm, verdict
+from llm_jepa.experiments.statistics import PairedComparison, compare_paired, holm, verdict
 
 Kind = Literal["gain", "equal", "reaches", "flat", "value"]
-KINDS: tuple[Kind, ...] = ("gain", "equal", "reaches", "flat", "value")
-
-Word = Literal["reproduced", "not reproduced", "explained by a control", "inconclusive", "not run"]
-# If a claim has several parts, its verdict is the first of these that a part has: one wrong part makes it wrong.
-WORDS: tuple[Word, ...] = ("not reproduced", "not run", "explained by a control", "inconclusive", "reproduced")
+Word = Literal["not reproduced", "not run", "explained by a control", "inconclusive", "reproduced"]
+WORDS: tuple[Word, ...] = get_args(Word)
+"""If a claim has several parts, its verdict is the first of these that a part has: one wrong part makes it wrong."""
 
 Values = Mapping[str, Mapping[int, float]]
 """Arm to seed to value."""
@@ -61,15 +46,12 @@ class Check:
     """One thing that a claim says of an experiment, and how it is judged.
 
     Attributes:
-        kind: One of `KINDS`.
-        arm: The arm that the claim is about.
-        baseline: What it is compared with.
         controls: Arms that lack what the claim credits.
-        measure: What is compared; a name of `measures.MEASURES`.
+        measure: A name of `measures.MEASURES`.
         own: Whether the figures that the claim states are about this comparison. If False, it only follows from them.
         direction: 1 or -1: whether the arm is claimed to be above or below.
         size: The claimed difference, in the measure's unit, with its sign; None where none is stated.
-        margin: Of `equal`, `reaches`, `flat` and `value`, in the measure's unit.
+        margin: In the measure's unit; every kind but `gain` has one.
         expected: Of `value`.
         pairs: Of `flat`: pairs of arms, such as neighbours in a grid.
         trends: Of `flat`: axes of the grid, by name, each the arms at its levels, in order.
@@ -94,18 +76,17 @@ class Check:
     logarithm: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"kind={self.kind!r} is not one of: {', '.join(KINDS)}.")
-        if self.direction not in (1, -1):
-            raise ValueError(f"direction={self.direction!r} must be 1 (above the baseline) or -1 (below it).")
-        if self.kind != "gain" and not (self.margin or 0) > 0:
-            raise ValueError(f"kind={self.kind} needs a margin above 0; it is {self.margin!r}.")
-        if self.trends and self.kind != "flat":
-            raise ValueError(f"kind={self.kind}: trends belong to flat.")
-        if (self.kind == "flat") != bool(self.pairs) or (self.kind == "value") != (self.expected is not None):
-            raise ValueError(f"kind={self.kind}: pairs belong to flat, and expected to value.")
-        if self.kind != "flat" and not self.arm:
-            raise ValueError(f"kind={self.kind} needs an arm.")
+        needs = {
+            "one of the known kinds": self.kind in get_args(Kind),
+            "direction 1 or -1": self.direction in (1, -1),
+            "a margin above 0": self.kind == "gain" or (self.margin or 0) > 0,
+            "pairs for flat, and only there": (self.kind == "flat") == bool(self.pairs),
+            "trends only for flat": self.kind == "flat" or not self.trends,
+            "an expected value for value, and only there": (self.kind == "value") == (self.expected is not None),
+            "an arm": self.kind == "flat" or bool(self.arm),
+        }
+        if lacking := [need for need, is_met in needs.items() if not is_met]:
+            raise ValueError(f"kind={self.kind} needs {lacking[0]}: {self}")
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -122,15 +103,12 @@ class Outcome:
     """The result of a check.
 
     Attributes:
-        word: The verdict.
-        reason: Why, as a part of a sentence.
+        reason: A part of a sentence.
         n: Seeds that both arms have.
-        arm_mean: Mean of the arm over them, in the measure's unit; of logarithms, the geometric mean.
-        baseline_mean: The same of the baseline.
+        arm_mean, baseline_mean: Means over them, in the measure's unit; of logarithms, the geometric means.
         delta: Mean difference (of logarithms, if these are compared); for `value`, the mean minus the expected value.
         ci: Its 95% interval.
-        p_value: Two-sided p of arm - baseline, uncorrected.
-        p_holm: The corrected p, which the verdict uses.
+        p_value: Two-sided p of arm - baseline, uncorrected; the verdict uses `p_holm`, the corrected one.
         smallest: Smallest true difference that would be shown four times in five, before correction.
         controls: Control to (mean of arm - control, its interval).
         falls_short: Whether the whole interval of the difference shown is below the claimed size.
@@ -150,33 +128,25 @@ class Outcome:
     falls_short: bool = False
 
 
-def main_comparison(check: Check, values: Values) -> PairedComparison | None:
-    """Return arm against baseline; None for a kind without such a comparison, or if they have no common seed."""
-    if check.kind in ("flat", "value"):
-        return None
-    found = _compare(check, values, check.arm, check.baseline)
-    return found if found.n else None
-
-
 def judge(check: Check, values: Values, p_holm: float | None = None) -> Outcome:
     """Return the verdict on a check.
 
     Args:
         check: What is claimed.
-        values: Values of the check's measure, finite: arm to seed to value; arms that were not run are left out.
+        values: Values of the check's measure, finite; arms that were not run are left out.
         p_holm: The corrected p of a `gain`. Default: the uncorrected one.
     """
     if check.kind == "flat":
         return _judge_flat(check, values)
     if check.kind == "value":
         return _judge_value(check, values)
-    found = _compare(check, values, check.arm, check.baseline)
+    found = compare(check, values, check.arm, check.baseline)
     if not found.n:
         lacking = [arm for arm in (check.arm, check.baseline) if not values.get(arm)]
         return Outcome("not run", f"no values of {' and '.join(lacking)}" if lacking else "no seed has both arms")
     is_gain = check.kind == "gain"
     p_holm = found.p_value if p_holm is None else p_holm
-    controls = {each: _compare(check, values, check.arm, each) for each in check.controls}
+    controls = {each: compare(check, values, check.arm, each) for each in check.controls}
     word: Word
     if found.n < 2:
         word, reason = "inconclusive", ONE_SEED
@@ -195,8 +165,8 @@ def judge(check: Check, values: Values, p_holm: float | None = None) -> Outcome:
         word,
         reason,
         found.n,
-        arm_mean=None if found.mean is None else _unscaled(check, found.mean),
-        baseline_mean=None if found.baseline_mean is None else _unscaled(check, found.baseline_mean),
+        arm_mean=_unscaled(check, found.mean),
+        baseline_mean=_unscaled(check, found.baseline_mean),
         delta=found.delta,
         ci=found.ci,
         p_value=found.p_value,
@@ -243,7 +213,7 @@ def _against_controls(
     behind = [name for name, each in controls.items() if not _shown(each, check.direction)]
     as_well = []
     for name in controls:
-        its_own = _compare(check, values, name, check.baseline)
+        its_own = compare(check, values, name, check.baseline)
         share = (its_own.delta or 0.0) / (found.delta or math.inf)
         if _shown(its_own, check.direction) and (name in behind or share > MOST):
             as_well.append(f"{name} did it as well ({share:.0%} of the difference)")
@@ -262,7 +232,7 @@ def _judge_margin(check: Check, values: Values, found: PairedComparison) -> tupl
     place = _place(check, found.ci)
     if place != "within":
         return BY_PLACE[place]
-    compared = {name: _compare(check, values, name, check.baseline) for name in check.controls}
+    compared = {name: compare(check, values, name, check.baseline) for name in check.controls}
     if as_well := [name for name, each in compared.items() if _place(check, each.ci) == "within"]:
         return "explained by a control", f"{' and '.join(as_well)} did it as well"
     if missing := [name for name, each in compared.items() if each.ci is None]:
@@ -271,7 +241,7 @@ def _judge_margin(check: Check, values: Values, found: PairedComparison) -> tupl
 
 
 def _judge_flat(check: Check, values: Values) -> Outcome:
-    comparisons = {pair: _compare(check, values, *pair) for pair in check.pairs}
+    comparisons = {pair: compare(check, values, *pair) for pair in check.pairs}
     if missing := sorted({arm for arm in check.arms if not values.get(arm)}):
         return Outcome("not run", f"no values of {' and '.join(missing)}")
     n = min(each.n for each in comparisons.values())
@@ -314,22 +284,19 @@ def _trends(check: Check, values: Values) -> list[str]:
 
 def _judge_value(check: Check, values: Values) -> Outcome:
     assert check.expected is not None
-    own = [_scaled(check, value) for value in values.get(check.arm, {}).values()]
-    if not own:
+    stated = {"as stated": dict.fromkeys(values.get(check.arm, {}), check.expected)}
+    found = compare(check, {**values, **stated}, check.arm, "as stated")
+    if not found.n:
         return Outcome("not run", f"no values of {check.arm}")
-    mean = math.fsum(own) / len(own)
-    delta, ci = mean - _scaled(check, check.expected), None
-    if len(own) > 1:
-        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(own) - 1)) * statistics.stdev(own) / math.sqrt(len(own))
-        ci = (delta - half, delta + half)
-    word, reason = BY_PLACE[_place(check, ci)]
-    return Outcome(word, reason, len(own), _unscaled(check, mean), check.expected, delta, ci)
+    word, reason = BY_PLACE[_place(check, found.ci)]
+    return Outcome(word, reason, found.n, _unscaled(check, found.mean), check.expected, found.delta, found.ci)
 
 
 # ---- pieces ----
 
 
-def _compare(check: Check, values: Values, arm: str, baseline: str) -> PairedComparison:
+def compare(check: Check, values: Values, arm: str, baseline: str) -> PairedComparison:
+    """Compare two arms over their common seeds; of `logarithm`, their logarithms."""
     ours, theirs = (
         {seed: _scaled(check, value) for seed, value in values.get(name, {}).items()} for name in (arm, baseline)
     )
@@ -369,5 +336,5 @@ def _scaled(check: Check, value: float) -> float:
     return math.log(value) if check.logarithm else value
 
 
-def _unscaled(check: Check, value: float) -> float:
-    return math.exp(value) if check.logarithm else value
+def _unscaled(check: Check, value: float | None) -> float | None:
+    return math.exp(value) if check.logarithm and value is not None else value
