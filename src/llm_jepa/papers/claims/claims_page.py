@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from jinja2 import StrictUndefined, Template
 
@@ -19,7 +20,7 @@ from .catalogue import PACKAGE, Claim, read_catalogue
 from .measures import MEASURES, SMALLEST_SAMPLE
 from .plan import SEEDS
 from .plans import plan_of, read_plans
-from .records import Judged, Record, judge_record, plan_of_record, read_records, values_of
+from .records import Judged, Record, command_of, judge_record, plan_of_record, read_records, values_of
 from .reproduce import BASE, why_left_out
 from .resources_needed import gpu_hours, weights_of
 from .verdicts import WORDS
@@ -33,58 +34,38 @@ JudgedRecords = Sequence[tuple[Record, Mapping[str, Judged]]]
 
 def claims_page(records: Sequence[Record]) -> str:
     """Return the page as Markdown, from the committed records; its text is in claims_page.md.j2."""
-    catalogue = read_catalogue()
     judged = [(record, judge_record(record)) for record in records]
-    families: dict[str, list[Claim]] = {}
-    for claim in catalogue.values():
-        families.setdefault(claim.family, []).append(claim)
-    sections = []
-    for paper in dict.fromkeys(claim.paper for claim in catalogue.values()):
-        sections.append(f"## {paper}\n")
-        sections += [_family(name, claims, judged) for name, claims in families.items() if claims[0].paper == paper]
+    papers: dict[str, dict[str, list[Claim]]] = {}
+    for claim in read_catalogue().values():
+        papers.setdefault(claim.paper, {}).setdefault(claim.family, []).append(claim)
+    first = [_first(claim, judged) for claim in read_catalogue()]
+    reproduced = [each for each in first if each and each.word == "reproduced"]
     page = resources.files(PACKAGE).joinpath("claims_page.md.j2").read_text(encoding="utf-8")
-    return Template(page, undefined=StrictUndefined, keep_trailing_newline=True).render(
-        claims=catalogue,
-        counts=_counts(judged),
+    return Template(page, undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True).render(
+        claims=read_catalogue(),
+        words=WORDS[::-1],
+        counts=Counter(each.word if each else "not run" for each in first),
+        num_short=sum(any(outcome.falls_short for outcome in each.outcomes) for each in reproduced),
         decided={scale: sum(len(plan.checks) for plan in read_plans(scale).values()) for scale in ("tiny", "full")},
         few=SMALLEST_SAMPLE,
         seeds=SEEDS,
         base_steps=BASE["max_steps"],
-        plans=_plans_table(),
-        families="\n".join(sections),
+        base_cpu_s=BASE_CPU_S,
+        plans=[*read_plans("tiny").values(), read_plans("tiny", "fixed")["table2.fixed"]],
+        command_of=command_of,
+        papers=papers,
+        tiny_families={claim.family for claim in read_catalogue().values() if plan_of(claim.id, "tiny")},
+        rows_of=lambda claim: _claim_rows(claim, judged),
         needs=resources_needed,
-        arms="\n".join(_record_section(record) for record in records),
+        records=[_record_section(record) for record in records],
     )
 
 
-def _counts(judged: JudgedRecords) -> str:
-    """Return the number of claims with each verdict; full size counts before tiny, as published before fixed."""
-    first = [_first(claim, judged) for claim in read_catalogue()]
-    counts = Counter(each.word if each else "not run" for each in first)
-    reproduced = [each for each in first if each and each.word == "reproduced"]
-    short = sum(any(outcome.falls_short for outcome in each.outcomes) for each in reproduced)
-    rows = [f"| {word} | {counts[word]} |" for word in reversed(WORDS)]
-    rows.insert(1, f"| of these, by less than claimed | {short} |")
-    return "\n".join(rows)
-
-
 def _first(claim: str, judged: JudgedRecords) -> Judged | None:
+    """Return the result that counts: full size before tiny, as published before fixed."""
     found = [(record, each[claim]) for record, each in judged if claim in each]
     found.sort(key=lambda pair: (pair[0]["scale"] != "full", pair[0]["recipe"] != "as_published"))
     return found[0][1] if found else None
-
-
-# ---- tables of claims ----
-
-
-def _family(name: str, claims: Sequence[Claim], judged: JudgedRecords) -> str:
-    lines = [f"### {name}: {claims[0].where}\n"]
-    commands = {f"llm-jepa reproduce '{name}.*' --scale tiny" for claim in claims if plan_of(claim.id, "tiny")}
-    lines += [*(f"    {command}" for command in sorted(commands)), ""] if commands else []
-    lines += ["| claim | theirs | ours | controls | verdict |", "|---|---|---|---|---|"]
-    for claim in claims:
-        lines += list(_claim_rows(claim, judged))
-    return "\n".join(lines) + "\n"
 
 
 def _claim_rows(claim: Claim, judged: JudgedRecords) -> Iterator[str]:
@@ -96,18 +77,18 @@ def _claim_rows(claim: Claim, judged: JudgedRecords) -> Iterator[str]:
         check = next((each for each in checks if each.own), checks[0] if checks else None)
         yield f"| {label} | {wording.theirs(claim, check)} | | | {_not_run(claim)} |"
     for record, each in found:
-        for place, (check, outcome) in enumerate(zip(each.checks, each.outcomes, strict=True)):
+        for part, (check, outcome) in enumerate(zip(each.checks, each.outcomes, strict=True), 1):
             about = f"{wording.about(check)}: {wording.ours(check, outcome)}, n {outcome.n}"
-            said = f"part {place + 1} of {len(each.checks)}, {outcome.word}: {outcome.reason}"
-            if outcome.word == "inconclusive" and outcome.smallest:
-                said += f"; {wording.could_show(check, outcome)}"
-            first = f"**{each.word}** ({_made(record)})" if place == 0 else ""
-            verdict = " ".join(part for part in (first, said if len(each.checks) > 1 else outcome.reason) if part)
-            if len(each.checks) == 1 and outcome.word == "inconclusive" and outcome.smallest:
-                verdict += f"; {wording.could_show(check, outcome)}"
             controls = wording.against_controls(check, outcome)
-            yield f"| {label} | {wording.theirs(claim, check)} | {_escaped(about)} | {_escaped(controls)} | {verdict} |"
-            label = "same" if place + 1 < len(each.checks) else label
+            verdict = outcome.reason
+            if len(each.checks) > 1:
+                verdict = f"part {part} of {len(each.checks)}, {outcome.word}: {verdict}"
+            if outcome.word == "inconclusive" and outcome.smallest:
+                verdict += f"; {wording.could_show(check, outcome)}"
+            if part == 1:
+                verdict = f"**{each.word}** ({_made(record)}) {verdict}"
+            name = label if part == 1 else "same"
+            yield f"| {name} | {wording.theirs(claim, check)} | {_escaped(about)} | {_escaped(controls)} | {verdict} |"
 
 
 def _made(record: Record) -> str:
@@ -125,52 +106,25 @@ def _not_run(claim: Claim) -> str:
     return f"not run: {why_left_out(claim, 'full')}"
 
 
-# ---- what is run ----
-
-
-def _plans_table() -> str:
-    lines = [
-        "| experiment | decides claims | arms | runs | CPU s a run | CPU minutes | command |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    plans = [*read_plans("tiny").values(), read_plans("tiny", "fixed")["table2.fixed"]]
-    total_runs, total_s = 1, float(BASE_CPU_S)
-    for plan in plans:
-        runs = len(plan.arms) * len(SEEDS)
-        seconds = runs * (plan.cpu_s or 0.0)
-        total_runs, total_s = total_runs + runs, total_s + seconds
-        name, _, recipe = plan.name.partition(".")
-        command = f"llm-jepa reproduce {name} --scale tiny{f' --recipe {recipe}' if recipe else ''}"
-        lines.append(
-            f"| `{plan.name}`: {plan.title} | {len(plan.checks)} | {len(plan.arms)} | {runs} | {plan.cpu_s:g} | "
-            f"{seconds / 60:.0f} | `{command}` |"
-        )
-    lines.append(f"| all, and the base | | | {total_runs} | | {total_s / 60:.0f} | |")
-    return "\n".join(lines)
-
-
-def _record_section(record: Record) -> str:
+def _record_section(record: Record) -> dict[str, Any]:
+    """Return what the page has about every arm of a record."""
     seen = record["environment"]
-    versions = ", ".join(f"{name} {seen[name]}" for name in ("torch", "transformers") if seen.get(name))
-    device = seen.get("cpu") if seen.get("device") == "cpu" else seen.get("device")
-    lines = [
-        f"### {record['experiment']} ({_made(record)})\n",
-        f"    {record['command']}\n",
-        f"{device}; {versions}; commit {seen.get('commit')}. Means over seeds and standard deviations; "
-        "shares in percent.\n",
-    ]
-    if record["changed"]:
-        lines.append(f"Settings that were changed: {record['changed']}.\n")
     measures = [measure for measure in record["values"] if record["values"][measure]]
-    plan = plan_of_record(record)
-    lines += [f"{_columns(record, measures)}\n"]
-    lines += [f"| arm | n | {' | '.join(measures)} |", "|---" * (len(measures) + 2) + "|"]
-    for arm in plan.arms:
+    rows = []
+    for arm in plan_of_record(record).arms:
         by_measure = [values_of(record, measure).get(arm, {}) for measure in measures]
         if any(by_measure):
             cells = [_mean_and_std(measure, each) for measure, each in zip(measures, by_measure, strict=True)]
-            lines.append(f"| `{arm}` | {max(map(len, by_measure))} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            rows.append((arm, max(map(len, by_measure)), cells))
+    return {
+        "record": record,
+        "made": _made(record),
+        "device": seen.get("cpu") if seen.get("device") == "cpu" else seen.get("device"),
+        "versions": ", ".join(f"{name} {seen[name]}" for name in ("torch", "transformers") if seen.get(name)),
+        "measures": measures,
+        "columns": _columns(record, measures),
+        "rows": rows,
+    }
 
 
 def _columns(record: Record, measures: Sequence[str]) -> str:

@@ -22,10 +22,9 @@ TITLE = "Measured with llm-jepa"
 
 
 def measured_notes(folder: Path) -> list[Note]:
-    """Return a note for each page of version 1 with a claim that was decided.
+    """Return a note for each page of version 1 with a claim that was decided, from the records of a folder.
 
-    Args:
-        folder: Records of `llm-jepa reproduce`: its `--results`, or its `--out`, which has them in `results/`.
+    The folder is the `--results` of `llm-jepa reproduce`, or its `--out`, which has them in `results/`.
 
     Raises:
         ConfigError: If the folder has no record, or no claim with a page was run.

@@ -37,10 +37,8 @@ def other_plans(claims: Sequence[Claim]) -> dict[str, Plan]:
     for claim in claims:
         if why_not(claim) is None:
             plan = _plan(claim, models_of(claim)[0], datasets_of(claim)[0])
-            known = plans.get(plan.name)
-            if known is not None:
-                plan = replace(known, arms=known.arms | plan.arms, checks=known.checks | plan.checks)
-            plans[plan.name] = plan
+            known = plans.get(plan.name, plan)
+            plans[plan.name] = replace(known, arms=known.arms | plan.arms, checks=known.checks | plan.checks)
     return plans
 
 
@@ -70,8 +68,7 @@ def _protocol(claim: Claim) -> dict[str, Any] | None:
         return None
     if claim.delta is None and claim.jepa_mean is None and not claim.id.startswith("stp.fig5bc"):
         return None
-    found = _llm_jepa_setting(claim) or {}
-    merged = found | config
+    merged = (_llm_jepa_setting(claim) or {}) | config
     return merged if {"lr", "lambda", "k"} <= merged.keys() else None
 
 

@@ -31,7 +31,7 @@ from llm_jepa.runs.settings import Settings
 from .catalogue import Claim, read_catalogue
 from .measures import MEASURES, SMALLEST_SAMPLE, count_rows, finished_runs, read_values
 from .plan import SEEDS, Plan
-from .plans import FULL, RECIPES, plan_of, read_plans
+from .plans import FULL, plan_of, read_plans
 from .verdicts import Check, Outcome, Word, combine, compare, judge
 
 Record = dict[str, Any]
@@ -114,7 +114,7 @@ def command_of(plan: Plan, claims: Sequence[str], seeds: Sequence[int]) -> str:
             patterns.append(f"{family}.*")
             rest = {claim: None for claim in rest if claim not in decidable}
     words = ["llm-jepa", "reproduce", *(patterns if patterns == [name] else [*patterns, *rest]), "--scale", plan.scale]
-    words += [] if plan.recipe == RECIPES[0] else ["--recipe", plan.recipe]
+    words += [] if plan.recipe == "as_published" else ["--recipe", plan.recipe]
     words += [] if set(seeds) == set(SEEDS) else ["--seeds", ",".join(map(str, seeds))]
     return shlex.join(words)
 

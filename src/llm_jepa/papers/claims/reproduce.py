@@ -12,6 +12,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.experiments.compare import open_experiment, run_experiment
@@ -79,8 +80,7 @@ class Call:
         return self.results or self.out / "results"
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(NamedTuple):
     """The claims of a call: each experiment with its claims, and why other claims have no experiment at this scale."""
 
     plans: list[tuple[Plan, list[str]]]
@@ -141,31 +141,31 @@ def planned_files(call: Call, plan: Plan) -> Settings:
 
 def missing_files(call: Call, plan: Plan) -> list[str]:
     """Return a sentence on the data and one on the weights that an experiment needs, where these are missing."""
-    return [*_missing_data(call, plan), *_missing_weights(call, plan)]
+    return [each for each in (_missing_data(call, plan), _missing_weights(call, plan)) if each]
 
 
-def _missing_data(call: Call, plan: Plan) -> list[str]:
+def _missing_data(call: Call, plan: Plan) -> str:
     absent = [name for name in data_files(plan.stem, call.data).values() if not Path(name).exists()]
     if not absent:
-        return []
+        return ""
     source = next((each.source for claim in find(list(plan.checks)) for each in datasets_of(claim)), "the papers")
-    return [
+    return (
         f"{plan.name} needs data that is missing: {', '.join(absent)}. The rows are from {source}, as JSON lines "
         "(docs/data.md); name their folder with --data."
-    ]
+    )
 
 
-def _missing_weights(call: Call, plan: Plan) -> list[str]:
+def _missing_weights(call: Call, plan: Plan) -> str:
     name = (planned_files(call, plan) | plan.settings | call.changes).get("model_name_or_path")
     if not name or plan.base or Path(str(name)).expanduser().exists() or _is_cached(str(name)):
-        return []
+        return ""
     model = next((each for each in MODELS.values() if each.hub == name), None)
     how = "accept its licence on the hub, log in, and download it" if model and model.gated else "download it"
     extra = f" It also needs {model.note}." if model and model.note else ""
-    return [
+    return (
         f"{plan.name} needs the weights of {name}, which are not on this machine: {how} (`hf download {name}`), or "
         f"name a folder with --set model_name_or_path=FOLDER.{extra}"
-    ]
+    )
 
 
 def settings_of(call: Call, plan: Plan, claims: Sequence[str]) -> Settings:

@@ -44,11 +44,6 @@ class Model:
     gated: bool = False
     note: str = ""
 
-    @property
-    def weights(self) -> str:
-        """`none`, `free` or `gated`."""
-        return "none" if self.hub is None else "gated" if self.gated else "free"
-
 
 @dataclass(frozen=True)
 class Dataset:
@@ -124,8 +119,10 @@ def datasets_of(claim: Claim) -> list[Dataset]:
 
 def weights_of(claim: Claim) -> str:
     """Return `none`, `free` or `gated`, the strictest of its models; `-` without a model."""
-    kinds = [model.weights for model in models_of(claim)]
-    return max(kinds, key=("none", "free", "gated").index) if kinds else "-"
+    models = models_of(claim)
+    if any(model.gated for model in models):
+        return "gated"
+    return ("free" if any(model.hub for model in models) else "none") if models else "-"
 
 
 def gpu_hours(claim: Claim) -> float | None:
