@@ -85,11 +85,7 @@ def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def reading_run(folder: Path) -> Iterator[None]:
-    """Within the context, turn the errors of a damaged or incomplete file of a finished run into one that says so.
-
-    Raises:
-        DataError: Instead of the error that a damaged file causes.
-    """
+    """Within the context, turn the errors of a damaged or incomplete file of a finished run into one DataError."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -97,8 +97,7 @@ def on_main(function: Callable[..., Result], *arguments: Any, **options: Any) ->
     """Call a function in rank 0 only, and return its result in every process.
 
     Raises:
-        Exception: What the function raised, in every process, so that none waits for a process that has ended. In the
-            others it is marked as told, because rank 0 reports it.
+        Exception: What the function raised, in every process, so that none waits for a process that has ended.
     """
     if world_size() == 1:
         return function(*arguments, **options)

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 logger = logging.getLogger(__name__)
@@ -33,9 +32,8 @@ class Progress:
 
     Args:
         name: What is done, in one short word.
-        total: The amount of work.
+        total, done: The amount of work, and how much of it is already done.
         unit: What is counted, in the plural; "" leaves the counts out.
-        done: The amount of work that is already done.
         bar: Whether to draw a line at the bottom of standard error; if false, log a line every 30 seconds. Default:
             what `draw_on_terminal` has found.
     """
@@ -57,7 +55,7 @@ class Progress:
         self._show()
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -96,26 +94,22 @@ class Progress:
         parts = [f"{self.name:6} {100 * share:3.0f}%"]
         if self.unit:
             parts.append(f"{self.done:,.0f} of {self.total:,.0f} {self.unit}")
-        left = self._seconds_left()
-        kept = " | ".join([*parts, *([] if left is None else [f"{duration(left)} left"])])
+        done = self.done - self._began_at
+        if done > 0 and self.done < self.total:
+            seconds = (time.monotonic() - self._started_s) * (self.total - self.done) / done
+            parts.append(f"{duration(seconds)} left")
+        kept = " | ".join(parts)
         for each in self.more:
             if len(f"{kept} | {each}") <= width:
                 kept += f" | {each}"
         return kept
 
-    def _seconds_left(self) -> float | None:
-        done = self.done - self._began_at
-        if done <= 0 or self.done >= self.total:
-            return None
-        return (time.monotonic() - self._started_s) * (self.total - self.done) / done
-
     def _show(self) -> None:
         now = time.monotonic()
         if _state.record is not None and self._is_recorded:
             self._recorded_s = now
-            _write(
-                _state.record[0], {"name": self.name, "done": self.done, "total": self.total, "more": list(self.more)}
-            )
+            record = {"name": self.name, "done": self.done, "total": self.total, "more": list(self.more)}
+            _write(_state.record[0], record)
         if _state.open[-1:] != [self]:
             return
         if self.bar:

@@ -67,15 +67,11 @@ class Sandbox:
 
     @property
     def pid(self) -> int | None:
-        """The child's process id, or None if there is no child."""
+        """The child's process id; None if there is no child."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def ask(self, request: Mapping[str, Any]) -> None:
-        """Send a request.
-
-        Raises:
-            DiedError: If the child has just died.
-        """
+        """Send a request; raise a DiedError if the child has just died."""
         if self.pid is None:
             self._start()
         assert self._process is not None and self._process.stdin is not None
@@ -89,8 +85,7 @@ class Sandbox:
     def read(self, timeout_s: float) -> dict[str, Any] | None:
         """Return the next answer; None if the child took too long, by the clock or of processor time; it is ended then.
 
-        Raises:
-            DiedError: If the child died for another reason.
+        If it died for another reason, a DiedError is raised.
         """
         try:
             line = self._lines.get(timeout=timeout_s)
@@ -113,10 +108,9 @@ class Sandbox:
     def _end(self) -> int | None:
         """End a child that has died; return its exit code."""
         assert self._process is not None
-        process = self._process
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(1)
-        code = process.poll()
+            self._process.wait(1)
+        code = self._process.poll()
         self.close()
         return code
 

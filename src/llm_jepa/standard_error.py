@@ -12,6 +12,7 @@ import signal
 import sys
 import textwrap
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -52,9 +53,7 @@ def only_errors() -> Iterator[None]:
 def exit_code_of(work: Callable[[], object], *, debug: bool = False) -> int:
     """Call `work`; print the error or the signal that ended it, and return the exit code.
 
-    Args:
-        work: The work.
-        debug: Raise an error, with its traceback, instead of printing it.
+    With `debug`, an error is raised, with its traceback, instead of printed.
     """
     try:
         with sigterm_as_exit():
@@ -100,10 +99,7 @@ def sigterm_as_exit() -> Iterator[None]:
 def print_error(message: str) -> None:
     """Print to standard error, with the first line wrapped and the others unchanged."""
     first, *rest = message.split("\n")
-    wrap = wrapper(initial_indent="llm-jepa: ")
-    print(wrap.fill(first), file=sys.stderr)
-    for line in rest:
-        print(line, file=sys.stderr)
+    print(wrapper(initial_indent="llm-jepa: ").fill(first), *rest, sep="\n", file=sys.stderr)
 
 
 def wrapper(**options: Any) -> textwrap.TextWrapper:
@@ -117,18 +113,14 @@ def log_to_standard_error(debug: bool = False) -> None:
     logging.getLogger("llm_jepa").setLevel(logging.DEBUG if debug else logging.INFO)
     if is_main():
         draw_on_terminal()
-    for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+    quiet = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS", "TRANSFORMERS_NO_ADVISORY_WARNINGS")
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", *(() if debug else quiet)):
         os.environ.setdefault(name, "1")
     if debug:
         return
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     for name in ("huggingface_hub", "datasets", "httpx", "bitsandbytes"):  # of retries if the hub is offline, say
         logging.getLogger(name).setLevel(logging.ERROR)
-    import warnings
-
     warnings.filterwarnings("ignore", module="torch|transformers|accelerate")
 
 

@@ -8,15 +8,10 @@ GAP = 2
 
 
 def text_table(rows: Sequence[Sequence[str]], width: int, left: Collection[int] = (0,)) -> str:
-    """Return rows as aligned columns, the first of them a header.
+    """Return rows as aligned columns, the first row a header; columns that are not in `left` are aligned to the right.
 
     If lines are longer than `width`, long names in the first column lose their middle, unless two of them would become
     equal.
-
-    Args:
-        rows: Cells; all rows have the same number of cells.
-        width: Largest number of characters of a line, if possible.
-        left: Columns that are aligned to the left; the others are aligned to the right.
 
     >>> print(text_table([["arm", "n", "verdict"], ["jepa_shuffled", "10", "worse"]], width=24, left=(0, 2)))
     arm           n  verdict
@@ -29,15 +24,10 @@ def text_table(rows: Sequence[Sequence[str]], width: int, left: Collection[int] 
     if len(set(short.values())) == len(short):
         rows = [[short[row[0]], *row[1:]] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in columns]
-    lines = [
-        (" " * GAP)
-        .join(
-            row[column].ljust(widths[column]) if column in left else row[column].rjust(widths[column])
-            for column in columns
-        )
-        .rstrip()
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        cells = [f"{row[column]:{'<' if column in left else '>'}{widths[column]}}" for column in columns]
+        lines.append((" " * GAP).join(cells).rstrip())
     lines.insert(1, "-" * (sum(widths) + GAP * (len(widths) - 1)))
     return "\n".join(lines)
 

@@ -58,8 +58,7 @@ class GPTConfig:
 
     Attributes:
         vocab_size: V. 50,304 is GPT-2's 50,257 rounded up to a multiple of 64, for speed.
-        n_head: Attention heads in a block; divides n_embd.
-        n_embd: C, the width of a hidden state.
+        n_embd: C, the width of a hidden state; a multiple of n_head.
         dropout: Probability; 0 for pretraining, 0.1 or more for small data.
         activation: "gelu", exact, as in nanoGPT, or "gelu_new", its tanh form, with which GPT-2 was trained.
     """
@@ -72,18 +71,6 @@ class GPTConfig:
     dropout: float = 0.0
     bias: bool = True
     activation: str = "gelu"
-
-
-class LayerNorm(nn.Module):
-    """Layer norm whose bias is optional."""
-
-    def __init__(self, width: int, bias: bool) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, eps=1e-5)
 
 
 class CausalSelfAttention(nn.Module):
@@ -100,9 +87,7 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self, x: Tensor, pred: Tensor | None = None, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, pred: Tensor | None = None, mask: Tensor | None = None) -> States:
         """Return the output for the rows and for the [PRED] tokens, of the shapes of x and pred.
 
         Args:
@@ -152,14 +137,12 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.ln_1 = LayerNorm(config.n_embd, config.bias)
+        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.attn = CausalSelfAttention(config)
-        self.ln_2 = LayerNorm(config.n_embd, config.bias)
+        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
 
-    def forward(
-        self, x: Tensor, pred: Tensor | None = None, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, pred: Tensor | None = None, mask: Tensor | None = None) -> States:
         if pred is None:
             x = x + self.attn(self.ln_1(x))[0]
             return x + self.mlp(self.ln_2(x)), None
@@ -206,7 +189,7 @@ class GPT(nn.Module):
                 "wpe": nn.Embedding(config.block_size, config.n_embd),
                 "drop": nn.Dropout(config.dropout),
                 "h": nn.ModuleList([Block(config) for _ in range(config.n_layer)]),
-                "ln_f": LayerNorm(config.n_embd, config.bias),
+                "ln_f": nn.LayerNorm(config.n_embd, bias=config.bias),
             }
         )
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
@@ -398,11 +381,7 @@ class GPT(nn.Module):
         return total - left_out if non_embedding else total
 
     def crop_block_size(self, block_size: int) -> None:
-        """Keep the first `block_size` positions, in place.
-
-        Raises:
-            ConfigError: If the model has fewer.
-        """
+        """Keep the first `block_size` positions, in place."""
         if block_size > self.config.block_size:
             text = f"block_size={block_size} is larger than the model's own, {self.config.block_size}."
             raise ConfigError("value_out_of_range", text)
@@ -441,9 +420,8 @@ class GPT(nn.Module):
     def from_pretrained(cls, model_type: str, override_args: dict[str, Any] | None = None) -> GPT:
         """Return GPT-2 with its published weights.
 
-        Args:
-            model_type: "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", or the folder of any GPT-2 of transformers.
-            override_args: May hold "dropout".
+        `model_type` is "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", or the folder of any GPT-2 of transformers, and
+        `override_args` may hold "dropout".
         """
         from .weights import load_gpt2
 

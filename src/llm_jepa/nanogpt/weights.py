@@ -258,8 +258,7 @@ def read_checkpoint(path: Path) -> tuple[GPT, bool]:
     """Return the model of a checkpoint, and whether [PRED] was in it or next to it. If not, it is fresh.
 
     Raises:
-        DataError: If the file is missing, damaged, holds code, or is not such a checkpoint, or its weights do not
-            fit its `model_args`.
+        DataError: If the file is missing, damaged, holds code, or its weights do not fit its `model_args`.
     """
     path = expanded(path)
     if not path.is_file():
