@@ -154,12 +154,9 @@ def _check_out(source: Path, out: Path, *, to_file: bool, is_run: bool, force: b
         return
     if not force:
         raise ConfigError("file_exists", f"{out} exists already. Choose another name, or overwrite it with --force.")
-    if to_file and not out.is_file():
-        raise ConfigError("not_a_file", f"{out} is not a file, so --force does not replace it. Choose another --to.")
-    if not to_file and not out.is_dir():
-        raise ConfigError(
-            "not_a_folder", f"{out} is not a folder, so --force does not replace it. Choose another --to."
-        )
+    if not (out.is_file() if to_file else out.is_dir()):
+        code, kind = ("not_a_file", "file") if to_file else ("not_a_folder", "folder")
+        raise ConfigError(code, f"{out} is not a {kind}, so --force does not replace it. Choose another --to.")
     if not to_file and (other := sorted(each.name for each in out.iterdir() if each.name not in EXPORTED)):
         text = f"{out} has {listed(other)}, which no export wrote. --force would remove it. Choose another --to."
         raise ConfigError("not_an_export", text)

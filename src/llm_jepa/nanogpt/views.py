@@ -28,24 +28,22 @@ def view_lengths(
     """
     if views is None:
         if not 0 <= jepa_split <= 1:
-            raise ConfigError(
-                "value_out_of_range", f"jepa_split={jepa_split}: expected a share of the row, from 0 to 1."
-            )
-        text = max(MIN_VIEW, int(T * jepa_split))
-        return [text] * B, [max(0, T - text)] * B
+            text = f"jepa_split={jepa_split}: expected a share of the row, from 0 to 1."
+            raise ConfigError("value_out_of_range", text)
+        num_text = max(MIN_VIEW, int(T * jepa_split))
+        return [num_text] * B, [max(0, T - num_text)] * B
     pairs = views.tolist() if isinstance(views, Tensor) else [list(map(int, each)) for each in views]
     if len(pairs) != B or any(len(each) != 2 for each in pairs):
-        raise ConfigError(
-            "wrong_shape", f"views: expected two numbers for each of {B} rows, the tokens of text and of code."
-        )
-    for row, (text, code) in enumerate(pairs):
-        if min(text, code) < 0 or text + code > T or (code >= MIN_VIEW and text == 0):
+        text = f"views: expected two numbers for each of {B} rows, the tokens of text and of code."
+        raise ConfigError("wrong_shape", text)
+    for row, (num_text, num_code) in enumerate(pairs):
+        if min(num_text, num_code) < 0 or num_text + num_code > T or (num_code >= MIN_VIEW and num_text == 0):
             raise ConfigError(
                 "value_out_of_range",
-                f"views: row {row} has {text} tokens of text and {code} of code; expected at least one of text, "
-                f"and no more than {T} together, the length of the row.",
+                f"views: row {row} has {num_text} tokens of text and {num_code} of code; expected at least one of "
+                f"text, and no more than {T} together, the length of the row.",
             )
-    return [text for text, _ in pairs], [code for _, code in pairs]
+    return [num_text for num_text, _ in pairs], [num_code for _, num_code in pairs]
 
 
 def view_line(model: nn.Module, idx: Tensor, targets: Tensor, **jepa: Any) -> str:

@@ -36,6 +36,8 @@ CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new"}  # transformers' name -> ours
 BIAS_KEY = "nanogpt_bias"  # false in config.json: the model had no biases, those in the folder are zeros
 
+SIZES = {name: name for name in ("n_layer", "n_head", "n_embd", "vocab_size")} | {"block_size": "n_positions"}
+"""nanoGPT's names of sizes, and those of transformers."""
 MODEL_ARGS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")  # nanoGPT's, in its order
 
 GPT2_END_ID = 50256
@@ -77,17 +79,9 @@ def from_transformers(model: GPT2LMHeadModel, dropout: float = 0.0) -> GPT:
     _check_one_table("The model", weights)
     biases = [each for key, each in weights.items() if key.endswith(".bias")]
     bias = getattr(size, BIAS_KEY, True) is not False or any(bool(each.any()) for each in biases)
-    config = GPTConfig(
-        block_size=size.n_positions,
-        vocab_size=size.vocab_size,
-        n_layer=size.n_layer,
-        n_head=size.n_head,
-        n_embd=size.n_embd,
-        dropout=dropout,
-        bias=bias,
-        activation=ACTIVATIONS[size.activation_function],
-    )
-    ours = GPT(config)
+    sizes = {name: getattr(size, theirs) for name, theirs in SIZES.items()}
+    activation = ACTIVATIONS[size.activation_function]
+    ours = GPT(GPTConfig(**sizes, dropout=dropout, bias=bias, activation=activation))
     copied = {key: _transposed(key, each) for key, each in weights.items() if bias or not key.endswith(".bias")}
     ours.load_state_dict({**ours.state_dict(), **copied})  # [PRED] and the activation are ours
     return ours.to(weights["lm_head.weight"])  # its device and dtype
@@ -101,11 +95,7 @@ def to_transformers(model: GPT) -> GPT2LMHeadModel:
     size = model.config
     end_id = GPT2_END_ID if size.vocab_size in GPT2_VOCAB_SIZES else None
     config = GPT2Config(
-        vocab_size=size.vocab_size,
-        n_positions=size.block_size,
-        n_embd=size.n_embd,
-        n_layer=size.n_layer,
-        n_head=size.n_head,
+        **{theirs: getattr(size, name) for name, theirs in SIZES.items()},
         activation_function=size.activation,
         resid_pdrop=size.dropout,
         embd_pdrop=size.dropout,
@@ -314,19 +304,18 @@ def load_plain(path: Path) -> Any:
 def _config_of(path: Path, model_args: dict[Any, Any]) -> GPTConfig:
     """Return the config of a checkpoint's model_args, each value checked."""
     optional = {name: getattr(GPTConfig, name) for name in ("bias", "dropout", "activation")}
-    sizes = [name for name in MODEL_ARGS if name not in optional]
-    known = (*sizes, *optional)
+    known = (*SIZES, *optional)
     if unknown := [name for name in model_args if name not in known]:
         raise DataError(
             "key_unknown",
             f"{path}: model_args has {listed(unknown)}, which nanoGPT's model does not know. Expected only "
             f"{', '.join(known)}. Another model wrote this checkpoint.",
         )
-    if missing := [name for name in sizes if name not in model_args]:
+    if missing := [name for name in SIZES if name not in model_args]:
         text = f"{path}: model_args lacks {listed(missing)}, so the size of the model is not known."
         raise DataError("key_missing", text)
     values = optional | model_args
-    fits = {name: type(values[name]) is int and values[name] > 0 for name in sizes}
+    fits = {name: type(values[name]) is int and values[name] > 0 for name in SIZES}
     fits["bias"] = isinstance(values["bias"], bool)
     fits["dropout"] = type(values["dropout"]) in (int, float) and 0 <= values["dropout"] < 1
     fits["activation"] = values["activation"] in ("gelu", "gelu_new")

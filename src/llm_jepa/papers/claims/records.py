@@ -52,13 +52,9 @@ _PACKAGES = ("llm-jepa", "torch", "transformers")
 
 
 def make_record(plan: Plan, folder: Path, claims: Sequence[str], *, changes: Settings | None = None) -> Record:
-    """Return the record of an experiment's finished runs.
+    """Return the record of an experiment's finished runs, in a folder that `reproduce` or `compare` made.
 
-    Args:
-        plan: The experiment.
-        folder: Its folder, made by `reproduce` or by `llm-jepa compare`.
-        claims: Claims whose values are read; this is slow for claims that need the model.
-        changes: Settings that were changed by hand.
+    Reading the values of `claims` that need the model is slow. `changes` are settings that were changed by hand.
 
     Raises:
         ConfigError: If no run is finished, or one has other settings than the plan's.
@@ -67,13 +63,15 @@ def make_record(plan: Plan, folder: Path, claims: Sequence[str], *, changes: Set
     if not done:
         text = f"{folder} has no finished run of {plan.name}, whose arms are {', '.join(plan.arms)}."
         raise ConfigError("run_not_finished", text)
-    check_runs(plan, folder, changes or {})
-    check_data(run for runs in done.values() for run in runs.values())
+    for arm, runs in done.items():
+        for run in runs.values():
+            _check_run(plan, arm, run, changes or {})
+    every = [run for runs in done.values() for run in runs.values()]
+    check_data(every)
     values = {measure: read_values(folder, measure, list(done)) for measure in ALWAYS}
     for wanted, arms in plan.measures_of(claims).items():
         for measure in [wanted, *KEPT_WITH.get(wanted, [])]:
             values[measure] = values.get(measure, {}) | read_values(folder, measure, arms)
-    every = [run for runs in done.values() for run in runs.values()]
     first = every[0]
     commits = dict.fromkeys(short_commit(str(run.environment().get("commit"))) for run in every)
     seeds = sorted({seed for runs in done.values() for seed in runs})
@@ -119,30 +117,27 @@ def command_of(plan: Plan, claims: Sequence[str], seeds: Sequence[int]) -> str:
     return shlex.join(words)
 
 
-def check_runs(plan: Plan, folder: Path, changes: Settings) -> None:
-    """Refuse runs with other settings than the plan's; their files may be in other folders."""
-    for arm in plan.arms:
-        for run in finished_runs(folder, arm).values():
-            found = run.settings()
-            files = {key: found[key] for key in FILES if key in found}
-            settings = plan.experiment([arm], files) | changes
-            expected = read_experiment(settings, trains=False)[1][arm].settings
-            ignored = {*FILES, "seed"}
-            left, right = ({key: each[key] for key in each if key not in ignored} for each in (found, expected))
-            named = {key: Path(str(found[key])).name for key in ("train_file", "test_file") if key in found}
-            for key, file in named.items():
-                if not file.startswith(f"{plan.stem}_{key.removesuffix('_file')}"):
-                    raise ConfigError(
-                        "data_differs",
-                        f"{run} is not a run of {plan.name}: its {key} is {file}, but the claims are about "
-                        f"{plan.stem}. Name the folder of that experiment.",
-                    )
-            if differing := differences(left, right):
-                raise ConfigError(
-                    "settings_changed",
-                    f"{run} is not a run of {plan.name}: {'; '.join(differing)}. Name the folder of that experiment, "
-                    "or another --out.",
-                )
+def _check_run(plan: Plan, arm: str, run: RunFolder, changes: Settings) -> None:
+    """Refuse a run with other settings than the plan's; its files may be in other folders."""
+    found = run.settings()
+    for part in ("train", "test"):
+        file = Path(str(found.get(f"{part}_file", f"{plan.stem}_{part}"))).name
+        if not file.startswith(f"{plan.stem}_{part}"):
+            raise ConfigError(
+                "data_differs",
+                f"{run} is not a run of {plan.name}: its {part}_file is {file}, but the claims are about "
+                f"{plan.stem}. Name the folder of that experiment.",
+            )
+    settings = plan.experiment([arm], {key: found[key] for key in FILES if key in found}) | changes
+    expected = read_experiment(settings, trains=False)[1][arm].settings
+    ignored = {*FILES, "seed"}
+    left, right = ({key: each[key] for key in each if key not in ignored} for each in (found, expected))
+    if differing := differences(left, right):
+        raise ConfigError(
+            "settings_changed",
+            f"{run} is not a run of {plan.name}: {'; '.join(differing)}. Name the folder of that experiment, "
+            "or another --out.",
+        )
 
 
 def merge_records(record: Record, earlier: Record) -> Record:

@@ -88,11 +88,7 @@ class Selection(NamedTuple):
 
 
 def select(call: Call) -> Selection:
-    """Return the experiments and claims of a call.
-
-    Raises:
-        ConfigError: If a pattern names no claim, or none of the claims can be run at this scale.
-    """
+    """Return the experiments and claims of a call; refuse one of which nothing can be run at its scale."""
     known = {name.removeprefix(FULL): plan for name, plan in read_plans(call.scale).items()}
     named = [list(known[pattern].checks) if pattern in known else [pattern] for pattern in call.patterns]
     claims = find([each for some in named for each in some])

@@ -56,9 +56,6 @@ class Check:
         pairs: Of `flat`: pairs of arms, such as neighbours in a grid.
         trends: Of `flat`: axes of the grid, by name, each the arms at its levels, in order.
         logarithm: Compare logarithms: the difference is then that of a ratio.
-
-    Raises:
-        ValueError: If a value that the kind needs is missing or wrong.
     """
 
     kind: Kind = "gain"
@@ -129,12 +126,9 @@ class Outcome:
 
 
 def judge(check: Check, values: Values, p_holm: float | None = None) -> Outcome:
-    """Return the verdict on a check.
+    """Return the verdict on a check, from finite values of its measure; arms that were not run are left out.
 
-    Args:
-        check: What is claimed.
-        values: Values of the check's measure, finite; arms that were not run are left out.
-        p_holm: The corrected p of a `gain`. Default: the uncorrected one.
+    `p_holm` is the corrected p of a `gain`. Default: the uncorrected one.
     """
     if check.kind == "flat":
         return _judge_flat(check, values)

@@ -125,9 +125,7 @@ def _annotations(page: PageObject) -> list[Any]:
 
 def add_layer(writer: PdfWriter) -> IndirectObject:
     """Add a layer (optional content group), by which a viewer shows or hides all notes; return it."""
-    layer = writer._add_object(
-        DictionaryObject({NameObject("/Type"): NameObject("/OCG"), NameObject("/Name"): TextStringObject(LAYER)})
-    )
+    layer = writer._add_object(_dictionary(Type=NameObject("/OCG"), Name=TextStringObject(LAYER)))
     properties = _child(writer.root_object, "/OCProperties", DictionaryObject)
     _child(properties, "/OCGs", ArrayObject).append(layer)
     default = _child(properties, "/D", DictionaryObject)
@@ -157,10 +155,12 @@ def add_forms(writer: PdfWriter, drawing: PdfReader, layer: IndirectObject) -> l
 
 def _form(data: bytes, box: Sequence[float], layer: IndirectObject) -> DecodedStreamObject:
     form = _stream(data)
-    form[NameObject("/Type")], form[NameObject("/Subtype")] = NameObject("/XObject"), NameObject("/Form")
-    form[NameObject("/BBox")] = _array(*box)
-    form[NameObject("/OC")] = layer
+    form.update(_dictionary(Type=NameObject("/XObject"), Subtype=NameObject("/Form"), BBox=_array(*box), OC=layer))
     return form
+
+
+def _dictionary(**entries: PdfObject) -> DictionaryObject:
+    return DictionaryObject({NameObject(f"/{key}"): value for key, value in entries.items()})
 
 
 def show_form(writer: PdfWriter, page: PageObject, form: IndirectObject, matrix: Sequence[float], clip: Rect) -> None:
@@ -269,21 +269,19 @@ def annotate(
     frame += f"{_numbers((half, half, rect.width - FRAME, rect.height - FRAME))} re S"
     # Some viewers read the layer of the appearance, and not that of the annotation.
     appearance = _form(frame.encode(), (0, 0, rect.width, rect.height), layer)
-    annotation = DictionaryObject(
-        {
-            NameObject("/Type"): NameObject("/Annot"),
-            NameObject("/Subtype"): NameObject("/Square"),
-            NameObject("/Rect"): _array(rect.left, rect.bottom, rect.right, rect.top),
-            NameObject("/Contents"): TextStringObject(text),
-            NameObject("/T"): TextStringObject(AUTHOR),
-            NameObject("/Subj"): TextStringObject(text.split("\n", 1)[0]),
-            NameObject("/NM"): TextStringObject(name),
-            NameObject("/F"): NumberObject(_PRINTED),
-            NameObject("/C"): _array(*channels),
-            NameObject("/BS"): DictionaryObject({NameObject("/W"): FloatObject(FRAME)}),
-            NameObject("/AP"): DictionaryObject({NameObject("/N"): writer._add_object(appearance)}),
-            NameObject("/OC"): layer,
-        }
+    annotation = _dictionary(
+        Type=NameObject("/Annot"),
+        Subtype=NameObject("/Square"),
+        Rect=_array(rect.left, rect.bottom, rect.right, rect.top),
+        Contents=TextStringObject(text),
+        T=TextStringObject(AUTHOR),
+        Subj=TextStringObject(text.split("\n", 1)[0]),
+        NM=TextStringObject(name),
+        F=NumberObject(_PRINTED),
+        C=_array(*channels),
+        BS=_dictionary(W=FloatObject(FRAME)),
+        AP=_dictionary(N=writer._add_object(appearance)),
+        OC=layer,
     )
     if page.indirect_reference is not None:
         annotation[NameObject("/P")] = page.indirect_reference
@@ -375,6 +373,5 @@ def label_pages(writer: PdfWriter, labels: Sequence[str]) -> None:
     """Give each page its label, so that a viewer still shows the paper's page numbers after pages were inserted."""
     entries = ArrayObject()
     for index, label in enumerate(labels):
-        entries.append(NumberObject(index))
-        entries.append(DictionaryObject({NameObject("/P"): TextStringObject(label)}))
-    writer.root_object[NameObject("/PageLabels")] = DictionaryObject({NameObject("/Nums"): entries})
+        entries += [NumberObject(index), _dictionary(P=TextStringObject(label))]
+    writer.root_object[NameObject("/PageLabels")] = _dictionary(Nums=entries)

@@ -101,7 +101,7 @@ def _check_call(source: Path, notes: Sequence[Note], out: Path, force: bool) -> 
     if not source.is_file():  # a pipe or a device might never end
         kind = "a folder" if source.is_dir() else "not a regular file"
         raise DataError("not_a_file", f"{source} is {kind}. Expected a PDF.")
-    if out.resolve() == source.resolve() or (out.exists() and os.path.samefile(out, source)):
+    if out.exists() and out.samefile(source):
         text = f"--out {out} is the PDF itself, which is never changed. Choose another name."
         raise ConfigError("output_is_input", text)
     if out.is_dir():

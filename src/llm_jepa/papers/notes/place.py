@@ -61,11 +61,7 @@ def check_size(page: int, view: View) -> None:
 
 
 def place_note(note: Note, space: Space, view: View) -> Placement:
-    """Return where a note goes on its page.
-
-    Raises:
-        DataError: If the note's coordinates are not on the page, or not free.
-    """
+    """Return where a note goes on its page; refuse coordinates that are not on the page, or not free."""
     if note.place == "margin":
         return _in_margin(note, space, view) or _in_column(note, space, view)
     if note.place == "top":
