@@ -80,11 +80,9 @@ def _claim_rows(claim: Claim, judged: JudgedRecords) -> Iterator[str]:
         for part, (check, outcome) in enumerate(zip(each.checks, each.outcomes, strict=True), 1):
             about = f"{wording.about(check)}: {wording.ours(check, outcome)}, n {outcome.n}"
             controls = wording.against_controls(check, outcome)
-            verdict = outcome.reason
+            verdict = f"{outcome.reason}{wording.could_show(check, outcome)}"
             if len(each.checks) > 1:
                 verdict = f"part {part} of {len(each.checks)}, {outcome.word}: {verdict}"
-            if outcome.word == "inconclusive" and outcome.smallest:
-                verdict += f"; {wording.could_show(check, outcome)}"
             if part == 1:
                 verdict = f"**{each.word}** ({_made(record)}) {verdict}"
             name = label if part == 1 else "same"

@@ -57,14 +57,10 @@ def against_controls(check: Check, outcome: Outcome) -> str:
     """Return the arm's difference to each control, with its interval, and the controls that were not run."""
     if outcome.n == 0 or not check.controls:
         return DASH
-    parts = []
-    for name in check.controls:
-        if name in outcome.controls:
-            delta, ci = outcome.controls[name]
-            parts.append(f"{name} {difference(check, delta)}{interval(check, ci)}")
-        else:
-            parts.append(f"{name} not run")
-    return "; ".join(parts)
+    parts = dict.fromkeys(check.controls, "not run")
+    for name, (delta, ci) in outcome.controls.items():
+        parts[name] = f"{difference(check, delta)}{interval(check, ci)}"
+    return "; ".join(f"{name} {part}" for name, part in parts.items())
 
 
 def sentence(judged: Judged) -> str:
@@ -77,9 +73,7 @@ def sentence(judged: Judged) -> str:
             text += f", Holm p {format_p(outcome.p_holm)}" if outcome.p_holm is not None else ""
         if outcome.controls:
             text += f"; the arm over its controls: {against_controls(check, outcome)}"
-        if outcome.word == "inconclusive" and outcome.smallest:
-            text += f"; {could_show(check, outcome)}"
-        parts.append(f"{text}.")
+        parts.append(f"{text}{could_show(check, outcome)}.")
     return " ".join(parts)
 
 
@@ -97,8 +91,10 @@ def about(check: Check) -> str:
 
 
 def could_show(check: Check, outcome: Outcome) -> str:
-    """Return the smallest difference that would have been shown four times in five."""
-    return f"could have shown {difference(check, outcome.smallest).lstrip('+')}"
+    """Return what follows an inconclusive result: the smallest difference that would have been shown 4 times in 5."""
+    if outcome.word != "inconclusive" or not outcome.smallest:
+        return ""
+    return f"; could have shown {difference(check, outcome.smallest).lstrip('+')}"
 
 
 def number(check: Check, value: float | None) -> str:
