@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from llm_jepa.cli import main
-from llm_jepa.experiments.choose_cell import check_name, choose, is_higher_better, validation_value
+from llm_jepa.experiments.choose_cell import check_name, choose, validation_value
 from llm_jepa.experiments.compare import open_experiment
 from llm_jepa.experiments.experiment import read_experiment, read_grids
 from llm_jepa.experiments.grids import Grid
@@ -166,8 +166,8 @@ def test_the_best_mean_over_seeds_is_chosen_whichever_way_is_better():
 
 def test_names_of_the_log_and_of_eval_json_mean_the_same():
     """`eval_ce_loss` is `ce_loss`; monitors are found by their last name; nan is not a value."""
-    assert check_name("eval_ce_loss", "exact_match") == "ce_loss" and not is_higher_better("ce_loss")
-    assert check_name(None, "starts_with") == "starts_with" and is_higher_better("starts_with")
+    assert check_name("eval_ce_loss", "exact_match") == "ce_loss"
+    assert check_name(None, "starts_with") == "starts_with"
     record = {"exact_match": 0.9, "validation": {"exact_match": 0.5, "monitor/gap": 0.25, "ce_loss": float("nan")}}
     assert validation_value(record, "exact_match") == 0.5  # never the one on test rows
     assert validation_value(record, "gap") == 0.25

@@ -29,11 +29,6 @@ def check_name(name: str | None, metric: str) -> str:
     return plain
 
 
-def is_higher_better(name: str) -> bool:
-    """Whether a higher value is better, for a name that `check_name` returned."""
-    return HIGHER_IS_BETTER.get(name, True)
-
-
 def validation_value(record: Mapping[str, Any], name: str) -> float | None:
     """Return a value of the last evaluation on validation rows, from a run's eval.json; None if it was not measured."""
     last = record.get("validation", {})
@@ -46,17 +41,14 @@ def choose(values: Mapping[str, Mapping[int, float]], seeds: Collection[int], na
 
     Args:
         values: Cell to seed to value. A cell without a value for each seed is not chosen: a mean over other seeds
-            cannot be compared, and a setting that fails should not be recommended.
+            cannot be compared, and a setting that fails should not be recommended. None if all cells are like that.
         seeds: The seeds of the experiment.
         name: What the values are, as `check_name` returned it.
-
-    Returns:
-        The cell's name; None if no cell has all seeds.
 
     >>> choose({"k0": {1: 0.2, 2: 0.4}, "k1": {1: 0.5, 2: 0.3}, "k2": {1: 0.9}}, [1, 2], "exact_match")
     'k1'
     """
-    sign = 1 if is_higher_better(name) else -1
+    sign = 1 if HIGHER_IS_BETTER.get(name, True) else -1
     means = {
         cell: math.fsum(by_seed[seed] for seed in seeds) / len(seeds)
         for cell, by_seed in values.items()

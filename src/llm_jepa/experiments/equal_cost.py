@@ -30,11 +30,8 @@ class Budget:
         arm: The arm at equal steps.
         baseline: The arm whose cost is matched.
         max_steps: Steps that the arm takes here; 0 if its teacher alone costs as much as the baseline's run.
-        baseline_steps: Steps of the baseline.
-        cost: The cost of a step of the arm, in FLOPs or seconds.
-        baseline_cost: The cost of a step of the baseline.
-        fixed: The cost of the arm's teacher.
-        baseline_fixed: The cost of the baseline's teacher.
+        cost, baseline_cost: The cost of a step, in FLOPs or seconds.
+        fixed, baseline_fixed: The cost of a teacher.
     """
 
     kind: str
@@ -58,13 +55,17 @@ class Budget:
         return self.cost / self.baseline_cost
 
     @property
+    def baseline_total(self) -> float:
+        """The cost of the baseline's run."""
+        return self.baseline_fixed + self.baseline_steps * self.baseline_cost
+
+    @property
     def record(self) -> dict[str, Any]:
         """As JSON, with the ratio of a step's costs and both totals. These differ by at most half a step, unless
         `max_steps` is 0 or 1.
         """
         total = self.fixed + self.max_steps * self.cost
-        baseline_total = self.baseline_fixed + self.baseline_steps * self.baseline_cost
-        return asdict(self) | {"ratio": self.ratio, "total": total, "baseline_total": baseline_total}
+        return asdict(self) | {"ratio": self.ratio, "total": total, "baseline_total": self.baseline_total}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Budget:
@@ -96,13 +97,9 @@ def plan(
         kind: `flops`: counted, the same on every machine. `time`: the median step time, measured on this machine.
         arm, baseline: The two arms.
         runs: Their settings.
-        records: Their eval.json, one a seed.
-
-    Returns:
-        None if nothing was counted or measured.
+        records: Their eval.json, one a seed. None if nothing was counted or measured in them.
     """
-    cost = _cost(kind, runs[arm], records[arm])
-    baseline_cost = _cost(kind, runs[baseline], records[baseline])
+    cost, baseline_cost = (_cost(kind, runs[each], records[each]) for each in (arm, baseline))
     if not cost or not baseline_cost:
         return None
     fixed, baseline_fixed = (_fixed(kind, records[each]) for each in (arm, baseline))

@@ -43,13 +43,9 @@ class SeedValues:
 
     def __post_init__(self) -> None:
         values = list(self.seeds.values())
-        computed = {
-            "mean": math.fsum(values) / len(values) if values else None,
-            "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-            "n": len(values),
-        }
-        for name, value in computed.items():
-            object.__setattr__(self, name, value)
+        object.__setattr__(self, "mean", math.fsum(values) / len(values) if values else None)
+        object.__setattr__(self, "std", float(np.std(values, ddof=1)) if len(values) > 1 else None)
+        object.__setattr__(self, "n", len(values))
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> SeedValues:
@@ -73,13 +69,9 @@ class Cost:
 
 @dataclass(frozen=True)
 class Alarm:
-    """Whether the collapse alarm of a run was raised (`CollapseAlarm.summary()`).
+    """Whether the collapse alarm of a run was raised: from which step, what was seen, and whether it recovered later.
 
-    Attributes:
-        alarmed: Whether it was raised.
-        first_step: The step from which the views had collapsed.
-        reason: What was seen.
-        recovered: Whether the views were apart again at the last check.
+    The values are those of `CollapseAlarm.summary()`.
     """
 
     alarmed: bool
@@ -93,7 +85,6 @@ class RunResult:
     """The values of one run's eval.json, and its collapse alarm.
 
     Attributes:
-        arm: Name of the arm.
         seed: Seed of the run, which pairs it with the other arms' runs.
         metrics: Name to value. The metric of the experiment is a share in [0, 1]. None or nan: not measured.
         alarm: The collapse alarm; None if the run was not monitored.
@@ -124,11 +115,9 @@ class ArmResult:
     """One arm on one test set.
 
     Attributes:
-        name: Its name.
         values: The metric by seed.
         retrieval: Key (`RETRIEVAL_KEYS`) to its values, if they were measured.
         views_retrieval: The same for held-out rows of views_file.
-        cost: What its steps cost.
         alarms: The collapse alarm by seed, of the runs that were monitored.
     """
 
@@ -215,7 +204,6 @@ class Cell:
         validation: The values by which cells are chosen, on validation rows.
         test: The metric on test rows.
         failed: Seed to how its run failed.
-        chosen: Whether it represents the grid in the comparison.
     """
 
     arm: str
@@ -236,13 +224,10 @@ class GridResults:
     """All cells of an arm that is a grid, also those that failed.
 
     Attributes:
-        arm: The arm.
         axes: Field to its values.
         choose_by: The value by which the best cell is chosen, on validation rows.
-        higher_is_better: The direction of `choose_by`.
         metric: The metric on test rows.
         chosen: Name of the chosen cell; None while no cell is chosen.
-        cells: The cells.
     """
 
     arm: str
@@ -274,12 +259,10 @@ class Results:
 
     Attributes:
         metric: The metric on which arms are compared, a share in [0, 1], higher is better.
-        baseline: The arm that all others are compared with.
         headline: The arm whose comparison is the first in a report; None for the first arm.
         tests: Test set to its results; the first is the main one.
         runs: Every number of every run.
         settings: What a reader needs to repeat the experiment, and what was found in its data (`data`).
-        grids: The arms that are grids.
         notes: Sentences that a reader must know.
         budgets: In a comparison at equal cost: arm to the steps that it took. None at equal steps.
         at_equal: `flops` and `time` to the comparison at that equal cost, if it was made.
@@ -332,10 +315,6 @@ class Results:
         """Arm to the verdict on the main test set."""
         return {each.arm: each.verdict for each in self.main.comparisons}
 
-    def training_times(self, arm: str | None = None) -> list[float]:
-        """Return the training time of each run in seconds, of all arms or one; unknown times are left out."""
-        return self.times("training_time_s", arm)
-
     def times(self, name: str, arm: str | None = None) -> list[float]:
         """Return a time of each run in seconds, by its name in eval.json, of all arms or one; unknown ones left out."""
         times = [run.metric(name) for run in self.runs if arm in (None, run.arm)]
@@ -343,17 +322,15 @@ class Results:
 
     def to_json(self) -> Json:
         """Return what results.json holds."""
-        main = self.main.to_json()
-        arms = self.arms
+        arms, main = self.arms, self.main.to_json()
+        retrieval = main.pop("retrieval")
         record = {
             "metric": self.metric,
             "baseline": self.baseline,
             "headline": self.headline,
-            "arms": main["arms"],
-            "comparisons": main["comparisons"],
-            "controls": main["controls"],
+            **main,
             "cost": {name: asdict(arm.cost) for name, arm in arms.items()},
-            "retrieval": main["retrieval"],
+            "retrieval": retrieval,
             "views_retrieval": _retrieval_json(arms, "views_retrieval"),
             "alarms": {
                 name: {seed: asdict(alarm) for seed, alarm in arm.alarms.items()}
@@ -427,10 +404,9 @@ def _read_comparison(record: Mapping[str, Any]) -> PairedComparison:
     same_names = ("arm", "baseline", "delta", "p_value", "p_holm", "n", "sign_flip_p", "smallest_detectable")
     same: Json = {key: record.get(key) for key in (*same_names, "p_margin", "p_margin_holm")}
     margin = record.get("margin_points")
-    ci = record.get("ci95") and tuple(record["ci95"])
     return PairedComparison(
         **same,
-        ci=ci,
+        ci=record.get("ci95") and tuple(record["ci95"]),
         differences=_by_seed(record.get("differences", {})),
         missing=record.get("missing_seeds", {}),
         reason=record.get("reason") or "",

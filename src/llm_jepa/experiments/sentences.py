@@ -140,25 +140,38 @@ def headline_of(results: Results) -> PairedComparison | None:
 def answer_of(results: Results) -> Answer:
     """Return the answer of the main test set, with what the headline's arm does on the others."""
     first = headline_of(results)
-    answer = _answer_of_one(first, results)
-    if first is None or not results.several_tests:
-        return answer
-    main = next(iter(results.tests))
-    others = {name: each for name, found in list(results.tests.items())[1:] if (each := found.comparison_of(first.arm))}
-    verdicts = {main: first.verdict} | {name: each.verdict for name, each in others.items()}
-    won, lost = (" and ".join(n for n, each in verdicts.items() if each == word) for word in ("better", "worse"))
-    short = answer.short
+    if first is None:
+        return Answer("Does it help?", "Nothing to compare.", f"{results.baseline} is the only arm.")
+    question = f"Is {first.arm} better than {results.baseline}?"
+    controls = results.main.controls_of(first.arm)
+    short, text = _short_answer(first, controls), _headline_sentence(first, results)
+    if first.verdict == "better":
+        text = " ".join([text, *map(_over_control, controls)])
+    if not results.several_tests:
+        return Answer(question, short, text)
+    sets = {name: each for name, found in results.tests.items() if (each := found.comparison_of(first.arm))}
+    won, lost = (" and ".join(n for n, each in sets.items() if each.verdict == word) for word in ("better", "worse"))
     if won and lost:
-        short = f"A trade-off: better on {won}, worse on {lost}.{_reserve(first, short, results)}"
-    texts = [f"On {main}: {answer.sentence}", *(f"On {name}: {_set_in_words(each)}" for name, each in others.items())]
-    return Answer(answer.question, short, " ".join(texts))
+        reserve = ""
+        if first.verdict == "better" and short != YES:  # the gain is not more than a control's, or there is no control
+            reserve = f" {short}" if controls else " No control was run."
+        short = f"A trade-off: better on {won}, worse on {lost}.{reserve}"
+    main, *others = sets
+    texts = [f"On {main}: {text}", *(f"On {name}: {_set_in_words(sets[name])}" for name in others)]
+    return Answer(question, short, " ".join(texts))
 
 
-def _reserve(first: PairedComparison, short: str, results: Results) -> str:
-    """Return what a trade-off must add if the gain is not more than a control's, or has none to be compared with."""
-    if first.verdict != "better" or short == YES:
-        return ""
-    return f" {short}" if results.main.controls_of(first.arm) else " No control was run."
+def _short_answer(c: PairedComparison, controls: Sequence[PairedComparison]) -> str:
+    if c.verdict == "better":
+        if not controls:
+            return "Yes; no control was run."
+        return YES if all(each.verdict == "better" for each in controls) else "Not shown beyond its control."
+    if c.n > 1 and c.ci is None:  # every run at 0%, or every one at 100%
+        return "Nothing can be seen."
+    kept = f", but not worse by more than {c.margin_in_words}" if c.not_worse_shown else ""
+    if c.verdict == "worse":
+        return f"No, it is worse{kept}."
+    return f"Not shown{kept}." if kept else "No difference shown."
 
 
 def arm_sentences(results: Results) -> list[str]:
@@ -180,55 +193,24 @@ def _arm_in_words(arm: ArmResult, results: Results) -> str:
     if recall is not None and recall.mean is not None:
         parts.append(f"it finds the code of a text in {recall.mean:.1%} of cases")
     if arm.raised:
-        parts.append(f"its views collapsed in {count_alarms(arm)}, of which {len(arm.recovered) or 'none'} recovered")
+        parts.append(f"its views {_collapsed(arm)}")
     return f"{'; '.join(parts)}."
-
-
-def _set_in_words(c: PairedComparison) -> str:
-    if c.delta is None:
-        return f"{c.arm} and {c.baseline} cannot be compared: {c.reason}."
-    return f"{_difference_in_words(c)}, {c.verdict}."
-
-
-def _answer_of_one(first: PairedComparison | None, results: Results) -> Answer:
-    """Return the answer of the main test set only."""
-    if first is None:
-        return Answer("Does it help?", "Nothing to compare.", f"{results.baseline} is the only arm.")
-    question = f"Is {first.arm} better than {results.baseline}?"
-    text = _headline_sentence(first, results)
-    if first.verdict == "better":
-        controls = results.main.controls_of(first.arm)
-        text = " ".join([text, *map(_over_control, controls)])
-        return Answer(question, _short_yes(controls), text)
-    if first.n > 1 and first.ci is None:  # every run at 0%, or every one at 100%
-        return Answer(question, "Nothing can be seen.", text)
-    return Answer(question, _short_no(first), text)
-
-
-def _short_no(c: PairedComparison) -> str:
-    kept = f"not worse by more than {c.margin_in_words}" if c.not_worse_shown else ""
-    if c.verdict == "worse":
-        return f"No, it is worse, but {kept}." if kept else "No, it is worse."
-    return f"Not shown, but {kept}." if kept else "No difference shown."
-
-
-def _short_yes(controls: Sequence[PairedComparison]) -> str:
-    if not controls:
-        return "Yes; no control was run."
-    return YES if all(each.verdict == "better" for each in controls) else "Not shown beyond its control."
 
 
 def _headline_sentence(c: PairedComparison, results: Results) -> str:
     if c.delta is None:
-        return f"{c.arm} and {c.baseline} cannot be compared: {c.reason}."
+        return _set_in_words(c)
     seeds = list(c.differences)
     arm, baseline = (results.arms[name].values.seeds for name in (c.arm, c.baseline))
     ours, theirs = (100 * sum(values[seed] for seed in seeds) / len(seeds) for values in (arm, baseline))
     count = "1 seed" if len(seeds) == 1 else f"{len(seeds)} paired seeds"
     text = f"Over {count}, {c.arm} reaches {ours:.1f}% {results.metric_name} and {c.baseline} {theirs:.1f}%: "
     text += f"a difference of {_difference_in_words(c)}"
-    text = f"{text}; {c.reason}." if c.reason else f"{text}."
-    return text + _why_not_shown(c)
+    text += f"; {c.reason}." if c.reason else "."
+    if shown_by_itself(c):
+        text += " The interval leaves out 0, but it is for one comparison only. Corrected for all comparisons, p is"
+        text += f" {format_p(c.p_holm)}."
+    return text
 
 
 def shown_by_itself(c: PairedComparison) -> bool:
@@ -236,11 +218,10 @@ def shown_by_itself(c: PairedComparison) -> bool:
     return c.verdict == "no difference shown" and c.ci is not None and not c.ci[0] <= 0 <= c.ci[1]
 
 
-def _why_not_shown(c: PairedComparison) -> str:
-    if not shown_by_itself(c):
-        return ""
-    why = "The interval leaves out 0, but it is for one comparison only. Corrected for all comparisons, p is"
-    return f" {why} {format_p(c.p_holm)}."
+def _set_in_words(c: PairedComparison) -> str:
+    if c.delta is None:
+        return f"{c.arm} and {c.baseline} cannot be compared: {c.reason}."
+    return f"{_difference_in_words(c)}, {c.verdict}."
 
 
 def _over_control(c: PairedComparison) -> str:
@@ -265,38 +246,31 @@ def about_controls(results: Results, controls: Mapping[str, Sequence[str]]) -> l
         results: The results on each test set, with comparisons with controls.
         controls: What `control_arms` returned.
     """
-    named = results.several_tests
-    return [
-        f"On {name}: {note}" if named else note
-        for name, found in results.tests.items()
-        for note in _about_controls(found, controls)
-    ]
-
-
-def _about_controls(found: SetResults, controls: Mapping[str, Sequence[str]]) -> list[str]:
     notes = []
-    for comparison in found.comparisons:
-        arm = comparison.arm
-        if comparison.verdict != "better" or arm not in controls:
-            continue
-        own = found.controls_of(arm)
-        missing = [each.baseline for each in own if not each.n]
-        behind = [each.baseline for each in own if each.n and each.verdict != "better"]
-        if missing:
-            notes.append(
-                f"{arm} is better than {comparison.baseline}, but its control {' and '.join(missing)} has no finished "
-                "run at its seeds."
-            )
-        if not own:
-            notes.append(
-                f"{arm} is better than {comparison.baseline}, but no control of it was run. An arm with its settings "
-                "and shuffle_views: true would show whether the match of the views helps."
-            )
-        elif behind:
-            notes.append(
-                f"{arm} is better than {comparison.baseline}, but is not shown to be better than its control "
-                f"{' and '.join(behind)}. Something other than the match of the views may help."
-            )
+    for name, found in results.tests.items():
+        where = f"On {name}: " if results.several_tests else ""
+        for comparison in found.comparisons:
+            if comparison.verdict == "better" and comparison.arm in controls:
+                notes += [where + note for note in _about_gain(comparison, found.controls_of(comparison.arm))]
+    return notes
+
+
+def _about_gain(gain: PairedComparison, controls: Sequence[PairedComparison]) -> list[str]:
+    notes, text = [], f"{gain.arm} is better than {gain.baseline}, but"
+    missing = " and ".join(each.baseline for each in controls if not each.n)
+    behind = " and ".join(each.baseline for each in controls if each.n and each.verdict != "better")
+    if missing:
+        notes.append(f"{text} its control {missing} has no finished run at its seeds.")
+    if not controls:
+        notes.append(
+            f"{text} no control of it was run. An arm with its settings and shuffle_views: true would show whether the "
+            "match of the views helps."
+        )
+    elif behind:
+        notes.append(
+            f"{text} is not shown to be better than its control {behind}. Something other than the match of the views "
+            "may help."
+        )
     return notes
 
 
@@ -316,21 +290,19 @@ def about_undecided(results: Results) -> list[str]:
 
 def about_budgets(budgets: Sequence[Budget]) -> list[str]:
     """Return a sentence for each arm whose steps were scaled: how many it took, and why."""
-    unit = {"flops": "counted FLOPs", "time": "median time by the clock"}
-    return [
-        f"{each.name} takes {each.max_steps:,} steps where {each.baseline} takes {each.baseline_steps:,}: "
-        f"a step costs {each.ratio:.3g} times as much, in {unit[each.kind]}{_about_teachers(each)}."
-        if each.max_steps
-        else f"{each.arm} is missing: its teacher alone costs as much as a run of {each.baseline}."
-        for each in budgets
-    ]
+    return [_about_budget(each) for each in budgets]
 
 
-def _about_teachers(budget: Budget) -> str:
-    if budget.fixed == budget.baseline_fixed:
-        return ""
-    total = budget.baseline_fixed + budget.baseline_steps * budget.baseline_cost
-    return f", and its teacher {budget.fixed / total:.0%} of a run of {budget.baseline}"
+def _about_budget(budget: Budget) -> str:
+    baseline = budget.baseline
+    if not budget.max_steps:
+        return f"{budget.arm} is missing: its teacher alone costs as much as a run of {baseline}."
+    unit = {"flops": "counted FLOPs", "time": "median time by the clock"}[budget.kind]
+    text = f"{budget.name} takes {budget.max_steps:,} steps where {baseline} takes {budget.baseline_steps:,}: "
+    text += f"a step costs {budget.ratio:.3g} times as much, in {unit}"
+    if budget.fixed != budget.baseline_fixed:
+        text += f", and its teacher {budget.fixed / budget.baseline_total:.0%} of a run of {baseline}"
+    return f"{text}."
 
 
 # ---- collapse alarms ----
@@ -341,15 +313,13 @@ def count_alarms(arm: ArmResult) -> str:
     return f"{len(arm.raised)} of {len(arm.alarms)} runs" if arm.alarms else "not watched"
 
 
+def _collapsed(arm: ArmResult) -> str:
+    return f"collapsed in {count_alarms(arm)}, of which {len(arm.recovered) or 'none'} recovered"
+
+
 def collapses_of(found: SetResults) -> list[str]:
     """Return a sentence part for each arm in which a collapse alarm was raised."""
-    parts = []
-    for arm in found.arms.values():
-        if arm.raised:
-            parts.append(
-                f"{arm.name} collapsed in {count_alarms(arm)}, of which {len(arm.recovered) or 'none'} recovered"
-            )
-    return parts
+    return [f"{arm.name} {_collapsed(arm)}" for arm in found.arms.values() if arm.raised]
 
 
 def alarm_sentences(found: SetResults) -> list[str]:

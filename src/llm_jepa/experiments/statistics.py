@@ -27,14 +27,10 @@ Verdict = str
 Name = TypeVar("Name", bound=Hashable)
 
 ALPHA = 0.05
-CONFIDENCE = 0.95
-"""That of all intervals."""
-POWER = 0.8
-"""The power that `smallest_detectable` assumes: 80%, as is usual."""
-
-MAX_EXACT_SEEDS = 14
-"""Up to here all 2^n sign flips are counted (16,384, in half a second); above, NUM_FLIPS random ones."""
-NUM_FLIPS = 100_000
+CONFIDENCE = 0.95  # of all intervals
+POWER = 0.8  # what `smallest_detectable` assumes, as is usual
+MAX_EXACT_SEEDS = 14  # up to here all 2^n sign flips are counted (16,384, in half a second)
+NUM_FLIPS = 100_000  # random ones, above that
 
 # Differences of decimal fractions that are mathematically equal can differ by about 1e-17 in binary. Two shares of the
 # same test file differ by at least 1/N, or are equal, so no real difference is this small.
@@ -47,26 +43,22 @@ class PairedComparison:
     """One arm against its baseline, over the seeds that both have.
 
     Attributes:
-        arm, baseline: Names, for sentences.
-        n: Number of seeds that both have.
-        mean, baseline_mean: Means over those seeds; None if there is none.
-        delta: Mean difference, arm minus baseline; None if there is no seed.
-        std: Standard deviation of the differences (n - 1); None with n < 2.
-        ci: Paired 95% t interval of the difference; both ends are equal if all differences are, None
-            with n < 2.
-        p_value: Two-sided p of the paired t-test; with equal differences the sign-flip p; None with n < 2.
+        n: Number of seeds that both have. Without any, means and `delta` are None; below two, `std`, `ci` and p too.
+        delta: Mean difference, arm minus baseline.
+        std: Standard deviation of the differences (n - 1).
+        ci: Paired 95% t interval of the difference; both ends are equal if all differences are.
+        p_value: Two-sided p of the paired t-test; with equal differences the sign-flip p.
         p_holm: `p_value` corrected for the number of comparisons (`correct_for_many`). Before that, equal to `p_value`.
         sign_flip_p: Two-sided p of the sign-flip test, which does not assume a normal distribution. At least
-            2 / 2^n, so five seeds cannot go below 0.0625. None with n < 2.
-        smallest_detectable: Smallest true difference that a t-test at 0.05 with this n and std shows with a
-            chance of 80%; None if std is unknown or 0.
+            2 / 2^n, so five seeds cannot go below 0.0625.
+        smallest_detectable: See the function; None if std is unknown or 0.
         differences: Arm minus baseline by seed, in order of seed.
         missing: Seeds that the arm lacks, and that the baseline lacks.
         reason: Why a value above is None, or what is unusual; otherwise empty.
         sentence: The result in words (`sentences.sentence`), if it was added.
         margin: Largest loss that does not matter, a share, set before the results are known; None if it was not set.
         p_margin: p of the paired t-test of the differences against -margin: twice the one-sided p, at most 1. With
-            equal differences that of the sign-flip test. None with n < 2 or without a margin.
+            equal differences that of the sign-flip test.
         p_margin_holm: `p_margin`, corrected together with the p-values (`correct_for_many`).
     """
 
@@ -133,8 +125,7 @@ def compare_paired(
     values cannot show a difference.
 
     Args:
-        values: Seed to value of the arm.
-        baseline: Seed to value of the baseline.
+        values, baseline: Seed to value of the arm, and of the baseline.
         arm, baseline_arm: Names for sentences and errors.
         margin: Largest loss that does not matter, a share in (0, 1); None for no test against it.
 
@@ -145,27 +136,24 @@ def compare_paired(
     check_finite(baseline, baseline_arm)
     seeds = sorted(set(values) & set(baseline))
     missing = {arm: sorted(set(baseline) - set(values)), baseline_arm: sorted(set(values) - set(baseline))}
+    ours, theirs = ([float(each[seed]) for seed in seeds] for each in (values, baseline))
+    differences = [float(values[seed] - baseline[seed]) for seed in seeds]
     known = PairedComparison(
         arm,
         baseline_arm,
         n=len(seeds),
-        differences={seed: float(values[seed] - baseline[seed]) for seed in seeds},
+        differences=dict(zip(seeds, differences, strict=True)),
         missing={name: lacking for name, lacking in missing.items() if lacking},
         margin=margin,
     )
     if not seeds:
         return replace(known, reason="no seed has both arms")
-    known = replace(
-        known,
-        mean=_mean([values[seed] for seed in seeds]),
-        baseline_mean=_mean([baseline[seed] for seed in seeds]),
-        delta=_mean(list(known.differences.values())),
-    )
+    known = replace(known, mean=_mean(ours), baseline_mean=_mean(theirs), delta=_mean(differences))
     if known.n < 2:
         return replace(known, reason="one seed says nothing of the spread between seeds")
-    if len(seen := {float(v) for s in seeds for v in (values[s], baseline[s])}) == 1 and seen <= {0.0, 1.0}:
+    if len(seen := {*ours, *theirs}) == 1 and seen <= {0.0, 1.0}:
         return replace(known, reason=f"every run of both is at {seen.pop():.0%}, where no difference can be seen")
-    return _with_tests(known, scale=max(abs(float(v)) for s in seeds for v in (values[s], baseline[s])))
+    return _with_tests(known, scale=max(map(abs, ours + theirs)))
 
 
 def _with_tests(known: PairedComparison, scale: float) -> PairedComparison:
@@ -176,25 +164,16 @@ def _with_tests(known: PairedComparison, scale: float) -> PairedComparison:
         p_margin = _margin_p(differences, known.margin, scale)
         known = replace(known, p_margin=p_margin, p_margin_holm=p_margin)
     if np.ptp(differences) <= SAME * scale:
-        reason = (
+        text = (
             "the difference is the same in every seed, so p is that of the sign-flip test, and the interval is a point"
         )
-        delta = float(known.delta or 0.0)
-        return replace(
-            known, std=0.0, ci=(delta, delta), p_value=flip_p, p_holm=flip_p, sign_flip_p=flip_p, reason=reason
-        )
+        ends = (float(known.delta or 0.0),) * 2
+        return replace(known, std=0.0, ci=ends, p_value=flip_p, p_holm=flip_p, sign_flip_p=flip_p, reason=text)
     test = stats.ttest_1samp(differences, 0.0)
-    low, high = test.confidence_interval(CONFIDENCE)
-    std = float(differences.std(ddof=1))
-    return replace(
-        known,
-        std=std,
-        ci=(float(low), float(high)),
-        p_value=float(test.pvalue),
-        p_holm=float(test.pvalue),
-        sign_flip_p=flip_p,
-        smallest_detectable=smallest_detectable(known.n, std),
-    )
+    low, high = map(float, test.confidence_interval(CONFIDENCE))
+    p, std = float(test.pvalue), float(differences.std(ddof=1))
+    known = replace(known, std=std, ci=(low, high), p_value=p, p_holm=p, sign_flip_p=flip_p)
+    return replace(known, smallest_detectable=smallest_detectable(known.n, std))
 
 
 def _margin_p(differences: NDArray[np.float64], margin: float, scale: float) -> float:
@@ -215,7 +194,6 @@ def sign_flip_p(differences: ArrayLike, scale: float = 1.0) -> float:
     100,000 random choices (fixed seed) and the observed one.
 
     Args:
-        differences: The differences.
         scale: How large the values are; sums that are equal to 9 digits of it count as equal.
     """
 
@@ -238,24 +216,14 @@ def sign_flip_p(differences: ArrayLike, scale: float = 1.0) -> float:
 def smallest_detectable(n: int, std: float) -> float | None:
     """Return the smallest true difference that a two-sided paired t-test at 0.05 shows with a chance of 80%.
 
-    Under a true difference D the statistic follows a noncentral t distribution with n - 1 degrees of freedom
-    and noncentrality D * sqrt(n) / std, so this is the D where P(t > critical) reaches 0.8. A difference that is shown
-    with the wrong sign is not counted; that hardly ever happens. The observed `std` is uncertain itself, so with few
-    seeds the result is only an order of magnitude.
-
-    Returns:
-        The difference, in the unit of `std`; None with n < 2 or std 0.
+    It is in the unit of `std`; None with n < 2 or std 0. The observed `std` is uncertain itself, so with few seeds the
+    result is only an order of magnitude.
     """
     if n < 2 or std <= 0:
         return None
-    df = n - 1
-    critical = stats.t.ppf(1 - ALPHA / 2, df)
-
-    def lacking_power(noncentrality: float) -> float:
-        return float(stats.nct.sf(critical, df, noncentrality)) - POWER
-
+    critical = stats.t.ppf(1 - ALPHA / 2, n - 1)
     # With one degree of freedom the root is near 1.3 times the critical value, with many below critical + 1.
-    root = optimize.brentq(lacking_power, 0.0, 2 * critical + 2)
+    root = optimize.brentq(lambda d: stats.nct.sf(critical, n - 1, d) - POWER, 0.0, 2 * critical + 2)
     return float(root * std / math.sqrt(n))
 
 
@@ -266,11 +234,7 @@ def power_of_t_test(n: int, std: float, effect: float, alpha: float = ALPHA) -> 
     effect * sqrt(n) / std. A difference that is shown with the wrong sign is not counted; that hardly ever happens. The
     same number is the chance that an arm that equals its baseline is shown to be not worse by more than `effect`.
 
-    Args:
-        n: Number of seeds, at least 2.
-        std: Standard deviation of the paired differences, above 0, in the unit of `effect`.
-        effect: The true difference.
-        alpha: What p must be below.
+    `n` is at least 2; `std` is that of the paired differences, above 0; p must be below `alpha`.
     """
     critical = stats.t.ppf(1 - alpha / 2, n - 1)
     return float(stats.nct.sf(critical, n - 1, effect * math.sqrt(n) / std))
@@ -335,8 +299,7 @@ def points_in_words(points: float) -> str:
     >>> points_in_words(1), points_in_words(0.25)
     ('1.0 point', '0.25 points')
     """
-    text = f"{points:.10f}".rstrip("0")
-    text = f"{text}0" if text.endswith(".") else text
+    text = np.format_float_positional(points, precision=10, trim="0")
     return f"{text} point" if text == "1.0" else f"{text} points"
 
 

@@ -19,7 +19,7 @@ from llm_jepa.runs.folder import ExperimentFolder, without_budget
 from llm_jepa.runs.settings import RunConfig, Settings, read_yaml
 
 from .build_results import build_results, write_results
-from .choose_cell import choose, is_higher_better, validation_value
+from .choose_cell import HIGHER_IS_BETTER, choose, validation_value
 from .comparability import about_exchanges, about_versions, check_data
 from .controls import control_arms
 from .equal_cost import Budget, plan, recorded
@@ -297,7 +297,9 @@ def _grid_results(experiment: Experiment, grid: Grid, records: Records, chosen: 
         for cell, coordinates in grid.cells.items()
     )
     choose_by = experiment.choose_by
-    return GridResults(grid.arm, grid.axes, choose_by, is_higher_better(choose_by), experiment.metric, chosen, cells)
+    return GridResults(
+        grid.arm, grid.axes, choose_by, HIGHER_IS_BETTER.get(choose_by, True), experiment.metric, chosen, cells
+    )
 
 
 def _why(job: Job) -> str | None:

@@ -58,7 +58,7 @@ def price_of(results: Results) -> str:
             parts.append(f"a step of {first.arm} takes {' and '.join(prices)} of one of {first.baseline}")
         if results.costs_of_runs_differ and cost.run_flops_ratio is not None:
             parts.append(f"a whole run, including that of its teacher, {ratio(cost.run_flops_ratio)} the FLOPs")
-    if times := results.training_times():
+    if times := results.times("training_time_s"):
         evaluated, total = (duration(sum(results.times(f"{name}_time_s"))) for name in ("evaluation", "total"))
         trained = f"{counted(len(times), 'run')} trained for {duration(sum(times))} in all"
         parts.append(f"{trained}, were evaluated for {evaluated}, and took {total}")
@@ -72,7 +72,7 @@ def rows_of(results: Results) -> list[Row]:
             arm,
             PALETTE[place % len(PALETTE)],
             results.main.comparison_of(name),
-            statistics.median(times) if (times := results.training_times(name)) else None,
+            statistics.median(times) if (times := results.times("training_time_s", name)) else None,
         )
         for place, (name, arm) in enumerate(results.arms.items())
     ]

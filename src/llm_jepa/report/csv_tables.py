@@ -53,7 +53,7 @@ def _tables(results: Results) -> Iterator[tuple[Row, Results]]:
 def _arms(results: Results) -> Iterator[Row]:
     for which, each in _tables(results):
         for name, arm in each.arms.items():
-            times = each.training_times(name)
+            times = each.times("training_time_s", name)
             budget = (each.budgets or {}).get(name)
             row = {**which, "arm": name, "metric": each.metric, **_summary("", arm.values)}
             for key in RETRIEVAL_KEYS:
