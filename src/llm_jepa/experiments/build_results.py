@@ -9,7 +9,7 @@ import csv
 import io
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,9 @@ from llm_jepa.errors import ConfigError
 from llm_jepa.files import write_json, write_whole
 from llm_jepa.runs.folder import ExperimentFolder
 
-from .results import (
-    RETRIEVAL_KEYS,
-    ArmResult,
-    Cost,
-    Results,
-    RunResult,
-    SeedValues,
-    SetResults,
-    known,
-)
+from .results import RETRIEVAL_KEYS, ArmResult, Cost, Results, RunResult, SeedValues, SetResults, known
 from .sentences import sentence
-from .statistics import (
-    PairedComparison,
-    check_finite,
-    compare_paired,
-    correct_for_many,
-)
+from .statistics import PairedComparison, check_finite, compare_paired, correct_for_many
 
 logger = logging.getLogger(__name__)
 
@@ -87,30 +73,30 @@ def build_results(
         baseline=baseline,
         headline=headline,
         tests=found,
-        runs=tuple(_with_known_metrics(run) for by_seed in by_arm.values() for run in by_seed.values()),
+        runs=tuple(
+            RunResult(run.arm, run.seed, {key: known(value) for key, value in run.metrics.items()})
+            for by_seed in by_arm.values()
+            for run in by_seed.values()
+        ),
         settings=dict(settings or {}),
     )
 
 
 def write_results(results: Results, out_dir: str | Path) -> tuple[Path, Path]:
-    """Write `results.json` and `results.csv`, each under a temporary name first; it is then renamed.
+    """Write `results.json` and `results.csv`, each under a temporary name first; return the two paths.
 
     The table has one row for each run, with every scalar metric as a column. A cell is empty if its metric was not
     measured.
-
-    Returns:
-        The two paths.
 
     Raises:
         ValueError: If a setting is nan or infinite, which JSON cannot hold.
     """
     folder = ExperimentFolder(Path(out_dir))
     folder.path.mkdir(parents=True, exist_ok=True)
-    json_path, csv_path = folder.results_file, folder.csv_file
-    write_json(json_path, results.to_json())
-    write_whole(csv_path, _csv_text(results))
-    logger.info("Wrote %s and %s", json_path, csv_path)
-    return json_path, csv_path
+    write_json(folder.results_file, results.to_json())
+    write_whole(folder.csv_file, _csv_text(results))
+    logger.info("Wrote %s and %s", folder.results_file, folder.csv_file)
+    return folder.results_file, folder.csv_file
 
 
 # ---- runs to arms ----
@@ -177,21 +163,18 @@ def _set_results(
         for control in names
         if arm in values
     ]
-    arms = {arm: _arm_result(arm, values[arm], by_arm[arm], cost.get(arm, Cost()), prefix) for arm in by_arm}
+    arms = {
+        arm: ArmResult(
+            arm,
+            SeedValues(values[arm]),
+            _retrieval(runs, prefix and f"{prefix}retrieval/"),
+            _retrieval(runs, "views_retrieval/"),
+            Cost(*map(known, astuple(cost.get(arm, Cost())))),
+            {seed: run.alarm for seed, run in runs.items() if run.alarm is not None},
+        )
+        for arm, runs in by_arm.items()
+    }
     return SetResults(arms, tuple(compared), tuple(_described(each, p_name="p") for each in against_controls))
-
-
-def _arm_result(
-    name: str, values: Mapping[int, float], runs: Mapping[int, RunResult], cost: Cost, prefix: str
-) -> ArmResult:
-    return ArmResult(
-        name,
-        SeedValues(values),
-        _retrieval(runs, prefix and f"{prefix}retrieval/"),
-        _retrieval(runs, "views_retrieval/"),
-        Cost(known(cost.step_time_ratio), known(cost.flops_ratio), known(cost.run_flops_ratio)),
-        {seed: run.alarm for seed, run in runs.items() if run.alarm is not None},
-    )
 
 
 def _retrieval(runs: Mapping[int, RunResult], prefix: str = "") -> dict[str, SeedValues]:
@@ -203,28 +186,18 @@ def _retrieval(runs: Mapping[int, RunResult], prefix: str = "") -> dict[str, See
     return retrieval
 
 
-def _with_known_metrics(run: RunResult) -> RunResult:
-    return RunResult(run.arm, run.seed, {key: known(value) for key, value in run.metrics.items()})
-
-
-# ---- comparisons ----
-
-
 def _described(comparison: PairedComparison, p_name: str = "Holm p") -> PairedComparison:
     return replace(comparison, sentence=sentence(comparison, p_name))
 
 
-# ---- writing ----
-
-
 def _csv_text(results: Results) -> str:
-    first = [results.metric]
-    rest = sorted({key for run in results.runs for key in run.metrics} - set(first))
+    metrics = {key for run in results.runs for key in run.metrics} | {results.metric}
+    columns = sorted(metrics, key=lambda key: (key != results.metric, key))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["arm", "seed", *first, *rest, "collapse_alarm"])
+    writer.writerow(["arm", "seed", *columns, "collapse_alarm"])
     for run in results.runs:
         alarm = results.arms[run.arm].alarms.get(run.seed)
-        cells = [run.metrics.get(key) for key in [*first, *rest]]
+        cells = map(run.metrics.get, columns)
         writer.writerow([run.arm, run.seed, *cells, None if alarm is None else int(alarm.alarmed)])
     return out.getvalue()

@@ -18,30 +18,24 @@ from llm_jepa.runs.settings import RunConfig
 
 from .grids import Grid
 
+# Fields that set the test rows of an arm, and how its answers are scored.
 ANSWERED = ("test_file", "test_files", "max_test_rows", "metric", "databases")
-"""Fields that set the test rows of an arm, and how its answers are scored."""
+# Fields that set the validation rows on which the cells of a grid are chosen. Without a validation_file, they are taken
+# from the training rows.
 CHOSEN_ON = ("validation_file", "validation_generations")
-"""Fields that set the validation rows on which the cells of a grid are chosen."""
 SET_ASIDE_FROM = ("train_file", "max_train_rows", "validation_size")
-"""Without a validation_file, these fields set the validation rows too: they are taken from the training rows."""
+# Fields that say over which tokens a loss is the mean; a loss over other tokens has another unit.
+LOSS_OVER = ("loss_on", "train_end_token", "vocab_size", "tokenizer_name_or_path", "model_name_or_path", "max_length")
 _VERSIONS = ("llm-jepa", "torch", "transformers")
 
 
-LOSS_OVER = ("loss_on", "train_end_token", "vocab_size", "tokenizer_name_or_path", "model_name_or_path", "max_length")
-"""Settings that say over which tokens a loss is the mean; a loss over other tokens has another unit."""
-
-
-def check_arms(runs: Mapping[str, RunConfig], grids: Mapping[str, Grid], choose_by: str | None = None) -> None:
+def check_arms(runs: Mapping[str, RunConfig], grids: Mapping[str, Grid], choose_by: str) -> None:
     """Make sure that all arms have the same test rows, and all cells of a grid the same validation rows.
 
-    Args:
-        runs: The settings of each arm, or cell of one, with the names of the data files.
-        grids: The arms that are grids.
-        choose_by: The value by which the cells of a grid are chosen.
+    If `choose_by` is the loss, all cells of a grid must also have a loss over the same tokens.
 
     Raises:
-        ConfigError: If an arm or cell has other test rows or another metric, or a cell other validation rows than the
-            other cells of its grid, or a loss over other tokens if cells are chosen by the loss.
+        ConfigError: If they do not. The text names the field and two arms or cells.
     """
     for field in ANSWERED:
         _check_equal(field, runs, runs, "all arms must have the same test rows and the same metric")
@@ -56,10 +50,8 @@ def check_arms(runs: Mapping[str, RunConfig], grids: Mapping[str, Grid], choose_
 def check_data(folders: Iterable[RunFolder], *, files_too: bool = False) -> None:
     """Make sure that finished runs read the same data, by the hashes that each run recorded.
 
-    Args:
-        folders: The folders of the runs; those without a `data.json` are left out.
-        files_too: Also compare with the files as they are now, because later runs will read them. A file that no
-            longer exists is left out.
+    With `files_too`, they are also compared with the files as they are now, because later runs will read them. A file
+    that no longer exists is left out.
 
     Raises:
         ConfigError: If two runs read different contents of a file, or the contents have changed since.
@@ -86,26 +78,6 @@ def check_data(folders: Iterable[RunFolder], *, files_too: bool = False) -> None
                 f"{file} has changed since {run} read it (sha256 {before[:12]} then, {digest[:12]} now). New runs "
                 "could not be compared with that run. Put the old file back, or choose another --out.",
             )
-
-
-def about_exchanges(runs: Iterable[tuple[str, RunFolder]]) -> list[str]:
-    """Report the shuffled controls that an earlier, faulty version made. Their settings have no `shuffle_rule`.
-
-    Args:
-        runs: Arm and folder of each run.
-    """
-    arms = dict.fromkeys(
-        arm
-        for arm, folder in runs
-        if folder.has_settings
-        and (settings := folder.settings()).get("shuffle_views")
-        and "shuffle_rule" not in settings
-    )
-    return [
-        f"{arm} is a faulty control. An earlier version exchanged its codes in sorted order: codes with the same "
-        "beginning were exchanged for each other, so part of the match stayed. Run it again in a new folder."
-        for arm in arms
-    ]
 
 
 def about_versions(folders: Iterable[RunFolder]) -> list[str]:

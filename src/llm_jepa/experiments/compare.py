@@ -28,15 +28,15 @@ from llm_jepa.runs.folder import ExperimentFolder, RunFolder, arm_at
 from llm_jepa.runs.locks import sole_owner
 from llm_jepa.runs.settings import RunConfig, Settings, read_yaml
 
-from .choose_cell import HIGHER_IS_BETTER, check_name
+from .choose_cell import HIGHER_IS_BETTER
 from .comparability import check_arms, check_data
+from .equal_cost import Budget
 from .experiment import Experiment, about_grids, is_axis, read_experiment, read_grids
-from .grids import Grid
 from .jobs import Failure, Job, Pool, run_jobs
 from .preflight import rehearse
 from .ray_workers import RayPool
 from .results import Results
-from .summary import budgets_of, chosen_arm, read_records, summarise
+from .summary import budgets_of, chosen_arms, read_records, summarise
 from .workers import LocalPool, threads_of_run
 
 logger = logging.getLogger(__name__)
@@ -63,15 +63,14 @@ def open_experiment(settings: Settings, out: Path, *, dry_run: bool = False) -> 
     """
     folder = ExperimentFolder(out)
     config, runs = read_experiment(settings)
-    grids = read_grids(settings)
     _check_folder(folder, settings)
     runs = {arm: _with_data_files(run, folder) for arm, run in runs.items()}
-    choose_by = check_name(config.choose_by, next(iter(runs.values())).evaluation.metric)
-    check_arms(runs, grids, choose_by)
-    first = next(iter(runs.values()))
-    data = _check_data(first, grids, choose_by)
-    notes = [*_about_data(data), *_log([*notes_on(first), *about_grids(config, grids)])]
-    experiment = Experiment(config, runs, folder, notes, grids)
+    notes: list[str] = []
+    experiment = Experiment(config, runs, folder, notes, read_grids(settings))
+    check_arms(runs, experiment.grids, experiment.choose_by)
+    data = _load_data(experiment)
+    notes += [*_log([_counts(data)]), *data.notes]  # reading the data has logged its own notes
+    notes += _log([*notes_on(experiment.first_run), *about_grids(config, experiment.grids)])
     if not dry_run:
         _check_runs(experiment)  # all of them, before anything is written
     notes += _log(_rehearse(experiment, data, measure=dry_run))
@@ -113,10 +112,14 @@ def run_experiment(
             return run_jobs(jobs, config.workers, open_pool, max_retries=config.max_retries, progress=progress)
 
         failures = run(experiment.jobs)
+        records = read_records(experiment.jobs)
+        chosen = chosen_arms(experiment, records)
         cells = {cell for grid in experiment.grids.values() for cell in grid.cells}
-        if failures and (any(each.job.arm not in cells for each in failures) or not _has_baseline(experiment)):
+        # If all cells of the baseline failed, there is nothing to compare with.
+        if failures and (any(each.job.arm not in cells for each in failures) or chosen[config.baseline] is None):
             raise _failed(failures, len(experiment.jobs))
-        budgeted = [job for kind in config.compare_at if kind != "steps" for job in _claim_budgets(experiment, kind)]
+        budgets = [each for kind in experiment.equal_costs for each in budgets_of(experiment, kind, records, chosen)]
+        budgeted = _claim_budgets(experiment, budgets)
         failures += run(budgeted) if budgeted else []
         results = summarise(experiment.folder.path)
         if render is not None:
@@ -131,37 +134,32 @@ def run_experiment(
 
 def _finished(experiment: Experiment) -> list[RunFolder]:
     """Return the folders of the finished runs, also those of equal FLOPs or time."""
-    kinds = [kind for kind in experiment.config.compare_at if kind != "steps"]
-    runs = [experiment.folder.run(arm_at(job.arm, kind), job.seed) for job in experiment.jobs for kind in kinds]
-    return [run for run in [*(job.folder for job in experiment.jobs), *runs] if run.is_done]
+    kinds, jobs = experiment.equal_costs, experiment.jobs
+    runs = [job.folder for job in jobs]
+    runs += [experiment.folder.run(arm_at(job.arm, kind), job.seed) for job in jobs for kind in kinds]
+    return [run for run in runs if run.is_done]
 
 
 def _check_runs(experiment: Experiment) -> None:
     for job in experiment.jobs:
-        check_folder(job.folder, _settings_of(experiment, job))
+        check_folder(job.folder, job.settings)
 
 
 def _claim_runs(experiment: Experiment) -> None:
     _check_runs(experiment)
     for job in experiment.jobs:
-        claim_folder(job.folder, _settings_of(experiment, job))
+        claim_folder(job.folder, job.settings)
 
 
-def _settings_of(experiment: Experiment, job: Job) -> Settings:
-    return experiment.runs[job.arm].settings | {"seed": job.seed}
-
-
-def _claim_budgets(experiment: Experiment, kind: str) -> list[Job]:
+def _claim_budgets(experiment: Experiment, budgets: list[Budget]) -> list[Job]:
     """Make the folders of the runs of equal FLOPs or time; return these runs."""
-    records = read_records(experiment.jobs)
-    chosen = {arm: chosen_arm(experiment, arm, records) for arm in experiment.config.arms}
     jobs = []
-    for budget in (each for each in budgets_of(experiment, kind, records, chosen) if each.max_steps):
+    for budget in (each for each in budgets if each.max_steps):
         for seed in experiment.config.seeds:
             steps, run = {"max_steps": budget.max_steps}, experiment.runs[budget.arm]
             run = replace(run, training=run.training | steps, settings=run.settings | steps)
             job = replace(experiment.job(budget.name, seed), run=run)
-            claim_folder(job.folder, run.settings | {"seed": seed})
+            claim_folder(job.folder, job.settings)
             job.folder.write_budget(budget.record)
             jobs.append(job)
     return jobs
@@ -203,44 +201,40 @@ def _with_data_files(run: RunConfig, folder: ExperimentFolder) -> RunConfig:
     return replace(run, data=data, settings=settings)
 
 
-def _check_data(run: RunConfig, grids: dict[str, Grid], choose_by: str) -> LoadedData:
+def _load_data(experiment: Experiment) -> LoadedData:
     """Read the data as the first arm will, so that a broken row is reported before any run starts."""
+    run = experiment.first_run
     if run.data.test_file is None:
         raise ConfigError(
             "setting_missing",
             "Neither test_file nor test_files is set. A comparison needs rows that no arm has seen. Set one of them.",
         )
     data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
-    if grids:
-        _check_choice(run, choose_by, len(data.validation))
+    if experiment.grids:
+        _check_choice(run, experiment.choose_by, len(data.validation))
     return data
 
 
-def _about_data(data: LoadedData) -> list[str]:
-    counts = {name: len(rows) for name, rows in (("train", data.train), ("validation", data.validation))}
-    kept = " | ".join(f"{name} {count:,}" for name, count in (counts | _test_counts(data)).items())
-    return [*_log([kept]), *data.notes]  # reading the data has logged its own notes
-
-
-def _test_counts(data: LoadedData) -> dict[str, int]:
-    """Return how many rows each test set has; the only one is called test."""
-    return {name if name == MAIN_TEST else f"test {name}": len(rows) for name, rows in data.tests.items()}
+def _counts(data: LoadedData) -> str:
+    """Return how many rows there are of each kind; the only test set is called test."""
+    counts = {"train": len(data.train), "validation": len(data.validation)}
+    counts |= {name if name == MAIN_TEST else f"test {name}": len(rows) for name, rows in data.tests.items()}
+    return " | ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
 def _rehearse(experiment: Experiment, data: LoadedData, *, measure: bool) -> list[str]:
     """Check what the unfinished runs need; return what a reader must know, also if it cannot be checked here."""
-    config, runs = experiment.config, experiment.runs
+    config = experiment.config
     if config.executor != "local":
         return [f"What a run needs is checked when it starts: executor={config.executor} does runs on other machines."]
-    open_arms = dict.fromkeys(job.arm for job in experiment.jobs if not job.folder.is_done)
-    open_runs = {arm: run for arm, run in runs.items() if arm in open_arms}
-    loaded = next(iter(runs.values())), data
-    if not measure:
-        return rehearse(open_runs, config.seeds[0], loaded)
+    open_arms = {job.arm for job in experiment.jobs if not job.folder.is_done}
+    open_runs = {arm: run for arm, run in experiment.runs.items() if arm in open_arms}
     before = torch.get_num_threads()
-    torch.set_num_threads(threads_of_run(config.workers, config.resources))
+    if measure:
+        torch.set_num_threads(threads_of_run(config.workers, config.resources))
     try:
-        return rehearse(open_runs, config.seeds[0], loaded, experiment.estimates)
+        estimates = experiment.estimates if measure else None
+        return rehearse(open_runs, config.seeds[0], (experiment.first_run, data), estimates)
     finally:
         torch.set_num_threads(before)
 
@@ -264,11 +258,6 @@ def _check_choice(run: RunConfig, choose_by: str, num_rows: int) -> None:
             "settings_conflict",
             f"{needed} validation_generations=0 answers none of them. Set it above 0, or set choose_by: ce_loss.",
         )
-
-
-def _has_baseline(experiment: Experiment) -> bool:
-    """Whether there is a baseline to compare with: a grid whose cells all failed has no best cell."""
-    return chosen_arm(experiment, experiment.config.baseline, read_records(experiment.jobs)) is not None
 
 
 def _failed(failures: list[Failure], num_jobs: int) -> LLMJEPAError:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llm_jepa.errors import ConfigError, nearest
+from llm_jepa.errors import ConfigError, DataError, nearest
 from llm_jepa.fields import setting, setting_made_by
 from llm_jepa.runs.folder import ExperimentFolder
 from llm_jepa.runs.settings import (
@@ -194,7 +195,17 @@ class Experiment:
     @property
     def jobs(self) -> list[Job]:
         """All runs of equal steps, seed by seed, so that all arms of a seed start before the next seed."""
-        return [self.job(arm, seed) for seed in self.config.seeds for arm in self.runs]
+        return self.jobs_of(self.runs)
+
+    def jobs_of(self, arms: Iterable[str]) -> list[Job]:
+        """Return the runs of some arms or cells, seed by seed."""
+        return [self.job(arm, seed) for seed in self.config.seeds for arm in arms]
+
+    def job(self, arm: str, seed: int) -> Job:
+        """Return a run of this experiment."""
+        run = self.runs.get(arm)
+        after = self.job(run.teacher.teacher, seed) if run is not None and run.teacher.teacher else None
+        return Job(arm, seed, self.folder.run(arm, seed), run, after)
 
     @property
     def most_runs(self) -> int:
@@ -202,20 +213,24 @@ class Experiment:
         return count_runs(self.config, len(self.runs))
 
     @property
-    def choose_by(self) -> str:
-        """The value by which the cells of a grid are chosen."""
-        return check_name(self.config.choose_by, self.metric)
+    def equal_costs(self) -> list[str]:
+        """Which of `flops` and `time` the comparison is repeated at."""
+        return [kind for kind in self.config.compare_at if kind != "steps"]
+
+    @property
+    def first_run(self) -> RunConfig:
+        """The settings of the first arm; those of data and evaluation are equal in all arms."""
+        return next(iter(self.runs.values()))
 
     @property
     def metric(self) -> str:
         """The metric on which arms are compared."""
-        return next(iter(self.runs.values())).evaluation.metric
+        return self.first_run.evaluation.metric
 
-    def job(self, arm: str, seed: int) -> Job:
-        """Return a run of this experiment."""
-        run = self.runs.get(arm)
-        after = self.job(run.teacher.teacher, seed) if run is not None and run.teacher.teacher else None
-        return Job(arm, seed, self.folder.run(arm, seed), run, after)
+    @property
+    def choose_by(self) -> str:
+        """The value by which the cells of a grid are chosen."""
+        return check_name(self.config.choose_by, self.metric)
 
     def cells_of(self, arm: str) -> list[str]:
         """Return the cells of an arm; only the arm itself if it is not a grid."""
@@ -225,9 +240,7 @@ class Experiment:
 def read_experiment(settings: Settings, *, trains: bool = True) -> tuple[ExperimentConfig, dict[str, RunConfig]]:
     """Check the flat settings of an experiment; return its config and the run settings of each arm or cell (no seed).
 
-    Args:
-        settings: The settings.
-        trains: Whether this machine will train the runs. A report may be made on a machine that could not train them.
+    `trains` says whether this machine will train the runs; a report may be made on one that could not.
 
     Raises:
         ConfigError: If a key is unknown, a value wrong, or an arm changes what belongs to the experiment.
@@ -236,13 +249,21 @@ def read_experiment(settings: Settings, *, trains: bool = True) -> tuple[Experim
     arms, _ = _expanded(experiment, shared)
     runs = {}
     for arm, own in arms.items():
-        try:
+        with naming_arm(arm):
             runs[arm] = read_run(own, trains=trains)
-        except ConfigError as error:
-            raise ConfigError(error.code, f"In arm {arm}: {error}") from error
     _check_teachers(runs)
     check_name(experiment.choose_by, next(iter(runs.values())).evaluation.metric)
     return experiment, runs
+
+
+@contextmanager
+def naming_arm(arm: str) -> Iterator[None]:
+    """Add the name of the arm to an error of its settings or data."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        kind = ConfigError if isinstance(error, ConfigError) else DataError
+        raise kind(error.code, f"In arm {arm}: {error}") from error
 
 
 def _check_teachers(runs: Mapping[str, RunConfig]) -> None:
@@ -306,10 +327,8 @@ def _split(settings: Settings) -> tuple[ExperimentConfig, Settings]:
             if key in own:
                 text = f"arms.{arm}.{key} is a setting of the whole experiment. Set {key} outside of arms."
                 raise ConfigError("key_misplaced", text)
-        try:
+        with naming_arm(arm):
             check_keys(changes)
-        except ConfigError as error:
-            raise ConfigError(error.code, f"In arm {arm}: {error}") from error
     return experiment, shared
 
 
@@ -343,10 +362,11 @@ def _expanded(experiment: ExperimentConfig, shared: Settings) -> tuple[dict[str,
     arms: dict[str, Settings] = {}
     grids: dict[str, Grid] = {}
     for arm, each in of_arms.items():
-        values = {key: [coerce(key, value, field_types()[key]) for value in some] for key, some in each.items()}
-        cells = {arm: {}} if not each else Grid.of(arm, values).cells
+        cells: dict[str, Settings] = {arm: {}}
         if each:
+            values = {key: [coerce(key, value, field_types()[key]) for value in some] for key, some in each.items()}
             grids[arm] = Grid.of(arm, values)
+            cells = grids[arm].cells
         for cell, coordinates in cells.items():
             if cell in arms:
                 text = f"Two arms have the name {cell!r}: one of them is a cell of a grid. Rename the other."

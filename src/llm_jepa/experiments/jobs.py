@@ -13,12 +13,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from llm_jepa.evaluation.evaluate import EvaluationConfig
 from llm_jepa.progress import duration
 from llm_jepa.runs.folder import RunFolder
-from llm_jepa.runs.settings import RunConfig
+from llm_jepa.runs.settings import RunConfig, Settings
 from llm_jepa.standard_error import INTERRUPTED, TERMINATED, sigterm_as_exit, wrapper
 
 from .sweep_progress import SweepProgress
@@ -34,15 +34,7 @@ LOST = -int(signal.SIGKILL)
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be done, or to be read.
-
-    Attributes:
-        arm: Its arm.
-        seed: Its seed.
-        folder: Its folder.
-        run: Its settings; None if it is only read.
-        after: The run of its teacher, which must be done before this run begins.
-    """
+    """A run to be done, or to be read (`run` is None). `after`, its teacher's run, must be done before."""
 
     arm: str
     seed: int
@@ -53,6 +45,12 @@ class Job:
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def settings(self) -> Settings:
+        """What its config.yaml holds."""
+        assert self.run is not None
+        return self.run.settings | {"seed": self.seed}
 
 
 @dataclass(frozen=True)
@@ -78,15 +76,13 @@ class Attempt(Protocol):
     def ask_to_stop(self) -> None:
         """Ask it to finish its step, save, and end."""
 
-    def kill(self) -> None:
-        """End it at once."""
+    def kill(self) -> None: ...
 
 
 class Pool(Protocol):
     """A place where runs are done."""
 
-    def start(self, job: Job) -> Attempt:
-        """Start a try of a run."""
+    def start(self, job: Job) -> Attempt: ...
 
     def close(self) -> None:
         """Release what the pool holds. No try is running when this is called."""
@@ -112,7 +108,7 @@ def run_jobs(
         workers: Runs at the same time.
         open_pool: Opens the place where runs are done; called only if there is a run to do.
         max_retries: How often a run that was stopped or lost is tried again.
-        progress: Draw the progress on standard error. If False, it is logged every 30 seconds.
+        progress: As for `Progress`.
     """
     waiting = deque(job for job in jobs if not job.folder.is_done)
     if num_done := len(jobs) - len(waiting):
@@ -130,7 +126,7 @@ def run_jobs(
             while len(running) < workers and (job := _next(waiting, running)):
                 job.folder.unmark_failed()
                 if job.after is not None and not job.after.folder.is_done:
-                    failures.append(_not_taught(job))
+                    failures.append(_not_taught(job, job.after.name))
                     shown.end(job.folder)
                     continue
                 tries[job] += 1
@@ -191,22 +187,19 @@ def _ended(running: dict[Job, Attempt]) -> list[tuple[Job, int]]:
     return ended
 
 
-def _not_taught(job: Job) -> Failure:
-    assert job.after is not None
-    teacher = job.after.name
+def _not_taught(job: Job, teacher: str) -> Failure:
     logger.error("run    %s cannot begin: its teacher %s failed", job.name, teacher)
-    failure = Failure(job, 1, f"Its teacher {teacher} has no finished run.")
-    return _give_up(failure, reason=f"no finished teacher {teacher}", tries=0)
+    return _marked(Failure(job, 1, f"Its teacher {teacher} has no finished run."), f"no finished teacher {teacher}", 0)
 
 
 def _failed(job: Job, exit_code: int, tries: int) -> Failure:
     failure = Failure(job, exit_code, job.folder.log_tail(TAIL_LINES))
     logger.error("run    %s failed with %s", job.name, failure.reason)
-    return _give_up(failure, reason=failure.reason, tries=tries)
+    return _marked(failure, failure.reason, tries)
 
 
-def _give_up(failure: Failure, **more: Any) -> Failure:
-    record = {"exit_code": failure.exit_code, **more, "log_tail": failure.log_tail}
+def _marked(failure: Failure, reason: str, tries: int) -> Failure:
+    record = {"exit_code": failure.exit_code, "reason": reason, "tries": tries, "log_tail": failure.log_tail}
     failure.job.folder.mark_failed(record)
     return failure
 

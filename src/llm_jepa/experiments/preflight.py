@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from llm_jepa.data.prepare import LoadedData, load_data
-from llm_jepa.errors import ConfigError, DataError
+from llm_jepa.errors import ConfigError
 from llm_jepa.evaluation.evaluate import gold_answers
 from llm_jepa.runs.build_trainer import Models, build_trainer, check_answers, pretrained_tokenizer
 from llm_jepa.runs.rewrite_first import check_can_rewrite
@@ -28,6 +28,7 @@ from llm_jepa.standard_error import only_errors
 from llm_jepa.training.trainer import JEPATrainer
 
 from .estimates import Estimate, estimate
+from .experiment import naming_arm
 
 
 def rehearse(
@@ -52,11 +53,15 @@ def rehearse(
         DataError: If an arm cannot use the rows.
     """
     key, data = _data_key(loaded[0]), loaded[1]
-    in_order = sorted(_distinct(runs).items(), key=lambda item: (_data_key(item[1]) != key, _data_key(item[1])))
+    distinct: dict[str, str] = {}  # one arm of each group that needs only one check
+    for arm, run in runs.items():
+        distinct.setdefault(_key(run), arm)
+    in_order = sorted(distinct.values(), key=lambda arm: (_data_key(runs[arm]) != key, _data_key(runs[arm])))
     models, notes, by_key = Models(), [], dict[str, Estimate]()
     with only_errors(), tempfile.TemporaryDirectory(prefix="llm-jepa-") as folder:
-        for arm, run in in_order:
-            try:
+        for arm in in_order:
+            run = runs[arm]
+            with naming_arm(arm):
                 if _data_key(run) != key:
                     data, key = load_data(run.data, run.jepa, pretrained_tokenizer(run)), _data_key(run)
                     _check_same_answers(data, loaded[1])
@@ -64,9 +69,6 @@ def rehearse(
                 notes += about
                 if trainer is not None and estimates is not None:
                     by_key[_key(run)] = estimate(trainer, run)
-            except (ConfigError, DataError) as error:
-                kind = ConfigError if isinstance(error, ConfigError) else DataError
-                raise kind(error.code, f"In arm {arm}: {error}") from error
     if estimates is not None:
         estimates |= {arm: by_key[_key(run)] for arm, run in runs.items() if _key(run) in by_key}
     models.clear()
@@ -83,10 +85,7 @@ def _check_same_answers(data: LoadedData, first: LoadedData) -> None:
     """
     for name, rows in data.tests.items():
         ours, theirs = (
-            [
-                (example.text, gold)
-                for example, gold in zip(rows.examples, gold_answers(each.encoder, rows), strict=True)
-            ]
+            list(zip([example.text for example in rows.examples], gold_answers(each.encoder, rows), strict=True))
             for each, rows in ((data, rows), (first, first.tests[name]))
         )
         if ours != theirs:
@@ -103,11 +102,7 @@ def _check_same_answers(data: LoadedData, first: LoadedData) -> None:
 def _try(
     run: RunConfig, seed: int, folder: Path, data: LoadedData, models: Models
 ) -> tuple[JEPATrainer | None, list[str]]:
-    """Build the trainer and the batches of a run, and let its scorers read their golds.
-
-    Returns:
-        The trainer, None if the run trains nothing; notes on the golds.
-    """
+    """Build the trainer (None if the run trains nothing) and its batches; return it, and notes on the gold answers."""
     notes = check_answers(run, data)
     if run.teacher.rewrite_first:
         check_can_rewrite(context_of(data.train.examples, data.encoder))
@@ -116,14 +111,6 @@ def _try(
     with naming_settings(run):
         trainer.get_train_dataloader()
     return trainer, notes
-
-
-def _distinct(runs: Mapping[str, RunConfig]) -> dict[str, RunConfig]:
-    """Return one run of each group that needs only one check."""
-    kept: dict[str, tuple[str, RunConfig]] = {}
-    for arm, run in runs.items():
-        kept.setdefault(_key(run), (arm, run))
-    return dict(kept.values())
 
 
 def _key(run: RunConfig) -> str:

@@ -14,6 +14,7 @@ Letters: S seeds, N test rows. Values and effects are shares.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,12 +37,11 @@ class Spread:
     """The spread of an arm's paired differences in a pilot.
 
     Attributes:
-        arm: The arm.
         n: Number of seeds of the pilot that arm and baseline both have.
         std: Standard deviation of the differences.
         num_rows: Number of test rows of the pilot.
-        noise_std: Standard deviation of the noise of one row (see above); None if it is unknown.
-        row_std: Standard deviation of the effect of a row, which is the same in all seeds; None if it is unknown.
+        noise_std, row_std: Standard deviations of the noise of one row, and of a row's effect, which is the same in all
+            seeds (see above); None if they are unknown.
     """
 
     arm: str
@@ -52,10 +52,7 @@ class Spread:
     row_std: float | None = None
 
     def std_at(self, num_rows: int) -> float | None:
-        """Return the standard deviation with another number of test rows; it includes at least the noise of the rows.
-
-        None if it is unknown.
-        """
+        """Return the standard deviation with other test rows, including at least their noise; None if it is unknown."""
         if self.noise_std is None:
             return self.std if num_rows == self.num_rows else None
         noise = self.noise_std**2
@@ -73,12 +70,9 @@ class Spread:
 def seeds_needed(effect: float, std: float, *, num_comparisons: int = 1, power: float = POWER) -> int | None:
     """Return the fewest seeds with which a true difference is shown with a chance of at least `power`.
 
-    The plan is for the first and hardest step of Holm's correction: p below 0.05 / num_comparisons. So the chance is
-    at least `power`, whatever the other arms show. The same number of seeds shows that an arm that equals the baseline
-    is not worse by more than `effect`.
-
-    Returns:
-        The number of seeds, at least 2; None if it is above `MOST_SEEDS`.
+    It is at least 2; None if it is above `MOST_SEEDS`. The plan is for the first and hardest step of Holm's correction:
+    p below 0.05 / num_comparisons. So the chance is at least `power`, whatever the other arms show. The same number of
+    seeds shows that an arm that equals the baseline is not worse by more than `effect`.
     """
 
     def enough(n: int) -> bool:
@@ -89,11 +83,8 @@ def seeds_needed(effect: float, std: float, *, num_comparisons: int = 1, power: 
         high *= 2
         if high > 2 * MOST_SEEDS:
             return None
-    low = high // 2  # too few, or 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high if high <= MOST_SEEDS else None
+    found = bisect_left(range(high), True, lo=high // 2 + 1, key=enough)
+    return found if found <= MOST_SEEDS else None
 
 
 def spreads_of(pilot: Path, arms: Sequence[str], baseline: str, metric: str) -> list[Spread]:

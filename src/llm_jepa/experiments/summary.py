@@ -20,7 +20,7 @@ from llm_jepa.runs.settings import RunConfig, Settings, read_yaml
 
 from .build_results import build_results, write_results
 from .choose_cell import HIGHER_IS_BETTER, choose, validation_value
-from .comparability import about_exchanges, about_versions, check_data
+from .comparability import about_versions, check_data
 from .controls import control_arms
 from .equal_cost import Budget, plan, recorded
 from .experiment import Experiment, about_grids, read_experiment, read_grids
@@ -49,7 +49,7 @@ def summarise(out: Path) -> Results:
     config, runs = read_experiment(settings, trains=False)
     experiment = Experiment(config, runs, folder, [], read_grids(settings))
     records = read_records(experiment.jobs)
-    chosen = {arm: chosen_arm(experiment, arm, records) for arm in config.arms}
+    chosen = chosen_arms(experiment, records)
     baseline = chosen[config.baseline]
     if baseline is None or not any(job.arm == baseline for job in records):
         raise ConfigError(
@@ -58,12 +58,8 @@ def summarise(out: Path) -> Results:
     check_data(job.folder for job in records)
     compared = {job: each for job, each in records.items() if job.arm in chosen.values()}
     _check_same_rows(compared)
-    controls = control_arms(
-        runs,
-        baseline,
-        [arm for arm in chosen.values() if arm is not None],
-        cells_of_baseline=experiment.cells_of(config.baseline),
-    )
+    arms = [arm for arm in chosen.values() if arm is not None]
+    controls = control_arms(runs, baseline, arms, cells_of_baseline=experiment.cells_of(config.baseline))
     shown = {**settings, **asdict(config), "data": _data_summary(list(compared))}
     results = _results_of(experiment, compared, baseline, shown, controls, records)
     grids = {arm: _grid_results(experiment, grid, records, chosen[arm]) for arm, grid in experiment.grids.items()}
@@ -73,13 +69,10 @@ def summarise(out: Path) -> Results:
         *about_undecided(results),
         *about_grids(config, experiment.grids),
         *_about_choices(experiment, grids),
-        *about_exchanges((job.arm, job.folder) for job in compared),
         *about_versions(job.folder for job in compared),
         *note_look(folder, {seed for each in results.main.comparisons for seed in each.differences}),
     )
-    at_equal = {
-        kind: _results_at_equal(experiment, kind, compared, baseline) for kind in config.compare_at if kind != "steps"
-    }
+    at_equal = {kind: _results_at_equal(experiment, kind, compared, baseline) for kind in experiment.equal_costs}
     results = replace(results, grids=grids, notes=notes, at_equal=at_equal)
     write_results(results, out)
     return results
@@ -122,28 +115,23 @@ def read_records(jobs: Sequence[Job]) -> Records:
     return records
 
 
-def chosen_arm(experiment: Experiment, arm: str, records: Records) -> str | None:
-    """Return the arm that represents `arm` in the comparison: itself, or its best cell on validation rows.
+def chosen_arms(experiment: Experiment, records: Records) -> dict[str, str | None]:
+    """Return the arm that represents each arm in the comparison: itself, or its best cell on validation rows.
 
     None while a run of a cell is neither done nor failed, because that cell may turn out to be the best.
     """
-    if arm not in experiment.grids:
-        return arm
-    cells, seeds = experiment.cells_of(arm), experiment.config.seeds
-    jobs = [experiment.job(cell, seed) for cell in cells for seed in seeds]
-    if any(job not in records and not job.folder.has_failed for job in jobs):
-        return None
-    return choose(_validation_values(experiment, cells, records), seeds, experiment.choose_by)
+    chosen: dict[str, str | None] = {arm: arm for arm in experiment.config.arms}
+    for arm, grid in experiment.grids.items():
+        is_open = any(job not in records and not job.folder.has_failed for job in experiment.jobs_of(grid.cells))
+        values = _validation_values(experiment, grid, records)
+        chosen[arm] = None if is_open else choose(values, experiment.config.seeds, experiment.choose_by)
+    return chosen
 
 
 def budgets_of(experiment: Experiment, kind: str, records: Records, chosen: Mapping[str, str | None]) -> list[Budget]:
     """Return the budgets of the compared arms whose number of steps differs from that at equal steps.
 
-    Args:
-        experiment: The experiment.
-        kind: `flops` or `time`.
-        records: The runs of equal steps that are done.
-        chosen: Arm to the arm that represents it in the comparison (`chosen_arm`).
+    `kind` is `flops` or `time`; `records` are the finished runs of equal steps; `chosen` is from `chosen_arms`.
 
     Raises:
         ConfigError: If runs of equal cost were made for another baseline.
@@ -183,18 +171,17 @@ def _results_of(
     all_records: Records | None = None,
 ) -> Results:
     """Compare the runs of `records`. A control that is a cell that was not chosen is taken from `all_records`."""
-    metric = experiment.metric
     names = {each for some in (controls or {}).values() for each in some}
     beside = {job: each for job, each in (all_records or {}).items() if job.arm in names and job not in records}
     return build_results(
         [RunResult.from_eval(job.arm, job.seed, record) for job, record in records.items()],
-        metric=metric,
+        metric=experiment.metric,
         baseline=baseline,
         cost=cost_of_arms(records, baseline, experiment.runs),
         settings=settings,
         controls=controls,
         headline=_headline(experiment, records, baseline),
-        tests=next(iter(experiment.runs.values())).data.test_sets,
+        tests=experiment.first_run.data.test_sets,
         margin=None if experiment.config.margin is None else experiment.config.margin / 100,
         control_runs=[RunResult.from_eval(job.arm, job.seed, record) for job, record in beside.items()],
     )
@@ -274,8 +261,8 @@ def _data_summary(jobs: list[Job]) -> dict[str, Any]:
 # ---- grids ----
 
 
-def _validation_values(experiment: Experiment, cells: list[str], records: Records) -> dict[str, dict[int, float]]:
-    values: dict[str, dict[int, float]] = {cell: {} for cell in cells}
+def _validation_values(experiment: Experiment, grid: Grid, records: Records) -> dict[str, dict[int, float]]:
+    values: dict[str, dict[int, float]] = {cell: {} for cell in grid.cells}
     for job, record in records.items():
         if job.arm in values and (value := validation_value(record, experiment.choose_by)) is not None:
             values[job.arm][job.seed] = value
@@ -283,7 +270,7 @@ def _validation_values(experiment: Experiment, cells: list[str], records: Record
 
 
 def _grid_results(experiment: Experiment, grid: Grid, records: Records, chosen: str | None) -> GridResults:
-    validation = _validation_values(experiment, list(grid.cells), records)
+    validation = _validation_values(experiment, grid, records)
     test: dict[str, dict[int, float]] = {cell: {} for cell in grid.cells}
     for job, record in records.items():
         if job.arm in test:
@@ -346,7 +333,7 @@ def _about_removed(experiment: Experiment) -> list[str]:
 def _about_choices(experiment: Experiment, grids: Mapping[str, GridResults]) -> list[str]:
     notes = []
     for arm, grid in grids.items():
-        jobs = [experiment.job(cell, seed) for cell in experiment.cells_of(arm) for seed in experiment.config.seeds]
+        jobs = experiment.jobs_of(experiment.cells_of(arm))
         if open_runs := sum(not job.folder.is_done and not job.folder.has_failed for job in jobs):
             notes.append(f"No cell of {arm} is chosen yet: {open_runs} of its {len(jobs)} runs are not done.")
         elif grid.chosen is None:

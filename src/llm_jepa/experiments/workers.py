@@ -55,10 +55,7 @@ class LocalPool:
     A run has `cpus` threads (default: OMP_NUM_THREADS, or its share of the cores). If `gpus` is set, it has that number
     of devices for itself.
 
-    Args:
-        workers: Runs at the same time.
-        resources: What a run takes: `cpus` and `gpus`.
-        lock: File descriptor of a lock. The runs hold it too, so it is held until the last of them has ended.
+    The runs hold `lock`, a file descriptor, too. So it is held until the last of them has ended.
 
     Raises:
         ConfigError: If the machine does not have what the runs take.
@@ -74,7 +71,6 @@ class LocalPool:
         self._attempts: list[tuple[Attempt, str]] = []
 
     def start(self, job: Job) -> Attempt:
-        """Start a run."""
         if not self._is_ready:
             wait_for_server(self.environment)
             self._is_ready = True
@@ -105,13 +101,10 @@ def _devices_of_each(workers: int, gpus: float) -> list[str]:
         return []
     count = int(gpus)
     if count != gpus:
-        raise ConfigError(
-            "settings_conflict", f"resources.gpus={gpus}: only Ray can share a GPU between runs. Set executor: ray."
-        )
+        text = f"resources.gpus={gpus}: only Ray can share a GPU between runs. Set executor: ray."
+        raise ConfigError("settings_conflict", text)
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is None:
-        named = ",".join(map(str, range(torch.cuda.device_count())))
-    devices = [each for each in named.split(",") if each]
+    devices = [*map(str, range(torch.cuda.device_count()))] if named is None else [*filter(None, named.split(","))]
     if len(devices) < workers * count:
         raise ConfigError(
             "resources_missing",
@@ -122,12 +115,7 @@ def _devices_of_each(workers: int, gpus: float) -> list[str]:
 
 
 def start_run(job: Job, environment: dict[str, str], lock: int | None = None) -> Attempt:
-    """Start a run in a process of its own.
-
-    Args:
-        job: The run, with its settings.
-        environment: All environment variables of the process, OMP_NUM_THREADS included.
-        lock: File descriptor that the process holds open.
+    """Start a run in a process with exactly this environment, OMP_NUM_THREADS included, that holds `lock` open.
 
     Raises:
         LLMJEPAError: If the fork server cannot start.
@@ -151,7 +139,7 @@ def _start(target: Callable[..., None], arguments: tuple[Any, ...], environment:
     context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=target, args=arguments)
     try:
-        with _without_main(), _environment(environment):  # the server inherits the environment when it starts
+        with _surroundings(environment):
             process.start()
     except (OSError, EOFError) as error:
         raise LLMJEPAError(
@@ -196,23 +184,18 @@ def _received(descriptor: Any) -> _Descriptor:
 
 
 @contextmanager
-def _without_main() -> Iterator[None]:
-    """Keep multiprocessing from importing the caller's script in the new process: a run does not need it."""
-    main = sys.modules["__main__"]
+def _surroundings(environment: Mapping[str, str]) -> Iterator[None]:
+    """Set the environment that the fork server inherits, and hide the caller's script from multiprocessing.
+
+    It would import the script in the new process, but a run does not need it.
+    """
+    main, before = sys.modules["__main__"], dict(os.environ)
     sys.modules["__main__"] = types.ModuleType("__main__")
+    os.environ.update(environment)
     try:
         yield
     finally:
         sys.modules["__main__"] = main
-
-
-@contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
         os.environ.clear()
         os.environ.update(before)
 
