@@ -74,10 +74,7 @@ def notation_of(rows: Iterable[tuple[Sequence[str], Any]]) -> str:
     """Return how the answers of a file are written: the one of `NOTATIONS` in which most answers can be read.
 
     If several can read equally many, it is the first of them. So if every answer is a choice word for word, the answers
-    are read as that.
-
-    Args:
-        rows: Choices and answer of each row.
+    are read as that. `rows` are the choices and the answer of each row.
 
     Raises:
         GoldError: If the answers are places that count from 1.
@@ -144,7 +141,7 @@ def judge_choices(choices: Sequence[str], log_likelihoods: Sequence[float], gold
 
     Args:
         choices: The choices.
-        log_likelihoods: Sum of the log probabilities of each choice's tokens after the prompt, in nats.
+        log_likelihoods: What `choice_log_likelihoods` returned for them.
         gold: Place of the right one, from 0.
         per_byte: Whether each sum is divided by the choice's UTF-8 bytes, so that a long choice has no disadvantage.
     """
@@ -170,24 +167,16 @@ def choice_log_likelihoods(
     """Return the log likelihood of each choice after its row's prompt, in nats, summed over the choice's tokens.
 
     The prompt is the one that generation starts from. A choice is tokenised like an answer, and its end token does not
-    count. A choice without any token has nan. Several processes divide the batches among them, and each gets all
-    values, so every process must call it.
-
-    Args:
-        jepa: The model.
-        encoder: Its encoder.
-        asked: Rows, each with its choices.
-        batch_size: Choices in a batch.
+    count. A choice without any token has nan. A batch has `batch_size` choices. Several processes divide the batches
+    among them, and each gets all values, so every process must call it.
     """
-    pairs, of_row = [], []
-    for number, (example, choices) in enumerate(asked):
+    pairs = []
+    for example, choices in asked:
         prompt = encoder.encode_prompt(example)
         code_ids = [[*encoder.encode_words(choice), encoder.end_ids[0]] for choice in choices]
         pairs += [Pair(prompt, ids, source=example.source) for ids in code_ids]
-        of_row += [number] * len(choices)
-    order = sorted(
-        (place for place in range(len(pairs)) if len(pairs[place].code_ids) > 1), key=lambda place: len(pairs[place])
-    )
+    with_tokens = [place for place, pair in enumerate(pairs) if len(pair.code_ids) > 1]
+    order = sorted(with_tokens, key=lambda place: len(pairs[place]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     collate = FusedCollator(JEPAConfig(jepa_lambda=0.0, loss_on="code"), encoder.pad_id)
     own: dict[int, float] = {}
@@ -199,10 +188,8 @@ def choice_log_likelihoods(
                 own |= dict(zip(batches[turn], values.tolist(), strict=True))
             shown.set((turn + 1) * batch_size)
     found = {place: value for share in gather(own) for place, value in share.items()}
-    sums: list[list[float]] = [[] for _ in asked]
-    for place, number in enumerate(of_row):
-        sums[number].append(found.get(place, math.nan))
-    return sums
+    places = iter(range(len(pairs)))
+    return [[found.get(next(places), math.nan) for _ in choices] for _, choices in asked]
 
 
 def _sums(jepa: LLMJEPA, batch: FusedBatch, lengths: Sequence[int]) -> Tensor:

@@ -25,13 +25,8 @@ def embed_side(
 ) -> Tensor:
     """Return the text's or the code's side of each pair, as the distance compares them: (N, C), float32, on the CPU.
 
-    Args:
-        jepa: The model under its objective.
-        pairs: The pairs; those without a JEPA term are embedded too.
-        pad_id: Id that fills padding.
-        side: "text" or "code".
-        batch_size: Pairs in one forward.
-        progress: Draw the progress on standard error. Without it, the progress is logged every 30 seconds.
+    Pairs without a JEPA term are embedded too. `side` is "text" or "code"; `batch_size` counts the pairs of a forward;
+    `progress` is `bar` of `Progress`.
     """
     parts = []
     with Progress("embed", len(pairs), "rows", bar=progress) as shown:

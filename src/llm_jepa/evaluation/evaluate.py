@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,13 +66,12 @@ class EvaluationConfig:
                 if name not in SCORERS:
                     known = f"{', '.join(SCORERS)}.{nearest(name, SCORERS)}"
                     raise ConfigError("unknown_scorer", f"{key}={getattr(self, key)!r} is not one of: {known}")
-        if ("sql" in self.reported) is not (self.databases is not None):
-            if self.databases is None:
-                raise ConfigError(
-                    "setting_missing",
-                    "The scorer sql needs databases, the folder of the SQLite files (--databases). Set it, or remove "
-                    "sql.",
-                )
+        if "sql" in self.reported and self.databases is None:
+            text = (
+                "The scorer sql needs databases, the folder of the SQLite files (--databases). Set it, or remove sql."
+            )
+            raise ConfigError("setting_missing", text)
+        if "sql" not in self.reported and self.databases is not None:
             raise ConfigError(
                 "setting_without_effect",
                 f"databases={self.databases!r} names files that only the scorer sql reads. Add sql (as metric or "
@@ -92,14 +91,9 @@ class EvaluationConfig:
 def answer(
     jepa: LLMJEPA, encoder: PairEncoder, examples: Sequence[Example], config: EvaluationConfig, **options: Any
 ) -> list[str]:
-    """Return the model's greedy answer to each example; `config.max_new_tokens` must be set.
+    """Return the model's greedy answer to each example, after the prompt `encoder.encode_prompt(example)`.
 
-    Args:
-        jepa: The model.
-        encoder: Its encoder; generation starts at `encoder.encode_prompt(example)`.
-        examples: The rows, N of them.
-        config: How long an answer may be, and how many are generated at once.
-        options: Passed on to `generate_greedy`.
+    `config.max_new_tokens` must be set; `options` are those of `generate_greedy`.
     """
     assert config.max_new_tokens is not None
     with whole_at_root(jepa):
@@ -136,29 +130,20 @@ Known = dict[str, Any]
 
 
 def know_golds(encoder: PairEncoder, rows: EncodedPairs, config: EvaluationConfig) -> Known:
-    """Return what scorers must know of all gold answers of a file, to read none by guess and to keep all different.
-
-    Args:
-        encoder: The encoder of the run.
-        rows: All rows of the file.
-        config: Which scorers are used.
-    """
+    """Return what scorers must know of all gold answers of a file, to read none by guess and to keep all different."""
     names = [name for name in config.reported if name in OF_FILE or name in BY_LIKELIHOOD]
-    golds = gold_answers(encoder, rows) if names else []
+    pairs = list(zip(rows.examples, gold_answers(encoder, rows), strict=True)) if names else []
     return {
-        name: _known_notation(rows.examples, golds)
+        name: _known_notation(pairs)
         if name in BY_LIKELIHOOD
-        else get_scorer(
-            name,
-            golds=[_text_gold(name, example, gold) for example, gold in zip(rows.examples, golds, strict=True)],
-        )
+        else get_scorer(name, golds=[_text_gold(name, example, gold) for example, gold in pairs])
         for name in names
     }
 
 
-def _known_notation(examples: Sequence[Example], golds: Sequence[str]) -> str | GoldError:
+def _known_notation(pairs: Sequence[tuple[Example, str]]) -> str | GoldError:
     rows = []
-    for example, gold in zip(examples, golds, strict=True):
+    for example, gold in pairs:
         row = example.scoring or {}
         with suppress(GoldError):  # reported when the row is judged
             rows.append((row_choices(row), row.get(ANSWER, gold)))
@@ -187,7 +172,7 @@ def score_generations(
         rows: The rows.
         config: Which scorers are used.
         known: What `know_golds` found in the file of the rows. Default: the rows are the whole file.
-        options: Passed on to `answer`.
+        options: Those of `answer`.
 
     Returns:
         The metrics (shares of the rows; counts of rows and of empty answers; `num_unknown` and `num_gold_errors` by
@@ -201,9 +186,9 @@ def score_generations(
     golds = gold_answers(encoder, rows)
     known = know_golds(encoder, rows, config) if known is None else known
     judged = {
-        name: score_choices(jepa, encoder, rows, golds, name, config, known)
+        name: _judge_choices(jepa, encoder, rows, golds, name, config, known)
         if name in BY_LIKELIHOOD
-        else _score_texts(name, outputs, rows.examples, golds, config, known)
+        else _judge_texts(name, outputs, rows, golds, config, known)
         for name in config.reported
     }
     added = [name for name in config.reported if name not in ALWAYS]
@@ -245,42 +230,31 @@ def _text_gold(name: str, example: Example, gold: str) -> Any:
     return (example.scoring or {}).get("answers", gold) if name == "any_of" else gold
 
 
-@contextmanager
-def _text_judge(
+def _judge_texts(
     name: str,
     outputs: Sequence[str],
-    examples: Sequence[Example],
+    rows: EncodedPairs,
     golds: Sequence[str],
     config: EvaluationConfig,
     known: Known,
-) -> Iterator[Callable[[int], Verdict]]:
-    """Give a function that judges the answer to the row at a place by its text; at the end, close the scorer."""
+    *,
+    tell: bool = True,
+) -> Judged:
+    """Judge the answer to each row by its text; `tell` is that of `_judge_all`."""
     scorer = known.get(name) or get_scorer(name, databases=config.databases if name == "sql" else None)
 
     def judge(place: int) -> Verdict:
-        example = examples[place]
+        example = rows.examples[place]
         return scorer(outputs[place], _text_gold(name, example, golds[place]), row=example.scoring or {})
 
     try:
-        yield judge
+        return _judge_all(name, rows.examples, judge, tell=tell)
     finally:
         if close := getattr(scorer, "close", None):
             close()
 
 
-def _score_texts(
-    name: str,
-    outputs: Sequence[str],
-    examples: Sequence[Example],
-    golds: Sequence[str],
-    config: EvaluationConfig,
-    known: Known,
-) -> Judged:
-    with _text_judge(name, outputs, examples, golds, config, known) as judge:
-        return _judge_all(name, examples, judge)
-
-
-def score_choices(
+def _judge_choices(
     jepa: LLMJEPA,
     encoder: PairEncoder,
     rows: EncodedPairs,
@@ -289,17 +263,7 @@ def score_choices(
     config: EvaluationConfig,
     known: Known,
 ) -> Judged:
-    """Judge each row by the likelihood of its `choices` after the prompt; nothing is generated.
-
-    Args:
-        jepa: The model.
-        encoder: Its encoder.
-        rows: The rows, with a column `choices`; the column `answer`, or else the code, names the right choice.
-        golds: The code of each row.
-        name: `choice`, the sum of the log probabilities, or `choice_per_byte`, that sum divided by the choice's bytes.
-        config: How many choices are read at once (`generation_batch_size`).
-        known: What `know_golds` found in the file.
-    """
+    """Judge each row by the likelihood of its `choices` after the prompt; nothing is generated."""
     judged, asked = _with_choices(name, rows.examples, golds, known)
     questions = [(rows.examples[place], choices) for place, (choices, _) in asked.items()]
     sums = choice_log_likelihoods(jepa, encoder, questions, batch_size=config.generation_batch_size)
@@ -313,14 +277,8 @@ def check_golds(
 ) -> list[str]:
     """Make sure, before a model is trained, that each scorer can decide at least one gold answer.
 
-    Each gold answer is judged as if it were the model's.
-
-    Args:
-        encoder: The encoder of the run.
-        rows: The rows; nothing is checked if there are none.
-        config: Which scorers are used.
-        split: What the rows are called in messages.
-        known: What `know_golds` found in the file of the rows. Default: the rows are the whole file.
+    Each gold answer is judged as if it were the model's. `split` is the name of the rows in messages; `known` is as for
+    `score_generations`.
 
     Returns:
         Sentences about the gold answers that a scorer cannot decide, those that it compares more strictly, and those
@@ -338,8 +296,7 @@ def check_golds(
         if name in BY_LIKELIHOOD:
             judged = _with_choices(name, rows.examples, golds, known, tell=False)[0]
         else:
-            with _text_judge(name, golds, rows.examples, golds, config, known) as judge:
-                judged = _judge_all(name, rows.examples, judge, tell=False)
+            judged = _judge_texts(name, golds, rows, golds, config, known, tell=False)
         lost = [place for place, verdict in enumerate(judged.verdicts) if not verdict.decided]
         if lost:
             first = f"{rows.examples[lost[0]].source}: {judged.verdicts[lost[0]].reason.removeprefix('error: ')}"
@@ -367,12 +324,6 @@ def _about_length(rows: EncodedPairs, config: EvaluationConfig, split: str) -> l
         f"{num_long:,} of {len(rows):,} {split} rows have a gold answer of more than max_new_tokens={limit} tokens, "
         "which the model cannot write. Raise max_new_tokens."
     ]
-
-
-def _no_gold(name: str, examples: Sequence[Example], last: Example, error: GoldError) -> DataError:
-    return DataError(
-        "no_usable_gold", f"The scorer {name} can use no gold answer of {len(examples)} rows. {last.source}: {error}"
-    )
 
 
 def _with_choices(
@@ -406,7 +357,8 @@ def _judge_all(name: str, examples: Sequence[Example], judge: Callable[[int], Ve
             judged.verdicts.append(Verdict(False, f"error: {error}", decided=False))
             judged.num_gold_errors += 1
             if tell and judged.num_gold_errors == len(examples):
-                raise _no_gold(name, examples, example, error) from error
+                text = f"The scorer {name} can use no gold answer of {len(examples)} rows. {example.source}: {error}"
+                raise DataError("no_usable_gold", text) from error
             if tell and judged.num_gold_errors <= _NUM_SHOWN:
                 logger.warning("not scored by %s: %s: %s", name, example.source, error)
     if tell and judged.num_gold_errors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ def generate_greedy(
         pad_id: Id that fills padding.
         max_new_tokens: Longest answer, in tokens; longer ones are cut there.
         batch_size: Prompts in a batch.
-        progress: Draw the progress on standard error. Without it, the progress is logged every 30 seconds.
+        progress: As `bar` of `Progress`.
 
     Raises:
         DataError: If a prompt leaves no position for an answer.
@@ -60,6 +61,7 @@ def generate_greedy(
         use_cache=True,
         return_dict_in_generate=True,
     )
+    ends = set(end_ids)
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     own: dict[int, list[int]] = {}
@@ -68,7 +70,8 @@ def generate_greedy(
             numbers = batches[turn]
             rows = _generate_batch(model, [prompts[number] for number in numbers], settings)
             if is_own:
-                own |= {number: _until_end(row, set(end_ids)) for number, row in zip(numbers, rows, strict=True)}
+                rows = [list(takewhile(lambda token: token not in ends, row)) for row in rows]
+                own |= dict(zip(numbers, rows, strict=True))
             shown.set(min(shown.done + len(numbers) * world_size(), len(prompts)))
     answers = {number: answer for share in gather(own) for number, answer in share.items()}
     return [answers[number] for number in range(len(prompts))]
@@ -87,10 +90,10 @@ def _generate_batch(model: Any, prompts: list[Sequence[int]], settings: Generati
         settings = GenerationConfig(**settings.to_diff_dict() | {"max_new_tokens": positions - width})
     pad_id = settings.pad_token_id
     device = next(model.parameters()).device
-    ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)  # (B, T)
-    real = torch.tensor(
-        [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device
-    )  # (B, T)
+    padding = [width - len(prompt) for prompt in prompts]
+    rows = [[pad_id] * left + list(prompt) for left, prompt in zip(padding, prompts, strict=True)]
+    ids = torch.tensor(rows, device=device)  # (B, T)
+    real = torch.tensor([[0] * left + [1] * (width - left) for left in padding], device=device)  # (B, T)
     with _settings_put_aside(model):
         if is_sharded(model):  # a process whose answers have ended continues until all have
             return _continue(model, ids, real, settings, synced_gpus=True).sequences[:, width:].tolist()
@@ -157,10 +160,3 @@ def _settings_put_aside(model: Any) -> Iterator[None]:
         yield
     finally:
         inner.generation_config = own
-
-
-def _until_end(ids: list[int], end_ids: set[int]) -> list[int]:
-    for number, token in enumerate(ids):
-        if token in end_ids:
-            return ids[:number]
-    return ids

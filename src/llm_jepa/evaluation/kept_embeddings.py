@@ -29,8 +29,7 @@ from llm_jepa.training.view_embeddings import view_embeddings
 
 from .evaluate import view_texts
 
-MOST_PAIRS = 500
-"""Number of pairs that are kept, spread evenly over the rows: enough for a retrieval and a map (our choice)."""
+MOST_PAIRS = 500  # spread evenly over the rows: enough for a retrieval and a map (our choice)
 
 VIEWS = {"enc": "Enc(Text), Enc(Code)", "pred": "Pred(Enc(Text)), Enc(Code)"}
 """The two sides that are compared: the encodings, or, if a [PRED] was trained, the prediction and its target."""
@@ -41,8 +40,7 @@ class StoredEmbeddings:
     """Both views of N pairs as vectors, and which pairs they are.
 
     Attributes:
-        text_pred: The text's side, (N, C), float32.
-        code_emb: The code's side, (N, C), float32.
+        text_pred, code_emb: The text's and the code's side, (N, C), float32.
         code_groups: A number for each distinct code view, (N,).
         side: One of `VIEWS`.
         views: What the two sides are, in words.

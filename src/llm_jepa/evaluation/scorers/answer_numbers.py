@@ -12,7 +12,7 @@ from decimal import Decimal
 
 NUMBER_MARKER = "####"
 _MARKER = re.compile("#{4,}")
-_CURRENCY = "$\u00a2-\u00a5\u058f\u060b\u09f2\u09f3\u0e3f\u17db\u20a0-\u20c0"
+CURRENCY = "$\u00a2-\u00a5\u058f\u060b\u09f2\u09f3\u0e3f\u17db\u20a0-\u20c0"
 _SIGN = "[-+\u2212]"
 
 # Marks before a number: Markdown, `=`, and LaTeX with or without its dollar signs.
@@ -22,7 +22,7 @@ _BEFORE = re.compile(
 # Words may follow a number, but not more digits, a letter or arithmetic (1e400, 0x10, 3rd, 1 000, 3/4, 5-). So no part
 # of something else is read as a number.
 _NUMBER = re.compile(
-    rf"(?P<sign>{_SIGN}?)\s?(?P<currency>\\?[{_CURRENCY}])?\s?(?P<second>{_SIGN}?)"
+    rf"(?P<sign>{_SIGN}?)\s?(?P<currency>\\?[{CURRENCY}])?\s?(?P<second>{_SIGN}?)"
     r"(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?P<part>\.[0-9]+)?"
     r"(?!_*[^\W_]|[.,:'\u2019]?[0-9]|[^\S\r\n][0-9]|[-\u2212](?!\w)"
     r"|[^\S\r\n]*(?:[-+*/^=\u00d7\u00f7\u2212\u2013]|\\(?:times|cdot|div|pm))\s*\$?[0-9(]"
@@ -34,7 +34,7 @@ _NO_WORDS = frozenset("*_`}{\\.,:;()[]") | {"text"}  # marks of Markdown and LaT
 # Another number of the same kind: 18 or 20, 18, 20. If an output gives several numbers, none of them is its answer.
 _ANOTHER = re.compile(
     r"[^\r\n0-9]*?(?:[,;|/&]|\bor\b|\band\b|\bto\b)\s*(?:(?:maybe|perhaps|possibly|even|rather|else)\s+)?"
-    rf"[*_`]*\\?[{_CURRENCY}]?{_SIGN}?[0-9]",
+    rf"[*_`]*\\?[{CURRENCY}]?{_SIGN}?[0-9]",
     re.I,
 )
 _COMMA_DECIMAL = re.compile(

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import groupby
 
+from .answer_numbers import CURRENCY
 from .verdict import quoted
 
 LOOSE, CASED, CHUNKS, EXACT = LEVELS = range(4)
@@ -84,8 +85,7 @@ def _has_own_form(char: str) -> bool:
     return unicodedata.decomposition(char).startswith(("<super>", "<sub>", "<fraction>"))
 
 
-_CURRENCY = "$\u00a2-\u00a5\u058f\u060b\u09f2\u09f3\u0e3f\u17db\u20a0-\u20c0"
-_UNIT_SPACE = re.compile(rf"(?<=[0-9])\s+(?=[{AFTER_NUMBER}{_CURRENCY}])|(?<=[{_CURRENCY}])\s+(?=[0-9])")
+_UNIT_SPACE = re.compile(rf"(?<=[0-9])\s+(?=[{AFTER_NUMBER}{CURRENCY}])|(?<=[{CURRENCY}])\s+(?=[0-9])")
 
 
 def _is_kept(text: str, place: int, word: str) -> bool | None:
@@ -104,8 +104,8 @@ def _is_kept(text: str, place: int, word: str) -> bool | None:
 
 def _in_number(text: str, place: int) -> bool:
     """Whether a comma between digits is part of the number; that of 1,000, which separates thousands, is not."""
-    digits = re.match(r"[0-9]*", text[place + 1 : place + 5])
-    count = len(digits[0]) if digits else 0
+    after = text[place + 1 : place + 5]
+    count = len(after) - len(after.lstrip("0123456789"))
     is_group = count == 3 or (count == 2 and text[place + 3] == ",")  # 1,00,000 has groups of two
     return not is_group
 

@@ -10,6 +10,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -100,7 +101,6 @@ class NumberScorer:
             self.notes.append(f"Some gold numbers have several units, such as {value} ({shown}). Units count there.")
 
     def __call__(self, output: str, gold: str, *, row: Mapping[str, Any] | None = None) -> Verdict:
-        """Return the verdict."""
         output, gold = output.strip(), checked_gold(gold)
         if unread := _unread(output):
             return unread
@@ -154,7 +154,6 @@ class AnyOfScorer:
         self.notes = self.levels.notes
 
     def __call__(self, output: str, gold: str | Sequence[str], *, row: Mapping[str, Any] | None = None) -> Verdict:
-        """Return the verdict; see `_answers` for a gold that cannot be used."""
         answers = _answers(gold)
         if unread := _unread(output):
             return unread
@@ -185,11 +184,6 @@ class LabelScorer:
             self.by_words[self.levels.level(label)][tuple(self.levels.words(label))] = label
 
     def __call__(self, output: str, gold: str, *, row: Mapping[str, Any] | None = None) -> Verdict:
-        """Return the verdict.
-
-        Raises:
-            GoldError: If the gold has no word in it, or lists several labels.
-        """
         (gold,) = _one_label(gold)
         parts = [part.strip() for part in PARTS.split(gold)]
         if len(parts) > 1 and self.labels.issuperset(parts):
@@ -232,23 +226,23 @@ def _usable(golds: Iterable[Any], read: Any) -> list[list[str]]:
     """Return the answers of each gold that can be used; the others are reported row by row, where they are judged."""
     rows = []
     for gold in golds:
-        try:
+        with suppress(GoldError):
             rows.append(read(gold))
-        except GoldError:
-            continue
     return rows
 
 
 def _answers(gold: str | Sequence[str]) -> list[str]:
-    """Return the answers that a gold lists, or itself.
-
-    Raises:
-        GoldError: If it lists no answer, an answer has no word in it, or a text seems to list several answers.
-    """
+    """Return the answers that a gold lists, or itself; a text that seems to list several answers is refused."""
     answers: Any = gold
     if isinstance(gold, str):
         text = checked_gold(gold)
-        answers = _listed(text) if text[0] in "[{" else [text]
+        answers = [text]
+        if text[0] in "[{":
+            try:
+                answers = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                problem = f"The gold answer begins with {text[0]!r}, but is not a JSON list: {quoted(text)}."
+                raise GoldError("not_json", f"{problem} Correct the row.") from error
         if answers == [text] and SEPARATORS.search(text):
             raise GoldError(
                 "gold_lists_several",
@@ -264,22 +258,8 @@ def _answers(gold: str | Sequence[str]) -> list[str]:
     return answers
 
 
-def _listed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise GoldError(
-            "not_json",
-            f"The gold answer begins with {text[0]!r}, but is not a JSON list: {quoted(text)}. Correct the row.",
-        ) from error
-
-
 def _one_label(gold: str) -> list[str]:
-    """Return the label of a gold, in a list.
-
-    Raises:
-        GoldError: If it has no word in it, or is a list of labels.
-    """
+    """Return the label of a gold, in a list; a list of labels is refused."""
     text = checked_gold(gold)
     if text.startswith("[") and text.endswith("]") and re.search("[\"',]", text):
         raise GoldError(
@@ -309,10 +289,10 @@ def _unread(output: str) -> Verdict | None:
 
 def _first_difference(output: str, gold: str) -> str:
     """Say where two different texts begin to differ; positions count characters from 0."""
-    shared = next((i for i, (a, b) in enumerate(zip(output, gold, strict=False)) if a != b), None)
-    if shared is None:
-        shared = min(len(output), len(gold))
-        if len(output) < len(gold):
-            return f"ends after {shared} of the gold text's {len(gold)} characters"
+    length = min(len(output), len(gold))
+    shared = next((place for place in range(length) if output[place] != gold[place]), length)
+    if shared == len(output):
+        return f"ends after {shared} of the gold text's {len(gold)} characters"
+    if shared == len(gold):
         return f"equal for {shared} characters, then continues: {quoted(output[shared:])}"
     return f"differs from character {shared} on: {quoted(output[shared:])} instead of {quoted(gold[shared:])}"

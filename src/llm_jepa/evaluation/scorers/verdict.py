@@ -38,12 +38,7 @@ class Scorer(Protocol):
     """Judges an output by the gold answer of its row."""
 
     def __call__(self, output: str, gold: Any, *, row: Mapping[str, Any] | None = None) -> Verdict:
-        """Return the verdict.
-
-        Args:
-            output: What the model wrote.
-            gold: The right answer: text, for `any_of` also a list of texts.
-            row: The other columns of the row that a scorer may need, such as its database.
+        """Return the verdict; `row` has the other columns that a scorer may need, such as its database.
 
         Raises:
             GoldError: If the gold answer cannot be used.

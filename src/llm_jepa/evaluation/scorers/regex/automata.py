@@ -20,6 +20,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import product
+from operator import and_, attrgetter, or_
 from typing import NamedTuple
 
 # Our choices. No pair of the NL-RX golds in this package comes near them.
@@ -124,6 +128,7 @@ def _readable(start: int, end: int) -> str:
 CHARS, ASSERT, CONCAT, OR, AND, NOT, LOOP = range(7)
 
 
+@dataclass(eq=False, slots=True)
 class Node:
     """A regex. Regexes that simple rules recognise as equal are the same object.
 
@@ -131,15 +136,15 @@ class Node:
         kind: One of the kinds above.
         parts: CHARS: bits of classes. ASSERT: bits of contexts. CONCAT, OR, AND, NOT: nodes. LOOP: a node, and the
             lowest and highest number of rounds (None: no limit).
-        index: Number of the node.
         null: Contexts in which it matches the empty string, as bits.
         looks_around: Whether it contains an assertion.
     """
 
-    __slots__ = ("index", "kind", "looks_around", "null", "parts")
-
-    def __init__(self, kind: int, parts: tuple, index: int, null: int, looks_around: bool) -> None:
-        self.kind, self.parts, self.index, self.null, self.looks_around = kind, parts, index, null, looks_around
+    kind: int
+    parts: tuple
+    index: int
+    null: int
+    looks_around: bool
 
 
 Partition = list[tuple[int, Node]]  # bits of classes -> the state that they lead to; together all classes
@@ -232,7 +237,7 @@ class Automaton:
             rest.append(self.chars(bits))
         if len(rest) < 2:
             return rest[0] if rest else self.nothing
-        return self._node(OR, tuple(sorted(rest, key=_index)), _union(part.null for part in rest))
+        return self._node(OR, tuple(sorted(rest, key=attrgetter("index"))), _union(part.null for part in rest))
 
     def both(self, parts: Iterable[Node]) -> Node:
         """Match all of the parts."""
@@ -242,11 +247,8 @@ class Automaton:
             return self.nothing
         if len(found) < 2:
             return next(iter(found), self.anything)
-        null = ALL_CONTEXTS
-        bits = self.alphabet.full
-        for part in found:
-            null &= part.null
-            bits &= part.parts[0] if part.kind == CHARS else self.alphabet.full
+        null = reduce(and_, (part.null for part in found))
+        bits = reduce(and_, (part.parts[0] for part in found if part.kind == CHARS), self.alphabet.full)
         kinds = {part.kind for part in found}
         if ASSERT in kinds:
             return self.assertion(null)
@@ -256,7 +258,7 @@ class Automaton:
             found = {part: None for part in found if part.kind != CHARS} | {self.chars(bits): None}
             if len(found) < 2:
                 return self.chars(bits)
-        return self._node(AND, tuple(sorted(found, key=_index)), null)
+        return self._node(AND, tuple(sorted(found, key=attrgetter("index"))), null)
 
     def negate(self, part: Node) -> Node:
         """Match every line that the part does not match."""
@@ -392,10 +394,9 @@ class Automaton:
         Raises:
             BudgetError: If the limits were reached before the answer was known.
         """
-        start = (_state(left, NOTHING), _state(right, NOTHING))
         merged: dict[State, State] = {}
         steps: list[tuple[int, int]] = [(-1, -1)]  # for each pair found: the pair before it, the class between them
-        queue: deque[tuple[State, State, int]] = deque([(*start, 0)])
+        queue: deque[tuple[State, State, int]] = deque([(_state(left, NOTHING), _state(right, NOTHING), 0)])
         while queue:
             one, other, step = queue.popleft()
             if not _merge(merged, one, other):
@@ -404,7 +405,7 @@ class Automaton:
                 raise BudgetError(f"more than {MAX_STATES:,} states")
             if _accepts(one) != _accepts(other):
                 return Difference(self._spell(steps, step), _accepts(one))
-            for bits, (to_one, to_other) in self._pairs(one, other):
+            for bits, to_one, to_other in self._pairs(one, other):
                 if to_one is to_other:
                     continue
                 for before, classes in ((WORD, bits & self.alphabet.word), (OTHER, bits & ~self.alphabet.word)):
@@ -413,12 +414,10 @@ class Automaton:
                         queue.append((_state(to_one, before), _state(to_other, before), len(steps) - 1))
         return None
 
-    def _pairs(self, one: State, other: State) -> Iterable[tuple[int, tuple[Node, Node]]]:
-        ones, others = self.moves(*one), self.moves(*other)
-        for bits, to_one in ones:
-            for more, to_other in others:
-                if bits & more:
-                    yield bits & more, (to_one, to_other)
+    def _pairs(self, one: State, other: State) -> Iterable[tuple[int, Node, Node]]:
+        for (bits, to_one), (more, to_other) in product(self.moves(*one), self.moves(*other)):
+            if bits & more:
+                yield bits & more, to_one, to_other
 
     def _nicest(self, bits: int) -> int:
         """Return one of these classes, if possible one whose sample is readable."""
@@ -442,15 +441,8 @@ def _accepts(state: State) -> bool:
     return bool(node.null >> (3 * before + NOTHING) & 1)
 
 
-def _index(node: Node) -> int:
-    return node.index
-
-
 def _union(values: Iterable[int]) -> int:
-    bits = 0
-    for value in values:
-        bits |= value
-    return bits
+    return reduce(or_, values, 0)
 
 
 def _begins_with(node: Node, first: Node) -> bool:

@@ -15,15 +15,17 @@ line that `a` does not match. `\w`, `\d`, `\s` and `\b` mean ASCII, the alphabet
 matches the same lines as `a*`. A capturing group is an ordinary group. What depends on more than the next character
 (lookaround, references to groups, atomic and possessive repeats, flags) is read but not decided.
 
-The text of a regex is parsed here, character by character. It never goes to a regex engine that backtracks.
+The text of a regex is parsed here, from left to right. It is never the pattern of a regex engine that backtracks.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial, reduce
+from functools import reduce
+from string import hexdigits
 from typing import NoReturn
 
 from . import automata
@@ -72,6 +74,7 @@ def complement(ranges: Ranges) -> Ranges:
 ANY = complement(((automata.LINE_FEED, automata.LINE_FEED),))
 CLASSES = {"w": WORD, "d": DIGIT, "s": SPACE, "W": complement(WORD), "D": complement(DIGIT), "S": complement(SPACE)}
 CONTROLS = {"n": 0x0A, "t": 0x09, "r": 0x0D, "f": 0x0C, "v": 0x0B, "a": 0x07}
+COUNTS = re.compile(r"([0-9]*+)(,?)([0-9]*+)}")  # possessive, so that a long number takes no longer to read
 HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
 
 BOUNDARY = contexts(lambda before, after: (before == automata.WORD) != (after == automata.WORD))
@@ -84,33 +87,12 @@ ASSERTIONS = {
     "B": automata.ALL_CONTEXTS & ~BOUNDARY,
 }
 
-# A step of a parsed regex works on the stack of the nodes that were made before it.
-Step = Callable[[Automaton, list[Node]], None]
+# A step of a parsed regex: it takes as many nodes as the number says from the stack, and puts one on it.
+Step = tuple[Callable[[Automaton, list[Node]], Node], int]
 
 
-def _push_chars(ranges: Ranges, automaton: Automaton, stack: list[Node]) -> None:
-    stack.append(automaton.chars(automaton.alphabet.bits(ranges)))
-
-
-def _push_assertion(where: int, automaton: Automaton, stack: list[Node]) -> None:
-    stack.append(automaton.assertion(where))
-
-
-def _negate(automaton: Automaton, stack: list[Node]) -> None:
-    stack.append(automaton.negate(stack.pop()))
-
-
-def _repeat(fewest: int, most: int | None, automaton: Automaton, stack: list[Node]) -> None:
-    stack.append(automaton.loop(stack.pop(), fewest, most))
-
-
-def _join(name: str, count: int, automaton: Automaton, stack: list[Node]) -> None:
-    parts = stack[len(stack) - count :]
-    del stack[len(stack) - count :]
-    if name == "concat":
-        stack.append(reduce(lambda node, part: automaton.concat(part, node), reversed(parts), automaton.empty))
-    else:
-        stack.append((automaton.either if name == "either" else automaton.both)(parts))
+def _concat(automaton: Automaton, parts: list[Node]) -> Node:
+    return reduce(lambda node, part: automaton.concat(part, node), reversed(parts), automaton.empty)
 
 
 @dataclass
@@ -125,10 +107,9 @@ class _Group:
 
 @dataclass
 class Regex:
-    """A parsed regex: steps that build it from the inside out, and what the alphabet must contain for them.
+    """A parsed regex: steps that build it, in postfix order, and what the alphabet must contain for them.
 
     Attributes:
-        steps: The steps, in postfix order.
         sets: The sets of characters in it.
         has_assertion: Whether it depends on the characters around a place.
     """
@@ -140,8 +121,9 @@ class Regex:
     def build(self, automaton: Automaton) -> Node:
         """Return its node."""
         stack: list[Node] = []
-        for step in self.steps:
-            step(automaton, stack)
+        for make, count in self.steps:
+            start = len(stack) - count
+            stack[start:] = [make(automaton, stack[start:])]
         (node,) = stack
         return node
 
@@ -215,17 +197,18 @@ class _Parser:
 
     def _push_set(self, ranges: Ranges) -> None:
         self.regex.sets.append(ranges)
-        self.regex.steps.append(partial(_push_chars, ranges))
+        self.regex.steps.append((lambda automaton, _: automaton.chars(automaton.alphabet.bits(ranges)), 0))
         self._finish_piece()
 
     def _push_where(self, where: int) -> None:
         self.regex.has_assertion = True
-        self.regex.steps.append(partial(_push_assertion, where))
+        self.regex.steps.append((lambda automaton, _: automaton.assertion(where), 0))
         self._finish_piece()
 
     def _finish_piece(self) -> None:
         group = self.groups[-1]
-        self.regex.steps += [_negate] * (group.negations % 2)
+        if group.negations % 2:
+            self.regex.steps.append((lambda automaton, parts: automaton.negate(parts[0]), 1))
         group.negations = 0
         group.pieces += 1
         self.can_repeat = True
@@ -235,20 +218,20 @@ class _Parser:
         if group.negations:
             self._fail("nothing follows '~'")
         if group.pieces != 1:
-            self.regex.steps.append(partial(_join, "concat", group.pieces))
+            self.regex.steps.append((_concat, group.pieces))
         group.pieces, group.sequences = 0, group.sequences + 1
 
     def _close_term(self) -> None:
         group = self.groups[-1]
         if group.sequences > 1:
-            self.regex.steps.append(partial(_join, "both", group.sequences))
+            self.regex.steps.append((Automaton.both, group.sequences))
         group.sequences, group.terms = 0, group.terms + 1
 
     def _close_terms(self) -> None:
         self._close_sequence()
         self._close_term()
         if self.groups[-1].terms > 1:
-            self.regex.steps.append(partial(_join, "either", self.groups[-1].terms))
+            self.regex.steps.append((Automaton.either, self.groups[-1].terms))
 
     def _open(self) -> None:
         if self._take("?#"):
@@ -273,13 +256,11 @@ class _Parser:
     # ---- repeats ----
 
     def _quantify(self, char: str) -> None:
-        fewest, most = {"*": (0, None), "+": (1, None), "?": (0, 1)}.get(char, (0, None))
-        if char == "{":
-            counts = self._read_counts()
-            if counts is None:  # any other '{' is an ordinary character, as in `re`
-                self._push_set(((ord(char), ord(char)),))
-                return
-            fewest, most = counts
+        counts = {"*": (0, None), "+": (1, None), "?": (0, 1)}.get(char) or self._read_counts()
+        if counts is None:  # any other '{' is an ordinary character, as in `re`
+            self._push_set(((ord(char), ord(char)),))
+            return
+        fewest, most = counts
         if not self.can_repeat:
             self._fail("there is nothing to repeat before a repeat")
         if most is not None and most < fewest:
@@ -287,30 +268,24 @@ class _Parser:
         if self._take("+"):
             raise UndecidableError("it has a possessive repeat")
         self._take("?")  # a lazy repeat matches the same lines
-        self.regex.steps.append(partial(_repeat, fewest, most))
+        self.regex.steps.append((lambda automaton, parts: automaton.loop(parts[0], fewest, most), 1))
         self.can_repeat = False
 
     def _read_counts(self) -> tuple[int, int | None] | None:
         """Read `2}`, `2,}`, `,3}` or `2,3}`; if none of them is here, read nothing and return None."""
-        start = self.place
-        first = self._read_digits()
-        has_comma = self._take(",")
-        last = self._read_digits() if has_comma else first
-        if not self._take("}") or not (first or has_comma):
-            self.place = start
+        found = COUNTS.match(self.text, self.place)
+        if found is None or found[0] == "}":
             return None
-        return self._count(first or "0"), self._count(last) if last else None
-
-    def _read_digits(self) -> str:
-        start = self.place
-        while self.place < len(self.text) and self.text[self.place] in "0123456789":
-            self.place += 1
-        return self.text[start : self.place]
+        self.place = found.end()
+        fewest, comma, most = found.groups()
+        last = most if comma else fewest
+        return self._count(fewest), self._count(last) if last else None
 
     def _count(self, digits: str) -> int:
-        if len(digits.lstrip("0")) > len(str(MAX_COUNT)) or int(digits[-len(str(MAX_COUNT)) :]) > MAX_COUNT:
+        digits = digits.lstrip("0") or "0"
+        if len(digits) > len(str(MAX_COUNT)) or int(digits) > MAX_COUNT:
             raise UndecidableError(f"it has a repeat of more than {MAX_COUNT:,}")
-        return int(digits[-len(str(MAX_COUNT)) :])
+        return int(digits)
 
     # ---- escapes and sets ----
 
@@ -333,16 +308,16 @@ class _Parser:
         if char in HEX_DIGITS:
             digits = self.text[self.place : self.place + HEX_DIGITS[char]]
             self.place += len(digits)
-            if len(digits) < HEX_DIGITS[char] or any(digit not in "0123456789abcdefABCDEF" for digit in digits):
+            if len(digits) < HEX_DIGITS[char] or not set(digits) <= set(hexdigits):
                 self._fail(f"'\\{char}' needs {HEX_DIGITS[char]} hexadecimal digits")
             if int(digits, 16) > automata.MAX_CODE_POINT:
                 self._fail("there is no such character")
             return int(digits, 16)
         if char == "0":
-            start = self.place
-            while self.place < start + 2 and self.place < len(self.text) and self.text[self.place] in "01234567":
-                self.place += 1
-            return int(self.text[start - 1 : self.place], 8)
+            after = self.text[self.place : self.place + 2]
+            count = len(after) - len(after.lstrip("01234567"))
+            self.place += count
+            return int("0" + after[:count], 8)
         if char == "N":
             raise UndecidableError("it names a character, '\\N'")
         if char.isascii() and char.isalnum():

@@ -58,11 +58,8 @@ class SqlScorer:
     ) -> Verdict:
         """Return the verdict; it is not decided if the process that runs the SQL died.
 
-        Args:
-            output: What the model wrote.
-            gold: The gold query.
-            row: The row; its column `database` or `db_id` names the database.
-            database: That name, or the file itself; used instead of the row's.
+        The column `database` or `db_id` of the row names the database. `database`, a name or the file itself, is used
+        instead.
 
         Raises:
             GoldError: If the gold query cannot be run, or there is no database to run it on.
@@ -102,10 +99,8 @@ class SqlScorer:
                 raise GoldError("database_missing", f"There is no database {str(name)!r}.")
             return _checked(found)
         if self.databases is None:
-            raise GoldError(
-                "setting_missing",
-                "There is no database to run the query on. Give get_scorer('sql', databases=FOLDER).",
-            )
+            text = "There is no database to run the query on. Give get_scorer('sql', databases=FOLDER)."
+            raise GoldError("setting_missing", text)
         if self.databases.is_file():
             if name is not None and name not in (self.databases.name, self.databases.stem):
                 raise GoldError(

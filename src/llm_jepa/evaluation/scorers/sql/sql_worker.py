@@ -118,7 +118,7 @@ def _open(database: str) -> sqlite3.Connection:
     uri = f"file:{urllib.parse.quote(database)}?mode=ro&immutable=1"
     try:
         connection = sqlite3.connect(uri, uri=True, isolation_level=None)
-        connection.text_factory = _decode
+        connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
         for pragma in ("trusted_schema=OFF", "query_only=ON", "cell_size_check=ON", "temp_store=MEMORY", "mmap_size=0"):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute(f"PRAGMA hard_heap_limit={SQLITE_HEAP_BYTES}").fetchall()
@@ -141,21 +141,13 @@ def authorize(action: int, first: str | None, second: str | None, database: str 
     return sqlite3.SQLITE_OK if is_allowed else sqlite3.SQLITE_DENY
 
 
-def _decode(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogateescape")
-
-
 def encode_row(row: tuple[Any, ...]) -> bytes:
     """Return bytes that are the same for two rows if their values are equal and of the same type.
 
     Whole and decimal numbers are one type, as in SQLite (1 = 1.0); floats are rounded to 12 digits. Numbers and texts
     are different types (1 is not '1'), and so are texts and blobs. NULL equals only NULL.
     """
-    parts = []
-    for value in row:
-        part = _encode(value)
-        parts.append(b"%d:%s" % (len(part), part))
-    return b"".join(parts)
+    return b"".join(b"%d:%s" % (len(part), part) for part in map(_encode, row))
 
 
 def _encode(value: Any) -> bytes:
@@ -187,12 +179,10 @@ def judge(output: tuple[int, list[bytes]], gold: tuple[int, list[bytes]], ordere
 
 
 def answer(request: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
-    """Run both statements of a request; send the result of each as soon as it is known.
+    """Run both statements of a request (`database`, a file; `gold`; `output`; `ordered`), and send one or two answers.
 
-    Args:
-        request: `database` (a file), `gold`, `output`, `ordered`.
-        send: Called with one or two answers: first whether the gold could be run, then whether the output is right.
-            Each has `ok`; the first, if not `ok`, has `reason` and `is_of_database` too; the second has `reason` too.
+    The first says whether the gold could be run: `ok`, or else `reason` and `is_of_database` too. The second says
+    whether the output is right: `ok` and `reason`.
     """
     try:
         gold = run(request["database"], request["gold"], MAX_ROWS)
