@@ -29,11 +29,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def row_choices(row: Mapping[str, Any]) -> list[str]:
-    """Return the choices of a row.
-
-    Raises:
-        GoldError: If they are not two or more texts, or one of them is blank or given twice.
-    """
+    """Return the choices of a row; GoldError unless they are two or more different texts, none of them blank."""
     choices: Any = row.get(CHOICES)
     is_list = isinstance(choices, list) and all(isinstance(each, str) and each.strip() for each in choices)
     if not is_list or len(set(choices)) < max(len(choices), 2):
@@ -45,28 +41,20 @@ def row_choices(row: Mapping[str, Any]) -> list[str]:
 
 
 def gold_choice(choices: Sequence[str], answer: Any, notation: str) -> int:
-    """Return the place of the right choice, from 0.
+    """Return the place of the right choice, from 0; GoldError if the answer names none in this notation.
 
-    Args:
-        choices: The choices of a row.
-        answer: The right choice word for word, without regard to white space around it; or its letter, from `A`; or
-            its place, from 0.
-        notation: Which of these it is, the same in the whole file: one of `NOTATIONS` (`notation_of`).
+    The notation, one of `NOTATIONS`, is the same in the whole file (`notation_of`): the answer is the right choice word
+    for word, without regard to white space around it; or its letter, from `A`; or its place, from 0.
 
     Example:
         >>> gold_choice(["red", "blue"], "blue", "word"), gold_choice(["red", "blue"], "A", "letter")
         (1, 0)
-
-    Raises:
-        GoldError: If the answer names none of the choices in this notation.
     """
-    place = _READERS[notation](choices, answer)
+    read, meaning = NOTATIONS[notation]
+    place = read(choices, answer)
     if place is None:
-        raise GoldError(
-            "answer_not_a_choice",
-            f"The answer {quoted(str(answer))} is not {_MEANINGS[notation]}, and the answers of this file are read as "
-            "such. Write all answers of the file in the same way.",
-        )
+        text = f"The answer {quoted(str(answer))} is not {meaning}, and the answers of this file are read as such."
+        raise GoldError("answer_not_a_choice", f"{text} Write all answers of the file in the same way.")
     return place
 
 
@@ -74,14 +62,11 @@ def notation_of(rows: Iterable[tuple[Sequence[str], Any]]) -> str:
     """Return how the answers of a file are written: the one of `NOTATIONS` in which most answers can be read.
 
     If several can read equally many, it is the first of them. So if every answer is a choice word for word, the answers
-    are read as that. `rows` are the choices and the answer of each row.
-
-    Raises:
-        GoldError: If the answers are places that count from 1.
+    are read as that. `rows` are the choices and the answer of each row. Places that count from 1 are a GoldError.
     """
     fits, zero, last = Counter(dict.fromkeys(NOTATIONS, 0)), False, None
     for choices, answer in rows:
-        fits.update(name for name, read in _READERS.items() if read(choices, answer) is not None)
+        fits.update(name for name, (read, _) in NOTATIONS.items() if read(choices, answer) is not None)
         number = _number(answer)
         zero |= number == 0
         last = answer if number == len(choices) else last
@@ -122,28 +107,19 @@ def _number(answer: Any) -> int | None:
     return answer if isinstance(answer, int) and not isinstance(answer, bool) else None
 
 
-_READERS: dict[str, Callable[[Sequence[str], Any], int | None]] = {
-    "word": _word_place,
-    "letter": _letter_place,
-    "place": _number_place,
+NOTATIONS: dict[str, tuple[Callable[[Sequence[str], Any], int | None], str]] = {
+    "word": (_word_place, "a choice word for word"),
+    "letter": (_letter_place, "the letter of a choice"),
+    "place": (_number_place, "the place of a choice from 0"),
 }
-NOTATIONS = tuple(_READERS)
-"""How an answer names a choice: word for word, by its letter, by its place from 0."""
-_MEANINGS = {
-    "word": "a choice word for word",
-    "letter": "the letter of a choice",
-    "place": "the place of a choice from 0",
-}
+"""How an answer names a choice: what reads it, and what it is then."""
 
 
 def judge_choices(choices: Sequence[str], log_likelihoods: Sequence[float], gold: int, per_byte: bool) -> Verdict:
     """Right if the gold choice is more likely than every other; a tie is wrong.
 
-    Args:
-        choices: The choices.
-        log_likelihoods: What `choice_log_likelihoods` returned for them.
-        gold: Place of the right one, from 0.
-        per_byte: Whether each sum is divided by the choice's UTF-8 bytes, so that a long choice has no disadvantage.
+    `log_likelihoods` are from `choice_log_likelihoods`; `gold` is a place from 0. With `per_byte`, each is divided by
+    its choice's UTF-8 bytes, so that a long choice has no disadvantage.
     """
     bytes_of = [len(choice.encode("utf-8", "surrogatepass")) if per_byte else 1 for choice in choices]
     values = [value / count for value, count in zip(log_likelihoods, bytes_of, strict=True)]

@@ -40,11 +40,7 @@ def embed_side(
 
 
 def check_out(out: Path, *, force: bool) -> None:
-    """Refuse a file that cannot be written, before any work.
-
-    Raises:
-        ConfigError: If its name has another ending than .parquet or .npy, or it exists already.
-    """
+    """Refuse, before any work, a file whose name does not end in .parquet or .npy, or that exists already."""
     if out.suffix not in (".parquet", ".npy"):
         raise ConfigError("wrong_ending", f"--out {out}: expected a name that ends in .parquet or .npy.")
     if out.is_dir() or (out.exists() and not force):
@@ -54,8 +50,7 @@ def check_out(out: Path, *, force: bool) -> None:
 def write_embeddings(out: Path, embeddings: Tensor, sources: Sequence[str], texts: Sequence[str]) -> None:
     """Write embeddings, (N, C), to a file, either whole or not at all.
 
-    `.npy` holds only the numbers. `.parquet` has a row for each embedding: `source` (file and row), `text`,
-    `embedding`.
+    `.npy` holds only the numbers; `.parquet` has the columns `source` (file and row), `text` and `embedding`.
     """
     numbers = embeddings.numpy()
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -33,11 +33,7 @@ _NUM_SHOWN = 3  # rows without a usable gold answer that are shown in the log; t
 
 @dataclass
 class EvaluationConfig:
-    """How a trained model is scored.
-
-    Raises:
-        ConfigError: If a number is out of range, a scorer is unknown, or `databases` does not go with the scorers.
-    """
+    """How a trained model is scored."""
 
     metric: str = setting(
         "exact_match",
@@ -72,11 +68,9 @@ class EvaluationConfig:
             )
             raise ConfigError("setting_missing", text)
         if "sql" not in self.reported and self.databases is not None:
-            raise ConfigError(
-                "setting_without_effect",
-                f"databases={self.databases!r} names files that only the scorer sql reads. Add sql (as metric or "
-                "among scorers), or remove databases.",
-            )
+            text = f"databases={self.databases!r} names files that only the scorer sql reads."
+            hint = "Add sql (as metric or among scorers), or remove databases."
+            raise ConfigError("setting_without_effect", f"{text} {hint}")
         for key, least in (("max_new_tokens", 1), ("generation_batch_size", 1), ("validation_generations", 0)):
             value = getattr(self, key)
             if value is not None and value < least:
@@ -166,13 +160,8 @@ def score_generations(
     A row that a scorer could not decide, or whose gold answer cannot be used, is not right and is counted separately.
     Shares are of all rows, so they are lower bounds if `num_unknown` or `num_gold_errors` is not 0.
 
-    Args:
-        jepa: The model.
-        encoder: Its encoder.
-        rows: The rows.
-        config: Which scorers are used.
-        known: What `know_golds` found in the file of the rows. Default: the rows are the whole file.
-        options: Those of `answer`.
+    `known` is what `know_golds` found in the file of the rows; by default, the rows are the whole file. `options` are
+    those of `answer`.
 
     Returns:
         The metrics (shares of the rows; counts of rows and of empty answers; `num_unknown` and `num_gold_errors` by
@@ -183,17 +172,14 @@ def score_generations(
         DataError: If no row at all has a gold answer that a scorer can use.
     """
     outputs = answer(jepa, encoder, rows.examples, config, **options)
-    golds = gold_answers(encoder, rows)
-    known = know_golds(encoder, rows, config) if known is None else known
+    judge = _Judge(encoder, rows, config, known)
     judged = {
-        name: _judge_choices(jepa, encoder, rows, golds, name, config, known)
-        if name in BY_LIKELIHOOD
-        else _judge_texts(name, outputs, rows, golds, config, known)
+        name: judge.choices(name, jepa) if name in BY_LIKELIHOOD else judge.texts(name, outputs)
         for name in config.reported
     }
     added = [name for name in config.reported if name not in ALWAYS]
     records = []
-    for place, (example, gold, output) in enumerate(zip(rows.examples, golds, outputs, strict=True)):
+    for place, (example, gold, output) in enumerate(zip(rows.examples, judge.golds, outputs, strict=True)):
         record: dict[str, Any] = {"source": example.source, "text": example.text, "gold": gold, "output": output}
         verdicts = {name: each.verdicts[place] for name, each in judged.items()}
         record |= {name: verdict.correct if verdict.decided else None for name, verdict in verdicts.items()}
@@ -226,50 +212,76 @@ class Judged:
         return sum(not verdict.decided for verdict in self.verdicts) - self.num_gold_errors
 
 
+class _Judge:
+    """Judges answers to rows by one scorer after the other.
+
+    With `tell`, rows whose gold answer cannot be used are logged; if all are like that, DataError is raised.
+    """
+
+    def __init__(
+        self, encoder: PairEncoder, rows: EncodedPairs, config: EvaluationConfig, known: Known | None, tell: bool = True
+    ) -> None:
+        self.encoder, self.examples, self.config, self.tell = encoder, rows.examples, config, tell
+        self.golds = gold_answers(encoder, rows)
+        self.known = know_golds(encoder, rows, config) if known is None else known
+
+    def texts(self, name: str, answers: Sequence[str]) -> Judged:
+        """Judge the answer to each row by its text."""
+        scorer = self.known.get(name) or get_scorer(name, databases=self.config.databases if name == "sql" else None)
+
+        def judge(place: int) -> Verdict:
+            example = self.examples[place]
+            return scorer(answers[place], _text_gold(name, example, self.golds[place]), row=example.scoring or {})
+
+        try:
+            return self._all(name, judge)
+        finally:
+            if close := getattr(scorer, "close", None):
+                close()
+
+    def choices(self, name: str, jepa: LLMJEPA) -> Judged:
+        """Judge each row by the likelihood of its `choices` after the prompt; nothing is generated."""
+        judged, asked = self.with_choices(name)
+        questions = [(self.examples[place], choices) for place, (choices, _) in asked.items()]
+        sums = choice_log_likelihoods(jepa, self.encoder, questions, batch_size=self.config.generation_batch_size)
+        for (place, (choices, gold)), values in zip(asked.items(), sums, strict=True):
+            judged.verdicts[place] = judge_choices(choices, values, gold, per_byte=name == "choice_per_byte")
+        return judged
+
+    def with_choices(self, name: str) -> tuple[Judged, dict[int, tuple[list[str], int]]]:
+        """Return verdicts to be filled in, and, by place, the choices and the right choice of each row."""
+        asked: dict[int, tuple[list[str], int]] = {}
+
+        def prepare(place: int) -> Verdict:
+            row = self.examples[place].scoring or {}
+            choices, notation = row_choices(row), self.known[name]
+            if isinstance(notation, GoldError):
+                raise notation
+            asked[place] = choices, gold_choice(choices, row.get(ANSWER, self.golds[place]), notation)
+            return Verdict(False, "has choices")
+
+        return self._all(name, prepare), asked
+
+    def _all(self, name: str, judge: Callable[[int], Verdict]) -> Judged:
+        judged, num_rows = Judged(), len(self.examples)
+        for place, example in enumerate(self.examples):
+            try:
+                judged.verdicts.append(judge(place))
+            except GoldError as error:
+                judged.verdicts.append(Verdict(False, f"error: {error}", decided=False))
+                judged.num_gold_errors += 1
+                if self.tell and judged.num_gold_errors == num_rows:
+                    text = f"The scorer {name} can use no gold answer of {num_rows} rows. {example.source}: {error}"
+                    raise DataError("no_usable_gold", text) from error
+                if self.tell and judged.num_gold_errors <= _NUM_SHOWN:
+                    logger.warning("not scored by %s: %s: %s", name, example.source, error)
+        if self.tell and (count := judged.num_gold_errors):
+            logger.warning("%d of %d rows not scored by %s, and counted as not right", count, num_rows, name)
+        return judged
+
+
 def _text_gold(name: str, example: Example, gold: str) -> Any:
     return (example.scoring or {}).get("answers", gold) if name == "any_of" else gold
-
-
-def _judge_texts(
-    name: str,
-    outputs: Sequence[str],
-    rows: EncodedPairs,
-    golds: Sequence[str],
-    config: EvaluationConfig,
-    known: Known,
-    *,
-    tell: bool = True,
-) -> Judged:
-    """Judge the answer to each row by its text; `tell` is that of `_judge_all`."""
-    scorer = known.get(name) or get_scorer(name, databases=config.databases if name == "sql" else None)
-
-    def judge(place: int) -> Verdict:
-        example = rows.examples[place]
-        return scorer(outputs[place], _text_gold(name, example, golds[place]), row=example.scoring or {})
-
-    try:
-        return _judge_all(name, rows.examples, judge, tell=tell)
-    finally:
-        if close := getattr(scorer, "close", None):
-            close()
-
-
-def _judge_choices(
-    jepa: LLMJEPA,
-    encoder: PairEncoder,
-    rows: EncodedPairs,
-    golds: Sequence[str],
-    name: str,
-    config: EvaluationConfig,
-    known: Known,
-) -> Judged:
-    """Judge each row by the likelihood of its `choices` after the prompt; nothing is generated."""
-    judged, asked = _with_choices(name, rows.examples, golds, known)
-    questions = [(rows.examples[place], choices) for place, (choices, _) in asked.items()]
-    sums = choice_log_likelihoods(jepa, encoder, questions, batch_size=config.generation_batch_size)
-    for (place, (choices, gold)), values in zip(asked.items(), sums, strict=True):
-        judged.verdicts[place] = judge_choices(choices, values, gold, per_byte=name == "choice_per_byte")
-    return judged
 
 
 def check_golds(
@@ -277,8 +289,7 @@ def check_golds(
 ) -> list[str]:
     """Make sure, before a model is trained, that each scorer can decide at least one gold answer.
 
-    Each gold answer is judged as if it were the model's. `split` is the name of the rows in messages; `known` is as for
-    `score_generations`.
+    Each is judged as if it were the model's. `split` names the rows in messages; `known` is as for `score_generations`.
 
     Returns:
         Sentences about the gold answers that a scorer cannot decide, those that it compares more strictly, and those
@@ -288,27 +299,23 @@ def check_golds(
         DataError: If a scorer can decide none of them: no row has choices, for example, or a number, or a database that
             exists.
     """
-    golds, notes = gold_answers(encoder, rows), []
-    known = know_golds(encoder, rows, config) if known is None else known
+    notes: list[str] = []
+    judge = _Judge(encoder, rows, config, known, tell=False)
     for name in config.reported if len(rows) else ():
         if name in ALWAYS:
             continue
-        if name in BY_LIKELIHOOD:
-            judged = _with_choices(name, rows.examples, golds, known, tell=False)[0]
-        else:
-            judged = _judge_texts(name, golds, rows, golds, config, known, tell=False)
+        judged = judge.with_choices(name)[0] if name in BY_LIKELIHOOD else judge.texts(name, judge.golds)
         lost = [place for place, verdict in enumerate(judged.verdicts) if not verdict.decided]
         if lost:
             first = f"{rows.examples[lost[0]].source}: {judged.verdicts[lost[0]].reason.removeprefix('error: ')}"
             if len(lost) == len(rows):
-                raise DataError(
-                    "no_usable_gold", f"The scorer {name} can use no gold answer of {len(rows):,} {split} rows. {first}"
-                )
+                text = f"The scorer {name} can use no gold answer of {len(rows):,} {split} rows. {first}"
+                raise DataError("no_usable_gold", text)
             notes.append(
                 f"{len(lost):,} of {len(rows):,} {split} rows have a gold answer that {name} cannot decide. They "
                 f"count as not right. {first}"
             )
-        notes += [f"{name}: {note}" for note in getattr(known.get(name), "notes", [])]
+        notes += [f"{name}: {note}" for note in getattr(judge.known.get(name), "notes", [])]
     return notes + _about_length(rows, config, split)
 
 
@@ -318,54 +325,8 @@ def _about_length(rows: EncodedPairs, config: EvaluationConfig, split: str) -> l
     if limit is None or config.metric in ("label", "any_of", *BY_LIKELIHOOD):
         return []
     num_long = sum(len(pair.code_ids) - 1 > limit for pair in rows.pairs)  # without the end token
-    if not num_long:
-        return []
-    return [
-        f"{num_long:,} of {len(rows):,} {split} rows have a gold answer of more than max_new_tokens={limit} tokens, "
-        "which the model cannot write. Raise max_new_tokens."
-    ]
-
-
-def _with_choices(
-    name: str, examples: Sequence[Example], golds: Sequence[str], known: Known, *, tell: bool = True
-) -> tuple[Judged, dict[int, tuple[list[str], int]]]:
-    """Return verdicts that are still to be filled in, and, by place, the choices and the right choice of each row."""
-    asked: dict[int, tuple[list[str], int]] = {}
-
-    def prepare(place: int) -> Verdict:
-        row = examples[place].scoring or {}
-        choices, notation = row_choices(row), known[name]
-        if isinstance(notation, GoldError):
-            raise notation
-        asked[place] = choices, gold_choice(choices, row.get(ANSWER, golds[place]), notation)
-        return Verdict(False, "has choices")
-
-    return _judge_all(name, examples, prepare, tell=tell), asked
-
-
-def _judge_all(name: str, examples: Sequence[Example], judge: Callable[[int], Verdict], *, tell: bool = True) -> Judged:
-    """Judge each row; with `tell`, log the rows whose gold answer cannot be used, the first ones each with the reason.
-
-    Raises:
-        DataError: With `tell`, if no row has a gold answer that can be used.
-    """
-    judged = Judged()
-    for place, example in enumerate(examples):
-        try:
-            judged.verdicts.append(judge(place))
-        except GoldError as error:
-            judged.verdicts.append(Verdict(False, f"error: {error}", decided=False))
-            judged.num_gold_errors += 1
-            if tell and judged.num_gold_errors == len(examples):
-                text = f"The scorer {name} can use no gold answer of {len(examples)} rows. {example.source}: {error}"
-                raise DataError("no_usable_gold", text) from error
-            if tell and judged.num_gold_errors <= _NUM_SHOWN:
-                logger.warning("not scored by %s: %s: %s", name, example.source, error)
-    if tell and judged.num_gold_errors:
-        logger.warning(
-            "%d of %d rows not scored by %s, and counted as not right", judged.num_gold_errors, len(examples), name
-        )
-    return judged
+    text = f"{num_long:,} of {len(rows):,} {split} rows have a gold answer of more than max_new_tokens={limit} tokens, "
+    return [f"{text}which the model cannot write. Raise max_new_tokens."] if num_long else []
 
 
 def score_retrieval(jepa: LLMJEPA, rows: EncodedPairs, pad_id: int) -> dict[str, float]:
@@ -382,8 +343,7 @@ def evaluate(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Score generated answers and retrieval; return the metrics and one record per row.
 
-    Several processes divide the work among them. Every process must call it, and each gets the same result as a single
-    process would.
+    Every process must call it. They divide the work, and each gets the same result as a single process would.
     """
     metrics, records = score_generations(jepa, encoder, rows, config, **options)
     return metrics | {"retrieval": score_retrieval(jepa, rows, encoder.pad_id)}, records

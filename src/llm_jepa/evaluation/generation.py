@@ -45,7 +45,7 @@ def generate_greedy(
         prompts: Token ids of each prompt; none may be empty.
         end_ids: Tokens that end an answer.
         pad_id: Id that fills padding.
-        max_new_tokens: Longest answer, in tokens; longer ones are cut there.
+        max_new_tokens: Where longer answers are cut.
         batch_size: Prompts in a batch.
         progress: As `bar` of `Progress`.
 
@@ -96,7 +96,8 @@ def _generate_batch(model: Any, prompts: list[Sequence[int]], settings: Generati
     real = torch.tensor([[0] * left + [1] * (width - left) for left in padding], device=device)  # (B, T)
     with _settings_put_aside(model):
         if is_sharded(model):  # a process whose answers have ended continues until all have
-            return _continue(model, ids, real, settings, synced_gpus=True).sequences[:, width:].tolist()
+            output = model.generate(input_ids=ids, attention_mask=real, generation_config=settings, synced_gpus=True)
+            return output.sequences[:, width:].tolist()
         return _generate_and_drop(model, ids, real, settings)
 
 
@@ -107,7 +108,7 @@ def _generate_and_drop(model: Any, ids: Tensor, real: Tensor, settings: Generati
     rows, cache = list(range(len(ids))), None
     while True:
         step = GenerationConfig(**settings.to_diff_dict() | {"max_new_tokens": min(left, STRIDE)})
-        output = _continue(model, ids, real, step, past_key_values=cache)
+        output = model.generate(input_ids=ids, attention_mask=real, generation_config=step, past_key_values=cache)
         written = output.sequences[:, ids.shape[1] :].tolist()
         for row, tokens in zip(rows, written, strict=True):
             answers[row] += tokens
@@ -122,10 +123,6 @@ def _generate_and_drop(model: Any, ids: Tensor, real: Tensor, settings: Generati
             # A kind of cache that cannot be cut is computed again from the prompts and the answers so far.
             cache = _cut_cache(cache, kept)
             rows = [rows[place] for place in going]
-
-
-def _continue(model: Any, ids: Tensor, real: Tensor, settings: GenerationConfig, **options: Any) -> Any:
-    return model.generate(input_ids=ids, attention_mask=real, generation_config=settings, **options)
 
 
 def _cut_cache(cache: Any, kept: Tensor) -> Any:

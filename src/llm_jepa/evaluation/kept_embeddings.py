@@ -37,37 +37,23 @@ VIEWS = {"enc": "Enc(Text), Enc(Code)", "pred": "Pred(Enc(Text)), Enc(Code)"}
 
 @dataclass
 class StoredEmbeddings:
-    """Both views of N pairs as vectors, and which pairs they are.
+    """Both views of N pairs as vectors, and which pairs they are."""
 
-    Attributes:
-        text_pred, code_emb: The text's and the code's side, (N, C), float32.
-        code_groups: A number for each distinct code view, (N,).
-        side: One of `VIEWS`.
-        views: What the two sides are, in words.
-        split: `test`, or `held-out view` for those of `views_file`.
-        file: Name of the rows' file.
-        num_rows: Number of rows of the split that have a JEPA term; the pairs are taken from these.
-        pairs: `source`, `text` and `code` of each pair, as its views encode it.
-    """
-
-    text_pred: Tensor
-    code_emb: Tensor
-    code_groups: Tensor
-    side: str
-    views: str
-    split: str
-    file: str
-    num_rows: int
-    pairs: list[dict[str, str]]
+    text_pred: Tensor  # (N, C), float32
+    code_emb: Tensor  # (N, C), float32
+    code_groups: Tensor  # a number for each distinct code view, (N,)
+    side: str  # one of `VIEWS`
+    views: str  # what the two sides are, in words
+    split: str  # `test`, or `held-out view` for those of `views_file`
+    file: str  # name of the rows' file
+    num_rows: int  # rows of the split that have a JEPA term; the pairs are taken from these
+    pairs: list[dict[str, str]]  # `source`, `text` and `code` of each pair, as its views encode it
 
     @classmethod
     def of(
         cls, jepa: LLMJEPA, encoder: PairEncoder, rows: EncodedPairs, split: str, file: str, most: int = MOST_PAIRS
     ) -> StoredEmbeddings | None:
-        """Embed at most `most` of the held-out rows; None if no row has a JEPA term.
-
-        Every process of a run must call it.
-        """
+        """Embed at most `most` held-out rows, in every process of a run; None if no row has a JEPA term."""
         places = [place for place, pair in enumerate(rows.pairs) if pair.use_jepa]
         if not places:
             return None
@@ -80,17 +66,8 @@ class StoredEmbeddings:
             for example, (text, code) in zip(taken.examples, view_texts(encoder, taken), strict=True)
         ]
         side = "pred" if has_prediction(jepa.config) else "enc"
-        return cls(
-            views.text_pred,
-            views.code_emb,
-            views.code_groups,
-            side=side,
-            views=words_for(side, jepa.config),
-            split=split,
-            file=Path(file).name,
-            num_rows=len(places),
-            pairs=pairs,
-        )
+        about = {"side": side, "views": words_for(side, jepa.config), "split": split, "file": Path(file).name}
+        return cls(views.text_pred, views.code_emb, views.code_groups, **about, num_rows=len(places), pairs=pairs)
 
     def write(self, path: Path) -> None:
         """Write the embeddings to a file, either whole or not at all."""
@@ -103,11 +80,7 @@ class StoredEmbeddings:
 
     @classmethod
     def read(cls, path: Path) -> StoredEmbeddings | None:
-        """Return what a file holds; None if there is no file.
-
-        Raises:
-            DataError: If the file is damaged.
-        """
+        """Return what a file holds, None if there is no file; a damaged file is a DataError."""
         if not path.is_file():
             return None
         try:
@@ -115,10 +88,8 @@ class StoredEmbeddings:
                 about: dict[str, Any] = json.loads(file.metadata()["about"])
                 return cls(*(file.get_tensor(key) for key in ("text_pred", "code_emb", "code_groups")), **about)
         except (SafetensorError, TypeError, KeyError, ValueError) as error:
-            raise DataError(
-                "file_damaged",
-                f"{path} is damaged: {error}. Remove it; the report will then be without the geometry of this run.",
-            ) from error
+            text = f"{path} is damaged: {error}. Remove it; the report will then be without the geometry of this run."
+            raise DataError("file_damaged", text) from error
 
 
 def has_prediction(config: JEPAConfig) -> bool:

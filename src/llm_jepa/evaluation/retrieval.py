@@ -18,18 +18,11 @@ QUERIES_PER_BLOCK = 1024
 
 
 def gold_ranks(predictions: Tensor, targets: Tensor, gold: Tensor) -> Tensor:
-    """Return the rank of each query's own candidate by cosine; 1 is the best, and ties count against the query.
+    """Return the rank of each query's own candidate by cosine, (N,); 1 is the best, and ties count against the query.
 
     Every candidate whose cosine is not lower than the gold's by more than `TIE` ranks before it. So if all candidates
-    are equal (a full collapse), each rank is M, whatever the order of the rows.
-
-    Args:
-        predictions: Queries, (N, C), any float type; compared in float32.
-        targets: Candidates, (M, C). They should be distinct codes: a repeated code ties with itself.
-        gold: Index of each query's own candidate, integers in [0, M), (N,).
-
-    Returns:
-        Ranks in [1, M], int64, (N,).
+    are equal (a full collapse), each rank is M, whatever the order of the rows. The arguments are those of
+    `retrieval_metrics`, of any float type; they are compared in float32.
     """
     queries, candidates = unit(predictions.detach().float()), unit(targets.detach().float())
     gold, ranks = gold.to(queries.device, torch.int64), []
@@ -53,9 +46,6 @@ def retrieval_metrics(predictions: Tensor, targets: Tensor, gold: Tensor) -> dic
         targets: Distinct candidates, (M, C). If pairs share a code, pass it once, and repeat its index in `gold`.
         gold: Index of each query's own candidate, integers in [0, M), (N,), on any device.
 
-    Returns:
-        `recall@1`, `recall@10`, `mrr`, and the counts `num_queries` and `num_candidates`.
-
     Raises:
         DataError: If a value is not finite.
     """
@@ -63,10 +53,8 @@ def retrieval_metrics(predictions: Tensor, targets: Tensor, gold: Tensor) -> dic
     assert 0 <= gold.min() <= gold.max() < len(targets)
     for name, states in {"predictions": predictions, "targets": targets}.items():
         if not torch.isfinite(states).all():
-            raise DataError(
-                "embeddings_not_finite",
-                f"The {name} have values that are not finite: the model that made them has diverged.",
-            )
+            text = f"The {name} have values that are not finite: the model that made them has diverged."
+            raise DataError("embeddings_not_finite", text)
     ranks = gold_ranks(predictions, targets, gold).double()
     return {
         "recall@1": (ranks <= 1).double().mean().item(),

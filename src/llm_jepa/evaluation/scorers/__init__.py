@@ -33,8 +33,6 @@ SCORERS: dict[str, Scorer] = {
     **{name: make(()) for name, make in OF_FILE.items()},
 }
 ALIASES = {"exact_match": "exact", "starts_with": "startswith"}
-
-
 NAMES = (*SCORERS, "sql")
 
 
@@ -42,9 +40,8 @@ def get_scorer(name: str, *, databases: str | Path | None = None, golds: Iterabl
     """Return the scorer of that name, one of `NAMES` or of `ALIASES`.
 
     Args:
-        golds: All gold answers of the file, which the scorers of `OF_FILE` must keep different; other scorers do not
-            use them. For `any_of` each is a text or a list of texts.
         databases: For `sql`: the folder of the databases, or one file. Without it, each call names its file.
+        golds: For the scorers of `OF_FILE`: all gold answers of the file. For `any_of` each is a text or a list.
 
     Raises:
         ConfigError: If no scorer has that name (the text gives the nearest one), or `databases` does not exist or is
@@ -54,13 +51,9 @@ def get_scorer(name: str, *, databases: str | Path | None = None, golds: Iterabl
     if name == "sql":
         return SqlScorer(databases)
     if name not in SCORERS:
-        raise ConfigError(
-            "unknown_scorer",
-            f"There is no scorer {name!r}; known: {', '.join(NAMES)}.{nearest(name, [*NAMES, *ALIASES])}",
-        )
+        text = f"There is no scorer {name!r}; known: {', '.join(NAMES)}.{nearest(name, [*NAMES, *ALIASES])}"
+        raise ConfigError("unknown_scorer", text)
     if databases is not None:
-        raise ConfigError(
-            "setting_without_effect",
-            f"databases={str(databases)!r} is for the scorer sql; {name} reads none. Remove databases.",
-        )
+        text = f"databases={str(databases)!r} is for the scorer sql; {name} reads none. Remove databases."
+        raise ConfigError("setting_without_effect", text)
     return OF_FILE[name](golds) if golds is not None and name in OF_FILE else SCORERS[name]

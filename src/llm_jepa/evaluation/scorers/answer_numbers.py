@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 NUMBER_MARKER = "####"
-_MARKER = re.compile("#{4,}")
+MARKER = re.compile("#{4,}")
 CURRENCY = "$\u00a2-\u00a5\u058f\u060b\u09f2\u09f3\u0e3f\u17db\u20a0-\u20c0"
 _SIGN = "[-+\u2212]"
 
@@ -37,28 +37,23 @@ _ANOTHER = re.compile(
     rf"[*_`]*\\?[{CURRENCY}]?{_SIGN}?[0-9]",
     re.I,
 )
-_COMMA_DECIMAL = re.compile(
+# What can only be read with a decimal comma, such as 1,5 and 1.000,50.
+COMMA_DECIMAL = re.compile(
     r"(?:[0-9]+,(?:[0-9]{1,2}|[0-9]{4,})|0,[0-9]+|[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]+|[0-9]{1,3}(?:\.[0-9]{3}){2,})"
     r"(?![0-9]|[.,][0-9])"
 )
-_EITHER = re.compile(r"[0-9]{1,3}[.,][0-9]{3}")
+# Digits that are one number in English and another in French: 1.234 and 1,234.
+EITHER = re.compile(r"[0-9]{1,3}[.,][0-9]{3}")
 
 
 @dataclass(frozen=True)
 class FoundNumber:
-    """A number in an answer.
-
-    Attributes:
-        value: Its value.
-        words: Its currency, and the words and signs that follow it on its line, as they are written.
-        written: Its digits as they are written.
-        rest: What follows it on its line.
-    """
+    """A number in an answer."""
 
     value: Decimal
-    words: tuple[str, ...]
-    written: str
-    rest: str
+    words: tuple[str, ...]  # its currency, and the words and signs that follow it on its line, as they are written
+    written: str  # its digits as they are written
+    rest: str  # what follows it on its line
 
     @property
     def lists_another(self) -> bool:
@@ -68,7 +63,7 @@ class FoundNumber:
 
 def find_number(text: str, *, last: bool = False) -> FoundNumber | None:
     """Return the number after the first `####` that no word follows directly; with `last`, only the last counts."""
-    places = [found.end() for found in _MARKER.finditer(text)]
+    places = [found.end() for found in MARKER.finditer(text)]
     for place in places[-1:] if last else places:
         start = _BEFORE.match(text, place).end()  # type: ignore[union-attr]
         if text[start : start + 1].isalpha():
@@ -82,28 +77,13 @@ def several_numbers(text: str) -> bool:
     found = find_number(text, last=True)
     if found is None:
         return False
-    lone = [each for each in map(_lone, _MARKER.split(text)[1:]) if each is not None]
+    lone = [each for each in map(_lone, MARKER.split(text)[1:]) if each is not None]
     return any(each != found.value for each in lone) or bool(re.search(r"\d", found.rest))
-
-
-def num_markers(text: str) -> int:
-    """Return how often `####` is in a text."""
-    return len(_MARKER.findall(text))
 
 
 def after_marker(text: str) -> str:
     """Return the text after the first `####`; "" if there is none."""
-    return "".join(_MARKER.split(text, maxsplit=1)[1:]).lstrip()
-
-
-def has_decimal_comma(found: FoundNumber | None, text: str) -> bool:
-    """Whether a gold answer can only be read with a decimal comma, such as 1,5 and 1.000,50."""
-    return found is None and bool(_COMMA_DECIMAL.search(text.partition("\n")[0]))
-
-
-def is_either(written: str) -> bool:
-    """Whether digits are one number in English and another in French: 1.234 and 1,234."""
-    return bool(_EITHER.fullmatch(written))
+    return "".join(MARKER.split(text, maxsplit=1)[1:]).lstrip()
 
 
 def _lone(after: str) -> Decimal | None:

@@ -28,6 +28,7 @@ ZERO_WIDTH_SPACE = "\u200b"
 INVISIBLE = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef\u034f]")  # they choose how a character looks
 OUTER = ".,;:!?\"'`\u2018\u2019\u201c\u201d\u00ab\u00bb()[]{}\u3002\u3001\uff0c\uff01\uff1f"
 
+OWN_FORMS = ("<super>", "<sub>", "<fraction>")  # not to be changed by NFKC, which would turn 5 with a raised 2 into 52
 MINUS_SIGN = "\u2212"
 # Signs that change the word or number next to them: A+ is not A, C# is not C, <5 is not 5, and 5% is not 5.
 AFTER_WORD = "+#\u266f\u266d"
@@ -35,6 +36,7 @@ AFTER_NUMBER = "%\u2030\u2031\u00b0\u2032\u2033"
 BEFORE_NUMBER = "<>~\u2264\u2265\u00b1\u2248"
 
 
+@lru_cache(maxsize=256)
 def normalised_words(text: str, level: int = LOOSE) -> list[str]:
     """Return the words of a text by which answers are compared at one of `LEVELS`.
 
@@ -72,17 +74,12 @@ def _folded(text: str, level: int) -> str:
     """Return the text in one Unicode form, without spaces between signs and numbers, and in one case at LOOSE."""
     text = "".join(
         "".join(piece) if is_own else unicodedata.normalize("NFKC", "".join(piece))
-        for is_own, piece in groupby(text, _has_own_form)
+        for is_own, piece in groupby(text, lambda char: unicodedata.decomposition(char).startswith(OWN_FORMS))
     )
     text = INVISIBLE.sub("", text).replace(MINUS_SIGN, "-")
     if level == LOOSE:
         text = unicodedata.normalize("NFC", text.casefold())
     return _UNIT_SPACE.sub("", text)
-
-
-def _has_own_form(char: str) -> bool:
-    """Whether a character must not be changed by NFKC, which would turn 5 with a raised 2 into 52."""
-    return unicodedata.decomposition(char).startswith(("<super>", "<sub>", "<fraction>"))
 
 
 _UNIT_SPACE = re.compile(rf"(?<=[0-9])\s+(?=[{AFTER_NUMBER}{CURRENCY}])|(?<=[{CURRENCY}])\s+(?=[0-9])")
@@ -135,11 +132,9 @@ def _symbols(text: str) -> list[str]:
 
 
 class GoldLevels:
-    """At which level each gold answer of a file is compared.
+    """At which level each gold answer of a file is compared. `ignored` words do not count at the first level.
 
-    Args:
-        rows: The answers of each row; those of one row are the same answer, however they are written.
-        ignored: Words that do not count at the first level.
+    The answers of one row are the same answer, however they are written.
     """
 
     def __init__(self, rows: Iterable[Sequence[str]], ignored: frozenset[str] = frozenset()) -> None:
@@ -176,7 +171,7 @@ class GoldLevels:
         """Whether an answer is in an output as whole words, and not as part of a similar, longer answer of the file."""
         answer, level = _spaced(answer), self.level(answer)
         wanted = self._words(answer, level)
-        words = _known_words(output, level) if self.ignored.issuperset(wanted) else self._words(output, level)
+        words = normalised_words(output, level) if self.ignored.issuperset(wanted) else self._words(output, level)
         alike = [self._words(each, level) for each in self._alike.get(answer, ())]
         longer = [each for each in alike if each != wanted and _contains(each, wanted)]
         return _contains(words, wanted) and not any(_contains(words, each) for each in longer)
@@ -195,13 +190,8 @@ class GoldLevels:
         ]
 
     def _words(self, text: str, level: int) -> list[str]:
-        words = _known_words(text, level)
+        words = normalised_words(text, level)
         return ([word for word in words if word not in self.ignored] or words) if level == LOOSE else words
-
-
-@lru_cache(maxsize=256)
-def _known_words(text: str, level: int) -> list[str]:
-    return normalised_words(text, level)
 
 
 def _contains(words: list[str], wanted: list[str]) -> bool:

@@ -14,16 +14,8 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
-from .answer_numbers import (
-    NUMBER_MARKER,
-    FoundNumber,
-    after_marker,
-    find_number,
-    has_decimal_comma,
-    is_either,
-    num_markers,
-    several_numbers,
-)
+from . import answer_numbers as numbers
+from .answer_numbers import NUMBER_MARKER, FoundNumber, after_marker, find_number, several_numbers
 from .answer_words import GoldLevels, normalised_words
 from .verdict import EMPTY, GoldError, Verdict, checked_gold, quoted, undecided
 
@@ -39,9 +31,6 @@ def score_exact(output: str, gold: str, *, row: Mapping[str, Any] | None = None)
     """Right if output and gold are the same string; white space around them does not count.
 
     This is the metric of the paper's regex pairs. Case, inner spaces and Unicode forms all count.
-
-    Raises:
-        GoldError: If the gold text is empty or blank.
     """
     output, gold = output.strip(), checked_gold(gold)
     if not output:
@@ -56,9 +45,6 @@ def score_startswith(output: str, gold: str, *, row: Mapping[str, Any] | None = 
 
     This is the paper's metric for models trained from scratch, which had not learned to stop. It is generous:
     for the gold text `a`, the output `ab` is right.
-
-    Raises:
-        GoldError: If the gold text is empty or blank.
     """
     output, gold = output.strip(), checked_gold(gold)
     if not output:
@@ -75,10 +61,8 @@ class NumberScorer:
     Numbers are compared by value: `1,000` is `1000` and `18.00` is `18`. A `$` before a number and words after it do
     not count. Two texts without a number never match. A gold text with no number or with several is not decided.
 
-    Args:
-        golds: All gold answers of the file. If two have the same number but different words (5 kg and 5 g), as many
-            words count as are needed to separate them. If one has a decimal comma, those that could have one (1,234
-            and 1.234) are not decided.
+    If two gold answers of the file have the same number but different words (5 kg and 5 g), as many words count as are
+    needed to separate them. If one has a decimal comma, those that could have one (1,234 and 1.234) are not decided.
     """
 
     def __init__(self, golds: Iterable[Any] = ()) -> None:
@@ -89,8 +73,9 @@ class NumberScorer:
             if not isinstance(gold, str):
                 continue
             found = find_number(gold, last=True)
-            self.answer_is_last |= num_markers(gold) > 1
-            self.has_comma |= has_decimal_comma(found, after_marker(gold))
+            self.answer_is_last |= len(numbers.MARKER.findall(gold)) > 1
+            if found is None and numbers.COMMA_DECIMAL.search(after_marker(gold).partition("\n")[0]):
+                self.has_comma = True
             if found is not None and not several_numbers(gold):
                 words[found.value].add(found.words)
         self.units = {value: _telling_apart(each) for value, each in words.items() if len(each) > 1}
@@ -110,7 +95,13 @@ class NumberScorer:
         found = find_number(output, last=self.answer_is_last)
         if found is None or found.lists_another:
             return Verdict(False, f"no single number after {NUMBER_MARKER}: {quoted(after_marker(output))}")
-        return self._compare(found, expected)
+        if found.value != expected.value:
+            return Verdict(False, f"the number is {quoted(str(found.value))} instead of {quoted(str(expected.value))}")
+        if expected.value in self.units:
+            unit, wanted = (self._unit(each.words, expected.value) for each in (found, expected))
+            if unit != wanted:
+                return Verdict(False, f"the unit is {quoted(unit)} instead of {quoted(wanted)}")
+        return Verdict(True, f"the number is that of the gold text, {quoted(str(found.value))}")
 
     def _read_gold(self, gold: str) -> tuple[FoundNumber | None, str]:
         """Return the number of a gold answer, or None and the reason."""
@@ -119,18 +110,9 @@ class NumberScorer:
             return None, f"the gold text has no number after {NUMBER_MARKER}"
         if several_numbers(gold):
             return None, f"the gold text has several numbers after {NUMBER_MARKER}"
-        if self.has_comma and is_either(found.written):
+        if self.has_comma and numbers.EITHER.fullmatch(found.written):
             return None, f"other golds have decimal commas, so {found.written} may be one of two numbers"
         return found, ""
-
-    def _compare(self, found: FoundNumber, expected: FoundNumber) -> Verdict:
-        if found.value != expected.value:
-            return Verdict(False, f"the number is {quoted(str(found.value))} instead of {quoted(str(expected.value))}")
-        if expected.value in self.units:
-            unit, wanted = (self._unit(each.words, expected.value) for each in (found, expected))
-            if unit != wanted:
-                return Verdict(False, f"the unit is {quoted(unit)} instead of {quoted(wanted)}")
-        return Verdict(True, f"the number is that of the gold text, {quoted(str(found.value))}")
 
     def _unit(self, words: Sequence[str], value: Decimal) -> str:
         """Return the words of a number that count, if the file has this number with different words."""
@@ -143,10 +125,8 @@ class AnyOfScorer:
     """Right if the output has one of the gold answers in it, as whole words; both are normalised.
 
     The gold is a list of answers, or its JSON text; any other text is one answer. The paper describes this for NQ-Open.
-    Its published code asks instead whether the output is in an answer, so that an empty output is right.
-
-    Args:
-        golds: All gold answers of the file. Those that normalising would make equal are compared as they are written.
+    Its published code asks instead whether the output is in an answer, so that an empty output is right. Gold answers
+    of the file that normalising would make equal are compared as they are written.
     """
 
     def __init__(self, golds: Iterable[Any] = ()) -> None:
@@ -167,11 +147,8 @@ class LabelScorer:
     """Right if the first words of the output are those of the gold label; both are normalised.
 
     What follows does not matter: for the label `good`, `Good. The film is` is right, `Goodish` and `Not good` are
-    wrong.
-
-    Args:
-        golds: All labels of the file. Those that normalising would make equal are compared as they are written. If
-            labels begin alike (`good`, `good enough`), the output's label is the longest one that it begins with.
+    wrong. Labels of the file that normalising would make equal are compared as they are written. If labels begin alike
+    (`good`, `good enough`), the output's label is the longest one that it begins with.
     """
 
     def __init__(self, golds: Iterable[Any] = ()) -> None:
@@ -244,14 +221,11 @@ def _answers(gold: str | Sequence[str]) -> list[str]:
                 problem = f"The gold answer begins with {text[0]!r}, but is not a JSON list: {quoted(text)}."
                 raise GoldError("not_json", f"{problem} Correct the row.") from error
         if answers == [text] and SEPARATORS.search(text):
-            raise GoldError(
-                "gold_lists_several",
-                f"The gold answer {quoted(text)} may list several answers. Write a JSON list of texts.",
-            )
+            problem = f"The gold answer {quoted(text)} may list several answers. Write a JSON list of texts."
+            raise GoldError("gold_lists_several", problem)
     if not isinstance(answers, list | tuple) or not answers:
-        raise GoldError(
-            "wrong_type", f"The gold answer is {quoted(str(gold))}, expected a list of answers. Correct the row."
-        )
+        problem = f"The gold answer is {quoted(str(gold))}, expected a list of answers. Correct the row."
+        raise GoldError("wrong_type", problem)
     answers = [checked_gold(answer) for answer in answers]
     for answer in answers:
         _check_words(answer, "answer")
@@ -262,20 +236,16 @@ def _one_label(gold: str) -> list[str]:
     """Return the label of a gold, in a list; a list of labels is refused."""
     text = checked_gold(gold)
     if text.startswith("[") and text.endswith("]") and re.search("[\"',]", text):
-        raise GoldError(
-            "gold_lists_several",
-            f"The gold label {quoted(text)} lists labels. Use the scorer any_of, or write one label.",
-        )
+        problem = f"The gold label {quoted(text)} lists labels. Use the scorer any_of, or write one label."
+        raise GoldError("gold_lists_several", problem)
     _check_words(text, "label")
     return [text]
 
 
 def _check_words(answer: str, kind: str) -> None:
     if not normalised_words(answer):
-        raise GoldError(
-            "gold_without_words",
-            f"The gold {kind} {quoted(answer)} has no word in it. Correct the row of the test file.",
-        )
+        problem = f"The gold {kind} {quoted(answer)} has no word in it. Correct the row of the test file."
+        raise GoldError("gold_without_words", problem)
 
 
 def _unread(output: str) -> Verdict | None:

@@ -18,12 +18,9 @@ class GoldError(DataError):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether one output is right, and why, in one sentence for a report.
+    """Whether one output is right, and why, in one sentence of printable ASCII for a report.
 
-    Attributes:
-        correct: Whether it is right; never true where `decided` is false.
-        reason: Why, in printable ASCII.
-        decided: Whether the scorer could decide. If not, the row is counted as unknown, separately from the wrong ones.
+    If the scorer could not decide, the row is counted as unknown, separately from the wrong ones.
     """
 
     correct: bool
@@ -55,22 +52,14 @@ def undecided(reason: str) -> Verdict:
 
 
 def checked_gold(gold: str) -> str:
-    """Return the gold text without the white space around it.
-
-    Raises:
-        GoldError: If it is not a text, or is blank.
-    """
+    """Return the gold text without the white space around it; GoldError if it is not a text, or is blank."""
     if not isinstance(gold, str):
-        raise GoldError(
-            "wrong_type", f"The gold answer is {type(gold).__name__}, expected text. Correct the row of the test file."
-        )
-    stripped = gold.strip()
-    if not stripped:
-        raise GoldError(
-            "gold_empty",
-            "The gold text is empty, so no output can be judged by it. Remove the row from the test file.",
-        )
-    return stripped
+        text = f"The gold answer is {type(gold).__name__}, expected text. Correct the row of the test file."
+        raise GoldError("wrong_type", text)
+    if not gold.strip():
+        text = "The gold text is empty, so no output can be judged by it. Remove the row from the test file."
+        raise GoldError("gold_empty", text)
+    return gold.strip()
 
 
 def quoted(text: str) -> str:

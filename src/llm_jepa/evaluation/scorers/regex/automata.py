@@ -18,11 +18,12 @@ is stored for each of the nine pairs of what is before and after.
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import product
+from itertools import pairwise, product
 from operator import and_, attrgetter, or_
 from typing import NamedTuple
 
@@ -48,65 +49,42 @@ def contexts(holds: Callable[[int, int], bool]) -> int:
 
 
 class BudgetError(Exception):
-    """The limit of states, of memory or of time was reached before the answer was known."""
+    """A limit of states, memory or time was reached before the answer was known. Any method may raise it."""
 
 
 class Alphabet:
     """The classes of characters that some sets distinguish; a line has no line feed.
 
-    Args:
-        sets: The sets of characters that occur.
-        word: The word characters of `\\b`, if an assertion occurs.
-
-    Attributes:
-        full: Bits of all classes.
-        word: Bits of the classes of word characters.
-        samples: A character of each class, a readable one if the class has any.
-
-    Raises:
-        BudgetError: If there are too many sets.
+    `word` has the word characters of `\\b`, if an assertion occurs. The attribute `bits` has the bits of the classes of
+    each set, `full` those of all. `samples` has a character of each class, a readable one if the class has any.
     """
 
     def __init__(self, sets: Iterable[Ranges], word: Ranges = ()) -> None:
         distinct = [*dict.fromkeys([*sets, word])]
         if len(distinct) > MAX_SETS:
             raise BudgetError(f"more than {MAX_SETS} different characters and sets")
-        cuts = {0, LINE_FEED, LINE_FEED + 1, MAX_CODE_POINT + 1}
-        for ranges in distinct:
-            for low, high in ranges:
-                cuts |= {low, high + 1}
-        starts = sorted(cuts)[:-1]
-        ends = [end - 1 for end in sorted(cuts)[1:]]
-        place = {start: number for number, start in enumerate(starts)}
-        members = [0] * len(starts)  # for each piece between two cuts, bits of the sets that it is in
+        ends = {end for ranges in distinct for low, high in ranges for end in (low, high + 1)}
+        cuts = sorted(ends | {0, LINE_FEED, LINE_FEED + 1, MAX_CODE_POINT + 1})
+        members = [0] * len(cuts)  # for each piece from a cut to the next, bits of the sets that it is in
         for number, ranges in enumerate(distinct):
             for low, high in ranges:
-                piece = place[low]
-                while piece < len(starts) and starts[piece] <= high:
+                for piece in range(bisect_left(cuts, low), bisect_left(cuts, high + 1)):
                     members[piece] |= 1 << number
-                    piece += 1
-        classes: dict[int, int] = {}
-        self.samples: list[str] = []
-        for start, end, member in zip(starts, ends, members, strict=True):
-            if start == LINE_FEED:
-                continue
-            if member not in classes:
-                classes[member] = len(classes)
-                self.samples.append(chr(start))
-            sample = _readable(start, end)
-            if sample and not _is_readable(self.samples[classes[member]]):
-                self.samples[classes[member]] = sample
-        self.full = (1 << len(classes)) - 1
+        samples: dict[int, str] = {}  # by the sets that a class is in
+        for member, (start, end) in zip(members, pairwise(cuts), strict=False):
+            if start != LINE_FEED:
+                low = max(start, ord("!"))
+                sample = chr(low if low < end and low <= ord("~") else start)
+                if member not in samples or (_is_readable(sample) and not _is_readable(samples[member])):
+                    samples[member] = sample
+        self.samples = list(samples.values())
+        self.full = (1 << len(samples)) - 1
         bits = [0] * len(distinct)
-        for member, index in classes.items():
+        for index, member in enumerate(samples):
             for number in _places(member):
                 bits[number] |= 1 << index
-        self._bits = dict(zip(distinct, bits, strict=True))
-        self.word = self._bits[word]
-
-    def bits(self, ranges: Ranges) -> int:
-        """Return the classes of a set; it must be one of those given to the constructor."""
-        return self._bits[ranges]
+        self.bits = dict(zip(distinct, bits, strict=True))
+        self.word = self.bits[word]
 
 
 def _places(bits: int) -> Iterator[int]:
@@ -119,11 +97,6 @@ def _is_readable(char: str) -> bool:
     return "!" <= char <= "~"
 
 
-def _readable(start: int, end: int) -> str:
-    low, high = max(start, ord("!")), min(end, ord("~"))
-    return chr(low) if low <= high else ""
-
-
 # Kinds of a node.
 CHARS, ASSERT, CONCAT, OR, AND, NOT, LOOP = range(7)
 
@@ -132,19 +105,15 @@ CHARS, ASSERT, CONCAT, OR, AND, NOT, LOOP = range(7)
 class Node:
     """A regex. Regexes that simple rules recognise as equal are the same object.
 
-    Attributes:
-        kind: One of the kinds above.
-        parts: CHARS: bits of classes. ASSERT: bits of contexts. CONCAT, OR, AND, NOT: nodes. LOOP: a node, and the
-            lowest and highest number of rounds (None: no limit).
-        null: Contexts in which it matches the empty string, as bits.
-        looks_around: Whether it contains an assertion.
+    Its parts are, for CHARS, bits of classes; ASSERT, bits of contexts; CONCAT, OR, AND, NOT, nodes; LOOP, a node, and
+    the lowest and highest number of rounds (None: no limit).
     """
 
     kind: int
     parts: tuple
     index: int
-    null: int
-    looks_around: bool
+    null: int  # bits of the contexts in which it matches the empty string
+    looks_around: bool  # whether it contains an assertion
 
 
 Partition = list[tuple[int, Node]]  # bits of classes -> the state that they lead to; together all classes
@@ -161,9 +130,7 @@ class Difference(NamedTuple):
 class Automaton:
     """Regexes over one alphabet, and the regex to which each character leads.
 
-    Args:
-        alphabet: The classes of characters.
-        deadline: When to give up, in `time.thread_time()` seconds.
+    It gives up at the deadline, in `time.thread_time()` seconds.
     """
 
     def __init__(self, alphabet: Alphabet, deadline: float) -> None:
@@ -389,14 +356,11 @@ class Automaton:
     # ---- comparing ----
 
     def difference(self, left: Node, right: Node) -> Difference | None:
-        """Return a line that one of two regexes matches and the other does not; None if there is none.
-
-        Raises:
-            BudgetError: If the limits were reached before the answer was known.
-        """
+        """Return a line that one of two regexes matches and the other does not; None if there is none."""
         merged: dict[State, State] = {}
-        steps: list[tuple[int, int]] = [(-1, -1)]  # for each pair found: the pair before it, the class between them
+        steps: list[tuple[int, int]] = [(-1, -1)]  # for each pair found: the pair before it, the classes between them
         queue: deque[tuple[State, State, int]] = deque([(_state(left, NOTHING), _state(right, NOTHING), 0)])
+        word = self.alphabet.word
         while queue:
             one, other, step = queue.popleft()
             if not _merge(merged, one, other):
@@ -405,30 +369,22 @@ class Automaton:
                 raise BudgetError(f"more than {MAX_STATES:,} states")
             if _accepts(one) != _accepts(other):
                 return Difference(self._spell(steps, step), _accepts(one))
-            for bits, to_one, to_other in self._pairs(one, other):
+            for (bits, to_one), (more, to_other) in product(self.moves(*one), self.moves(*other)):
                 if to_one is to_other:
                     continue
-                for before, classes in ((WORD, bits & self.alphabet.word), (OTHER, bits & ~self.alphabet.word)):
+                for before, classes in ((WORD, bits & more & word), (OTHER, bits & more & ~word)):
                     if classes:
-                        steps.append((step, self._nicest(classes)))
+                        steps.append((step, classes))
                         queue.append((_state(to_one, before), _state(to_other, before), len(steps) - 1))
         return None
 
-    def _pairs(self, one: State, other: State) -> Iterable[tuple[int, Node, Node]]:
-        for (bits, to_one), (more, to_other) in product(self.moves(*one), self.moves(*other)):
-            if bits & more:
-                yield bits & more, to_one, to_other
-
-    def _nicest(self, bits: int) -> int:
-        """Return one of these classes, if possible one whose sample is readable."""
-        indices = [*_places(bits)]
-        return next((index for index in indices if _is_readable(self.alphabet.samples[index])), indices[0])
-
     def _spell(self, steps: Sequence[tuple[int, int]], step: int) -> str:
+        """Return a line that takes these steps, of readable characters where there are any."""
         line = []
         while step:
-            step, index = steps[step]
-            line.append(self.alphabet.samples[index])
+            step, classes = steps[step]
+            samples = [self.alphabet.samples[index] for index in _places(classes)]
+            line.append(next(filter(_is_readable, samples), samples[0]))
         return "".join(reversed(line))
 
 

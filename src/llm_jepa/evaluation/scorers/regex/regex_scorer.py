@@ -22,18 +22,14 @@ def score_regex(output: str, gold: str, *, row: Mapping[str, Any] | None = None)
     This is the metric of NL-RX's authors (arXiv 1608.03000, "DFA-equal"). Of its gold regexes, 15.6% match no line at
     all ("a vowel and a number"). For these, every regex that matches no line is right, and the reason says so. If the
     limits of time and states are too low for an answer, the verdict is not decided.
-
-    Raises:
-        GoldError: If the gold text is empty, or is not a regex that can be compared.
     """
     deadline = time.thread_time() + automata.MAX_SECONDS
     output, gold = output.strip(), checked_gold(gold)
     try:
         expected = parse(gold)
     except (RegexSyntaxError, UndecidableError) as error:
-        raise GoldError(
-            "gold_not_usable", f"The gold regex {quoted(gold)} cannot be used: {error}. Correct the row."
-        ) from error
+        text = f"The gold regex {quoted(gold)} cannot be used: {error}. Correct the row."
+        raise GoldError("gold_not_usable", text) from error
     if not output:
         return EMPTY
     if output == gold:
@@ -49,8 +45,10 @@ def score_regex(output: str, gold: str, *, row: Mapping[str, Any] | None = None)
 def _compare(output: Regex, gold: Regex, deadline: float) -> Verdict:
     found = difference(output, gold, deadline=deadline)
     if found is not None:
-        does = ("does not match what", "does") if not found.is_of_first else ("matches what", "does not")
-        return Verdict(False, f"{does[0]} the gold regex {does[1]}: {quoted(found.line)}")
+        text = (
+            "matches what the gold regex does not" if found.is_of_first else "does not match what the gold regex does"
+        )
+        return Verdict(False, f"{text}: {quoted(found.line)}")
     with contextlib.suppress(BudgetError):  # the two are known to be equal; only the reason depends on this
         if difference(gold, NO_LINE, deadline=deadline) is None:
             return Verdict(True, "matches no line at all, as the gold regex does")

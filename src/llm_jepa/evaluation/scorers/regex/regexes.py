@@ -41,11 +41,11 @@ SPACE: Ranges = ((0x09, 0x0D), (0x20, 0x20))
 
 
 class RegexSyntaxError(ValueError):
-    """The text is not a regex in this notation."""
+    """The text is not a regex in this notation; the message says why, and where."""
 
 
 class UndecidableError(Exception):
-    """The text is a regex, but of a kind that cannot be compared."""
+    """The text is a regex, but of a kind that cannot be compared, or too long."""
 
 
 def union(*sets: Ranges) -> Ranges:
@@ -71,7 +71,12 @@ def complement(ranges: Ranges) -> Ranges:
     return tuple(left)
 
 
-ANY = complement(((automata.LINE_FEED, automata.LINE_FEED),))
+def one(code: int) -> Ranges:
+    """Return the set of one character."""
+    return ((code, code),)
+
+
+ANY = complement(one(automata.LINE_FEED))
 CLASSES = {"w": WORD, "d": DIGIT, "s": SPACE, "W": complement(WORD), "D": complement(DIGIT), "S": complement(SPACE)}
 CONTROLS = {"n": 0x0A, "t": 0x09, "r": 0x0D, "f": 0x0C, "v": 0x0B, "a": 0x07}
 COUNTS = re.compile(r"([0-9]*+)(,?)([0-9]*+)}")  # possessive, so that a long number takes no longer to read
@@ -107,16 +112,11 @@ class _Group:
 
 @dataclass
 class Regex:
-    """A parsed regex: steps that build it, in postfix order, and what the alphabet must contain for them.
-
-    Attributes:
-        sets: The sets of characters in it.
-        has_assertion: Whether it depends on the characters around a place.
-    """
+    """A parsed regex: steps that build it, in postfix order, and what the alphabet must contain for them."""
 
     steps: list[Step] = field(default_factory=list)
     sets: list[Ranges] = field(default_factory=list)
-    has_assertion: bool = False
+    has_assertion: bool = False  # whether it depends on the characters around a place
 
     def build(self, automaton: Automaton) -> Node:
         """Return its node."""
@@ -191,13 +191,13 @@ class _Parser:
         elif char == "\\":
             self._read_escape()
         else:
-            self._push_set(((ord(char), ord(char)),))
+            self._push_set(one(ord(char)))
 
     # ---- pieces, sequences, terms ----
 
     def _push_set(self, ranges: Ranges) -> None:
         self.regex.sets.append(ranges)
-        self.regex.steps.append((lambda automaton, _: automaton.chars(automaton.alphabet.bits(ranges)), 0))
+        self.regex.steps.append((lambda automaton, _: automaton.chars(automaton.alphabet.bits[ranges]), 0))
         self._finish_piece()
 
     def _push_where(self, where: int) -> None:
@@ -258,7 +258,7 @@ class _Parser:
     def _quantify(self, char: str) -> None:
         counts = {"*": (0, None), "+": (1, None), "?": (0, 1)}.get(char) or self._read_counts()
         if counts is None:  # any other '{' is an ordinary character, as in `re`
-            self._push_set(((ord(char), ord(char)),))
+            self._push_set(one(ord(char)))
             return
         fewest, most = counts
         if not self.can_repeat:
@@ -298,8 +298,7 @@ class _Parser:
         elif "1" <= char <= "9":
             raise UndecidableError(f"it refers to a group, '\\{char}'")
         else:
-            code = self._character(char)
-            self._push_set(((code, code),))
+            self._push_set(one(self._character(char)))
 
     def _character(self, char: str) -> int:
         """Return the character that a backslash followed by `char` means."""
@@ -329,8 +328,7 @@ class _Parser:
         found: list[Ranges] = []
         while not (self._peek("]") and found):
             low, is_class = self._set_item()
-            if self._peek("-") and not self.text.startswith("-]", self.place):
-                self.place += 1
+            if not self._peek("-]") and self._take("-"):
                 high, is_other_class = self._set_item()
                 if is_class or is_other_class:
                     self._fail("a range of a set ends in a class")
@@ -346,23 +344,17 @@ class _Parser:
         """Return one character or class of a set, and whether it is a class."""
         char = self._next()
         if char != "\\":
-            return ((ord(char), ord(char)),), False
+            return one(ord(char)), False
         char = self._next()
         if char in CLASSES:
             return CLASSES[char], True
         if "1" <= char <= "9":
             raise UndecidableError(f"it has an octal number in a set, '\\{char}'")
-        code = 0x08 if char == "b" else self._character(char)
-        return ((code, code),), False
+        return one(0x08 if char == "b" else self._character(char)), False
 
 
 def parse(text: str) -> Regex:
-    """Read a regex of NL-RX's notation.
-
-    Raises:
-        RegexSyntaxError: If it is not a regex; the text says what is wrong, and where.
-        UndecidableError: If it is of a kind that cannot be compared, or is too long.
-    """
+    """Read a regex of NL-RX's notation; RegexSyntaxError or UndecidableError if it cannot be compared."""
     if len(text) > MAX_CHARS:
         raise UndecidableError(f"it has {len(text):,} characters, more than {MAX_CHARS:,}")
     return _Parser(text).parse()
@@ -377,13 +369,7 @@ def difference(left: Regex, right: Regex, *, deadline: float | None = None) -> D
         >>> difference(parse("[0-9]{2,}"), parse("[0-9]+"))
         Difference(line='0', is_of_first=False)
 
-    Args:
-        left: A regex.
-        right: Another.
-        deadline: When to give up, in `time.thread_time()` seconds; by default after `automata.MAX_SECONDS`.
-
-    Raises:
-        BudgetError: If the time or the number of states was not enough.
+    The deadline is in `time.thread_time()` seconds; by default it is after `automata.MAX_SECONDS`.
     """
     deadline = time.thread_time() + automata.MAX_SECONDS if deadline is None else deadline
     looks_around = left.has_assertion or right.has_assertion

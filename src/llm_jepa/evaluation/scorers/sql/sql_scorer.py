@@ -30,21 +30,17 @@ class SqlScorer:
     memory, even if the gold query returns nothing. A Markdown fence around the one query of a text, and semicolons
     after it, do not count. `sql_worker` says what a statement can do, and what it cannot.
 
-    Args:
-        databases: The folder of the databases. The database named `x` is `x.sqlite` or `x/x.sqlite` in it (or `.db`,
-            `.sqlite3`). Or one file, for rows that name no database.
-
-    Raises:
-        ConfigError: If there is no such folder or file.
+    `databases` is a folder, in which the database named `x` is `x.sqlite` or `x/x.sqlite` (or `.db`, `.sqlite3`); or a
+    file, for rows that name no database.
     """
 
     def __init__(self, databases: str | Path | None = None) -> None:
         self.databases = Path(databases).expanduser().resolve() if databases is not None else None
         if self.databases is not None and not self.databases.exists():
-            raise ConfigError(
-                "file_missing",
-                f"databases={str(databases)!r} does not exist. Expected a folder of SQLite files, or one SQLite file.",
+            text = (
+                f"databases={str(databases)!r} does not exist. Expected a folder of SQLite files, or one SQLite file."
             )
+            raise ConfigError("file_missing", text)
         self.worker = Sandbox(Path(sql_worker.__file__), memory_bytes=sql_worker.PROCESS_BYTES, file_bytes=0)
         self._lock = threading.Lock()
 
@@ -60,9 +56,6 @@ class SqlScorer:
 
         The column `database` or `db_id` of the row names the database. `database`, a name or the file itself, is used
         instead.
-
-        Raises:
-            GoldError: If the gold query cannot be run, or there is no database to run it on.
         """
         output, gold = output.strip(), checked_gold(gold)
         file = self._file(database if database is not None else _named(row or {}))
@@ -70,27 +63,24 @@ class SqlScorer:
             return EMPTY
         output, gold = plain_sql(output), plain_sql(gold)
         request = {"database": str(file), "gold": gold, "output": output, "ordered": is_ordered(gold)}
+        too_late: dict[str, Any] = {"ok": False, "reason": f"it was stopped after {sql_worker.MAX_SECONDS} s"}
         with self._lock:
             try:
-                return self._judge(request)
+                self.worker.ask(request)
+                answer = self.worker.read(WAIT_S) or too_late
+                if answer["ok"]:
+                    answer = self.worker.read(WAIT_S) or too_late
+                    return Verdict(answer["ok"], _shortened(answer["reason"]))
             except DiedError as error:
                 return undecided(f"the process that ran the SQL died ({error})")
+        raise GoldError(
+            "database_unreadable" if answer.get("is_of_database") else "gold_not_usable",
+            f"The gold query {quoted(gold)} cannot be used: {_shortened(answer['reason'])}.",
+        )
 
     def close(self) -> None:
         """End the child process; a new one is started when it is needed."""
         self.worker.close()
-
-    def _judge(self, request: dict[str, Any]) -> Verdict:
-        too_late: dict[str, Any] = {"ok": False, "reason": f"it was stopped after {sql_worker.MAX_SECONDS} s"}
-        self.worker.ask(request)
-        answer = self.worker.read(WAIT_S) or too_late
-        if answer["ok"]:
-            answer = self.worker.read(WAIT_S) or too_late
-            return Verdict(answer["ok"], _shortened(answer["reason"]))
-        raise GoldError(
-            "database_unreadable" if answer.get("is_of_database") else "gold_not_usable",
-            f"The gold query {quoted(request['gold'])} cannot be used: {_shortened(answer['reason'])}.",
-        )
 
     def _file(self, name: str | Path | None) -> Path:
         if isinstance(name, Path) or (name is not None and self.databases is None):
@@ -103,26 +93,20 @@ class SqlScorer:
             raise GoldError("setting_missing", text)
         if self.databases.is_file():
             if name is not None and name not in (self.databases.name, self.databases.stem):
-                raise GoldError(
-                    "database_differs",
-                    f"The row names the database {quoted(str(name))}, but databases is only the file "
-                    f"{self.databases.name}. Give the folder of all files.",
-                )
+                text = f"The row names the database {quoted(str(name))}, but databases is only the file "
+                raise GoldError("database_differs", f"{text}{self.databases.name}. Give the folder of all files.")
             return _checked(self.databases)
         if name is None:
             columns = " or ".join(DATABASE_COLUMNS)
             raise GoldError("column_missing", f"The row names no database of {self.databases}. Add a column {columns}.")
         if not re.fullmatch(r"\w[\w .-]*", name) or ".." in name:
-            raise GoldError(
-                "name_not_allowed",
-                f"The database name {quoted(name)} is not a plain name. Use letters, digits, '_', '-', '.'.",
-            )
+            text = f"The database name {quoted(name)} is not a plain name. Use letters, digits, '_', '-', '.'."
+            raise GoldError("name_not_allowed", text)
         places = [self.databases / folder / f"{name}{suffix}" for folder in ("", name) for suffix in ("", *SUFFIXES)]
         found_file = next((place for place in places if place.is_file()), None)
         if found_file is None:
-            raise GoldError(
-                "database_missing", f"There is no {name}.sqlite, nor {name}/{name}.sqlite, in {self.databases}."
-            )
+            text = f"There is no {name}.sqlite, nor {name}/{name}.sqlite, in {self.databases}."
+            raise GoldError("database_missing", text)
         return _checked(found_file)
 
 
@@ -143,10 +127,8 @@ def _checked(file: Path) -> Path:
     for suffix in ("-wal", "-journal"):
         log = file.with_name(file.name + suffix)
         if log.is_file() and log.stat().st_size:
-            raise GoldError(
-                "database_incomplete",
-                f"{file} has changes in {log.name} that are not in it yet. Open and close it with sqlite3.",
-            )
+            text = f"{file} has changes in {log.name} that are not in it yet. Open and close it with sqlite3."
+            raise GoldError("database_incomplete", text)
     return file
 
 

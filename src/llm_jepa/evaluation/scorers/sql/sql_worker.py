@@ -73,7 +73,7 @@ class DatabaseRefused(Refused):
 
 
 def run(database: str, sql: str, max_rows: int) -> tuple[int, list[bytes]]:
-    """Return the number of columns and the rows of a query. Rows are bytes, which are equal if the rows are equal.
+    """Return the number of columns and the rows of a query, as `encode_row` writes them.
 
     Raises:
         Refused: If it is not a query, fails, or reaches a limit.
