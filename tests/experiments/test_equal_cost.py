@@ -12,7 +12,7 @@ from llm_jepa.experiments.equal_cost import Budget, plan, recorded
 from llm_jepa.experiments.experiment import read_experiment
 from llm_jepa.experiments.jobs import Job
 from llm_jepa.experiments.results import Cost
-from llm_jepa.experiments.sentences import about_budgets
+from llm_jepa.experiments.sentences import about_budget
 from llm_jepa.experiments.summary import cost_of_arms
 from llm_jepa.runs.build_trainer import build_trainer
 from llm_jepa.runs.cost import step_flops
@@ -84,11 +84,11 @@ def test_the_cost_of_a_teacher_is_taken_from_the_steps_of_the_arm():
     assert plan("time", "jepa", "ntp", runs_of(), of).max_steps == 50
     assert plan("flops", "ntp", "jepa", runs_of(), of).max_steps == 130
     both = plan("flops", "jepa", "jepa", runs_of(), of)
-    assert both.max_steps == 100 and "teacher" not in about_budgets([both])[0]
-    assert "its teacher 30% of a run of ntp" in about_budgets([budget])[0]
+    assert both.max_steps == 100 and "teacher" not in about_budget(both)
+    assert "its teacher 30% of a run of ntp" in about_budget(budget)
     dear = [{**each, "cost": each["cost"] | {"teacher": {"training_flops": 100e9}}} for each in plain]
     none = plan("flops", "jepa", "ntp", runs_of(), of | {"jepa": dear})
-    assert none.max_steps == 0 and "jepa is missing" in about_budgets([none])[0]
+    assert none.max_steps == 0 and "jepa is missing" in about_budget(none)
 
 
 def test_the_evaluations_of_a_teacher_cost_no_steps_at_equal_time():
@@ -111,7 +111,7 @@ def test_with_loss_dropout_the_medians_of_both_kinds_of_steps_are_mixed():
     runs = runs_of(jepa_loss_dropout=0.75)
     budget = plan("time", "jepa", "ntp", runs, {"ntp": records(**plain), "jepa": records(**arm)})
     assert budget.max_steps == 80 and budget.ratio == pytest.approx(1.25)
-    assert "in median time by the clock." in about_budgets([budget])[0]
+    assert "in median time by the clock." in about_budget(budget)
 
 
 def test_what_was_not_measured_gives_no_budget():

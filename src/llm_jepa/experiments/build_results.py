@@ -43,14 +43,14 @@ def build_results(
     Args:
         runs: All runs, in any order; arms keep their order of first appearance, the baseline comes first.
         metric: What arms are compared on, a share in [0, 1], higher is better.
-        baseline: Name of the arm that all others are compared with.
-        cost: Arm to what its steps cost.
-        settings: Anything that a reader needs to repeat the experiment; JSON values.
+        baseline: The arm that all others are compared with.
+        cost: By arm.
+        settings: As in `Results`; JSON values.
         controls: Arm to the names of its controls (`control_arms`); no arm is shown to be ahead of one without runs.
         control_runs: Runs of controls that are not arms of the comparison, such as cells that were not chosen.
-        headline: The arm whose comparison is the first in a report.
-        tests: Names of the test sets, the main one first. The values of the others are named `tests/NAME/...`. Holm's
-            correction counts the comparisons on all test sets.
+        headline: As in `Results`.
+        tests: The test sets, the main one first. The values of the others are named `tests/NAME/...`. Holm's correction
+            counts the comparisons on all test sets.
         margin: Largest loss against the baseline that does not matter, a share in (0, 1).
 
     Raises:
@@ -58,11 +58,10 @@ def build_results(
             The text names arm and seed.
     """
     by_arm = _by_arm(runs, baseline)
-    prefixes = {name: "" if place == 0 else f"tests/{name}/" for place, name in enumerate(tests)}
-    found = {
-        name: _set_results(by_arm, prefix, metric, baseline, cost or {}, controls or {}, control_runs, margin)
-        for name, prefix in prefixes.items()
-    }
+    found = {}
+    for place, name in enumerate(tests):
+        prefix = f"tests/{name}/" if place else ""
+        found[name] = _set_results(by_arm, prefix, metric, baseline, cost or {}, controls or {}, control_runs, margin)
     corrected = iter(correct_for_many([each for one in found.values() for each in one.comparisons]))
     found = {
         name: replace(one, comparisons=tuple(_described(next(corrected)) for _ in one.comparisons))
@@ -86,10 +85,7 @@ def write_results(results: Results, out_dir: str | Path) -> tuple[Path, Path]:
     """Write `results.json` and `results.csv`, each under a temporary name first; return the two paths.
 
     The table has one row for each run, with every scalar metric as a column. A cell is empty if its metric was not
-    measured.
-
-    Raises:
-        ValueError: If a setting is nan or infinite, which JSON cannot hold.
+    measured. A setting that is nan or infinite is a ValueError: JSON cannot hold it.
     """
     folder = ExperimentFolder(Path(out_dir))
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -97,9 +93,6 @@ def write_results(results: Results, out_dir: str | Path) -> tuple[Path, Path]:
     write_whole(folder.csv_file, _csv_text(results))
     logger.info("Wrote %s and %s", folder.results_file, folder.csv_file)
     return folder.results_file, folder.csv_file
-
-
-# ---- runs to arms ----
 
 
 def _by_arm(runs: Sequence[RunResult], baseline: str) -> dict[str, dict[int, RunResult]]:
@@ -177,7 +170,7 @@ def _set_results(
     return SetResults(arms, tuple(compared), tuple(_described(each, p_name="p") for each in against_controls))
 
 
-def _retrieval(runs: Mapping[int, RunResult], prefix: str = "") -> dict[str, SeedValues]:
+def _retrieval(runs: Mapping[int, RunResult], prefix: str) -> dict[str, SeedValues]:
     retrieval = {}
     for key in RETRIEVAL_KEYS:
         measured = {seed: value for seed, run in runs.items() if (value := run.metric(prefix + key)) is not None}

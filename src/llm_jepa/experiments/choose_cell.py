@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from statistics import fmean
 from typing import Any
 
 from llm_jepa.errors import ConfigError
@@ -17,11 +18,7 @@ metric, which is a share, higher is better.
 
 
 def check_name(name: str | None, metric: str) -> str:
-    """Return what cells are chosen by: `name` without the `eval_` that it has in the log, or by default the metric.
-
-    Raises:
-        ConfigError: If cells cannot be chosen by it.
-    """
+    """Return what cells are chosen by: `name` without the `eval_` that it has in the log, or by default the metric."""
     known = [metric, *HIGHER_IS_BETTER]
     plain = metric if name is None else name.removeprefix("eval_")
     if plain not in known:
@@ -50,8 +47,6 @@ def choose(values: Mapping[str, Mapping[int, float]], seeds: Collection[int], na
     """
     sign = 1 if HIGHER_IS_BETTER.get(name, True) else -1
     means = {
-        cell: math.fsum(by_seed[seed] for seed in seeds) / len(seeds)
-        for cell, by_seed in values.items()
-        if set(seeds) <= by_seed.keys()
+        cell: fmean(by_seed[seed] for seed in seeds) for cell, by_seed in values.items() if set(seeds) <= by_seed.keys()
     }
     return max(means, key=lambda cell: sign * means[cell]) if means else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from llm_jepa.data.digest import data_fingerprint
 from llm_jepa.errors import ConfigError
@@ -33,9 +32,6 @@ def check_arms(runs: Mapping[str, RunConfig], grids: Mapping[str, Grid], choose_
     """Make sure that all arms have the same test rows, and all cells of a grid the same validation rows.
 
     If `choose_by` is the loss, all cells of a grid must also have a loss over the same tokens.
-
-    Raises:
-        ConfigError: If they do not. The text names the field and two arms or cells.
     """
     for field in ANSWERED:
         _check_equal(field, runs, runs, "all arms must have the same test rows and the same metric")
@@ -109,12 +105,11 @@ def _made(folder: RunFolder) -> str:
     return ", ".join([*versions, str(environment.get("cpu") if device == "cpu" else device)])
 
 
-def _field(run: RunConfig, name: str) -> Any:
-    return next(getattr(part, name) for part in (run.evaluation, run.data, run.jepa, run.model) if hasattr(part, name))
-
-
 def _check_equal(field: str, runs: Mapping[str, RunConfig], arms: Iterable[str], why: str) -> None:
-    values = {arm: _field(runs[arm], field) for arm in arms}
+    values = {}
+    for arm in arms:
+        parts = (runs[arm].evaluation, runs[arm].data, runs[arm].jepa, runs[arm].model)
+        values[arm] = next(getattr(part, field) for part in parts if hasattr(part, field))
     first = next(iter(values))
     for other, value in values.items():
         if value != values[first]:

@@ -50,12 +50,9 @@ EXTENSIBLE = (
 
 
 def open_experiment(settings: Settings, out: Path, *, dry_run: bool = False) -> Experiment:
-    """Check settings and data, and write the experiment's settings and run folders.
+    """Check flat settings and the data, and write the experiment's settings and run folders.
 
-    Args:
-        settings: Flat settings, overrides included.
-        out: The output folder.
-        dry_run: Check only, and estimate what the runs take; write nothing except generated data.
+    A dry run only checks, and estimates what the runs take; it writes nothing except generated data.
 
     Raises:
         ConfigError: If a setting is wrong, or the folder holds another experiment, or one that is running.
@@ -87,12 +84,9 @@ def open_experiment(settings: Settings, out: Path, *, dry_run: bool = False) -> 
 def run_experiment(
     experiment: Experiment, *, progress: bool = False, render: Callable[[Results, Path], object] | None = None
 ) -> Results:
-    """Do the runs that are not done yet, then compare all runs.
+    """Do the runs that are not done yet, then compare all runs; `progress` says whether to draw bars.
 
-    Args:
-        experiment: The experiment.
-        progress: Whether to draw bars.
-        render: Called with results and folder. If cells of grids failed, it is called before the error is raised.
+    `render` is called with results and folder. If cells of grids failed, it is called before the error is raised.
 
     Raises:
         ConfigError: If another process works in the folder.
@@ -178,15 +172,11 @@ def _check_folder(folder: ExperimentFolder, settings: Settings) -> None:
         runs = folder.runs()
         never_began = bool(runs) and not any(run.has_begun for run in runs)  # refused before, now corrected
         if differing and not never_began:
-            raise ConfigError(
-                "settings_changed",
-                f"{folder} holds another experiment: {'; '.join(differing)}. Choose another --out, "
-                "or remove that folder.",
-            )
+            text = f"{folder} holds another experiment: {'; '.join(differing)}."
+            raise ConfigError("settings_changed", f"{text} Choose another --out, or remove that folder.")
     elif folder.path.exists() and not folder.holds_nothing_else:
-        raise ConfigError(
-            "folder_not_empty", f"{folder} exists and does not hold an experiment of llm-jepa. Choose another --out."
-        )
+        text = f"{folder} exists and does not hold an experiment of llm-jepa. Choose another --out."
+        raise ConfigError("folder_not_empty", text)
 
 
 def _with_data_files(run: RunConfig, folder: ExperimentFolder) -> RunConfig:
@@ -205,10 +195,8 @@ def _load_data(experiment: Experiment) -> LoadedData:
     """Read the data as the first arm will, so that a broken row is reported before any run starts."""
     run = experiment.first_run
     if run.data.test_file is None:
-        raise ConfigError(
-            "setting_missing",
-            "Neither test_file nor test_files is set. A comparison needs rows that no arm has seen. Set one of them.",
-        )
+        text = "Neither test_file nor test_files is set. A comparison needs rows that no arm has seen. Set one of them."
+        raise ConfigError("setting_missing", text)
     data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
     if experiment.grids:
         _check_choice(run, experiment.choose_by, len(data.validation))
@@ -254,20 +242,15 @@ def _check_choice(run: RunConfig, choose_by: str, num_rows: int) -> None:
     if str(run.training.get("eval_strategy", "steps")) == "no":
         raise ConfigError("settings_conflict", f"{needed} eval_strategy=no never evaluates on them. Set it to steps.")
     if choose_by not in HIGHER_IS_BETTER and not run.evaluation.validation_generations:
-        raise ConfigError(
-            "settings_conflict",
-            f"{needed} validation_generations=0 answers none of them. Set it above 0, or set choose_by: ce_loss.",
-        )
+        text = f"{needed} validation_generations=0 answers none of them. Set it above 0, or set choose_by: ce_loss."
+        raise ConfigError("settings_conflict", text)
 
 
 def _failed(failures: list[Failure], num_jobs: int) -> LLMJEPAError:
-    """Return an error with the reason of the first failure; its class follows from the exit code of that failure."""
-    first = failures[0]
+    """Return an error with the reason of the first failure, whose exit code decides the class."""
+    first, name = failures[0], failures[0].job.name
     names = ", ".join(failure.job.name for failure in failures)
     kind = ConfigError if first.exit_code == ConfigError.exit_code else LLMJEPAError
-    return kind(
-        "runs_failed",
-        f"{len(failures)} of {num_jobs} runs failed: {names}. The others are kept, and the same command continues with "
-        f"the rest. {first.job.name} ended with {first.reason}. The log of {first.job.name} ends with:\n"
-        f"{first.log_tail}",
-    )
+    text = f"{len(failures)} of {num_jobs} runs failed: {names}. The others are kept, and the same command continues "
+    text += f"with the rest. {name} ended with {first.reason}. The log of {name} ends with:\n{first.log_tail}"
+    return kind("runs_failed", text)

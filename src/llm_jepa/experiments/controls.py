@@ -12,8 +12,7 @@ from typing import Any
 
 from llm_jepa.runs.settings import RunConfig
 
-BESIDE_THE_TERM = ("jepa_gamma", "jepa_split")
-"""Fields of the objective that set the tokens and the weight of cross-entropy."""
+BESIDE_THE_TERM = ("jepa_gamma", "jepa_split")  # they set the weight and the tokens of cross-entropy
 
 
 def control_arms(
@@ -23,32 +22,24 @@ def control_arms(
     *,
     cells_of_baseline: Sequence[str] = (),
 ) -> dict[str, list[str]]:
-    """Return the controls of each arm that has a JEPA term on matching views.
+    """Return the controls of each arm, or of those `compared`, that has a JEPA term on matching views.
 
     A control has `shuffle_views`, or `jepa_lambda` 0 (the same path without the term), and every other setting of the
     arm. The baseline is not a control, because every arm is compared with it anyway; neither is an arm that trains like
     the baseline, nor another cell of the baseline's grid. If the arm is a grid, its chosen cell is compared. The
     control of this cell may be any cell of another grid that differs in nothing else, even if it was not the best cell
     of its own grid.
-
-    Args:
-        runs: The settings of each arm, or cell of one.
-        baseline: Name of the baseline.
-        compared: The arms, or cells, whose controls are returned; all by default.
-        cells_of_baseline: All cells of the baseline's grid, if it is one.
     """
     wanted = [arm for arm in (runs if compared is None else compared) if arm != baseline]
-    left_out = {baseline, *cells_of_baseline, *(arm for arm, run in runs.items() if _trains_alike(run, runs[baseline]))}
+    left_out = {baseline, *cells_of_baseline}
+    if runs[baseline].jepa.jepa_lambda == 0:
+        plain = _without_term(runs[baseline])
+        left_out |= {arm for arm, run in runs.items() if run.jepa.jepa_lambda == 0 and _without_term(run) == plain}
     return {
         arm: [other for other, run in runs.items() if other not in left_out and _is_control(run, runs[arm])]
         for arm in wanted
         if runs[arm].jepa.has_term and not runs[arm].data.shuffle_views
     }
-
-
-def _trains_alike(run: RunConfig, baseline: RunConfig) -> bool:
-    is_plain = run.jepa.jepa_lambda == 0 == baseline.jepa.jepa_lambda
-    return is_plain and _without_term(run) == _without_term(baseline)
 
 
 def _is_control(other: RunConfig, own: RunConfig) -> bool:

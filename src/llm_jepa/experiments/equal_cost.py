@@ -23,30 +23,20 @@ if TYPE_CHECKING:  # a page of results must not wait for transformers
 
 @dataclass(frozen=True)
 class Budget:
-    """The steps of an arm's runs in one table.
+    """The steps of an arm's runs in one table; costs are in FLOPs or seconds."""
 
-    Attributes:
-        kind: `flops` or `time`.
-        arm: The arm at equal steps.
-        baseline: The arm whose cost is matched.
-        max_steps: Steps that the arm takes here; 0 if its teacher alone costs as much as the baseline's run.
-        cost, baseline_cost: The cost of a step, in FLOPs or seconds.
-        fixed, baseline_fixed: The cost of a teacher.
-    """
-
-    kind: str
-    arm: str
+    kind: str  # `flops` or `time`
+    arm: str  # at equal steps
     baseline: str
-    max_steps: int
+    max_steps: int  # 0 if the arm's teacher alone costs as much as the baseline's run
     baseline_steps: int
-    cost: float
+    cost: float  # of a step
     baseline_cost: float
-    fixed: float = 0.0
+    fixed: float = 0.0  # the cost of the teacher
     baseline_fixed: float = 0.0
 
     @property
     def name(self) -> str:
-        """The name of the arm's runs."""
         return arm_at(self.arm, self.kind)
 
     @property
@@ -93,11 +83,8 @@ def plan(
 ) -> Budget | None:
     """Return the budget of an arm, from the FLOPs or times of the runs of equal steps.
 
-    Args:
-        kind: `flops`: counted, the same on every machine. `time`: the median step time, measured on this machine.
-        arm, baseline: The two arms.
-        runs: Their settings.
-        records: Their eval.json, one a seed. None if nothing was counted or measured in them.
+    FLOPs are counted, the same on every machine; the time is the median step time, measured on this machine. `records`
+    are the eval.json of each arm, one a seed; None if nothing was counted or measured in them.
     """
     cost, baseline_cost = (_cost(kind, runs[each], records[each]) for each in (arm, baseline))
     if not cost or not baseline_cost:
@@ -111,14 +98,12 @@ def plan(
 
 def _fixed(kind: str, records: Sequence[Mapping[str, Any]]) -> float:
     """Return the mean cost of an arm's teacher over its seeds; 0 without a teacher."""
-    costs = [teacher_flops(each["cost"]) if kind == "flops" else teacher_time(each["cost"]) for each in records]
-    return math.fsum(costs) / len(costs)
+    cost_of = teacher_flops if kind == "flops" else teacher_time
+    return statistics.fmean(cost_of(each["cost"]) for each in records)
 
 
 def _cost(kind: str, run: RunConfig, records: Sequence[Mapping[str, Any]]) -> float | None:
     """Return the cost of an optimizer step of an arm: the mean (FLOPs) or median (time) over its seeds."""
-    costs = [step_flops(run, each["cost"]) if kind == "flops" else step_time(run, each["cost"]) for each in records]
-    known = [cost for cost in costs if cost and math.isfinite(cost)]
-    if not known:
-        return None
-    return math.fsum(known) / len(known) if kind == "flops" else statistics.median(known)
+    cost_of, middle = (step_flops, statistics.fmean) if kind == "flops" else (step_time, statistics.median)
+    known = [cost for each in records if (cost := cost_of(run, each["cost"])) and math.isfinite(cost)]
+    return middle(known) if known else None

@@ -17,19 +17,12 @@ NUM_BATCHES = 2
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the training of a run will take.
-
-    Attributes:
-        epochs: How often it sees each row.
-        steps: Optimizer steps.
-        flops: FLOPs of all steps.
-        training_time_s: Seconds, without evaluations.
-    """
+    """What the training of a run will take."""
 
     epochs: float
-    steps: int
-    flops: float
-    training_time_s: float
+    steps: int  # of the optimizer
+    flops: float  # of all steps
+    training_time_s: float  # without evaluations
 
 
 def estimate(trainer: JEPATrainer, run: RunConfig) -> Estimate:

@@ -29,7 +29,7 @@ from llm_jepa.runs.settings import (
 )
 
 from .choose_cell import check_name
-from .grids import Grid, count_cells, is_inert
+from .grids import Grid, is_inert
 from .jobs import Job
 
 if TYPE_CHECKING:
@@ -49,11 +49,7 @@ RESOURCES = ("cpus", "gpus")
 
 @dataclass
 class ExperimentConfig:
-    """What is compared. The same file also holds fields of a run, which apply to every arm.
-
-    Raises:
-        ConfigError: If there is no arm or no seed, or a name or number cannot be used.
-    """
+    """What is compared. The same file also holds fields of a run, which apply to every arm."""
 
     arms: dict[str, Settings] = setting_made_by(
         lambda: {"ntp": {}, "jepa": {}, "jepa_shuffled": {}},
@@ -107,8 +103,9 @@ class ExperimentConfig:
                 text = f"The arm {arm!r} must be usable as a folder's name. Use letters, digits, '_', '-' and '.' only."
                 raise ConfigError("name_not_allowed", text)
         if self.baseline not in self.arms:
-            text = f"baseline={self.baseline!r} is not one of the arms: {', '.join(self.arms)}."
-            raise ConfigError("unknown_arm", text)
+            raise ConfigError(
+                "unknown_arm", f"baseline={self.baseline!r} is not one of the arms: {', '.join(self.arms)}."
+            )
         self._check_question()
         self._check_seeds()
         for name, least in (("workers", 1), ("max_retries", 0), ("max_runs", 1)):
@@ -129,9 +126,8 @@ class ExperimentConfig:
             text = f"question={self.question!r} is the baseline. Name the arm that is compared with it."
             raise ConfigError("settings_conflict", text)
         if self.question is not None and self.question not in others:
-            hint = nearest(self.question, others)
-            text = f"question={self.question!r} is not one of the arms: {', '.join(others)}.{hint}"
-            raise ConfigError("unknown_arm", text)
+            text = f"question={self.question!r} is not one of the arms: {', '.join(others)}."
+            raise ConfigError("unknown_arm", text + nearest(self.question, others))
 
     def _check_seeds(self) -> None:
         if not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in self.seeds):
@@ -145,19 +141,16 @@ class ExperimentConfig:
 
     def _check_sweep(self) -> None:
         if self.executor not in EXECUTORS:
-            text = f"executor={self.executor!r} is not one of: {', '.join(EXECUTORS)}."
-            raise ConfigError("value_not_allowed", text)
+            raise ConfigError("value_not_allowed", f"executor={self.executor!r} is not one of: {', '.join(EXECUTORS)}.")
         if not set(self.compare_at) <= set(BUDGETS):
-            text = f"compare_at={self.compare_at}: expected some of {', '.join(BUDGETS)}."
-            raise ConfigError("value_not_allowed", text)
+            raise ConfigError(
+                "value_not_allowed", f"compare_at={self.compare_at}: expected some of {', '.join(BUDGETS)}."
+            )
         if len(set(self.compare_at)) < len(self.compare_at):
             raise ConfigError("value_repeated", f"compare_at={self.compare_at} has a name twice. Remove one of them.")
         if "steps" not in self.compare_at:
-            raise ConfigError(
-                "value_missing",
-                f"compare_at={self.compare_at} must contain steps: the cost of a step is measured in runs of equal "
-                "steps, and sets the number of steps of the others. Add steps.",
-            )
+            text = "the cost of a step is measured in runs of equal steps, and sets the number of steps of the others."
+            raise ConfigError("value_missing", f"compare_at={self.compare_at} must contain steps: {text} Add steps.")
         for name, value in self.resources.items():
             if name not in RESOURCES:
                 text = f"resources.{name} is not one of: {', '.join(RESOURCES)}.{nearest(name, RESOURCES)}"
@@ -174,22 +167,14 @@ class ExperimentConfig:
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment whose settings are checked and whose folder is its own.
-
-    Attributes:
-        config: Arms, seeds, baseline.
-        runs: Checked settings of each arm, or cell of one, with the names of the data files.
-        folder: The output folder.
-        notes: What was found in the data, a line of counts, then sentences; then notes on the grids.
-        grids: The arms that are grids.
-        estimates: In a dry run: arm to what the training of one run takes, for arms with unfinished runs.
-    """
+    """An experiment whose settings are checked and whose folder is its own."""
 
     config: ExperimentConfig
-    runs: dict[str, RunConfig]
+    runs: dict[str, RunConfig]  # of each arm, or cell of one, with the names of the data files
     folder: ExperimentFolder
-    notes: list[str]
-    grids: dict[str, Grid] = field(default_factory=dict)
+    notes: list[str]  # what was found in the data, a line of counts, then sentences; then notes on the grids
+    grids: dict[str, Grid] = field(default_factory=dict)  # the arms that are grids
+    # In a dry run: arm to what the training of one run takes, for arms with unfinished runs.
     estimates: dict[str, Estimate] = field(default_factory=dict)
 
     @property
@@ -281,11 +266,7 @@ def _check_teachers(runs: Mapping[str, RunConfig]) -> None:
 
 
 def read_grids(settings: Settings) -> dict[str, Grid]:
-    """Return the arms of an experiment that are grids, with their cells.
-
-    Raises:
-        ConfigError: If `read_experiment` would refuse the fields, or there are more runs than `max_runs`.
-    """
+    """Return the arms of an experiment that are grids, with their cells; the fields are checked as above."""
     return _expanded(*_split(settings))[1]
 
 
@@ -303,12 +284,12 @@ def about_grids(config: ExperimentConfig, grids: dict[str, Grid]) -> list[str]:
         f"{arm} is a grid of {counts[arm]} cells: {', '.join(f'{key} {each}' for key, each in grid.axes.items())}."
         for arm, grid in grids.items()
     ]
-    if uneven := [arm for arm in counts if arm != config.baseline and counts[arm] != counts[config.baseline]]:
-        others = ", ".join(f"{arm} {counts[arm]}" for arm in uneven)
+    own = counts[config.baseline]
+    if others := ", ".join(f"{arm} {count}" for arm, count in counts.items() if count != own):
         notes.append(
-            f"Not tuned alike: the baseline {config.baseline} has {counts[config.baseline]} "
-            f"cell{'s' if counts[config.baseline] > 1 else ''}, {others}. The best of many cells is better than a "
-            "single one by chance alone. Give the baseline a grid of as many cells, for example of learning_rate."
+            f"Not tuned alike: the baseline {config.baseline} has {own} cell{'s' if own > 1 else ''}, {others}. The "
+            "best of many cells is better than a single one by chance alone. Give the baseline a grid of as many "
+            "cells, for example of learning_rate."
         )
     return notes
 
@@ -323,10 +304,9 @@ def _split(settings: Settings) -> tuple[ExperimentConfig, Settings]:
     if twice := next((key for key in experiment.grid if key in shared), None):
         raise ConfigError("settings_conflict", f"{twice} and grid.{twice} are both set. Remove one of them.")
     for arm, changes in experiment.arms.items():
-        for key in changes:
-            if key in own:
-                text = f"arms.{arm}.{key} is a setting of the whole experiment. Set {key} outside of arms."
-                raise ConfigError("key_misplaced", text)
+        if key := next((key for key in changes if key in own), None):
+            text = f"arms.{arm}.{key} is a setting of the whole experiment. Set {key} outside of arms."
+            raise ConfigError("key_misplaced", text)
         with naming_arm(arm):
             check_keys(changes)
     return experiment, shared
@@ -346,19 +326,14 @@ def _expanded(experiment: ExperimentConfig, shared: Settings) -> tuple[dict[str,
         fields[arm] = plain | {key: value for key, value in own.items() if not is_axis(key, value)}
         inherited = {key: value for key, value in axes.items() if key not in own and not is_inert(key, fields[arm])}
         of_arms[arm] = inherited | {key: value for key, value in own.items() if is_axis(key, value)}
-    for key in axes:
-        if not any(key in each for each in of_arms.values()):
-            raise ConfigError(
-                "setting_without_effect",
-                f"The grid {key}={axes[key]} applies to no arm: each arm sets {key} itself, or has jepa_lambda 0. "
-                "Remove it.",
-            )
-    num_runs = count_runs(experiment, sum(map(count_cells, of_arms.values())))
-    if num_runs > experiment.max_runs:
-        raise ConfigError(
-            "too_many_runs",
-            f"This is {num_runs:,} runs, but max_runs is {experiment.max_runs:,}. Try fewer values, or raise max_runs.",
-        )
+    if idle := next((key for key in axes if not any(key in each for each in of_arms.values())), None):
+        text = f"The grid {idle}={axes[idle]} applies to no arm: each arm sets {idle} itself, or has jepa_lambda 0."
+        raise ConfigError("setting_without_effect", f"{text} Remove it.")
+    num_cells = sum(math.prod(map(len, each.values())) for each in of_arms.values())
+    num_runs, most = count_runs(experiment, num_cells), experiment.max_runs
+    if num_runs > most:
+        text = f"This is {num_runs:,} runs, but max_runs is {most:,}. Try fewer values, or raise max_runs."
+        raise ConfigError("too_many_runs", text)
     arms: dict[str, Settings] = {}
     grids: dict[str, Grid] = {}
     for arm, each in of_arms.items():
@@ -392,11 +367,10 @@ def _with_arms(settings: Settings) -> Settings:
                 text = f"arms.{arm} is {changes!r}; expected the fields that the arm changes, as key: value."
                 raise ConfigError("wrong_type", text)
             if not changes and arm not in BUILT_IN_ARMS:
+                text = f"Unknown arm {arm!r}: it is not built in, and changes no field.{nearest(arm, BUILT_IN_ARMS)} "
+                text += f"Built in: {', '.join(BUILT_IN_ARMS)}. "
                 raise ConfigError(
-                    "unknown_arm",
-                    f"Unknown arm {arm!r}: it is not built in, and changes no field.{nearest(arm, BUILT_IN_ARMS)} "
-                    f"Built in: {', '.join(BUILT_IN_ARMS)}. Give any other arm its fields, such as "
-                    f"`{arm}: {{jepa_k: 2}}`.",
+                    "unknown_arm", f"{text}Give any other arm its fields, such as `{arm}: {{jepa_k: 2}}`."
                 )
     elif arms is not None:
         text = f"arms={arms!r}; expected names, or names with the fields that they change."

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +27,7 @@ SHORT = {
 }
 """Short names of fields in names of cells. Other fields have their own name there, without `jepa_`."""
 
-LONGEST_NAME = 120
-"""Characters. A folder's name may have 255, including a seed and ".staging" at its end."""
+LONGEST_NAME = 120  # characters; a folder's name may have 255, including a seed and ".staging" at its end
 
 # If jepa_lambda is 0, the fields of the objective have no effect, except these: they change the rows or cross-entropy.
 ACTS_WITHOUT_JEPA = ("jepa_lambda", "jepa_gamma", "jepa_split", "jepa_views")
@@ -37,24 +35,15 @@ ACTS_WITHOUT_JEPA = ("jepa_lambda", "jepa_gamma", "jepa_split", "jepa_views")
 
 @dataclass(frozen=True)
 class Grid:
-    """An arm and the cells that it stands for.
-
-    Attributes:
-        arm: Name of the arm.
-        axes: Field to its values, in the order of the file.
-        cells: Name of each cell to its coordinates. The last axis changes fastest.
-    """
+    """An arm and the cells that it stands for."""
 
     arm: str
-    axes: dict[str, list[Any]]
-    cells: dict[str, dict[str, Any]]
+    axes: dict[str, list[Any]]  # field to its values, in the order of the file
+    cells: dict[str, dict[str, Any]]  # name to coordinates; the last axis changes fastest
 
     @classmethod
     def of(cls, arm: str, axes: Mapping[str, Sequence[Any]]) -> Grid:
-        """Make the cells of an arm.
-
-        Raises:
-            ConfigError: If an axis has no values, or one value twice.
+        """Make the cells of an arm; ConfigError if an axis has no values, or one value twice.
 
         >>> list(Grid.of("jepa", {"jepa_k": [0, 2], "jepa_lambda": [0.5, 1.0]}).cells)
         ['jepa.k0.lambda0.5', 'jepa.k0.lambda1', 'jepa.k2.lambda0.5', 'jepa.k2.lambda1']
@@ -70,14 +59,11 @@ class Grid:
         cells = {}
         for places in itertools.product(*(range(len(values)) for values in axes.values())):
             parts = [labels[field][place] for field, place in zip(axes, places, strict=True)]
-            name = _bounded(".".join([arm, *parts]))
+            name = ".".join([arm, *parts])
+            if len(name) > LONGEST_NAME:
+                name = f"{name[: LONGEST_NAME - 9]}-{_digest(name)}"
             cells[name] = {field: axes[field][place] for field, place in zip(axes, places, strict=True)}
         return cls(arm, {field: list(values) for field, values in axes.items()}, cells)
-
-
-def count_cells(axes: Mapping[str, Sequence[Any]]) -> int:
-    """Return how many cells a grid has, without making them."""
-    return math.prod(len(values) for values in axes.values())
 
 
 def is_inert(field: str, arm: Mapping[str, Any]) -> bool:
@@ -112,10 +98,6 @@ def _text(value: Any) -> str:
         return re.sub(r"\.0$", "", repr(value)).replace("+", "")
     text = value if isinstance(value, str) else _digest(value)
     return "-" + (re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-") or _digest(value))
-
-
-def _bounded(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 9]}-{_digest(name)}"
 
 
 def _digest(value: Any) -> str:

@@ -17,10 +17,6 @@ def note_look(folder: ExperimentFolder, seeds: Iterable[int]) -> list[str]:
 
     Seeds that were added later and seeds that were removed are both reported: in both cases a user may have chosen the
     seeds because of earlier results.
-
-    Args:
-        folder: The folder of the experiment.
-        seeds: The seeds at which an arm was compared.
     """
     seen, looks = sorted(seeds), folder.looks()
     if seen and seen not in looks:

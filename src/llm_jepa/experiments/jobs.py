@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.05
 GRACE_S = 10.0  # between asking a run to stop and ending it
 TAIL_LINES = 15
+# Exit code of a run whose process disappeared: a user killed it, or the kernel did because memory was short.
 LOST = -int(signal.SIGKILL)
-"""Exit code of a run whose process disappeared: a user killed it, or the kernel did because memory was short."""
 
 
 @dataclass(frozen=True)
@@ -89,26 +89,15 @@ class Pool(Protocol):
 
 
 def run_jobs(
-    jobs: Sequence[Job],
-    workers: int,
-    open_pool: Callable[[], Pool],
-    *,
-    max_retries: int = 0,
-    progress: bool = False,
+    jobs: Sequence[Job], workers: int, open_pool: Callable[[], Pool], *, max_retries: int = 0, progress: bool = False
 ) -> list[Failure]:
     """Do all jobs that are not done yet, `workers` at a time, in order; return those that failed.
 
     A job that fails does not stop the others. If a signal ended it, or its worker was lost, it is tried again, from its
     newest checkpoint if it has one. If it failed by itself, it is not tried again, because it would fail again. The
     folder of a failed run gets a file FAILED, which says how it failed and after how many tries. If this process is
-    interrupted or terminated, the runs are stopped first, and the files that they have written stay.
-
-    Args:
-        jobs: The runs.
-        workers: Runs at the same time.
-        open_pool: Opens the place where runs are done; called only if there is a run to do.
-        max_retries: How often a run that was stopped or lost is tried again.
-        progress: As for `Progress`.
+    interrupted or terminated, the runs are stopped first, and the files that they have written stay. `open_pool` is
+    called only if there is a run to do; `progress` is `bar` of `Progress`.
     """
     waiting = deque(job for job in jobs if not job.folder.is_done)
     if num_done := len(jobs) - len(waiting):

@@ -12,6 +12,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from llm_jepa.runs.rewrite_first import check_can_rewrite
 from llm_jepa.runs.settings import RunConfig, naming_settings
 from llm_jepa.runs.trained_run import context_of
 from llm_jepa.standard_error import only_errors
-from llm_jepa.training.trainer import JEPATrainer
 
 from .estimates import Estimate, estimate
 from .experiment import naming_arm
@@ -49,8 +49,7 @@ def rehearse(
         Notes on gold answers that a scorer cannot decide.
 
     Raises:
-        ConfigError: If a setting does not work with the data, the model or this machine. The text names the arm.
-        DataError: If an arm cannot use the rows.
+        ConfigError, DataError: If settings, data, model or machine do not work together. The text names the arm.
     """
     key, data = _data_key(loaded[0]), loaded[1]
     distinct: dict[str, str] = {}  # one arm of each group that needs only one check
@@ -65,9 +64,15 @@ def rehearse(
                 if _data_key(run) != key:
                     data, key = load_data(run.data, run.jepa, pretrained_tokenizer(run)), _data_key(run)
                     _check_same_answers(data, loaded[1])
-                trainer, about = _try(run, seed, Path(folder), replace(data, notes=[]), models)
-                notes += about
-                if trainer is not None and estimates is not None:
+                notes += check_answers(run, data)
+                if run.teacher.rewrite_first:  # it trains nothing
+                    check_can_rewrite(context_of(data.train.examples, data.encoder))
+                    continue
+                # It is built without the labels of a teacher.
+                trainer, _ = build_trainer(run, seed, Path(folder), data=replace(data, notes=[]), models=models)
+                with naming_settings(run):
+                    trainer.get_train_dataloader()
+                if estimates is not None:
                     by_key[_key(run)] = estimate(trainer, run)
     if estimates is not None:
         estimates |= {arm: by_key[_key(run)] for arm, run in runs.items() if _key(run) in by_key}
@@ -79,7 +84,7 @@ def rehearse(
 
 
 def _check_same_answers(data: LoadedData, first: LoadedData) -> None:
-    """Make sure that an arm is asked and judged as the first one: each test row has the same question and answer.
+    """Make sure that each test row has the same question and answer as in the first arm.
 
     Another column, or another place at which rows of one text are split, would make another task of the same file.
     """
@@ -89,28 +94,11 @@ def _check_same_answers(data: LoadedData, first: LoadedData) -> None:
             for each, rows in ((data, rows), (first, first.tests[name]))
         )
         if ours != theirs:
-            place = next((n for n, both in enumerate(zip(ours, theirs, strict=False)) if both[0] != both[1]), len(ours))
-            shown = [repr(each[place]) if place < len(each) else "no row" for each in (theirs, ours)]
-            raise ConfigError(
-                "test_rows_differ",
-                f"Test row {place + 1} of {name} (text, answer) is {shown[0]} in the first arm and {shown[1]} here. "
-                "All arms must have the same test rows: set columns, jepa_split and limits on rows once, outside of "
-                "arms.",
-            )
-
-
-def _try(
-    run: RunConfig, seed: int, folder: Path, data: LoadedData, models: Models
-) -> tuple[JEPATrainer | None, list[str]]:
-    """Build the trainer (None if the run trains nothing) and its batches; return it, and notes on the gold answers."""
-    notes = check_answers(run, data)
-    if run.teacher.rewrite_first:
-        check_can_rewrite(context_of(data.train.examples, data.encoder))
-        return None, notes
-    trainer, _ = build_trainer(run, seed, folder, data=data, models=models)  # without the labels of a teacher
-    with naming_settings(run):
-        trainer.get_train_dataloader()
-    return trainer, notes
+            pairs = enumerate(zip_longest(theirs, ours, fillvalue="no row"), start=1)
+            row, (other, own) = next((row, both) for row, both in pairs if both[0] != both[1])
+            text = f"Test row {row} of {name} (text, answer) is {other} in the first arm and {own} here."
+            hint = "All arms must have the same test rows: set columns, jepa_split and limits on rows once, outside of"
+            raise ConfigError("test_rows_differ", f"{text} {hint} arms.")
 
 
 def _key(run: RunConfig) -> str:

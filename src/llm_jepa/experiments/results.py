@@ -17,6 +17,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ import numpy as np
 from llm_jepa.data.config import MAIN_TEST
 
 from .equal_cost import Budget
-from .statistics import PairedComparison, Verdict
+from .statistics import PairedComparison
 
 RETRIEVAL_KEYS = ("recall@1", "recall@10", "mrr")
 BUDGET_TITLES = {"flops": "At equal FLOPs", "time": "At equal time"}
@@ -43,7 +44,7 @@ class SeedValues:
 
     def __post_init__(self) -> None:
         values = list(self.seeds.values())
-        object.__setattr__(self, "mean", math.fsum(values) / len(values) if values else None)
+        object.__setattr__(self, "mean", fmean(values) if values else None)
         object.__setattr__(self, "std", float(np.std(values, ddof=1)) if len(values) > 1 else None)
         object.__setattr__(self, "n", len(values))
 
@@ -54,25 +55,16 @@ class SeedValues:
 
 @dataclass(frozen=True)
 class Cost:
-    """What an arm costs, as a multiple of the baseline.
-
-    Attributes:
-        step_time_ratio: The time of a training step.
-        flops_ratio: Its FLOPs.
-        run_flops_ratio: FLOPs of all steps; with a teacher, also the FLOPs of its training and its answers.
-    """
+    """What an arm costs, as a multiple of the baseline."""
 
     step_time_ratio: float | None = None
-    flops_ratio: float | None = None
-    run_flops_ratio: float | None = None
+    flops_ratio: float | None = None  # of a step
+    run_flops_ratio: float | None = None  # of all steps; with a teacher, also of its training and its answers
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """Whether the collapse alarm of a run was raised: from which step, what was seen, and whether it recovered later.
-
-    The values are those of `CollapseAlarm.summary()`.
-    """
+    """Whether the collapse alarm of a run was raised, from which step, and why: `CollapseAlarm.summary()`."""
 
     alarmed: bool
     first_step: int | None = None
@@ -82,18 +74,12 @@ class Alarm:
 
 @dataclass(frozen=True)
 class RunResult:
-    """The values of one run's eval.json, and its collapse alarm.
-
-    Attributes:
-        seed: Seed of the run, which pairs it with the other arms' runs.
-        metrics: Name to value. The metric of the experiment is a share in [0, 1]. None or nan: not measured.
-        alarm: The collapse alarm; None if the run was not monitored.
-    """
+    """The values of one run's eval.json, and its collapse alarm."""
 
     arm: str
-    seed: int
-    metrics: Mapping[str, float | None] = field(default_factory=dict)
-    alarm: Alarm | None = None
+    seed: int  # it pairs the run with the other arms' runs
+    metrics: Mapping[str, float | None] = field(default_factory=dict)  # None or nan: not measured
+    alarm: Alarm | None = None  # None: not monitored
 
     @classmethod
     def from_eval(cls, arm: str, seed: int, record: Mapping[str, Any]) -> RunResult:
@@ -112,21 +98,14 @@ class RunResult:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm on one test set.
-
-    Attributes:
-        values: The metric by seed.
-        retrieval: Key (`RETRIEVAL_KEYS`) to its values, if they were measured.
-        views_retrieval: The same for held-out rows of views_file.
-        alarms: The collapse alarm by seed, of the runs that were monitored.
-    """
+    """One arm on one test set."""
 
     name: str
-    values: SeedValues
-    retrieval: Mapping[str, SeedValues] = field(default_factory=dict)
-    views_retrieval: Mapping[str, SeedValues] = field(default_factory=dict)
+    values: SeedValues  # the metric
+    retrieval: Mapping[str, SeedValues] = field(default_factory=dict)  # by RETRIEVAL_KEYS, if they were measured
+    views_retrieval: Mapping[str, SeedValues] = field(default_factory=dict)  # the same for held-out rows of views_file
     cost: Cost = field(default_factory=Cost)
-    alarms: Mapping[int, Alarm] = field(default_factory=dict)
+    alarms: Mapping[int, Alarm] = field(default_factory=dict)  # by seed, of the runs that were monitored
 
     @property
     def raised(self) -> dict[int, Alarm]:
@@ -141,17 +120,11 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class SetResults:
-    """What was found on one test set.
+    """What was found on one test set."""
 
-    Attributes:
-        arms: The arms by name, the baseline first.
-        comparisons: Each other arm against the baseline.
-        controls: An arm against each of its controls (`baseline`). The claim needs all of them, so their p-values are
-            not corrected.
-    """
-
-    arms: Mapping[str, ArmResult]
-    comparisons: tuple[PairedComparison, ...] = ()
+    arms: Mapping[str, ArmResult]  # the baseline first
+    comparisons: tuple[PairedComparison, ...] = ()  # each other arm against the baseline
+    # An arm against each of its controls (`baseline`). The claim needs all of them, so no p-value is corrected.
     controls: tuple[PairedComparison, ...] = ()
 
     def comparison_of(self, arm: str) -> PairedComparison | None:
@@ -188,29 +161,19 @@ class SetResults:
             )
             for name, values in record["arms"].items()
         }
-        comparisons, controls = (
-            tuple(_read_comparison(each) for each in record.get(key, [])) for key in ("comparisons", "controls")
-        )
-        return cls(arms, comparisons, controls)
+        comparisons, controls = (map(_read_comparison, record.get(key, [])) for key in ("comparisons", "controls"))
+        return cls(arms, tuple(comparisons), tuple(controls))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One setting of a grid.
+    """One setting of a grid."""
 
-    Attributes:
-        arm: Its name among the arms.
-        coordinates: Field to value.
-        validation: The values by which cells are chosen, on validation rows.
-        test: The metric on test rows.
-        failed: Seed to how its run failed.
-    """
-
-    arm: str
-    coordinates: Mapping[str, Any]
-    validation: SeedValues
-    test: SeedValues
-    failed: Mapping[int, str] = field(default_factory=dict)
+    arm: str  # its name among the arms
+    coordinates: Mapping[str, Any]  # field to value
+    validation: SeedValues  # the values by which cells are chosen
+    test: SeedValues  # the metric
+    failed: Mapping[int, str] = field(default_factory=dict)  # seed to how its run failed
     chosen: bool = False
 
     @classmethod
@@ -221,21 +184,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class GridResults:
-    """All cells of an arm that is a grid, also those that failed.
-
-    Attributes:
-        axes: Field to its values.
-        choose_by: The value by which the best cell is chosen, on validation rows.
-        metric: The metric on test rows.
-        chosen: Name of the chosen cell; None while no cell is chosen.
-    """
+    """All cells of an arm that is a grid, also those that failed."""
 
     arm: str
-    axes: Mapping[str, Sequence[Any]]
-    choose_by: str
+    axes: Mapping[str, Sequence[Any]]  # field to its values
+    choose_by: str  # the value by which the best cell is chosen, on validation rows
     higher_is_better: bool
-    metric: str
-    chosen: str | None
+    metric: str  # on test rows
+    chosen: str | None  # None while no cell is chosen
     cells: tuple[Cell, ...]
 
     @property
@@ -307,11 +263,10 @@ class Results:
 
     @property
     def metric_name(self) -> str:
-        """The metric in words."""
         return self.metric.replace("_", " ")
 
     @property
-    def verdicts(self) -> dict[str, Verdict]:
+    def verdicts(self) -> dict[str, str]:
         """Arm to the verdict on the main test set."""
         return {each.arm: each.verdict for each in self.main.comparisons}
 

@@ -34,22 +34,14 @@ MOST_SEEDS = 10_000
 
 @dataclass(frozen=True)
 class Spread:
-    """The spread of an arm's paired differences in a pilot.
-
-    Attributes:
-        n: Number of seeds of the pilot that arm and baseline both have.
-        std: Standard deviation of the differences.
-        num_rows: Number of test rows of the pilot.
-        noise_std, row_std: Standard deviations of the noise of one row, and of a row's effect, which is the same in all
-            seeds (see above); None if they are unknown.
-    """
+    """The spread of an arm's paired differences in a pilot, as standard deviations."""
 
     arm: str
-    n: int
-    std: float
-    num_rows: int
-    noise_std: float | None = None
-    row_std: float | None = None
+    n: int  # seeds of the pilot that arm and baseline both have
+    std: float  # of the differences
+    num_rows: int  # test rows of the pilot
+    noise_std: float | None = None  # of the noise of one row (see above); None if it is unknown
+    row_std: float | None = None  # of a row's effect, which is the same in all seeds
 
     def std_at(self, num_rows: int) -> float | None:
         """Return the standard deviation with other test rows, including at least their noise; None if it is unknown."""
@@ -91,9 +83,7 @@ def spreads_of(pilot: Path, arms: Sequence[str], baseline: str, metric: str) -> 
     """Return the spread of each arm that shares two or more finished seeds with the baseline, in a pilot's folder.
 
     Raises:
-        ConfigError: If there is no such arm, the runs answered different numbers of test rows, or all differences are
-            equal.
-        DataError: If a file of a run is damaged.
+        ConfigError: If there is no such arm, test rows differ, or all differences are equal.
     """
     folder = ExperimentFolder(pilot)
     base = _answers_of(folder, baseline, metric)
@@ -127,9 +117,6 @@ def decompose(differences: NDArray[np.float64]) -> tuple[float, float]:
     noise = float((rest**2).sum()) / ((num_seeds - 1) * (num_rows - 1))
     rows = float(of_rows.var(ddof=1)) - noise / num_seeds
     return math.sqrt(noise), math.sqrt(max(0.0, rows))
-
-
-# ---- reading a pilot ----
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from .results import ArmResult, Results, SetResults
 from .statistics import PairedComparison
 
 YES = "Yes."
-FEW_SEEDS = 6
-"""With fewer seeds than this, the p-value of the sign-flip test cannot go below 0.05."""
+FEW_SEEDS = 6  # with fewer, the p-value of the sign-flip test cannot go below 0.05
 
 # ---- numbers ----
 
@@ -52,13 +51,16 @@ def sentence(comparison: PairedComparison, p_name: str = "Holm p") -> str:
         text += f", 95% interval {low} to {high}"
     if c.p_holm is not None:
         text += f", {p_name} {format_p(c.p_holm)}"
-    if _margin_is_open(c):
+    is_open = _margin_is_open(c)
+    if is_open:
         text += f", against a loss of {c.margin_in_words} {p_name} {format_p(c.p_margin_holm)}"
     text += f": {verdict_in_words(c)}."
     if c.reason:
         text += f" {c.reason[0].upper()}{c.reason[1:]}."
-    if _margin_is_open(c):
-        text += _about_margin(c)
+    if is_open and not c.not_worse_shown:
+        text += f" A loss of more than {c.margin_in_words} is not ruled out."
+    elif is_open and c.verdict != "worse":
+        text += " It is neither shown to be better nor to be worse."
     if c.verdict == "no difference shown":
         text += _about_power(c)
     elif c.n < FEW_SEEDS:
@@ -85,12 +87,6 @@ def _margin_is_open(c: PairedComparison) -> bool:
     if c.p_margin_holm is None or c.delta is None or c.margin is None or c.verdict == "better":
         return False
     return c.verdict != "worse" or c.delta > -c.margin
-
-
-def _about_margin(c: PairedComparison) -> str:
-    if not c.not_worse_shown:
-        return f" A loss of more than {c.margin_in_words} is not ruled out."
-    return "" if c.verdict == "worse" else " It is neither shown to be better nor to be worse."
 
 
 def _about_power(c: PairedComparison) -> str:
@@ -129,10 +125,7 @@ class Answer:
 
 
 def headline_of(results: Results) -> PairedComparison | None:
-    """Return the comparison that a report shows first, whatever the result: that of `Results.headline`.
-
-    Without a headline it is the first comparison; None if there are no comparisons.
-    """
+    """Return the comparison that a report shows first: that of `Results.headline`, or else the first, if any."""
     comparisons = results.main.comparisons
     return next((each for each in comparisons if each.arm == results.headline), next(iter(comparisons), None))
 
@@ -176,25 +169,24 @@ def _short_answer(c: PairedComparison, controls: Sequence[PairedComparison]) -> 
 
 def arm_sentences(results: Results) -> list[str]:
     """Return one plain sentence for each arm, the baseline first: its result, its retrieval, whether it collapsed."""
-    return [_arm_in_words(arm, results) for arm in results.arms.values()]
-
-
-def _arm_in_words(arm: ArmResult, results: Results) -> str:
-    comparison = results.main.comparison_of(arm.name)
-    value = "no value" if arm.values.mean is None else f"{arm.values.mean:.1%} {results.metric_name}"
-    parts = [f"{arm.name}: {value}"]
-    if comparison is None:
-        parts[0] += ", the baseline"
-    elif comparison.delta is None:
-        parts[0] += f", not compared ({comparison.reason})"
-    else:
-        parts[0] += f", {format_points(comparison.delta)} points: {verdict_in_words(comparison)}"
-    recall = arm.retrieval.get("recall@1")
-    if recall is not None and recall.mean is not None:
-        parts.append(f"it finds the code of a text in {recall.mean:.1%} of cases")
-    if arm.raised:
-        parts.append(f"its views {_collapsed(arm)}")
-    return f"{'; '.join(parts)}."
+    lines = []
+    for arm in results.arms.values():
+        comparison = results.main.comparison_of(arm.name)
+        text = f"{arm.name}: "
+        text += "no value" if arm.values.mean is None else f"{arm.values.mean:.1%} {results.metric_name}"
+        if comparison is None:
+            text += ", the baseline"
+        elif comparison.delta is None:
+            text += f", not compared ({comparison.reason})"
+        else:
+            text += f", {format_points(comparison.delta)} points: {verdict_in_words(comparison)}"
+        recall = arm.retrieval.get("recall@1")
+        if recall is not None and recall.mean is not None:
+            text += f"; it finds the code of a text in {recall.mean:.1%} of cases"
+        if arm.raised:
+            text += f"; its views {_collapsed(arm)}"
+        lines.append(f"{text}.")
+    return lines
 
 
 def _headline_sentence(c: PairedComparison, results: Results) -> str:
@@ -242,9 +234,7 @@ def _difference_in_words(c: PairedComparison) -> str:
 def about_controls(results: Results, controls: Mapping[str, Sequence[str]]) -> list[str]:
     """Return a note on each arm that is better than the baseline but not shown to be better than its controls.
 
-    Args:
-        results: The results on each test set, with comparisons with controls.
-        controls: What `control_arms` returned.
+    The results have comparisons with controls; `controls` is what `control_arms` returned.
     """
     notes = []
     for name, found in results.tests.items():
@@ -288,12 +278,8 @@ def about_undecided(results: Results) -> list[str]:
     ]
 
 
-def about_budgets(budgets: Sequence[Budget]) -> list[str]:
-    """Return a sentence for each arm whose steps were scaled: how many it took, and why."""
-    return [_about_budget(each) for each in budgets]
-
-
-def _about_budget(budget: Budget) -> str:
+def about_budget(budget: Budget) -> str:
+    """Return how many steps an arm took whose steps were scaled, and why."""
     baseline = budget.baseline
     if not budget.max_steps:
         return f"{budget.arm} is missing: its teacher alone costs as much as a run of {baseline}."

@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import TypeVar
 
 import numpy as np
@@ -20,9 +21,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
 from llm_jepa.errors import ConfigError
-
-Verdict = str
-"""`better`, `worse`, `no difference shown`; with a margin also `not worse by more than 1.0 point, shown`."""
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -100,8 +98,8 @@ class PairedComparison:
         return "" if self.margin_points is None else points_in_words(self.margin_points)
 
     @property
-    def verdict(self) -> Verdict:
-        """What the numbers show (see `verdict`). A shown difference takes precedence over the margin."""
+    def verdict(self) -> str:
+        """What `verdict` returns, or `not worse by more than 1.0 point, shown`, if only that is shown."""
         shown = verdict(self.delta, self.p_holm, self.ci)
         if shown == "no difference shown" and self.not_worse_shown:
             return f"not worse by more than {self.margin_in_words}, shown"
@@ -118,16 +116,12 @@ def compare_paired(
 ) -> PairedComparison:
     """Compare an arm with its baseline over the seeds that both have.
 
-    With n < 2 the spread is unknown, so interval and p are None. If all differences are equal, the t-test would divide
-    by zero, and call two seeds that happen to agree a certainty. The sign-flip p, which needs no spread, then replaces
-    it, and both ends of the interval are equal. Six or more seeds with the same difference still show a difference; if
-    all differences are 0, p is 1. If every value is 0, or every value is 1, interval and p are None, because such
-    values cannot show a difference.
+    If all differences are equal, the t-test would divide by zero, and call two seeds that happen to agree a certainty.
+    The sign-flip p, which needs no spread, then replaces it, and both ends of the interval are equal. Six or more seeds
+    with the same difference still show a difference; if all differences are 0, p is 1. If every value is 0, or every
+    value is 1, interval and p are None, because such values cannot show a difference.
 
-    Args:
-        values, baseline: Seed to value of the arm, and of the baseline.
-        arm, baseline_arm: Names for sentences and errors.
-        margin: Largest loss that does not matter, a share in (0, 1); None for no test against it.
+    `values` and `baseline` map seeds to shares; the names are for sentences and errors; `margin` is in (0, 1).
 
     Raises:
         ConfigError: If a value is not finite (the text names arm and seed).
@@ -148,7 +142,7 @@ def compare_paired(
     )
     if not seeds:
         return replace(known, reason="no seed has both arms")
-    known = replace(known, mean=_mean(ours), baseline_mean=_mean(theirs), delta=_mean(differences))
+    known = replace(known, mean=fmean(ours), baseline_mean=fmean(theirs), delta=fmean(differences))
     if known.n < 2:
         return replace(known, reason="one seed says nothing of the spread between seeds")
     if len(seen := {*ours, *theirs}) == 1 and seen <= {0.0, 1.0}:
@@ -193,8 +187,7 @@ def sign_flip_p(differences: ArrayLike, scale: float = 1.0) -> float:
     of signs whose sum is at least as far from 0 as the observed sum. With more than 14 seeds, it is the share among
     100,000 random choices (fixed seed) and the observed one.
 
-    Args:
-        scale: How large the values are; sums that are equal to 9 digits of it count as equal.
+    Values are about `scale` large; sums that are equal to 9 digits of it count as equal.
     """
 
     def distance_from_0(flipped: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
@@ -248,11 +241,9 @@ def holm(
     The chance that any true null is called a difference at 0.05 is then at most 0.05, however the tests
     depend on each other.
 
-    Args:
-        p_values: Name of a test to its p-value, in [0, 1].
-        arm_of: The arm that a test is about. At most one null hypothesis of an arm may be true. So each step multiplies
-            by the number of arms that have a test left, not by the number of tests left (Shaffer 1986, JASA 81,
-            826-831). By default each test has an arm of its own, which is Holm's method.
+    `arm_of` returns the arm that a test is about. At most one null hypothesis of an arm may be true. So each step
+    multiplies by the number of arms that have a test left, not by the number of tests left (Shaffer 1986, JASA 81,
+    826-831). By default each test has an arm of its own, which is Holm's method.
     """
     known = {name: p for name, p in p_values.items() if p is not None}
     assert all(0 <= p <= 1 for p in known.values()), p_values  # nan would corrupt the others in silence
@@ -284,8 +275,8 @@ def correct_for_many(comparisons: Sequence[PairedComparison]) -> list[PairedComp
     ]
 
 
-def verdict(delta: float | None, p_holm: float | None, ci: tuple[float, float] | None) -> Verdict:
-    """Return what was shown: a direction only if the Holm p is below 0.05 and the interval, if any, does not hold 0."""
+def verdict(delta: float | None, p_holm: float | None, ci: tuple[float, float] | None) -> str:
+    """Return `better` or `worse` if the Holm p is below 0.05 and the interval, if any, does not hold 0."""
     if delta is None or p_holm is None or p_holm >= ALPHA or delta == 0:
         return "no difference shown"
     if ci is not None and ci[0] <= 0 <= ci[1]:
@@ -307,10 +298,5 @@ def check_finite(values: Mapping[int, float], arm: str) -> None:
     """Raise ConfigError, with arm and seed, if a value is not finite."""
     for seed, value in values.items():
         if not math.isfinite(value):
-            raise ConfigError(
-                "value_not_finite", f"Arm {arm!r}, seed {seed}: the value is {value}. Leave failed runs out."
-            )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+            text = f"Arm {arm!r}, seed {seed}: the value is {value}. Leave failed runs out."
+            raise ConfigError("value_not_finite", text)

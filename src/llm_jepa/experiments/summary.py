@@ -16,7 +16,7 @@ from llm_jepa.errors import ConfigError
 from llm_jepa.files import reading_run
 from llm_jepa.runs.cost import run_flops, step_flops, step_time
 from llm_jepa.runs.folder import ExperimentFolder, without_budget
-from llm_jepa.runs.settings import RunConfig, Settings, read_yaml
+from llm_jepa.runs.settings import RunConfig, read_yaml
 
 from .build_results import build_results, write_results
 from .choose_cell import HIGHER_IS_BETTER, choose, validation_value
@@ -28,10 +28,9 @@ from .grids import Grid
 from .interim_looks import note_look
 from .jobs import Job
 from .results import Cell, Cost, GridResults, Results, RunResult, SeedValues
-from .sentences import about_budgets, about_controls, about_undecided
+from .sentences import about_budget, about_controls, about_undecided
 
-Records = dict[Job, dict[str, Any]]
-"""Run to its eval.json."""
+Records = dict[Job, dict[str, Any]]  # run to its eval.json
 
 
 def summarise(out: Path) -> Results:
@@ -42,9 +41,8 @@ def summarise(out: Path) -> Results:
     """
     folder = ExperimentFolder(out)
     if not folder.has_settings:
-        raise ConfigError(
-            "not_an_experiment", f"{out} has no {folder.settings_file.name}. Expected the --out folder of a `compare`."
-        )
+        text = f"{out} has no {folder.settings_file.name}. Expected the --out folder of a `compare`."
+        raise ConfigError("not_an_experiment", text)
     settings = read_yaml(folder.settings_file)
     config, runs = read_experiment(settings, trains=False)
     experiment = Experiment(config, runs, folder, [], read_grids(settings))
@@ -52,16 +50,15 @@ def summarise(out: Path) -> Results:
     chosen = chosen_arms(experiment, records)
     baseline = chosen[config.baseline]
     if baseline is None or not any(job.arm == baseline for job in records):
-        raise ConfigError(
-            "run_not_finished", f"{folder} has no finished run of the baseline {config.baseline}. Run `compare` first."
-        )
+        text = f"{folder} has no finished run of the baseline {config.baseline}. Run `compare` first."
+        raise ConfigError("run_not_finished", text)
     check_data(job.folder for job in records)
     compared = {job: each for job, each in records.items() if job.arm in chosen.values()}
     _check_same_rows(compared)
     arms = [arm for arm in chosen.values() if arm is not None]
     controls = control_arms(runs, baseline, arms, cells_of_baseline=experiment.cells_of(config.baseline))
     shown = {**settings, **asdict(config), "data": _data_summary(list(compared))}
-    results = _results_of(experiment, compared, baseline, shown, controls, records)
+    results = _results_of(experiment, compared, baseline, controls, records)
     grids = {arm: _grid_results(experiment, grid, records, chosen[arm]) for arm, grid in experiment.grids.items()}
     notes = (
         *_about_missing(experiment, records),
@@ -73,7 +70,7 @@ def summarise(out: Path) -> Results:
         *note_look(folder, {seed for each in results.main.comparisons for seed in each.differences}),
     )
     at_equal = {kind: _results_at_equal(experiment, kind, compared, baseline) for kind in experiment.equal_costs}
-    results = replace(results, grids=grids, notes=notes, at_equal=at_equal)
+    results = replace(results, settings=shown, grids=grids, notes=notes, at_equal=at_equal)
     write_results(results, out)
     return results
 
@@ -82,9 +79,6 @@ def _check_same_rows(records: Records) -> None:
     """Make sure that all runs answered the same number of rows of each test set.
 
     An arm may leave out rows that are too long for it but not for another arm.
-
-    Raises:
-        ConfigError: If they did not; the text names two runs.
     """
     first = next(iter(records))
     expected = _rows_answered(records[first])
@@ -132,9 +126,6 @@ def budgets_of(experiment: Experiment, kind: str, records: Records, chosen: Mapp
     """Return the budgets of the compared arms whose number of steps differs from that at equal steps.
 
     `kind` is `flops` or `time`; `records` are the finished runs of equal steps; `chosen` is from `chosen_arms`.
-
-    Raises:
-        ConfigError: If runs of equal cost were made for another baseline.
     """
     by_arm: dict[str, list[dict[str, Any]]] = {}
     for job, record in records.items():
@@ -163,22 +154,16 @@ def budgets_of(experiment: Experiment, kind: str, records: Records, chosen: Mapp
 
 
 def _results_of(
-    experiment: Experiment,
-    records: Records,
-    baseline: str,
-    settings: Settings | None = None,
-    controls: dict[str, list[str]] | None = None,
-    all_records: Records | None = None,
+    experiment: Experiment, records: Records, baseline: str, controls: dict[str, list[str]], all_records: Records
 ) -> Results:
     """Compare the runs of `records`. A control that is a cell that was not chosen is taken from `all_records`."""
-    names = {each for some in (controls or {}).values() for each in some}
-    beside = {job: each for job, each in (all_records or {}).items() if job.arm in names and job not in records}
+    names = {each for some in controls.values() for each in some}
+    beside = {job: each for job, each in all_records.items() if job.arm in names and job not in records}
     return build_results(
         [RunResult.from_eval(job.arm, job.seed, record) for job, record in records.items()],
         metric=experiment.metric,
         baseline=baseline,
         cost=cost_of_arms(records, baseline, experiment.runs),
-        settings=settings,
         controls=controls,
         headline=_headline(experiment, records, baseline),
         tests=experiment.first_run.data.test_sets,
@@ -188,10 +173,7 @@ def _results_of(
 
 
 def _results_at_equal(experiment: Experiment, kind: str, compared: Records, baseline: str) -> Results:
-    """Compare again, with the runs of equal FLOPs or time instead of those of equal steps.
-
-    An arm has the same runs in both tables if its steps cost as much as the baseline's.
-    """
+    """Compare again at equal FLOPs or time; an arm whose steps cost as much as the baseline's has the same runs."""
     chosen: dict[str, str | None] = {job.arm: job.arm for job in compared}
     chosen[experiment.config.baseline] = baseline
     budgets = budgets_of(experiment, kind, compared, chosen)
@@ -200,16 +182,13 @@ def _results_at_equal(experiment: Experiment, kind: str, compared: Records, base
     records = {job: record for job, record in compared.items() if job.arm not in scaled} | read_records(jobs)
     check_data(job.folder for job in [*compared, *records])
     _check_same_rows(records)
-    results = _results_of(experiment, records, baseline)
-    notes = (*about_budgets(budgets), *about_versions(job.folder for job in records))
+    results = _results_of(experiment, records, baseline, {}, {})
+    notes = (*map(about_budget, budgets), *about_versions(job.folder for job in records))
     return replace(results, budgets={each.name: each for each in budgets}, notes=notes)
 
 
 def _headline(experiment: Experiment, records: Records, baseline: str) -> str | None:
-    """Return the arm that the question is about: `question`, or the first arm with a JEPA term on matching views.
-
-    If this arm is a grid, it is the chosen cell.
-    """
+    """Return `question`, or the first arm with a JEPA term on matching views; of a grid, the chosen cell."""
     runs = {job.arm: experiment.runs[without_budget(job.arm)] for job in records}
     question = experiment.config.question
     if question is not None:
@@ -221,27 +200,19 @@ def _headline(experiment: Experiment, records: Records, baseline: str) -> str | 
 
 
 def cost_of_arms(records: Records, baseline: str, runs: Mapping[str, RunConfig]) -> dict[str, Cost]:
-    """Return the cost of each arm as a multiple of the baseline's, of a step and of a whole run.
-
-    Each is a median over the seeds that both have.
-    """
-    values: dict[str, dict[int, Cost]] = {}
+    """Return the cost of a step and a run of each arm: medians of multiples of the baseline's with equal seed."""
+    costs: dict[tuple[str, int], tuple[float | None, ...]] = {}
     for job, record in records.items():
         run, cost = runs[without_budget(job.arm)], record["cost"]
-        each = Cost(step_time(run, cost), step_flops(run, cost), run_flops(run, record))
-        values.setdefault(job.arm, {})[job.seed] = each
-
-    def ratio(arm: str, key: str) -> float | None:
-        pairs = [
-            (getattr(mine, key), getattr(values[baseline][seed], key))
-            for seed, mine in values[arm].items()
-            if seed in values[baseline]
-        ]
-        ratios = [mine / base for mine, base in pairs if mine and base]
-        return statistics.median(ratios) if ratios else None
-
-    keys = ("step_time_ratio", "flops_ratio", "run_flops_ratio")
-    return {arm: Cost(*(ratio(arm, key) for key in keys)) for arm in values}
+        costs[job.arm, job.seed] = step_time(run, cost), step_flops(run, cost), run_flops(run, record)
+    ratios: dict[str, list[list[float]]] = {arm: [[], [], []] for arm, _ in costs}
+    for (arm, seed), mine in costs.items():
+        for found, value, base in zip(ratios[arm], mine, costs.get((baseline, seed), ()), strict=False):
+            if value and base:
+                found.append(value / base)
+    return {
+        arm: Cost(*(statistics.median(each) if each else None for each in of_arm)) for arm, of_arm in ratios.items()
+    }
 
 
 def _data_summary(jobs: list[Job]) -> dict[str, Any]:
@@ -272,13 +243,12 @@ def _validation_values(experiment: Experiment, grid: Grid, records: Records) -> 
 def _grid_results(experiment: Experiment, grid: Grid, records: Records, chosen: str | None) -> GridResults:
     validation = _validation_values(experiment, grid, records)
     test: dict[str, dict[int, float]] = {cell: {} for cell in grid.cells}
-    for job, record in records.items():
-        if job.arm in test:
-            test[job.arm][job.seed] = float(record[experiment.metric])
-    failed = {
-        cell: {seed: why for seed in experiment.config.seeds if (why := _why(experiment.job(cell, seed))) is not None}
-        for cell in grid.cells
-    }
+    failed: dict[str, dict[int, str]] = {cell: {} for cell in grid.cells}
+    for job in experiment.jobs_of(grid.cells):
+        if job in records:
+            test[job.arm][job.seed] = float(records[job][experiment.metric])
+        if (failure := job.folder.failure()) is not None:
+            failed[job.arm][job.seed] = failure["reason"]
     cells = tuple(
         Cell(cell, coordinates, SeedValues(validation[cell]), SeedValues(test[cell]), failed[cell], cell == chosen)
         for cell, coordinates in grid.cells.items()
@@ -289,19 +259,13 @@ def _grid_results(experiment: Experiment, grid: Grid, records: Records, chosen: 
     )
 
 
-def _why(job: Job) -> str | None:
-    """Return how a failed run ended; None if it has not failed."""
-    failure = job.folder.failure()
-    return None if failure is None else failure["reason"]
-
-
 # ---- notes ----
 
 
 def _about_missing(experiment: Experiment, records: Records) -> list[str]:
     """Return sentences about runs that are not in the comparison; those of grids are reported with their cells."""
     missing = [job for job in experiment.jobs if job.arm in experiment.config.arms and job not in records]
-    failed = [f"{job.name} ({why})" for job in missing if (why := _why(job)) is not None]
+    failed = [f"{job.name} ({why['reason']})" for job in missing if (why := job.folder.failure()) is not None]
     others = [job.name for job in missing if not job.folder.has_failed]
     notes = [f"Runs that failed and are not counted here: {', '.join(failed)}."] if failed else []
     notes += [f"Runs that are not done: {', '.join(others)}."] if others else []
@@ -319,11 +283,9 @@ def _about_removed(experiment: Experiment) -> list[str]:
         failure = run.failure()
         if run.is_done or failure is not None:
             ended.setdefault(name[0], []).append(f"{name[1]}" if failure is None else f"{name[1]} (failed)")
-    if not ended:
+    runs = "; ".join(f"{arm}, seed{'s' * (len(each) > 1)} {', '.join(each)}" for arm, each in ended.items())
+    if not runs:
         return []
-    runs = "; ".join(
-        f"{arm}, seed{'s' if len(of_arm) > 1 else ''} {', '.join(of_arm)}" for arm, of_arm in ended.items()
-    )
     return [
         f"Runs in this folder that the configuration no longer has: {runs}. If they were taken out because of their "
         "results, the comparison promises too much."

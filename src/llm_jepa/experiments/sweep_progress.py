@@ -8,18 +8,11 @@ from collections.abc import Sequence
 from llm_jepa.progress import Progress, read_record
 from llm_jepa.runs.folder import RunFolder
 
-TRAINING = 0.8
-"""The share of a run's time that is training. It is used until a run has ended and shown its own share."""
+TRAINING = 0.8  # the share of a run's time that is training, until a run has ended and shown its own share
 
 
 class SweepProgress(Progress):
-    """Shows the percentage of all runs that is done, with step and loss of each running one.
-
-    Args:
-        num_runs: The number of all runs.
-        num_done: The number of runs that are already done.
-        bar: As for `Progress`.
-    """
+    """Shows the percentage of all runs that is done, with step and loss of each running one."""
 
     def __init__(self, num_runs: int, num_done: int, *, bar: bool) -> None:
         super().__init__("runs", num_runs, done=num_done, bar=bar)
@@ -47,7 +40,9 @@ class SweepProgress(Progress):
             share, step = self._seen.get(folder.name, (0.0, ""))
             if record is not None:  # None: it does not exist yet, or is being written
                 share = max(share, self._share_of_run(folder.name, record))
-                step = " ".join([folder.name, _step_of(record), *record["more"]])
+                what = "step" if record["name"] == "train" else record["name"]
+                at = f"{what} {record['done']:,.0f}/{record['total']:,.0f}"
+                step = " ".join([folder.name, at, *record["more"]])
                 self._seen[folder.name] = share, step
             done += share
             more += [step] if step else []
@@ -61,8 +56,3 @@ class SweepProgress(Progress):
             self._training.add(name)
             return training * part
         return training + (1 - training) * part if name in self._training else 0.0
-
-
-def _step_of(record: dict) -> str:
-    step = f"{record['done']:,.0f}/{record['total']:,.0f}"
-    return f"step {step}" if record["name"] == "train" else f"{record['name']} {step}"

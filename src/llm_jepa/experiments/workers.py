@@ -45,17 +45,14 @@ PRELOADED = [
 
 SERVER_GONE = 255  # what multiprocessing gives as the exit code of a process whose fork server was killed
 PARENT_POLL_S = 0.5
-ORPHAN_GRACE_S = 4.0
-"""Seconds between SIGTERM and SIGKILL, if the sweep has died: all its runs have ended after five seconds."""
+ORPHAN_GRACE_S = 4.0  # between SIGTERM and SIGKILL, if the sweep has died: all its runs have ended after five seconds
 
 
 class LocalPool:
     """Does runs in processes of this machine.
 
     A run has `cpus` threads (default: OMP_NUM_THREADS, or its share of the cores). If `gpus` is set, it has that number
-    of devices for itself.
-
-    The runs hold `lock`, a file descriptor, too. So it is held until the last of them has ended.
+    of devices for itself. The runs hold `lock`, a file descriptor, too, so it is held until the last of them has ended.
 
     Raises:
         ConfigError: If the machine does not have what the runs take.
@@ -115,11 +112,7 @@ def _devices_of_each(workers: int, gpus: float) -> list[str]:
 
 
 def start_run(job: Job, environment: dict[str, str], lock: int | None = None) -> Attempt:
-    """Start a run in a process with exactly this environment, OMP_NUM_THREADS included, that holds `lock` open.
-
-    Raises:
-        LLMJEPAError: If the fork server cannot start.
-    """
+    """Start a run in a process with exactly this environment, OMP_NUM_THREADS included, that holds `lock` open."""
     kept_open = None if lock is None else _Descriptor(lock)
     return _Process(_start(_be_run, (job, environment, kept_open), environment))
 
