@@ -17,8 +17,10 @@ from sklearn.metrics import mutual_info_score
 
 from llm_jepa.data.nlrx import generate_pairs
 from llm_jepa.data.shuffled_views import about_exchange, exchange, shuffle_code_views
+from llm_jepa.experiments.comparability import about_exchanges
 from llm_jepa.files import write_json_lines
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, Pair
+from llm_jepa.runs.folder import RunFolder
 from llm_jepa.runs.run import train_run
 from llm_jepa.runs.settings import read_run
 
@@ -151,12 +153,14 @@ def short_run(folder, train, **changes):
 
 
 def test_a_run_of_the_earlier_exchange_is_not_taken_up(tmp_path, raises):
-    """Its config.yaml has no `shuffle_rule`: neither a finished nor a begun run goes on."""
+    """Its config.yaml has no `shuffle_rule`: neither a finished nor a begun run goes on, and a report names it."""
     run = short_run(tmp_path, [{"text": f"number {number}", "code": f"y{number}"} for number in range(20)])
     folder = tmp_path / "jepa_shuffled-s1"
     train_run(run, 1, folder)
+    assert about_exchanges([("jepa_shuffled", RunFolder(folder))]) == []
     config = folder / "config.yaml"
     config.write_text("".join(line for line in config.open() if not line.startswith("shuffle_rule")))
+    assert "jepa_shuffled is a faulty control" in about_exchanges([("jepa_shuffled", RunFolder(folder))])[0]
     for _ in range(2):
         with raises("settings_changed", "shuffle_rule", "'not set'", "'derangement'"):
             train_run(run, 1, folder)

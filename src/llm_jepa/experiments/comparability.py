@@ -76,6 +76,17 @@ def check_data(folders: Iterable[RunFolder], *, files_too: bool = False) -> None
             )
 
 
+def about_exchanges(jobs: Iterable[tuple[str, RunFolder]]) -> list[str]:
+    """Name the arms with the faulty shuffled control of an earlier version: its settings have no `shuffle_rule`."""
+    made = [(arm, folder.settings()) for arm, folder in jobs if folder.has_settings]
+    faulty = [arm for arm, settings in made if settings.get("shuffle_views") and "shuffle_rule" not in settings]
+    return [
+        f"{arm} is a faulty control. An earlier version exchanged its codes in sorted order: codes with the same "
+        "beginning were exchanged for each other, so part of the match stayed. Run it again in a new folder."
+        for arm in dict.fromkeys(faulty)
+    ]
+
+
 def about_versions(folders: Iterable[RunFolder]) -> list[str]:
     """Return a sentence if runs were made by different versions or on different machines."""
     made = Counter(map(_made, folders))

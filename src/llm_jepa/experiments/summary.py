@@ -20,7 +20,7 @@ from llm_jepa.runs.settings import RunConfig, read_yaml
 
 from .build_results import build_results, write_results
 from .choose_cell import HIGHER_IS_BETTER, choose, validation_value
-from .comparability import about_versions, check_data
+from .comparability import about_exchanges, about_versions, check_data
 from .controls import control_arms
 from .equal_cost import Budget, plan, recorded
 from .experiment import Experiment, about_grids, read_experiment, read_grids
@@ -66,6 +66,7 @@ def summarise(out: Path) -> Results:
         *about_undecided(results),
         *about_grids(config, experiment.grids),
         *_about_choices(experiment, grids),
+        *about_exchanges((job.arm, job.folder) for job in compared),
         *about_versions(job.folder for job in compared),
         *note_look(folder, {seed for each in results.main.comparisons for seed in each.differences}),
     )
