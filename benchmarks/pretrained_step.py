@@ -39,8 +39,8 @@ from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig, Pair
 from llm_jepa.objective.documents import IGNORED
 from llm_jepa.runs.environment import describe_environment
 from llm_jepa.training.adapters import AdapterConfig, add_lora
+from llm_jepa.training.bf16_products import has_bf16_instructions
 from llm_jepa.training.models import num_parameters
-from llm_jepa.training.processor import has_bf16_instructions
 from step_timing import Placement, count_flops
 
 # SmolLM2-135M's published shape (its model card).

@@ -10,9 +10,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llm_jepa.training import bf16_products
-from llm_jepa.training.bf16_products import multiply_in_float32
+from llm_jepa.training.bf16_products import has_bf16_instructions, multiply_in_float32
 
 ROUNDING = 2**-8  # of bf16, relative
+
+MILAN = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2 fma sha_ni\nbugs\t\t: bf16\n"
+GENOA = MILAN.replace("avx2", "avx2 avx512f avx512_bf16")
+SAPPHIRE_RAPIDS = MILAN.replace("avx2", "avx2 amx_bf16 amx_tile")
+GRAVITON_2 = "processor\t: 0\nFeatures\t: fp asimd asimdhp\n"
+GRAVITON_3 = GRAVITON_2.replace("asimdhp", "asimdhp svebf16 i8mm bf16")
 
 
 @pytest.fixture(params=["llama", "gpt2"])
@@ -90,3 +96,18 @@ def test_only_where_nothing_multiplies_in_bf16(tiny_model, monkeypatch, dtype, g
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
     monkeypatch.setattr(bf16_products, "has_bf16_instructions", lambda: instructions)
     assert bf16_products.is_needed(tiny_model("llama").to(dtype)) is needed
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "has_it"),
+    [(MILAN, False), (GENOA, True), (SAPPHIRE_RAPIDS, True), (GRAVITON_2, False), (GRAVITON_3, True), ("", False)],
+)
+def test_bf16_instructions_are_found_among_the_flags(cpuinfo, has_it, tmp_path):
+    """Whole names of the line of flags alone count."""
+    file = tmp_path / "cpuinfo"
+    file.write_text(cpuinfo)
+    assert has_bf16_instructions(file) is has_it
+
+
+def test_a_system_that_says_nothing_has_none(tmp_path):
+    assert not has_bf16_instructions(tmp_path / "cpuinfo")

@@ -14,6 +14,7 @@ from llm_jepa.training.models import (
     PRESETS,
     ModelConfig,
     build_model,
+    check_model_fits,
     check_same_ids,
     load_own_tokenizer,
     num_parameters,
@@ -142,9 +143,10 @@ def test_rows_longer_than_the_models_positions_are_refused(tiny_model, tokenizer
     """128 positions take a row of 128 and no row of 129."""
     tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(tmp_path)
     config = ModelConfig(model_name_or_path=str(tmp_path))
-    build(config, tokenizer, max_length=128)
+    model = build(config, tokenizer)
+    check_model_fits(model, tokenizer, max_length=128)
     with raises("row_too_long", 129, "model has 128", "max_length to 128"):
-        build(config, tokenizer, max_length=129)
+        check_model_fits(model, tokenizer, max_length=129)
 
 
 def test_what_is_no_model_is_refused_by_its_name(tokenizer, tmp_path, raises):

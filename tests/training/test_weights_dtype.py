@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 from llm_jepa.data.tokenizer import train_tokenizer
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig
 from llm_jepa.training.adapters import AdapterConfig
+from llm_jepa.training.bf16_products import has_bf16_instructions
 from llm_jepa.training.models import ModelConfig, build_model
-from llm_jepa.training.processor import has_bf16_instructions
 from llm_jepa.training.saving import load_jepa
 
 OBJECTIVE = {"jepa_k": 2, "jepa_target": "shared", "jepa_pred_tokens": "distinct"}

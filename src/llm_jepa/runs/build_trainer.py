@@ -24,6 +24,7 @@ from llm_jepa.objective import LLMJEPA, Pair
 from llm_jepa.objective.distances import IN_BATCH
 from llm_jepa.objective.pair import share_alike
 from llm_jepa.training.arguments import JEPATrainingArguments
+from llm_jepa.training.bf16_products import has_bf16_instructions
 from llm_jepa.training.gguf_files import about_quantization
 from llm_jepa.training.models import (
     build_model,
@@ -33,7 +34,6 @@ from llm_jepa.training.models import (
     load_own_tokenizer,
     num_parameters,
 )
-from llm_jepa.training.processor import has_bf16_instructions
 from llm_jepa.training.step_log import StepLog
 from llm_jepa.training.trainer import JEPATrainer
 
@@ -120,7 +120,7 @@ def build_trainer(
             extra_metrics=scored,
             callbacks=[MetricsFile(RunFolder(folder))],
         )
-    trainer.add_callback(StepLog(trainer.latest_loss, progress))
+    trainer.add_callback(StepLog(lambda: trainer.terms.loss, progress))
     _try_libraries(trainer, run)
     _check_best_metric(trainer, run.evaluation.metric if scored else None)
     trainer.remove_callback(PrinterCallback)  # prints raw dicts to standard output

@@ -32,16 +32,9 @@ QUANTIZATIONS = ("none", "4bit")
 
 @dataclass
 class AdapterConfig:
-    """Whether all weights are trained, or an adapter on top of them.
+    """Whether all weights are trained, or an adapter on top of them."""
 
-    Raises:
-        ConfigError: If a value is out of range, or is set although there is no adapter.
-    """
-
-    lora_r: int = setting(
-        0,
-        "Rank of the LoRA matrices, such as 16. 0 trains all weights. Needs model_name_or_path.",
-    )
+    lora_r: int = setting(0, "Rank of the LoRA matrices, such as 16. 0 trains all weights. Needs model_name_or_path.")
     lora_alpha: float = setting(32.0, "Scale of the LoRA matrices: their product is multiplied by lora_alpha / lora_r.")
     lora_dropout: float = setting(0.0, "Dropout before the LoRA matrices.")
     lora_target_modules: list[str] | str = setting(
@@ -87,12 +80,8 @@ class AdapterConfig:
 def add_lora(model: Any, config: AdapterConfig, *, base: str, revision: str | None = None) -> PeftModel:
     """Put LoRA matrices into a pretrained model and freeze the rest; the matrices come from the global random stream.
 
-    Args:
-        model: The model; its layers are changed in place.
-        config: Rank, scale, dropout and layers.
-        base: Where the model came from: a folder or a name on the hub. It is written into the adapter's config, so that
-            any program finds the weights that the adapter belongs to.
-        revision: The revision on the hub, if it is pinned.
+    `base` and `revision` are where the model came from: a folder or a name on the hub. They are written into the
+    adapter's config, so that any program finds the weights that the adapter belongs to.
 
     Raises:
         ConfigError: If no layer has one of the names, or a name is that of the embedding table or the head.
@@ -126,11 +115,6 @@ def add_lora(model: Any, config: AdapterConfig, *, base: str, revision: str | No
     return adapted
 
 
-def is_adapted(model: nn.Module) -> bool:
-    """Whether the model has an adapter."""
-    return isinstance(model, PeftModel)
-
-
 def describe_adapter(model: nn.Module) -> dict[str, Any]:
     """Return the settings of the adapter that a resumed run must share; an empty dict without an adapter."""
     if not isinstance(model, PeftModel):
@@ -160,13 +144,8 @@ def adapter_weights(model: PeftModel) -> dict[str, Tensor]:
 
 
 def restore_adapter(model: PeftModel, weights: dict[str, Tensor], source: Path) -> None:
-    """Put saved matrices into the adapter, in place.
-
-    Raises:
-        DataError: If the matrices are those of another adapter.
-    """
-    own = adapter_weights(model)
-    shapes = {name: tuple(each.shape) for name, each in own.items()}
+    """Put saved matrices into the adapter, in place; those of another adapter are a DataError."""
+    shapes = {name: tuple(each.shape) for name, each in adapter_weights(model).items()}
     found = {name: tuple(each.shape) for name, each in weights.items()}
     if differing := sorted(name for name in {**shapes, **found} if shapes.get(name) != found.get(name)):
         name = differing[0]
@@ -191,12 +170,12 @@ def load_adapted(folder: Path) -> PeftModel:
         settings = PeftConfig.from_pretrained(str(folder))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError("checkpoint_damaged", f"{folder / ADAPTER_CONFIG} is damaged: {first_line(error)}") from error
-    base = settings.base_model_name_or_path
+    base, revision = settings.base_model_name_or_path, settings.revision or "main"
     if not expanded(str(base)).exists():
         why_offline()  # it asks the hub once; transformers would ask many times
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            base, revision=settings.revision or "main", dtype=torch.float32, trust_remote_code=False
+            base, revision=revision, dtype=torch.float32, trust_remote_code=False
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(
@@ -215,8 +194,7 @@ def load_adapted(folder: Path) -> PeftModel:
 def merged(model: PeftModel) -> Any:
     """Return the plain model with the adapter's matrices added to its weights; `model` cannot be used afterwards.
 
-    Raises:
-        DataError: If the merged weights are not finite.
+    Merged weights that are not finite are a DataError.
     """
     try:
         return model.merge_and_unload(safe_merge=True)

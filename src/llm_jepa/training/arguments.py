@@ -15,15 +15,18 @@ from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_availab
 from llm_jepa.errors import ConfigError
 from llm_jepa.fields import setting, setting_made_by
 
-from .processor import has_bf16_instructions
+from .bf16_products import has_bf16_instructions
 from .saving import MAX_SHARD_SIZE
 
 logger = logging.getLogger(__name__)
 
 _SIZE = r"[1-9]\d*(\.\d+)?\s*[KMGT]B"
-PRECISIONS = ("auto", "float32", "bf16")
 AUTO = "auto"
+PRECISIONS = (AUTO, "float32", "bf16")
 NOT_HERE = {
+    "remove_unused_columns": "rows are pairs, not columns",
+    "logging_nan_inf_filter": "it would hide a nan loss",
+    "save_on_each_node": "rank 0 alone writes the run folder",
     "label_smoothing_factor": "the objective computes its cross-entropy itself, and has no smoothing",
     "neftune_noise_alpha": "noise on the embeddings would change the views as well",
     "save_only_model": "a run that continues from such a checkpoint would differ from one that was never stopped",
@@ -83,8 +86,7 @@ class JEPATrainingArguments(TrainingArguments):
         "evaluated less often (docs/models.md).",
     )
     report_to: str | list[str] = setting(
-        "none",
-        "Trackers, as in transformers: tensorboard, trackio, wandb, mlflow, or a list (docs/python.md).",
+        "none", "Trackers, as in transformers: tensorboard, trackio, wandb, mlflow, or a list (docs/python.md)."
     )
     remove_unused_columns: bool = setting(False, "Must stay off: rows are pairs.")
     logging_nan_inf_filter: bool = setting(False, "Must stay off: it would hide a nan loss.")
@@ -125,6 +127,7 @@ class JEPATrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         self._check_sharding()
         self._check_values()
+        self._place_bf16()
         self._check_ranges()
         self._fill_in()
         super().__post_init__()
@@ -135,29 +138,26 @@ class JEPATrainingArguments(TrainingArguments):
             logger.warning("precision=%s is used, not the %s of accelerate's configuration", self.precision, asked)
             self.mixed_precision = "no"
 
+    def num_steps(self, num_rows: int) -> int:
+        """Return the number of optimizer steps of a run with so many training rows."""
+        if self.max_steps > 0:
+            return self.max_steps
+        batches = num_rows / (self.train_batch_size * self.world_size)
+        whole = math.floor(batches) if self.dataloader_drop_last else math.ceil(batches)
+        of_epoch = max(math.ceil(whole / self.gradient_accumulation_steps), 1)
+        return math.ceil(of_epoch * self.num_train_epochs)
+
     def _check_values(self) -> None:
         if self.precision not in PRECISIONS:
-            raise ConfigError(
-                "value_not_allowed", f"precision={self.precision!r} is not one of: {', '.join(PRECISIONS)}."
-            )
+            text = f"precision={self.precision!r} is not one of: {', '.join(PRECISIONS)}."
+            raise ConfigError("value_not_allowed", text)
         if self.precision == "float32" and (self.bf16 or self.fp16):
             asked = "bf16" if self.bf16 else "fp16"
             raise ConfigError("settings_conflict", f"precision=float32 contradicts {asked}=True. Remove one of them.")
-        for name in ("remove_unused_columns", "logging_nan_inf_filter", "save_on_each_node"):
-            if getattr(self, name):
-                raise ConfigError(
-                    "setting_not_supported",
-                    f"{name}=True is not possible here: {type(self).__name__} needs it off. Remove it.",
-                )
         for name, why in NOT_HERE.items():
             if getattr(self, name):
-                raise ConfigError(
-                    "setting_not_supported", f"{name}={getattr(self, name)} is not possible here: {why}. Remove it."
-                )
-        self._place_bf16()
-        self._check_own_values()
-
-    def _check_own_values(self) -> None:
+                text = f"{name}={getattr(self, name)} is not possible here: {why}. Remove it."
+                raise ConfigError("setting_not_supported", text)
         if self.pack_length is not None and self.pack_length < 1:
             raise ConfigError("value_out_of_range", f"pack_length={self.pack_length} must be at least 1.")
         if self.pack_length is not None and not self.packing:
@@ -177,18 +177,16 @@ class JEPATrainingArguments(TrainingArguments):
                 "one of them.",
             )
         if self.monitor_pairs < 2:
-            raise ConfigError(
-                "value_out_of_range", f"monitor_pairs={self.monitor_pairs} must be at least 2: one pair has no gap."
-            )
+            text = f"monitor_pairs={self.monitor_pairs} must be at least 2: one pair has no gap."
+            raise ConfigError("value_out_of_range", text)
 
     def _place_bf16(self) -> None:
         """Use bf16 on the CPU if there is no GPU. Where it would be slow, refuse it; the error names the setting.
 
         With `use_cpu` any processor is accepted, so that a run meant for a GPU can be tried on a CPU first.
         """
-        if self.use_cpu or is_torch_bf16_gpu_available() or is_torch_xla_available():
-            return
-        if not (self.bf16 or self.precision == "bf16"):
+        is_asked = self.bf16 or self.precision == "bf16"
+        if not is_asked or self.use_cpu or is_torch_bf16_gpu_available() or is_torch_xla_available():
             return
         name = "bf16" if self.bf16 else "precision"
         if torch.accelerator.is_available():

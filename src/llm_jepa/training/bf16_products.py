@@ -7,6 +7,7 @@ little more: here the weights of the softmax are not rounded.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .processor import has_bf16_instructions
+CPUINFO = Path("/proc/cpuinfo")
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""The names of bf16 instructions in /proc/cpuinfo: two of x86, and Arm's."""
 
 _PRODUCTS = frozenset(
     {
@@ -40,6 +43,18 @@ class _Float32Products(TorchFunctionMode):
 
 
 _MODE = _Float32Products()
+
+
+def has_bf16_instructions(cpuinfo: Path = CPUINFO) -> bool:
+    """Return whether the processor has instructions for products in bfloat16; a system without `cpuinfo` has none.
+
+    Without them PyTorch converts every number to float32 and back, and bf16 is slower than float32
+    (`benchmarks/pretrained_step.py` measures it).
+    """
+    if not cpuinfo.is_file():
+        return False
+    lines = (line.partition(":") for line in cpuinfo.read_text().splitlines())
+    return any(BF16_FLAGS & set(flags.split()) for key, _, flags in lines if key.strip() in ("flags", "Features"))
 
 
 def is_needed(model: Any) -> bool:

@@ -9,7 +9,6 @@ moment leaves the earlier checkpoints as they were. The hashes show if a file wa
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -23,7 +22,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from llm_jepa.errors import DataError, LLMJEPAError
-from llm_jepa.files import write_json
+from llm_jepa.files import hash_file, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +47,9 @@ def staged(output_dir: str | Path, *, owner: bool = True) -> Iterator[Path]:
     staging = Path(output_dir) / STAGING
     try:
         yield staging
-    except (OSError, SafetensorError) as error:
-        raise _cannot_write(error, staging) from error
-    except RuntimeError as error:  # torch.save raises it when the disk is full
-        if not any(word in str(error) for word in ("PytorchStreamWriter", "unexpected pos", "write")):
+    except (OSError, SafetensorError, RuntimeError) as error:
+        is_about_writing = any(word in str(error) for word in ("PytorchStreamWriter", "unexpected pos", "write"))
+        if isinstance(error, RuntimeError) and not is_about_writing:  # torch.save raises it when the disk is full
             raise
         raise _cannot_write(error, staging) from error
     finally:
@@ -59,8 +57,10 @@ def staged(output_dir: str | Path, *, owner: bool = True) -> Iterator[Path]:
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def publish(staging: Path, output_dir: str | Path, step: int, facts: dict[str, Any], times: dict[str, Any]) -> Path:
+def publish(staging: Path, output_dir: str | Path, step: int, facts: dict[str, Any], times: dict[str, Any]) -> None:
     """Make the checkpoint of `step` in `staging` one of `output_dir`: hash it, flush it, rename it.
+
+    An earlier checkpoint of the same step is replaced.
 
     Args:
         staging: What `staged` gave.
@@ -68,49 +68,41 @@ def publish(staging: Path, output_dir: str | Path, step: int, facts: dict[str, A
         step: Number of the last optimizer step.
         facts: What a resumed run must have in common with this one (see `resume.py`).
         times: How long the run has taken so far; a resumed run adds to it.
-
-    Returns:
-        The folder of the checkpoint. An earlier checkpoint of the same step is replaced.
     """
     source, target = staging / f"checkpoint-{step}", Path(output_dir) / f"checkpoint-{step}"
     files = {
-        str(path.relative_to(source)): {"bytes": path.stat().st_size, "sha256": _digest(path, flush=True)}
+        str(path.relative_to(source)): {"bytes": path.stat().st_size, "sha256": hash_file(path)}
         for path in sorted(source.rglob("*"))
         if path.is_file()
     }
     manifest = {"format": FORMAT, "step": step, "files": files, "facts": facts, "times": times}
     write_json(source / MANIFEST, manifest)
-    for folder in {source, *(path for path in source.rglob("*") if path.is_dir())}:
-        _flush(folder)
+    for path in (*source.rglob("*"), source):
+        _flush(path)
     if target.exists():  # left by a run that went back to an earlier step; moved away, so that the name is free
         target.rename(staging / "replaced")
     source.rename(target)
     _flush(target.parent)
-    return target
 
 
 def find_problem(checkpoint: Path) -> str | None:
     """Return what is wrong with a checkpoint, and in which file; None if it is whole."""
     try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-        files = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
+        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in read_manifest(checkpoint)["files"].items()}
     except FileNotFoundError:
         return f"it has no {MANIFEST}, so it was never finished"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST} is damaged ({error})"
-    found = (_problem_of_file(checkpoint, name, *expected) for name, expected in files.items())
-    return next((problem for problem in found if problem), None)
-
-
-def _problem_of_file(checkpoint: Path, name: str, size: int, sha256: str) -> str | None:
-    path = checkpoint / name
-    if not path.resolve().is_relative_to(checkpoint.resolve()):
-        return f"{MANIFEST} names {name}, outside of the checkpoint"
-    if not path.is_file():
-        return f"{name} is missing"
-    if path.stat().st_size != size:
-        return f"{name} has {path.stat().st_size:,} bytes, {size:,} were written"
-    return f"{name} is not what was written (its sha256 differs)" if _digest(path) != sha256 else None
+    for name, (size, sha256) in files.items():
+        path = checkpoint / name
+        if not path.resolve().is_relative_to(checkpoint.resolve()):
+            return f"{MANIFEST} names {name}, outside of the checkpoint"
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            return f"{name} is missing" if found is None else f"{name} has {found:,} bytes, {size:,} were written"
+        if hash_file(path) != sha256:
+            return f"{name} is not what was written (its sha256 differs)"
+    return None
 
 
 def find_newest(output_dir: str | Path) -> Path | None:
@@ -119,9 +111,8 @@ def find_newest(output_dir: str | Path) -> Path | None:
     Raises:
         DataError: If there are checkpoints and none of them is whole.
     """
-    found = _checkpoints(output_dir)
     problems: list[str] = []
-    for checkpoint in reversed(found):
+    for checkpoint in reversed(_checkpoints(output_dir)):
         problem = find_problem(checkpoint)
         if problem is None:
             if problems:
@@ -136,9 +127,9 @@ def find_newest(output_dir: str | Path) -> Path | None:
     return None
 
 
-def read_manifest(checkpoint: str | Path) -> dict[str, Any]:
-    """Return what `publish` wrote about a whole checkpoint, such as its `facts` and `times`."""
-    return json.loads((Path(checkpoint) / MANIFEST).read_text(encoding="utf-8"))
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """Return what `publish` wrote about a checkpoint, such as its `facts` and `times`."""
+    return json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
 
 
 def rotate(output_dir: str | Path, limit: int | None, keep: str | None = None) -> None:
@@ -153,16 +144,11 @@ def rotate(output_dir: str | Path, limit: int | None, keep: str | None = None) -
     newest_whole = next((each for each in reversed(found) if find_problem(each) is None), None)
     if newest_whole is not None:
         kept.add(newest_whole.name)
-    surplus = len(found) - limit
-    for checkpoint in found:
-        if surplus <= 0:
-            return
-        if checkpoint.name in kept:
-            continue
+    removable = [each for each in found if each.name not in kept]
+    for checkpoint in removable[: max(len(found) - limit, 0)]:
         trash = checkpoint.with_name(f"{STAGING}-removed-{checkpoint.name}")
         checkpoint.rename(trash)
         shutil.rmtree(trash, ignore_errors=True)
-        surplus -= 1
 
 
 def remove_leftovers(output_dir: str | Path) -> None:
@@ -182,15 +168,15 @@ def check_room(output_dir: str | Path, checkpoint_bytes: int, limit: int | None)
     Raises:
         LLMJEPAError: If there is no room for `limit` checkpoints and one more, which exists while it is staged.
     """
-    folder = Path(output_dir).absolute()
-    while not folder.exists():
-        folder = folder.parent
-    needed = ((limit or 1) + 1) * checkpoint_bytes
+    path = Path(output_dir).absolute()
+    folder = next(each for each in (path, *path.parents) if each.exists())
+    number = (limit or 1) + 1
+    needed = number * checkpoint_bytes
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise LLMJEPAError(
             "disk_full",
-            f"{output_dir}: {(limit or 1) + 1} checkpoints of {checkpoint_bytes / 2**20:,.0f} MiB need "
+            f"{output_dir}: {number} checkpoints of {checkpoint_bytes / 2**20:,.0f} MiB need "
             f"{needed / 2**20:,.0f} MiB, but only {free / 2**20:,.0f} MiB are free. Make room, lower "
             "save_total_limit, or choose another folder.",
         )
@@ -203,18 +189,9 @@ def _checkpoints(output_dir: str | Path) -> list[Path]:
     return [path for _, path in sorted(numbered)]
 
 
-def _digest(path: Path, *, flush: bool = False) -> str:
-    with path.open("rb") as file:
-        if flush:
-            os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(folder: Path) -> None:
-    """Write a folder's list of names to the disk, if the system can do that."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+def _flush(path: Path) -> None:
+    """Write the content of a file, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import transformers
@@ -26,11 +26,7 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def check_gguf(folder: Path, name: str) -> None:
-    """Make sure that a GGUF file can be read.
-
-    Raises:
-        ConfigError: If the package gguf or the file is missing.
-    """
+    """Raise ConfigError if the package gguf or the file is missing."""
     if importlib.util.find_spec("gguf") is None:
         raise ConfigError(
             "package_missing",
@@ -42,18 +38,13 @@ def check_gguf(folder: Path, name: str) -> None:
 
 
 def load_gguf_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
-    """Return the tokenizer that a GGUF file holds.
-
-    Raises:
-        ConfigError: If it cannot be read.
-    """
+    """Return the tokenizer that a GGUF file holds; ConfigError if it cannot be read."""
     check_gguf(folder, name)
-    hint = "Or set tokenizer_name_or_path to the model's tokenizer."
-    with _reading(folder / name, hint):
+    with _reading(folder / name, "Or set tokenizer_name_or_path to the model's tokenizer."):
         tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), gguf_file=name)
     # transformers (5.23) adds GPT-2's <|endoftext|> to every byte-level tokenizer. The model has no row for its id.
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    num_tokens = _read(folder / name).num_tokens
+    _, num_tokens = _read(folder / name)
     if any(each["id"] >= num_tokens for each in backend["added_tokens"]):
         backend["added_tokens"] = [each for each in backend["added_tokens"] if each["id"] < num_tokens]
         tokenizer._tokenizer = Tokenizer.from_str(json.dumps(backend))
@@ -61,11 +52,7 @@ def load_gguf_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
 
 
 def load_gguf_model(folder: Path, name: str, *, dtype: torch.dtype, attention: str | None = None) -> Any:
-    """Return the model of a GGUF file with plain weights of `dtype`, and without the mark that they were quantized.
-
-    Raises:
-        ConfigError: If it cannot be read.
-    """
+    """Return the model of a GGUF file with plain weights of `dtype`, and without the mark that they were quantized."""
     check_gguf(folder, name)
     kind = getattr(transformers, "GgufConfig", None)  # without it the package `kernels` would keep the weights packed
     how = {} if kind is None else {"quantization_config": kind(dequantize=True)}
@@ -94,25 +81,20 @@ def _reading(file: Path, hint: str = "") -> Iterator[None]:
         ) from error
 
 
-class _Contents(NamedTuple):
-    tensors: dict[str, int]  # how many are of each type (F32, Q4_1, ...)
-    num_tokens: int
-
-
 @lru_cache
-def _read(file: Path) -> _Contents:
-    """Return what a GGUF file holds; a large file takes seconds."""
+def _read(file: Path) -> tuple[Counter[str], int]:
+    """Return the number of tensors of each type (F32, Q4_1, ...), and of tokens; a large file takes seconds."""
     from gguf import GGUFReader
 
     with _reading(file):
         reader = GGUFReader(file)
         types = Counter(tensor.tensor_type.name for tensor in reader.tensors)
-        return _Contents(dict(types), len(reader.fields["tokenizer.ggml.tokens"].data))
+        return types, len(reader.fields["tokenizer.ggml.tokens"].data)
 
 
 def about_quantization(file: Path) -> list[str]:
     """Return a sentence about the weights of a GGUF file if they were quantized, and an empty list if not."""
-    tensors = _read(file).tensors
+    tensors, _ = _read(file)
     types = {name: count for name, count in tensors.items() if name not in FLOATS}
     if not types:
         return []
@@ -124,11 +106,7 @@ def about_quantization(file: Path) -> list[str]:
 
 
 def convert_gguf(file: Path, out: Path) -> dict[str, Any]:
-    """Write the model and the tokenizer of a GGUF file as a plain transformers folder, in float32.
-
-    Args:
-        file: The GGUF file.
-        out: The folder to write; missing folders above it are created.
+    """Write the model and the tokenizer of a GGUF file as a plain transformers folder `out`, in float32.
 
     Returns:
         `source`, `out`, `format` ("transformers"), `parameters` and `notes`.

@@ -46,18 +46,17 @@ class StepTimer:
         If some of these steps had a JEPA term and others had none, it has the median of each kind too. If the run
         continues from a checkpoint, all are those of the part before it or after it, whichever has more steps.
         """
-        times = self.times_s[self.warm_up :] or self.times_s
+        steps = list(zip(self.times_s, self._with_term, strict=True))
+        steps = steps[self.warm_up :] or steps
+        if self.earlier is not None and self.earlier["num_steps_timed"] > len(steps):
+            return self.earlier
+        times = [time_s for time_s, _ in steps]
         median, mean = (statistics.median(times), statistics.fmean(times)) if times else (math.nan, math.nan)
-        own = {"step_time_s": median, "mean_step_time_s": mean, "num_steps_timed": len(times)} | self._of_kinds(times)
-        return own if self.earlier is None or self.earlier["num_steps_timed"] <= len(times) else self.earlier
-
-    def _of_kinds(self, times: list[float]) -> dict[str, float]:
-        """Return the median time of steps with a JEPA term and of those without, if `times` has both."""
-        kinds = list(zip(times, self._with_term[-len(times) :], strict=True)) if times else []
-        full, dropped = ([each for each, has_term in kinds if has_term == kind] for kind in (True, False))
-        if not full or not dropped:
-            return {}
-        return {"full_step_time_s": statistics.median(full), "dropped_step_time_s": statistics.median(dropped)}
+        summary = {"step_time_s": median, "mean_step_time_s": mean, "num_steps_timed": len(times)}
+        full, dropped = ([time_s for time_s, has_term in steps if has_term == kind] for kind in (True, False))
+        if full and dropped:
+            summary |= {"full_step_time_s": statistics.median(full), "dropped_step_time_s": statistics.median(dropped)}
+        return summary
 
 
 class TermMeter:
@@ -83,28 +82,26 @@ class TermMeter:
         return self._lambda_eff > 0
 
     def _start(self) -> None:
-        self._sums: dict[str, Tensor | float] = {"ce_loss": 0.0, "jepa_loss": 0.0, "lambda_eff": 0.0}
-        self._more: dict[str, Tensor | float] = {}  # the anti-collapse terms
-        self._steps, self._jepa_steps, self._tokens = 0, 0, 0
+        self._sums: dict[str, Tensor | float] = {"ce_loss": 0.0, "tokens": 0, "jepa_loss": 0.0}  # then other terms
+        self._steps, self._jepa_steps, self._lambdas = 0, 0, 0.0
         self._lambda_eff, self._time_s, self._since = 0.0, 0.0, time.perf_counter()
 
     def add(self, output: JEPAOutput, batch: FusedBatch, share: float = 1.0) -> None:
         """Add one micro-batch, with its terms multiplied by `share`."""
         self._loss_so_far += output.loss.detach() * share
         self._sums["ce_loss"] += output.ce_loss * share
+        self._sums["tokens"] += int(batch.rows.real.sum()) if batch.num_pairs or batch.num_labels else 0
         if output.lambda_eff:
-            self._sums["jepa_loss"] += output.jepa_loss * share
-            for name, term in output.terms.items():
-                self._more[f"{name}_loss"] = self._more.get(f"{name}_loss", 0.0) + term * share
+            for name, term in {"jepa": output.jepa_loss, **output.terms}.items():
+                self._sums[f"{name}_loss"] = self._sums.get(f"{name}_loss", 0.0) + term * share
         self._lambda_eff = output.lambda_eff
-        self._tokens += int(batch.rows.real.sum()) if batch.num_pairs or batch.num_labels else 0
 
     def end_step(self) -> None:
         """Close an optimizer step."""
         self._loss, self._loss_so_far = self._loss_so_far * world_size(), 0.0
         self._steps += 1
         self._jepa_steps += self._lambda_eff > 0
-        self._sums["lambda_eff"] += self._lambda_eff
+        self._lambdas += self._lambda_eff
 
     def pause(self) -> None:
         """Stop the clock of the token rate."""
@@ -117,23 +114,16 @@ class TermMeter:
     def pop(self) -> dict[str, float]:
         """Return the means (nats per token, distance per pair, weight, tokens per second) and start again."""
         self.pause()
-        steps = max(self._steps, 1)
-        own = (
-            float(self._sums["ce_loss"]),
-            float(self._sums["jepa_loss"]),
-            self._tokens,
-            *map(float, self._more.values()),
-        )
-        ce_sum, jepa_sum, tokens, *more = (sum(share) for share in zip(*gather(own), strict=True))
-        terms = {
-            "ce_loss": ce_sum / steps,
-            "jepa_loss": jepa_sum / self._jepa_steps if self._jepa_steps else math.nan,
-            **{name: each / max(self._jepa_steps, 1) for name, each in zip(self._more, more, strict=True)},
-            "lambda_eff": float(self._sums["lambda_eff"]) / steps,
-            "tokens_per_s": tokens / max(self._time_s, 1e-9),
+        steps, shares = max(self._steps, 1), gather({name: float(each) for name, each in self._sums.items()})
+        sums = {name: sum(share[name] for share in shares) for name in self._sums}
+        means = {"ce_loss": sums.pop("ce_loss") / steps}
+        rates = {
+            "lambda_eff": self._lambdas / steps,
+            "tokens_per_s": sums.pop("tokens") / max(self._time_s, 1e-9),
         }
+        means |= {name: each / self._jepa_steps if self._jepa_steps else math.nan for name, each in sums.items()}
         self._start()
-        return terms
+        return means | rates
 
 
 def _wait_for_device() -> None:

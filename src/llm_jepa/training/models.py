@@ -60,12 +60,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class ModelConfig:
-    """Which model is trained.
-
-    Raises:
-        ConfigError: If no preset has the name, a value is not possible, or code of a repository that is not pinned
-            would run.
-    """
+    """Which model is trained. A value that is not possible, or code that is not pinned, is a ConfigError."""
 
     model: str = setting(
         "nano",
@@ -141,25 +136,23 @@ class ModelConfig:
 
 
 def check_adapter(config: ModelConfig, adapter: AdapterConfig) -> None:
-    """Make sure that the model can be trained with LoRA matrices, if any are asked for.
-
-    Raises:
-        ConfigError: If the model is a preset with random weights or a GGUF file, or its weights are to be in bf16.
-    """
-    if adapter.uses_lora and config.weights_dtype != "float32":
+    """Raise ConfigError if LoRA is asked for with weights in bf16, a GGUF file, or a preset with random weights."""
+    if not adapter.uses_lora:
+        return
+    if config.weights_dtype != "float32":
         raise ConfigError(
             "settings_conflict",
             f"weights_dtype={config.weights_dtype} is for training all weights; with lora_r={adapter.lora_r} it is not "
             "supported. Set weights_dtype: float32, or remove lora_r.",
         )
-    if adapter.uses_lora and config.gguf_file:
+    if config.gguf_file:
         raise ConfigError(
             "settings_conflict",
             f"lora_r={adapter.lora_r} with gguf_file={config.gguf_file!r}: PEFT could not load the model of such an "
             "adapter. Write a plain folder first with `llm-jepa export NAME.gguf --to FOLDER`, and set "
             "model_name_or_path to it.",
         )
-    if adapter.uses_lora and not config.model_name_or_path:
+    if not config.model_name_or_path:
         raise ConfigError(
             "setting_missing",
             f"lora_r={adapter.lora_r} adapts a pretrained model, and {config.model!r} is a preset with random weights. "
@@ -174,7 +167,6 @@ def build_model(
     *,
     end_id: int,
     pad_id: int,
-    max_length: int = 0,
     use_cpu: bool = False,
 ) -> nn.Module:
     """Return the model of a run; random weights come from PyTorch's global random stream.
@@ -187,34 +179,32 @@ def build_model(
         adapter: Whether LoRA matrices are trained instead of the weights.
         end_id: Token that ends an answer.
         pad_id: Token that fills padding.
-        max_length: Positions that the longest row needs, [PRED] included.
         use_cpu: Load weights in four bits on the CPU even where there is a GPU; they stay where they are loaded.
 
     Raises:
-        ConfigError: If the model cannot be loaded, the tokenizer has ids that the model lacks, a row is too long, or
-            LoRA is asked for with weights in bf16.
+        ConfigError: If the model cannot be loaded, the tokenizer has ids that the model lacks, or `check_adapter` does.
     """
     adapter = adapter or AdapterConfig()
     check_adapter(config, adapter)
     if config.model_name_or_path:
         model = _load_pretrained(config, adapter, use_cpu)
     else:
-        model = AutoModelForCausalLM.from_config(
-            preset_config(config, len(tokenizer), end_id=end_id, pad_id=pad_id),
-            attn_implementation=config.attn_implementation,
-        )
-    check_model_fits(model, tokenizer, max_length=max_length)
-    if not adapter.uses_lora:
-        return model if config.weights_dtype == "float32" else _in_bf16(model)
-    return add_lora(model, adapter, base=str(config.model_name_or_path), revision=config.model_revision)
+        shape = preset_config(config, len(tokenizer), end_id=end_id, pad_id=pad_id)
+        model = AutoModelForCausalLM.from_config(shape, attn_implementation=config.attn_implementation)
+    check_tokenizer_fits(tokenizer, model.get_input_embeddings().num_embeddings)
+    if adapter.uses_lora:
+        return add_lora(model, adapter, base=str(config.model_name_or_path), revision=config.model_revision)
+    if config.weights_dtype == "bf16":
+        for each in model.parameters():  # the frequencies of rotary positions stay in float32, as in a saved model
+            each.data = each.data.to(torch.bfloat16)
+        model.config.dtype = torch.bfloat16
+        if bf16_products.is_needed(model):
+            bf16_products.multiply_in_float32(model)
+    return model
 
 
 def check_model_fits(model: Any, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
-    """Make sure that a model has a row for each id of the tokenizer, and `max_length` positions.
-
-    Raises:
-        ConfigError: If it has not.
-    """
+    """Raise ConfigError unless a model has a row for each id of the tokenizer, and `max_length` positions."""
     check_tokenizer_fits(tokenizer, model.get_input_embeddings().num_embeddings)
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and max_length > positions:
@@ -225,22 +215,8 @@ def check_model_fits(model: Any, tokenizer: PreTrainedTokenizerBase, *, max_leng
         )
 
 
-def _in_bf16(model: Any) -> Any:
-    """Cast the weights only. The frequencies of rotary positions stay in float32, as when a saved model is loaded."""
-    for each in model.parameters():
-        each.data = each.data.to(torch.bfloat16)
-    model.config.dtype = torch.bfloat16
-    if bf16_products.is_needed(model):
-        bf16_products.multiply_in_float32(model)
-    return model
-
-
 def load_own_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """Return the tokenizer that came with a pretrained model, of the same revision.
-
-    Raises:
-        ConfigError: If there is none.
-    """
+    """Return the tokenizer that came with a pretrained model, of the same revision; ConfigError if there is none."""
     name = find_model(config)
     if config.gguf_file:
         return load_gguf_tokenizer(Path(name), config.gguf_file)
@@ -262,8 +238,7 @@ def load_own_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 def find_model(config: ModelConfig) -> str:
     """Return the folder of a pretrained model, or its name on the hub.
 
-    Raises:
-        ConfigError: If it is a path where no model is: nothing, a file, an adapter, or a run of ours.
+    It is a ConfigError if it is a path where no model is: nothing, a file, an adapter, or a run of ours.
     """
     name = str(config.model_name_or_path)
     place = expanded(name)
@@ -315,18 +290,15 @@ def _adapter_error(what: str, place: str) -> ConfigError:
 
 
 def check_same_ids(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Make sure that a tokenizer that did not come with the model gives tokens the ids that the model has learned.
+    """Raise ConfigError if a tokenizer that did not come with the model has other ids than the model has learned.
 
     With other ids, the model would train and score without an error, on embeddings of other words. The tokenizer may
-    have more tokens or fewer. A model that came without a tokenizer is not checked.
+    have more tokens or fewer, but not none in common. A model that came without a tokenizer is not checked.
 
     Args:
         config: The model.
         tokenizer: The tokenizer that is to be used with it.
         name: Where the tokenizer came from, for the error.
-
-    Raises:
-        ConfigError: If a token has different ids in the two tokenizers, or they have no token in common.
     """
     try:
         own = load_own_tokenizer(config).get_vocab()
@@ -335,16 +307,15 @@ def check_same_ids(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, name
     vocab = tokenizer.get_vocab()
     shared = own.keys() & vocab.keys()
     differing = sorted((own[token], token) for token in shared if own[token] != vocab[token])
-    if not differing and shared:
-        return
-    if not shared:
-        what = "they have no token in common"
-    else:
+    what = "they have no token in common"
+    if differing:
         place, token = differing[0]
         what = (
             f"{len(differing):,} of {len(shared):,} tokens have another id ({token!r} is {vocab[token]}, the model "
             f"learned it as {place})"
         )
+    elif shared:
+        return
     raise ConfigError(
         "tokenizer_of_other_model",
         f"tokenizer_name_or_path={name!r} is not the tokenizer of {config.model_name_or_path}: {what}. Remove "
@@ -377,8 +348,8 @@ def _load_pretrained(config: ModelConfig, adapter: AdapterConfig, use_cpu: bool)
         source |= {"revision": config.model_revision}
     if config.trust_remote_code:  # code may be in another repository than the weights
         source |= {"code_revision": config.model_revision}
-    is_quantized = adapter.quantization == "4bit"
-    how = _quantized(use_cpu) if is_quantized else {"dtype": WEIGHTS_DTYPES[config.weights_dtype]}
+    in_4bit = adapter.quantization == "4bit"
+    how = _quantized(use_cpu) if in_4bit else {"dtype": WEIGHTS_DTYPES[config.weights_dtype]}
     try:
         _check_attention(AutoConfig.from_pretrained(name, **source), name)
         return AutoModelForCausalLM.from_pretrained(
@@ -387,22 +358,17 @@ def _load_pretrained(config: ModelConfig, adapter: AdapterConfig, use_cpu: bool)
     except ConfigError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-        if not Path(name).exists() and _is_adapter_of_the_hub(name, config.model_revision):
-            raise _adapter_error(f"model_name_or_path={name!r}", name) from error
-        is_absent = isinstance(error, OSError) and not Path(name).exists()
-        if is_absent and (missing := not_downloaded(f"model_name_or_path={name!r}", "folder")):
+        what, is_of_hub = f"model_name_or_path={name!r}", not Path(name).exists()
+        if is_of_hub and _is_adapter_of_the_hub(name, config.model_revision):
+            raise _adapter_error(what, name) from error
+        if is_of_hub and isinstance(error, OSError) and (missing := not_downloaded(what, "folder")):
             raise ConfigError("not_downloaded", missing) from error
-        code, hint = (
-            "model_not_loadable",
-            "Expected a folder with config.json and model.safetensors, or the name of a model on the hub.",
-        )
+        code = "model_not_loadable"
+        hint = "Expected a folder with config.json and model.safetensors, or the name of a model on the hub."
         if "trust_remote_code" in str(error):
-            code, hint = (
-                "code_not_trusted",
-                "The model has Python code of its own, which is not run. If you have read that code, set "
-                "trust_remote_code and model_revision.",
-            )
-        raise ConfigError(code, f"model_name_or_path={name!r} cannot be loaded: {first_line(error)} {hint}") from error
+            code = "code_not_trusted"
+            hint = "Its own Python code is not run. If you have read it, set trust_remote_code and model_revision."
+        raise ConfigError(code, f"{what} cannot be loaded: {first_line(error)} {hint}") from error
 
 
 def _is_adapter_of_the_hub(name: str, revision: str | None) -> bool:
@@ -425,11 +391,7 @@ def _check_attention(found: Any, name: str) -> None:
 
 
 def _quantized(use_cpu: bool) -> dict[str, Any]:
-    """Return the options that load a model in 4 bits, as in QLoRA (arXiv 2305.14314): NF4, double quantization.
-
-    Raises:
-        ConfigError: If bitsandbytes is missing.
-    """
+    """Return the options that load a model in 4 bits, as in QLoRA (arXiv 2305.14314): NF4, double quantization."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
             "package_missing",

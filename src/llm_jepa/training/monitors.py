@@ -122,11 +122,10 @@ class CollapseAlarm:
     Attributes:
         patience: Collapsed checks in a row that raise the alarm.
         streak: Collapsed checks in a row so far.
-        streak_start: Step of the first check of the streak.
-        first_step: Step of the first check of the streak that raised the alarm; None without an alarm.
+        streak_start: Step of the first check of the latest streak.
+        first_step: The same of the streak that raised the alarm; None without an alarm.
         reason: One sentence for the log and the report; None without an alarm.
-        num_looks: Number of checks. With fewer than `patience`, no alarm was possible, so the run may still be
-            collapsed.
+        num_looks: Number of checks.
         last_step: Step of the last check.
     """
 
@@ -145,7 +144,7 @@ class CollapseAlarm:
 
     @property
     def could_alarm(self) -> bool:
-        """Whether there were enough checks for an alarm; if not, "no alarm" means nothing."""
+        """Whether there were enough checks for an alarm; if not, the run may be collapsed without one."""
         return self.num_looks >= self.patience
 
     def update(self, step: int, monitors: Mapping[str, float]) -> str | None:
@@ -155,13 +154,9 @@ class CollapseAlarm:
         """
         if step == 0 or not {"matched_cosine", "gap", "retrieval@1"} <= monitors.keys():
             return None
-        self.num_looks += 1
-        self.last_step = step
-        if not looks_collapsed(monitors):
-            self.streak, self.streak_start = 0, None
-            return None
-        self.streak += 1
-        if self.streak_start is None:
+        self.num_looks, self.last_step = self.num_looks + 1, step
+        self.streak = self.streak + 1 if looks_collapsed(monitors) else 0
+        if self.streak == 1:
             self.streak_start = step
         if self.alarmed or self.streak < self.patience:
             return None
@@ -180,14 +175,11 @@ class CollapseAlarm:
         `reason` ends with the result of the last check. `recovered`: there was an alarm, but the last check did not
         look collapsed.
         """
-        recovered = self.alarmed and self.streak == 0
-        end = f" At the last check, step {self.last_step}, they were {'no longer' if recovered else 'still'} collapsed."
-        return {
-            "alarmed": self.alarmed,
-            "first_step": self.first_step,
-            "reason": None if self.reason is None else self.reason + end,
-            "recovered": recovered,
-        }
+        recovered, reason = self.alarmed and self.streak == 0, self.reason
+        if reason is not None:
+            state = "no longer" if recovered else "still"
+            reason += f" At the last check, step {self.last_step}, they were {state} collapsed."
+        return {"alarmed": self.alarmed, "first_step": self.first_step, "reason": reason, "recovered": recovered}
 
 
 def looks_collapsed(monitors: Mapping[str, float]) -> bool:

@@ -21,20 +21,11 @@ from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.objective import LLMJEPA, Pair
 from llm_jepa.processes import gather, on_main, told
 
-from .adapters import describe_adapter, is_adapted
+from .adapters import PeftModel, describe_adapter
 from .arguments import JEPATrainingArguments
-from .checkpoints import (
-    check_room,
-    find_newest,
-    find_problem,
-    publish,
-    read_manifest,
-    remove_leftovers,
-    rotate,
-    staged,
-)
+from .checkpoints import check_room, find_newest, find_problem, publish, read_manifest, remove_leftovers, rotate, staged
 from .meters import StepTimer
-from .resume import check_resume, describe_run, describe_views
+from .resume import check_resume, describe_rows, describe_run
 from .saving import restore_weights, save_jepa
 
 logger = logging.getLogger(__name__)
@@ -44,11 +35,6 @@ class ResumableTrainer(Trainer):
     """What a run saves, and what it continues from; `JEPATrainer` says what a step is.
 
     Attributes:
-        jepa: The model under its objective.
-        tokenizer: The tokenizer; saved with the model.
-        view_pairs: Rows of a second file, trained on with the training rows.
-        views_ratio: Rows of `view_pairs` for each training row.
-        step_timer: Times of the optimizer steps.
         time_before_s: Seconds of training before the checkpoint that the run continues from; 0 without a checkpoint.
         preparation_time_s: Seconds of loading and building before the training. When a run continues from a
             checkpoint, the seconds that the checkpoint records are added.
@@ -82,17 +68,14 @@ class ResumableTrainer(Trainer):
         if checkpoint is not None:
             manifest = on_main(read_manifest, checkpoint)
             self._accepted = check_resume(manifest["facts"], self.facts(), self.args.allow_changed, str(checkpoint))
-            self._add_to(manifest["times"])
+            times = manifest["times"]  # this run's times are those of the whole run
+            self.time_before_s = times["training_time_s"]
+            self.preparation_time_s += times["preparation_time_s"]
+            self.step_timer.earlier = times.get("steps")
         if self.args.save_strategy != "no":
             on_main(check_room, self.args.output_dir, self._checkpoint_bytes(), self.args.save_total_limit)
         self._started_s = time.perf_counter()
         return super().train(None if checkpoint is None else str(checkpoint), **kwargs)
-
-    def _add_to(self, times: dict[str, Any]) -> None:
-        """Add the times until the checkpoint, so that this run's times are those of the whole run."""
-        self.time_before_s = times["training_time_s"]
-        self.preparation_time_s += times["preparation_time_s"]
-        self.step_timer.earlier = times.get("steps")
 
     @property
     def training_time_s(self) -> float:
@@ -114,15 +97,12 @@ class ResumableTrainer(Trainer):
             return
         everyone = gather(self.facts() | {"seed of loss dropout": self.jepa.seed})
         for number, facts in enumerate(everyone):
-            differing = [name for name in facts if facts[name] != everyone[0].get(name)]
-            if differing:
-                raise told(
-                    ConfigError(
-                        "processes_differ",
-                        f"Process {number} has another {', '.join(differing)} than process 0. All must have the same "
-                        "settings, files and seed. Call set_seed before the model is made.",
-                    )
+            if differing := [name for name in facts if facts[name] != everyone[0].get(name)]:
+                text = (
+                    f"Process {number} has another {', '.join(differing)} than process 0. All must have the same "
+                    "settings, files and seed. Call set_seed before the model is made."
                 )
+                raise told(ConfigError("processes_differ", text))
 
     def _checkpoint(self, wanted: str | Path | bool | None) -> Path | None:
         if wanted is None or wanted is False:
@@ -132,15 +112,11 @@ class ResumableTrainer(Trainer):
             if newest is None:
                 raise DataError("checkpoint_missing", f"{self.args.output_dir} has no checkpoint to continue from.")
             return newest
+        way_on = "Name another checkpoint, or train from the start."
         if not Path(wanted).is_dir():
-            text = f"{wanted}: no such checkpoint. Name another one, or train from the start."
-            raise DataError("checkpoint_missing", text)
-        problem = find_problem(Path(wanted))
-        if problem is not None:
-            raise DataError(
-                "checkpoint_damaged",
-                f"{wanted} cannot be used: {problem}. Name another checkpoint, or train from the start.",
-            )
+            raise DataError("checkpoint_missing", f"{wanted}: no such checkpoint. {way_on}")
+        if problem := find_problem(Path(wanted)):
+            raise DataError("checkpoint_damaged", f"{wanted} cannot be used: {problem}. {way_on}")
         return Path(wanted)
 
     def facts(self) -> dict[str, Any]:
@@ -150,13 +126,14 @@ class ResumableTrainer(Trainer):
             facts = describe_run(self.args, self.jepa.config, rows, self.tokenizer)
             if (dtype := self.jepa.backbone.embeddings.weight.dtype) != torch.float32:
                 facts["weights_dtype"] = str(dtype).removeprefix("torch.")
-            facts |= describe_views(self.view_pairs, self.views_ratio)
+            if len(self.view_pairs):
+                facts |= {"view_rows": describe_rows(self.view_pairs), "views_ratio": self.views_ratio}
             self._facts = facts | describe_adapter(self.jepa.model)
         return self._facts
 
     def _checkpoint_bytes(self) -> int:
         """Estimate the size of a checkpoint: the weights, and two moments (AdamW) of each trained weight."""
-        frozen = 0 if is_adapted(self.jepa.model) else 1  # an adapter is saved without its model
+        frozen = 0 if isinstance(self.jepa.model, PeftModel) else 1  # an adapter is saved without its model
         return sum(
             each.numel() * each.element_size() * (3 if each.requires_grad else frozen)
             for each in self.jepa.parameters()
@@ -175,17 +152,13 @@ class ResumableTrainer(Trainer):
                 self._staging = None
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                self._name_best(staging, output_dir)
-                publish(staging, output_dir, self.state.global_step, self.facts(), self._times())
+                step, best = self.state.global_step, self.state.best_model_checkpoint
+                if best is not None and Path(best).parent == staging:  # the state has its final name
+                    self.state.best_model_checkpoint = str(output_dir / Path(best).name)
+                    self.state.save_to_json(str(staging / f"checkpoint-{step}" / TRAINER_STATE_NAME))
+                publish(staging, output_dir, step, self.facts(), self._times())
                 rotate(output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()  # no process writes the next one before the staging folder is removed
-
-    def _name_best(self, staging: Path, output_dir: Path) -> None:
-        """Record the best checkpoint in the state under its final name."""
-        best = self.state.best_model_checkpoint
-        if best is not None and Path(best).parent == staging:
-            self.state.best_model_checkpoint = str(output_dir / Path(best).name)
-            self.state.save_to_json(str(staging / f"checkpoint-{self.state.global_step}" / TRAINER_STATE_NAME))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         optimizer = cast(torch.optim.Optimizer, self.optimizer)
@@ -213,12 +186,8 @@ class ResumableTrainer(Trainer):
             super()._load_rng_state(checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        save_jepa(
-            self.jepa,
-            Path(output_dir or self.args.output_dir),
-            self.tokenizer,
-            max_shard_size=self.args.max_shard_size,
-        )
+        folder = output_dir or self.args.output_dir
+        save_jepa(self.jepa, folder, self.tokenizer, max_shard_size=self.args.max_shard_size)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save a plain transformers folder, also for a sharded model; every process must call it."""

@@ -12,11 +12,13 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedTokenizerBase
 
 from llm_jepa.data.digest import digest_rows
 from llm_jepa.errors import ConfigError
 from llm_jepa.objective import JEPAConfig, Pair
+
+from .arguments import JEPATrainingArguments
 
 # Settings of transformers on which the next step depends. Those that only say when to evaluate, log or save are not
 # among them.
@@ -47,31 +49,23 @@ ARGUMENTS = (
 
 
 def describe_run(
-    args: TrainingArguments,
-    config: JEPAConfig,
-    pairs: Sequence[Pair],
-    tokenizer: PreTrainedTokenizerBase | None,
+    args: JEPATrainingArguments, config: JEPAConfig, pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase | None
 ) -> dict[str, Any]:
     """Return the facts of a run, by name, as JSON values."""
-    facts: dict[str, Any] = {name: _plain(getattr(args, name, None)) for name in ARGUMENTS}
+    facts: dict[str, Any] = {name: _plain(getattr(args, name)) for name in ARGUMENTS}
     if args.max_steps > 0:
         facts["num_train_epochs"] = None  # only max_steps decides when the run ends
-    if getattr(args, "packing", False):
-        facts |= {"packing": True, "pack_length": _plain(args.pack_length)}  # type: ignore[attr-defined]
-    if getattr(args, "sum_micro_batches", False):
+    if args.packing:
+        facts |= {"packing": True, "pack_length": args.pack_length}
+    if args.sum_micro_batches:
         facts["sum_micro_batches"] = True
-    facts |= config.to_dict()
-    facts["num_processes"] = args.world_size
-    facts["train_rows"] = {"number": len(pairs), "sha256": digest_rows(pairs)}
-    facts["tokenizer"] = digest_tokenizer(tokenizer)
-    return facts
+    own = {"train_rows": describe_rows(pairs), "tokenizer": digest_tokenizer(tokenizer)}
+    return facts | config.to_dict() | {"num_processes": args.world_size} | own
 
 
-def describe_views(pairs: Sequence[Pair], ratio: float) -> dict[str, Any]:
-    """Return the facts of the rows of a second file; an empty dict without such rows."""
-    if not len(pairs):
-        return {}
-    return {"view_rows": {"number": len(pairs), "sha256": digest_rows(pairs)}, "views_ratio": ratio}
+def describe_rows(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Return the number of rows and their sha256."""
+    return {"number": len(pairs), "sha256": digest_rows(pairs)}
 
 
 def check_resume(before: dict[str, Any], now: dict[str, Any], allowed: Collection[str], where: str) -> list[str]:
@@ -112,12 +106,8 @@ def digest_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> str | None:
     template = getattr(tokenizer, "chat_template", None)
     if isinstance(template, dict):  # by name; their order is that in which a folder lists its files
         template = dict(sorted(template.items()))
-    parts = [
-        cuts,
-        repr(sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())),
-        str(template),
-    ]
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+    special = repr(sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items()))
+    return hashlib.sha256("\0".join([cuts, special, str(template)]).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -23,28 +23,26 @@ from .sampler import BesideRows, LengthGroupedSampler, SharedBatches, num_beside
 
 
 class OrderedTrainer(Trainer):
-    """Chooses the rows of each batch in each process; `JEPATrainer` trains on them.
-
-    Attributes:
-        view_pairs: Rows of a second file, trained on with the training rows.
-        views_ratio: Rows of `view_pairs` for each training row.
-    """
+    """Chooses the rows of each batch in each process; `JEPATrainer` trains on them."""
 
     args: JEPATrainingArguments
-    view_pairs: Sequence[Pair]
-    views_ratio: float
+    view_pairs: Sequence[Pair]  # rows of a second file, trained on with the training rows
+    views_ratio: float  # rows of `view_pairs` for each training row
     _sampler: LengthGroupedSampler | SharedBatches | None = None
 
     def get_train_dataloader(self) -> DataLoader:
         """Return the batches of this process; with those of the other processes they make up each step."""
         if self.args.world_size == 1 and not len(self.view_pairs):
             return super().get_train_dataloader()
-        dataset = self._all_rows
+        dataset, filler = self._all_rows, None
         batches = self._sampler = self._batches(self.args.world_size, self.args.process_index)
+        if self.args.world_size > 1:  # a process may have no row in a step
+            lengths = row_lengths(dataset)
+            filler = dataset[min(range(len(lengths)), key=lengths.__getitem__)]
         return DataLoader(
             dataset,
             batch_sampler=batches,
-            collate_fn=CollateOrFill(cast(FusedCollator, self.data_collator), filler=self._shortest(dataset)),
+            collate_fn=CollateOrFill(cast(FusedCollator, self.data_collator), filler),
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
@@ -54,13 +52,6 @@ class OrderedTrainer(Trainer):
                 seed_worker, num_workers=self.args.dataloader_num_workers, rank=self.args.process_index
             ),
         )
-
-    def _shortest(self, dataset: Sequence[Pair]) -> Pair | None:
-        """Return the shortest row, for a process that has no row in a step; a single process always has one."""
-        if self.args.world_size == 1:
-            return None
-        lengths = row_lengths(dataset)
-        return dataset[min(range(len(lengths)), key=lengths.__getitem__)]
 
     @property
     def _all_rows(self) -> Sequence[Pair]:
@@ -118,13 +109,11 @@ class OrderedTrainer(Trainer):
         batches, rows = self._batches(1, 0), self._all_rows
         batches.set_epoch(0)
         numbers, lengths = list(batches), row_lengths(rows)
-        sizes = [self._size([lengths[row] for row in batch]) for batch in numbers]
+        of_batches = [[lengths[row] for row in batch] for batch in numbers]
+        # About how many tokens each has: with padding, which packed rows have little of.
+        sizes = [sum(each) if self.args.packing else max(each) * len(each) for each in of_batches]
         for place, weight in spread(sizes, number):
             yield self.data_collator([rows[row] for row in numbers[place]]), weight
-
-    def _size(self, lengths: Sequence[int]) -> int:
-        """Return about how many tokens a batch of such rows has: with padding, which packed rows have little of."""
-        return sum(lengths) if self.args.packing else max(lengths) * len(lengths)
 
     @property
     def batches_per_step(self) -> float:

@@ -53,13 +53,11 @@ class LengthGroupedSampler(Sampler[int]):
         for start in range(0, len(order), window):
             rows = sorted(order[start : start + window], key=lambda row: self.lengths[row])
             batches += [rows[first : first + self.batch_size] for first in range(0, len(rows), self.batch_size)]
-        # A batch that is not full comes last; anywhere else it would shift the borders of all batches after it.
-        short = [batch for batch in batches if len(batch) < self.batch_size]
-        whole = [batch for batch in batches if len(batch) == self.batch_size]
-        for number in torch.randperm(len(whole), generator=generator).tolist():
-            yield from whole[number]
-        for batch in short:
-            yield from batch
+        # Only the last batch may not be full. It stays last, or it would shift the borders of all batches after it.
+        short = batches.pop() if batches and len(batches[-1]) < self.batch_size else []
+        for number in torch.randperm(len(batches), generator=generator).tolist():
+            yield from batches[number]
+        yield from short
 
 
 def num_beside(num_task_rows: int, ratio: float) -> int:
@@ -73,13 +71,13 @@ class BesideRows:
 
     The rows of the second file have their own order and their own epochs. In each epoch of the task, they continue
     where they stopped in the epoch before. The choice depends only on seed, epoch and step, so that a resumed run sees
-    what it would have seen without the stop. A step of n task rows gets n times `ratio` rows, rounded (a half is
-    rounded up). No row comes twice in a step, unless an epoch of the second file ends in it.
+    what it would have seen without the stop. No row comes twice in a step, unless an epoch of the second file ends in
+    it.
 
     Args:
         task_lengths: Tokens of each task row.
         lengths: Tokens of each row of the second file.
-        ratio: Rows of the second file for each task row.
+        ratio: Rows of the second file for each task row (`num_beside`).
         seed: Seed of the order.
         shuffle: Whether to shuffle; otherwise rows come in the order of the file.
         group: Whether rows of similar length go to the same step, the longest to the step with the longest task rows.
@@ -94,12 +92,7 @@ class BesideRows:
     group: bool = field(default=True, kw_only=True)
 
     def beside(self, steps: Sequence[Sequence[int]], epoch: int) -> list[list[int]]:
-        """Return the rows of the second file for each step.
-
-        Args:
-            steps: The task rows of each step of the epoch, in order.
-            epoch: The number of the epoch, from 0.
-        """
+        """Return the rows of the second file for each step; `steps` has the task rows of each step of the epoch."""
         counts = [num_beside(len(step), self.ratio) for step in steps]
         place = epoch * sum(counts)  # in the endless sequence of the second file's epochs
         beside: list[list[int]] = []
@@ -218,15 +211,11 @@ def part_of(rows: list[int], start: int, stop: int, parts: int) -> list[int]:
 
 
 def spread(sizes: Sequence[int], number: int) -> list[tuple[int, float]]:
-    """Choose batches whose costs, each times its weight, add up to about the mean cost of all batches.
+    """Choose at most `number` batches whose costs, each times its weight, add up to about the mean cost of all batches.
 
     Sorted by size, the chosen ones are evenly spaced over the sum of sizes; a weight is as much smaller as its batch is
-    larger. So the sum is exact where the cost is proportional to the size. Batches in the order of training would not
-    do: a few of them may all be long, or all be short.
-
-    Args:
-        sizes: The size of each batch.
-        number: How many to choose at most. If there are no more, all have the same weight.
+    larger. So the sum is exact where the cost is proportional to the size. The first batches of training would not do:
+    they may all be long, or all be short.
 
     Returns:
         The place and the weight of each, in order.

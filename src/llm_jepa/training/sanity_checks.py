@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from llm_jepa.data.lazy_rows import Joined
 from llm_jepa.errors import ConfigError, DataError
-from llm_jepa.objective import LLMJEPA, Pair
+from llm_jepa.objective import LLMJEPA, JEPAConfig, Pair
 from llm_jepa.objective.distances import IN_BATCH
 
 from .adapters import PeftModel
@@ -27,9 +26,9 @@ def check_rows(name: str, rows: Any) -> None:
         looked_at = rows if isinstance(rows, list | tuple) else [rows[0]]  # others may read each from a file
     except (TypeError, KeyError, IndexError):  # not a sequence
         looked_at = [None]
-    strange = [type(row).__name__ for row in looked_at if not isinstance(row, Pair)]
-    if strange:
-        of_what = f", a row {strange[0]}" if looked_at[0] is not None else ""
+    strange = next((row for row in looked_at if not isinstance(row, Pair)), looked_at[0])
+    if not isinstance(strange, Pair):
+        of_what = "" if strange is None else f", a row {type(strange).__name__}"
         raise ConfigError(
             "wrong_type",
             f"{name} is of type {type(rows).__name__}{of_what}; expected a sequence of Pair, which holds token ids. "
@@ -40,22 +39,14 @@ def check_rows(name: str, rows: Any) -> None:
 
 
 def check_combinations(jepa: LLMJEPA, args: JEPATrainingArguments, *, is_fsdp: bool) -> None:
-    """Refuse settings that do not go together.
-
-    Raises:
-        ConfigError: If there are any; it names them.
-    """
+    """Raise ConfigError for settings that do not go together."""
     if isinstance(jepa.model, PeftModel):
         if is_fsdp:
-            raise ConfigError(
-                "settings_conflict",
-                "LoRA with FSDP is not supported yet. Use DDP: the gradients of an adapter are small.",
-            )
+            text = "LoRA with FSDP is not supported yet. Use DDP: the gradients of an adapter are small."
+            raise ConfigError("settings_conflict", text)
         if args.max_shard_size != MAX_SHARD_SIZE:
-            raise ConfigError(
-                "setting_without_effect",
-                f"max_shard_size={args.max_shard_size} has no meaning with LoRA: an adapter is one file. Remove it.",
-            )
+            text = f"max_shard_size={args.max_shard_size} has no meaning with LoRA: an adapter is one file. Remove it."
+            raise ConfigError("setting_without_effect", text)
     if args.fp16 and args.device.type == "cpu":
         raise ConfigError(
             "device_not_capable",
@@ -90,32 +81,31 @@ def check_work(
         )
     all_pairs = Joined(pairs, view_pairs) if len(view_pairs) else pairs
     if jepa.config.uses_views:
-        _check_pairs(jepa, all_pairs)
+        _check_pairs(jepa.config, all_pairs)
         compared = rows if jepa.config.jepa_gather else arguments.train_batch_size
         if compared == 1 and not len(view_pairs):
-            _check_alone(jepa)
+            _check_alone(jepa.config)
     elif not jepa.config.uses_tube and not any(pair.use_ce for pair in all_pairs):
         raise DataError(
             "no_labels",
             "No training row has a label, and there is no JEPA term. Set use_ce, or set jepa_lambda above 0.",
         )
-    if jepa.config.has_term:
-        _check_weights(jepa, arguments, len(pairs) / rows)
+    num_steps = arguments.num_steps(len(pairs))
+    if jepa.config.has_term and all(jepa.drops_term(step) for step in range(num_steps)):
+        raise ConfigError(
+            "term_never_used",
+            f"The JEPA term has weight in none of the {num_steps} steps (jepa_loss_dropout="
+            f"{jepa.config.jepa_loss_dropout}). Train more steps, or lower jepa_loss_dropout.",
+        )
 
 
-def _check_pairs(jepa: LLMJEPA, pairs: Sequence[Pair]) -> None:
-    """Make sure that the JEPA term has pairs, and that its distance has negatives if it needs them."""
-    config = jepa.config
+def _check_pairs(config: JEPAConfig, pairs: Sequence[Pair]) -> None:
+    """Warn if no row has a JEPA term. Refuse rows without any negative, if the distance needs some."""
     first = next((pair for pair in pairs if pair.use_jepa), None)
     if first is None:
         logger.warning("no training row has a JEPA term, though jepa_lambda is %s (use_jepa)", config.jepa_lambda)
+    if first is None or config.jepa_distance not in IN_BATCH:
         return
-    if config.jepa_distance in IN_BATCH:
-        _check_negatives(config.jepa_distance, first, pairs)
-
-
-def _check_negatives(distance: str, first: Pair, pairs: Sequence[Pair]) -> None:
-    """Refuse rows without any negative, because all have the same code, the same text or the same group."""
     same = {"code", "text"} | ({"group"} if first.group is not None else set())
     for pair in pairs:
         if pair.use_jepa:
@@ -126,37 +116,23 @@ def _check_negatives(distance: str, first: Pair, pairs: Sequence[Pair]) -> None:
     what = min(same)
     raise DataError(
         "no_negatives",
-        f"All training rows have the same {what}, so {distance} has no negatives to compare with. Set jepa_distance to "
-        f"cosine, or check the {what} column.",
+        f"All training rows have the same {what}, so {config.jepa_distance} has no negatives to compare with. Set "
+        f"jepa_distance to cosine, or check the {what} column.",
     )
 
 
-def _check_alone(jepa: LLMJEPA) -> None:
+def _check_alone(config: JEPAConfig) -> None:
     """Refuse batches of one row if the term compares the rows of a batch with each other."""
-    config = jepa.config
-    for name, value, is_empty in (
-        ("jepa_distance", config.jepa_distance, config.jepa_distance in IN_BATCH),
-        ("jepa_variance_weight", config.jepa_variance_weight, config.jepa_variance_weight > 0),
-        ("jepa_covariance_weight", config.jepa_covariance_weight, config.jepa_covariance_weight > 0),
-    ):
-        if is_empty:
-            what = "it" if name.endswith("_weight") else "the JEPA term"
-            raise ConfigError(
-                "batch_too_small",
-                f"{name}={value} compares the pairs of a batch, but per_device_train_batch_size is 1: {what} would do "
-                f"nothing. Use larger batches (gradient_accumulation_steps does not enlarge them), or another {name}.",
-            )
-
-
-def _check_weights(jepa: LLMJEPA, arguments: JEPATrainingArguments, batches: float) -> None:
-    """Make sure that the JEPA term has weight in some step."""
-    config = jepa.config
-    whole = math.floor(batches) if arguments.dataloader_drop_last else math.ceil(batches)
-    of_epoch = max(math.ceil(whole / arguments.gradient_accumulation_steps), 1)
-    num_steps = arguments.max_steps if arguments.max_steps > 0 else math.ceil(of_epoch * arguments.num_train_epochs)
-    if all(jepa.drops_term(step) for step in range(num_steps)):
+    needs_others = {
+        "jepa_distance": config.jepa_distance in IN_BATCH,
+        "jepa_variance_weight": config.jepa_variance_weight > 0,
+        "jepa_covariance_weight": config.jepa_covariance_weight > 0,
+    }
+    for name in (name for name, needed in needs_others.items() if needed):
+        what = "it" if name.endswith("_weight") else "the JEPA term"
         raise ConfigError(
-            "term_never_used",
-            f"The JEPA term has weight in none of the {num_steps} steps (jepa_loss_dropout="
-            f"{config.jepa_loss_dropout}). Train more steps, or lower jepa_loss_dropout.",
+            "batch_too_small",
+            f"{name}={getattr(config, name)} compares the pairs of a batch, but per_device_train_batch_size is 1: "
+            f"{what} would do nothing. Use larger batches (gradient_accumulation_steps does not enlarge them), or "
+            f"another {name}.",
         )

@@ -38,17 +38,10 @@ from .sharding import is_sharded, load_whole_state, part, whole_state
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS, PREDICTOR, TARGET, CONFIG = (
-    "model.safetensors",
-    "jepa.safetensors",
-    "jepa_target.safetensors",
-    "jepa_config.json",
-)
-
+WEIGHTS, PREDICTOR, TARGET = "model.safetensors", "jepa.safetensors", "jepa_target.safetensors"
+CONFIG = "jepa_config.json"
 INDEX = ".index.json"  # added to the name of a weights file that is split: it says which tensor is in which file
 MAX_SHARD_SIZE = "50GB"  # the default of `save_pretrained` in transformers 5; the hub accepts no larger file
-
-_OWN_SETTINGS = "Resume with the model's own settings, or start a new output folder."
 
 
 def save_jepa(
@@ -58,14 +51,14 @@ def save_jepa(
     *,
     max_shard_size: str = MAX_SHARD_SIZE,
 ) -> None:
-    """Write the model, [PRED] and the objective to `folder`.
+    """Write the model, [PRED], the objective and the tokenizer to `folder`, which is created if it is missing.
 
     In a run of several processes all must call it, and rank 0 writes.
 
     Args:
         jepa: The model to save.
-        folder: Where to save it; created if it is missing.
-        tokenizer: Saved with the model, so that the folder is complete.
+        folder: Where to save it.
+        tokenizer: Its tokenizer.
         max_shard_size: Size of the largest file of weights, of the model and of the slow copy, such as "5GB". Larger
             weights are split into several files. A tensor is never split.
 
@@ -130,10 +123,9 @@ def load_jepa(folder: str | Path) -> LLMJEPA:
 
 
 def _load_whole(folder: Path) -> nn.Module:
+    options = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
-        )
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError("model_not_loadable", f"The model in {folder} cannot be loaded: {first_line(error)}") from error
     if bf16_products.is_needed(model):
@@ -142,11 +134,7 @@ def _load_whole(folder: Path) -> nn.Module:
 
 
 def restore_weights(jepa: LLMJEPA, folder: str | Path) -> None:
-    """Put the weights of a checkpoint folder into `jepa`, in place.
-
-    Raises:
-        DataError: If the folder's weights are not those of this model.
-    """
+    """Put the weights of a checkpoint folder into `jepa`, in place; those of another model are a DataError."""
     folder = Path(folder)
     if is_sharded(jepa):
         _restore_sharded(jepa, folder)
@@ -164,18 +152,12 @@ def _restore_whole(model: nn.Module, folder: Path) -> None:
     try:
         result = model.load_state_dict(_read_shards(folder / WEIGHTS), strict=False)
     except RuntimeError as error:  # a tensor of another shape
-        reason = " ".join(str(error).split()[:40])
-        raise DataError(
-            "weights_of_other_model", f"{folder / WEIGHTS} is not of this model: {reason}. {_OWN_SETTINGS}"
-        ) from error
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+        raise _of_other_model(folder / WEIGHTS, f"is not of this model: {' '.join(str(error).split()[:40])}") from error
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
     missing = [name for name in result.missing_keys if name not in tied]
     if missing or result.unexpected_keys:
-        raise DataError(
-            "weights_of_other_model",
-            f"{folder / WEIGHTS} is not of this model: it lacks {missing[:3]} and has {result.unexpected_keys[:3]}. "
-            f"{_OWN_SETTINGS}",
-        )
+        differing = f"it lacks {missing[:3]} and has {result.unexpected_keys[:3]}"
+        raise _of_other_model(folder / WEIGHTS, f"is not of this model: {differing}")
 
 
 def _restore_sharded(jepa: LLMJEPA, folder: Path) -> None:
@@ -189,26 +171,23 @@ def _restore_sharded(jepa: LLMJEPA, folder: Path) -> None:
 
 
 def _load_predictor(jepa: LLMJEPA, folder: Path) -> None:
-    state = _read(folder / PREDICTOR)
-    saved = state.get("embedding")
-    if saved is None:
-        raise DataError(
-            "not_a_saved_model", f"{folder / PREDICTOR} has no [PRED] embedding: it was not written by llm-jepa."
-        )
-    if saved.shape != jepa.predictor.embedding.shape:
-        raise DataError(
-            "weights_of_other_model",
-            f"{folder / PREDICTOR} holds [PRED] of shape {tuple(saved.shape)}; jepa_k and jepa_pred_tokens ask for "
-            f"{tuple(jepa.predictor.embedding.shape)}.",
-        )
+    file = folder / PREDICTOR
+    state = _read(file)
+    if "embedding" not in state:
+        raise DataError("not_a_saved_model", f"{file} has no [PRED] embedding: it was not written by llm-jepa.")
     own = {name: tuple(each.shape) for name, each in jepa.predictor.state_dict().items()}
-    if {name: tuple(each.shape) for name, each in state.items()} != own:
-        raise DataError(
-            "weights_of_other_model",
-            f"{folder / PREDICTOR} holds {', '.join(sorted(state))}; jepa_predictor={jepa.config.jepa_predictor} asks "
-            f"for {', '.join(sorted(own))} of the model's size. {_OWN_SETTINGS}",
+    found = {name: tuple(each.shape) for name, each in state.items()}
+    if found != own:
+        raise _of_other_model(
+            file,
+            f"holds {found}; jepa_k, jepa_pred_tokens and jepa_predictor={jepa.config.jepa_predictor} ask for {own}",
         )
     jepa.predictor.load_state_dict(state)
+
+
+def _of_other_model(file: Path, problem: str) -> DataError:
+    text = f"{file} {problem}. Resume with the model's own settings, or start a new output folder."
+    return DataError("weights_of_other_model", text)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -227,13 +206,9 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
 
 
 def shards(path: Path) -> list[Path]:
-    """Return the files that the index of `path` lists.
+    """Return the files that the index of an unsplit file, such as `model.safetensors`, lists in its folder.
 
-    Args:
-        path: The name of the unsplit file, such as `model.safetensors`.
-
-    Raises:
-        DataError: If the index is damaged, or a name in it leads out of the folder.
+    It is a DataError if the index is damaged, or a name in it leads out of the folder.
     """
     index = path.with_name(path.name + INDEX)
     try:

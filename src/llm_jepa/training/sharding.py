@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
@@ -24,8 +24,7 @@ def is_sharded(module: nn.Module) -> bool:
 def whole_state(module: nn.Module) -> dict[str, Tensor] | None:
     """Return the plain state dict of a sharded module, on the CPU: whole on rank 0, empty on the others.
 
-    Returns:
-        None if the module is not sharded: its own `state_dict` is plain.
+    None if the module is not sharded, because then its own `state_dict` is plain.
     """
     if not is_sharded(module):
         return None
@@ -38,7 +37,7 @@ def load_whole_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     set_model_state_dict(module, dict(state), options=StateDictOptions(full_state_dict=True, strict=False))
 
 
-def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def part(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Return the entries whose names start with `prefix`, without the prefix.
 
     >>> part({"model.weight": 1, "predictor.embedding": 2}, "model.")

@@ -72,17 +72,12 @@ class StopRequest(TrainerCallback):
             self._stop(args, state, control)
 
     def _stop(self, args: Any, state: Any, control: Any) -> None:
-        if not self._anywhere(args):
-            return
-        self._stopped_at = state.global_step
-        control.should_save = control.should_training_stop = True
-        control.should_evaluate = False  # an evaluation may take longer than the scheduler waits
-
-    def _anywhere(self, args: Any) -> bool:
-        """Whether a signal came in any process: all must end after the same step, and in the same way."""
-        if args.world_size > 1:
-            came = torch.tensor(0 if self.signal is None else int(self.signal), device=args.device)
+        if args.world_size > 1:  # a signal in any process ends all of them after the same step, and in the same way
+            came = torch.tensor(int(self.signal or 0), device=args.device)
             torch.distributed.all_reduce(came, op=torch.distributed.ReduceOp.MAX)
             if self.signal is None and (number := int(came)):
                 self.signal = signal.Signals(number)
-        return self.signal is not None
+        if self.signal is not None:
+            self._stopped_at = state.global_step
+            control.should_save = control.should_training_stop = True
+            control.should_evaluate = False  # an evaluation may take longer than the scheduler waits

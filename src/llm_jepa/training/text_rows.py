@@ -22,8 +22,7 @@ from .sanity_checks import check_rows
 def under_objective(model: LLMJEPA | nn.Module, config: JEPAConfig | None, seed: int) -> LLMJEPA:
     """Return the model under its objective: unchanged if it has one, else under `config`, by default that of the paper.
 
-    Raises:
-        ConfigError: If the model has an objective already, and `config` is another.
+    It is a ConfigError if the model has an objective already, and `config` is another.
     """
     if not isinstance(model, LLMJEPA):
         return LLMJEPA(model, config or JEPAConfig(), seed=seed)
@@ -51,11 +50,7 @@ class TextRows:
         self.encoder: PairEncoder | None = None
 
     def pairs(self, name: str, rows: Any) -> Sequence[Pair]:
-        """Return the rows as pairs.
-
-        Args:
-            name: What the rows are called in messages.
-            rows: Pairs, or a `datasets.Dataset` or list of rows with columns.
+        """Return pairs, or a `datasets.Dataset` or list of rows with columns, as pairs; `name` is for messages.
 
         Raises:
             ConfigError: If they are neither, or the model has too few tokens or positions for them.

@@ -35,6 +35,7 @@ from .monitors import CollapseAlarm, embedding_monitors
 from .resumable import ResumableTrainer
 from .row_order import OrderedTrainer
 from .sanity_checks import check_combinations, check_rows, check_work
+from .sharding import part
 from .text_rows import TextRows, under_objective
 from .view_embeddings import view_embeddings
 
@@ -60,16 +61,10 @@ class NonFiniteLossError(LLMJEPAError):
 
 @dataclass(frozen=True)
 class StepCounts:
-    """The numbers that one optimizer step is averaged over, in all its micro-batches and processes.
+    """The numbers that one optimizer step is averaged over, in all its micro-batches and processes."""
 
-    Attributes:
-        labels: Labelled tokens.
-        pairs: Pairs that have a JEPA term.
-        micro_batches: Micro-batches of all processes.
-    """
-
-    labels: int
-    pairs: int
+    labels: int  # labelled tokens
+    pairs: int  # those that have a JEPA term
     micro_batches: int
 
 
@@ -99,6 +94,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
 
     Attributes:
         alarm: The collapse alarm. If the run trains a JEPA term, each evaluation during training updates it.
+        terms: The means of the named terms, and the loss of the last step.
     """
 
     def __init__(
@@ -137,9 +133,9 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         self.extra_metrics = extra_metrics
         self.alarm = CollapseAlarm()
         self.step_timer = StepTimer()
-        self._terms = TermMeter()
+        self.terms = TermMeter()
         self._problem: str | None = None  # why the current step must not be taken
-        self._num_skipped = 0  # steps in a row that the scaler of fp16 left out
+        self.num_skipped = 0  # steps in a row that the scaler of fp16 left out
         super().__init__(
             model=model,
             args=args,
@@ -184,11 +180,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         kind([weight], **options).step()
 
     def try_schedule(self) -> None:
-        """Make the learning-rate schedule once, as training will, and compute it for steps from every part of a run.
-
-        Raises:
-            Exception: Whatever transformers raises for a missing or a wrong argument.
-        """
+        """Make the learning-rate schedule once, as training will, and compute it for steps from every part of a run."""
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=self.args.learning_rate)
         num_steps = max(self.args.max_steps, 100)
         schedule = self.create_scheduler(num_steps, optimizer)
@@ -208,15 +200,6 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         pairs = self.monitor_pairs[: self.args.monitor_pairs]
         has_term = self.jepa.config.uses_views and any(pair.use_jepa for pair in pairs)
         return ["ce_loss"] * bool(self.eval_pairs) + ["jepa_loss"] * has_term
-
-    def latest_loss(self) -> float:
-        """Return the loss of the last step on the rows of this process; nan before the first step."""
-        return self._terms.loss
-
-    @property
-    def has_term(self) -> bool:
-        """Whether the last step had a JEPA term."""
-        return self._terms.has_term
 
     # ---- one step ----
 
@@ -259,22 +242,17 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         """
         batch, counts = inputs, num_items_in_batch
         adds_means = self.args.sum_micro_batches
-        whole = None if adds_means else counts  # what the means are taken over, if more than this micro-batch
-        output: JEPAOutput = model(
-            batch,
-            step=self.state.global_step,
-            num_steps=self.state.max_steps,
-            num_labels=None if whole is None else whole.labels,
-            num_pairs=None if whole is None else whole.pairs,
-        )
+        # What the means are taken over, if more than this micro-batch.
+        whole = {} if adds_means or counts is None else {"num_labels": counts.labels, "num_pairs": counts.pairs}
+        output: JEPAOutput = model(batch, step=self.state.global_step, num_steps=self.state.max_steps, **whole)
         if not torch.isfinite(output.loss):
-            self._problem = _non_finite("loss", self.state.global_step, output, batch)
+            self._problem = _non_finite(self.state.global_step, output, batch)
             if self.args.world_size == 1 or not model.training:
                 raise NonFiniteLossError("loss_not_finite", self._problem)
             # The other processes do not know of it, and wait for this one's gradient. A nan loss reaches them.
             output.loss = output.loss * torch.nan
         if model.training:
-            self._terms.add(output, batch, 1 / counts.micro_batches if adds_means and counts else 1.0)
+            self.terms.add(output, batch, 1 / counts.micro_batches if adds_means and counts else 1.0)
         # Data-parallel training averages gradients over processes; the counts above are sums over them. A micro-batch's
         # own means are averaged as they are, as in the published trainer.
         loss = output.loss * (1 if adds_means else self.accelerator.num_processes)
@@ -294,24 +272,19 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of a sharded model
         if not math.isfinite(norm):  # in every process: gradients have been averaged
             problems = [problem for problem in gather(self._problem) if problem]
-            self._num_skipped += 1
+            self.num_skipped += 1
             message = (
                 f"The gradient of step {self.state.global_step + 1} has norm {float(norm)}; the step was not taken. "
                 "Lower learning_rate or jepa_lambda, or train in float32."
             )
             # While the scaler of fp16 searches for its scale, gradients overflow now and then; it skips such a step.
-            if problems or self.accelerator.scaler is None or self._num_skipped > MAX_SKIPPED:
+            if problems or self.accelerator.scaler is None or self.num_skipped > MAX_SKIPPED:
                 code = "loss_not_finite" if problems else "gradient_not_finite"
                 raise told(NonFiniteLossError(code, "\n".join(problems or [message])))
         else:
-            self._num_skipped = 0
-        self._terms.end_step()
+            self.num_skipped = 0
+        self.terms.end_step()
         return norm
-
-    @property
-    def skips_step(self) -> bool:
-        """Whether the scaler of fp16 skips the current step; with fused optimizers accelerate does not notice it."""
-        return self._num_skipped > 0
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
         # For a run that was killed after its last step and is resumed, the stock loop would take one step more.
@@ -325,7 +298,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the named terms to a line of the training log."""
         if "loss" in logs:
-            logs |= self._terms.pop()
+            logs |= self.terms.pop()
         if "train_runtime" in logs and self.time_before_s:
             logs = self._of_whole_run(logs)
         super().log(logs, start_time)
@@ -352,11 +325,10 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
             `eval_ce_loss` in nats per token; `eval_jepa_loss` and `monitor/*` (see `embedding_monitors`) over the
             first `monitor_pairs` pairs, of `monitor_dataset` if there is one; and what `extra_metrics` adds.
         """
-        self._terms.pause()  # time spent here is not training time
-        pairs = self.eval_pairs
+        self.terms.pause()  # time spent here is not training time
         metrics: dict[str, float] = {}
-        if pairs:
-            metrics[f"{metric_key_prefix}_ce_loss"] = self._held_out_ce(pairs)
+        if self.eval_pairs:
+            metrics[f"{metric_key_prefix}_ce_loss"] = self._held_out_ce(self.eval_pairs)
         if self.monitor_pairs:
             metrics |= self._measure_views(self.monitor_pairs[: self.args.monitor_pairs], metric_key_prefix)
         if self.extra_metrics is not None:
@@ -364,7 +336,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         if metrics:
             self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self._terms.resume()
+        self.terms.resume()
         return metrics
 
     def _held_out_ce(self, pairs: Sequence[Pair]) -> float:
@@ -404,9 +376,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         """Replay the log of a resumed run into the alarm."""
         self.alarm = CollapseAlarm()
         for line in self.state.log_history if self.jepa.config.uses_views else []:
-            looks = {key.removeprefix("monitor/"): value for key, value in line.items() if key.startswith("monitor/")}
-            if looks:
-                self.alarm.update(line["step"], looks)
+            self.alarm.update(line["step"], part(line, "monitor/"))
 
 
 def _padding(pad_token_id: int | None, tokenizer: PreTrainedTokenizerBase | None) -> int:
@@ -422,12 +392,8 @@ def _padding(pad_token_id: int | None, tokenizer: PreTrainedTokenizerBase | None
 def _use_one_gpu(args: JEPATrainingArguments) -> None:
     """Keep the Trainer from wrapping the model in nn.DataParallel, which cannot split our batches."""
     if args.n_gpu > 1:
-        logger.warning(
-            "device there are %d GPUs, but one process uses only one; "
-            "`torchrun --nproc-per-node %d -m llm_jepa train ...` uses all",
-            args.n_gpu,
-            args.n_gpu,
-        )
+        text = "device there are %d GPUs, but one process uses only one; `torchrun --nproc-per-node %d ...` uses all"
+        logger.warning(text, args.n_gpu, args.n_gpu)
         args._n_gpu = 1
 
 
@@ -451,14 +417,15 @@ class _Follow(TrainerCallback):
         self.trainer.step_timer.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.step_timer.stop(with_term=self.trainer.has_term)
+        self.trainer.step_timer.stop(with_term=self.trainer.terms.has_term)
         self._log_before_saving(args, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._log_before_saving(args, control)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not self.trainer.skips_step:
+        # The scaler of fp16 skips a step that overflows; with fused optimizers accelerate does not notice it.
+        if not self.trainer.num_skipped:
             self.trainer.jepa.update_target()
 
     @staticmethod
@@ -468,11 +435,11 @@ class _Follow(TrainerCallback):
             control.should_log |= control.should_save or control.should_training_stop
 
 
-def _non_finite(what: str, step: int, output: JEPAOutput, batch: FusedBatch) -> str:
+def _non_finite(step: int, output: JEPAOutput, batch: FusedBatch) -> str:
     rows = ", ".join(batch.sources[:MAX_ROWS_NAMED]) or "of unknown origin"
     more = f" and {len(batch.sources) - MAX_ROWS_NAMED} more" if len(batch.sources) > MAX_ROWS_NAMED else ""
     return (
-        f"The {what} of step {step + 1} is {output.loss.item()} (ce_loss {output.ce_loss.item():.4g}, jepa_loss "
+        f"The loss of step {step + 1} is {output.loss.item()} (ce_loss {output.ce_loss.item():.4g}, jepa_loss "
         f"{output.jepa_loss.item():.4g}); the step was not taken. Rows of the batch: {rows}{more}. Lower learning_rate "
         "or jepa_lambda, or look at these rows with `llm-jepa data inspect`."
     )
