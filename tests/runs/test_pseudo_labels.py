@@ -187,7 +187,8 @@ def test_empty_and_unlikely_answers_are_left_out_and_counted(config, kept, setti
         {"source": name, "asked": name, "answer": words, "likelihood": value, "seconds": 0.1, "flops": 5.0}
         for name, (words, value) in values.items()
     ]
-    found = _select(TeacherConfig(teacher="labelled_only", **config), records, read_run(settings), RunFolder(teacher))
+    run = replace(read_run(settings), teacher=TeacherConfig(teacher="labelled_only", **config))
+    found = _select(records, run, RunFolder(teacher))
     assert sorted(found.labels) == kept and isinstance(found, PseudoLabels)
     assert found.summary["empty_answer"] == 1 and found.summary["unlikely_answer"] == 3 - len(kept)
 

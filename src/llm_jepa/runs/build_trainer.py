@@ -121,7 +121,13 @@ def build_trainer(
             callbacks=[MetricsFile(RunFolder(folder))],
         )
     trainer.add_callback(StepLog(lambda: trainer.terms.loss, progress))
-    _try_libraries(trainer, run)
+    # Let the libraries refuse now what they would refuse in the first step.
+    with naming_settings(run, "optim", "optim_args", "optim_target_modules"):
+        trainer.try_optimizer()
+    with naming_settings(run, "lr_scheduler_type", "lr_scheduler_kwargs"):
+        trainer.try_schedule()
+    with naming_settings(run, "torch_compile", "torch_compile_backend", "torch_compile_mode"):
+        trainer.try_compiler()
     _check_best_metric(trainer, run.evaluation.metric if scored else None)
     trainer.remove_callback(PrinterCallback)  # prints raw dicts to standard output
     trainer.remove_callback(ProgressCallback)
@@ -135,23 +141,11 @@ def _arguments(run: RunConfig, seed: int, folder: Path, data: LoadedData, progre
     with naming_settings(run):
         arguments = run.training_arguments(folder, seed=seed, disable_tqdm=not progress, run_name=name, **looks_at)
     if run.model.attn_implementation == "flex_attention" and arguments.device.type == "cpu":
-        raise ConfigError(
-            "device_not_capable",
-            "attn_implementation=flex_attention has no gradient on a CPU. Set sdpa or eager, or use a GPU.",
-        )
+        text = "attn_implementation=flex_attention has no gradient on a CPU. Set sdpa or eager, or use a GPU."
+        raise ConfigError("device_not_capable", text)
     if arguments.learning_rate == 0:
         raise ConfigError("value_out_of_range", "learning_rate=0 trains nothing. Set it above 0.")
     return arguments
-
-
-def _try_libraries(trainer: JEPATrainer, run: RunConfig) -> None:
-    """Let the libraries refuse now what they would refuse in the first step."""
-    with naming_settings(run, "optim", "optim_args", "optim_target_modules"):
-        trainer.try_optimizer()
-    with naming_settings(run, "lr_scheduler_type", "lr_scheduler_kwargs"):
-        trainer.try_schedule()
-    with naming_settings(run, "torch_compile", "torch_compile_backend", "torch_compile_mode"):
-        trainer.try_compiler()
 
 
 def _check_best_metric(trainer: JEPATrainer, scored: str | None) -> None:
@@ -215,11 +209,7 @@ def notes_on(run: RunConfig) -> list[str]:
 
 
 def _without_looks(run: RunConfig, data: LoadedData) -> Settings:
-    """Return the training settings of a run without validation rows, and add a note on that to its data.
-
-    Raises:
-        ConfigError: If a setting needs validation rows.
-    """
+    """Return the training settings of a run without validation rows, and add a note on that to its data."""
     for key in ("stop_on_collapse", "load_best_model_at_end"):
         if run.training.get(key):
             raise ConfigError(
@@ -271,13 +261,9 @@ def evaluation_settings(run: RunConfig, data: LoadedData) -> EvaluationConfig:
 
 
 def check_answers(run: RunConfig, data: LoadedData) -> list[str]:
-    """Make sure that answers to test rows, and to validation rows during training, can be scored.
+    """Return notes on gold answers, to test rows and validation rows, that cannot be used.
 
-    Returns:
-        Notes on gold answers that cannot be used.
-
-    Raises:
-        DataError: If a scorer can use none of the gold answers.
+    It is a DataError if a scorer can use none of the gold answers.
     """
     settings = evaluation_settings(run, data)
     notes = [note for name, each in data.tests.items() for note in check_golds(data.encoder, each, settings, name)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from llm_jepa.errors import ConfigError
 
 from .folder import RunFolder
@@ -9,15 +11,8 @@ from .settings import Settings
 
 
 def claim_folder(folder: RunFolder, settings: Settings) -> None:
-    """Write `config.yaml` into a new run folder, or make sure that an existing one has the same settings.
-
-    Differences that `allow_changed` names are accepted and written, if the run is not done.
-
-    Raises:
-        ConfigError: If the folder has a run with other settings; the text names the differences.
-    """
-    accepted = check_folder(folder, settings)
-    if accepted or not folder.has_begun:
+    """Write `config.yaml` into a new run folder, or into one that `check_folder` accepts with differences."""
+    if check_folder(folder, settings) or not folder.has_begun:
         folder.write_settings(settings)
 
 
@@ -37,8 +32,8 @@ def check_folder(folder: RunFolder, settings: Settings) -> bool:
         return False
     before = folder.settings()
     # If the run is done, no change is accepted: its settings are those that it was trained with.
-    accepted = set() if folder.is_done else set(settings.get("allow_changed") or ())
-    differing = differences(*(_without({"allow_changed"} | accepted, each) for each in (before, settings)))
+    accepted = () if folder.is_done else settings.get("allow_changed") or ()
+    differing = differences(before, settings, but={"allow_changed", *accepted})
     if differing and folder.has_begun:
         way_on = (
             "It is done, and cannot continue with other settings. Choose another --out, or remove that folder."
@@ -49,20 +44,12 @@ def check_folder(folder: RunFolder, settings: Settings) -> bool:
     return folder.has_begun and not folder.is_done and before != settings
 
 
-def _without(names: set[str], settings: Settings) -> Settings:
-    return {key: value for key, value in settings.items() if key not in names}
-
-
-def differences(old: Settings, new: Settings) -> list[str]:
-    """Return a phrase for each key in which two settings differ, also if only the order of test sets differs."""
-    return [
-        f"{key} was {old.get(key, 'not set')!r} and is {new.get(key, 'not set')!r}"
-        for key in sorted(old.keys() | new.keys())
-        if _comparable(key, old) != _comparable(key, new)
-    ]
-
-
-def _comparable(key: str, settings: Settings) -> object:
-    """Return a value for comparison. The order of test_files counts, because the first one is the main one."""
-    value = settings.get(key, "not set")
-    return list(value.items()) if key == "test_files" and isinstance(value, dict) else value
+def differences(old: Settings, new: Settings, but: Collection[str] = ()) -> list[str]:
+    """Return a phrase for each key in which two settings differ, except for the keys in `but`."""
+    found = []
+    for key in sorted((old.keys() | new.keys()) - set(but)):
+        before, now = old.get(key, "not set"), new.get(key, "not set")
+        is_reordered = key == "test_files" and isinstance(now, dict) and list(before) != list(now)  # the first is main
+        if before != now or is_reordered:
+            found.append(f"{key} was {before!r} and is {now!r}")
+    return found

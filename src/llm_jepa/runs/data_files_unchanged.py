@@ -10,16 +10,14 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
 from llm_jepa.data.digest import data_fingerprint
 from llm_jepa.data.sources import local_files
 from llm_jepa.errors import DataError
+from llm_jepa.processes import gather
 
 logger = logging.getLogger(__name__)
-
-Look = list[tuple[str, int, int]]  # name, size in bytes, time of the last change in ns, of each file
 
 
 class DataWatch(TrainerCallback):
@@ -37,30 +35,26 @@ class DataWatch(TrainerCallback):
 
     def __init__(self, files: Iterable[str | None]) -> None:
         names = [name for name in files if name is not None]
-        self._looks = {name: look(name) for name in names}
+        self._states = {name: _state(name) for name in names}
         self.sha256 = data_fingerprint(names)
 
     def find_changed(self) -> str | None:
         """Return a sentence about the first file that has changed, or None."""
         for name, before in self.sha256.items():
-            seen = look(name)
-            if seen == self._looks[name]:
+            if (state := _state(name)) == self._states[name]:
                 continue
             now = data_fingerprint([name]).get(name)
             if now != before:
+                sizes = [f"{sum(size for _, size, _ in each):,} bytes" for each in (self._states[name], state)]
                 return (
-                    f"{name} changed while the run trained on it: {_size(self._looks[name])}, sha256 {before[:12]} at "
-                    f"the start, {_size(seen) + ', sha256 ' + now[:12] if now else 'gone'} now."
+                    f"{name} changed while the run trained on it: {sizes[0]}, sha256 {before[:12]} at the start, "
+                    f"{sizes[1] + ', sha256 ' + now[:12] if now else 'gone'} now."
                 )
-            self._looks[name] = seen
+            self._states[name] = state
         return None
 
     def check(self) -> None:
-        """Make sure that no file has changed.
-
-        Raises:
-            DataError: If one has; the text says how the run can continue.
-        """
+        """Raise DataError if a file has changed; the text says how the run can continue."""
         if changed := self.find_changed():
             raise DataError(
                 "file_changed",
@@ -69,19 +63,12 @@ class DataWatch(TrainerCallback):
             )
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        changed = torch.tensor(int(self.find_changed() is not None), device=args.device)
-        if args.world_size > 1:  # all processes must stop after the same step
-            torch.distributed.all_reduce(changed, op=torch.distributed.ReduceOp.MAX)
-        if changed:
+        if any(gather(self.find_changed())):  # all processes must stop after the same step
             logger.warning("stop   a data file has changed: the work is saved, and the run stops")
             control.should_save = control.should_training_stop = True
 
 
-def look(name: str) -> Look:
-    """Return name, size and time of change of each file that a name refers to; empty if there is none."""
+def _state(name: str) -> list[tuple[str, int, int]]:
+    """Return path, size and time of change of each file that a name refers to; empty if there is none."""
     found = [(each, each.stat()) for each in local_files(name)]
     return [(str(each), state.st_size, state.st_mtime_ns) for each, state in found]
-
-
-def _size(seen: Look) -> str:
-    return f"{sum(size for _, size, _ in seen):,} bytes"

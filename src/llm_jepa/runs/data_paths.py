@@ -20,13 +20,9 @@ _PATH_KEYS = (*_DATA_KEYS, "databases", "model_name_or_path", "tokenizer_name_or
 def read_config(path: str | Path, changes: Settings) -> Settings:
     """Return the settings of a CONFIG.yaml with `changes` over them.
 
-    A relative path in the file is searched next to the file, then in the current folder. `changes` come from the
-    command line, so their paths are relative to the current folder only. If `arms` is a list of names in them, these
-    arms of the file are used.
-
-    Raises:
-        ConfigError: If the file is missing or is not a YAML mapping.
-        DataError: If a data file is in neither place.
+    A relative path in the file is searched next to the file, then in the current folder; it is a DataError if a data
+    file is in neither. `changes` come from the command line, so their paths are relative to the current folder only. If
+    `arms` is a list of names in them, these arms of the file are used.
     """
     folder = expanded(path).parent
     settings = read_yaml(path)
@@ -68,15 +64,12 @@ def _is_here(name: str) -> bool:
 
 
 def find_file(run: RunFolder, name: str) -> str:
-    """Return where a data file of a finished run is now.
+    """Return where a data file of a finished run is now; DataError if it is not found.
 
     If the run was moved together with its data, the file is in the same place relative to the run. It is accepted only
     if its sha256 is the one that the run recorded.
-
-    Raises:
-        DataError: If it is not found.
     """
-    known = (run.data().get("sha256") or {}).get(name)
+    known = run.data()["sha256"].get(name)
     if known is None or _is_here(name):  # a data set on the hub has no hash
         return name
     base, parts = split_name(name)

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from llm_jepa.training.bf16_products import CPUINFO
+
 PACKAGES = ("llm-jepa", "torch", "transformers", "accelerate", "tokenizers", "datasets", "peft", "safetensors", "numpy")
 
 
@@ -42,21 +44,19 @@ def _version(package: str) -> str | None:
 
 
 def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    lines = CPUINFO.read_text().splitlines() if CPUINFO.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, None) or platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:
     """Return the commit of this source, with "+changes" if files differ from it; None outside git."""
-    here = Path(__file__).parent
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        git = ["git", "-C", str(here)]
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        status = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True, text=True, check=True)
+        commit, status = (
+            subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "."])
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + ("+changes" if status.stdout.strip() else "")
+    return commit + ("+changes" if status else "")

@@ -8,7 +8,6 @@ not change the weights.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from llm_jepa.objective import Pair
@@ -35,14 +34,15 @@ def space_evaluations(
     validation: Sequence[Pair],
     monitored: Sequence[Pair],
 ) -> list[str]:
-    """Set `eval_steps` of a large model if the default evaluations would take too long.
+    """Set `eval_steps` of a large model, in place, if the default evaluations would take too long.
 
-    The evaluations have equal distances, and the last one is after the last step. A run whose training depends on its
-    evaluations (`stop_on_collapse`, `load_best_model_at_end`, a schedule by a metric) is not changed.
+    The evaluations have equal distances, and the last one is after the last step. A run that sets `eval_steps`, or
+    whose training depends on its evaluations (`stop_on_collapse`, `load_best_model_at_end`, a schedule by a metric), is
+    not changed.
 
     Args:
-        arguments: The arguments of the run; changed in place.
-        run: Its settings. A run that sets `eval_steps` is not changed.
+        arguments: The arguments of the run.
+        run: Its settings.
         num_parameters: Number of parameters of the model.
         num_train: Number of training rows.
         validation: Rows whose loss is evaluated; the first `validation_generations` of them are answered.
@@ -57,9 +57,7 @@ def space_evaluations(
     if num_parameters <= SLOW or goes_by_them or not is_default:
         return []
     rows = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    num_steps = arguments.max_steps
-    if num_steps <= 0:
-        num_steps = math.ceil(arguments.num_train_epochs * math.ceil(num_train / rows))
+    num_steps = arguments.num_steps(num_train)
     answered = min(run.evaluation.validation_generations, len(validation))
     cost = EVALUATED * len(validation) + ANSWERED * answered
     cost += MONITORED * min(arguments.monitor_pairs, len(monitored))

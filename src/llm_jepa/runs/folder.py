@@ -58,6 +58,17 @@ def without_budget(arm: str) -> str:
     return arm.partition("@")[0]
 
 
+def add_scores(report: dict[str, Any], metrics: dict[str, Any], test_set: str | None) -> None:
+    """Add the scores of a test set to the content of eval.json.
+
+    Those of the main test set (None) are at the top level, those of others in `tests`.
+    """
+    if test_set is None:
+        report |= metrics
+    else:
+        report.setdefault("tests", {})[test_set] = metrics
+
+
 class _Inside:
     """The path of a file or folder in a folder, by its name."""
 
@@ -103,8 +114,6 @@ class RunFolder:
         arm, _, seed = self.name.rpartition("-s")
         return (arm, int(seed)) if arm and seed.isdecimal() else None
 
-    # ---- its state ----
-
     @property
     def has_settings(self) -> bool:
         """Whether the folder belongs to a run."""
@@ -139,11 +148,11 @@ class RunFolder:
 
     def environment(self) -> dict[str, Any]:
         """Return versions, machine and commit; empty if the run did not write them."""
-        return _read_json(self._environment_file) if self._environment_file.is_file() else {}
+        return _read_if_there(self._environment_file) or {}
 
     def data(self) -> dict[str, Any]:
         """Return what the run read: counts, notes, hashes; empty if it did not write them."""
-        return _read_json(self.data_file) if self.data_file.is_file() else {}
+        return _read_if_there(self.data_file) or {}
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the lines of the training log."""
@@ -155,7 +164,7 @@ class RunFolder:
 
     def evaluation(self) -> dict[str, Any]:
         """Return scores, cost and alarm."""
-        return _read_json(self.evaluation_file)
+        return json.loads(self.evaluation_file.read_text(encoding="utf-8"))
 
     def weights_sha256(self) -> str:
         """Return the sha256 of the weights of the run's model, to find out later whether it was trained again."""
@@ -168,11 +177,11 @@ class RunFolder:
 
     def budget(self) -> dict[str, Any] | None:
         """Return how many steps a run of equal cost has, and why; None for other runs."""
-        return _read_json(self._budget_file) if self._budget_file.is_file() else None
+        return _read_if_there(self._budget_file)
 
     def failure(self) -> dict[str, Any] | None:
         """Return how a run that was given up ended; None for other runs."""
-        return _read_json(self._failed_file) if self.has_failed else None
+        return _read_if_there(self._failed_file) if self.has_failed else None
 
     def log_tail(self, num_lines: int) -> str:
         """Return the last lines of the output of the process of the run."""
@@ -249,15 +258,14 @@ class ExperimentFolder:
 
     def runs(self) -> list[RunFolder]:
         """Return the folders that belong to runs."""
-        found = (RunFolder(path) for path in sorted(self.path.iterdir()) if path.is_dir())
-        return [run for run in found if run.has_settings]
+        return [run for run in map(RunFolder, sorted(self.path.iterdir())) if run.has_settings]
 
     def runs_of(self, arm: str) -> dict[int, RunFolder]:
         """Return the folders of the runs of an arm by seed, in order of seed, including runs that are not done."""
         if not self.path.is_dir():
             return {}
-        named = ((RunFolder(path), RunFolder(path).arm_and_seed) for path in self.path.iterdir())
-        return dict(sorted((name[1], run) for run, name in named if name is not None and name[0] == arm))
+        found = ((run.arm_and_seed, run) for run in map(RunFolder, self.path.iterdir()))
+        return dict(sorted((name[1], run) for name, run in found if name is not None and name[0] == arm))
 
     @property
     def has_settings(self) -> bool:
@@ -271,11 +279,11 @@ class ExperimentFolder:
 
     def results(self) -> dict[str, Any] | None:
         """Return the content of results.json; None if there is none."""
-        return _read_json(self.results_file) if self.results_file.is_file() else None
+        return _read_if_there(self.results_file)
 
     def looks(self) -> list[list[int]]:
         """Return, for each time that results were computed, the seeds."""
-        return json.loads(self._looks_file.read_text(encoding="utf-8")) if self._looks_file.is_file() else []
+        return _read_if_there(self._looks_file) or []
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         write_whole(self.settings_file, dump_yaml(settings, sort_keys=False))
@@ -284,8 +292,8 @@ class ExperimentFolder:
         write_json(self._looks_file, looks)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    return dict(json.loads(file.read_text(encoding="utf-8")))
+def _read_if_there(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def _json_safe(value: Any) -> Any:

@@ -15,7 +15,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,7 @@ POLL_S = 0.05
 
 @contextmanager
 def sole_owner(folder: Path) -> Iterator[int]:
-    """Lock an experiment's folder for the duration of the block.
-
-    Args:
-        folder: The folder; it is made if it is missing.
+    """Lock an experiment's folder, which is made if it is missing, for the duration of the block.
 
     Yields:
         The lock's file descriptor, for processes that should hold it too.
@@ -70,10 +67,8 @@ def sole_trainer(folder: Path) -> Iterator[None]:
             logger.info("wait   another process is training in %s", folder)
             while not _locked(lock):
                 if time.monotonic() > deadline:
-                    raise ConfigError(
-                        "folder_in_use",
-                        f"{folder} is being trained by another process. Wait for it, or choose another --out.",
-                    )
+                    text = f"{folder} is being trained by another process. Wait for it, or choose another --out."
+                    raise ConfigError("folder_in_use", text)
                 time.sleep(POLL_S)
         yield
     finally:
@@ -82,28 +77,38 @@ def sole_trainer(folder: Path) -> Iterator[None]:
 
 def _take(file: Path) -> int:
     """Lock the owner's file, write pid and host of this process into it, and return its descriptor."""
-    deadline = None
+    folder, deadline = file.parent, None
     while True:
-        lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            if _locked(lock):
-                if _is_at(lock, file):  # else its owner has just removed it, and the lock is on a deleted file
-                    _tell_of_stale(file, _read(lock))
-                    _write(lock)
-                    return lock
-            else:
-                owner = _read(lock)
-                if _is_alive(owner):
-                    raise _refused(file.parent, owner)
+        with ExitStack() as opened:
+            lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            opened.callback(os.close, lock)
+            is_locked = _locked(lock)
+            owner = _read(lock)
+            who = f"process {owner.get('pid', 'unknown')} on {owner.get('host', 'unknown')}"
+            if is_locked and _is_at(
+                lock, file
+            ):  # else its owner has just removed it, and the lock is on a deleted file
+                if owner:
+                    text = "note   the last sweep in %s (%s) did not end by itself; this one continues its runs"
+                    logger.info(text, folder, who)
+                now = datetime.now().astimezone().isoformat(timespec="seconds")
+                os.ftruncate(lock, 0)
+                os.pwrite(
+                    lock, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now}).encode(), 0
+                )
+                opened.pop_all()
+                return lock
+            if not is_locked:
+                if _is_alive(owner) or (deadline is not None and time.monotonic() > deadline):
+                    since = f", since {owner['since']}" if "since" in owner else ""
+                    raise ConfigError(
+                        "folder_in_use",
+                        f"{folder} belongs to a sweep that is running: {who}{since}. Wait for it, stop it, or choose "
+                        "another --out.",
+                    )
                 if deadline is None:
                     deadline = time.monotonic() + PATIENCE_S
-                    logger.info("wait   the sweep in %s was killed (%s); its runs are stopping", *_names(file, owner))
-                elif time.monotonic() > deadline:
-                    raise _refused(file.parent, owner)
-        except BaseException:
-            os.close(lock)
-            raise
-        os.close(lock)
+                    logger.info("wait   the sweep in %s was killed (%s); its runs are stopping", folder, who)
         time.sleep(POLL_S)
 
 
@@ -130,17 +135,9 @@ def _is_at(lock: int, file: Path) -> bool:
 def _read(lock: int) -> dict[str, Any]:
     """Return who wrote the file; empty if it has just been created, or is not complete."""
     try:
-        owner = json.loads(os.pread(lock, 4096, 0))
-    except ValueError:
+        return dict(json.loads(os.pread(lock, 4096, 0)))
+    except (ValueError, TypeError):
         return {}
-    return owner if isinstance(owner, dict) else {}
-
-
-def _write(lock: int) -> None:
-    now = datetime.now().astimezone().isoformat(timespec="seconds")
-    owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, json.dumps(owner).encode(), 0)
 
 
 def _is_alive(owner: dict[str, Any]) -> bool:
@@ -155,24 +152,3 @@ def _is_alive(owner: dict[str, Any]) -> bool:
     except OSError:  # another user's process, or a system without /proc
         return True
     return state != "Z"  # a zombie: it has ended, but its parent has not waited for it
-
-
-def _names(file: Path, owner: dict[str, Any]) -> tuple[Path, str]:
-    return file.parent, f"process {owner.get('pid', 'unknown')} on {owner.get('host', 'unknown')}"
-
-
-def _refused(folder: Path, owner: dict[str, Any]) -> ConfigError:
-    who = _names(folder / OWNER_FILE, owner)[1]
-    since = f", since {owner['since']}" if "since" in owner else ""
-    return ConfigError(
-        "folder_in_use",
-        f"{folder} belongs to a sweep that is running: {who}{since}. Wait for it, stop it, or choose another --out.",
-    )
-
-
-def _tell_of_stale(file: Path, owner: dict[str, Any]) -> None:
-    if owner:
-        logger.info(
-            "note   the last sweep in %s (%s) did not end by itself; this one continues its runs",
-            *_names(file, owner),
-        )

@@ -30,28 +30,20 @@ class PluginConfig:
         return [name for name in self.plugins if name.endswith(".py")]
 
     def load(self) -> None:
-        """Import each plugin that this process has not imported yet.
-
-        Raises:
-            ConfigError: If one is missing, or fails.
-        """
+        """Import each plugin that this process has not imported yet; ConfigError if one is missing, or fails."""
         for name in self.plugins:
-            if name in self.files and not expanded(name).is_file():
-                raise ConfigError(
-                    "file_missing", f"plugins: {expanded(name)} does not exist.{nearest_file(expanded(name))}"
-                )
+            path = expanded(name)
+            if name in self.files and not path.is_file():
+                raise ConfigError("file_missing", f"plugins: {path} does not exist.{nearest_file(path)}")
             try:
-                _import_file(expanded(name)) if name in self.files else importlib.import_module(name)
+                _import_file(path) if name in self.files else importlib.import_module(name)
             except LLMJEPAError as error:
                 raise ConfigError(error.code, f"plugins: {name}: {error}") from error
             except Exception as error:  # the user's code may raise anything; the text shows it
                 text = f"plugins: {name} cannot be imported: {type(error).__name__}: {first_line(error)}"
-                hint = ". Expected a Python file, or a module that is installed." if _is_absent(name, error) else ""
-                raise ConfigError("plugin_not_importable", f"{text}{hint}") from error
-
-
-def _is_absent(name: str, error: Exception) -> bool:
-    return isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]
+                if isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]:
+                    text += ". Expected a Python file, or a module that is installed."
+                raise ConfigError("plugin_not_importable", text) from error
 
 
 def _import_file(path: Path) -> None:

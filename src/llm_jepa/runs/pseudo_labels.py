@@ -30,17 +30,14 @@ from llm_jepa.processes import on_main
 from .folder import RunFolder
 from .settings import RunConfig
 from .step_flops import counting_flops
-from .teacher import TeacherConfig, teacher_cost, teacher_run
+from .teacher import teacher_cost, teacher_run
 from .trained_run import TrainedRun, load_run
 
 logger = logging.getLogger(__name__)
 
 TEACHER_COST = (
-    "answering_time_s",
-    "answering_flops",
-    "training_time_s",
-    "training_steps_time_s",
-    "training_flops",
+    *("answering_time_s", "answering_flops"),
+    *("training_time_s", "training_steps_time_s", "training_flops"),
 )
 FLOP_ROWS = 32  # number of rows, evenly spaced, whose answers' FLOPs are counted; the sum is scaled to all rows
 EMPTY, UNLIKELY = "empty_answer", "unlikely_answer"
@@ -82,21 +79,12 @@ class PseudoLabels:
 def pseudo_labels(run: RunConfig, seed: int, folder: RunFolder, *, progress: bool = False) -> PseudoLabels | None:
     """Return the labels of a run's view rows: its teacher's answers in its folder, or else new ones.
 
-    Answers to other rows, or of a teacher with other weights, are not used.
-
-    Args:
-        run: The settings.
-        seed: The seed of the run and of its teacher.
-        folder: The run's folder; the teacher's is next to it.
-        progress: Show a progress bar.
-
-    Raises:
-        ConfigError: If the teacher's run is not finished.
+    Answers to other rows, or of a teacher with other weights, are not used. The teacher's run has the same seed and is
+    next to the run's folder; it is a ConfigError if it is not finished.
     """
-    config: TeacherConfig = run.teacher
-    if config.teacher is None:
+    if run.teacher.teacher is None:
         return None
-    teacher = teacher_run(config.teacher, seed, folder)
+    teacher = teacher_run(run.teacher.teacher, seed, folder)
     rows, sha256 = read_views(run.data).examples, on_main(teacher.weights_sha256)
     if not on_main(_are_there, folder, rows, sha256):
         start = time.perf_counter()
@@ -105,7 +93,7 @@ def pseudo_labels(run: RunConfig, seed: int, folder: RunFolder, *, progress: boo
         seconds = time.perf_counter() - start
         shared = {"seconds": seconds / len(records), "flops": _count_flops(taught, rows), "teacher_sha256": sha256}
         on_main(folder.write_pseudo_labels, [{**each, **shared} for each in records])
-    return _select(config, folder.pseudo_labels(), run, teacher)
+    return _select(folder.pseudo_labels(), run, teacher)
 
 
 def _are_there(folder: RunFolder, examples: Sequence[Example], teacher_sha256: str) -> bool:
@@ -148,30 +136,27 @@ def _count_flops(teacher: TrainedRun, examples: Sequence[Example]) -> float:
     return float(counter.get_total_flops() / len(some))
 
 
-def _select(config: TeacherConfig, records: list[dict[str, Any]], run: RunConfig, teacher: RunFolder) -> PseudoLabels:
+def _select(records: list[dict[str, Any]], run: RunConfig, teacher: RunFolder) -> PseudoLabels:
+    config = run.teacher
     answered = [each for each in records if each["answer"].strip()]
     by_likelihood = sorted(answered, key=lambda each: -each["likelihood"])  # stable: ties stay in the file's order
     kept = by_likelihood[: math.ceil(config.pseudo_label_share * len(answered))]
-    labels = {
-        each["source"]: each["answer"] for each in kept if each["likelihood"] >= config.pseudo_label_min_likelihood
-    }
+    least = config.pseudo_label_min_likelihood
+    labels = {each["source"]: each["answer"] for each in kept if each["likelihood"] >= least}
     if not labels:
         raise ConfigError(
             "no_rows_left",
             f"None of the {len(records):,} answers of {teacher} is kept: {len(records) - len(answered):,} are "
             "empty. Train the teacher longer, or lower pseudo_label_min_likelihood.",
         )
-    dropped = {
-        each["source"]: UNLIKELY if each["answer"].strip() else EMPTY
-        for each in records
-        if each["source"] not in labels
-    }
+    reasons = {each["source"]: UNLIKELY if each["answer"].strip() else EMPTY for each in records}
+    dropped = {source: reason for source, reason in reasons.items() if source not in labels}
     summary = {
         "teacher": config.teacher,
         "asked": len(records),
         "kept": len(labels),
         **Counter({EMPTY: 0, UNLIKELY: 0} | Counter(dropped.values())),
-        "accuracy": _accuracy(config, labels, records, run),
+        "accuracy": _accuracy(labels, records, run),
         "answering_time_s": sum(each["seconds"] for each in records),
         "answering_flops": sum(each["flops"] for each in records),
         **teacher_cost(teacher),
@@ -179,16 +164,12 @@ def _select(config: TeacherConfig, records: list[dict[str, Any]], run: RunConfig
     return PseudoLabels(labels, dropped, Context(**teacher.data()["context"]), summary)
 
 
-def _accuracy(
-    config: TeacherConfig, labels: Mapping[str, str], records: Sequence[Mapping[str, Any]], run: RunConfig
-) -> dict[str, Any] | None:
+def _accuracy(labels: Mapping[str, str], records: list[dict[str, Any]], run: RunConfig) -> dict[str, Any] | None:
     """Return how many kept answers have a gold label, and which share of these equals it."""
-    if config.pseudo_label_gold_file is None:
+    file = run.teacher.pseudo_label_gold_file
+    if file is None:
         return None
-    gold = {each.text: each.code for each in read_examples(config.pseudo_label_gold_file, run.data).examples}
-    judged = [
-        labels[each["source"]] == gold[each["asked"]]
-        for each in records
-        if each["source"] in labels and each["asked"] in gold
-    ]
+    gold = {each.text: each.code for each in read_examples(file, run.data).examples}
+    kept = {each["source"]: each["asked"] for each in records if each["source"] in labels}
+    judged = [labels[source] == gold[asked] for source, asked in kept.items() if asked in gold]
     return {"exact_match": sum(judged) / len(judged) if judged else None, "num_rows": len(judged)}

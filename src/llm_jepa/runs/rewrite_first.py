@@ -19,8 +19,7 @@ from llm_jepa.errors import ConfigError
 from llm_jepa.evaluation.evaluate import answer, evaluate
 from llm_jepa.processes import on_main
 
-from .folder import RunFolder
-from .scores import add_scores
+from .folder import RunFolder, add_scores
 from .settings import RunConfig
 from .teacher import teacher_cost, teacher_run
 from .trained_run import load_run
@@ -35,11 +34,7 @@ NOTE = (
 
 
 def check_can_rewrite(context: Context) -> None:
-    """Make sure that the rows have a bridge that asks for the other phrasing.
-
-    Raises:
-        ConfigError: If the training rows are chats, because a chat template asks only for answers.
-    """
+    """Raise ConfigError if the training rows are chats, because a chat template asks only for answers."""
     if context.is_chat:
         raise ConfigError(
             "setting_not_supported",
@@ -79,7 +74,9 @@ def answer_rewritten(run: RunConfig, seed: int, folder: RunFolder, *, progress: 
         metrics, records = evaluate(teacher.jepa, teacher.encoder, rows, settings, progress=progress)
         for record, example, words in zip(records, test.examples, rewritten, strict=True):
             record |= {"text": example.text, "rewritten": words}
-        add_scores(report, folder, metrics, records, None if place == 0 else name)
+        test_set = None if place == 0 else name
+        add_scores(report, metrics, test_set)
+        on_main(folder.write_predictions, records, test_set)
     report["evaluation_time_s"] = report["total_time_s"] = time.perf_counter() - started_s
     report["cost"] = {"training_flops": 0.0, "teacher": teacher_cost(source)}
     data = source.data()

@@ -13,7 +13,7 @@ from typing import Any
 from llm_jepa.data.context import Context
 from llm_jepa.data.generated_files import with_files
 from llm_jepa.data.prepare import LoadedData
-from llm_jepa.evaluation.evaluate import EvaluationConfig, evaluate, score_retrieval
+from llm_jepa.evaluation.evaluate import evaluate, score_retrieval
 from llm_jepa.evaluation.kept_embeddings import StoredEmbeddings
 from llm_jepa.processes import is_main, join, on_main
 from llm_jepa.progress import recorded
@@ -29,11 +29,10 @@ from .claim import check_folder, claim_folder
 from .cost import step_flops, steps_time
 from .data_files_unchanged import DataWatch
 from .environment import describe_environment
-from .folder import RunFolder
+from .folder import RunFolder, add_scores
 from .locks import sole_trainer
 from .pseudo_labels import TEACHER_COST, pseudo_labels
 from .rewrite_first import answer_rewritten
-from .scores import add_scores
 from .settings import RunConfig, Settings
 from .step_flops import count_step_flops
 from .trained_run import context_of
@@ -92,14 +91,18 @@ def _train_claimed(run: RunConfig, seed: int, folder: RunFolder, *, progress: bo
     watch = DataWatch([*files, run.evaluation.databases, *run.plugins.files])
     labels = pseudo_labels(run, seed, folder, progress=progress)
     trainer, data = build_trainer(run, seed, folder.path, progress=progress, labels=labels)
-    settings = evaluation_settings(run, data)
     data.notes += check_answers(run, data)
     context = _context(data)
     if labels is not None:
         data.summary["pseudo_labels"] = labels.summary
-    seen: dict[str, Any] = {"summary": data.summary, "notes": data.notes, "sha256": watch.sha256}
-    seen |= {"max_new_tokens": settings.max_new_tokens, "tokenizer_sha256": digest_tokenizer(data.tokenizer)}
-    seen["context"] = context.to_dict()
+    seen = {
+        "summary": data.summary,
+        "notes": data.notes,
+        "sha256": watch.sha256,
+        "max_new_tokens": evaluation_settings(run, data).max_new_tokens,
+        "tokenizer_sha256": digest_tokenizer(data.tokenizer),
+        "context": context.to_dict(),
+    }
     on_main(folder.write_data, seen)
     stop = StopRequest()
     trainer.add_callback(stop)
@@ -108,44 +111,38 @@ def _train_claimed(run: RunConfig, seed: int, folder: RunFolder, *, progress: bo
     with stop.listening():  # at a signal, training saves a checkpoint after its step, and this function ends
         trainer.train(resume_from_checkpoint=on_main(find_newest, folder.path))
     watch.check()
-    _finish(trainer, data, run, seed, folder, settings, progress=progress)
+    _finish(trainer, data, run, folder, progress=progress)
 
 
-def _finish(
-    trainer: JEPATrainer,
-    data: LoadedData,
-    run: RunConfig,
-    seed: int,
-    folder: RunFolder,
-    settings: EvaluationConfig,
-    *,
-    progress: bool,
-) -> None:
+def _finish(trainer: JEPATrainer, data: LoadedData, run: RunConfig, folder: RunFolder, *, progress: bool) -> None:
     """Evaluate a trained run, save its model, and mark it as done."""
     training_time_s, started_s = trainer.training_time_s, time.perf_counter()
+    settings = evaluation_settings(run, data)
     trainer.jepa.eval()
-    report: dict[str, Any] = {"seed": seed, "num_steps": trainer.state.global_step, "training_time_s": training_time_s}
+    report: dict[str, Any] = {"seed": trainer.args.seed, "num_steps": trainer.state.global_step}
+    report["training_time_s"] = training_time_s
     report |= _validation_scores(trainer)
     for place, (name, rows) in enumerate(data.tests.items()):
+        test_set = None if place == 0 else name
         metrics, records = evaluate(trainer.jepa, data.encoder, rows, settings, progress=progress)
-        add_scores(report, folder, metrics, records, None if place == 0 else name)
+        add_scores(report, metrics, test_set)
+        on_main(folder.write_predictions, records, test_set)
     if len(data.views_validation):
         report["views_retrieval"] = score_retrieval(trainer.jepa, data.views_validation, data.encoder.pad_id)
     _keep_embeddings(trainer, data, run, folder)
-    report["cost"] = trainer.step_timer.summary() | {"flops_per_step": count_step_flops(trainer)}
+    cost: dict[str, Any] = {**trainer.step_timer.summary(), "flops_per_step": count_step_flops(trainer)}
+    report["cost"] = cost
     if run.jepa.has_term and run.jepa.jepa_loss_dropout:
-        report["cost"]["flops_per_dropped_step"] = count_step_flops(trainer, dropped=True)
-    report["cost"]["batches_per_step"] = trainer.batches_per_step
-    step = step_flops(run, report["cost"])
-    report["cost"]["training_flops"] = report["num_steps"] * step if step is not None else 0.0
-    report["cost"]["training_steps_time_s"] = steps_time(run, report)
+        cost["flops_per_dropped_step"] = count_step_flops(trainer, dropped=True)
+    cost["batches_per_step"] = trainer.batches_per_step
+    cost["training_flops"] = report["num_steps"] * (step_flops(run, cost) or 0.0)
+    cost["training_steps_time_s"] = steps_time(run, report)
     if labels := data.summary.get("pseudo_labels"):
-        report["cost"]["teacher"] = {key: labels[key] for key in TEACHER_COST}
+        cost["teacher"] = {key: labels[key] for key in TEACHER_COST}
     report["alarm"] = trainer.alarm.summary() if run.jepa.uses_views and trainer.alarm.could_alarm else None
     report["num_parameters"] = num_parameters(trainer.jepa.model)
     report["num_trained_parameters"] = num_parameters(trainer.jepa, trained=True)  # [PRED] among them
-    size = trainer.args.max_shard_size
-    save_jepa(trainer.jepa, folder.model, data.tokenizer, max_shard_size=size)
+    save_jepa(trainer.jepa, folder.model, data.tokenizer, max_shard_size=trainer.args.max_shard_size)
     report["evaluation_time_s"] = time.perf_counter() - started_s
     report["total_time_s"] = trainer.preparation_time_s + training_time_s + report["evaluation_time_s"]
     on_main(folder.write_evaluation, report)
@@ -155,11 +152,10 @@ def _finish(
 def _context(data: LoadedData) -> Context:
     """Return what all training rows have around a question, and note validation and test rows that differ."""
     context = context_of(data.train.examples, data.encoder)
-    for name, rows in (
-        ("validation rows", data.validation),
-        *((f"{name} rows", each) for name, each in data.tests.items()),
-    ):
-        for difference in context.differences(context_of(rows.examples, data.encoder), name) if len(rows) else ():
+    for name, rows in (("validation", data.validation), *data.tests.items()):
+        if not len(rows):
+            continue
+        for difference in context.differences(context_of(rows.examples, data.encoder), f"{name} rows"):
             data.notes.append(difference)
             logger.warning(difference)
     return context
@@ -180,12 +176,9 @@ def _validation_scores(trainer: JEPATrainer) -> dict[str, Any]:
 
 def _keep_embeddings(trainer: JEPATrainer, data: LoadedData, run: RunConfig, folder: RunFolder) -> None:
     """Keep the embeddings of some held-out pairs of the kind that the JEPA term trains on: test rows or view pairs."""
-    of_views = bool(len(data.views_validation)) and not run.data.task_views
-    rows, split, file = (
-        (data.views_validation, "held-out view", run.data.views_file)
-        if of_views
-        else (data.test, "test", run.data.test_file)
-    )
+    rows, split, file = data.test, "test", run.data.test_file
+    if len(data.views_validation) and not run.data.task_views:
+        rows, split, file = data.views_validation, "held-out view", run.data.views_file
     kept = StoredEmbeddings.of(trainer.jepa, data.encoder, rows, split, file) if file is not None else None
     if kept is not None:
         on_main(kept.write, folder.embeddings_file)

@@ -88,11 +88,7 @@ LORA_RATE = 2e-4
 
 @dataclass
 class RecipeConfig:
-    """Which set of defaults a run starts from.
-
-    Raises:
-        ConfigError: If no recipe has the name.
-    """
+    """Which set of defaults a run starts from."""
 
     recipe: str = setting(
         "fixed",
@@ -108,12 +104,7 @@ class RecipeConfig:
 
 @dataclass
 class RunConfig:
-    """The checked settings of one run.
-
-    Attributes:
-        settings: The flat settings as given, and those of the recipe, without other defaults. They are written into
-            `config.yaml` of the run.
-    """
+    """The checked settings of one run."""
 
     recipe: RecipeConfig
     data: DataConfig
@@ -124,7 +115,7 @@ class RunConfig:
     teacher: TeacherConfig
     plugins: PluginConfig
     training: Settings
-    settings: Settings
+    settings: Settings  # flat, as given, and those of the recipe, without other defaults: what `config.yaml` has
 
     def training_arguments(self, output_dir: str | Path, **changes: Any) -> JEPATrainingArguments:
         """Return transformers' arguments for a run in `output_dir`."""
@@ -132,25 +123,15 @@ class RunConfig:
         return JEPATrainingArguments(**self.training | paths | {"output_dir": str(output_dir)} | changes)
 
 
-PARTS: dict[str, type] = {
-    "recipe": RecipeConfig,
-    "data": DataConfig,
-    "model": ModelConfig,
-    "adapter": AdapterConfig,
-    "jepa": JEPAConfig,
-    "evaluation": EvaluationConfig,
-    "teacher": TeacherConfig,
-    "plugins": PluginConfig,
+PARTS: dict[str, Any] = {
+    **{name: kind for name, kind in typing.get_type_hints(RunConfig).items() if dataclasses.is_dataclass(kind)},
     "training": JEPATrainingArguments,
 }
+"""The dataclass of each part of a run's settings."""
 
 
 def read_yaml(path: str | Path) -> Settings:
-    """Return the mapping of a YAML file.
-
-    Raises:
-        ConfigError: If the file is missing or is not a YAML mapping; the text names file and line.
-    """
+    """Return the mapping of a YAML file; ConfigError, with file and line, if it is missing or is not a mapping."""
     path = expanded(path)
     if not path.is_file():
         code = "not_a_file" if path.is_dir() else "file_missing"
@@ -174,11 +155,7 @@ def read_yaml(path: str | Path) -> Settings:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Return key and value of a `--set key=value`; the value is read as YAML.
-
-    Raises:
-        ConfigError: If there is no `=`, or the value is not YAML.
-    """
+    """Return key and value of a `--set key=value`; the value is read as YAML."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError("value_malformed", f"--set {text!r}: expected key=value, such as --set max_steps=100.")
@@ -204,22 +181,15 @@ def field_types() -> dict[str, Any]:
 def with_recipe(settings: Settings, arm: str | None = None) -> Settings:
     """Add the defaults that depend on other settings: the recipe's, a shuffled control's, a pretrained model's.
 
-    Args:
-        settings: Flat settings, perhaps with `recipe`.
-        arm: The arm of the run. Without it, the run uses the JEPA trainer, whatever its `jepa_lambda`.
-
-    Returns:
-        These defaults, and the given settings, which win.
-
-    Raises:
-        ConfigError: If no recipe has the name.
+    The given settings win. Without an arm, the run uses the JEPA trainer, whatever its `jepa_lambda`.
     """
-    chosen = build(RecipeConfig, {key: settings[key] for key in _field_names(RecipeConfig) if key in settings})
-    rule = {"shuffle_rule": SHUFFLE_RULE} if settings.get("shuffle_views") else {}
-    rate = {}
+    recipe = build(RecipeConfig, _own(RecipeConfig, settings)).recipe
+    defaults = RECIPES[recipe] | OTHER_TRAINER.get(recipe, {}).get(arm or "", {})
+    if settings.get("shuffle_views"):
+        defaults["shuffle_rule"] = SHUFFLE_RULE
     if settings.get("model_name_or_path"):
-        rate = {"learning_rate": LORA_RATE if settings.get("lora_r") else PRETRAINED_RATE}
-    return RECIPES[chosen.recipe] | OTHER_TRAINER.get(chosen.recipe, {}).get(arm or "", {}) | rule | rate | settings
+        defaults["learning_rate"] = LORA_RATE if settings.get("lora_r") else PRETRAINED_RATE
+    return defaults | settings
 
 
 def read_run(settings: Settings, *, trains: bool = True) -> RunConfig:
@@ -234,12 +204,15 @@ def read_run(settings: Settings, *, trains: bool = True) -> RunConfig:
     """
     check_keys(settings)
     settings = with_recipe(settings)
-    _find_distance(settings, trains=trains)
-    parts: dict[str, Any] = {}
-    for name, part in PARTS.items():
-        mine = {key: settings[key] for key in _field_names(part) if key in settings}
-        parts[name] = coerced(part, mine) if part is JEPATrainingArguments else build(part, mine)
-    run = RunConfig(**parts, settings=settings)
+    plugins = build(PluginConfig, _own(PluginConfig, settings))
+    if trains:
+        plugins.load()  # they may register a distance
+    elif plugins.plugins:  # if nothing trains, none of their code is run, and any name is accepted
+        declare_distance(settings.get("jepa_distance", JEPAConfig.jepa_distance))
+    parts: dict[str, Any] = {name: _own(part, settings) for name, part in PARTS.items()}
+    training = coerced(JEPATrainingArguments, parts.pop("training"))
+    built = {name: build(PARTS[name], own) for name, own in parts.items()}
+    run = RunConfig(**built, training=training, settings=settings)
     if run.data.shuffle_views and run.jepa.uses_tube:
         raise ConfigError(
             "setting_without_effect",
@@ -248,19 +221,11 @@ def read_run(settings: Settings, *, trains: bool = True) -> RunConfig:
         )
     check_adapter(run.model, run.adapter)
     if trains:
-        _check_training(run)
+        with naming_settings(run):  # transformers checks its own settings
+            run.training_arguments("unused")
     _check_teacher(run)
     _check_precision(run)
     return run
-
-
-def _find_distance(settings: Settings, *, trains: bool) -> None:
-    """Import the plugins, which may register a distance; if nothing trains, run no such code, and accept any name."""
-    plugins = build(PluginConfig, {key: settings[key] for key in ("plugins",) if key in settings})
-    if trains:
-        plugins.load()
-    elif plugins.plugins:
-        declare_distance(settings.get("jepa_distance", JEPAConfig.jepa_distance))
 
 
 def _check_teacher(run: RunConfig) -> None:
@@ -291,22 +256,11 @@ def _check_precision(run: RunConfig) -> None:
         )
 
 
-def _check_training(run: RunConfig) -> None:
-    """Let transformers check its own settings."""
-    with naming_settings(run):
-        run.training_arguments("unused")
-
-
 @contextmanager
 def naming_settings(run: RunConfig, *suspects: str) -> Iterator[None]:
     """Turn an error that a library raises because of a training setting into a ConfigError that names the setting.
 
-    Args:
-        run: The settings.
-        suspects: The settings to name if the error's text names neither a key nor a value.
-
-    Raises:
-        ConfigError: Instead of the library's error.
+    If the error's text names neither a key nor a value, the `suspects` that are set are named.
     """
     try:
         yield
@@ -348,6 +302,11 @@ def _field_names(part: type) -> list[str]:
     return [name for name in names if part is not JEPATrainingArguments or name not in MANAGED | SECRET]
 
 
+def _own(part: type, settings: Settings) -> Settings:
+    """Return those settings that are fields of a part."""
+    return {key: settings[key] for key in _field_names(part) if key in settings}
+
+
 def build(part: type, settings: Settings) -> Any:
     """Build a dataclass of settings; what it raises is a ConfigError."""
     try:
@@ -369,8 +328,6 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
     allowed = plain_types(hint)
     if value is None and type(None) in allowed:
         return None
-    if value is False and key.endswith("_strategy"):
-        return "no"  # how YAML 1.1 reads the word, and what files of earlier versions have
     if isinstance(value, str) and str not in allowed and {int, float} & allowed:
         value = _number(value)
     if isinstance(value, float) and value.is_integer() and float not in allowed and int in allowed:
@@ -383,7 +340,7 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
         names = " or ".join(sorted(each.__name__ for each in simple))
         raise ConfigError(
             "wrong_type",
-            f"{key}={value!r} is of type {_type_name(value)}; expected {names}.{_how_to_write(key, value, simple)}",
+            f"{key}={value!r} is of type {type(value).__name__}; expected {names}.{_how_to_write(key, value, simple)}",
         )
     if isinstance(value, str) and key.endswith(("_file", "_path")) and any(char < " " for char in value):
         raise ConfigError(
@@ -404,10 +361,6 @@ def _how_to_write(key: str, value: Any, allowed: set[type]) -> str:
         shown = str(value).lower() if isinstance(value, bool) else value
         return f" If it is text, write it in quotes, such as {key}: '{shown}'."
     return ""
-
-
-def _type_name(value: Any) -> str:
-    return "str" if isinstance(value, str) else type(value).__name__
 
 
 def _check_nested(key: str, value: Any, *, in_mapping: bool = False) -> None:
@@ -447,19 +400,14 @@ def plain_types(hint: Any) -> set[type]:
 
 
 def describe_setting(key: str, rows: Sequence[tuple[str, str, str]]) -> tuple[str, str, str]:
-    """Return (name, default, help) of one key: one of `rows`, or any other field of TrainingArguments.
-
-    Raises:
-        ConfigError: If there is no such key; the text has the nearest.
-    """
+    """Return (name, default, help) of one key: one of `rows`, or any other field of TrainingArguments."""
     own = next((row for row in rows if row[0] == key), None)
     if own is not None:
         return own
     check_keys({key: None}, extra={name for name, _, _ in rows})
     field = JEPATrainingArguments.__dataclass_fields__[key]
-    default = field.default_factory() if callable(field.default_factory) else field.default
     text = " ".join(str(field.metadata.get("help", "")).split())
-    return key, str(default), f"{text} (A field of transformers.TrainingArguments.)".strip()
+    return key, _default_of(field), f"{text} (A field of transformers.TrainingArguments.)".strip()
 
 
 def describe_fields(parts: Sequence[type]) -> list[tuple[str, str, str]]:
@@ -472,6 +420,9 @@ def describe_fields(parts: Sequence[type]) -> list[tuple[str, str, str]]:
         for each in dataclasses.fields(part):
             if each.name in MANAGED or (part is JEPATrainingArguments and each.name not in part.__annotations__):
                 continue
-            default = each.default_factory() if callable(each.default_factory) else each.default
-            rows.append((each.name, str(default), each.metadata["help"]))
+            rows.append((each.name, _default_of(each), each.metadata["help"]))
     return rows
+
+
+def _default_of(field: dataclasses.Field) -> str:
+    return str(field.default_factory() if callable(field.default_factory) else field.default)

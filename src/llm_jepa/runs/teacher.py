@@ -16,11 +16,7 @@ from .folder import ExperimentFolder, RunFolder
 
 @dataclass
 class TeacherConfig:
-    """Which arm is the teacher, and which of its answers become labels.
-
-    Raises:
-        ConfigError: If a number is out of its range, or a setting needs a teacher and there is none.
-    """
+    """Which arm is the teacher, and which of its answers become labels."""
 
     teacher: str | None = setting(
         None,
@@ -56,17 +52,11 @@ class TeacherConfig:
 
 
 def teacher_run(teacher: str, seed: int, folder: RunFolder) -> RunFolder:
-    """Return the folder of a teacher's run, which is next to the folder of the run that it teaches.
-
-    Raises:
-        ConfigError: If it is not finished.
-    """
+    """Return the folder of a teacher's run, next to that of the run that it teaches; ConfigError if it is not done."""
     run = ExperimentFolder(folder.path.parent).run(teacher, seed)
     if not run.is_done:
-        raise ConfigError(
-            "run_not_finished",
-            f"teacher={teacher}: {run} is not a finished run. Train it first, or use `compare`, which does so.",
-        )
+        text = f"teacher={teacher}: {run} is not a finished run. Train it first, or use `compare`, which does so."
+        raise ConfigError("run_not_finished", text)
     return run
 
 

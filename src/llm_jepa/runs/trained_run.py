@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.context import Context
@@ -44,31 +43,17 @@ Part = TypeVar("Part", DataConfig, EvaluationConfig)
 
 @dataclass
 class TrainedRun:
-    """A finished run.
+    """A finished run."""
 
-    Attributes:
-        jepa: Its model, in evaluation mode.
-        encoder: Its encoder.
-        data: Its data settings.
-        evaluation: Its evaluation settings, with max_new_tokens set.
-        folder: Its folder.
-        context: What all of its training rows have around the text that is asked.
-    """
-
-    jepa: LLMJEPA
+    jepa: LLMJEPA  # in evaluation mode
     encoder: PairEncoder
     data: DataConfig
-    evaluation: EvaluationConfig
+    evaluation: EvaluationConfig  # with max_new_tokens set
     folder: RunFolder
-    context: Context
+    context: Context  # what all of its training rows have around the text that is asked
 
     def test_file(self) -> str:
-        """Return where the file of its test rows is now.
-
-        Raises:
-            ConfigError: If it has none.
-            DataError: If the file is not found.
-        """
+        """Return where the file of its test rows is now; an error if it has none, or the file is not found."""
         name = with_files(self.data, self.folder.generated).test_file
         if name is None:
             raise ConfigError("setting_missing", f"{self.folder} has no test_file. Name a file with --data.")
@@ -109,12 +94,11 @@ class TrainedRun:
 
         A text gets the same context as in the training rows: their system message and first turns.
         """
-        rows = [
-            self.context.labelled(text, FILLER) if side == "text" else self.context.labelled(FILLER, text)
-            for _, text in texts
-        ]
-        named = [replace(row, source=source) for row, (source, _) in zip(rows, texts, strict=True)]
-        return encode_examples(named, self.encoder, self.data)
+        rows = []
+        for source, text in texts:
+            sides = (text, FILLER) if side == "text" else (FILLER, text)
+            rows.append(replace(self.context.labelled(*sides), source=source))
+        return encode_examples(rows, self.encoder, self.data)
 
     def embed(self, rows: EncodedPairs, side: str, **options: Any) -> Tensor:
         """Return the embeddings of one side of some rows, (N, C); `options` are those of `embed_side`."""
@@ -123,12 +107,8 @@ class TrainedRun:
     def generate(self, text: str, *, system: str | None = None) -> str:
         """Return the greedy answer to one text, with the same context as in the training rows.
 
-        Args:
-            text: The question.
-            system: A system message instead of that of the training rows; "" for none.
-
-        Raises:
-            ConfigError: If a system message is given, but the run was trained without one.
+        `system` is a system message instead of that of the training rows; "" for none. It is a ConfigError if the run
+        was trained without one.
         """
         return answer(self.jepa, self.encoder, [self._ask(text, system)], self.evaluation)[0]
 
@@ -137,18 +117,15 @@ class TrainedRun:
     ) -> list[tuple[float, str]]:
         """Return the `num` distinct codes nearest to Pred(Enc(text)), each with its cosine, nearest first.
 
-        `system` is as in `generate`.
-
-        Raises:
-            DataError: If no candidate has a JEPA term, because only these are encoded.
+        `system` is as in `generate`. Candidates without a JEPA term are left out; it is a DataError if all are.
         """
         views = view_embeddings(self.jepa, candidates.pairs, self.encoder.pad_id)
         if not len(views.numbers):
             raise DataError(
                 "no_jepa_rows",
                 f"None of the {len(candidates.pairs)} rows from {candidates.examples[0].source} on has a JEPA term "
-                "(use_jepa is false in all), so there is no code to find. Remove use_jepa from the "
-                "rows, or set it to true.",
+                "(use_jepa is false in all), so there is no code to find. Remove use_jepa from the rows, or set it to "
+                "true.",
             )
         first = first_of_each(views.code_groups)
         # The query needs a code view, but any code will do.
@@ -182,25 +159,19 @@ def load_run(folder: Path) -> TrainedRun:
         DataError: If its model cannot be loaded.
     """
     run = RunFolder(folder)
-    settings = read_run_settings(run)
-    data, evaluation = _part(DataConfig, settings), _part(EvaluationConfig, settings)
-    tokenizer = load_run_tokenizer(run)
+    encoder, about = load_run_encoder(run), run.data()
     jepa = load_jepa(run.model)
-    check_tokenizer_fits(tokenizer, jepa.backbone.embeddings.num_embeddings)  # type: ignore[arg-type]
+    check_tokenizer_fits(encoder.tokenizer, jepa.backbone.embeddings.num_embeddings)  # type: ignore[arg-type]
     if (device := torch.accelerator.current_accelerator(check_available=True)) is not None:
         jepa.to(device)  # CUDA, or MPS, as in training
-    encoder = PairEncoder(tokenizer, data, jepa.config.jepa_split, jepa.config.jepa_views)
+    evaluation = _part(EvaluationConfig, run.settings())
     if evaluation.max_new_tokens is None:
-        evaluation = replace(evaluation, max_new_tokens=int(run.data()["max_new_tokens"]))
-    return TrainedRun(jepa.eval(), encoder, data, evaluation, run, Context(**run.data()["context"]))
+        evaluation = replace(evaluation, max_new_tokens=int(about["max_new_tokens"]))
+    return TrainedRun(jepa.eval(), encoder, encoder.config, evaluation, run, Context(**about["context"]))
 
 
 def read_run_settings(run: RunFolder) -> dict[str, Any]:
-    """Return the flat settings of a finished run.
-
-    Raises:
-        ConfigError: If the folder is not a finished run.
-    """
+    """Return the flat settings of a finished run; ConfigError if the folder is not one."""
     if not run.has_settings or not run.model.is_dir():
         expected = "Expected the folder of a finished run, such as OUT/jepa-s82."
         if not run.path.exists():
@@ -212,26 +183,10 @@ def read_run_settings(run: RunFolder) -> dict[str, Any]:
 
 
 def load_run_encoder(run: RunFolder) -> PairEncoder:
-    """Load the encoder of a finished run without its model.
-
-    Raises:
-        ConfigError: If the folder is not a finished run, or its tokenizer is not the one that it was trained with.
-    """
+    """Load the encoder of a finished run without its model. The errors are those of `load_run`."""
     settings = read_run_settings(run)
-    split, views = (settings.get(name, getattr(JEPAConfig, name)) for name in ("jepa_split", "jepa_views"))
-    return PairEncoder(load_run_tokenizer(run), _part(DataConfig, settings), split, views)
-
-
-def load_run_tokenizer(run: RunFolder) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a run, and make sure that it is the one that the run was trained with.
-
-    Raises:
-        ConfigError: If it is another one, or cannot be loaded. With another one, the model would silently read other
-            tokens.
-    """
     tokenizer = load_tokenizer(str(run.model))
-    expected = run.data()["tokenizer_sha256"]
-    found = digest_tokenizer(tokenizer)
+    expected, found = run.data()["tokenizer_sha256"], digest_tokenizer(tokenizer)
     if found != expected:
         raise ConfigError(
             "tokenizer_changed",
@@ -239,7 +194,8 @@ def load_run_tokenizer(run: RunFolder) -> PreTrainedTokenizerBase:
             f"{str(found)[:12]}, but {run.data_file} has {expected[:12]}. Restore the tokenizer files of the run; its "
             "checkpoints have them too.",
         )
-    return tokenizer
+    split, views = (settings.get(name, getattr(JEPAConfig, name)) for name in ("jepa_split", "jepa_views"))
+    return PairEncoder(tokenizer, _part(DataConfig, settings), split, views)
 
 
 def _part(kind: type[Part], settings: dict[str, Any]) -> Part:

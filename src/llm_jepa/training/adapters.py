@@ -50,18 +50,15 @@ class AdapterConfig:
 
     def __post_init__(self) -> None:
         if self.lora_r < 0 or not self.lora_alpha > 0:
-            raise ConfigError(
-                "value_out_of_range",
-                f"lora_r={self.lora_r} must be 0 or more, and lora_alpha={self.lora_alpha} above 0.",
-            )
+            text = f"lora_r={self.lora_r} must be 0 or more, and lora_alpha={self.lora_alpha} above 0."
+            raise ConfigError("value_out_of_range", text)
         if not 0 <= self.lora_dropout < 1:
             raise ConfigError("value_out_of_range", f"lora_dropout={self.lora_dropout} must be in [0, 1).")
         if not self.lora_target_modules:
             raise ConfigError("value_empty", f"lora_target_modules is empty. Name layers, or leave it at {ALL_LINEAR}.")
         if self.quantization not in QUANTIZATIONS:
-            raise ConfigError(
-                "value_not_allowed", f"quantization={self.quantization!r} is not one of: {', '.join(QUANTIZATIONS)}."
-            )
+            text = f"quantization={self.quantization!r} is not one of: {', '.join(QUANTIZATIONS)}."
+            raise ConfigError("value_not_allowed", text)
         if self.lora_r == 0:
             for each in fields(self):
                 if getattr(self, each.name) != each.default:
@@ -186,9 +183,8 @@ def load_adapted(folder: Path) -> PeftModel:
     try:
         return PeftModel.from_pretrained(model, str(folder), is_trainable=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise DataError(
-            "model_not_loadable", f"The adapter in {folder} cannot be loaded on {base}: {first_line(error)}"
-        ) from error
+        text = f"The adapter in {folder} cannot be loaded on {base}: {first_line(error)}"
+        raise DataError("model_not_loadable", text) from error
 
 
 def merged(model: PeftModel) -> Any:
@@ -199,9 +195,8 @@ def merged(model: PeftModel) -> Any:
     try:
         return model.merge_and_unload(safe_merge=True)
     except ValueError as error:
-        raise DataError(
-            "weights_not_finite", f"The adapter cannot be merged: {first_line(error)} Use another checkpoint."
-        ) from error
+        text = f"The adapter cannot be merged: {first_line(error)} Use another checkpoint."
+        raise DataError("weights_not_finite", text) from error
 
 
 def _place(base: str) -> str:

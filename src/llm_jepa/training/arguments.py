@@ -42,15 +42,8 @@ NOT_HERE = {
 BY_METRIC = ("reduce_lr_on_plateau", "greedy")
 """Learning-rate schedules that depend on a metric of the validation rows."""
 AT_LEAST = {
-    "per_device_train_batch_size": 1,
-    "per_device_eval_batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    "max_steps": 1,
-    "learning_rate": 0,
-    "warmup_steps": 0,
-    "weight_decay": 0,
-    "max_grad_norm": 0,
-    "dataloader_num_workers": 0,
+    1: ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "max_steps"),
+    0: ("learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "dataloader_num_workers"),
 }
 """The smallest value of some fields of transformers, which checks them only after training has begun."""
 
@@ -61,10 +54,7 @@ class JEPATrainingArguments(TrainingArguments):
 
     Defaults that differ on purpose: columns are kept, a non-finite loss is never hidden in an average, rows are grouped
     by length (or packed), nothing is reported to a tracker, checkpoints are off unless `save_steps` is set, and
-    gradient checkpointing is the non-reentrant one.
-
-    Raises:
-        ConfigError: If a value is not possible here, or two settings do not go together.
+    gradient checkpointing is the non-reentrant one. A value that is not possible here is a ConfigError.
     """
 
     output_dir: str | None = setting(None, "Folder of checkpoints and of the model.")
@@ -90,7 +80,6 @@ class JEPATrainingArguments(TrainingArguments):
     )
     remove_unused_columns: bool = setting(False, "Must stay off: rows are pairs.")
     logging_nan_inf_filter: bool = setting(False, "Must stay off: it would hide a nan loss.")
-    save_on_each_node: bool = setting(False, "Must stay off: rank 0 alone writes the run folder.")
     train_sampling_strategy: str = setting(
         AUTO,
         "Order of training rows: group_by_length (least padding), random, sequential, or auto (random "
@@ -161,15 +150,11 @@ class JEPATrainingArguments(TrainingArguments):
         if self.pack_length is not None and self.pack_length < 1:
             raise ConfigError("value_out_of_range", f"pack_length={self.pack_length} must be at least 1.")
         if self.pack_length is not None and not self.packing:
-            raise ConfigError(
-                "setting_without_effect",
-                f"pack_length={self.pack_length} needs packing=True. Set packing, or remove pack_length.",
-            )
+            text = f"pack_length={self.pack_length} needs packing=True. Set packing, or remove pack_length."
+            raise ConfigError("setting_without_effect", text)
         if not re.fullmatch(_SIZE, str(self.max_shard_size)):
-            raise ConfigError(
-                "value_malformed",
-                f"max_shard_size={self.max_shard_size!r} is not a size. Expected a number and KB, MB or GB.",
-            )
+            text = f"max_shard_size={self.max_shard_size!r} is not a size. Expected a number and KB, MB or GB."
+            raise ConfigError("value_malformed", text)
         if self.stop_on_collapse and self.eval_strategy == "no":
             raise ConfigError(
                 "settings_conflict",
@@ -204,7 +189,7 @@ class JEPATrainingArguments(TrainingArguments):
         self.use_cpu = True  # transformers refuses bf16 without a GPU unless the CPU is asked for
 
     def _check_ranges(self) -> None:
-        for name, least in AT_LEAST.items():
+        for name, least in ((name, least) for least, names in AT_LEAST.items() for name in names):
             value = getattr(self, name)
             if isinstance(value, int | float) and not value >= least and not (name == "max_steps" and value == -1):
                 raise ConfigError("value_out_of_range", f"{name}={value} must be at least {least}.")

@@ -120,10 +120,8 @@ def find_newest(output_dir: str | Path) -> Path | None:
             return checkpoint
         problems.append(f"{checkpoint.name} cannot be used: {problem}")
     if problems:
-        raise DataError(
-            "checkpoint_damaged",
-            f"{output_dir} has no whole checkpoint: {'; '.join(problems)}. Remove these folders to start again.",
-        )
+        text = f"{output_dir} has no whole checkpoint: {'; '.join(problems)}. Remove these folders to start again."
+        raise DataError("checkpoint_damaged", text)
     return None
 
 

@@ -28,10 +28,8 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 def check_gguf(folder: Path, name: str) -> None:
     """Raise ConfigError if the package gguf or the file is missing."""
     if importlib.util.find_spec("gguf") is None:
-        raise ConfigError(
-            "package_missing",
-            f"gguf_file={name!r} needs the package gguf, which is not installed: `pip install 'llm-jepa[gguf]'`.",
-        )
+        text = f"gguf_file={name!r} needs the package gguf, which is not installed: `pip install 'llm-jepa[gguf]'`."
+        raise ConfigError("package_missing", text)
     if not (folder / name).is_file():
         found = ", ".join(sorted(each.name for each in folder.glob("*.gguf"))) or "no .gguf file"
         raise ConfigError("file_missing", f"gguf_file={name!r} is not in {folder}, which holds {found}.")

@@ -100,9 +100,8 @@ class ModelConfig:
                 "model_name_or_path.",
             )
         if self.weights_dtype not in WEIGHTS_DTYPES:
-            raise ConfigError(
-                "value_not_allowed", f"weights_dtype={self.weights_dtype!r} is not one of: {', '.join(WEIGHTS_DTYPES)}."
-            )
+            text = f"weights_dtype={self.weights_dtype!r} is not one of: {', '.join(WEIGHTS_DTYPES)}."
+            raise ConfigError("value_not_allowed", text)
         if self.attn_implementation not in (None, *ATTENTION):
             raise ConfigError(
                 "value_not_allowed",
@@ -117,10 +116,8 @@ class ModelConfig:
         """Check the settings that say where a pretrained model comes from."""
         for name in ("model_revision", "trust_remote_code", "gguf_file"):
             if getattr(self, name) and not self.model_name_or_path:
-                raise ConfigError(
-                    "setting_without_effect",
-                    f"{name} has no meaning for a preset. Set model_name_or_path, or remove {name}.",
-                )
+                text = f"{name} has no meaning for a preset. Set model_name_or_path, or remove {name}."
+                raise ConfigError("setting_without_effect", text)
         if self.gguf_file and (self.model_revision or self.trust_remote_code):
             raise ConfigError(
                 "settings_conflict",
@@ -246,14 +243,11 @@ def find_model(config: ModelConfig) -> str:
     if not place.exists():
         if is_path(name):
             hint = " Folders are separated by '/' here." if "\\" in name and os.sep == "/" else ""
-            raise ConfigError(
-                "folder_missing",
-                f"{what} cannot be loaded: there is no such folder.{hint} Expected a folder with config.json.",
-            )
+            text = f"{what} cannot be loaded: there is no such folder.{hint} Expected a folder with config.json."
+            raise ConfigError("folder_missing", text)
         if config.gguf_file:
-            raise ConfigError(
-                "folder_missing", f"{what} is not a folder. gguf_file={config.gguf_file!r} needs one that holds it."
-            )
+            text = f"{what} is not a folder. gguf_file={config.gguf_file!r} needs one that holds it."
+            raise ConfigError("folder_missing", text)
         why_offline()
         return name
     if not place.is_dir():
@@ -265,14 +259,12 @@ def find_model(config: ModelConfig) -> str:
     if (place / ADAPTER_CONFIG).is_file():
         raise _adapter_error(what, str(place))
     if not (place / "config.json").is_file() and (place / "model" / "config.json").is_file():
-        raise ConfigError(
-            "model_is_run", f"{what} is the folder of a run. Set it to the model inside: {place / 'model'}."
-        )
+        text = f"{what} is the folder of a run. Set it to the model inside: {place / 'model'}."
+        raise ConfigError("model_is_run", text)
     packed = sorted(each.name for each in place.glob("*.gguf"))
     if packed and not (place / "config.json").is_file():
-        raise ConfigError(
-            "setting_missing", f"{what} has no config.json, but a GGUF file. Set gguf_file to {' or '.join(packed)}."
-        )
+        text = f"{what} has no config.json, but a GGUF file. Set gguf_file to {' or '.join(packed)}."
+        raise ConfigError("setting_missing", text)
     return str(place)
 
 

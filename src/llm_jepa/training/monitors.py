@@ -118,24 +118,15 @@ class CollapseAlarm:
     Cosine JEPA, whose views collapse there, is detected in 8 of 8 runs by step 100. InfoNCE raises no alarm in 6 runs,
     and one of its 48 checks looked collapsed. Thresholds on the targets alone (mean cosine 0.9, `feature_std` 0.3)
     would call 7 of these checks collapsed.
-
-    Attributes:
-        patience: Collapsed checks in a row that raise the alarm.
-        streak: Collapsed checks in a row so far.
-        streak_start: Step of the first check of the latest streak.
-        first_step: The same of the streak that raised the alarm; None without an alarm.
-        reason: One sentence for the log and the report; None without an alarm.
-        num_looks: Number of checks.
-        last_step: Step of the last check.
     """
 
-    patience: int = 3
-    streak: int = 0
-    streak_start: int | None = None
-    first_step: int | None = None
-    reason: str | None = None
-    num_looks: int = 0
-    last_step: int | None = None
+    patience: int = 3  # collapsed checks in a row that raise the alarm
+    streak: int = 0  # collapsed checks in a row so far
+    streak_start: int | None = None  # step of the first check of the latest streak
+    first_step: int | None = None  # the same of the streak that raised the alarm
+    reason: str | None = None  # one sentence for the log and the report, if there was an alarm
+    num_looks: int = 0  # number of checks
+    last_step: int | None = None  # step of the last check
 
     @property
     def alarmed(self) -> bool:
@@ -190,14 +181,11 @@ def looks_collapsed(monitors: Mapping[str, float]) -> bool:
 
 def _check(text_pred: Tensor, code_emb: Tensor, groups: Tensor | None) -> None:
     if text_pred.dim() != 2 or text_pred.shape != code_emb.shape or len(text_pred) == 0:
-        raise ConfigError(
-            "wrong_shape",
-            f"text_pred {tuple(text_pred.shape)} and code_emb {tuple(code_emb.shape)} must both be (B, C), B > 0.",
-        )
+        text = f"text_pred {tuple(text_pred.shape)} and code_emb {tuple(code_emb.shape)} must both be (B, C), B > 0."
+        raise ConfigError("wrong_shape", text)
     if groups is not None and groups.shape != text_pred.shape[:1]:
-        raise ConfigError(
-            "wrong_shape", f"groups {tuple(groups.shape)} must hold one number for each pair, ({len(text_pred)},)."
-        )
+        text = f"groups {tuple(groups.shape)} must hold one number for each pair, ({len(text_pred)},)."
+        raise ConfigError("wrong_shape", text)
     for name, states in {"text_pred": text_pred, "code_emb": code_emb}.items():
         if not torch.isfinite(states).all():
             raise DataError("embeddings_not_finite", f"{name} has values that are not finite: the model has diverged.")

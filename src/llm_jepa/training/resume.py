@@ -23,28 +23,10 @@ from .arguments import JEPATrainingArguments
 # Settings of transformers on which the next step depends. Those that only say when to evaluate, log or save are not
 # among them.
 ARGUMENTS = (
-    "learning_rate",
-    "lr_scheduler_type",
-    "lr_scheduler_kwargs",
-    "warmup_steps",
-    "max_steps",
-    "num_train_epochs",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "seed",
-    "data_seed",
-    "train_sampling_strategy",
-    "optim",
-    "optim_args",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "max_grad_norm",
-    "bf16",
-    "fp16",
-    "tf32",
-    "gradient_checkpointing",
+    *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_steps", "num_train_epochs"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "seed", "data_seed", "train_sampling_strategy"),
+    *("optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
+    *("bf16", "fp16", "tf32", "gradient_checkpointing"),
 )
 
 
@@ -74,22 +56,17 @@ def check_resume(before: dict[str, Any], now: dict[str, Any], allowed: Collectio
     Args:
         before: Facts of the run that wrote the checkpoint.
         now: Facts of the run that would continue.
-        allowed: Names of facts that may differ.
+        allowed: Names of facts that may differ; other differences are a ConfigError, which names each of them.
         where: The checkpoint, for the error.
-
-    Raises:
-        ConfigError: If facts differ that are not allowed to differ; it names each of them.
     """
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     refused = [name for name in names if name not in allowed]
     if refused:
         lines = [f"  {name} was {_short(before.get(name))} and is {_short(now.get(name))}" for name in refused]
         flags = " ".join(f"--allow-changed {name}" for name in refused)
-        raise ConfigError(
-            "settings_changed",
-            "\n".join([f"{where} was written by a run with other settings or data:", *lines, ""])
-            + f"Go back to these, choose another --out, or accept the change with {flags}.",
-        )
+        first = f"{where} was written by a run with other settings or data:"
+        last = f"Go back to these, choose another --out, or accept the change with {flags}."
+        raise ConfigError("settings_changed", "\n".join([first, *lines, last]))
     return names
 
 

@@ -86,10 +86,8 @@ def check_work(
         if compared == 1 and not len(view_pairs):
             _check_alone(jepa.config)
     elif not jepa.config.uses_tube and not any(pair.use_ce for pair in all_pairs):
-        raise DataError(
-            "no_labels",
-            "No training row has a label, and there is no JEPA term. Set use_ce, or set jepa_lambda above 0.",
-        )
+        text = "No training row has a label, and there is no JEPA term. Set use_ce, or set jepa_lambda above 0."
+        raise DataError("no_labels", text)
     num_steps = arguments.num_steps(len(pairs))
     if jepa.config.has_term and all(jepa.drops_term(step) for step in range(num_steps)):
         raise ConfigError(

@@ -99,18 +99,15 @@ def load_jepa(folder: str | Path) -> LLMJEPA:
     folder = Path(folder)
     for name in (CONFIG, PREDICTOR):
         if not (folder / name).is_file():
-            raise DataError(
-                "not_a_saved_model",
-                f"{folder} has no {name}, so it is not a model saved by llm-jepa. Give the folder RUN/model.",
-            )
+            text = f"{folder} has no {name}, so it is not a model saved by llm-jepa. Give the folder RUN/model."
+            raise DataError("not_a_saved_model", text)
     try:
         settings = json.loads((folder / CONFIG).read_text())
         declare_distance(settings.get("jepa_distance", JEPAConfig.jepa_distance))
         config = JEPAConfig(**settings)
     except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(
-            "checkpoint_damaged", f"{folder / CONFIG} is damaged or of another version of llm-jepa: {error}"
-        ) from error
+        text = f"{folder / CONFIG} is damaged or of another version of llm-jepa: {error}"
+        raise DataError("checkpoint_damaged", text) from error
     if not is_known(config.jepa_distance):
         logger.warning("model  the distance %s is not registered here: no JEPA loss is computed", config.jepa_distance)
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
@@ -178,10 +175,8 @@ def _load_predictor(jepa: LLMJEPA, folder: Path) -> None:
     own = {name: tuple(each.shape) for name, each in jepa.predictor.state_dict().items()}
     found = {name: tuple(each.shape) for name, each in state.items()}
     if found != own:
-        raise _of_other_model(
-            file,
-            f"holds {found}; jepa_k, jepa_pred_tokens and jepa_predictor={jepa.config.jepa_predictor} ask for {own}",
-        )
+        text = f"holds {found}; jepa_k, jepa_pred_tokens and jepa_predictor={jepa.config.jepa_predictor} ask for {own}"
+        raise _of_other_model(file, text)
     jepa.predictor.load_state_dict(state)
 
 
@@ -216,9 +211,8 @@ def shards(path: Path) -> list[Path]:
         if not names or any(Path(name).name != name or not name.endswith(path.suffix) for name in names):
             raise ValueError("it must list files of its own folder")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            "checkpoint_damaged", f"{index} is damaged: {error}. Use another checkpoint, or train again."
-        ) from error
+        text = f"{index} is damaged: {error}. Use another checkpoint, or train again."
+        raise DataError("checkpoint_damaged", text) from error
     return [path.with_name(name) for name in names]
 
 

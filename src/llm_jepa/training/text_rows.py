@@ -27,9 +27,8 @@ def under_objective(model: LLMJEPA | nn.Module, config: JEPAConfig | None, seed:
     if not isinstance(model, LLMJEPA):
         return LLMJEPA(model, config or JEPAConfig(), seed=seed)
     if config is not None and config != model.config:
-        raise ConfigError(
-            "settings_conflict", "jepa_config differs from the objective that the model has. Give only one of them."
-        )
+        text = "jepa_config differs from the objective that the model has. Give only one of them."
+        raise ConfigError("settings_conflict", text)
     return model
 
 

@@ -80,7 +80,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         jepa_config: The objective of a plain model. Default: that of the paper, `JEPAConfig()`.
         data_config: How rows of text are read, and what happens to those that are too long (`max_length`), for example.
         pad_token_id: Id that fills padding. Default: the tokenizer's.
-        view_dataset: Rows of a second file. Each step has some of them next to the training rows. May be empty.
+        view_dataset: Rows of a second file. Each step has some of them next to the training rows.
         views_ratio: Rows of `view_dataset` for each training row.
         monitor_dataset: Held-out pairs whose embeddings the monitors measure. Default: `eval_dataset`.
         processing_class: The tokenizer; it encodes rows of text, and is saved with the model.
@@ -123,9 +123,13 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         check_rows("monitor_dataset", monitor_dataset)
         _use_one_gpu(args)
         _expose_hooks(model)
-        if pad_token_id is None and texts.encoder is not None:
-            pad_token_id = texts.encoder.pad_id
-        self.pad_token_id = _padding(pad_token_id, processing_class)
+        if pad_token_id is None:
+            encoder = texts.encoder
+            pad_token_id = getattr(processing_class, "pad_token_id", None) if encoder is None else encoder.pad_id
+        if pad_token_id is None:
+            text = "pad_token_id is not given, and the tokenizer has none. Give any id: padding is masked by length."
+            raise ConfigError("setting_missing", text)
+        self.pad_token_id = pad_token_id
         self.monitor_pairs = self.eval_pairs if monitor_dataset is None else list(monitor_dataset)
         self.view_pairs = view_dataset if views_ratio else ()
         self.views_ratio = views_ratio
@@ -317,9 +321,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Evaluate the held-out pairs: the loss, the distance, and the monitors of the views' embeddings.
-
-        Random streams are not touched.
+        """Evaluate the held-out pairs, without touching random streams.
 
         Returns:
             `eval_ce_loss` in nats per token; `eval_jepa_loss` and `monitor/*` (see `embedding_monitors`) over the
@@ -372,22 +374,6 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         metrics = {f"monitor/{name}": value for name, value in monitors.items()}
         return metrics | ({f"{prefix}_jepa_loss": views.jepa_loss} if trains_views else {})
 
-    def replay_alarm(self) -> None:
-        """Replay the log of a resumed run into the alarm."""
-        self.alarm = CollapseAlarm()
-        for line in self.state.log_history if self.jepa.config.uses_views else []:
-            self.alarm.update(line["step"], part(line, "monitor/"))
-
-
-def _padding(pad_token_id: int | None, tokenizer: PreTrainedTokenizerBase | None) -> int:
-    found = getattr(tokenizer, "pad_token_id", None) if pad_token_id is None else pad_token_id
-    if found is None:
-        raise ConfigError(
-            "setting_missing",
-            "pad_token_id is not given, and the tokenizer has none. Give any id: padding is masked by length.",
-        )
-    return found
-
 
 def _use_one_gpu(args: JEPATrainingArguments) -> None:
     """Keep the Trainer from wrapping the model in nn.DataParallel, which cannot split our batches."""
@@ -411,7 +397,9 @@ class _Follow(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.replay_alarm()
+        alarm = self.trainer.alarm = CollapseAlarm()
+        for line in state.log_history if self.trainer.jepa.config.uses_views else []:
+            alarm.update(line["step"], part(line, "monitor/"))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.step_timer.start()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,21 +19,13 @@ from llm_jepa.progress import Progress
 
 @dataclass
 class ViewEmbeddings:
-    """Embeddings of the pairs that have a JEPA term, N of them.
+    """Embeddings of the pairs that have a JEPA term, N of them, in float32 on the CPU."""
 
-    Attributes:
-        text_pred: The text's side, (N, C), float32 on the CPU.
-        code_emb: The code's side, (N, C), float32 on the CPU.
-        code_groups: A number for each distinct code view, (N,).
-        jepa_loss: Mean distance per pair; nan if there is no pair.
-        numbers: The index of each pair among the given pairs, (N,).
-    """
-
-    text_pred: Tensor
-    code_emb: Tensor
-    code_groups: Tensor
-    jepa_loss: float
-    numbers: Tensor
+    text_pred: Tensor  # (N, C)
+    code_emb: Tensor  # (N, C)
+    code_groups: Tensor  # (N,), a number for each distinct code view
+    jepa_loss: float  # mean distance per pair; nan if there is no pair
+    numbers: Tensor  # (N,), the index of each pair among the given pairs
 
 
 def view_embeddings(
@@ -95,7 +88,4 @@ def code_groups(pairs: Sequence[Pair]) -> Tensor:
 
 def first_of_each(groups: Tensor) -> Tensor:
     """Return the row at which each number of `groups`, (N,), appears first, in order of appearance."""
-    first: dict[int, int] = {}
-    for row, group in enumerate(groups.tolist()):
-        first.setdefault(group, row)
-    return torch.tensor(list(first.values()), dtype=torch.long)
+    return torch.from_numpy(np.sort(np.unique(groups.numpy(), return_index=True)[1]))
