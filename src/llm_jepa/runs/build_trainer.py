@@ -52,7 +52,6 @@ class Models(dict[str, nn.Module]):
     """The last model that was built, by its settings, so that trainers that are only tested can share it."""
 
     def get_or_build(self, key: str, build: Callable[[], nn.Module]) -> nn.Module:
-        """Return the model of this key; another model is deleted first."""
         if key not in self:
             self.clear()
             self[key] = build()
@@ -72,10 +71,6 @@ def build_trainer(
     """Load the data, and build the model and the trainer of a run. The seed is set before the weights are initialised.
 
     Args:
-        run: The settings.
-        seed: The run's seed.
-        folder: Its folder.
-        progress: Show progress bars.
         labels: The labels of its view rows, if it has a teacher.
         data: Its data, if that is already loaded.
         models: Models that can be used again, because their weights do not matter.
@@ -212,11 +207,8 @@ def _without_looks(run: RunConfig, data: LoadedData) -> Settings:
     """Return the training settings of a run without validation rows, and add a note on that to its data."""
     for key in ("stop_on_collapse", "load_best_model_at_end"):
         if run.training.get(key):
-            raise ConfigError(
-                "no_validation_rows",
-                f"{key} needs validation rows, and there are none. Set validation_size above 0 or a validation_file, "
-                f"or remove {key}.",
-            )
+            text = f"{key} needs validation rows. Set validation_size above 0 or a validation_file, or remove {key}."
+            raise ConfigError("no_validation_rows", text)
     data.notes.append("No validation rows: there is no evaluation during training (eval_strategy: no).")
     logger.info(data.notes[-1])
     return {"eval_strategy": "no"}

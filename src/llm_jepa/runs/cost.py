@@ -58,12 +58,7 @@ def teacher_time(cost: Mapping[str, Any]) -> float:
 
 
 def run_flops(run: RunConfig, report: Mapping[str, Any]) -> float | None:
-    """Return the FLOPs of a whole run, including its teacher's; None if nothing was counted.
-
-    Args:
-        run: Its settings.
-        report: Its eval.json.
-    """
+    """Return the FLOPs of a whole run with this eval.json, including its teacher's; None if nothing was counted."""
     step, teacher = step_flops(run, report["cost"]), teacher_flops(report["cost"])
     if step is None or "num_steps" not in report:
         return teacher or None

@@ -41,8 +41,6 @@ def space_evaluations(
     not changed.
 
     Args:
-        arguments: The arguments of the run.
-        run: Its settings.
         num_parameters: Number of parameters of the model.
         num_train: Number of training rows.
         validation: Rows whose loss is evaluated; the first `validation_generations` of them are answered.

@@ -50,11 +50,7 @@ def arm_at(arm: str, budget: str) -> str:
 
 
 def without_budget(arm: str) -> str:
-    """Return the arm whose settings the runs with this name have.
-
-    >>> without_budget("jepa@flops"), without_budget("jepa")
-    ('jepa', 'jepa')
-    """
+    """Return the arm whose settings the runs with this name have: that before `@`."""
     return arm.partition("@")[0]
 
 
@@ -126,7 +122,6 @@ class RunFolder:
 
     @property
     def is_done(self) -> bool:
-        """Whether the run is complete."""
         return self._done_file.is_file()
 
     @property
@@ -203,11 +198,11 @@ class RunFolder:
         write_json(self.data_file, data)
 
     def write_metrics(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Start the training log with these lines; nan is written as null."""
+        """Start the training log with these lines."""
         write_json_lines(self.metrics_file, map(_json_safe, lines))
 
     def add_metrics(self, line: Mapping[str, Any]) -> None:
-        """Append one line to the training log; nan is written as null."""
+        """Append one line to the training log."""
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(_json_safe(line), ensure_ascii=False) + "\n")
 
@@ -221,7 +216,6 @@ class RunFolder:
         write_json_lines(self.pseudo_labels_file, records)
 
     def write_evaluation(self, report: Mapping[str, Any]) -> None:
-        """Write scores, cost and alarm; nan is written as null."""
         write_json(self.evaluation_file, _json_safe(report))
 
     def write_budget(self, budget: Mapping[str, Any]) -> None:
@@ -269,7 +263,6 @@ class ExperimentFolder:
 
     @property
     def has_settings(self) -> bool:
-        """Whether the folder is the folder of an experiment."""
         return self.settings_file.is_file()
 
     @property

@@ -27,11 +27,6 @@ from .trained_run import load_run
 ROOM = 16
 """A rewritten text may be this many tokens longer than the longest of views_file: so one without an end is noticed."""
 
-NOTE = (
-    "No training: the run of {teacher} rewrites each test text into the other phrasing, then answers that. So an "
-    "answer takes two generations."
-)
-
 
 def check_can_rewrite(context: Context) -> None:
     """Raise ConfigError if the training rows are chats, because a chat template asks only for answers."""
@@ -80,7 +75,10 @@ def answer_rewritten(run: RunConfig, seed: int, folder: RunFolder, *, progress: 
     report["evaluation_time_s"] = report["total_time_s"] = time.perf_counter() - started_s
     report["cost"] = {"training_flops": 0.0, "teacher": teacher_cost(source)}
     data = source.data()
-    data["notes"] = [*data["notes"], NOTE.format(teacher=run.teacher.teacher)]
+    data["notes"].append(
+        f"No training: the run of {run.teacher.teacher} rewrites each test text into the other phrasing, then answers "
+        "that. So an answer takes two generations."
+    )
     on_main(folder.write_data, data)
     on_main(folder.write_metrics, [])
     on_main(folder.write_evaluation, report)

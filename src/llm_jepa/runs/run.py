@@ -50,9 +50,7 @@ def train_run(run: RunConfig, seed: int, folder: Path, *, progress: bool = False
     divide the scoring among them. Only rank 0 writes the folder, but all processes must be able to read it.
 
     Args:
-        run: The settings.
         seed: Seed of the weights, of the order of rows and of dropout.
-        folder: The run's folder.
         progress: Draw the progress on standard error. Without it, the progress is logged every 30 seconds.
 
     Raises:

@@ -196,7 +196,6 @@ def read_run(settings: Settings, *, trains: bool = True) -> RunConfig:
     """Check flat settings as those of one run, and add those of its recipe.
 
     Args:
-        settings: The settings.
         trains: Whether this machine will train the run. If not, it need not be able to.
 
     Raises:
@@ -338,9 +337,10 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
     fits = isinstance(value, tuple(simple)) and not (isinstance(value, bool) and bool not in allowed)
     if simple == allowed - {type(None)} and not fits:
         names = " or ".join(sorted(each.__name__ for each in simple))
+        found = "str" if isinstance(value, str) else type(value).__name__  # it may be a Word
         raise ConfigError(
             "wrong_type",
-            f"{key}={value!r} is of type {type(value).__name__}; expected {names}.{_how_to_write(key, value, simple)}",
+            f"{key}={value!r} is of type {found}; expected {names}.{_how_to_write(key, value, simple)}",
         )
     if isinstance(value, str) and key.endswith(("_file", "_path")) and any(char < " " for char in value):
         raise ConfigError(

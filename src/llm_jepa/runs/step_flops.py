@@ -10,7 +10,6 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from llm_jepa.objective import LLMJEPA
 from llm_jepa.training.trainer import JEPATrainer
 
 # Number of batches whose FLOPs are counted. In simulations with lengths of a large spread the result was within 4% of
@@ -38,7 +37,8 @@ def count_step_flops(trainer: JEPATrainer, num_batches: int = FLOP_BATCHES, *, d
     """
     model = trainer.jepa.train()
     num_steps = trainer.state.max_steps
-    step = _step_to_count(model, num_steps, dropped)
+    steps = range(max(num_steps, 10_000))  # loss dropout may have dropped all of a short run, or none
+    step = next((step for step in steps if (model.lambda_at(step, num_steps) > 0) != dropped), 0)
     shares = []
     for batch, weight in trainer.sample_of_first_epoch(num_batches):
         with counting_flops(trainer.args.device) as counter:
@@ -49,9 +49,3 @@ def count_step_flops(trainer: JEPATrainer, num_batches: int = FLOP_BATCHES, *, d
         shares.append(weight * counter.get_total_flops())
     model.eval()
     return math.fsum(shares)
-
-
-def _step_to_count(jepa: LLMJEPA, num_steps: int, dropped: bool) -> int:
-    """Return the number of a step with a JEPA term, and so with its views; if `dropped`, of one without."""
-    steps = range(max(num_steps, 10_000))  # loss dropout may have dropped all of a short run, or none
-    return next((step for step in steps if (jepa.lambda_at(step, num_steps) > 0) != dropped), 0)

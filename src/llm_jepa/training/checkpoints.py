@@ -38,7 +38,6 @@ def staged(output_dir: str | Path, *, owner: bool = True) -> Iterator[Path]:
     """Give a folder to write checkpoints in; at the end, what was not published from it is removed in any case.
 
     Args:
-        output_dir: The run's folder.
         owner: Whether this process removes the folder; one of the processes that write there must.
 
     Raises:
@@ -63,9 +62,6 @@ def publish(staging: Path, output_dir: str | Path, step: int, facts: dict[str, A
     An earlier checkpoint of the same step is replaced.
 
     Args:
-        staging: What `staged` gave.
-        output_dir: The run's folder.
-        step: Number of the last optimizer step.
         facts: What a resumed run must have in common with this one (see `resume.py`).
         times: How long the run has taken so far; a resumed run adds to it.
     """

@@ -171,11 +171,8 @@ def build_model(
     In bf16 the weights are those of float32, rounded. So runs in float32 and in bf16 start from the same weights.
 
     Args:
-        config: Which model.
         tokenizer: Its tokenizer; the model must have a row for each of its ids.
         adapter: Whether LoRA matrices are trained instead of the weights.
-        end_id: Token that ends an answer.
-        pad_id: Token that fills padding.
         use_cpu: Load weights in four bits on the CPU even where there is a GPU; they stay where they are loaded.
 
     Raises:
@@ -285,12 +282,8 @@ def check_same_ids(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, name
     """Raise ConfigError if a tokenizer that did not come with the model has other ids than the model has learned.
 
     With other ids, the model would train and score without an error, on embeddings of other words. The tokenizer may
-    have more tokens or fewer, but not none in common. A model that came without a tokenizer is not checked.
-
-    Args:
-        config: The model.
-        tokenizer: The tokenizer that is to be used with it.
-        name: Where the tokenizer came from, for the error.
+    have more tokens or fewer, but not none in common. A model that came without a tokenizer is not checked. `name` is
+    where the tokenizer came from.
     """
     try:
         own = load_own_tokenizer(config).get_vocab()

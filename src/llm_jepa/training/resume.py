@@ -51,13 +51,13 @@ def describe_rows(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def check_resume(before: dict[str, Any], now: dict[str, Any], allowed: Collection[str], where: str) -> list[str]:
-    """Make sure that a run may continue; return the names of the differences that were accepted.
+    """Compare the facts of a checkpoint with those of a run that would continue from it.
 
-    Args:
-        before: Facts of the run that wrote the checkpoint.
-        now: Facts of the run that would continue.
-        allowed: Names of facts that may differ; other differences are a ConfigError, which names each of them.
-        where: The checkpoint, for the error.
+    Returns:
+        The names of the differences, all of which are `allowed`.
+
+    Raises:
+        ConfigError: If other facts differ; it names each of them, and the checkpoint (`where`).
     """
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     refused = [name for name in names if name not in allowed]

@@ -56,9 +56,6 @@ def save_jepa(
     In a run of several processes all must call it, and rank 0 writes.
 
     Args:
-        jepa: The model to save.
-        folder: Where to save it.
-        tokenizer: Its tokenizer.
         max_shard_size: Size of the largest file of weights, of the model and of the slow copy, such as "5GB". Larger
             weights are split into several files. A tensor is never split.
 

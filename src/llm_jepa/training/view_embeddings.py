@@ -43,9 +43,6 @@ def view_embeddings(
     model trained with `jepa_lambda` 0, or without views, never learned [PRED], so its text side is Enc(Text): k = 0.
 
     Args:
-        jepa: The model under its objective.
-        pairs: The pairs.
-        pad_token_id: Id that fills padding.
         with_pred: Encode what the distance compares. If false, Enc(Text) and Enc(Code), whichever side predicts.
         batch_size: Pairs in one forward.
         context: Entered around each forward (mixed precision).
