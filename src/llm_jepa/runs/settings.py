@@ -16,8 +16,8 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union
@@ -279,7 +279,7 @@ def naming_settings(run: RunConfig, *suspects: str) -> Iterator[None]:
         raise ConfigError(code, f"{' or '.join(named) or 'A training setting'} is refused: {text}") from error
 
 
-def check_keys(settings: Mapping[str, Any], extra: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+def check_keys(settings: Mapping[str, Any], extra: Collection[str] = ()) -> None:
     """Raise ConfigError for the first key that is not a field; the text has the nearest field."""
     known = {name for part in PARTS.values() for name in _field_names(part)} | set(extra)
     for key in settings:
@@ -328,7 +328,8 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
     if value is None and type(None) in allowed:
         return None
     if isinstance(value, str) and str not in allowed and {int, float} & allowed:
-        value = _number(value)
+        with suppress(ValueError):
+            value = float(value)
     if isinstance(value, float) and value.is_integer() and float not in allowed and int in allowed:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and float in allowed and int not in allowed:
@@ -382,14 +383,6 @@ def _check_nested(key: str, value: Any, *, in_mapping: bool = False) -> None:
     elif not isinstance(value, str | bool | int | float | None):
         text = f"{key}={value!r} is of type {type(value).__name__}. Write it in quotes, as text."
         raise ConfigError("wrong_type", text)
-
-
-def _number(text: str) -> Any:
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return int(number) if number.is_integer() and not set(text) & set(".eE") else number
 
 
 def plain_types(hint: Any) -> set[type]:
