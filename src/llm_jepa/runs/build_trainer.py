@@ -148,7 +148,11 @@ def _check_best_metric(trainer: JEPATrainer, scored: str | None) -> None:
     wanted = trainer.args.metric_for_best_model
     if wanted is None or trainer.args.eval_strategy == IntervalStrategy.NO:
         return
-    measured = [*trainer.evaluated_metrics(), *([scored] if scored else [])]
+    monitored = trainer.monitor_pairs[: trainer.args.monitor_pairs]
+    has_term = trainer.jepa.config.uses_views and any(pair.use_jepa for pair in monitored)
+    measured = ["ce_loss"] if trainer.eval_pairs else []
+    measured += ["jepa_loss"] if has_term else []
+    measured += [scored] if scored else []
     if wanted.removeprefix("eval_") not in measured:
         raise ConfigError(
             "value_not_allowed",

@@ -17,13 +17,9 @@ def claim_folder(folder: RunFolder, settings: Settings) -> None:
 
 
 def check_folder(folder: RunFolder, settings: Settings) -> bool:
-    """Make sure that a run with these settings may continue or start in the folder; nothing is written.
+    """Return whether a run continues in the folder with different settings, which `allow_changed` accepts.
 
-    Returns:
-        Whether a run continues there with different settings, which `allow_changed` accepts.
-
-    Raises:
-        ConfigError: If the folder has a run with other settings, or something else.
+    It is a ConfigError if the folder has a run with other settings, or something else. Nothing is written.
     """
     if not folder.has_settings:
         if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):

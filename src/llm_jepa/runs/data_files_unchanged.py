@@ -24,19 +24,14 @@ class DataWatch(TrainerCallback):
     """Checks the files at the end of each epoch. If one has changed, training saves a checkpoint and ends.
 
     It is created before the files are read. It checks size and time of the last change. Only if they differ, it
-    computes the hash again, so a file that was only touched, or copied onto itself, does not stop the run.
-
-    Args:
-        files: Names of files and folders; None, and names that are not on this disk, are left out.
-
-    Attributes:
-        sha256: The hash of each file at the start.
+    computes the hash again, so a file that was only touched, or copied onto itself, does not stop the run. None, and
+    names that are not on this disk, are left out.
     """
 
     def __init__(self, files: Iterable[str | None]) -> None:
         names = [name for name in files if name is not None]
         self._states = {name: _state(name) for name in names}
-        self.sha256 = data_fingerprint(names)
+        self.sha256 = data_fingerprint(names)  # at the start
 
     def find_changed(self) -> str | None:
         """Return a sentence about the first file that has changed, or None."""

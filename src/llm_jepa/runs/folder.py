@@ -55,10 +55,7 @@ def without_budget(arm: str) -> str:
 
 
 def add_scores(report: dict[str, Any], metrics: dict[str, Any], test_set: str | None) -> None:
-    """Add the scores of a test set to the content of eval.json.
-
-    Those of the main test set (None) are at the top level, those of others in `tests`.
-    """
+    """Add the scores of a test set to the content of eval.json: of the main one (None) at the top, else in `tests`."""
     if test_set is None:
         report |= metrics
     else:
@@ -186,7 +183,6 @@ class RunFolder:
     # ---- writing ----
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
-        """Write the settings; the folder is created if it is missing."""
         self.path.mkdir(parents=True, exist_ok=True)
         ordered = dict(sorted(settings.items()))  # top-level keys only, because the first of test_files is the main one
         write_whole(self.config_file, dump_yaml(ordered, sort_keys=False, allow_unicode=True))

@@ -36,10 +36,8 @@ def sole_owner(folder: Path) -> Iterator[int]:
     """Lock an experiment's folder, which is made if it is missing, for the duration of the block.
 
     Yields:
-        The lock's file descriptor, for processes that should hold it too.
-
-    Raises:
-        ConfigError: If the folder is already locked; the text has the pid and host of the process that holds it.
+        The lock's file descriptor, for processes that should hold it too. If the folder is already locked, it is a
+        ConfigError with the pid and host of the process that holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = _take(folder / OWNER_FILE)
@@ -55,10 +53,8 @@ def sole_trainer(folder: Path) -> Iterator[None]:
     """Lock a run's folder, which must exist, for the duration of the block.
 
     The lock is on the folder itself and leaves no file. If the file system has no such locks, nothing is locked.
-    If another process trains in the folder, wait for it: it may belong to a sweep that was killed, and be saving.
-
-    Raises:
-        ConfigError: If the other process continues to train this run.
+    If another process trains in the folder, wait for it: it may belong to a sweep that was killed, and be saving. If it
+    continues, that is a ConfigError.
     """
     lock = os.open(folder, os.O_RDONLY)
     deadline = time.monotonic() + PATIENCE_S

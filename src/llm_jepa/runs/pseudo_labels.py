@@ -45,19 +45,12 @@ EMPTY, UNLIKELY = "empty_answer", "unlikely_answer"
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """The answers of a teacher.
+    """The answers of a teacher."""
 
-    Attributes:
-        labels: The answer of each row that is kept, by the row's source.
-        dropped: The reason why a row is not kept, by the row's source.
-        context: What the teacher's training rows have around a question; the labelled rows get it too.
-        summary: Counts, the accuracy if there is gold, and the cost of the teacher; plain values for JSON.
-    """
-
-    labels: Mapping[str, str]
-    dropped: Mapping[str, str]
-    context: Context
-    summary: dict[str, Any]
+    labels: Mapping[str, str]  # the answer of each row that is kept, by the row's source
+    dropped: Mapping[str, str]  # the reason why a row is not kept, by the row's source
+    context: Context  # what the teacher's training rows have around a question; the labelled rows get it too
+    summary: dict[str, Any]  # counts, the accuracy if there is gold, the cost of the teacher; plain values for JSON
 
     def __call__(self, examples: Sequence[Example]) -> tuple[list[Example], dict[str, int]]:
         """Return the rows that are kept, with their labels, and the number of other rows by reason."""

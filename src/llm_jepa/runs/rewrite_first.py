@@ -41,10 +41,8 @@ def check_can_rewrite(context: Context) -> None:
 def answer_rewritten(run: RunConfig, seed: int, folder: RunFolder, *, progress: bool = False) -> None:
     """Write the files of a run whose teacher rewrites each test row first.
 
-    The folder has no `model/`, because the model is the teacher's. Each line of predictions.jsonl has `rewritten`.
-
-    Raises:
-        ConfigError: If the teacher's run is not finished, or was trained on chats.
+    The folder has no `model/`, because the model is the teacher's. Each line of predictions.jsonl has `rewritten`. A
+    teacher that is not finished, or was trained on chats, is a ConfigError.
     """
     assert run.teacher.teacher is not None
     started_s = time.perf_counter()

@@ -339,10 +339,8 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
     if simple == allowed - {type(None)} and not fits:
         names = " or ".join(sorted(each.__name__ for each in simple))
         found = "str" if isinstance(value, str) else type(value).__name__  # it may be a Word
-        raise ConfigError(
-            "wrong_type",
-            f"{key}={value!r} is of type {found}; expected {names}.{_how_to_write(key, value, simple)}",
-        )
+        text = f"{key}={value!r} is of type {found}; expected {names}.{_how_to_write(key, value, simple)}"
+        raise ConfigError("wrong_type", text)
     if isinstance(value, str) and key.endswith(("_file", "_path")) and any(char < " " for char in value):
         raise ConfigError(
             "character_not_allowed",

@@ -158,8 +158,7 @@ def restore_adapter(model: PeftModel, weights: dict[str, Tensor], source: Path) 
 def load_adapted(folder: Path) -> PeftModel:
     """Load an adapter with the model that it belongs to, in float32; the matrices can be trained further.
 
-    Raises:
-        DataError: If the adapter is damaged, or its base model cannot be found.
+    It is a DataError if the adapter is damaged, or its base model cannot be found.
     """
     if not (folder / ADAPTER).is_file():  # PEFT would search for it on the hub
         raise DataError("file_missing", f"{folder / ADAPTER} is missing. Use another folder, or train again.")
@@ -188,9 +187,9 @@ def load_adapted(folder: Path) -> PeftModel:
 
 
 def merged(model: PeftModel) -> Any:
-    """Return the plain model with the adapter's matrices added to its weights; `model` cannot be used afterwards.
+    """Return the plain model with the adapter's matrices merged into it, or DataError if they are not finite.
 
-    Merged weights that are not finite are a DataError.
+    `model` cannot be used afterwards.
     """
     try:
         return model.merge_and_unload(safe_merge=True)

@@ -104,8 +104,7 @@ class JEPATrainingArguments(TrainingArguments):
     stop_on_collapse: bool = setting(False, "End the run when the collapse alarm is raised.")
 
     max_shard_size: str = setting(
-        MAX_SHARD_SIZE,
-        "Largest file of weights in checkpoints and in the model, such as 5GB. Larger models are split.",
+        MAX_SHARD_SIZE, "Largest file of weights in checkpoints and in the model, such as 5GB. Larger models are split."
     )
     allow_changed: list[str] = setting_made_by(
         list,
@@ -156,11 +155,8 @@ class JEPATrainingArguments(TrainingArguments):
             text = f"max_shard_size={self.max_shard_size!r} is not a size. Expected a number and KB, MB or GB."
             raise ConfigError("value_malformed", text)
         if self.stop_on_collapse and self.eval_strategy == "no":
-            raise ConfigError(
-                "settings_conflict",
-                "stop_on_collapse=True needs evaluations during training, but eval_strategy=no turns them off. Change "
-                "one of them.",
-            )
+            text = "stop_on_collapse=True needs evaluations during training, but eval_strategy=no. Change one of them."
+            raise ConfigError("settings_conflict", text)
         if self.monitor_pairs < 2:
             text = f"monitor_pairs={self.monitor_pairs} must be at least 2: one pair has no gap."
             raise ConfigError("value_out_of_range", text)

@@ -19,16 +19,10 @@ CPUINFO = Path("/proc/cpuinfo")
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """The names of bf16 instructions in /proc/cpuinfo: two of x86, and Arm's."""
 
-_PRODUCTS = frozenset(
-    {
-        nn.functional.linear,
-        nn.functional.scaled_dot_product_attention,
-        torch.addmm,
-        torch.matmul,
-        torch.Tensor.matmul,
-        torch.Tensor.__matmul__,
-    }
-)
+_PRODUCTS = {
+    *(nn.functional.linear, nn.functional.scaled_dot_product_attention),
+    *(torch.addmm, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__),
+}
 
 
 class _Float32Products(TorchFunctionMode):

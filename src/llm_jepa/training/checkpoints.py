@@ -35,10 +35,7 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 @contextmanager
 def staged(output_dir: str | Path, *, owner: bool = True) -> Iterator[Path]:
-    """Give a folder to write checkpoints in; at the end, what was not published from it is removed in any case.
-
-    Args:
-        owner: Whether this process removes the folder; one of the processes that write there must.
+    """Give a folder to write checkpoints in; at the end, its owner removes what was not published from it.
 
     Raises:
         LLMJEPAError: If the checkpoint cannot be written (a full disk); the earlier checkpoints are as they were.
@@ -104,8 +101,7 @@ def find_problem(checkpoint: Path) -> str | None:
 def find_newest(output_dir: str | Path) -> Path | None:
     """Return the newest whole checkpoint of a run's folder; damaged ones are skipped with a warning.
 
-    Raises:
-        DataError: If there are checkpoints and none of them is whole.
+    It is a DataError if there are checkpoints and none of them is whole.
     """
     problems: list[str] = []
     for checkpoint in reversed(_checkpoints(output_dir)):
@@ -152,15 +148,9 @@ def remove_leftovers(output_dir: str | Path) -> None:
 
 
 def check_room(output_dir: str | Path, checkpoint_bytes: int, limit: int | None) -> None:
-    """Refuse to begin if the disk cannot hold the checkpoints that are asked for.
+    """Raise LLMJEPAError if the disk has no room for `limit` checkpoints and one more, which exists while it is staged.
 
-    Args:
-        output_dir: The run's folder; it need not exist yet.
-        checkpoint_bytes: Size of one checkpoint.
-        limit: Number of checkpoints that are kept. With None, there must be room for two checkpoints.
-
-    Raises:
-        LLMJEPAError: If there is no room for `limit` checkpoints and one more, which exists while it is staged.
+    Without a limit, there must be room for two. The folder need not exist yet.
     """
     path = Path(output_dir).absolute()
     folder = next(each for each in (path, *path.parents) if each.exists())

@@ -106,11 +106,8 @@ def about_quantization(file: Path) -> list[str]:
 def convert_gguf(file: Path, out: Path) -> dict[str, Any]:
     """Write the model and the tokenizer of a GGUF file as a plain transformers folder `out`, in float32.
 
-    Returns:
-        `source`, `out`, `format` ("transformers"), `parameters` and `notes`.
-
-    Raises:
-        ConfigError: If `out` exists already, or the file cannot be read.
+    Returns `source`, `out`, `format` ("transformers"), `parameters` and `notes`. It is a ConfigError if `out` exists
+    already, or the file cannot be read.
     """
     if out.exists():
         raise ConfigError("file_exists", f"{out} exists already. Choose another name.")

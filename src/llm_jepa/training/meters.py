@@ -17,14 +17,11 @@ class StepTimer:
     """Times optimizer steps from the first micro-batch to the end of the step, and nothing else.
 
     The first steps are not counted: they allocate memory and fill caches.
-
-    Attributes:
-        earlier: The summary of the part of the run before its checkpoint, if it continues from one.
     """
 
     def __init__(self, warm_up: int = 3) -> None:
         self.warm_up = warm_up
-        self.earlier: dict[str, float] | None = None
+        self.earlier: dict[str, float] | None = None  # the summary of the run before the checkpoint that it resumes
         self.times_s: list[float] = []
         self._with_term: list[bool] = []
         self._start = math.nan
@@ -117,10 +114,7 @@ class TermMeter:
         steps, shares = max(self._steps, 1), gather({name: float(each) for name, each in self._sums.items()})
         sums = {name: sum(share[name] for share in shares) for name in self._sums}
         means = {"ce_loss": sums.pop("ce_loss") / steps}
-        rates = {
-            "lambda_eff": self._lambdas / steps,
-            "tokens_per_s": sums.pop("tokens") / max(self._time_s, 1e-9),
-        }
+        rates = {"lambda_eff": self._lambdas / steps, "tokens_per_s": sums.pop("tokens") / max(self._time_s, 1e-9)}
         means |= {name: each / self._jepa_steps if self._jepa_steps else math.nan for name, each in sums.items()}
         self._start()
         return means | rates

@@ -13,13 +13,7 @@ import torch
 from huggingface_hub import snapshot_download
 from peft import PeftConfig
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    BitsAndBytesConfig,
-    LlamaConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, PreTrainedTokenizerBase
 from transformers.models.gpt2 import GPT2Config
 from transformers.utils import find_adapter_config_file
 
@@ -94,11 +88,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.model not in PRESETS:
-            raise ConfigError(
-                "value_not_allowed",
-                f"model={self.model!r} is not one of: {', '.join(PRESETS)}. For a model of yours, set "
-                "model_name_or_path.",
-            )
+            text = f"model={self.model!r} is not one of: {', '.join(PRESETS)}. For your own, set model_name_or_path."
+            raise ConfigError("value_not_allowed", text)
         if self.weights_dtype not in WEIGHTS_DTYPES:
             text = f"weights_dtype={self.weights_dtype!r} is not one of: {', '.join(WEIGHTS_DTYPES)}."
             raise ConfigError("value_not_allowed", text)

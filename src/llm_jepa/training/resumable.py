@@ -170,11 +170,9 @@ class ResumableTrainer(Trainer):
             return
         # The loaded state holds the old values. The values that the user accepted must take effect.
         if not isinstance(self.lr_scheduler, LambdaLR):
-            raise ConfigError(
-                "settings_conflict",
-                f"lr_scheduler_type={self.args.lr_scheduler_type} cannot continue with another "
-                f"{', '.join(sorted(changed))}. Go back to the old value.",
-            )
+            names, kind = ", ".join(sorted(changed)), self.args.lr_scheduler_type
+            text = f"lr_scheduler_type={kind} cannot continue with another {names}. Go back to the old value."
+            raise ConfigError("settings_conflict", text)
         for group, new, shape in zip(optimizer.param_groups, fresh, self.lr_scheduler.lr_lambdas, strict=True):
             group.update({name: new[name] for name in ("weight_decay", "betas", "eps", "initial_lr") if name in new})
             group["lr"] = group["initial_lr"] * shape(self.lr_scheduler.last_epoch)
@@ -206,8 +204,5 @@ def _plain_tensors_only(checkpoint: str | None) -> Iterator[None]:
     try:
         yield
     except pickle.UnpicklingError as error:
-        raise DataError(
-            "checkpoint_not_plain",
-            f"{checkpoint} has a file that holds code next to its tensors, or is damaged. It was not loaded. Use "
-            "another checkpoint.",
-        ) from error
+        text = f"{checkpoint} has a file with code in it, or a damaged one. It was not loaded. Use another checkpoint."
+        raise DataError("checkpoint_not_plain", text) from error

@@ -73,22 +73,15 @@ class BesideRows:
     where they stopped in the epoch before. The choice depends only on seed, epoch and step, so that a resumed run sees
     what it would have seen without the stop. No row comes twice in a step, unless an epoch of the second file ends in
     it.
-
-    Args:
-        task_lengths: Tokens of each task row.
-        lengths: Tokens of each row of the second file.
-        ratio: Rows of the second file for each task row (`num_beside`).
-        seed: Seed of the order.
-        shuffle: Whether to shuffle; otherwise rows come in the order of the file.
-        group: Whether rows of similar length go to the same step, the longest to the step with the longest task rows.
-            They are sorted among `BATCHES_PER_WINDOW` steps at a time.
+    With `group`, rows of similar length go to the same step, the longest to the step with the longest task rows. They
+    are sorted among `BATCHES_PER_WINDOW` steps at a time.
     """
 
-    task_lengths: Sequence[int]
-    lengths: Sequence[int]
-    ratio: float
+    task_lengths: Sequence[int]  # tokens of each task row
+    lengths: Sequence[int]  # tokens of each row of the second file
+    ratio: float  # rows of the second file for each task row (`num_beside`)
     seed: int
-    shuffle: bool = field(default=True, kw_only=True)
+    shuffle: bool = field(default=True, kw_only=True)  # else rows come in the order of the file
     group: bool = field(default=True, kw_only=True)
 
     def beside(self, steps: Sequence[Sequence[int]], epoch: int) -> list[list[int]]:
@@ -150,26 +143,17 @@ class SharedBatches(Sampler[list[int]]):
     possible over its micro-batches and processes. If the last batch has fewer rows than there are processes, some
     processes get an empty list.
 
-    Args:
-        rows: The order of the task rows, with a length.
-        batch_size: Task rows of a process in a batch.
-        beside: Gives the rows of the second file; their numbers continue after the last task row's.
-        accumulation: Batches of an optimizer step.
-        num_processes: Number of processes.
-        rank: Which one this is.
-        drop_last: Whether the last batch of an epoch is left out if it is not full.
-
     >>> [list(SharedBatches(range(5), 2, num_processes=2, rank=rank)) for rank in (0, 1)]
     [[[0, 1], []], [[2, 3], [4]]]
     """
 
-    rows: Any
-    batch_size: int
-    beside: BesideRows | None = None
-    accumulation: int = field(default=1, kw_only=True)
+    rows: Any  # the order of the task rows, with a length
+    batch_size: int  # task rows of a process in a batch
+    beside: BesideRows | None = None  # gives the second file's rows; their numbers continue after the last task row's
+    accumulation: int = field(default=1, kw_only=True)  # batches of an optimizer step
     num_processes: int = field(default=1, kw_only=True)
     rank: int = field(default=0, kw_only=True)
-    drop_last: bool = field(default=False, kw_only=True)
+    drop_last: bool = field(default=False, kw_only=True)  # leave out the last batch of an epoch if it is not full
     epoch: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:

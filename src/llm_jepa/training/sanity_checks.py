@@ -66,9 +66,7 @@ def check_work(
 ) -> None:
     """Make sure that a run has steps and labelled tokens, and that its JEPA term, if it has weight, can do something.
 
-    Raises:
-        DataError: If the rows leave nothing to train.
-        ConfigError: If the settings leave nothing to train.
+    It is a DataError if the rows leave nothing to train, and a ConfigError if the settings do.
     """
     rows = arguments.train_batch_size * arguments.world_size
     if not len(pairs):

@@ -19,8 +19,7 @@ class StepLog(TrainerCallback):
 
     Args:
         loss: Returns the loss of the last step; called only when progress is shown, not in every step.
-        progress: Draw the progress of the training below the lines. Without it, the progress is logged every 30
-            seconds.
+        progress: Draw the progress below the lines. Without it, the progress is logged every 30 seconds.
     """
 
     def __init__(self, loss: Callable[[], float], progress: bool = False) -> None:

@@ -23,14 +23,10 @@ NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 
 
 class StopRequest(TrainerCallback):
-    """Ends training with a checkpoint after the step in which a signal came.
-
-    Attributes:
-        signal: The first signal that came; None if none has come.
-    """
+    """Ends training with a checkpoint after the step in which a signal came."""
 
     def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
+        self.signal: signal.Signals | None = None  # the first that came
         self._before: dict[signal.Signals, Any] = {}
         self._stopped_at: int | None = None
 
@@ -38,8 +34,7 @@ class StopRequest(TrainerCallback):
     def listening(self) -> Iterator[StopRequest]:
         """Handle the two signals within the block; after it, pass a signal that came to the earlier handler.
 
-        Raises:
-            KeyboardInterrupt: After the block, if Ctrl-C came and its handler is Python's own.
+        So after Ctrl-C the block ends with KeyboardInterrupt, if the handler is Python's own.
         """
         if threading.current_thread() is not threading.main_thread():  # Python sets handlers only in the main thread
             yield self

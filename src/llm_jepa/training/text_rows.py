@@ -35,25 +35,18 @@ def under_objective(model: LLMJEPA | nn.Module, config: JEPAConfig | None, seed:
 class TextRows:
     """Encodes those data sets of a trainer that are rows of text; data sets of pairs stay as they are.
 
-    Args:
-        jepa: The model that will train on them.
-        tokenizer: Its tokenizer; without one, rows of text are refused.
-        config: How rows are read, and what happens to rows that cannot be used as they are.
-
-    Attributes:
-        encoder: The encoder; None until there are rows of text.
+    Without a tokenizer, rows of text are refused. `config` says what happens to rows that cannot be used as they are.
     """
 
     def __init__(self, jepa: LLMJEPA, tokenizer: PreTrainedTokenizerBase | None, config: DataConfig | None) -> None:
         self.jepa, self.tokenizer, self.config = jepa, tokenizer, config
-        self.encoder: PairEncoder | None = None
+        self.encoder: PairEncoder | None = None  # until there are rows of text
 
     def pairs(self, name: str, rows: Any) -> Sequence[Pair]:
         """Return pairs, or a `datasets.Dataset` or list of rows with columns, as pairs; `name` is for messages.
 
-        Raises:
-            ConfigError: If they are neither, or the model has too few tokens or positions for them.
-            DataError: If a row cannot be used.
+        It is a ConfigError if they are neither, or the model has too few tokens or positions for them, and a DataError
+        if a row cannot be used.
         """
         if self.tokenizer is None or not _are_texts(rows):
             check_rows(name, rows)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -140,12 +140,11 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         self.terms = TermMeter()
         self._problem: str | None = None  # why the current step must not be taken
         self.num_skipped = 0  # steps in a row that the scaler of fp16 left out
+        collator = FusedCollator(model.config, pad_token_id, packing=args.packing, pack_length=args.pack_length)
         super().__init__(
             model=model,
             args=args,
-            data_collator=FusedCollator(
-                model.config, self.pad_token_id, packing=args.packing, pack_length=args.pack_length
-            ),
+            data_collator=collator,
             train_dataset=train_dataset,  # not copied: its rows may be on disk
             eval_dataset=self.eval_pairs,
             callbacks=[*(callbacks or []), _Follow(self)],
@@ -155,8 +154,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         check_combinations(model, args, is_fsdp=self.is_fsdp_enabled)
         check_work(model, args, train_dataset, self.view_pairs)
         self._check_plain_model()
-        if self.is_fsdp_enabled:
-            cast(FusedCollator, self.data_collator).same_forwards = True
+        collator.same_forwards |= self.is_fsdp_enabled
 
     def _check_plain_model(self) -> None:
         """Check a model that trains no views if it gets our mask anyway: in packed rows or in monitors."""
@@ -198,12 +196,6 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         if self.args.torch_compile:
             options: Any = {"backend": self.args.torch_compile_backend, "mode": self.args.torch_compile_mode}
             torch.compile(torch.square, **options)(torch.zeros(8, device=self.args.device))
-
-    def evaluated_metrics(self) -> list[str]:
-        """Return the names of the metrics of each evaluation during training, without those of `extra_metrics`."""
-        pairs = self.monitor_pairs[: self.args.monitor_pairs]
-        has_term = self.jepa.config.uses_views and any(pair.use_jepa for pair in pairs)
-        return ["ce_loss"] * bool(self.eval_pairs) + ["jepa_loss"] * has_term
 
     # ---- one step ----
 
