@@ -81,18 +81,15 @@ def _take(file: Path) -> int:
             is_locked = _locked(lock)
             owner = _read(lock)
             who = f"process {owner.get('pid', 'unknown')} on {owner.get('host', 'unknown')}"
-            if is_locked and _is_at(
-                lock, file
-            ):  # else its owner has just removed it, and the lock is on a deleted file
+            if is_locked and _is_at(lock, file):  # else its owner has just removed the file
                 if owner:
                     text = "note   the last sweep in %s (%s) did not end by itself; this one continues its runs"
                     logger.info(text, folder, who)
                 now = datetime.now().astimezone().isoformat(timespec="seconds")
+                me = {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
                 os.ftruncate(lock, 0)
-                os.pwrite(
-                    lock, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now}).encode(), 0
-                )
-                opened.pop_all()
+                os.pwrite(lock, json.dumps(me).encode(), 0)
+                opened.pop_all()  # it stays open
                 return lock
             if not is_locked:
                 if _is_alive(owner) or (deadline is not None and time.monotonic() > deadline):
