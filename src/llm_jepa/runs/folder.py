@@ -156,7 +156,7 @@ class RunFolder:
 
     def evaluation(self) -> dict[str, Any]:
         """Return scores, cost and alarm."""
-        return json.loads(self.evaluation_file.read_text(encoding="utf-8"))
+        return _read(self.evaluation_file)
 
     def weights_sha256(self) -> str:
         """Return the sha256 of the weights of the run's model, to find out later whether it was trained again."""
@@ -272,7 +272,7 @@ class ExperimentFolder:
 
     def looks(self) -> list[list[int]]:
         """Return, for each time that results were computed, the seeds."""
-        return _read_if_there(self._looks_file) or []
+        return json.loads(self._looks_file.read_text(encoding="utf-8")) if self._looks_file.is_file() else []
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         write_whole(self.settings_file, dump_yaml(settings, sort_keys=False))
@@ -281,8 +281,12 @@ class ExperimentFolder:
         write_json(self._looks_file, looks)
 
 
-def _read_if_there(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+def _read(file: Path) -> dict[str, Any]:
+    return dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def _read_if_there(file: Path) -> dict[str, Any] | None:
+    return _read(file) if file.is_file() else None
 
 
 def _json_safe(value: Any) -> Any:
