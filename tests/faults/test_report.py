@@ -15,6 +15,7 @@ from report_cases import HOSTILE, Page, make_experiment, make_geometry, with_tex
 
 from llm_jepa.report import page as page_module
 from llm_jepa.report.figures import plot_comparison
+from llm_jepa.report.geometry_report import geometry_page
 
 IMAGE = "data:image/svg+xml;base64,"
 
@@ -32,8 +33,7 @@ def render(tmp_path) -> list[Callable[[str], str]]:
 
     def analysis(text: str) -> str:
         geometry, environment = make_geometry(("ntp", f"run {text}"), text), {"cpu": text, text: 1}
-        path = page_module.write_geometry_report(geometry, tmp_path, [], f"llm-jepa {text}", environment)
-        return path.read_text(encoding="utf-8")
+        return geometry_page(geometry, [], f"llm-jepa {text}", environment)
 
     return [experiment, analysis]
 

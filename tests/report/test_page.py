@@ -21,8 +21,9 @@ from llm_jepa.experiments.results import Results, RunResult
 from llm_jepa.experiments.sentences import Answer, answer_of, collapses_of
 from llm_jepa.report.content import price_of
 from llm_jepa.report.figures import plot_comparison, plot_curves
+from llm_jepa.report.geometry_report import geometry_page
 from llm_jepa.report.markdown import experiment_markdown, geometry_markdown
-from llm_jepa.report.page import write_geometry_report, write_report
+from llm_jepa.report.page import write_report
 from llm_jepa.report.run_details import NUM_EXAMPLES, curves_of
 
 
@@ -51,14 +52,13 @@ def render(make_experiment, make_geometry, drawn, tmp_path_factory) -> Callable[
 
 
 @pytest.fixture(scope="module")
-def render_analysis(make_geometry, tmp_path_factory) -> Callable[[str], str]:
+def render_analysis(make_geometry) -> Callable[[str], str]:
     """Return the page of `analyze` with a text in every place where text of data can be."""
-    folder = tmp_path_factory.mktemp("analysis")
 
     @cache
     def render(text: str) -> str:
         geometry = make_geometry(("ntp", f"run {text}"), text)
-        return write_geometry_report(geometry, folder, [], f"llm-jepa {text}", {"cpu": text, text: 1}).read_text()
+        return geometry_page(geometry, [], f"llm-jepa {text}", {"cpu": text, text: 1})
 
     return render
 
@@ -277,14 +277,14 @@ def test_a_report_needs_no_run_folders(make_experiment, read_page, tmp_path):
 # ---- the report of `analyze` ----
 
 
-def test_the_report_of_an_analysis_answers_with_an_interval_too(make_geometry, read_page, tmp_path):
+def test_the_report_of_an_analysis_answers_with_an_interval_too(make_geometry, read_page):
     """Question, share of texts that find their codes (with its interval, and chance), cost, maps; then the rest."""
     geometry = make_geometry(("ntp", "jepa"))
     for run, side, share in (("ntp", "enc", 0.0), ("jepa", "pred", 0.5)):
         found = geometry["runs"][run]["sides"][side]
         retrieval = found["retrieval"] | {"recall@1": share}
         geometry["runs"][run]["sides"][side] = found | {"retrieval": retrieval, "looks_collapsed": run == "jepa"}
-    html = write_geometry_report(geometry, tmp_path, command="llm-jepa analyze x").read_text()
+    html = geometry_page(geometry, command="llm-jepa analyze x")
     opening = read_page(html[html.index("<h1>") : html.index("<svg")]).words
     assert "Do texts find their own codes?" in opening
     assert "More often than by chance in 1 of 2 runs." in opening

@@ -17,9 +17,9 @@ from llm_jepa import __version__
 from llm_jepa.data.context import Context
 from llm_jepa.experiments.results import Results
 from llm_jepa.experiments.sentences import comparison_sentences
+from llm_jepa.progress import duration
 from llm_jepa.report.content import splits_of
 from llm_jepa.report.figures import OTHER_SCORES
-from llm_jepa.report.formatting import duration
 from llm_jepa.report.markdown import bullets, escaped, fenced, table
 from llm_jepa.report.terminal import outcome_rows, test_title
 from llm_jepa.runs.folder import ExperimentFolder, RunFolder, run_name

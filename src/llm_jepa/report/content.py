@@ -4,48 +4,19 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from llm_jepa.experiments.results import BUDGET_TITLES, ArmResult, GridResults, Results
+from llm_jepa.experiments.results import BUDGET_TITLES, Results
 from llm_jepa.experiments.sentences import headline_of
-from llm_jepa.experiments.statistics import PairedComparison
+from llm_jepa.progress import duration
 
 from .drawing import PALETTE
-from .formatting import counted, duration, ratio
-from .grid_figures import shown_axes
+from .formatting import counted, ratio
 from .terminal import test_title
 
 FROM_WHERE = "Relative file names in the command and the settings start from the folder where the command was given."
 COLLAPSE_ALARM = "Collapse alarm"
 DIFFERING = "Not the same in all runs"
-
-
-@dataclass(frozen=True)
-class Row:
-    """What the page's tables show of one arm.
-
-    Attributes:
-        arm: The arm.
-        colour: Its colour in all figures.
-        comparison: With the baseline; None for the baseline itself.
-        run_time: Median training time of its runs, in seconds.
-    """
-
-    arm: ArmResult
-    colour: str
-    comparison: PairedComparison | None
-    run_time: float | None
-
-
-@dataclass(frozen=True)
-class EqualCost:
-    """The comparison at equal FLOPs or equal time."""
-
-    kind: str
-    title: str
-    rows: list[Row]
-    results: Results
 
 
 def price_of(results: Results) -> str:
@@ -65,23 +36,28 @@ def price_of(results: Results) -> str:
     return f"{'; '.join(parts)}." if parts else ""
 
 
-def rows_of(results: Results) -> list[Row]:
-    """Return what the tables show of each arm, the baseline first."""
+def rows_of(results: Results) -> list[dict[str, Any]]:
+    """Return what the page's tables show of each arm, the baseline first.
+
+    `arm`; `colour`, that of the arm in all figures; `comparison` with the baseline, None for the baseline itself; and
+    `run_time`, the median training time of its runs in seconds.
+    """
     return [
-        Row(
-            arm,
-            PALETTE[place % len(PALETTE)],
-            results.main.comparison_of(name),
-            statistics.median(times) if (times := results.times("training_time_s", name)) else None,
-        )
+        {
+            "arm": arm,
+            "colour": PALETTE[place % len(PALETTE)],
+            "comparison": results.main.comparison_of(name),
+            "run_time": statistics.median(times) if (times := results.times("training_time_s", name)) else None,
+        }
         for place, (name, arm) in enumerate(results.arms.items())
     ]
 
 
-def budgets_of(results: Results) -> list[EqualCost]:
-    """Return the comparisons at equal FLOPs and equal time that were made, on each test set."""
+def budgets_of(results: Results) -> list[dict[str, Any]]:
+    """Return `kind`, `title`, `results` and `rows` of each comparison at equal cost, on each test set."""
     return [
-        EqualCost(kind, " · ".join(filter(None, (BUDGET_TITLES[kind], test_title(each)))), rows_of(each), each)
+        {"kind": kind, "results": each, "rows": rows_of(each)}
+        | {"title": " · ".join(filter(None, (BUDGET_TITLES[kind], test_title(each))))}
         for kind, again in results.at_equal.items()
         for each in (again, *again.other_tests.values())
     ]
@@ -90,19 +66,5 @@ def budgets_of(results: Results) -> list[EqualCost]:
 def splits_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Return split to its counts of rows, from the summary of a run's data, with all test sets."""
     tests = sorted(name for name in summary if name.startswith("test"))
-    return {
-        name: summary[name] for name in ("train", "validation", *tests, "views", "views_validation") if name in summary
-    }
-
-
-def grid_caption(grid: GridResults) -> str:
-    """Return the caption of a grid's picture, with the slice that it shows."""
-    held = [field for field in grid.axes if field not in shown_axes(grid)]
-    at = grid.shown_cell.coordinates
-    caption = (
-        f"Left or above, validation rows: {grid.choose_by}, by which the framed cell was chosen. Right or below, "
-        f"test rows: {grid.metric}, measured afterwards; do not report its best cell. Means over seeds."
-    )
-    if held:
-        caption += " Of the other axes: " + ", ".join(f"{field} {at[field]}" for field in held) + "."
-    return caption
+    names = ("train", "validation", *tests, "views", "views_validation")
+    return {name: summary[name] for name in names if name in summary}

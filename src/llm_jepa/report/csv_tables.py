@@ -60,16 +60,9 @@ def _arms(results: Results) -> Iterator[Row]:
                 row |= _summary(f"{key}_", arm.retrieval.get(key))
             if each.main.has_views_retrieval:
                 row |= _summary("views_recall@1_", arm.views_retrieval.get("recall@1"))
-            yield (
-                row
-                | asdict(arm.cost)
-                | {
-                    "median_training_time_s": statistics.median(times) if times else None,
-                    "max_steps": budget and budget.max_steps,
-                    "watched_runs": len(arm.alarms),
-                    "alarmed_runs": len(arm.raised),
-                }
-            )
+            row |= {**asdict(arm.cost), "median_training_time_s": statistics.median(times) if times else None}
+            row |= {"max_steps": budget and budget.max_steps}
+            yield row | {"watched_runs": len(arm.alarms), "alarmed_runs": len(arm.raised)}
 
 
 def _comparisons(results: Results) -> Iterator[Row]:
@@ -82,11 +75,9 @@ def _comparisons(results: Results) -> Iterator[Row]:
             yield {
                 **which,
                 "compared_with": role,
-                "arm": comparison.arm,
-                "baseline": comparison.baseline,
-                **{key: getattr(comparison, key) for key in numbers},
+                **{key: getattr(comparison, key) for key in ("arm", "baseline", *numbers)},
                 "reason": comparison.reason or None,
-                **_ends("ci95", comparison.ci),
+                **dict(zip(("ci95_low", "ci95_high"), comparison.ci or (None, None), strict=True)),
                 **{key: None if comparison.margin is None else getattr(comparison, key) for key in margin},
             }
 
@@ -103,19 +94,9 @@ def _data(results: Results) -> Iterator[Row]:
     summary = results.settings.get("data", {}).get("summary", {})
     for split, counts in splits_of(summary).items():
         left_out = "; ".join(f"{reason} {count}" for reason, count in counts["dropped"].items())
-        yield {
-            "split": split,
-            "rows_in": counts["rows_in"],
-            "kept": counts["kept"],
-            "truncated": counts["truncated"],
-            "left_out": left_out,
-        }
+        numbers = {key: counts[key] for key in ("rows_in", "kept", "truncated")}
+        yield {"split": split, **numbers, "left_out": left_out}
 
 
 def _summary(prefix: str, values: SeedValues | None) -> Row:
     return {f"{prefix}{key}": getattr(values, key, None) for key in ("n", "mean", "std")}
-
-
-def _ends(name: str, bounds: tuple[float, float] | None) -> Row:
-    low, high = bounds or (None, None)
-    return {f"{name}_low": low, f"{name}_high": high}

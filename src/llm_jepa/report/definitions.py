@@ -22,10 +22,10 @@ TARGETS = {
     "shared": "gradients through both views",
     "ema": "the target from a slow copy of the model",
 }
-DESCRIBED = ("shuffle_views", "shuffle_rule", "teacher", "rewrite_first", "views_ratio")
-"""Settings that `_line` describes in words."""
-TERM = ("jepa_lambda", "jepa_term", "jepa_distance", "jepa_target", "jepa_k")
-"""Settings of the objective that `_term_in_words` describes."""
+DESCRIBED = {
+    *("jepa_lambda", "jepa_term", "jepa_distance", "jepa_target", "jepa_k"),  # by `_term_in_words`
+    *("shuffle_views", "shuffle_rule", "teacher", "rewrite_first", "views_ratio"),  # by `_line`
+}
 
 
 def arm_lines(results: Results) -> dict[str, str]:
@@ -55,7 +55,9 @@ def _line(arm: str, runs: Mapping[str, RunConfig], baseline: str) -> str:
     if arm == baseline:
         parts.append("the baseline")
     elif baseline in runs:
-        parts += _other_differences(run, runs[baseline])
+        own, theirs = run.settings, runs[baseline].settings
+        changed = {key for key, value in own.items() if theirs.get(key) != value} - DESCRIBED
+        parts += [f"{key} {as_text(own[key])}" for key in sorted(changed)]
     return "; ".join(parts) + "."
 
 
@@ -70,18 +72,9 @@ def _term_in_words(config: JEPAConfig) -> str:
     return f"{start}: {distance}; {TARGETS[config.jepa_target]}; {count}"
 
 
-def _other_differences(run: RunConfig, baseline: RunConfig) -> list[str]:
-    """Return the settings that differ from the baseline's and are not described yet, as `name value`."""
-    described = {*DESCRIBED, *TERM}
-    changed = {key for key, value in run.settings.items() if baseline.settings.get(key) != value} - described
-    return [f"{key} {as_text(run.settings[key])}" for key in sorted(changed)]
-
-
 def words_of(results: Results) -> dict[str, str]:
     """Return what each word and sign in this report means."""
-    arms, baseline = results.arms.values(), results.baseline
-    has_term = any(arm.alarms or arm.retrieval for arm in arms)
-    margin = results.main.comparisons[0].margin_in_words if _has_margin(results) else None
+    baseline = results.baseline
     words = {
         "arm": "One way of training. All arms have the same weights at the start and the same rows, seed by seed.",
         "seed": "One run of each arm: it sets the weights at the start and the order of the rows.",
@@ -95,8 +88,8 @@ def words_of(results: Results) -> dict[str, str]:
         "difference shown” does not prove equality. A comparison with a control is one more condition for "
         "a gain; its p is not corrected.",
     }
-    if margin is not None:
-        words[f"not worse by more than {margin}"] = (
+    if (first := next(iter(results.main.comparisons), None)) and first.margin is not None:
+        words[f"not worse by more than {first.margin_in_words}"] = (
             "p of the test against such a loss, corrected together with the others, is below 0.05: the interval lies "
             "above it."
         )
@@ -104,7 +97,7 @@ def words_of(results: Results) -> dict[str, str]:
     if results.costs_of_runs_differ:
         words["run FLOPs"] = "The FLOPs of all steps; for a teacher, also those of its training and its answers."
     words["a run takes"] = "Median over seeds of the training time, by the clock."
-    if has_term:
+    if any(arm.alarms or arm.retrieval for arm in results.arms.values()):
         words |= _words_of_embeddings(results)
     return words
 
@@ -125,7 +118,3 @@ def _words_of_embeddings(results: Results) -> dict[str, str]:
     if results.main.has_views_retrieval:
         words["of held-out views"] = "Retrieval of the other view of a row of views_file."
     return words
-
-
-def _has_margin(results: Results) -> bool:
-    return bool(results.main.comparisons) and results.main.comparisons[0].margin is not None

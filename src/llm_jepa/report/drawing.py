@@ -98,11 +98,6 @@ def plain(text: str) -> str:
     return "".join(char if can_be_shown(char) else "\N{REPLACEMENT CHARACTER}" for char in text).replace("$", r"\$")
 
 
-def file_name(name: str) -> str:
-    """Return a name from data, such as an arm, as part of a file name."""
-    return name.replace("/", "_").replace("@", "_at_")
-
-
 def at_least(limits: tuple[float, float], least: float, bounds: tuple[float, float]) -> tuple[float, float]:
     """Return the limits of an axis that spans at least `least`, around the same middle and within the bounds.
 
@@ -121,20 +116,14 @@ def at_least(limits: tuple[float, float], least: float, bounds: tuple[float, flo
 
 
 def save_wide_and_narrow(draw: Callable[[bool], Figure], out_dir: str | Path, name: str) -> list[Path]:
-    """Draw a figure for a page and for a phone, and write both (see `save`).
-
-    Args:
-        draw: Returns the figure; its argument says whether the figure is narrow.
-        out_dir: Folder, made if it is missing.
-        name: Name of the files.
-    """
+    """Draw a figure twice, for a page and for a phone (`draw(True)`, narrow), and write both (see `save`)."""
     with mpl.rc_context(STYLE):
         wide, narrow = draw(False), draw(True)
     return save(wide, out_dir, name, narrow)
 
 
 def save(figure: Figure, out_dir: str | Path, name: str, narrow: Figure | None = None) -> list[Path]:
-    """Write a figure as SVG and PNG; return both paths.
+    """Write a figure as SVG and PNG to a folder, which is made if it is missing; return both paths.
 
     The figure for a phone is written next to them, as SVG alone; pages find it by its name.
     """

@@ -46,66 +46,52 @@ def maps_of(geometry: Geometry, side: str, shown: Sequence[int]) -> dict[str, An
     places of both views in [0, SIZE].
     """
     titles = [_title(pair) for pair in geometry["mapped_pairs"]]
-    runs = {name: shown_side(run, side) for name, run in geometry["runs"].items()}
-    flat = {name: _places(found["embedding_map"], "pca") for name, found in runs.items()}
-    curved = {name: _places(found["embedding_map"], "tsne") for name, found in runs.items()}
-    reach = max((float(np.abs(places).max()) for places in flat.values() if places is not None), default=0.0)
+    maps = {name: shown_side(run, side)["embedding_map"] for name, run in geometry["runs"].items()}
+    reach = max(float(np.abs(_places(found, "pca")).max()) for found in maps.values())
     panels: dict[str, list[dict[str, Any]]] = {"pca": [], "tsne": []}
-    for name, found in runs.items():
-        has_own = side == "enc" or "pred" in geometry["runs"][name]["sides"]
+    for name, run in geometry["runs"].items():
+        found, has_own = shown_side(run, side), side == "enc" or "pred" in run["sides"]
         about = {"name": name, "said": describe_match(found, has_own), "collapsed": found["looks_collapsed"]}
-        cosines = found["embedding_map"].get("cosines")
-        for kind, places in (("pca", flat[name]), ("tsne", curved[name])):
-            scaled = None if places is None else _scaled(places, reach if kind == "pca" else None)
-            panels[kind].append(about | {"pairs": None if scaled is None else _marks(scaled, titles, cosines, shown)})
-    shares = {name: found["embedding_map"]["pca_explained"] for name, found in runs.items()}
+        cosines = maps[name]["cosines"]
+        for kind, own_reach in (("pca", reach), ("tsne", None)):
+            pairs = None
+            if maps[name][f"{kind}_text"] is not None:
+                pairs = _marks(_scaled(_places(maps[name], kind), own_reach), titles, cosines, shown)
+            panels[kind].append(about | {"pairs": pairs})
     return panels | {
         "num_pairs": len(shown),
-        "shares": shares,
-        "perplexity": next(iter(runs.values()))["embedding_map"]["perplexity"],
+        "shares": {name: found["pca_explained"] for name, found in maps.items()},
+        "perplexity": next(iter(maps.values()))["perplexity"],
     }
 
 
 def ends_of(geometry: Geometry, side: str) -> list[dict[str, Any]]:
-    """Return for each run the pairs whose views are nearest and farthest, by cosine; a run without cosines is left out.
+    """Return for each run the pairs whose views are nearest and farthest, by cosine.
 
     Each has `name`, and `nearest` and `farthest`: dicts of cosine, text and code.
     """
     pairs = geometry["mapped_pairs"]
     ends = []
     for name, run in geometry["runs"].items():
-        cosines = shown_side(run, side)["embedding_map"].get("cosines")
-        if cosines:
-            order = np.argsort(-np.array(cosines), kind="stable").tolist()
-            half = min(NUM_ENDS, len(order) // 2)
-            nearest, farthest = ([_end(pairs[place], cosines[place]) for place in part] for part in _cut(order, half))
-            ends.append({"name": name, "nearest": nearest, "farthest": farthest})
+        cosines = shown_side(run, side)["embedding_map"]["cosines"]
+        order = np.argsort(-np.array(cosines), kind="stable").tolist()
+        half = min(NUM_ENDS, len(order) // 2)
+        listed = [
+            {"cosine": cosines[place]}
+            | {view: shortened(pairs[place][view], 2 * TITLE_ROOM) for view in ("text", "code")}
+            for place in (*order[:half], *order[len(order) - half :])
+        ]
+        ends.append({"name": name, "nearest": listed[:half], "farthest": listed[half:]})
     return ends
 
 
-def _cut(order: Sequence[int], half: int) -> tuple[Sequence[int], Sequence[int]]:
-    return order[:half], order[len(order) - half :]
-
-
-def _end(pair: Mapping[str, str], cosine: float) -> dict[str, Any]:
-    return {
-        "cosine": cosine,
-        "text": shortened(pair["text"], 2 * TITLE_ROOM),
-        "code": shortened(pair["code"], 2 * TITLE_ROOM),
-    }
-
-
 def _title(pair: Mapping[str, str]) -> str:
-    if not pair:
-        return ""
     where = pair["source"].rsplit("/", 1)[-1]  # the file's name without its folder, which is one of another machine
     return f"{shortened(pair['text'], TITLE_ROOM)}\n{shortened(pair['code'], TITLE_ROOM)}\n{where}"
 
 
-def _places(found: Mapping[str, Any], kind: str) -> NDArray[np.float64] | None:
-    """Return the places of both views, (2, pairs, 2); None if there are none."""
-    if found[f"{kind}_text"] is None:
-        return None
+def _places(found: Mapping[str, Any], kind: str) -> NDArray[np.float64]:
+    """Return the places of both views, (2, pairs, 2)."""
     return np.array([found[f"{kind}_text"], found[f"{kind}_code"]])
 
 
@@ -120,11 +106,11 @@ def _scaled(places: NDArray[np.float64], reach: float | None) -> NDArray[np.floa
 
 
 def _marks(
-    places: NDArray[np.float64], titles: Sequence[str], cosines: Sequence[float] | None, shown: Sequence[int]
+    places: NDArray[np.float64], titles: Sequence[str], cosines: Sequence[float], shown: Sequence[int]
 ) -> list[dict[str, Any]]:
     return [
         {
-            "title": titles[number] if cosines is None else f"{titles[number]}\ncosine {cosines[number]:z.3f}",
+            "title": f"{titles[number]}\ncosine {cosines[number]:z.3f}",
             "text": places[0, number].tolist(),
             "code": places[1, number].tolist(),
         }

@@ -16,7 +16,7 @@ from llm_jepa.geometry.experiment_geometry import stored_geometry
 from llm_jepa.runs.folder import ExperimentFolder
 
 from .csv_tables import write_tables
-from .figures import Runs, comparison_name, plot_comparison, plot_curves
+from .figures import comparison_name, plot_comparison, plot_curves
 from .geometry_figures import plot_geometry
 from .grid_figures import plot_grid
 from .markdown import MARKDOWN_FILE, experiment_markdown
@@ -34,7 +34,7 @@ def write_experiment_report(results: Results, folder: Path) -> Path:
         folder: The experiment's folder, with its runs.
     """
     geometry = experiment_geometry(results, folder)
-    pictures = _draw(results, folder / FIGURES_FOLDER, curves_of(results, folder), geometry)
+    pictures = _draw(results, folder, geometry)
     write_tables(results, geometry, folder)
     command = f"llm-jepa compare {shlex.quote(str(ExperimentFolder(folder).settings_file))} --out NEW_FOLDER"
     about: dict[str, Any] = {"geometry": geometry, "command": command}
@@ -44,7 +44,8 @@ def write_experiment_report(results: Results, folder: Path) -> Path:
     return write_report(results, folder, pictures, **about)
 
 
-def _draw(results: Results, out: Path, curves: Runs, geometry: Mapping[str, Any] | None) -> list[Path]:
+def _draw(results: Results, folder: Path, geometry: Mapping[str, Any] | None) -> list[Path]:
+    curves, out = curves_of(results, folder), folder / FIGURES_FOLDER
     alarms = {name: arm.alarms for name, arm in results.arms.items()}
     pictures = plot_comparison(results, out)
     for name, other in results.other_tests.items():

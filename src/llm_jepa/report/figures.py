@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -93,7 +94,6 @@ FIGURES: dict[str, tuple[Panel, ...]] = {
 }
 """The figures by name."""
 
-
 WATCHED = ("monitors", "jepa_loss")
 """Figures in which a collapse shows, and on which alarms are marked."""
 
@@ -118,30 +118,25 @@ def plot_curves(
             from which the views had collapsed.
 
     Returns:
-        The files written, `curves_NAME.svg` and `curves_NAME.png` for each figure. `curves_NAME_narrow.svg`, the same
-        in one column, is written next to them.
+        The files written, `curves_NAME.svg` and `curves_NAME.png` for each figure; the narrow ones are next to them.
     """
     written: list[Path] = []
-    raised = alarm_steps(alarms or {})
     for name in FIGURES if names is None else names:
         drawable = [(panel, curves) for panel in FIGURES[name] if (curves := _curves_of(runs, panel))]
         if drawable:
-            marks = raised if name in WATCHED else {}
-            written += save_wide_and_narrow(
-                partial(_curves_figure, drawable, list(runs), marks), out_dir, f"curves_{name}"
-            )
+            marks = alarm_steps(alarms or {}) if name in WATCHED else {}
+            draw = partial(_curves_figure, drawable, list(runs), marks)
+            written += save_wide_and_narrow(draw, out_dir, f"curves_{name}")
     return written
 
 
-def alarm_steps(alarms: Mapping[str, Mapping[int, Alarm]]) -> dict[str, dict[int, int]]:
+def alarm_steps(alarms: Mapping[str, Mapping[int, Alarm]]) -> dict[str, Counter[int]]:
     """Return for each arm with alarms the steps from which its runs had collapsed, and how many runs had at each."""
-    steps: dict[str, dict[int, int]] = {}
-    for arm, by_seed in alarms.items():
-        for alarm in by_seed.values():
-            if alarm.alarmed and alarm.first_step is not None:
-                of_arm = steps.setdefault(arm, {})
-                of_arm[alarm.first_step] = of_arm.get(alarm.first_step, 0) + 1
-    return steps
+    steps = {
+        arm: Counter(each.first_step for each in by_seed.values() if each.alarmed and each.first_step is not None)
+        for arm, by_seed in alarms.items()
+    }
+    return {arm: counts for arm, counts in steps.items() if counts}
 
 
 def comparison_name(test_set: str) -> str:
@@ -150,15 +145,11 @@ def comparison_name(test_set: str) -> str:
 
 
 def plot_comparison(results: Results, out_dir: str | Path, name: str = COMPARISON) -> list[Path]:
-    """Draw each seed's value and the mean of each arm, next to the differences to the baseline.
+    """Draw each seed's value and the mean of each arm, next to the differences to the baseline; return SVG and PNG.
 
     Left: a dot for each seed, a bar at the mean, in percent. Right: a dot for each seed's difference, the mean and its
     95% interval, in points; the verdict is in the margin. An interval that crosses the line at 0 shows no difference;
-    if one does not, and none is shown, the corrected p says why.
-
-    Returns:
-        The files written, `NAME.svg` and `NAME.png`. `NAME_narrow.svg`, with one part above the other, is written next
-        to them.
+    if one does not, and none is shown, the corrected p says why. On a phone one part is above the other.
     """
     return save_wide_and_narrow(partial(_comparison_figure, results), out_dir, name)
 
@@ -188,12 +179,8 @@ def summarize_seeds(by_seed: Mapping[int, Sequence[Row]], key: str) -> Curve | N
         return None
     steps = sorted(at_step)
     values = [list(at_step[step].values()) for step in steps]
-    return Curve(
-        np.array(steps),
-        np.array([sum(v) / len(v) for v in values]),
-        np.array([min(v) for v in values]),
-        np.array([max(v) for v in values]),
-    )
+    summaries = ([sum(v) / len(v) for v in values], [min(v) for v in values], [max(v) for v in values])
+    return Curve(np.array(steps), *map(np.array, summaries))
 
 
 def _is_number(value: object) -> TypeGuard[float]:
@@ -271,17 +258,14 @@ def _draw_alarms(axis: Axes, marks: Mapping[str, Mapping[int, int]], arms: Seque
             across = axis.get_xaxis_transform()
             axis.plot([step], [height], marker=ALARM, color=colour, markersize=6, transform=across, clip_on=False)
             if count > 1:
-                axis.annotate(
-                    f"{count} runs",
-                    (step, height),
-                    xycoords=across,
-                    xytext=(5, 0),
-                    textcoords="offset points",
-                    fontsize=7,
-                    color=colour,
-                    va="center",
-                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
-                )
+                style: dict[str, Any] = {
+                    "xycoords": across,
+                    "xytext": (5, 0),
+                    "textcoords": "offset points",
+                    "va": "center",
+                }
+                box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+                axis.annotate(f"{count} runs", (step, height), **style, fontsize=7, color=colour, bbox=box)
 
 
 # ---- comparison ----
@@ -334,7 +318,7 @@ def _comparison_axes(num_arms: int, num_parts: int, narrow: bool) -> tuple[Figur
 
 def _draw_values(axis: Axes, height: float, values: SeedValues, look: Look) -> None:
     shares = [100 * value for value in values.seeds.values()]
-    spread = _side_by_side(len(shares))
+    spread = _side_by_side(len(shares), 0.16)
     axis.scatter(shares, height + spread, s=20, color=look.color, marker=look.marker, alpha=0.55, linewidth=0)
     if values.mean is not None:
         mean = 100 * values.mean
@@ -345,7 +329,7 @@ def _draw_difference(axis: Axes, height: float, comparison: PairedComparison, lo
     if comparison.delta is None:
         return
     differences = [100 * value for value in comparison.differences.values()]
-    dots = height + 0.14 + _side_by_side(len(differences), width=0.06)
+    dots = height + 0.14 + _side_by_side(len(differences), 0.06)
     axis.scatter(differences, dots, s=14, color=look.color, marker=look.marker, alpha=0.4, linewidth=0)
     if comparison.ci is not None:
         low, high = (100 * bound for bound in comparison.ci)
@@ -365,6 +349,6 @@ def _write_verdict(axis: Axes, height: float, comparison: PairedComparison, *, a
     axis.annotate(text, at, xycoords=across, va="center", color=INK, fontsize=size, bbox=box)
 
 
-def _side_by_side(count: int, width: float = 0.16) -> NDArray[np.float64]:
+def _side_by_side(count: int, width: float) -> NDArray[np.float64]:
     """Return small offsets that keep dots of equal value apart; the same every time."""
     return np.linspace(-width, width, count) if count > 1 else np.zeros(count)

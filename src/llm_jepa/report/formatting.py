@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from llm_jepa import progress
-from llm_jepa.experiments.sentences import format_p, format_points
+from llm_jepa.experiments.sentences import format_points
 
 LONGEST_TEXT = 600
 """Characters of a text or an answer that are shown: a diff or an essay would fill the whole page."""
@@ -40,34 +39,29 @@ def shortened(text: str, room: int = LONGEST_TEXT) -> str:
     return text if len(text) <= room else f"{text[:room]} … ({len(text):,} characters)"
 
 
-def percent(share: float | None) -> str:
+def or_dash(text_of: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Return a function that writes None as a dash, and any other value as `text_of` does."""
+    return lambda value: DASH if value is None else text_of(value)
+
+
+def percent(share: float) -> str:
     """Return a share in percent, without the sign."""
-    return DASH if share is None else f"{100 * share:.1f}"
+    return f"{100 * share:.1f}"
 
 
-def points(share: float | None) -> str:
+def points(share: float) -> str:
     """Return a difference of shares in points, with its sign."""
-    return DASH if share is None else format_points(share).replace("-", MINUS)
+    return format_points(share).replace("-", MINUS)
 
 
-def interval(bounds: Sequence[float] | None) -> str:
+def interval(bounds: Sequence[float]) -> str:
     """Return the two ends of an interval of shares, in points."""
-    return DASH if bounds is None else f"{points(bounds[0])} to {points(bounds[1])}"
+    return " to ".join(map(points, bounds))
 
 
-def ratio(value: float | None) -> str:
+def ratio(value: float) -> str:
     """Return a ratio with its sign, such as 1.50×."""
-    return DASH if value is None else f"{value:.2f}×"
-
-
-def p_value(p: float | None) -> str:
-    """Return a p value with as many digits as are worth reading."""
-    return DASH if p is None else format_p(p)
-
-
-def duration(seconds: float | None) -> str:
-    """Return a time in few characters."""
-    return DASH if seconds is None else progress.duration(seconds)
+    return f"{value:.2f}×"
 
 
 def counted(count: int, noun: str) -> str:
@@ -86,11 +80,6 @@ def with_minus(text: str) -> str:
     ('jepa-2: −1.7 points', '–')
     """
     return DASH if text == "-" else re.sub(r"(?<![\w-])-(?=\d)", MINUS, text)
-
-
-def in_words(key: object) -> str:
-    """Return the name of a field as words."""
-    return str(key).replace("_", " ")
 
 
 def as_text(value: Any) -> str:

@@ -56,15 +56,12 @@ Geometry = Mapping[str, Any]
 
 
 def plot_geometry(geometry: Geometry, out_dir: str | Path) -> list[Path]:
-    """Draw a geometry.json.
+    """Draw a geometry.json; return the files, each as SVG and PNG.
 
     `singular_values`: one column for each form (raw, centred, row-normalised), one row for each side, one line for
     each run; dashed, the same of shuffled pairs. `embedding_map_enc` and, if a run has predictions,
     `embedding_map_pred`: one column for each run, above by PCA on the same axes for all runs, below by t-SNE. For a
     run without predictions Enc(Text) is shown instead. A side that cannot be shown for every run has no map.
-
-    Returns:
-        The files written, each as SVG and PNG.
     """
     sides = sides_of(geometry)
     paths = save_wide_and_narrow(partial(_spectra_figure, geometry, sides), out_dir, "singular_values")
@@ -97,13 +94,13 @@ def _head(figure: Figure, text: str) -> None:
 def _spectra_figure(geometry: Geometry, sides: Sequence[str], narrow: bool) -> Figure:
     names = list(geometry["runs"])
     arms = geometry.get("arms", names)  # an arm has the same colour as in the other figures
+    shape = (len(sides), len(FORM_TITLES))
     if narrow:
-        figure = Figure(figsize=(NARROW, 2.3 * len(sides) * len(FORM_TITLES) + 1.2), layout="constrained")
-        axes = figure.subplots(len(sides) * len(FORM_TITLES), 1, squeeze=False, sharex=True)
-        axes = axes.reshape(len(sides), len(FORM_TITLES))
+        figure = Figure(figsize=(NARROW, 2.3 * math.prod(shape) + 1.2), layout="constrained")
+        axes = figure.subplots(math.prod(shape), 1, squeeze=False, sharex=True).reshape(shape)
     else:
         figure = Figure(figsize=(9.6, 2.75 * len(sides) + 1.0), layout="constrained")
-        axes = figure.subplots(len(sides), len(FORM_TITLES), squeeze=False, sharex=True, sharey="col")
+        axes = figure.subplots(*shape, squeeze=False, sharex=True, sharey="col")
     for line, side in zip(axes, sides, strict=True):
         for axis, form in zip(line, FORM_TITLES, strict=True):
             for name in names:
@@ -118,10 +115,8 @@ def _spectra_figure(geometry: Geometry, sides: Sequence[str], narrow: bool) -> F
     for axis in axes[-1][-1:] if narrow else axes[-1]:
         axis.set_xlabel("rank of the singular value")
     keys = [line_key(shortened_name(name), look_of(name, arms).color) for name in names]
-    keys += [
-        line_key("matching pairs", FAINT, linewidth=1.8),
-        line_key("shuffled pairs", FAINT, linestyle=DASHED, linewidth=1.2),
-    ]
+    keys.append(line_key("matching pairs", FAINT, linewidth=1.8))
+    keys.append(line_key("shuffled pairs", FAINT, linestyle=DASHED, linewidth=1.2))
     figure.legend(handles=keys, loc="outside lower left", ncols=min(len(keys), 2 if narrow else 4), handlelength=2.4)
     _head(figure, f"A \N{MINUS SIGN} B over {describe_pairs(geometry)}")
     return figure
@@ -143,7 +138,8 @@ def _map_figure(geometry: Geometry, side: str) -> Figure:
     blocks = math.ceil(len(runs) / columns)
     figure = Figure(figsize=(max(2.7 * columns, 5.4) + 0.4, 5.9 * blocks + 0.9), layout="constrained")
     axes = figure.subplots(2 * blocks, columns, squeeze=False)
-    reach = 1.06 * max(_reach(shown_side(run, side)["embedding_map"]) for run in runs.values()) or 1.0
+    maps = [shown_side(run, side)["embedding_map"] for run in runs.values()]
+    reach = 1.06 * max(float(np.abs([*each["pca_text"], *each["pca_code"]]).max()) for each in maps) or 1.0
     for axis in axes.ravel():
         axis.set_visible(False)
     for number, (name, run) in enumerate(runs.items()):
@@ -153,11 +149,13 @@ def _map_figure(geometry: Geometry, side: str) -> Figure:
         _draw_pca(flat, found, reach, first=column == 0)
         flat.set_title(f"{shortened_name(name, 24)}\n", fontsize=10)
         has_own = side == "enc" or "pred" in run["sides"]
-        flat.text(0, 1.02, _caption(found, has_own), transform=flat.transAxes, fontsize=8, color=INK, va="bottom")
+        said = f"{describe_match(found)}, collapsed" if found["looks_collapsed"] else describe_match(found, has_own)
+        flat.text(0, 1.02, said, transform=flat.transAxes, fontsize=8, color=INK, va="bottom")
         _draw_tsne(curved, found, first=column == 0)
+    labels = ("Enc(Text)", "Enc(Code)") if side == "enc" else ("text side", "code side")
     keys = [
         marker_key(label, look["color"], look["marker"], markersize=5)
-        for look, label in zip(VIEW_LOOKS.values(), _labels(side), strict=True)
+        for look, label in zip(VIEW_LOOKS.values(), labels, strict=True)
     ]
     keys.append(line_key(f"a matching pair (the first {LINKED_PAIRS})", FAINT, linewidth=0.8))
     figure.legend(handles=keys, loc="outside lower left", ncols=len(keys), handletextpad=0.4)
@@ -166,22 +164,10 @@ def _map_figure(geometry: Geometry, side: str) -> Figure:
     return figure
 
 
-def _labels(side: str) -> tuple[str, str]:
-    return ("Enc(Text)", "Enc(Code)") if side == "enc" else ("text side", "code side")
-
-
-def _caption(found: Mapping[str, Any], has_own: bool) -> str:
-    return f"{describe_match(found)}, collapsed" if found["looks_collapsed"] else describe_match(found, has_own)
-
-
 def describe_match(found: Mapping[str, Any], has_own: bool = True) -> str:
     """Return how well the views of a map match; `has_own` is False for a run without a prediction of its own."""
     text = f"gap {found['monitors']['gap']:z.2f}, retrieval@1 {found['retrieval']['recall@1']:.0%}"
     return text if has_own else f"{text}, no [PRED]"
-
-
-def _reach(places: Mapping[str, Any]) -> float:
-    return float(np.abs([*places["pca_text"], *places["pca_code"]]).max())
 
 
 def _draw_pca(axis: Axes, found: Mapping[str, Any], reach: float, *, first: bool) -> None:
@@ -212,8 +198,8 @@ def _draw_tsne(axis: Axes, found: Mapping[str, Any], *, first: bool) -> None:
         axis.set_ylabel("t-SNE, no scale")
     if places["tsne_text"] is None:
         axis.text(0.5, 0.5, "all points are the same", transform=axis.transAxes, ha="center", color=INK)
-        return
-    _draw_points(axis, places["tsne_text"], places["tsne_code"])
+    else:
+        _draw_points(axis, places["tsne_text"], places["tsne_code"])
 
 
 def _draw_points(axis: Axes, text: Sequence[Sequence[float]], code: Sequence[Sequence[float]]) -> None:

@@ -15,22 +15,14 @@ from numpy.typing import NDArray
 
 from llm_jepa.experiments.results import Cell, GridResults
 
-from .drawing import INK, PALETTE, file_name, save_wide_and_narrow, shortened_name
+from .drawing import INK, PALETTE, save_wide_and_narrow, shortened_name
 
 
 def plot_grid(grid: GridResults, out_dir: str | Path) -> list[Path]:
-    """Draw a grid.
+    """Draw a grid; return the SVG and the PNG, or nothing if no cell has a value.
 
     The chosen cell is framed in both; it was chosen by the left one only. A cell without a value is empty. Of a grid
     with more than two axes one slice is drawn: that of the chosen cell, or of the first one if none is chosen.
-
-    Args:
-        grid: The grid.
-        out_dir: Folder, made if it is missing.
-
-    Returns:
-        The files written, `grid_ARM.svg` and `grid_ARM.png`, next to `grid_ARM_narrow.svg`; none if no cell has a
-        value.
     """
     shown = shown_axes(grid)
     cells = grid_slice(grid, shown)
@@ -41,7 +33,18 @@ def plot_grid(grid: GridResults, out_dir: str | Path) -> list[Path]:
 
 def grid_name(arm: str) -> str:
     """Return the name of an arm's grid among the figures."""
-    return f"grid_{file_name(arm)}"
+    return f"grid_{arm.replace('/', '_').replace('@', '_at_')}"
+
+
+def grid_caption(grid: GridResults) -> str:
+    """Return the caption of a grid's picture, with the slice that it shows."""
+    at, shown = grid.shown_cell.coordinates, shown_axes(grid)
+    caption = (
+        f"Left or above, validation rows: {grid.choose_by}, by which the framed cell was chosen. Right or below, "
+        f"test rows: {grid.metric}, measured afterwards; do not report its best cell. Means over seeds."
+    )
+    held = ", ".join(f"{field} {at[field]}" for field in grid.axes if field not in shown)
+    return f"{caption} Of the other axes: {held}." if held else caption
 
 
 def grid_slice(grid: GridResults, shown: Sequence[str]) -> list[Cell]:
@@ -61,25 +64,24 @@ def shown_axes(grid: GridResults) -> list[str]:
 def _grid_figure(grid: GridResults, shown: Sequence[str], cells: Sequence[Cell], narrow: bool) -> Figure:
     down, across = shown if len(shown) == 2 else (None, shown[0])
     rows, columns = list(grid.axes[down]) if down else [None], list(grid.axes[across])
-    titles = {
-        "validation": f"Validation, chosen by: {grid.choose_by.replace('_', ' ')}",
-        "test": f"Test, measured afterwards: {grid.metric.replace('_', ' ')}",
+    maps = {
+        "validation": (f"Validation, chosen by: {grid.choose_by}", grid.chosen_by_share, not grid.higher_is_better),
+        "test": (f"Test, measured afterwards: {grid.metric}", True, False),
     }
     size = (max(3.6, 0.85 * len(columns) + 1.4), 0.5 * len(rows) + 1.5)  # inches, of each map
     shape = (2, 1) if narrow else (1, 2)
     figure = Figure(figsize=(shape[1] * size[0], shape[0] * size[1]), layout="constrained")
-    for axis, (side, title) in zip(figure.subplots(*shape), titles.items(), strict=True):
-        percent = side == "test" or grid.chosen_by_share
-        lower = side == "validation" and not grid.higher_is_better
+    for axis, (side, (title, percent, lower)) in zip(figure.subplots(*shape), maps.items(), strict=True):
         values = np.full((len(rows), len(columns)), np.nan)
         frame = None
         for cell in cells:
             at = (rows.index(cell.coordinates[down]) if down else 0, columns.index(cell.coordinates[across]))
-            mean = (cell.test if side == "test" else cell.validation).mean
-            values[at] = np.nan if mean is None else mean * (100 if percent else 1)
+            if (mean := getattr(cell, side).mean) is not None:
+                values[at] = mean * (100 if percent else 1)
             frame = at if cell.chosen else frame
         _draw_cells(axis, values, frame, lower, digits=1 if percent else 3)
-        axis.set_title(f"{title}\n{'%, ' if percent else ''}{'lower' if lower else 'higher'} is better", fontsize=9)
+        better = f"{'%, ' if percent else ''}{'lower' if lower else 'higher'} is better"
+        axis.set_title(f"{title.replace('_', ' ')}\n{better}", fontsize=9)
         axis.set_xticks(range(len(columns)), [_value_label(value) for value in columns])
         axis.set_xlabel(across)
         axis.set_yticks(range(len(rows)), [_value_label(value) for value in rows] if down else [""])
@@ -99,10 +101,8 @@ def _draw_cells(
         text = "–" if math.isnan(value) else f"{value:.{digits}f}"
         axis.text(column, row, text, ha="center", va="center", color="white" if goodness[row, column] > 0.6 else INK)
     if frame is not None:
-        row, column = frame
-        axis.add_patch(
-            Rectangle((column - 0.47, row - 0.46), 0.94, 0.92, fill=False, edgecolor=PALETTE[2], linewidth=2.5)
-        )
+        corner = (frame[1] - 0.47, frame[0] - 0.46)
+        axis.add_patch(Rectangle(corner, 0.94, 0.92, fill=False, edgecolor=PALETTE[2], linewidth=2.5))
     axis.grid(visible=False)
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm_jepa.experiments.results import BUDGET_TITLES, Results
+from llm_jepa.experiments.results import Results
 from llm_jepa.experiments.sentences import (
     Answer,
     alarm_sentences,
@@ -23,7 +23,7 @@ from llm_jepa.geometry.geometry_tables import describe_pairs, describe_sides, ge
 
 from .content import COLLAPSE_ALARM, DIFFERING, FROM_WHERE, price_of
 from .formatting import visible
-from .terminal import grid_rows, grid_title, outcome_rows, representation_rows, test_title
+from .terminal import further_tables, grid_rows, grid_title, outcome_rows, representation_rows, test_title
 
 MARKDOWN_FILE = "report.md"
 _INLINE = re.compile(r"([\\`*\[\]|~$]|(?<!\w)_|_(?!\w))")
@@ -72,29 +72,19 @@ def format_markdown(results: Results, escape: Callable[[str], str] = escaped) ->
         escape: Applied to every cell and sentence.
     """
     both = zip(outcome_rows(results), representation_rows(results), strict=True)
-    parts = [_title(results, escape), table([[*left, *right[1:]] for left, right in both], escape)]
+    parts = [*_titles([test_title(results)], escape), table([[*left, *right[1:]] for left, right in both], escape)]
     parts.append(bullets([*comparison_sentences(results.main), *alarm_sentences(results.main)], escape))
-    for other in results.other_tests.values():
-        parts += _one_set(other, escape)
-    for kind, again in results.at_equal.items():
-        parts += [f"{BUDGET_TITLES[kind]}:", *_one_set(again, escape, again.notes)]
-        for other in again.other_tests.values():
-            parts += _one_set(other, escape)
+    for titles, each, notes in further_tables(results):
+        parts += [*_titles(titles, escape), table(outcome_rows(each), escape)]
+        parts.append(bullets([*notes, *comparison_sentences(each.main)], escape))
     for grid in results.grids.values():
         parts += [f"{escape(grid_title(grid))}.", table(grid_rows(grid), escape)]
     parts.append(bullets(results.notes, escape))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _title(results: Results, escape: Callable[[str], str]) -> str:
-    title = test_title(results)
-    return f"{escape(title)}:" if title else ""
-
-
-def _one_set(results: Results, escape: Callable[[str], str], notes: Sequence[str] = ()) -> list[str]:
-    """Return title and outcomes of one test set, the notes and its sentences."""
-    sentences = bullets([*notes, *comparison_sentences(results.main)], escape)
-    return [_title(results, escape), table(outcome_rows(results), escape), sentences]
+def _titles(titles: Iterable[str], escape: Callable[[str], str]) -> list[str]:
+    return [f"{escape(title)}:" for title in titles if title]
 
 
 def experiment_markdown(

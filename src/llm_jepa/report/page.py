@@ -1,4 +1,4 @@
-"""Reports as one HTML file each, for a screen, a phone or paper: of an experiment, and of the geometry of runs.
+"""The report of an experiment as one HTML file, for a screen, a phone or paper; `geometry_report` makes another here.
 
 They compute no results: numbers and sentences come from `Results` or from what `analyze_runs` returned, pictures from
 `figures`, answers and environment from the run folders. The same folder gives the same bytes.
@@ -23,28 +23,29 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from llm_jepa.experiments.results import GridResults, Results, SetResults
+from llm_jepa.experiments.results import Results, SetResults
 from llm_jepa.experiments.sentences import (
     answer_of,
     arm_sentences,
     collapses_of,
     comparison_sentences,
     count_alarms,
+    format_p,
     verdict_in_words,
 )
 from llm_jepa.files import write_whole
 from llm_jepa.geometry.geometry_tables import describe_pairs, describe_sides, geometry_tables
+from llm_jepa.progress import duration
 from llm_jepa.yaml_loading import dump_yaml
 
-from . import formatting
-from .content import COLLAPSE_ALARM, DIFFERING, FROM_WHERE, budgets_of, grid_caption, price_of, rows_of, splits_of
+from .content import COLLAPSE_ALARM, DIFFERING, FROM_WHERE, budgets_of, price_of, rows_of, splits_of
 from .definitions import arm_lines, words_of
 from .drawing import NARROW_ENDING
 from .embedding_maps import ends_of, maps_of, pairs_shown
 from .figures import COMPARISON, comparison_name
-from .geometry_content import geometry_answer, geometry_price
+from .formatting import interval, or_dash, percent, points, ratio, visible, with_minus
 from .geometry_figures import TITLES, sides_of
-from .grid_figures import grid_name
+from .grid_figures import grid_caption, grid_name
 from .run_details import environment_of, examples_of
 from .terminal import grid_title, test_title
 
@@ -61,6 +62,8 @@ CAPTIONS = {
 EARLY = ("curves_loss", "curves_accuracy")
 """Pictures of how well the arms learn; the other curves are about their embeddings."""
 
+Picture = dict[str, str]
+
 
 def write_report(
     results: Results,
@@ -69,7 +72,7 @@ def write_report(
     command: str | None = None,
     geometry: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write `report.html` into an experiment's folder.
+    """Write `report.html` into an experiment's folder, and return its path.
 
     Args:
         results: The results.
@@ -78,31 +81,18 @@ def write_report(
             picture is shown instead of it.
         command: The command that repeats the experiment, for the reader.
         geometry: What `stored_geometry` returned.
-
-    Returns:
-        The path of the file.
     """
-    write_whole(folder / REPORT_FILE, render_report(results, folder, figures, command, geometry))
-    return folder / REPORT_FILE
-
-
-def render_report(
-    results: Results,
-    folder: Path,
-    figures: Sequence[Path],
-    command: str | None,
-    geometry: Mapping[str, Any] | None = None,
-) -> str:
-    """Return the text of the report (see `write_report`)."""
-    pictures = _pictures(figures)
-    grids = [(grid, _grid_picture(grid, pictures)) for grid in results.grids.values()]
-    first, spectra = _comparison_picture(results.main, pictures), pictures.pop("singular_values", None)
+    pictures = pictures_of(figures)
+    first, spectra = _taken(pictures, COMPARISON, _caption(results.main)), pictures.pop("singular_values", None)
+    grids = [(grid, _taken(pictures, grid_name(grid.arm), grid_caption(grid))) for grid in results.grids.values()]
     others = [
         {"results": other, "rows": rows_of(other), "sentences": comparison_sentences(other.main)}
-        | {"picture": _comparison_picture(other.main, pictures, name)}
+        | {"picture": _taken(pictures, comparison_name(name), f"{_caption(other.main)} Test set {name}.")}
         for name, other in results.other_tests.items()
     ]
-    return _render(
+    curves = {name: picture for name, picture in pictures.items() if not name.startswith("embedding_map")}
+    data = results.settings.get("data", {})
+    text = render(
         "comparison",
         results=results,
         answer=answer_of(results),
@@ -117,54 +107,14 @@ def render_report(
         others=others,
         budgets=budgets_of(results),
         grids=grids,
-        learning=[picture for name, picture in pictures.items() if name in EARLY],
-        watching=[
-            picture for name, picture in pictures.items() if name not in EARLY and not name.startswith("embedding_map")
-        ],
-        geometry=None if geometry is None else _geometry(geometry, sides_of(geometry)[-1:], spectra),
-        data=results.settings.get("data", {}),
-        splits=splits_of(results.settings.get("data", {}).get("summary", {})),
+        learning=[picture for name, picture in curves.items() if name in EARLY],
+        watching=[picture for name, picture in curves.items() if name not in EARLY],
+        geometry=None if geometry is None else geometry_section(geometry, sides_of(geometry)[-1:], spectra),
+        data=data,
+        splits=splits_of(data.get("summary", {})),
         examples=examples_of(results, folder),
         settings=settings_text(results),
         environment=environment_of(results, folder),
-        command=command,
-    )
-
-
-def write_geometry_report(
-    geometry: Mapping[str, Any],
-    folder: Path,
-    figures: Sequence[Path] = (),
-    command: str | None = None,
-    environment: Mapping[str, Any] | None = None,
-) -> Path:
-    """Write `report.html` of `analyze` next to its geometry.json.
-
-    Args:
-        geometry: What `analyze_runs` returned.
-        folder: Where it goes.
-        figures: Pictures; only `singular_values` is shown, because the page draws the maps itself.
-        command: The command that repeats the analysis, for the reader.
-        environment: The environment of the analysis: names and values.
-
-    Returns:
-        The path of the file.
-    """
-    about = ("split", "file", "num_rows", "num_pairs", "num_codes", "precision", "reading", "ridge", "seed")
-    settings = {key: geometry[key] for key in about}
-    settings |= {"runs": {name: run["objective"] for name, run in geometry["runs"].items()}}
-    text = _render(
-        "geometry",
-        answer=geometry_answer(geometry),
-        price=geometry_price(geometry),
-        geometry=_geometry(geometry, sides_of(geometry)[::-1], _pictures(figures).get("singular_values")),
-        settings=dump_yaml(settings, sort_keys=False, allow_unicode=True),
-        environment={
-            "values": {
-                key: formatting.as_text(value) for key, value in (environment or {}).items() if key != "command"
-            },
-            "differing": [],
-        },
         command=command,
     )
     write_whole(folder / REPORT_FILE, text)
@@ -177,7 +127,7 @@ def settings_text(results: Results) -> str:
     return dump_yaml(settings, sort_keys=False, allow_unicode=True)
 
 
-def _geometry(geometry: Mapping[str, Any], sides: Sequence[str], spectra: Mapping[str, str] | None) -> dict[str, Any]:
+def geometry_section(geometry: Mapping[str, Any], sides: Sequence[str], spectra: Picture | None) -> dict[str, Any]:
     """Return what the section of a geometry shows: tables, and the maps and pairs of each side."""
     shown = pairs_shown(geometry, 2 * len(sides) * len(geometry["runs"]))
     return {
@@ -196,7 +146,7 @@ def _geometry(geometry: Mapping[str, Any], sides: Sequence[str], spectra: Mappin
 # ---- pictures ----
 
 
-def _pictures(figures: Sequence[Path]) -> dict[str, dict[str, str]]:
+def pictures_of(figures: Sequence[Path]) -> dict[str, Picture]:
     """Return the SVG among the figures by name, each with its narrow version for a phone, or with ""."""
     return {
         path.stem: {
@@ -209,35 +159,32 @@ def _pictures(figures: Sequence[Path]) -> dict[str, dict[str, str]]:
     }
 
 
-def _comparison_picture(
-    found: SetResults, pictures: dict[str, dict[str, str]], test_set: str | None = None
-) -> dict[str, str] | None:
-    """Remove the picture of a test set from `pictures`; return it with a caption that says what it shows."""
-    picture = pictures.pop(COMPARISON if test_set is None else comparison_name(test_set), None)
-    caption = "Each seed's value and the mean"
-    if found.comparisons:
-        caption += ", and the differences to the baseline"
-    if any(each.ci is not None for each in found.comparisons):
-        caption += " with their 95% intervals"
-    where = "" if test_set is None else f" Test set {test_set}."
-    return picture and picture | {"caption": f"{caption}.{where}"}
-
-
 def _as_image(path: Path) -> str:
     """Return an SVG as a data URI: as an image it can load and run nothing, and its ids cannot clash with others."""
     return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _grid_picture(grid: GridResults, pictures: dict[str, dict[str, str]]) -> dict[str, str] | None:
-    """Remove the picture of a grid from `pictures`; return it with its caption."""
-    picture = pictures.pop(grid_name(grid.arm), None)
-    return picture and picture | {"caption": grid_caption(grid)}
+def _taken(pictures: dict[str, Picture], name: str, caption: str) -> Picture | None:
+    """Remove a picture from `pictures`, and return it with a caption; None if it was not drawn."""
+    picture = pictures.pop(name, None)
+    return picture and picture | {"caption": caption}
+
+
+def _caption(found: SetResults) -> str:
+    """Return what the picture of the comparisons on a test set shows."""
+    caption = "Each seed's value and the mean"
+    if found.comparisons:
+        caption += ", and the differences to the baseline"
+    if any(each.ci is not None for each in found.comparisons):
+        caption += " with their 95% intervals"
+    return f"{caption}."
 
 
 # ---- how it is written ----
 
 
-def _render(name: str, **content: Any) -> str:
+def render(name: str, **content: Any) -> str:
+    """Return the page of the template `name`, with its style."""
     css = resources.files("llm_jepa.report").joinpath("report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
     return _templates().get_template(f"{name}.html.j2").render(css=Markup(css), css_hash=digest, **content)
@@ -254,28 +201,15 @@ def _templates() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    templates.filters |= {
-        "percent": formatting.percent,
-        "points": formatting.points,
-        "interval": formatting.interval,
-        "minus": formatting.with_minus,
-        "ratio": formatting.ratio,
-        "p_value": formatting.p_value,
-        "duration": formatting.duration,
-        "in_words": formatting.in_words,
-        "count_alarms": count_alarms,
-        "verdict_in_words": verdict_in_words,
-    }
-    templates.globals |= {
-        "grid_title": grid_title,
-        "test_title": test_title,
-        "from_where": FROM_WHERE,
-        "collapse_alarm": COLLAPSE_ALARM,
-        "differing": DIFFERING,
-    }
+    numbers: dict[str, Any] = {"percent": percent, "points": points, "interval": interval, "ratio": ratio}
+    numbers |= {"p_value": format_p, "duration": duration}
+    templates.filters |= {name: or_dash(text_of) for name, text_of in numbers.items()}
+    templates.filters |= {"minus": with_minus, "count_alarms": count_alarms, "verdict_in_words": verdict_in_words}
+    templates.globals |= {"grid_title": grid_title, "test_title": test_title, "from_where": FROM_WHERE}
+    templates.globals |= {"collapse_alarm": COLLAPSE_ALARM, "differing": DIFFERING}
     return templates
 
 
 def _finalize(value: Any) -> Any:
     """Make invisible characters visible. Jinja calls this on every value before it escapes it."""
-    return value if isinstance(value, Markup) else formatting.visible(value)
+    return value if isinstance(value, Markup) else visible(value)

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from llm_jepa.data.config import MAIN_TEST
-from llm_jepa.experiments.results import (
-    BUDGET_TITLES,
-    ArmResult,
-    GridResults,
-    Results,
-    SeedValues,
-)
+from llm_jepa.experiments.results import BUDGET_TITLES, ArmResult, GridResults, Results, SeedValues
 from llm_jepa.experiments.sentences import (
     alarm_sentences,
     answer_of,
@@ -43,15 +37,9 @@ def format_table(results: Results, width: int = 80) -> str:
         _filled(alarm_sentences(results.main), width),
         _filled(comparison_sentences(results.main), width),
     ]
-    for other in results.other_tests.values():
-        parts += [test_title(other), _table(outcome_rows(other), width)]
-        parts += [_filled(comparison_sentences(other.main), width)]
-    for kind, again in results.at_equal.items():
-        parts += [BUDGET_TITLES[kind], test_title(again), _table(outcome_rows(again), width)]
-        parts += [_filled([*again.notes, *comparison_sentences(again.main)], width)]
-        for other in again.other_tests.values():
-            parts += [test_title(other), _table(outcome_rows(other), width)]
-            parts += [_filled(comparison_sentences(other.main), width)]
+    for titles, each, notes in further_tables(results):
+        parts += [*titles, _table(outcome_rows(each), width)]
+        parts += [_filled([*notes, *comparison_sentences(each.main)], width)]
     for grid in results.grids.values():
         parts += [grid_title(grid), _table(grid_rows(grid), width)]
     parts += [_filled(results.notes, width)]
@@ -70,6 +58,19 @@ def test_title(results: Results) -> str:
     """Return the heading of a table of one test set; "" for a single test set, which has no name."""
     name = next(iter(results.tests))
     return "" if name == MAIN_TEST else f"Test set {name}"
+
+
+def further_tables(results: Results) -> Iterator[tuple[list[str], Results, Sequence[str]]]:
+    """Yield titles, results and notes of each table after the first: further test sets, and comparisons at equal cost.
+
+    A title may be empty.
+    """
+    for other in results.other_tests.values():
+        yield [test_title(other)], other, ()
+    for kind, again in results.at_equal.items():
+        yield [BUDGET_TITLES[kind], test_title(again)], again, again.notes
+        for other in again.other_tests.values():
+            yield [test_title(other)], other, ()
 
 
 # ---- rows, the first one a header ----
