@@ -13,9 +13,9 @@ import pytest
 from llm_jepa.experiments.build_results import build_results, write_results
 from llm_jepa.experiments.results import Cell, GridResults, Results, RunResult, SeedValues
 from llm_jepa.experiments.sentences import alarm_sentences, answer_of, comparison_sentences
-from llm_jepa.geometry.experiment_geometry import stored_geometry
+from llm_jepa.geometry.runs_geometry import stored_geometry
 from llm_jepa.report import experiment_report
-from llm_jepa.report.experiment_report import experiment_geometry, write_experiment_report
+from llm_jepa.report.experiment_report import write_experiment_report
 from llm_jepa.report.markdown import escaped, experiment_markdown
 from llm_jepa.report.page import write_report
 from llm_jepa.report.terminal import format_table
@@ -154,16 +154,17 @@ def test_a_report_of_two_thousand_rows_and_twenty_runs_is_small(written, make_ex
 
 def test_the_geometry_is_of_the_first_seed_that_most_arms_kept(make_experiment, tmp_path):
     """A run without embeddings, or with those of other pairs, is named; with none at all the page has no such part."""
-    results = make_experiment(tmp_path, seeds=(1, 2))
-    assert experiment_geometry(results, tmp_path)["run_seed"] == 1
+    arms, seeds = ["ntp", "jepa"], (1, 2)
+    make_experiment(tmp_path, arms, seeds)
+    assert stored_geometry(tmp_path, arms, seeds)["run_seed"] == 1
     (tmp_path / "jepa-s1" / "embeddings.safetensors").write_bytes(b"damaged")
-    geometry = experiment_geometry(results, tmp_path)
+    geometry = stored_geometry(tmp_path, arms, seeds)
     assert (geometry["run_seed"], list(geometry["runs"])) == (2, ["ntp", "jepa"])
     for file in tmp_path.glob("*-s2/embeddings.safetensors"):
         file.unlink()
-    assert list(experiment_geometry(results, tmp_path)["runs"]) == ["ntp"]
+    assert list(stored_geometry(tmp_path, arms, seeds)["runs"]) == ["ntp"]
     (tmp_path / "ntp-s1" / "embeddings.safetensors").unlink()
-    assert experiment_geometry(results, tmp_path) is None
+    assert stored_geometry(tmp_path, arms, seeds) is None
 
 
 def markdown_rows(text: str) -> list[list[str]]:

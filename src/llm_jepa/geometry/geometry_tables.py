@@ -10,35 +10,30 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from llm_jepa.files import write_json, write_whole
+from llm_jepa.standard_error import WIDTH
 from llm_jepa.text_tables import text_table
 
-WIDTH = 80
 FORM_TITLES = {"raw": "raw", "centred": "centred", "unit": "row-normalised"}
-DASH = "-"
 
 Geometry = Mapping[str, Any]
+Row = dict[str, Any]
 
 
-def write_geometry(geometry: Geometry, out_dir: Path) -> list[Path]:
-    """Write geometry.json and the tables of `write_geometry_tables` to a folder, which is made if it is missing."""
-    out_dir.mkdir(parents=True, exist_ok=True)
+def write_geometry(geometry: Geometry, out_dir: Path) -> None:
+    """Write geometry.json and the tables of `write_geometry_tables` to a folder that exists."""
     write_json(out_dir / "geometry.json", geometry)
-    return [out_dir / "geometry.json", *write_geometry_tables(geometry, out_dir)]
+    write_geometry_tables(geometry, out_dir)
 
 
-def write_geometry_tables(geometry: Geometry, out_dir: Path) -> list[Path]:
+def write_geometry_tables(geometry: Geometry, out_dir: Path) -> None:
     """Write geometry.csv, embedding_map.csv and singular_values.csv to a folder that exists."""
     tables = {"geometry": _number_rows, "embedding_map": _point_rows, "singular_values": _value_rows}
-    paths = []
-    for name, rows in tables.items():
-        paths.append(out_dir / f"{name}.csv")
-        write_whole(paths[-1], csv_text(list(rows(geometry))))
-    return paths
+    write_csv({name: rows(geometry) for name, rows in tables.items()}, out_dir)
 
 
 def each_side(geometry: Geometry) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -68,8 +63,7 @@ def summary(geometry: Geometry) -> dict[str, Any]:
             "gap": found["monitors"]["gap"],
             "recall@1": found["retrieval"]["recall@1"],
             "mean_top": found["spectra"]["raw"]["mean_top"],
-            "error": found["linear_map"]["error"],
-            "centred_error": found["linear_map"]["centred_error"],
+            **{key: found["linear_map"][key] for key in ("error", "centred_error")},
             "looks_collapsed": found["looks_collapsed"],
         }
     return short
@@ -81,7 +75,7 @@ def summary(geometry: Geometry) -> dict[str, Any]:
 def format_geometry(geometry: Geometry) -> str:
     """Return the tables, at most `WIDTH` columns wide unless names are too long; without the notes."""
     head = f"{describe_pairs(geometry)} | {geometry['precision'].split(',')[0]}\n{describe_sides(geometry)}"
-    tables = [f"{title}\n{_table(rows)}" for title, rows in geometry_tables(geometry)]
+    tables = [f"{title}\n{text_table(rows, WIDTH, left=(0, 1))}" for title, rows in geometry_tables(geometry)]
     return "\n\n".join([head, *tables])
 
 
@@ -94,82 +88,57 @@ def describe_sides(geometry: Geometry) -> str:
 
 def geometry_tables(geometry: Geometry) -> list[tuple[str, list[list[str]]]]:
     """Return the tables as title and rows of cells, the first row a header; without a linear map, three of four."""
-    sides = list(each_side(geometry))
-    num_top = len(sides[0][2]["spectra"]["raw"]["top"])
+    first = "arm" if "arms" in geometry else "run"  # of an experiment: one run for each arm
+    matches = [[first, "side", "matched", "shuffled", "gap", "@1 %", "@10 %", "mrr"]]
+    spreads = [[first, "side", "text cosine", "code cosine", "text rank", "code rank", "dims"]]
+    spectra = [[first, "side", *FORM_TITLES.values()]]
+    maps = [[first, "side", "error", "shuffled", "constant", "centred", "centred, shuffled"]]
+    errors = ("error", "shuffled_error", "mean_error", "centred_error", "centred_shuffled_error")
+    num_top, num_fit = 0, None
+    for name, side, found in each_side(geometry):
+        seen, retrieval, fitted = found["monitors"], found["retrieval"], found["linear_map"]
+        cosines = [f"{seen[key]:z.3f}" for key in ("matched_cosine", "shuffled_cosine", "gap")]
+        recalls = [f"{100 * retrieval[key]:.1f}" for key in ("recall@1", "recall@10")]
+        matches.append([name, side, *cosines, *recalls, f"{retrieval['mrr']:.3f}"])
+        cosines = [f"{seen[key]:z.3f}" for key in ("mean_pairwise_cosine_text", "mean_pairwise_cosine")]
+        ranks = [f"{seen[key]:.1f}" for key in ("effective_rank_text", "effective_rank")]
+        spreads.append([name, side, *cosines, *ranks, str(found["num_dims"])])
+        values = [found["spectra"][form] for form in FORM_TITLES]
+        spectra.append([name, side, *(f"{_short(s['mean_top'])} ({_short(s['shuffled_mean_top'])})" for s in values)])
+        num_top = num_top or len(values[0]["top"])
+        if fitted:
+            maps.append([name, side, *(_short(fitted[key]) for key in errors)])
+            num_fit = num_fit or fitted["num_fit"]
     tables = [
-        ("How the views match: mean cosines, and retrieval among the codes", _match_rows(sides)),
-        ("How each view spreads: mean cosine of two pairs, effective rank", _spread_rows(sides)),
-        (
-            f"Singular values of A - B, mean of the top {num_top} (the same of shuffled pairs)",
-            _spectrum_rows(sides),
-        ),
+        ("How the views match: mean cosines, and retrieval among the codes", matches),
+        ("How each view spreads: mean cosine of two pairs, effective rank", spreads),
+        (f"Singular values of A - B, mean of the top {num_top} (the same of shuffled pairs)", spectra),
     ]
-    if "arms" in geometry:  # of an experiment: one run for each arm
-        for _, rows in tables:
-            rows[0][0] = "arm"
-    if fitted := sides[0][2]["linear_map"]:
-        about = f"held-out pairs, fitted on {fitted['num_fit']:,}, ridge {geometry['ridge']:g}"
-        tables.append((f"Linear map: ||A X - B|| / ||B|| on {about}", _map_rows(sides)))
+    if num_fit:
+        about = f"held-out pairs, fitted on {num_fit:,}, ridge {geometry['ridge']:g}"
+        tables.append((f"Linear map: ||A X - B|| / ||B|| on {about}", maps))
     return tables
 
 
-def _match_rows(sides: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[list[str]]:
-    rows = [["run", "side", "matched", "shuffled", "gap", "@1 %", "@10 %", "mrr"]]
-    for name, side, found in sides:
-        seen, retrieval = found["monitors"], found["retrieval"]
-        cosines = [f"{seen[key]:z.3f}" for key in ("matched_cosine", "shuffled_cosine", "gap")]
-        recalls = [f"{100 * retrieval[key]:.1f}" for key in ("recall@1", "recall@10")]
-        rows.append([name, side, *cosines, *recalls, f"{retrieval['mrr']:.3f}"])
-    return rows
-
-
-def _spread_rows(sides: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[list[str]]:
-    rows = [["run", "side", "text cosine", "code cosine", "text rank", "code rank", "dims"]]
-    for name, side, found in sides:
-        seen = found["monitors"]
-        cosines = [f"{seen[key]:z.3f}" for key in ("mean_pairwise_cosine_text", "mean_pairwise_cosine")]
-        ranks = [f"{seen[key]:.1f}" for key in ("effective_rank_text", "effective_rank")]
-        rows.append([name, side, *cosines, *ranks, str(found["num_dims"])])
-    return rows
-
-
-def _spectrum_rows(sides: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[list[str]]:
-    rows = [["run", "side", *FORM_TITLES.values()]]
-    for name, side, found in sides:
-        spectra = [found["spectra"][form] for form in FORM_TITLES]
-        rows.append([name, side, *(f"{_short(s['mean_top'])} ({_short(s['shuffled_mean_top'])})" for s in spectra)])
-    return rows
-
-
-def _map_rows(sides: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[list[str]]:
-    rows = [["run", "side", "error", "shuffled", "constant", "centred", "centred, shuffled"]]
-    keys = ("error", "shuffled_error", "mean_error", "centred_error", "centred_shuffled_error")
-    for name, side, found in sides:
-        rows.append([name, side, *(_short(found["linear_map"][key]) for key in keys)])
-    return rows
-
-
 def _short(value: float | None) -> str:
-    return DASH if value is None else f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
-
-
-def _table(rows: list[list[str]]) -> str:
-    return text_table(rows, WIDTH, left=(0, 1))
+    return "-" if value is None else f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
 # ---- for other programs ----
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows, which have the same keys, as CSV with a header."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+def write_csv(tables: Mapping[str, Iterable[Row]], out_dir: Path) -> None:
+    """Write each table to NAME.csv; all its rows have the keys of the first. One without rows is not written."""
+    for name, rows in tables.items():
+        if found := list(rows):
+            text = io.StringIO()
+            writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(found)
+            write_whole(out_dir / f"{name}.csv", text.getvalue())
 
 
-def _number_rows(geometry: Geometry) -> Iterator[dict[str, Any]]:
+def _number_rows(geometry: Geometry) -> Iterator[Row]:
     about = {key: geometry[key] for key in ("split", "file", "num_pairs", "num_codes", "reading", "seed")}
     for name, side, found in each_side(geometry):
         row = {"run": name, "side": side, "num_dims": found["num_dims"], **found["monitors"], **found["retrieval"]}
@@ -180,32 +149,20 @@ def _number_rows(geometry: Geometry) -> Iterator[dict[str, Any]]:
         yield row | about
 
 
-def _point_rows(geometry: Geometry) -> Iterator[dict[str, Any]]:
+def _point_rows(geometry: Geometry) -> Iterator[Row]:
     for name, side, found in each_side(geometry):
         places = found["embedding_map"]
         for view in ("text", "code"):
             flat, curved = places[f"pca_{view}"], places[f"tsne_{view}"]
             for number, pair in enumerate(geometry["mapped_pairs"]):
-                pca, tsne = flat[number], [None, None] if curved is None else curved[number]
-                yield {
-                    "run": name,
-                    "side": side,
-                    "view": view,
-                    "pair": number,
-                    "source": pair["source"],
-                    **dict(zip(("pca_1", "pca_2", "tsne_1", "tsne_2"), [*pca, *tsne], strict=True)),
-                }
+                row = {"run": name, "side": side, "view": view, "pair": number, "source": pair["source"]}
+                tsne = (None, None) if curved is None else curved[number]
+                yield row | dict(zip(("pca_1", "pca_2", "tsne_1", "tsne_2"), (*flat[number], *tsne), strict=True))
 
 
-def _value_rows(geometry: Geometry) -> Iterator[dict[str, Any]]:
+def _value_rows(geometry: Geometry) -> Iterator[Row]:
     for name, side, found in each_side(geometry):
         for form, values in found["spectra"].items():
             for rank, (value, shuffled) in enumerate(zip(values["top"], values["shuffled_top"], strict=True), start=1):
-                yield {
-                    "run": name,
-                    "side": side,
-                    "form": form,
-                    "rank": rank,
-                    "singular_value": value,
-                    "shuffled_pairs": shuffled,
-                }
+                row = {"run": name, "side": side, "form": form, "rank": rank}
+                yield row | {"singular_value": value, "shuffled_pairs": shuffled}

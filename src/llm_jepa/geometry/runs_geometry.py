@@ -1,4 +1,4 @@
-"""The geometry of finished runs, side by side on the same pairs.
+"""The geometry of finished runs, side by side on the same pairs: what geometry.json holds.
 
     RUN, RUN, ... ──▶ the pairs of a split or a file, the same for all     runs/trained_run.py
                   ──▶ both views as vectors, in float32                    training/view_embeddings.py
@@ -7,6 +7,9 @@
 
 `enc` compares Enc(Text) with Enc(Code). `pred` compares the prediction with its target, as the run was trained; a run
 without predictions (jepa_lambda 0, jepa_k 0) has no `pred`.
+
+For the report of an experiment, `stored_geometry` measures the embeddings that its runs kept, so that no model is
+loaded: on fewer pairs, one seed per arm, only the side that the objective compares, and without the linear map.
 """
 
 from __future__ import annotations
@@ -23,11 +26,12 @@ from llm_jepa.data.encoded_pairs import EncodedPairs
 from llm_jepa.data.prepare import load_data, load_rows
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.evaluation.evaluate import view_texts
-from llm_jepa.evaluation.kept_embeddings import has_prediction, words_for
+from llm_jepa.evaluation.kept_embeddings import StoredEmbeddings, has_prediction, words_for
 from llm_jepa.objective import Pair
 from llm_jepa.progress import tracked
+from llm_jepa.runs.folder import ExperimentFolder, RunFolder, run_name
 from llm_jepa.runs.trained_run import TrainedRun, load_run
-from llm_jepa.training.view_embeddings import ViewEmbeddings, view_embeddings
+from llm_jepa.training.view_embeddings import view_embeddings
 
 from .view_geometry import MIN_PAIRS, view_geometry
 
@@ -35,8 +39,10 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("test", "validation", "train")
 READINGS = ("training", "published")
-MOST_PAIRS = 2000
-"""Pairs that are measured by default: as many as NL-RX-SYNTH has test rows (our choice)."""
+MOST_PAIRS = 2000  # pairs that are measured by default: as many as NL-RX-SYNTH has test rows (our choice)
+
+STORED_MAP_PAIRS = 150
+"""Pairs in an experiment's map (our choice). A page has their texts, and stays below a megabyte with nine arms."""
 
 SCHEMA = 1
 """Of geometry.json: raised when a key changes its meaning."""
@@ -108,7 +114,6 @@ def analyze_runs(folders: Sequence[Path], config: AnalysisConfig) -> Geometry:
     """
     names = run_names(folders)
     runs: dict[str, Any] = {}
-    notes: list[str] = []
     first: _Rows | None = None
     for name, folder in tracked(list(zip(names, folders, strict=True)), "analyze", "runs"):
         run = load_run(folder)
@@ -118,27 +123,51 @@ def analyze_runs(folders: Sequence[Path], config: AnalysisConfig) -> Geometry:
         logger.info("%s   %d pairs", name, len(rows.pairs))
         runs[name] = _analyze(run, rows, config)
     assert first is not None
-    notes += _notes(runs, first, config)
-    sides: Geometry = next(iter(runs.values()))["sides"]["enc"]
-    shown = sides["embedding_map"]["places"]
-    return {
-        "schema": SCHEMA,
-        "split": None if config.file else config.split,
-        "file": first.file,
-        "num_rows": first.num_rows,
-        "num_pairs": sides["num_pairs"],
-        "num_codes": sides["num_codes"],
-        "precision": "float32 models, float64 algebra",
-        "reading": config.reading,
-        "ridge": config.ridge,
-        "seed": config.seed,
-        "notes": notes,
-        "mapped_pairs": [
-            {"source": first.sources[place], "text": first.words[place][0], "code": first.words[place][1]}
-            for place in shown
-        ],
-        "runs": runs,
-    }
+    about = {"split": None if config.file else config.split, "file": first.file, "num_rows": first.num_rows}
+    how: dict[str, Any] = {"precision": "float32 models, float64 algebra", "reading": config.reading}
+    how |= {"ridge": config.ridge, "seed": config.seed, "notes": _notes(runs, first, config)}
+    words = zip(first.sources, first.words, strict=True)
+    pairs = [{"source": source, "text": text, "code": code} for source, (text, code) in words]
+    return _record(runs, pairs, about, how)
+
+
+def stored_geometry(folder: Path, arms: Sequence[str], seeds: Sequence[int | str]) -> Geometry | None:
+    """Measure the geometry of one seed's runs: the first of the seeds for which most arms have embeddings.
+
+    Args:
+        folder: The experiment's folder.
+        arms: Arms, in the order to show them.
+        seeds: Seeds, the preferred one first.
+
+    Returns:
+        What geometry.json holds (docs/geometry.md), with arms instead of runs, and with `run_seed` and `arms`; `sides`
+        has only the side that was kept. None if no run kept embeddings of enough pairs. A damaged file counts as
+        missing, with a warning.
+    """
+    kept: dict[str, StoredEmbeddings] = {}
+    run_seed: int | str | None = None
+    for seed in seeds:
+        found = {arm: each for arm in arms if (each := _kept(ExperimentFolder(folder).run(arm, seed))) is not None}
+        if len(found) > len(kept):
+            kept, run_seed = found, seed
+    runs, notes = _stored_runs(kept, run_seed)
+    if not runs:
+        return None
+    first = kept[next(iter(runs))]
+    about = {"split": first.split, "file": first.file, "num_rows": first.num_rows}
+    how: dict[str, Any] = {"precision": "states as the runs made them, kept in float32, float64 algebra"}
+    how |= {"reading": "training", "ridge": 0.0, "seed": 0, "notes": notes}
+    return _record(runs, first.pairs, about, how) | {"run_seed": run_seed, "arms": list(arms)}
+
+
+def _record(
+    runs: dict[str, Any], pairs: Sequence[dict[str, str]], about: dict[str, Any], how: dict[str, Any]
+) -> Geometry:
+    """Return what geometry.json holds: `about` the rows, `how` they were measured, the pairs of the map, the runs."""
+    first = next(iter(next(iter(runs.values()))["sides"].values()))
+    counts = {key: first[key] for key in ("num_pairs", "num_codes")}
+    mapped = [pairs[place] for place in first["embedding_map"]["places"]]
+    return {"schema": SCHEMA, **about, **counts, **how, "mapped_pairs": mapped, "runs": runs}
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
@@ -179,14 +208,8 @@ def _read_rows(run: TrainedRun, config: AnalysisConfig) -> _Rows:
     words = view_texts(run.encoder, EncodedPairs(pairs, examples))
     if config.reading == "published":
         pairs = [_up_to_the_answer(pair) for pair in pairs]
-    return _Rows(
-        file,
-        pairs,
-        [example.source for example in examples],
-        words,
-        num_rows,
-        rows.rows_in - num_rows,
-    )
+    sources = [example.source for example in examples]
+    return _Rows(file, pairs, sources, words, num_rows, rows.rows_in - num_rows)
 
 
 def _all_rows(run: TrainedRun, config: AnalysisConfig) -> tuple[str, EncodedPairs]:
@@ -213,19 +236,16 @@ def _up_to_the_answer(pair: Pair) -> Pair:
             f"{pair.source}: there is no token between the views, where --view published reads them. Leave out "
             "--view published for rows of one text.",
         )
-    return replace(
-        pair,
-        text_view_ids=pair.text_view + pair.bridge_ids,
-        code_view_ids=pair.code_view + pair.bridge_ids,
-    )
+    bridge = pair.bridge_ids
+    return replace(pair, text_view_ids=pair.text_view + bridge, code_view_ids=pair.code_view + bridge)
 
 
 def _check_same(name: str, rows: _Rows, other: str, others: _Rows) -> None:
     if rows.words == others.words:
         return
-    pairs = zip(rows.words, others.words, strict=False)
-    place = next((number for number, (mine, theirs) in enumerate(pairs) if mine != theirs), None)
-    where = f", first in {rows.sources[place]} and {others.sources[place]}" if place is not None else ""
+    both = zip(rows.words, others.words, rows.sources, others.sources, strict=False)
+    places = (f", first in {mine} and {theirs}" for one, another, mine, theirs in both if one != another)
+    where = next(places, "")
     raise ConfigError(
         "data_differs",
         f"{name} reads {len(rows.words):,} pairs of {rows.file}, {other} {len(others.words):,} of {others.file}, and "
@@ -240,33 +260,24 @@ def _analyze(run: TrainedRun, rows: _Rows, config: AnalysisConfig) -> Geometry:
     embedded = {"enc": view_embeddings(run.jepa, rows.pairs, run.encoder.pad_id, with_pred=False)}
     if has_prediction(objective) and config.reading == "training":
         embedded["pred"] = view_embeddings(run.jepa, rows.pairs, run.encoder.pad_id)
-    return {
-        "folder": str(run.folder),
-        "objective": objective.to_dict(),
-        "num_dims": embedded["enc"].text_pred.shape[1],
-        "sides": {
-            side: {"views": words_for(side, objective)} | asdict(_side(run, states, config))
-            for side, states in embedded.items()
-        },
-    }
-
-
-def _side(run: TrainedRun, states: ViewEmbeddings, config: AnalysisConfig) -> Any:
-    try:
-        return view_geometry(
-            states.text_pred, states.code_emb, states.code_groups, ridge=config.ridge, seed=config.seed
-        )
-    except DataError as error:
-        raise DataError(error.code, f"{run.folder}: {error}") from error
+    sides = {}
+    for side, each in embedded.items():
+        views = (each.text_pred, each.code_emb, each.code_groups)
+        try:
+            found = view_geometry(*views, ridge=config.ridge, seed=config.seed)
+        except DataError as error:
+            raise DataError(error.code, f"{run.folder}: {error}") from error
+        sides[side] = {"views": words_for(side, objective)} | asdict(found)
+    num_dims = embedded["enc"].text_pred.shape[1]
+    return {"folder": str(run.folder), "objective": objective.to_dict(), "num_dims": num_dims, "sides": sides}
 
 
 def _notes(runs: dict[str, Any], rows: _Rows, config: AnalysisConfig) -> list[str]:
     """Return what a reader of the numbers must know."""
     notes = []
     if rows.num_rows > len(rows.pairs):
-        notes.append(
-            f"{len(rows.pairs):,} of {rows.num_rows:,} pairs were drawn, seed {config.seed}; take more with --num."
-        )
+        drawn = f"{len(rows.pairs):,} of {rows.num_rows:,} pairs were drawn"
+        notes.append(f"{drawn}, seed {config.seed}; take more with --num.")
     if rows.num_dropped:
         notes.append(f"Rows of {rows.file} without a pair or a JEPA term, left out: {rows.num_dropped:,}.")
     dims = {name: run["num_dims"] for name, run in runs.items()}
@@ -282,14 +293,44 @@ def _notes(runs: dict[str, Any], rows: _Rows, config: AnalysisConfig) -> list[st
     for name, run in runs.items():
         for side, found in run["sides"].items():
             if found["looks_collapsed"]:
-                notes.append(collapse_note(f"{name}, {side}", found))
+                notes.append(_collapse_note(f"{name}, {side}", found))
             if found["linear_map"]["reason"]:
                 reasons.setdefault(found["linear_map"]["reason"], []).append(f"{name} {side}")
     notes += [f"Linear map of {', '.join(where)}: {reason}" for reason, where in reasons.items()]
     return notes
 
 
-def collapse_note(where: str, found: Mapping[str, Any]) -> str:
+def _kept(run: RunFolder) -> StoredEmbeddings | None:
+    try:
+        return StoredEmbeddings.read(run.embeddings_file)
+    except DataError as error:  # only a picture is missing then; the comparison does not need it
+        logger.warning("%s", error)
+        return None
+
+
+def _stored_runs(kept: Mapping[str, StoredEmbeddings], seed: object) -> tuple[dict[str, Any], list[str]]:
+    """Return what geometry.json holds of each run, and notes; a run with other pairs than the first is left out."""
+    runs: dict[str, Any] = {}
+    notes: list[str] = []
+    for arm, each in kept.items():
+        if runs and each.pairs != kept[next(iter(runs))].pairs:
+            notes.append(f"{arm} is left out: it kept embeddings of other pairs than {next(iter(runs))}.")
+            continue
+        try:
+            found = view_geometry(
+                each.text_pred, each.code_emb, each.code_groups, map_pairs=STORED_MAP_PAIRS, fits_map=False
+            )
+        except ValueError as error:
+            notes.append(f"{arm}: {error}")
+            continue
+        side = {"views": each.views} | asdict(found)
+        runs[arm] = {"folder": run_name(arm, seed), "num_dims": found.num_dims, "sides": {each.side: side}}
+        if found.looks_collapsed:
+            notes.append(_collapse_note(arm, side))
+    return runs, notes
+
+
+def _collapse_note(where: str, found: Mapping[str, Any]) -> str:
     """Return a note that a run's views look collapsed, so that numbers that look good do not mean success."""
     matched, gap = (found["monitors"][key] for key in ("matched_cosine", "gap"))
     return (

@@ -33,18 +33,13 @@ from llm_jepa.objective.distances import unit
 from llm_jepa.training.monitors import ROUNDING, effective_rank, embedding_monitors, looks_collapsed
 from llm_jepa.training.view_embeddings import first_of_each
 
-TOP = 100
-"""Singular values that are kept: Table 14 averages the top 100."""
+TOP = 100  # singular values that are kept: Table 14 averages the top 100
 
 NUM_FOLDS = 5
 """Parts of the pairs, each held out in turn while the map is fitted on the other four fifths (our choice)."""
 
-MAP_PAIRS = 300
-"""Pairs in the map (our choice): 600 points can be distinguished on a page, and t-SNE takes seconds."""
-
-PERPLEXITY = 30
-"""Of t-SNE: scikit-learn's default; with fewer than 90 points, a third of their number."""
-
+MAP_PAIRS = 300  # pairs in the map (our choice): 600 points can be distinguished on a page, and t-SNE takes seconds
+PERPLEXITY = 30  # of t-SNE: scikit-learn's default; with fewer than 90 points, a third of their number
 MIN_PAIRS = 4
 """With fewer pairs the numbers mean nothing."""
 
@@ -118,11 +113,9 @@ class EmbeddingMap:
 
     Attributes:
         places: Which of the pairs, (M,).
-        pca_text: (M, 2).
-        pca_code: (M, 2).
+        pca_text, pca_code: (M, 2).
         pca_explained: Share of the variance on each of the two axes; None if all points are equal.
-        tsne_text: (M, 2); None if all points are equal, up to rounding.
-        tsne_code: (M, 2); None as well.
+        tsne_text, tsne_code: (M, 2); None if all points are equal, up to rounding.
         perplexity: Of t-SNE.
         cosines: Of each pair's two views, (M,).
     """
@@ -200,7 +193,8 @@ def view_geometry(
             f"{len(text)} pairs of {len(first)} different codes: expected at least {MIN_PAIRS} pairs and 2 codes, so "
             "that a match can be compared with other pairs. Take more rows.",
         )
-    others = shuffled(groups, seed)
+    # For each pair the row whose code replaces its own, as in the control `jepa_shuffled`.
+    others = torch.tensor(exchange(groups.tolist(), seed))
     collapsed = looks_collapsed(monitors)
     monitors.pop("retrieval@1")  # `retrieval_metrics` has it too, computed with other rounding
     return ViewGeometry(
@@ -216,22 +210,10 @@ def view_geometry(
     )
 
 
-def shuffled(groups: Tensor, seed: int) -> Tensor:
-    """Return for each pair the row whose code replaces its own, (N,), as in the control `jepa_shuffled`.
-
-    No pair gets a code equal to its own, unless one code is on more than half of the rows.
-    """
-    return torch.tensor(exchange(groups.tolist(), seed))
-
-
 def spectrum(text: Tensor, code: Tensor, others: Tensor, form: str = "raw") -> Spectrum:
-    """Return the singular values of A - B, and of A - B' with the codes of other pairs.
+    """Return the singular values of A - B, and of A - B', in one of `FORMS`.
 
-    Args:
-        text: A, (N, C).
-        code: B, (N, C).
-        others: The row that each pair's other code is taken from, (N,).
-        form: One of `FORMS`.
+    `text` is A and `code` is B, (N, C); B' holds the rows `others` of B, (N,).
     """
     a, b = FORMS[form](text.double()), FORMS[form](code.double())
     top, shuffled_top = (torch.linalg.svdvals(a - each)[:TOP] for each in (b, b[others]))
@@ -243,13 +225,8 @@ def linear_map(
 ) -> LinearMap:
     """Fit the map from A to B on part of the pairs, and measure it on the rest, each part in turn.
 
-    Args:
-        text: A, (N, C).
-        code: B, (N, C).
-        other_code: B with the codes of other pairs, (N, C).
-        groups: Pairs of equal number are held out together, (N,).
-        ridge: See `LinearMap`.
-        seed: Decides which pairs are held out together; the order of the rows has no influence on that.
+    `text` is A, `code` is B and `other_code` is B with the codes of other pairs, (N, C). Pairs of equal number in
+    `groups`, (N,), are held out together; which of them, depends on `seed` and not on the order of the rows.
 
     Raises:
         ConfigError: If `ridge` is negative or not finite.
@@ -286,14 +263,12 @@ def linear_map(
 
 @dataclass
 class _Fold:
-    """One held-out part: the residuals of B and of B' there, and B and B' themselves, all (rows, C)."""
+    """One held-out part: B and B' there side by side, and what the map leaves of them, both (rows, 2 C)."""
 
     rank: int
     is_exact: bool
     rest: np.ndarray
-    other_rest: np.ndarray
     target: np.ndarray
-    other_target: np.ndarray
 
 
 def _held_out(
@@ -303,19 +278,13 @@ def _held_out(
     sizes = _norm(a_fit), _norm(both_fit)
     if centre:
         a_mean, both_mean = a_fit.mean(0), both_fit.mean(0)
-        a_fit, a_held, both_fit, both_held = (
-            a_fit - a_mean,
-            a_held - a_mean,
-            both_fit - both_mean,
-            both_held - both_mean,
-        )
-    target, other_target = np.hsplit(both_held, 2)
+        a_fit, a_held = a_fit - a_mean, a_held - a_mean
+        both_fit, both_held = both_fit - both_mean, both_held - both_mean
     if _norm(a_fit) <= ROUNDING * sizes[0] or _norm(both_fit) <= ROUNDING * sizes[1]:
-        return _Fold(0, False, target, other_target, target, other_target)
+        return _Fold(0, False, both_held, both_held)
     x, rank = _solve(a_fit, both_fit, ridge, size=sizes[0])
-    rest, other_rest = np.hsplit(a_held @ x - both_held, 2)
     is_exact = ridge == 0 and rank + centre >= len(fit)  # subtracting a mean takes one equation away
-    return _Fold(rank, is_exact, rest, other_rest, target, other_target)
+    return _Fold(rank, is_exact, a_held @ x - both_held, both_held)
 
 
 def _solve(a: np.ndarray, b: np.ndarray, ridge: float, size: float | None = None) -> tuple[np.ndarray, int]:
@@ -333,14 +302,13 @@ def _solve(a: np.ndarray, b: np.ndarray, ridge: float, size: float | None = None
     return x, int(rank)
 
 
-def _relative(folds: list[_Fold]) -> tuple[float | None, float | None]:
-    def ratio(rest: list[np.ndarray], target: list[np.ndarray]) -> float | None:
-        return _norm(*rest) / _norm(*target) if _norm(*target) else None
-
-    return (
-        ratio([each.rest for each in folds], [each.target for each in folds]),
-        ratio([each.other_rest for each in folds], [each.other_target for each in folds]),
-    )
+def _relative(folds: list[_Fold]) -> list[float | None]:
+    """Return what the maps leave of B, and of B', relative to the whole of it."""
+    errors: list[float | None] = []
+    for half in (0, 1):
+        size = _norm(*(np.hsplit(each.target, 2)[half] for each in folds))
+        errors.append(_norm(*(np.hsplit(each.rest, 2)[half] for each in folds)) / size if size else None)
+    return errors
 
 
 def _norm(*matrices: np.ndarray) -> float:
@@ -350,11 +318,8 @@ def _norm(*matrices: np.ndarray) -> float:
 def embedding_map(text: Tensor, code: Tensor, seed: int = 0, map_pairs: int = MAP_PAIRS) -> EmbeddingMap:
     """Place both views of some pairs in a plane, together: by PCA, and by t-SNE.
 
-    Args:
-        text: A, (N, C).
-        code: B, (N, C).
-        seed: Of t-SNE, which starts from PCA.
-        map_pairs: Most pairs to place, spread evenly over the rows.
+    `text` is A and `code` is B, (N, C). At most `map_pairs` pairs are placed, spread evenly over the rows. t-SNE starts
+    from PCA; `seed` is used by it alone.
     """
     num = min(map_pairs, len(text))
     places = np.unique(np.linspace(0, len(text) - 1, num).round().astype(int))
@@ -371,14 +336,8 @@ def embedding_map(text: Tensor, code: Tensor, seed: int = 0, map_pairs: int = MA
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as of points on a line: this is a picture, not a number
         curved = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(points)
-    return EmbeddingMap(
-        places.tolist(),
-        *_halves(flat),
-        pca.explained_variance_ratio_.tolist(),
-        *_halves(curved),
-        perplexity,
-        cosines,
-    )
+    shares = pca.explained_variance_ratio_.tolist()
+    return EmbeddingMap(places.tolist(), *_halves(flat), shares, *_halves(curved), perplexity, cosines)
 
 
 def _halves(points: np.ndarray) -> tuple[Any, Any]:

@@ -19,28 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from llm_jepa.experiments.results import RETRIEVAL_KEYS, GridResults, Results, SeedValues
-from llm_jepa.files import write_whole
-from llm_jepa.geometry.geometry_tables import csv_text, write_geometry_tables
+from llm_jepa.geometry.geometry_tables import Row, write_csv, write_geometry_tables
 
 from .content import splits_of
 
-Row = dict[str, Any]
 
-TABLES_FOLDER = "tables"
-
-
-def write_tables(results: Results, geometry: Mapping[str, Any] | None, folder: Path) -> list[Path]:
+def write_tables(results: Results, geometry: Mapping[str, Any] | None, folder: Path) -> None:
     """Write every table of an experiment's report below its folder; a table without rows is not written."""
-    out = folder / TABLES_FOLDER
+    out = folder / "tables"
     out.mkdir(parents=True, exist_ok=True)
     tables = {"arms": _arms(results), "comparisons": _comparisons(results), "data": _data(results)}
     tables |= {f"grid_{grid.arm.replace('/', '_')}": _cells(grid) for grid in results.grids.values()}
-    paths = []
-    for name, rows in tables.items():
-        if found := list(rows):
-            paths.append(out / f"{name}.csv")
-            write_whole(paths[-1], csv_text(found))
-    return paths + (write_geometry_tables(geometry, out) if geometry is not None else [])
+    write_csv(tables, out)
+    if geometry is not None:
+        write_geometry_tables(geometry, out)
 
 
 def _tables(results: Results) -> Iterator[tuple[Row, Results]]:

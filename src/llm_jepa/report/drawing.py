@@ -47,14 +47,12 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, searchable, crisp
     "svg.hashsalt": "llm-jepa",  # the same figure gives the same file
 }
-ROUND_STEPS = (1, 2, 2.5, 5, 10)
-"""Distances of ticks, up to a power of ten."""
+ROUND_STEPS = (1, 2, 2.5, 5, 10)  # distances of ticks, up to a power of ten
 
 NARROW, NARROW_ENDING = 4.2, "_narrow"
 """Inches: width of a figure for a phone, which shows it at nine tenths of its size; and the end of its file's name."""
 
-PNG_DPI = 160
-"""Dots an inch of the PNG: 7 inches are 1120 dots, sharp at the width of a page."""
+PNG_DPI = 160  # dots an inch of the PNG: 7 inches are 1120 dots, sharp at the width of a page
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,13 @@ from numpy.typing import NDArray
 from .formatting import shortened
 from .geometry_figures import describe_match, shown_side
 
-SIZE = 100.0
-"""Width and height of a map in its own units."""
-
-MARGIN = 0.94
-"""Share of a map that the points fill."""
+SIZE = 100.0  # width and height of a map in its own units
+MARGIN = 0.94  # share of a map that the points fill
 
 MOST_MARKS = 6000
 """Most pairs that all maps of a page show together: each takes some 400 bytes. With many runs each map shows fewer."""
 
-TITLE_ROOM = 120
-"""Characters of each text that a point shows."""
+TITLE_ROOM = 120  # characters of each text that a point shows
 
 NUM_ENDS = 3
 """Pairs listed at each end, with the nearest and the farthest views, for readers who cannot point at a map."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from llm_jepa.experiments.results import Results
 from llm_jepa.files import write_whole
-from llm_jepa.geometry.experiment_geometry import stored_geometry
+from llm_jepa.geometry.runs_geometry import stored_geometry
 from llm_jepa.runs.folder import ExperimentFolder
 
 from .csv_tables import write_tables
@@ -23,17 +23,10 @@ from .markdown import MARKDOWN_FILE, experiment_markdown
 from .page import settings_text, write_report
 from .run_details import curves_of, environment_of, seeds_of
 
-FIGURES_FOLDER = "figures"
-
 
 def write_experiment_report(results: Results, folder: Path) -> Path:
-    """Write figures, tables, report.md and report.html of an experiment; return the page's path.
-
-    Args:
-        results: The results.
-        folder: The experiment's folder, with its runs.
-    """
-    geometry = experiment_geometry(results, folder)
+    """Write figures, tables, report.md and report.html into an experiment's folder; return the page's path."""
+    geometry = stored_geometry(folder, list(results.arms), seeds_of(results))
     pictures = _draw(results, folder, geometry)
     write_tables(results, geometry, folder)
     command = f"llm-jepa compare {shlex.quote(str(ExperimentFolder(folder).settings_file))} --out NEW_FOLDER"
@@ -45,7 +38,7 @@ def write_experiment_report(results: Results, folder: Path) -> Path:
 
 
 def _draw(results: Results, folder: Path, geometry: Mapping[str, Any] | None) -> list[Path]:
-    curves, out = curves_of(results, folder), folder / FIGURES_FOLDER
+    curves, out = curves_of(results, folder), folder / "figures"
     alarms = {name: arm.alarms for name, arm in results.arms.items()}
     pictures = plot_comparison(results, out)
     for name, other in results.other_tests.items():
@@ -54,8 +47,3 @@ def _draw(results: Results, folder: Path, geometry: Mapping[str, Any] | None) ->
     for grid in results.grids.values():
         pictures += plot_grid(grid, out)
     return pictures + (plot_geometry(geometry, out) if geometry is not None else [])
-
-
-def experiment_geometry(results: Results, folder: Path) -> Mapping[str, Any] | None:
-    """Return the geometry of one seed's runs, from the embeddings that they kept; None if they kept none."""
-    return stored_geometry(folder, list(results.arms), seeds_of(results))

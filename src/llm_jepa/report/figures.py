@@ -40,8 +40,7 @@ from .formatting import points
 Row = Mapping[str, Any]
 Runs = Mapping[str, Mapping[int, Sequence[Row]]]
 
-COMPARISON = "comparison"
-"""Name of the file of the main test set's picture."""
+COMPARISON = "comparison"  # name of the file of the main test set's picture
 
 ALARM, ALARM_LABEL = "v", "collapse alarm, from this step on"
 
@@ -94,8 +93,7 @@ FIGURES: dict[str, tuple[Panel, ...]] = {
 }
 """The figures by name."""
 
-WATCHED = ("monitors", "jepa_loss")
-"""Figures in which a collapse shows, and on which alarms are marked."""
+WATCHED = ("monitors", "jepa_loss")  # figures in which a collapse shows, and on which alarms are marked
 
 
 def plot_curves(
@@ -204,10 +202,9 @@ def _curves_figure(
     shown = [arm for arm in arms if any(arm in curves for _, curves in drawable)]
     looks = {arm: look_of(arm, arms) for arm in shown}
     handles = [line_key(shortened_name(arm), look.color, look.linestyle) for arm, look in looks.items()]
-    longest = max(len(shortened_name(arm)) for arm in shown)
     if any(arm in marks for arm in shown):
         handles.append(marker_key(ALARM_LABEL, INK, ALARM, markersize=6))
-        longest = max(longest, len(ALARM_LABEL))
+    longest = max(len(str(handle.get_label())) for handle in handles)
     per_line = max(1, int(width * 12 / (longest + 6)))  # names to a legend line
     legend_lines = math.ceil(len(handles) / per_line)
     figure = Figure(figsize=(width, 2.6 * rows + 0.25 * legend_lines + 0.3), layout="constrained")

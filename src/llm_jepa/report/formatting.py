@@ -9,8 +9,7 @@ from typing import Any
 
 from llm_jepa.experiments.sentences import format_points
 
-LONGEST_TEXT = 600
-"""Characters of a text or an answer that are shown: a diff or an essay would fill the whole page."""
+LONGEST_TEXT = 600  # characters of a text or an answer that are shown: a diff or an essay would fill the whole page
 
 DASH = "–"
 MINUS = "\N{MINUS SIGN}"

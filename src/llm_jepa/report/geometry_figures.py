@@ -140,8 +140,9 @@ def _map_figure(geometry: Geometry, side: str) -> Figure:
     axes = figure.subplots(2 * blocks, columns, squeeze=False)
     maps = [shown_side(run, side)["embedding_map"] for run in runs.values()]
     reach = 1.06 * max(float(np.abs([*each["pca_text"], *each["pca_code"]]).max()) for each in maps) or 1.0
-    for axis in axes.ravel():
-        axis.set_visible(False)
+    for number in range(len(runs), blocks * columns):
+        for axis in axes[2 * (number // columns) :, number % columns]:
+            axis.set_visible(False)
     for number, (name, run) in enumerate(runs.items()):
         block, column = divmod(number, columns)
         found = shown_side(run, side)
@@ -171,12 +172,9 @@ def describe_match(found: Mapping[str, Any], has_own: bool = True) -> str:
 
 
 def _draw_pca(axis: Axes, found: Mapping[str, Any], reach: float, *, first: bool) -> None:
-    axis.set_visible(True)
     places = found["embedding_map"]
     _draw_points(axis, places["pca_text"], places["pca_code"])
-    axis.set_xlim(-reach, reach)
-    axis.set_ylim(-reach, reach)
-    axis.set_aspect("equal")
+    axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
     axis.xaxis.set_major_locator(MaxNLocator(4, symmetric=True))
     axis.yaxis.set_major_locator(MaxNLocator(4, symmetric=True))
     shares = places["pca_explained"]
@@ -188,12 +186,9 @@ def _draw_pca(axis: Axes, found: Mapping[str, Any], reach: float, *, first: bool
 
 
 def _draw_tsne(axis: Axes, found: Mapping[str, Any], *, first: bool) -> None:
-    axis.set_visible(True)
     places = found["embedding_map"]
     axis.grid(visible=False)
-    axis.set_xticks([])
-    axis.set_yticks([])
-    axis.set_box_aspect(1)
+    axis.set(xticks=[], yticks=[], box_aspect=1)
     if first:
         axis.set_ylabel("t-SNE, no scale")
     if places["tsne_text"] is None:

@@ -23,11 +23,7 @@ def write_analysis_report(
 ) -> Path:
     """Draw the figures of a geometry.json next to it, and write report.md and report.html; return the page's path.
 
-    Args:
-        geometry: What `analyze_runs` returned.
-        folder: Where geometry.json is.
-        command: The command that repeats the analysis.
-        environment: What `describe_environment` returned.
+    `command` repeats the analysis; `environment` is what `describe_environment` returned.
     """
     pictures = plot_geometry(geometry, folder)
     text = geometry_markdown(geometry, geometry_answer(geometry), sides_of(geometry)[-1], command)

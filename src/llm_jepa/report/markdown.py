@@ -67,9 +67,7 @@ def bullets(lines: Iterable[str], escape: Callable[[str], str] = escaped) -> str
 def format_markdown(results: Results, escape: Callable[[str], str] = escaped) -> str:
     """Return the results as Markdown: one table of all columns, the alarms, and a sentence for each comparison.
 
-    Args:
-        results: The results.
-        escape: Applied to every cell and sentence.
+    `escape` is applied to every cell and sentence.
     """
     both = zip(outcome_rows(results), representation_rows(results), strict=True)
     parts = [*_titles([test_title(results)], escape), table([[*left, *right[1:]] for left, right in both], escape)]
@@ -97,16 +95,10 @@ def experiment_markdown(
     geometry: Mapping[str, Any] | None = None,
     command: str | None = None,
 ) -> str:
-    """Return the report of an experiment as Markdown.
+    """Return the report of an experiment as Markdown, to be written into `folder`.
 
-    Args:
-        results: The results.
-        pictures: Files of figures below `folder`; those that are PNG are shown, by their names relative to it.
-        folder: Where the Markdown will be.
-        settings: The settings as YAML.
-        environment: What `environment_of` returned.
-        geometry: What geometry.json holds.
-        command: The command that repeats the experiment.
+    Of the pictures, which are below `folder`, those that are PNG are shown. `settings` is YAML, `environment` what
+    `environment_of` returned, `command` the command that repeats the experiment.
     """
     parts = [*_opening(answer_of(results)), bullets(arm_sentences(results))]
     if price := price_of(results):

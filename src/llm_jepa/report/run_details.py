@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -33,26 +33,22 @@ def examples_of(results: Results, folder: Path) -> dict[str, Any] | None:
     Arms give examples in turn, so that no arm is shown only at its best. None if the arms cannot be compared: fewer
     than two have answers, or they answered different rows.
     """
-    arms = list(results.arms)
-    seed = max(seeds_of(results), key=lambda each: len(_answered(folder, arms, each)))  # the first of equals
-    answers = {arm: _answers(run, results.metric) for arm, run in _answered(folder, arms, seed).items()}
+    metric, answered = results.metric, {each: _answered(results, folder, each) for each in seeds_of(results)}
+    seed = max(answered, key=lambda each: len(answered[each]))  # the first of equals
+    answers = {arm: _answers(run, metric) for arm, run in answered[seed].items()}
     texts = {tuple(row["text"] for row in rows) for rows in answers.values()}
     if len(answers) < 2 or len(texts) > 1:
         return None
-    metric, num_rows = results.metric, len(next(iter(answers.values())))
-    only: dict[str, list[int]] = {arm: [] for arm in answers}
-    for place in range(num_rows):
-        right = [arm for arm, rows in answers.items() if rows[place][metric]]
-        if len(right) == 1:
-            only[right[0]].append(place)
-    in_turn = chain.from_iterable(zip_longest(*([(arm, place) for place in only[arm]] for arm in only)))
-    chosen = islice((each for each in in_turn if each is not None), NUM_EXAMPLES)
+    num_rows = len(next(iter(answers.values())))
+    right = [[arm for arm, rows in answers.items() if rows[place][metric]] for place in range(num_rows)]
+    only = {arm: [(arm, place) for place, arms in enumerate(right) if arms == [arm]] for arm in answers}
+    in_turn = filter(None, chain.from_iterable(zip_longest(*only.values())))
     return {
         "seed": seed,
         "num_rows": num_rows,
         "counts": {arm: len(places) for arm, places in only.items()},
         "total": sum(map(len, only.values())),
-        "shown": [_example(answers, arm, place) for arm, place in chosen],
+        "shown": [_example(answers, arm, place) for arm, place in islice(in_turn, NUM_EXAMPLES)],
     }
 
 
@@ -83,8 +79,8 @@ def _answers(run: RunFolder, metric: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _answered(folder: Path, arms: Sequence[str], seed: object) -> dict[str, RunFolder]:
-    runs = {arm: ExperimentFolder(folder).run(arm, seed) for arm in arms}
+def _answered(results: Results, folder: Path, seed: object) -> dict[str, RunFolder]:
+    runs = {arm: ExperimentFolder(folder).run(arm, seed) for arm in results.arms}
     return {arm: run for arm, run in runs.items() if run.predictions_file.is_file()}
 
 

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from llm_jepa.data.config import MAIN_TEST
-from llm_jepa.experiments.results import BUDGET_TITLES, ArmResult, GridResults, Results, SeedValues
+from llm_jepa.experiments.results import BUDGET_TITLES, GridResults, Results, SeedValues
 from llm_jepa.experiments.sentences import (
     alarm_sentences,
     answer_of,
@@ -18,31 +18,25 @@ from llm_jepa.experiments.sentences import (
     short_verdict,
 )
 from llm_jepa.experiments.statistics import PairedComparison
+from llm_jepa.standard_error import WIDTH
 from llm_jepa.text_tables import text_table
 
 Rows = list[list[str]]
 
 
-def format_table(results: Results, width: int = 80) -> str:
+def format_table(results: Results) -> str:
     """Return the results as text for a terminal: two tables, the alarms, and a sentence for each comparison.
 
-    Values are in percent, differences in points. No line is longer than `width` (at least 80). Long names of arms are
-    cut in the middle if they then still differ; the sentences have the whole names.
+    Values are in percent, differences in points. No line is longer than `WIDTH`. Long names of arms are cut in the
+    middle if they then still differ; the sentences have the whole names.
     """
-    width = max(width, 80)
-    parts = [
-        test_title(results),
-        _table(outcome_rows(results), width),
-        _table(representation_rows(results), width),
-        _filled(alarm_sentences(results.main), width),
-        _filled(comparison_sentences(results.main), width),
-    ]
+    parts = [test_title(results), _table(outcome_rows(results)), _table(representation_rows(results))]
+    parts += [_filled(alarm_sentences(results.main)), _filled(comparison_sentences(results.main))]
     for titles, each, notes in further_tables(results):
-        parts += [*titles, _table(outcome_rows(each), width)]
-        parts += [_filled([*notes, *comparison_sentences(each.main)], width)]
+        parts += [*titles, _table(outcome_rows(each)), _filled([*notes, *comparison_sentences(each.main)])]
     for grid in results.grids.values():
-        parts += [grid_title(grid), _table(grid_rows(grid), width)]
-    parts += [_filled(results.notes, width)]
+        parts += [grid_title(grid), _table(grid_rows(grid))]
+    parts.append(_filled(results.notes))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -50,8 +44,7 @@ def format_answer(results: Results) -> str:
     """Return question and answer, with a sentence for each arm, as text for a terminal."""
     answer = answer_of(results)
     opening = f"{answer.question} {answer.short} {answer.sentence}"
-    arms = [f"- {each}" for each in arm_sentences(results)]
-    return "\n".join(textwrap.fill(each, 80, subsequent_indent="  ") for each in [opening, *arms])
+    return _filled([opening, *(f"- {each}" for each in arm_sentences(results))])
 
 
 def test_title(results: Results) -> str:
@@ -96,7 +89,9 @@ def representation_rows(results: Results) -> Rows:
     for name, arm in results.arms.items():
         recalls = [arm.retrieval, *([arm.views_retrieval] if views else [])]
         shares = [format_mean(each.get("recall@1", SeedValues())) for each in recalls]
-        rows.append([name, *shares, *_cost_cells(arm, whole), count_alarms(arm)])
+        ratios = (arm.cost.step_time_ratio, arm.cost.run_flops_ratio if whole else arm.cost.flops_ratio)
+        costs = ["-" if ratio is None else f"{ratio:.2f}x" for ratio in ratios]
+        rows.append([name, *shares, *costs, count_alarms(arm)])
     return rows
 
 
@@ -136,14 +131,9 @@ def format_difference(comparison: PairedComparison) -> str:
     return f"{format_points(comparison.delta)}{interval}"
 
 
-def _cost_cells(arm: ArmResult, whole: bool) -> list[str]:
-    ratios = (arm.cost.step_time_ratio, arm.cost.run_flops_ratio if whole else arm.cost.flops_ratio)
-    return ["-" if ratio is None else f"{ratio:.2f}x" for ratio in ratios]
+def _table(rows: Rows) -> str:
+    return text_table(rows, WIDTH, left=(0, len(rows[0]) - 1))
 
 
-def _table(rows: Rows, width: int) -> str:
-    return text_table(rows, width, left=(0, len(rows[0]) - 1))
-
-
-def _filled(lines: Sequence[str], width: int) -> str:
-    return "\n".join(textwrap.fill(line, width, subsequent_indent="  ") for line in lines)
+def _filled(lines: Sequence[str]) -> str:
+    return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines)
