@@ -19,16 +19,17 @@ from llm_jepa.errors import ConfigError, LLMJEPAError
 from llm_jepa.evaluation.kept_embeddings import StoredEmbeddings
 from llm_jepa.files import put_in_place, staged_beside, write_whole
 from llm_jepa.objective.backbone import Backbone
-from llm_jepa.objective.pair import Pair
 from llm_jepa.objective.predictor import PredictorHead
 from llm_jepa.runs.folder import RunFolder
 from llm_jepa.runs.trained_run import TrainedRun, load_run
 from llm_jepa.training.adapters import PeftModel, merged
 
 from .encoder_tokenizer import EncoderTokenizer, encoder_tokenizer
-from .export_run import CARD, check_finished, check_out
+from .export_run import CARD, check_call
 from .model_card import model_card
-from .serving import Exported, encoder_snippet
+from .serving import ENCODER, Exported
+
+Expected = tuple[list[list[int]], Tensor]  # the tokens of each text's view, and its embedding
 
 SIDES = {"query": "text", "document": "code"}
 _TEXTS = 16  # of the run's own pairs; the folder is checked on them before it gets its name
@@ -42,10 +43,7 @@ _OF_HALVES = 3e-2  # for weights of 16 bits, where the sums depend on how many t
 def export_encoder(run: str | Path, to: str | Path, *, force: bool = False) -> dict[str, Any]:
     """Write the embedding of a finished run as a folder of sentence-transformers, with a model card.
 
-    Args:
-        run: The folder of a finished run. It is only read.
-        to: The folder to write. Folders above it are made if need be.
-        force: Overwrite an earlier export of that name.
+    `force` overwrites an earlier export of the name `to`. The run is only read.
 
     Returns:
         `run`, `out`, `kind` ("encoder"), `max_difference` (the largest between an embedding of the folder and ours),
@@ -57,10 +55,15 @@ def export_encoder(run: str | Path, to: str | Path, *, force: bool = False) -> d
         DataError: If the model is damaged.
         LLMJEPAError: If the folder gives other embeddings. Nothing is left at `to`.
     """
-    _import_library()
+    try:
+        import sentence_transformers  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            "package_missing",
+            "--as encoder needs sentence-transformers, which is not installed: `pip install 'llm-jepa[encoder]'`.",
+        ) from error
     folder, out = RunFolder(Path(run)), Path(to)
-    check_finished(folder)
-    check_out(folder, out, force=force)
+    check_call(folder, out, force=force)
     trained = load_run(folder.path)
     trained.jepa.to("cpu")
     texts = _probe_texts(trained)
@@ -72,19 +75,8 @@ def export_encoder(run: str | Path, to: str | Path, *, force: bool = False) -> d
         model = Exported(kind="encoder", messages=trained.context.messages)
         write_whole(beside / CARD, model_card(folder.path, model, out.resolve().name))
         put_in_place(beside, out.resolve())
-    python = encoder_snippet(str(to))
+    python = ENCODER.format(folder=str(to))
     return {"run": str(run), "out": str(to), "kind": "encoder", "max_difference": difference, "python": python}
-
-
-def _import_library() -> Any:
-    try:
-        import sentence_transformers
-    except ImportError as error:
-        raise ConfigError(
-            "package_missing",
-            "--as encoder needs sentence-transformers, which is not installed: `pip install 'llm-jepa[encoder]'`.",
-        ) from error
-    return sentence_transformers
 
 
 # ---- what is written ----
@@ -105,10 +97,9 @@ def _write(trained: TrainedRun, out: Path) -> EncoderTokenizer:
     with tempfile.TemporaryDirectory() as scratch:
 
         def transformer(layers: Any, name: str) -> Any:
-            _write_layers(layers, made, pred, Path(scratch, name))
-            return Transformer(
-                str(Path(scratch, name)), modality_config=_MODALITIES, module_output_name="token_embeddings"
-            )
+            out = str(Path(scratch, name))
+            _write_layers(layers, made, pred, out)
+            return Transformer(out, modality_config=_MODALITIES, module_output_name="token_embeddings")
 
         own = transformer(backbone.layers, "own")
         pooling = Pooling(own.get_embedding_dimension(), "lasttoken")
@@ -128,7 +119,7 @@ def _write(trained: TrainedRun, out: Path) -> EncoderTokenizer:
     return made
 
 
-def _write_layers(layers: Any, made: EncoderTokenizer, pred: Tensor, out: Path) -> None:
+def _write_layers(layers: Any, made: EncoderTokenizer, pred: Tensor, out: str) -> None:
     """Write layers without a head, with the rows of the new tokens in their embedding table, (V, C)."""
     table = layers.get_input_embeddings()
     num_rows = max([*made.pred_ids, *made.copies, -1]) + 1
@@ -148,9 +139,8 @@ def _dense(head: PredictorHead) -> list[Any]:
     """Return a predictor head as layers of sentence-transformers."""
     from sentence_transformers.sentence_transformer.modules import Dense
 
-    weight, bias = head.weight.detach().clone(), head.bias.detach().clone()
+    weight, bias, linear = head.weight.detach().clone(), head.bias.detach().clone(), nn.Identity()
     size = len(weight)
-    linear = nn.Identity()
     if head.hidden_weight is None or head.hidden_bias is None:
         return [Dense(size, size, True, linear, weight, bias, use_residual=True)]
     # gelu(x) - gelu(-x) = x, so the hidden layer also passes the state itself on, for the residual.
@@ -158,10 +148,8 @@ def _dense(head: PredictorHead) -> list[Any]:
     hidden = torch.cat([head.hidden_weight.detach(), same, -same])  # (3 C, C)
     hidden_bias = torch.cat([head.hidden_bias.detach(), torch.zeros(2 * size, dtype=weight.dtype)])
     last = torch.cat([weight, same, -same], dim=1)  # (C, 3 C)
-    return [
-        Dense(size, 3 * size, True, nn.GELU(), hidden, hidden_bias),
-        Dense(3 * size, size, True, linear, last, bias),
-    ]
+    first = Dense(size, 3 * size, True, nn.GELU(), hidden, hidden_bias)
+    return [first, Dense(3 * size, size, True, linear, last, bias)]
 
 
 # ---- how it is checked ----
@@ -173,28 +161,18 @@ def _probe_texts(trained: TrainedRun) -> dict[str, list[str]]:
     pairs = kept.pairs[:_TEXTS] if kept is not None else []
     controls = trained.encoder.controls
     names = [f"a {name} b" for name in controls.ids if controls.in_questions.fullmatch(name)][:_TEXTS]
-    return {
-        task: [*(pair[side] for pair in pairs if pair[side].strip()), *_PROBES, *names] for task, side in SIDES.items()
-    }
+    own = {task: [pair[side] for pair in pairs if pair[side].strip()] for task, side in SIDES.items()}
+    return {task: [*texts, *_PROBES, *names] for task, texts in own.items()}
 
 
-def _expected(trained: TrainedRun, texts: Sequence[str], side: str) -> tuple[list[list[int]], Tensor]:
+def _expected(trained: TrainedRun, texts: Sequence[str], side: str) -> Expected:
     """Return the tokens of each text's view, and its embedding, (N, C)."""
     rows = trained.lone([("text", text) for text in texts], side)
-    views = [_view(pair, side) for pair in rows.pairs]
+    views = [pair.text_view if side == "text" else pair.code_view for pair in rows.pairs]
     return views, trained.embed(rows, side)
 
 
-def _view(pair: Pair, side: str) -> list[int]:
-    return pair.text_view if side == "text" else pair.code_view
-
-
-def _check(
-    folder: Path,
-    texts: dict[str, list[str]],
-    expected: dict[str, tuple[list[list[int]], Tensor]],
-    made: EncoderTokenizer,
-) -> float:
+def _check(folder: Path, texts: dict[str, list[str]], expected: dict[str, Expected], made: EncoderTokenizer) -> float:
     """Make sure that the folder reads and embeds texts as the run does; return the largest difference."""
     from sentence_transformers import SentenceTransformer
 

@@ -9,7 +9,6 @@ template writes copies of them instead, with new names that do not occur in text
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tokenizers import AddedToken, Tokenizer
@@ -65,9 +64,7 @@ class EncoderTokenizer:
     def copy(self, token: int, *, strips: bool) -> str:
         """Return the name of the copy of a token; add the copy if it is missing.
 
-        Args:
-            token: The id of the token.
-            strips: Whether the copy removes white space next to it, as the token does when a text is read.
+        With `strips`, the copy removes white space next to it, as the token does when a text is read.
         """
         name = f"<|llm-jepa:{token}{':strips' if strips else ''}|>"
         known = self.tokenizer.added_tokens_decoder.get(token)
@@ -77,13 +74,7 @@ class EncoderTokenizer:
 
 
 def encoder_tokenizer(encoder: PairEncoder, context: Context, config: JEPAConfig, num_vectors: int) -> EncoderTokenizer:
-    """Return the tokenizer of an encoder.
-
-    Args:
-        encoder: The encoder of the run.
-        context: What all training rows have around their texts.
-        config: The objective; it says how many [PRED] there are, and where.
-        num_vectors: Vectors of [PRED].
+    """Return the tokenizer of an encoder; `num_vectors` is the number of vectors of [PRED].
 
     Raises:
         ConfigError: If the tokenizer cannot be changed in this way.
@@ -104,12 +95,12 @@ def encoder_tokenizer(encoder: PairEncoder, context: Context, config: JEPAConfig
     preds = [f"<|llm-jepa:PRED {number + 1}|>" for number in range(num_vectors if num_pred else 0)]
     made.pred_ids = [made.add(name) for name in preds]
     pred = "".join(preds if len(preds) == num_pred else preds * num_pred)
-    sides = {"query": _text_side(encoder, context), "document": _code_side(encoder, context)}
+    sides = {"query": _side_of(encoder, context, "text"), "document": _side_of(encoder, context, "code")}
     predicts = "document" if config.jepa_direction == "code_to_text" else "query"
-    branches = {}
-    for task, side in sides.items():
-        own_pred = pred if task == predicts else ""
-        branches[task] = _branch(side, own_pred, made, encoder, leads=config.pred_leads)
+    preds_of = {task: pred if task == predicts else "" for task in sides}
+    branches = {
+        task: _branch(side, preds_of[task], made, encoder, leads=config.pred_leads) for task, side in sides.items()
+    }
     tokenizer.chat_template = (
         "{%- set words = messages[-1]['content'] -%}"
         f"{{%- if task == 'query' -%}}{branches['query']}{{%- else -%}}{branches['document']}{{%- endif -%}}"
@@ -139,34 +130,25 @@ def _begin_texts_alike(tokenizer: PreTrainedTokenizerBase) -> None:
             tokenizer.legacy = tokenizer.init_kwargs["legacy"] = True
 
 
-def _text_side(encoder: PairEncoder, context: Context) -> _Side:
-    rendered = _rendered_side(
-        encoder.controls, lambda words: encoder.rendered_view(context.labelled(words, "x"), "text")
-    )
-    if rendered is not None:
-        return rendered
-    system = "" if encoder.jepa_views == "rendered" else encoder.system_prefix(context.ask("x"))
-    return _Side([*encoder.bos_ids, system])
+def _side_of(encoder: PairEncoder, context: Context, side: str) -> _Side:
+    """Return what the run has around a text of one side, `text` or `code`: a chat template, or its own prefix."""
 
+    def render(words: str) -> RenderedPrompt | None:
+        row = context.labelled(words, "x") if side == "text" else context.labelled("x", words)
+        return encoder.rendered_view(row, side)
 
-def _code_side(encoder: PairEncoder, context: Context) -> _Side:
-    rendered = _rendered_side(
-        encoder.controls, lambda words: encoder.rendered_view(context.labelled("x", words), "code")
-    )
-    return rendered or _Side([], reads_tags=True)
-
-
-def _rendered_side(controls: Controls, render: Callable[[str], RenderedPrompt | None]) -> _Side | None:
-    """Return what a chat template writes around a text; None if there is no template."""
     prompt, spaced = render("x"), render(" x ")
     if prompt is None or spaced is None:
-        return None
+        if side == "code":
+            return _Side([], reads_tags=True)
+        system = "" if encoder.jepa_views == "rendered" else encoder.system_prefix(context.ask("x"))
+        return _Side([*encoder.bos_ids, system])
     (first, last), (start, end) = prompt.last_user, spaced.last_user
     if prompt.string[:first] != spaced.string[:start]:
         text = "--as encoder: what the chat template writes before a text depends on the text."
         raise ConfigError("template_not_supported", text)
     is_answer = any(content.is_answer for content in prompt.contents if content[:2] == (first, last))
-    return _Side(_pieces(prompt, controls), _CUTS[spaced.string[start:end]], is_answer, is_rendered=True)
+    return _Side(_pieces(prompt, encoder.controls), _CUTS[spaced.string[start:end]], is_answer, is_rendered=True)
 
 
 def _pieces(prompt: RenderedPrompt, controls: Controls) -> list[str | int]:
@@ -174,9 +156,8 @@ def _pieces(prompt: RenderedPrompt, controls: Controls) -> list[str | int]:
     pieces: list[str | int] = []
     done, end = 0, prompt.last_user[0]
     for match in controls.in_questions.finditer(prompt.string, 0, end):
-        content = next(
-            (each for each in prompt.contents if match.start() < each.end and each.start < match.end()), None
-        )
+        overlapping = (each for each in prompt.contents if match.start() < each.end and each.start < match.end())
+        content = next(overlapping, None)
         is_tag = not controls.in_answers.fullmatch(match.group())
         if content is None or (content.is_answer and is_tag):
             pieces += [prompt.string[done : match.start()], controls.ids[match.group()]]
@@ -185,14 +166,9 @@ def _pieces(prompt: RenderedPrompt, controls: Controls) -> list[str | int]:
 
 
 def _branch(side: _Side, pred: str, made: EncoderTokenizer, encoder: PairEncoder, *, leads: bool) -> str:
-    """Return the Jinja that writes a text of one side.
+    """Return the Jinja that writes a text of one side; the copies that it needs are added to `made`.
 
-    Args:
-        side: The side.
-        pred: The names of its [PRED] tokens; empty if it has none.
-        made: The tokenizer; the copies that are needed are added to it.
-        encoder: The encoder of the run.
-        leads: Whether [PRED] is before the view.
+    `pred` holds the names of the side's [PRED] tokens, which are before the view if `leads`.
     """
     head = "".join(each if isinstance(each, str) else made.copy(each, strips=side.is_rendered) for each in side.head)
     words = f"words{side.cut}"
@@ -205,5 +181,4 @@ def _branch(side: _Side, pred: str, made: EncoderTokenizer, encoder: PairEncoder
 
 
 def _literal(text: str) -> str:
-    """Return a text as Jinja writes it."""
     return json.dumps(text, ensure_ascii=False)

@@ -46,11 +46,7 @@ def export_run(run: str | Path, to: str | Path, *, merge: bool = False, force: b
     Vocabulary and tokenizer are the model's own; `generation_config.json` names every token that ended an answer in
     training. If the run has a LoRA adapter and `merge` is false, the folder is a PEFT adapter.
 
-    Args:
-        run: The folder of a finished run. It is only read.
-        to: The folder to write. Folders above it are made if need be.
-        merge: Merge a LoRA adapter into its model.
-        force: Overwrite an earlier export of that name.
+    `force` overwrites an earlier export of the name `to`. The run is only read.
 
     Returns:
         `run`, `out`, `kind` ("model", "merged" or "adapter"), `base` (of an adapter), `max_logit_difference` (of a
@@ -63,30 +59,16 @@ def export_run(run: str | Path, to: str | Path, *, merge: bool = False, force: b
         LLMJEPAError: If a merged model differs from its adapter. Nothing is left at `to`.
     """
     folder, out = RunFolder(Path(run)), Path(to)
-    check_finished(folder)
-    check_out(folder, out, force=force)
+    check_call(folder, out, force=force)
     encoder = load_run_encoder(folder)
     out.parent.mkdir(parents=True, exist_ok=True)
     with staged_beside(out.resolve()) as beside:
-        written = export_weights(
-            folder.model,
-            beside,
-            encoder.tokenizer,
-            end_ids=encoder.end_ids,
-            pad_id=encoder.pad_id,
-            merge=merge,
-        )
+        written = export_weights(folder.model, beside, encoder, merge=merge)
         model = _describe(folder, beside, written, encoder)
         write_whole(beside / CARD, model_card(folder.path, model, out.resolve().name))
         put_in_place(beside, out.resolve())
-    return {
-        "run": str(run),
-        "out": str(to),
-        "max_logit_difference": None,
-        **written,
-        "python": python_snippet(model, str(to)),
-        "serve": server_commands(model, str(to)),
-    }
+    lines = {"python": python_snippet(model, str(to)), "serve": server_commands(model, str(to))}
+    return {"run": str(run), "out": str(to), "max_logit_difference": None, **written, **lines}
 
 
 def _describe(run: RunFolder, folder: Path, written: dict[str, Any], encoder: PairEncoder) -> Exported:
@@ -112,16 +94,15 @@ def _describe(run: RunFolder, folder: Path, written: dict[str, Any], encoder: Pa
     )
 
 
-def check_finished(run: RunFolder) -> None:
-    """Refuse a folder that is not a run, and a run that is not finished."""
+def check_call(run: RunFolder, out: Path, *, force: bool) -> None:
+    """Refuse what is not a finished run; and a destination in the run or around it, or one that exists.
+
+    With `force`, a destination that is an earlier export is accepted.
+    """
     read_run_settings(run)
     if missing := run.missing:
         text = f"{run} has no {missing[0]}: the run is not finished. The same `train` command finishes it."
         raise ConfigError("run_not_finished", text)
-
-
-def check_out(run: RunFolder, out: Path, *, force: bool) -> None:
-    """Refuse a destination in the run or around it, and one that exists, unless it is an export and `force` is true."""
     real, source = out.resolve(), run.path.resolve()
     if real == source or source in real.parents or real in source.parents:
         text = f"--to {out} and the run {run} are the same, or one is inside the other. Choose another --to."

@@ -25,7 +25,7 @@ from llm_jepa.report.terminal import outcome_rows, test_title
 from llm_jepa.runs.folder import ExperimentFolder, RunFolder, run_name
 from llm_jepa.yaml_loading import dump_yaml
 
-from .serving import Exported, encoder_snippet, evaluator_snippet, python_snippet, server_commands
+from .serving import ENCODER, EVALUATOR, Exported, python_snippet, server_commands
 
 MARK = "<!-- made by llm-jepa export -->"
 NUM_LOOKS = 8
@@ -41,18 +41,12 @@ CURVES = {
 
 
 def model_card(run: Path, model: Exported, name: str) -> str:
-    """Return the card as Markdown, with the header for the hub.
-
-    Args:
-        run: The folder of a finished run.
-        model: What was exported.
-        name: The name of the model.
-    """
+    """Return the card of a model as Markdown, with the header for the hub; `run` is the folder of a finished run."""
     if model.base is not None and Path(model.base).is_absolute():
         model = replace(model, base=_short_name(model.base))
     files = RunFolder(run)
     settings, report, data = files.settings(), files.evaluation(), files.data()
-    results = _experiment(run)
+    results, run_folder = _experiment(run), run.resolve().name
     parts = [
         _header(model),
         MARK,
@@ -60,11 +54,11 @@ def model_card(run: Path, model: Exported, name: str) -> str:
         _introduction(settings, model),
         "## Use",
         *_uses(model, name, Context(**data["context"])),
-        _data(settings, data),
-        "## Training\n\n" + _training(files.environment(), settings, report),
+        _data(data),
+        _training(files.environment(), settings, report),
         _curves(files.metrics() if files.metrics_file.is_file() else []),
-        _results(report, results, run.resolve().name),
-        _cost(report, results, run.resolve().name),
+        _results(report, results, run_folder),
+        _cost(report, results, run_folder),
         _limits(settings, report, results, model),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -77,9 +71,9 @@ def _uses(model: Exported, name: str, context: Context) -> list[str]:
             "`encode_query` is for what is asked (the text side), `encode_document` for what is searched (the code "
             "side). The two differ: give each text to the one that is meant for it. Both take the bare text, without "
             f"a chat template, prompt or `[PRED]`.{added} The similarity is the cosine.",
-            "To find the code of a text:\n\n" + fenced(encoder_snippet(name), "python"),
+            "To find the code of a text:\n\n" + fenced(ENCODER.format(folder=name), "python"),
             "To measure retrieval, with `queries`, `corpus` (dictionaries of id and text) and `relevant_docs` (the "
-            "ids of the right codes of each query):\n\n" + fenced(evaluator_snippet(name), "python"),
+            "ids of the right codes of each query):\n\n" + fenced(EVALUATOR.format(folder=name), "python"),
         ]
     return [
         _context(context),
@@ -90,17 +84,14 @@ def _uses(model: Exported, name: str, context: Context) -> list[str]:
 
 def _header(model: Exported) -> str:
     """Return the YAML header. It links a base model only if that is on the hub, not in a folder."""
-    if model.kind == "encoder":
-        tags = ["llm-jepa", "sentence-transformers", "feature-extraction"]
-        data = ModelCardData(library_name="sentence-transformers", pipeline_tag="sentence-similarity", tags=tags)
-        return f"---\n{data.to_yaml()}\n---"
     is_on_hub = model.base and not model.base.startswith((".", "~")) and model.base.count("/") == 1
-    data = ModelCardData(
-        library_name="peft" if model.kind == "adapter" else "transformers",
-        pipeline_tag="text-generation",
-        tags=["llm-jepa", *(["lora"] if model.base else [])],
-        base_model=model.base if is_on_hub else None,
-    )
+    tags = ["lora"] if model.base else []
+    library, task = "peft" if model.kind == "adapter" else "transformers", "text-generation"
+    if model.kind == "encoder":
+        library, task = "sentence-transformers", "sentence-similarity"
+        tags = [library, "feature-extraction"]
+    base = model.base if is_on_hub else None
+    data = ModelCardData(library_name=library, pipeline_tag=task, tags=["llm-jepa", *tags], base_model=base)
     return f"---\n{data.to_yaml()}\n---"
 
 
@@ -112,17 +103,12 @@ def _introduction(settings: Mapping[str, Any], model: Exported) -> str:
         "encoder": "A text encoder, made of the layers of a causal language model",
     }[model.kind]
     source = settings.get("model_name_or_path")
-    start = (
-        f"from `{_short_name(source)}`" if source else f"from random weights, preset `{settings.get('model', 'nano')}`"
-    )
+    start = f"`{_short_name(source)}`" if source else f"random weights, preset `{settings.get('model', 'nano')}`"
     kept = " Its vocabulary and tokenizer are unchanged." if source and model.kind != "encoder" else ""
-    weight = settings.get("jepa_lambda", 1.0)
-    how = (
-        "on next-token prediction alone (`jepa_lambda: 0`)"
-        if weight == 0
-        else "with LLM-JEPA ([arXiv 2509.14252](https://arxiv.org/abs/2509.14252))"
-    )
-    return f"{what}, trained {start} {how} by llm-jepa {__version__}.{kept}"
+    how = "with LLM-JEPA ([arXiv 2509.14252](https://arxiv.org/abs/2509.14252))"
+    if settings.get("jepa_lambda", 1.0) == 0:
+        how = "on next-token prediction alone (`jepa_lambda: 0`)"
+    return f"{what}, trained from {start} {how} by llm-jepa {__version__}.{kept}"
 
 
 def _context(context: Context) -> str:
@@ -139,14 +125,14 @@ def _context(context: Context) -> str:
     return "\n\n".join(parts)
 
 
-def _data(settings: Mapping[str, Any], data: Mapping[str, Any]) -> str:
-    hashes = [(PurePath(name).name, value) for name, value in data.get("sha256", {}).items()]
+def _data(data: Mapping[str, Any]) -> str:
     rows = [["split", "rows kept", "rows read", "left out"]]
     for split, counts in splits_of(data.get("summary", {})).items():
         if counts.get("rows_in") and not split.startswith("views"):
             dropped = ", ".join(f"{count:,} {why}" for why, count in counts.get("dropped", {}).items()) or "none"
             rows.append([split, f"{counts['kept']:,}", f"{counts['rows_in']:,}", dropped])
-    files = [f"- `{_code(name)}`, sha256 `{value[:16]}`" for name, value in hashes]
+    hashes = data.get("sha256", {})
+    files = [f"- `{_code(PurePath(name).name)}`, sha256 `{value[:16]}`" for name, value in hashes.items()]
     notes = [f"- {escaped(note)}" for note in data.get("notes", [])]
     return "\n\n".join(["## Data", table(rows), "\n".join(files + notes)]).rstrip()
 
@@ -157,13 +143,10 @@ def _training(environment: Mapping[str, Any], settings: Mapping[str, Any], repor
     text = fenced(dump_yaml(shown, allow_unicode=True).rstrip(), "yaml")
     packages = environment.get("packages", {})
     versions = ", ".join(f"{key} {packages[key]}" for key in ("torch", "transformers", "peft") if packages.get(key))
-    where = f" on {escaped(_device(environment))}" if environment.get("device") else ""
+    device = environment.get("device")
+    where = f" on {escaped(str(environment['cpu'] if device == 'cpu' else device))}" if device else ""
     took = f"{report['num_steps']:,} steps{where}" + (f", with {versions}." if versions else ".")
-    return f"Every setting that was given; all others have their default:\n\n{text}\n\n{took}"
-
-
-def _device(environment: Mapping[str, Any]) -> str:
-    return str(environment["cpu"] if environment["device"] == "cpu" else environment["device"])
+    return f"## Training\n\nEvery setting that was given; all others have their default:\n\n{text}\n\n{took}"
 
 
 def _curves(log: Sequence[Mapping[str, Any]]) -> str:
@@ -175,26 +158,21 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> str:
     keys = [key for key in CURVES if any(line.get(key) is not None for line in log)]
     rows = [["step", *(CURVES[key] for key in keys)]]
     for step in (steps[place] for place in places):
-        rows.append([f"{step:,}", *(_last(log, key, step) for key in keys)])
+        until = [line for line in log if line["step"] <= step]
+        values = [[line[key] for line in until if line.get(key) is not None] for key in keys]
+        rows.append([f"{step:,}", *(f"{each[-1]:.3f}" if each else "" for each in values)])
     return "## Curves\n\n" + table(rows)
-
-
-def _last(log: Sequence[Mapping[str, Any]], key: str, step: int) -> str:
-    values = [line[key] for line in log if line["step"] <= step and line.get(key) is not None]
-    return f"{values[-1]:.3f}" if values else ""
-
-
-def _other_scores(report: Mapping[str, Any]) -> str:
-    return "".join(f", {name} {_percent(report[name])}" for name in OTHER_SCORES if name in report)
 
 
 def _results(report: Mapping[str, Any], results: Results | None, name: str) -> str:
     lines = ["## Results"]
     if "num_rows" in report:
+        names = {"exact_match": "exact match", "starts_with": "starts with"} | {name: name for name in OTHER_SCORES}
+        scores = ", ".join(f"{text} {_percent(report[name])}" for name, text in names.items() if name in report)
+        found = report["retrieval"]
         lines.append(
-            f"On {report['num_rows']:,} test rows: exact match {_percent(report['exact_match'])}, starts with "
-            f"{_percent(report['starts_with'])}{_other_scores(report)}. Text-to-code retrieval: recall@1 "
-            f"{_percent(report['retrieval']['recall@1'])} among {report['retrieval']['num_candidates']:,.0f} codes."
+            f"On {report['num_rows']:,} test rows: {scores}. Text-to-code retrieval: recall@1 "
+            f"{_percent(found['recall@1'])} among {found['num_candidates']:,.0f} codes."
         )
     elif report.get("validation"):
         lines.append(
@@ -210,13 +188,18 @@ def _results(report: Mapping[str, Any], results: Results | None, name: str) -> s
 
 
 def _cost(report: Mapping[str, Any], results: Results | None, name: str) -> str:
-    cost, trained = report.get("cost", {}), report.get("num_trained_parameters", 0)
-    lines = [_times(report)]
-    if cost.get("step_time_s") is not None:
+    cost, trained, total = report["cost"], report["num_trained_parameters"], report["num_parameters"]
+    # The times that have passed; those of a run that was stopped are the sum over its parts.
+    times = {name: duration(report[f"{name}_time_s"]) for name in ("training", "evaluation", "total")}
+    lines = [
+        f"Training took {times['training']}, with its evaluations and checkpoints; evaluating and saving it "
+        f"{times['evaluation']}; the whole run {times['total']}."
+    ]
+    if cost["step_time_s"] is not None:
         flops = f"{cost['flops_per_step']:.3g} FLOPs a batch"
         lines.append(f"A step took {cost['step_time_s']:.3g} s (median), and {flops}.")
-    share = f", {trained:,} of them trained" if 0 < trained < report["num_parameters"] else ""
-    lines.append(f"{report['num_parameters']:,} parameters{share}.")
+    share = f", {trained:,} of them trained" if 0 < trained < total else ""
+    lines.append(f"{total:,} parameters{share}.")
     arm = results and results.arms.get(name.rsplit("-s", 1)[0])
     if results and arm and arm.cost.step_time_ratio is not None:
         ratio, baseline = arm.cost.step_time_ratio, _code(results.baseline)
@@ -224,20 +207,11 @@ def _cost(report: Mapping[str, Any], results: Results | None, name: str) -> str:
     return "## Cost\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def _times(report: Mapping[str, Any]) -> str:
-    """Return the times that have passed. Those of a run that was stopped are the sum over its parts."""
-    training, evaluation, total = (duration(report[f"{name}_time_s"]) for name in ("training", "evaluation", "total"))
-    return (
-        f"Training took {training}, with its evaluations and checkpoints; evaluating and saving it {evaluation}; the "
-        f"whole run {total}."
-    )
-
-
 def _limits(settings: Mapping[str, Any], report: Mapping[str, Any], results: Results | None, model: Exported) -> str:
     lines = []
-    alarm = report.get("alarm")
-    if alarm and alarm.get("alarmed"):
-        recovered = " At the last check it had recovered." if alarm.get("recovered") else ""
+    alarm = report["alarm"]
+    if alarm and alarm["alarmed"]:
+        recovered = " At the last check it had recovered." if alarm["recovered"] else ""
         lines.append(f"The collapse alarm went off: {escaped(alarm['reason'])}{recovered}")
     if results is None:
         lines.append("One run with one seed. Another seed gives other numbers, and nothing was compared.")
@@ -245,19 +219,17 @@ def _limits(settings: Mapping[str, Any], report: Mapping[str, Any], results: Res
     if model.kind == "adapter":
         lines.append(f"It works only together with its model, `{_code(_short_name(model.base))}`.")
     if not settings.get("train_end_token", True):
-        lines.append(
-            "It was never trained to stop (`train_end_token: false`): the answer is only the start of what it writes."
-        )
+        stops = "It was never trained to stop (`train_end_token: false`)"
+        lines.append(f"{stops}: the answer is only the start of what it writes.")
     if settings.get("quantization", "none") != "none":
-        lines.append(
-            "It was trained on base weights in four bits. With the full weights, as here, answers differ a little."
-        )
+        bits = "It was trained on base weights in four bits."
+        lines.append(f"{bits} With the full weights, as here, answers differ a little.")
     if model.kind == "encoder":
-        lines.append("It cannot write answers, because it has no language-model head.")
-        lines.append(
+        lines += [
+            "It cannot write answers, because it has no language-model head.",
             "It cannot embed a text with another system message or other turns than those of all training rows. "
-            "`llm-jepa embed` can."
-        )
+            "`llm-jepa embed` can.",
+        ]
     else:
         lines.append(
             "`[PRED]` and the objective are not included, because answers do not use them. They are in the run, for "

@@ -16,8 +16,8 @@ import torch
 from peft import PeftConfig
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
+from llm_jepa.data.encode import PairEncoder
 from llm_jepa.errors import DataError, LLMJEPAError
 from llm_jepa.files import write_json
 from llm_jepa.training.adapters import ADAPTER_CONFIG, load_adapted, merged
@@ -28,18 +28,11 @@ CHECKED_TOKENS = 32
 OURS = frozenset({PREDICTOR, CONFIG})
 
 
-def export_weights(
-    model: Path, out: Path, tokenizer: PreTrainedTokenizerBase, *, end_ids: list[int], pad_id: int, merge: bool
-) -> dict[str, Any]:
-    """Write the model of a run to `out`, with its tokenizer.
+def export_weights(model: Path, out: Path, encoder: PairEncoder, *, merge: bool) -> dict[str, Any]:
+    """Write the model of a run, of which `model` is the folder, to `out`, with its tokenizer.
 
-    Args:
-        model: The `model` folder of a run.
-        out: The folder to make.
-        tokenizer: The run's tokenizer; a merged model is saved with it.
-        end_ids: All tokens that end an answer; generation stops at them.
-        pad_id: Token for padding, if the model names none.
-        merge: Add an adapter's matrices into the weights of its model. Without an adapter, it changes nothing.
+    Generation will stop at all end tokens of the run's encoder. `merge` adds an adapter's matrices into the weights of
+    its model; without an adapter it changes nothing.
 
     Returns:
         `kind` ("model", "merged" or "adapter"), `base` (an adapter's model, else None), and for a merged model
@@ -54,14 +47,14 @@ def export_weights(
     if is_adapter and merge:
         out.mkdir()
         difference = _save_merged(model, out)
-        tokenizer.save_pretrained(out)
-        _let_generation_stop(out, end_ids, pad_id)
+        encoder.tokenizer.save_pretrained(out)
+        _let_generation_stop(out, encoder.end_ids, encoder.pad_id)
         return {"kind": "merged", "base": base, "max_logit_difference": difference}
     _check_weights(model)
     shutil.copytree(model, out, ignore=lambda _, names: [name for name in names if name in OURS])
     if is_adapter:
         return {"kind": "adapter", "base": base}
-    _let_generation_stop(out, end_ids, pad_id)
+    _let_generation_stop(out, encoder.end_ids, encoder.pad_id)
     return {"kind": "model", "base": None}
 
 
@@ -69,9 +62,7 @@ def _check_weights(model: Path) -> None:
     """Open each file of weights, so that a damaged one is found here, and not later by a server."""
     files = sorted(model.glob("*.safetensors"))
     if (model / (WEIGHTS + INDEX)).is_file():
-        files += [
-            file for file in shards(model / WEIGHTS) if file not in files
-        ]  # opening one that is missing fails below
+        files += shards(model / WEIGHTS)  # opening one that is missing fails below
     if not files:
         raise DataError("weights_missing", f"{model} has no *.safetensors. Use another run, or train again.")
     for file in files:
@@ -87,8 +78,8 @@ def _check_weights(model: Path) -> None:
 def _save_merged(model: Path, out: Path) -> float:
     """Merge an adapter and save the model; return the largest difference of the logits before and after."""
     adapted = load_adapted(model).eval()
-    vocab_size = adapted.get_input_embeddings().num_embeddings
-    tokens = torch.randint(vocab_size, (1, CHECKED_TOKENS), generator=torch.Generator().manual_seed(0))
+    vocab_size, draw = adapted.get_input_embeddings().num_embeddings, torch.Generator().manual_seed(0)
+    tokens = torch.randint(vocab_size, (1, CHECKED_TOKENS), generator=draw)
     expected = _logits(adapted, tokens)
     plain = merged(adapted)
     difference, largest = (_logits(plain, tokens) - expected).abs().max().item(), expected.abs().max().item()

@@ -12,6 +12,25 @@ VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that vLLM's --max
 
 QUESTION = "YOUR TEXT"
 
+ENCODER = """\
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer({folder!r})
+codes = ["CODE ONE", "CODE TWO"]
+asked = model.encode_query(["YOUR TEXT"])  # the text side, with [PRED]
+found = model.encode_document(codes)  # the code side
+print(model.similarity(asked, found))  # cosine"""
+"""Python that finds the code of a text with sentence-transformers; `folder` is the name of the exported folder."""
+
+EVALUATOR = """\
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+model = SentenceTransformer({folder!r})
+evaluate = InformationRetrievalEvaluator(queries, corpus, relevant_docs)
+print(evaluate(model))  # cosine_recall@1, cosine_recall@10, cosine_mrr@10"""
+"""Python that measures retrieval with sentence-transformers."""
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -58,16 +77,14 @@ class Exported:
 
 
 def python_snippet(model: Exported, folder: str) -> str:
-    """Return Python that answers one text with plain transformers; no line depends on this package.
-
-    Args:
-        model: The exported model.
-        folder: The name of its folder, as the reader has it.
-    """
-    kwargs = [f"    **{model.chat_template_kwargs!r},"] if model.chat_template_kwargs else []
+    """Return Python that answers one text with plain transformers, from the folder; no line depends on this package."""
     if model.is_chat:
+        kwargs = [f"    **{model.chat_template_kwargs!r},"] if model.chat_template_kwargs else []
+        messages = [f"messages = [{_python(model.conversation[0])}]"]
+        if model.messages:
+            messages = ["messages = [", *(f"    {_python(message)}," for message in model.conversation), "]"]
         ask = [
-            *_python_messages(model),
+            *messages,
             "ids = tokenizer.apply_chat_template(",
             "    messages, add_generation_prompt=True, return_dict=True,",
             *kwargs,
@@ -97,44 +114,8 @@ def python_snippet(model: Exported, folder: str) -> str:
     )
 
 
-def encoder_snippet(folder: str) -> str:
-    """Return Python that finds the code of a text with sentence-transformers.
-
-    Args:
-        folder: The name of the folder, as the reader has it.
-    """
-    return "\n".join(
-        [
-            "from sentence_transformers import SentenceTransformer",
-            "",
-            f"model = SentenceTransformer({folder!r})",
-            'codes = ["CODE ONE", "CODE TWO"]',
-            f'asked = model.encode_query(["{QUESTION}"])  # the text side, with [PRED]',
-            "found = model.encode_document(codes)  # the code side",
-            "print(model.similarity(asked, found))  # cosine",
-        ]
-    )
-
-
-def evaluator_snippet(folder: str) -> str:
-    """Return Python that measures retrieval with sentence-transformers; `folder` is that of `encoder_snippet`."""
-    return "\n".join(
-        [
-            "from sentence_transformers import SentenceTransformer",
-            "from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator",
-            "",
-            f"model = SentenceTransformer({folder!r})",
-            "evaluate = InformationRetrievalEvaluator(queries, corpus, relevant_docs)",
-            "print(evaluate(model))  # cosine_recall@1, cosine_recall@10, cosine_mrr@10",
-        ]
-    )
-
-
 def server_commands(model: Exported, folder: str) -> list[str]:
-    """Return shell lines; the first names the folder of the model.
-
-    No line is longer than 80 columns, unless a name or a message of the training rows is.
-    """
+    """Return shell lines, the first with the folder's name. Only a longer name or message exceeds 80 columns."""
     lines = [f"MODEL={shlex.quote(folder)}"]
     if model.kind == "adapter":
         rank = next((each for each in VLLM_RANKS if each >= (model.lora_r or 0)), VLLM_RANKS[-1])
@@ -164,12 +145,6 @@ def _request(model: Exported) -> list[str]:
         "    -H 'Content-Type: application/json' \\",
         "    -d '{" + ",\n         ".join(body) + "}'",
     ]
-
-
-def _python_messages(model: Exported) -> list[str]:
-    if not model.messages:
-        return [f"messages = [{_python(model.conversation[0])}]"]
-    return ["messages = [", *(f"    {_python(message)}," for message in model.conversation), "]"]
 
 
 def _python(message: Mapping[str, Any]) -> str:
