@@ -17,13 +17,11 @@ from pathlib import Path
 from llm_jepa import __version__
 from llm_jepa.errors import ConfigError
 from llm_jepa.processes import is_main, leave, num_launched, told
-from llm_jepa.standard_error import WIDTH, exit_code_of, log_to_standard_error, only_errors
+from llm_jepa.standard_error import exit_code_of, log_to_standard_error, only_errors
 
 from . import data_commands, experiment_commands, plan_command, reproduce_command, run_commands, tool_commands
 from .parsing import Parser
 from .printing import print_closing, substitute_characters
-
-__all__ = ["WIDTH", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,13 +54,9 @@ def _one_voice() -> Iterator[None]:
 def _check_launch(arguments: argparse.Namespace) -> None:
     """Refuse several processes for a command that does not share its work between them: each would do all of it."""
     if num_launched() > 1 and not arguments.shared_out:
-        raise told(
-            ConfigError(
-                "too_many_processes",
-                f"{num_launched()} processes were started for one command, but only train and evaluate use several. "
-                "Start it without torchrun or accelerate launch. For `compare`, use --workers.",
-            )
-        )
+        text = f"{num_launched()} processes were started for one command, but only train and evaluate use several. "
+        text += "Start it without torchrun or accelerate launch. For `compare`, use --workers."
+        raise told(ConfigError("too_many_processes", text))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from llm_jepa.errors import CheckFailedError, ConfigError, DataError
 from llm_jepa.files import expanded
 from llm_jepa.standard_error import only_errors
 
-from .parsing import add_command, add_set, checked_seed, overrides, positive, read_settings, without_experiment
+from .parsing import add_command, add_set, overrides, positive, read_call, run_of, without_experiment
 from .printing import print_closing, print_hanging
 
 if TYPE_CHECKING:
@@ -23,61 +23,36 @@ if TYPE_CHECKING:
 
 def register(commands: Any) -> None:
     """Add the commands of this module to the parser."""
-    data = commands.add_parser("data", help="make, split, inspect and check data").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
+    data = commands.add_parser("data", help="make, split, inspect and check data")
+    data = data.add_subparsers(required=True, metavar="COMMAND")
     make = add_command(data, "make", _data_make, "generate pairs")
     make.add_argument("kind", choices=["nlrx"], help="nlrx: descriptions and regular expressions")
-    make.add_argument(
-        "--out",
-        type=expanded,
-        required=True,
-        metavar="FILE",
-        help="the file to write; its ending says the format (.jsonl)",
-    )
+    text = "the file to write; its ending says the format (.jsonl)"
+    make.add_argument("--out", type=expanded, required=True, metavar="FILE", help=text)
     make.add_argument("--num", type=positive, required=True, metavar="N", help="number of pairs")
     make.add_argument("--seed", type=int, default=0, metavar="S", help="seed; the same seed gives the same file")
-    make.add_argument(
-        "--test-out", type=expanded, metavar="FILE", help="also write test pairs to this file; no code is in both"
-    )
+    text = "also write test pairs to this file; no code is in both"
+    make.add_argument("--test-out", type=expanded, metavar="FILE", help=text)
     make.add_argument("--num-test", type=positive, metavar="N", help="number of test pairs")
-    make.add_argument(
-        "--phrasing",
-        choices=["plain", "colloquial", "both"],
-        default="plain",
-        help="style of the descriptions (with --test-out, only of the test pairs); both: pairs of two phrasings, no "
-        "regex",
-    )
-    make.add_argument(
-        "--colloquial-share",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="share of each colloquial description that is in colloquial words; the rest is plain (default 1: all)",
-    )
+    text = "style of the descriptions (with --test-out, only of the test pairs); both: pairs of two phrasings, no regex"
+    make.add_argument("--phrasing", choices=["plain", "colloquial", "both"], default="plain", help=text)
+    text = "share of each colloquial description that is in colloquial words; the rest is plain (default 1: all)"
+    make.add_argument("--colloquial-share", type=float, default=1.0, metavar="X", help=text)
     make.add_argument("--force", action="store_true", help="overwrite an existing file")
 
     split = add_command(data, "split", _data_split, "split one file into train and test; equal pairs stay together")
     split.add_argument("file", metavar="FILE", help="a file of rows, a pattern, or a folder")
     split.add_argument("--num-test", type=positive, required=True, metavar="N", help="rows of the test file")
-    split.add_argument(
-        "--out",
-        type=expanded,
-        required=True,
-        metavar="DIR",
-        help="folder of the two files, train and test, in the format of FILE",
-    )
+    text = "folder of the two files, train and test, in the format of FILE"
+    split.add_argument("--out", type=expanded, required=True, metavar="DIR", help=text)
     split.add_argument("--seed", type=int, default=0, metavar="S", help="seed; another seed chooses other test rows")
     split.add_argument("--force", action="store_true", help="overwrite existing files")
     add_set(split)
 
     inspect = add_command(data, "inspect", _data_inspect, "show rows as the model sees them")
     inspect.add_argument("file", metavar="FILE", help="a file of rows")
-    inspect.add_argument(
-        "--config",
-        metavar="CONFIG.yaml",
-        help="settings to read FILE with; its training rows are shown as in training",
-    )
+    text = "settings to read FILE with; its training rows are shown as in training"
+    inspect.add_argument("--config", metavar="CONFIG.yaml", help=text)
     inspect.add_argument("--arm", metavar="NAME", help="arm of the config whose rows are shown")
     inspect.add_argument("--rows", type=positive, default=3, metavar="N", help="rows to show")
     add_set(inspect)
@@ -94,7 +69,6 @@ def _data_make(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.data.formats import check_ending, write_file
     from llm_jepa.data.nlrx import generate_pairs, generate_transfer, generate_views
 
-    files = {arguments.out: arguments.num}
     if arguments.out == arguments.test_out:
         raise ConfigError("file_repeated", f"--out and --test-out are both {arguments.out}. Name two files.")
     if (arguments.test_out is None) != (arguments.num_test is None):
@@ -108,11 +82,9 @@ def _data_make(arguments: argparse.Namespace) -> dict[str, Any]:
         text = "--phrasing both makes view pairs, which have no regex to test on. Remove --test-out and --num-test."
         raise ConfigError("settings_conflict", text)
     if arguments.test_out:
-        rows = generate_transfer(
-            arguments.num, 0, arguments.num_test, arguments.seed, test_phrasing=phrasing, colloquial_share=share
-        )
+        options = {"test_phrasing": phrasing, "colloquial_share": share}
+        rows = generate_transfer(arguments.num, 0, arguments.num_test, arguments.seed, **options)
         made = {arguments.out: rows["train"], arguments.test_out: rows["test"]}
-        files[arguments.test_out] = arguments.num_test
     elif phrasing == "both":
         made = {arguments.out: generate_views(arguments.num, arguments.seed, colloquial_share=share)}
     else:
@@ -126,17 +98,16 @@ def _data_make(arguments: argparse.Namespace) -> dict[str, Any]:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, map(asdict, pairs))
         print_hanging("wrote  ", f"{path}: {len(pairs):,} pairs")
-    return {"files": {str(path): count for path, count in files.items()}, "seed": arguments.seed}
+    return {"files": {str(path): len(pairs) for path, pairs in made.items()}, "seed": arguments.seed}
 
 
 def _data_split(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.data.splits import split_file
     from llm_jepa.runs.settings import read_run
 
-    config = read_run(dict(overrides(arguments))).data
-    made = split_file(
-        arguments.file, arguments.num_test, arguments.out, config, seed=arguments.seed, force=arguments.force
-    )
+    config = read_run(overrides(arguments)).data
+    options = {"seed": arguments.seed, "force": arguments.force}
+    made = split_file(arguments.file, arguments.num_test, arguments.out, config, **options)
     for name, count in made.items():
         print(f"{count:7,} rows  {arguments.out / name}")
     return {"out": str(arguments.out), "files": made, "seed": arguments.seed}
@@ -145,7 +116,10 @@ def _data_split(arguments: argparse.Namespace) -> dict[str, Any]:
 def _data_inspect(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.data.inspect import inspect_rows
 
-    run, seed = _inspected_run(arguments)
+    settings = read_call(arguments)
+    if settings.get("train_file") is None:  # then the file itself is read as the training rows
+        settings |= {"train_file": arguments.file, "validation_size": 0, "test_file": None, "validation_file": None}
+    run, _, seed = run_of(settings, arguments.arm)
     rows, views, tokenizer, counts, notes = _inspected_rows(arguments.file, run, seed)
     shown = {"num_rows": arguments.rows, "colour": sys.stdout.isatty() and "NO_COLOR" not in os.environ}
     print(inspect_rows(rows, tokenizer, run.jepa, **shown))
@@ -155,33 +129,6 @@ def _data_inspect(arguments: argparse.Namespace) -> dict[str, Any]:
     for note in notes:
         print_hanging("", note)
     return {"file": arguments.file, **counts, "vocab_size": len(tokenizer)}
-
-
-def _inspected_run(arguments: argparse.Namespace) -> tuple[RunConfig, int]:
-    """Return the settings that a file is inspected with, and the seed: of an arm of the config, or without an arm.
-
-    If no config names training rows, the file itself is read as the training rows.
-    """
-    from llm_jepa.experiments.experiment import ExperimentConfig, read_experiment
-    from llm_jepa.runs.settings import read_run
-
-    settings = dict(overrides(arguments))
-    if arguments.config:
-        settings = read_settings(arguments.config, settings)
-    if settings.get("train_file") is None:
-        settings |= {"train_file": arguments.file, "validation_size": 0, "test_file": None, "validation_file": None}
-    seed = settings.pop("seed", None)
-    own = {key: value for key, value in settings.items() if key in ExperimentConfig.__dataclass_fields__}
-    if arguments.arm is None:
-        experiment, run = read_experiment(own)[0], read_run(without_experiment(settings))
-    else:
-        experiment, runs = read_experiment(settings)
-        if arguments.arm not in runs:
-            raise ConfigError(
-                "unknown_arm", f"--arm {arguments.arm}: the arms are {', '.join(runs)}. Name one of them."
-            )
-        run = runs[arguments.arm]
-    return run, checked_seed(experiment.seeds[0] if seed is None else seed)
 
 
 def _inspected_rows(file: str, run: RunConfig, seed: int) -> tuple[EncodedPairs, EncodedPairs | None, Any, Any, Any]:
@@ -218,37 +165,25 @@ def _data_check(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.data.data_check import check_files
     from llm_jepa.runs.settings import read_run
 
-    settings = dict(overrides(arguments)) | {"train_file": arguments.train, "test_file": arguments.test}
-    if arguments.config:
-        settings = without_experiment(read_settings(arguments.config, settings))
-    run = read_run(settings)
+    settings = read_call(arguments, train_file=arguments.train, test_file=arguments.test)
+    run = read_run(settings if arguments.config is None else without_experiment(settings))
     found = check_files(arguments.train, arguments.test, run.data)
     _print_check(found)
     data, refused = _loaded(run)
     if refused is not None:
         print_closing(found | {"refused": str(refused)}, "", as_json=arguments.json)
         raise refused
-    found["epochs"] = _epochs(run, len(data.train))
-    if found["epochs"] is not None:
-        print_hanging("", f"max_steps={run.training['max_steps']} is {found['epochs']:.2f} epochs. {EPOCHS}")
+    training, found["epochs"] = run.training_arguments("unused"), None
+    if training.max_steps > 0:  # then it decides how often one process sees each training row
+        num_seen = training.max_steps * training.train_batch_size * training.gradient_accumulation_steps
+        found["epochs"] = num_seen / len(data.train)
+        epochs = f"max_steps={training.max_steps} is {found['epochs']:.2f} epochs. All arms see the same rows in the"
+        few = "same order. Below 1 epoch some rows are never seen; with many epochs the model memorises rows."
+        print_hanging("", f"{epochs} {few}")
     if arguments.max_leak is not None and found["leaked_pairs"] > arguments.max_leak:
         print_closing(found, "", as_json=arguments.json)
         raise SystemExit(CheckFailedError.exit_code)
     return found
-
-
-EPOCHS = (
-    "All arms see the same rows in the same order. Below 1 epoch some rows are never seen; with many epochs the model "
-    "memorises rows."
-)
-
-
-def _epochs(run: RunConfig, num_rows: int) -> float | None:
-    """Return how often one process sees each training row, if `max_steps` decides it; otherwise None."""
-    arguments = run.training_arguments("unused")
-    if arguments.max_steps <= 0:
-        return None
-    return arguments.max_steps * arguments.train_batch_size * arguments.gradient_accumulation_steps / num_rows
 
 
 def _loaded(run: RunConfig) -> tuple[Any, DataError | ConfigError | None]:

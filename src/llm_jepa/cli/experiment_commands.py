@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_jepa.errors import ConfigError
 from llm_jepa.files import expanded
 from llm_jepa.processes import is_main
 from llm_jepa.standard_error import WIDTH
 
-from .parsing import add_command, add_config, checked_seed, numbers, read_call, without_experiment
+from .parsing import add_command, add_config, read_call, run_of, seeds_in
 from .printing import print_hanging
 
 if TYPE_CHECKING:
@@ -40,17 +39,15 @@ def register(commands: Any) -> None:
     compare.add_argument("--out", type=expanded, metavar="DIR", help="folder of the experiment (runs/<config>)")
     compare.add_argument("--seeds", metavar="82,23,37", help="seeds, paired over the arms")
     compare.add_argument("--workers", type=int, metavar="N", help="runs at the same time")
-    compare.add_argument(
-        "--dry-run", action="store_true", help="check what the runs need, and print them with their cost; run nothing"
-    )
+    text = "check what the runs need, and print them with their cost; run nothing"
+    compare.add_argument("--dry-run", action="store_true", help=text)
 
     demo = add_command(
         commands, "demo", _demo, "compare four arms on generated pairs: no data and no model needed", main_file=REPORT
     )
     demo.add_argument("--out", type=expanded, metavar="DIR", default=Path("runs/demo"), help="folder (runs/demo)")
-    demo.add_argument(
-        "--quick", action="store_true", help="a few steps on a few pairs, under a minute; too few for a result"
-    )
+    text = "a few steps on a few pairs, under a minute; too few for a result"
+    demo.add_argument("--quick", action="store_true", help=text)
 
     train = add_command(
         commands, "train", _train, "train one arm with one seed", shared_out=True, main_file="{run_dir}/eval.json"
@@ -58,16 +55,10 @@ def register(commands: Any) -> None:
     add_config(train)
     train.add_argument("--arm", metavar="NAME", help="arm of the config, or a built-in one (jepa)")
     train.add_argument("--out", type=expanded, metavar="DIR", help="folder of the run (runs/<config>-s<seed>)")
-    train.add_argument(
-        "--allow-changed",
-        action="append",
-        default=[],
-        metavar="KEY",
-        help="continue a run although KEY differs; may be repeated",
-    )
-    train.add_argument(
-        "--seed", type=int, metavar="N", help="seed of weights, order of rows and dropout (the config's first)"
-    )
+    text = "continue a run although KEY differs; may be repeated"
+    train.add_argument("--allow-changed", action="append", default=[], metavar="KEY", help=text)
+    text = "seed of weights, order of rows and dropout (the config's first)"
+    train.add_argument("--seed", type=int, metavar="N", help=text)
 
     report = add_command(
         commands, "report", _report, "rebuild an experiment's tables and figures from its run folders", main_file=REPORT
@@ -79,7 +70,7 @@ def register(commands: Any) -> None:
 def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = read_call(arguments)
     if arguments.seeds is not None:
-        settings["seeds"] = numbers("--seeds", arguments.seeds)
+        settings["seeds"] = seeds_in(arguments.seeds)
     if arguments.workers is not None:
         settings["workers"] = arguments.workers
     folder = arguments.out or Path("runs") / Path(arguments.config).stem
@@ -214,26 +205,13 @@ def _one_run(arguments: argparse.Namespace) -> tuple[RunConfig, str | None, int]
     The file may be one for `compare`. If the call does not name an arm or a seed, one is chosen here. A chosen arm is
     printed.
     """
-    from llm_jepa.experiments.experiment import ExperimentConfig, read_experiment
-    from llm_jepa.runs.settings import nearest, read_run
-
     settings = read_call(arguments)
     if arguments.allow_changed:
         settings["allow_changed"] = [*(settings.get("allow_changed") or []), *arguments.allow_changed]
-    seed = settings.pop("seed", None)  # the config.yaml of a run has one
-    own = {key: value for key, value in settings.items() if key in ExperimentConfig.__dataclass_fields__}
-    arm = arguments.arm
-    if arm is None and not {"arms", "grid"} & own.keys():
-        experiment = read_experiment(own)[0]
-        run = read_run(without_experiment(settings))
-    else:
-        experiment, runs = read_experiment(settings)
-        if (arm := arm or "jepa") not in runs:
-            text = f"--arm {arm}: the arms are {', '.join(runs)}.{nearest(arm, runs)} Name one of them."
-            raise ConfigError("unknown_arm", text)
-        run = runs[arm]
-    if arguments.seed is not None or seed is None:
-        seed = experiment.seeds[0] if arguments.seed is None else arguments.seed
+    if arguments.seed is not None:
+        settings["seed"] = arguments.seed
+    arm = arguments.arm or ("jepa" if {"arms", "grid"} & settings.keys() else None)
+    run, experiment, seed = run_of(settings, arm)
     if arguments.arm is None and arm and is_main():
         print(f"train  arm {arm} of {', '.join(experiment.arms)}; --arm chooses another", file=sys.stderr)
-    return run, arm, checked_seed(seed)
+    return run, arm, seed

@@ -6,11 +6,15 @@ import argparse
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from llm_jepa.errors import ConfigError
+from llm_jepa.errors import ConfigError, nearest
 from llm_jepa.runs.setting_hints import hint_of
 from llm_jepa.standard_error import print_error
+
+if TYPE_CHECKING:
+    from llm_jepa.experiments.experiment import ExperimentConfig
+    from llm_jepa.runs.settings import RunConfig
 
 Command = Callable[[argparse.Namespace], dict[str, Any]]
 
@@ -93,21 +97,23 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 def add_set(parser: argparse.ArgumentParser) -> None:
     """Add `--set key=value`."""
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="key=value", help="override one key; may be repeated"
-    )
+    text = "override one key; may be repeated"
+    parser.add_argument("--set", action="append", default=[], metavar="key=value", help=text)
 
 
-def read_call(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings of CONFIG.yaml with those of `--set` over them."""
-    return read_settings(arguments.config, dict(overrides(arguments)))
+def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of `--set`."""
+    from llm_jepa.runs.settings import parse_override
+
+    return dict(map(parse_override, arguments.set))
 
 
-def read_settings(path: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a YAML file with `changes` over them."""
+def read_call(arguments: argparse.Namespace, **changes: Any) -> dict[str, Any]:
+    """Return the settings of CONFIG.yaml, if one is named, with those of `--set` and then `changes` over them."""
     from llm_jepa.runs.data_paths import read_config
 
-    return read_config(path, changes)
+    changes = overrides(arguments) | changes
+    return changes if arguments.config is None else read_config(arguments.config, changes)
 
 
 def without_experiment(settings: dict[str, Any]) -> dict[str, Any]:
@@ -117,27 +123,34 @@ def without_experiment(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in ExperimentConfig.__dataclass_fields__}
 
 
-def overrides(arguments: argparse.Namespace) -> list[tuple[str, Any]]:
-    """Return key and value of each `--set`."""
-    from llm_jepa.runs.settings import parse_override
+def run_of(settings: dict[str, Any], arm: str | None) -> tuple[RunConfig, ExperimentConfig, int]:
+    """Return the run of an arm, or of settings without arms, its experiment, and its seed, by default the first."""
+    from llm_jepa.experiments.experiment import ExperimentConfig, read_experiment
+    from llm_jepa.runs.settings import read_run
 
-    return [parse_override(text) for text in arguments.set]
-
-
-def numbers(flag: str, text: str) -> list[int]:
-    """Return the whole numbers of a list such as `82,23,37`."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        wrong = f"{flag} {text!r}: expected whole numbers, such as {flag} 82,23,37."
-        raise ConfigError("wrong_type", wrong) from None
-
-
-def checked_seed(seed: Any) -> int:
-    """Return a seed; raise ConfigError if it cannot be one."""
+    seed = settings.pop("seed", None)  # the config.yaml of a run has one
+    if arm is None:
+        own = {key: value for key, value in settings.items() if key in ExperimentConfig.__dataclass_fields__}
+        experiment, run = read_experiment(own)[0], read_run(without_experiment(settings))
+    else:
+        experiment, runs = read_experiment(settings)
+        if arm not in runs:
+            text = f"--arm {arm}: the arms are {', '.join(runs)}.{nearest(arm, runs)} Name one of them."
+            raise ConfigError("unknown_arm", text)
+        run = runs[arm]
+    seed = experiment.seeds[0] if seed is None else seed
     text = f"seed={seed!r}: expected a whole number from 0 to 2**32 - 1."
     if not isinstance(seed, int):
         raise ConfigError("wrong_type", text)
     if not 0 <= seed < 2**32:
         raise ConfigError("value_out_of_range", text)
-    return seed
+    return run, experiment, seed
+
+
+def seeds_in(text: str) -> list[int]:
+    """Return the seeds of `--seeds 82,23,37`."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        wrong = f"--seeds {text!r}: expected whole numbers, such as --seeds 82,23,37."
+        raise ConfigError("wrong_type", wrong) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llm_jepa.errors import ConfigError
@@ -14,13 +15,14 @@ from .parsing import add_command, add_config, read_call
 from .printing import print_hanging
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from llm_jepa.experiments.experiment import ExperimentConfig
     from llm_jepa.experiments.seeds_needed import Spread
 
-MORE_ROWS = (1, 2, 4, 8)
-"""The sizes of the test file that are planned for, as multiples of the pilot's."""
+    Needed = Callable[[float, float], int | None]  # seeds that an effect needs at a standard deviation, both in points
+
+MORE_ROWS = (1, 2, 4, 8)  # the sizes of the test file that are planned for, as multiples of the pilot's
 
 
 def register(commands: Any) -> None:
@@ -30,29 +32,32 @@ def register(commands: Any) -> None:
     plan.add_argument("--effect", type=float, required=True, metavar="2.0", help="the true difference, in points")
     spread = plan.add_mutually_exclusive_group(required=True)
     spread.add_argument("--pilot", type=expanded, metavar="FOLDER", help="folder of a compare with finished runs")
-    spread.add_argument(
-        "--std", type=float, metavar="1.5", help="standard deviation of the paired differences, in points"
-    )
+    text = "standard deviation of the paired differences, in points"
+    spread.add_argument("--std", type=float, metavar="1.5", help=text)
     plan.add_argument("--power", type=float, default=0.8, metavar="0.8", help="chance that it is shown (0.8)")
 
 
 def _plan(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.experiments.experiment import read_experiment
-    from llm_jepa.experiments.seeds_needed import spreads_of
+    from llm_jepa.experiments.seeds_needed import seeds_needed, spreads_of
     from llm_jepa.experiments.statistics import ALPHA, points_in_words
 
-    _check(arguments)
+    for flag, example in (("effect", 2.0), ("std", 1.5)):
+        value = getattr(arguments, flag)
+        if value is not None and not 0 < value < 100:
+            text = f"--{flag} {value}: expected points, between 0 and 100, such as --{flag} {example}."
+            raise ConfigError("value_out_of_range", text)
+    if not 0.05 < arguments.power < 1:
+        text = f"--power {arguments.power}: expected a chance between 0.05 and 1, such as --power 0.8."
+        raise ConfigError("value_out_of_range", text)
     config, runs = read_experiment(read_call(arguments), trains=False)
     count = (len(config.arms) - 1) * len(next(iter(runs.values())).data.test_sets)
     if not count:
         text = f"{arguments.config} has only one arm, so nothing is compared. Add an arm."
         raise ConfigError("nothing_to_compare", text)
     if arguments.pilot is not None and config.baseline not in runs:
-        raise ConfigError(
-            "settings_conflict",
-            f"The baseline {config.baseline} is a grid, but --pilot needs a baseline of one cell. Set the spread "
-            "instead: --std 1.5.",
-        )
+        text = f"The baseline {config.baseline} is a grid, but --pilot needs a baseline of one cell. "
+        raise ConfigError("settings_conflict", f"{text}Set the spread instead: --std 1.5.")
     spreads = []
     if arguments.pilot is not None:
         metric = runs[config.baseline].evaluation.metric
@@ -64,44 +69,24 @@ def _plan(arguments: argparse.Namespace) -> dict[str, Any]:
         f"(planned for p below {ALPHA / count:.2g}).",
     )
     print()
-    found = _of_pilot(arguments, config, spreads, count) if spreads else _of_std(arguments, config, count)
+    needed = partial(seeds_needed, num_comparisons=count, power=arguments.power)
+    found = _of_pilot(arguments, config, spreads, needed) if spreads else _of_std(arguments, config, needed)
     return {"effect_points": arguments.effect, "power": arguments.power, "num_comparisons": count, **found}
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    """Refuse numbers outside of their range."""
-    for flag, most, example in (("effect", 100, 2.0), ("std", 100, 1.5)):
-        value = getattr(arguments, flag)
-        if value is not None and not 0 < value < most:
-            text = f"--{flag} {value}: expected points, between 0 and {most}, such as --{flag} {example}."
-            raise ConfigError("value_out_of_range", text)
-    if not 0.05 < arguments.power < 1:
-        text = f"--power {arguments.power}: expected a chance between 0.05 and 1, such as --power 0.8."
-        raise ConfigError("value_out_of_range", text)
-
-
-def _needed(arguments: argparse.Namespace, effect: float, std: float, count: int) -> int | None:
-    """Return the number of seeds that an effect needs; `effect` and `std` are in points."""
-    from llm_jepa.experiments.seeds_needed import seeds_needed
-
-    return seeds_needed(effect, std, num_comparisons=count, power=arguments.power)
-
-
-def _of_std(arguments: argparse.Namespace, config: ExperimentConfig, count: int) -> dict[str, Any]:
-    seeds = _needed(arguments, arguments.effect, arguments.std, count)
-    print_hanging(
-        "", f"With a standard deviation of {arguments.std:g} points between paired differences: {_shown(seeds)} seeds."
-    )
-    _print_margin(config, {"": arguments.std}, arguments, count)
-    print_hanging(
-        "", "Test rows: --std does not say which part of the deviation more rows would reduce. --pilot FOLDER does."
-    )
+def _of_std(arguments: argparse.Namespace, config: ExperimentConfig, needed: Needed) -> dict[str, Any]:
+    seeds = needed(arguments.effect, arguments.std)
+    of_std = f"With a standard deviation of {arguments.std:g} points between paired differences"
+    print_hanging("", f"{of_std}: {_shown(seeds)} seeds.")
+    _print_margin(config, {"": arguments.std}, needed)
+    of_rows = "--std does not say which part of the deviation more rows would reduce. --pilot FOLDER does."
+    print_hanging("", f"Test rows: {of_rows}")
     _print_few([seeds])
     return {"std_points": arguments.std, "seeds": seeds}
 
 
 def _of_pilot(
-    arguments: argparse.Namespace, config: ExperimentConfig, spreads: Sequence[Spread], count: int
+    arguments: argparse.Namespace, config: ExperimentConfig, spreads: Sequence[Spread], needed: Needed
 ) -> dict[str, Any]:
     from llm_jepa.text_tables import text_table
 
@@ -111,7 +96,7 @@ def _of_pilot(
     rows = [["arm", "n", "sd, 95% interval", "of rows", f"{num_rows:,} rows", *(f"{each:,}" for each in sizes[1:])]]
     for spread in spreads:
         stds = {size: std for size in sizes if (std := spread.std_at(size)) is not None}
-        seeds = {size: _needed(arguments, arguments.effect, 100 * std, count) for size, std in stds.items()}
+        seeds = {size: needed(arguments.effect, 100 * std) for size, std in stds.items()}
         of_rows = None if spread.noise_std is None else 100 * spread.noise_std / math.sqrt(num_rows)
         low, high = (100 * end for end in spread.ci)
         sd = f"{100 * spread.std:.2f} [{low:.2f}, {high:.2f}]"
@@ -132,7 +117,7 @@ def _of_pilot(
         "needed with so many test rows.",
     )
     _print_rows(spreads)
-    _print_margin(config, {each.arm: 100 * (each.std_at(num_rows) or each.std) for each in spreads}, arguments, count)
+    _print_margin(config, {each.arm: 100 * (each.std_at(num_rows) or each.std) for each in spreads}, needed)
     if lacking := [arm for arm in config.arms if arm != config.baseline and arm not in arms]:
         print_hanging("", f"Without two paired runs in the pilot: {', '.join(lacking)}.")
     _print_few([seeds for each in arms.values() for seeds in each["seeds"].values()])
@@ -142,11 +127,8 @@ def _of_pilot(
 def _print_rows(spreads: Sequence[Spread]) -> None:
     """Print the effect of more test rows, as far as it is known."""
     if any(each.noise_std is None for each in spreads):
-        print_hanging(
-            "",
-            "'-' means that the effect of more test rows is unknown: it needs predictions.jsonl of all runs, on the "
-            "same rows.",
-        )
+        needs = "it needs predictions.jsonl of all runs, on the same rows"
+        print_hanging("", f"'-' means that the effect of more test rows is unknown: {needs}.")
     shared = [100 * each.row_std / math.sqrt(each.num_rows) for each in spreads if each.row_std is not None]
     if shared:
         print_hanging(
@@ -157,19 +139,15 @@ def _print_rows(spreads: Sequence[Spread]) -> None:
         )
 
 
-def _print_margin(config: ExperimentConfig, stds: dict[str, float], arguments: argparse.Namespace, count: int) -> None:
+def _print_margin(config: ExperimentConfig, stds: dict[str, float], needed: Needed) -> None:
     """Print how many seeds the margin of the config needs; `stds` in points, by arm."""
     from llm_jepa.experiments.statistics import points_in_words
 
     if config.margin is None:
         return
-    margin = config.margin
-    needed = [f"{arm} {_shown(_needed(arguments, margin, std, count))}".strip() for arm, std in stds.items()]
-    print_hanging(
-        "",
-        f"To show 'not worse by more than {points_in_words(margin)}' of an arm that equals the baseline: "
-        f"{', '.join(needed)} seeds.",
-    )
+    seeds = ", ".join(f"{arm} {_shown(needed(config.margin, std))}".strip() for arm, std in stds.items())
+    shown = f"'not worse by more than {points_in_words(config.margin)}'"
+    print_hanging("", f"To show {shown} of an arm that equals the baseline: {seeds} seeds.")
 
 
 def _print_few(seeds: Sequence[int | None]) -> None:
@@ -177,9 +155,8 @@ def _print_few(seeds: Sequence[int | None]) -> None:
     from llm_jepa.experiments.sentences import FEW_SEEDS
 
     if any(each is not None and each < FEW_SEEDS for each in seeds):
-        print_hanging(
-            "", f"Use at least {FEW_SEEDS} seeds: with fewer, results rest only on the assumed normal distribution."
-        )
+        why = "with fewer, results rest only on the assumed normal distribution"
+        print_hanging("", f"Use at least {FEW_SEEDS} seeds: {why}.")
 
 
 def _shown(seeds: int | None) -> str:

@@ -21,21 +21,14 @@ def substitute_characters() -> None:
 def print_closing(result: dict[str, Any], main_file: str, *, as_json: bool) -> None:
     """Print the path of the main file, and the JSON line for programs. On a terminal, JSON needs `as_json`.
 
-    Args:
-        result: What the JSON line holds.
-        main_file: The path of the main file, with keys of `result` in braces; "" if nothing is written.
-        as_json: Whether the user asked for the JSON line.
+    `main_file` has keys of `result` in braces; it is "" if nothing is written.
     """
     with suppress(KeyError):  # a dry run writes nothing
         if main_file:
             print_hanging("Main file: ", main_file.format_map(result))
-    if as_json or not sys.stdout.isatty():
-        print_json(result)
-
-
-def print_json(result: dict[str, Any]) -> None:
-    """Print the last line; nan and infinity, which JSON does not have, become null."""
-    result = json.loads(json.dumps(result), parse_constant=lambda _: None)
+    if not as_json and sys.stdout.isatty():
+        return
+    result = json.loads(json.dumps(result), parse_constant=lambda _: None)  # nan and infinity, unknown in JSON: null
     line = json.dumps(result, ensure_ascii=False)
     try:
         line.encode(getattr(sys.stdout, "encoding", None) or "utf-8")

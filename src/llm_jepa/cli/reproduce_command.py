@@ -12,7 +12,7 @@ from llm_jepa.errors import ConfigError
 from llm_jepa.files import expanded
 from llm_jepa.standard_error import WIDTH
 
-from .parsing import add_command, add_set, numbers, overrides, positive
+from .parsing import add_command, add_set, overrides, positive, seeds_in
 from .printing import print_hanging
 
 if TYPE_CHECKING:
@@ -24,35 +24,18 @@ def register(commands: Any) -> None:
     reproduce = add_command(
         commands, "reproduce", _reproduce, "run a claim of the papers again, and judge it", main_file="{results}"
     )
-    reproduce.add_argument(
-        "claims",
-        nargs="*",
-        metavar="CLAIM_ID",
-        help="ids, patterns such as 'llmjepa.t3.*', or experiments such as finetune (docs/claims.md)",
-    )
+    text = "ids, patterns such as 'llmjepa.t3.*', or experiments such as finetune (docs/claims.md)"
+    reproduce.add_argument("claims", nargs="*", metavar="CLAIM_ID", help=text)
     reproduce.add_argument("--list", action="store_true", help="show every claim, and what it needs")
-    reproduce.add_argument(
-        "--scale",
-        choices=["full", "tiny"],
-        default="full",
-        help="full: the papers' model and size (default). tiny: the same experiment on a small model trained here",
-    )
-    reproduce.add_argument(
-        "--recipe",
-        choices=["as_published", "fixed"],
-        default="as_published",
-        help="as_published: the papers' protocol (default). fixed: without the accidental effects of their script",
-    )
+    text = "full: the papers' model and size (default). tiny: the same experiment on a small model trained here"
+    reproduce.add_argument("--scale", choices=["full", "tiny"], default="full", help=text)
+    text = "as_published: the papers' protocol (default). fixed: without the accidental effects of their script"
+    reproduce.add_argument("--recipe", choices=["as_published", "fixed"], default="as_published", help=text)
     reproduce.add_argument("--out", type=expanded, metavar="DIR", help="folder of experiments (runs/claims)")
     reproduce.add_argument("--data", type=expanded, metavar="DIR", help="folder of the data files (../shared/data)")
     reproduce.add_argument("--results", type=expanded, metavar="DIR", help="folder of the records (OUT/results)")
-    reproduce.add_argument(
-        "--from",
-        type=expanded,
-        dest="source",
-        metavar="DIR",
-        help="use the finished runs of this folder (an earlier OUT, or its experiment), and run nothing",
-    )
+    text = "use the finished runs of this folder (an earlier OUT, or its experiment), and run nothing"
+    reproduce.add_argument("--from", type=expanded, dest="source", metavar="DIR", help=text)
     reproduce.add_argument("--seeds", metavar="82,23,37", help="seeds (the papers': 82,23,37,84,4)")
     reproduce.add_argument("--workers", type=positive, metavar="N", help="runs at the same time (full 1, tiny 2)")
     reproduce.add_argument("--dry-run", action="store_true", help="print the configuration and what is missing")
@@ -63,19 +46,12 @@ def _reproduce(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.list:
         return _list(arguments.claims)
     if not arguments.claims:
-        raise ConfigError(
-            "setting_missing",
-            "No claim is named. `llm-jepa reproduce --list` shows all claims. Name one, such as llmjepa.t2.synth.",
-        )
-    call = _call(arguments)
-    return _dry_run(call) if arguments.dry_run else _run(call)
-
-
-def _call(arguments: argparse.Namespace) -> Call:
+        text = "No claim is named. `llm-jepa reproduce --list` shows all claims. Name one, such as llmjepa.t2.synth."
+        raise ConfigError("setting_missing", text)
     from llm_jepa.papers.claims.plans import DATA
     from llm_jepa.papers.claims.reproduce import OUT, Call
 
-    return Call(
+    call = Call(
         patterns=arguments.claims,
         scale=arguments.scale,
         recipe=arguments.recipe,
@@ -83,11 +59,12 @@ def _call(arguments: argparse.Namespace) -> Call:
         data=arguments.data or Path(DATA),
         results=arguments.results,
         source=arguments.source,
-        seeds=None if arguments.seeds is None else numbers("--seeds", arguments.seeds),
+        seeds=None if arguments.seeds is None else seeds_in(arguments.seeds),
         workers=arguments.workers,
-        changes=dict(overrides(arguments)),
+        changes=overrides(arguments),
         progress=sys.stderr.isatty(),
     )
+    return _dry_run(call) if arguments.dry_run else _run(call)
 
 
 def _list(patterns: list[str]) -> dict[str, Any]:
@@ -99,28 +76,16 @@ def _list(patterns: list[str]) -> dict[str, Any]:
     rows = [["claim", "weights", "data", "GPU h", "tiny", "full"]]
     claims = find(patterns or ["*"])
     for claim in claims:
-        data = "+".join(each.stem for each in datasets_of(claim)) or "-"
-        hours = gpu_hours(claim)
+        data = cut_in_the_middle("+".join(each.stem for each in datasets_of(claim)) or "-", 12)
+        hours = "-" if (number := gpu_hours(claim)) is None else f"{number:.1f}"
         tiny, full = (plan_of(claim.id, scale) for scale in ("tiny", "full"))
-        rows.append(
-            [
-                claim.id,
-                weights_of(claim),
-                cut_in_the_middle(data, 12),
-                "-" if hours is None else f"{hours:.1f}",
-                tiny.name if tiny else "-",
-                "yes" if full else "-",
-            ]
-        )
+        scales = [tiny.name if tiny else "-", "yes" if full else "-"]
+        rows.append([claim.id, weights_of(claim), data, hours, *scales])
     print(text_table(rows, WIDTH, left=(0, 1, 2, 4, 5)))
     print()
-    print(
-        textwrap.fill(
-            "weights, data and hours of one H100 are for the papers' size (docs/claims.md has the formula). tiny: the "
-            "experiment of --scale tiny that decides the claim. full: whether --scale full can.",
-            WIDTH,
-        )
-    )
+    about = "weights, data and hours of one H100 are for the papers' size (docs/claims.md has the formula)."
+    about += " tiny: the experiment of --scale tiny that decides the claim. full: whether --scale full can."
+    print(textwrap.fill(about, WIDTH))
     decided = {scale: sum(plan_of(claim.id, scale) is not None for claim in claims) for scale in ("tiny", "full")}
     return {"claims": len(claims), **decided, "ids": [claim.id for claim in claims]}
 

@@ -11,13 +11,14 @@ from llm_jepa.errors import ConfigError
 from llm_jepa.files import expanded
 from llm_jepa.processes import is_main, join, on_main
 
-from .parsing import add_command, positive, text_view, utf8
+from .parsing import Command, add_command, positive, text_view, utf8
 from .printing import print_hanging
 
 if TYPE_CHECKING:
     from llm_jepa.data.context import Context
 
-RETRIEVED = 5
+# The options of `analyze` that do not have the name of their field of AnalysisConfig.
+RENAMED = {"file": "data", "num_pairs": "num", "reading": "view"}
 
 
 def register(commands: Any) -> None:
@@ -26,19 +27,11 @@ def register(commands: Any) -> None:
     evaluate.add_argument("run", type=expanded, metavar="RUN", help="folder of the run")
     evaluate.add_argument("--data", required=True, metavar="FILE", help="rows to score on")
     evaluate.add_argument("--predictions", type=expanded, metavar="FILE", help="write every answer to this file")
-    evaluate.add_argument(
-        "--scorer",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="also score by this (docs/scorers.md); may be repeated",
-    )
+    text = "also score by this (docs/scorers.md); may be repeated"
+    evaluate.add_argument("--scorer", action="append", default=[], metavar="NAME", help=text)
     evaluate.add_argument("--databases", metavar="DIR", help="SQLite files for the scorer sql")
 
-    generate = add_command(commands, "generate", _generate, "answer one text")
-    generate.add_argument("run", type=expanded, metavar="RUN", help="folder of the run")
-    generate.add_argument("text", type=text_view, help="the text view")
-    _add_system(generate)
+    _add_asking(commands, "generate", _generate, "answer one text")
 
     embed = add_command(commands, "embed", _embed, "write the embeddings of a file's texts or codes", main_file="{out}")
     embed.add_argument("run", type=expanded, metavar="RUN", help="folder of the run")
@@ -49,69 +42,48 @@ def register(commands: Any) -> None:
     embed.add_argument("--batch-size", type=positive, default=128, metavar="N", help="rows in one forward pass (128)")
     embed.add_argument("--force", action="store_true", help="overwrite an existing file")
 
-    retrieve = add_command(commands, "retrieve", _retrieve, "find the codes nearest to one text")
-    retrieve.add_argument("run", type=expanded, metavar="RUN", help="folder of the run")
-    retrieve.add_argument("text", type=text_view, help="the text view")
-    _add_system(retrieve)
+    retrieve = _add_asking(commands, "retrieve", _retrieve, "find the codes nearest to one text")
     retrieve.add_argument("--data", metavar="FILE", help="pairs, or only codes, to search (the run's test rows)")
     retrieve.add_argument("--column", metavar="NAME", help="column of --data that holds the codes")
-    retrieve.add_argument("--num", type=positive, default=RETRIEVED, metavar="N", help="codes to show")
+    retrieve.add_argument("--num", type=positive, default=5, metavar="N", help="codes to show")
 
     _add_analyze(commands)
-    export = add_command(
-        commands,
-        "export",
-        _export,
-        "write the model of a run as a plain folder; or convert a GGUF file or a nanoGPT checkpoint",
-        main_file="{out}",
-    )
-    export.add_argument(
-        "source", type=expanded, metavar="SOURCE", help="a run; or a .gguf file, a ckpt.pt, or a GPT-2 folder"
-    )
+    text = "write the model of a run as a plain folder; or convert a GGUF file or a nanoGPT checkpoint"
+    export = add_command(commands, "export", _export, text, main_file="{out}")
+    text = "a run; or a .gguf file, a ckpt.pt, or a GPT-2 folder"
+    export.add_argument("source", type=expanded, metavar="SOURCE", help=text)
     export.add_argument("--to", type=expanded, required=True, metavar="DEST", help="the folder or .pt file to write")
-    export.add_argument(
-        "--as",
-        dest="kind",
-        choices=["model", "encoder", "gguf"],
-        default="model",
-        help="the format: a transformers folder (model), or the run's embedding as a folder for "
-        "sentence-transformers (encoder); gguf explains how to make a GGUF file",
-    )
+    text = "the format: a transformers folder (model), or the run's embedding as a folder for "
+    text += "sentence-transformers (encoder); gguf explains how to make a GGUF file"
+    export.add_argument("--as", dest="kind", choices=["model", "encoder", "gguf"], default="model", help=text)
     export.add_argument("--merge", action="store_true", help="merge the LoRA adapter of a run into its model")
     export.add_argument("--force", action="store_true", help="overwrite an earlier export")
 
 
-def _add_system(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--system",
-        type=utf8,
-        metavar="TEXT",
-        help="system message instead of the default, the one that all training rows have; '' for none",
-    )
+def _add_asking(commands: Any, name: str, command: Command, text: str) -> argparse.ArgumentParser:
+    """Add a command that asks a run one text."""
+    parser = add_command(commands, name, command, text)
+    parser.add_argument("run", type=expanded, metavar="RUN", help="folder of the run")
+    parser.add_argument("text", type=text_view, help="the text view")
+    system = "system message instead of the default, the one that all training rows have; '' for none"
+    parser.add_argument("--system", type=utf8, metavar="TEXT", help=system)
+    return parser
 
 
 def _add_analyze(commands: Any) -> None:
-    analyze = add_command(
-        commands,
-        "analyze",
-        _analyze,
-        "measure the geometry of both views, for one run or several",
-        main_file="{out}/report.html",
-    )
+    text = "measure the geometry of both views, for one run or several"
+    analyze = add_command(commands, "analyze", _analyze, text, main_file="{out}/report.html")
     analyze.add_argument("runs", type=expanded, nargs="+", metavar="RUN", help="folder of a run; several are compared")
-    analyze.add_argument("--data", metavar="FILE", help="rows to measure on, the same for all runs")
+    analyze.add_argument("--data", dest="file", metavar="FILE", help="rows to measure on, the same for all runs")
     analyze.add_argument("--split", choices=["test", "validation", "train"], help="the runs' own rows to use (test)")
-    analyze.add_argument("--num", type=positive, metavar="N", help="pairs to use, drawn by --seed (2000, or all)")
-    analyze.add_argument(
-        "--view",
-        choices=["training", "published"],
-        help="where views are read: as in training (default), or at the token before an answer, without [PRED]",
-    )
+    text = "pairs to use, drawn by --seed (2000, or all)"
+    analyze.add_argument("--num", dest="num_pairs", type=positive, metavar="N", help=text)
+    text = "where views are read: as in training (default), or at the token before an answer, without [PRED]"
+    analyze.add_argument("--view", dest="reading", choices=["training", "published"], help=text)
     analyze.add_argument("--ridge", type=float, metavar="R", help="ridge of the linear map (0: least squares)")
     analyze.add_argument("--seed", type=int, metavar="S", help="seed of the draw, of shuffling and of t-SNE (0)")
-    analyze.add_argument(
-        "--out", type=expanded, metavar="DIR", help="folder to write (geometry/ next to the first RUN)"
-    )
+    text = "folder to write (geometry/ next to the first RUN)"
+    analyze.add_argument("--out", type=expanded, metavar="DIR", help=text)
 
 
 def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -215,22 +187,18 @@ def _analyze(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.report.geometry_report import write_analysis_report
     from llm_jepa.runs.environment import describe_environment
 
-    if arguments.data and arguments.split:
+    if arguments.file and arguments.split:
         raise ConfigError("settings_conflict", "--data and --split both set the rows to read. Give one of them.")
-    chosen = {
-        "file": arguments.data,
-        "split": arguments.split,
-        "num_pairs": arguments.num,
-        "reading": arguments.view,
-        "ridge": arguments.ridge,
-        "seed": arguments.seed,
-    }
-    config = AnalysisConfig(**{key: value for key, value in chosen.items() if value is not None})
+    fields = AnalysisConfig.__dataclass_fields__
+    given = {field: value for field in fields if (value := getattr(arguments, field)) is not None}
+    config = AnalysisConfig(**given)
+    options = [word for field, value in given.items() for word in (f"--{RENAMED.get(field, field)}", str(value))]
+    command = shlex.join(["llm-jepa", "analyze", *map(str, arguments.runs), *options])
     folder = arguments.out or arguments.runs[0].resolve().parent / "geometry"
     folder.mkdir(parents=True, exist_ok=True)  # before the work, so that a wrong path is found early
     geometry = analyze_runs(arguments.runs, config)
     write_geometry(geometry, folder)
-    write_analysis_report(geometry, folder, _analyze_command(arguments), describe_environment())
+    write_analysis_report(geometry, folder, command, describe_environment())
     print(format_geometry(geometry))
     for note in geometry["notes"]:
         print()
@@ -243,33 +211,15 @@ def _analyze(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _analyze_command(arguments: argparse.Namespace) -> str:
-    """Return the command that repeats this analysis, for its report."""
-    options = {
-        "--data": "data",
-        "--split": "split",
-        "--num": "num",
-        "--view": "view",
-        "--ridge": "ridge",
-        "--seed": "seed",
-    }
-    named = [(flag, getattr(arguments, name)) for flag, name in options.items()]
-    given = [word for flag, value in named if value is not None for word in (flag, str(value))]
-    return shlex.join(["llm-jepa", "analyze", *map(str, arguments.runs), *given])
-
-
 def _export(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.export.export_run import is_run
     from llm_jepa.nanogpt.convert import export
 
     if arguments.kind == "gguf":
-        raise ConfigError(
-            "format_not_writable",
-            "llm-jepa cannot write GGUF files. Export the plain folder (with --merge for LoRA), and run llama.cpp's "
-            "script on it: python convert_hf_to_gguf.py DIR.",
-        )
+        text = "llm-jepa cannot write GGUF files. Export the plain folder (with --merge for LoRA), and run llama.cpp's "
+        raise ConfigError("format_not_writable", f"{text}script on it: python convert_hf_to_gguf.py DIR.")
     if is_run(arguments.source) and arguments.to.suffix != ".pt":
-        return _export_encoder(arguments) if arguments.kind == "encoder" else _export_run(arguments)
+        return _export_run(arguments)
     if arguments.kind == "encoder":
         text = "--as encoder needs the folder of a run as SOURCE, and a folder as --to. Change both, or remove --as."
         raise ConfigError("settings_conflict", text)
@@ -280,19 +230,19 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
         return _export_gguf(arguments)
     done = export(arguments.source, arguments.to, force=arguments.force)
     print_hanging("wrote  ", f"{done['out']}: {done['parameters']:,} parameters, [PRED] {done['pred_token']}")
+    what = "folder" if done["format"] == "transformers" else "file"
+    note = f"No tokenizer is in the {what}: nanoGPT checkpoints hold none."
     if done["format"] == "transformers":
         print_hanging("load   ", f'AutoModelForCausalLM.from_pretrained("{done["out"]}")')
-        print_hanging("note   ", "No tokenizer is in the folder: nanoGPT checkpoints hold none.")
     elif done["format"] == "stock":
-        print_hanging(
-            "load   ", "nanoGPT's sample.py as it is, with --out_dir set to its folder, if it is called ckpt.pt"
-        )
-        print_hanging("note   ", "[PRED] is in the file beside it, where GPT.from_checkpoint finds it.")
+        how = "with --out_dir set to its folder, if it is called ckpt.pt"
+        print_hanging("load   ", f"nanoGPT's sample.py as it is, {how}")
+        note = "[PRED] is in the file beside it, where GPT.from_checkpoint finds it."
     else:
         how = "--init_from=resume and --out_dir set to its folder, where they look for the name ckpt.pt, and the import"
         print_hanging("load   ", f"nanoGPT's train.py or sample.py, with {how}")
         print_hanging("       ", "from llm_jepa.nanogpt import GPTConfig, GPT")
-        print_hanging("note   ", "No tokenizer is in the file: nanoGPT checkpoints hold none.")
+    print_hanging("note   ", note)
     return done
 
 
@@ -310,18 +260,13 @@ def _export_gguf(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _export_run(arguments: argparse.Namespace) -> dict[str, Any]:
+    from llm_jepa.export.encoder_folder import export_encoder
     from llm_jepa.export.export_run import export_run
 
-    exported = export_run(arguments.source, arguments.to, merge=arguments.merge, force=arguments.force)
-    print(exported.pop("python"))
-    print()
-    print("\n".join(exported.pop("serve")))
-    return exported
-
-
-def _export_encoder(arguments: argparse.Namespace) -> dict[str, Any]:
-    from llm_jepa.export.encoder_folder import export_encoder
-
+    if arguments.kind == "model":
+        exported = export_run(arguments.source, arguments.to, merge=arguments.merge, force=arguments.force)
+        print(exported.pop("python"), "", *exported.pop("serve"), sep="\n")
+        return exported
     if arguments.merge:
         text = "--merge has no effect with --as encoder: an adapter is always merged. Remove --merge."
         raise ConfigError("setting_without_effect", text)

@@ -17,7 +17,19 @@ from .printing import print_hanging
 
 def register(commands: Any) -> None:
     """Add the commands of this module to the parser."""
-    _add_annotate(commands)
+    annotate = add_command(
+        commands, "annotate", _annotate, "write reading notes into a copy of a paper's PDF", main_file="{out}"
+    )
+    annotate.add_argument("file", type=expanded, metavar="IN.pdf", help="the PDF; it is not changed")
+    annotate.add_argument("--notes", metavar="NOTES.yaml", help="the notes, or llm-jepa-v1 for the built-in ones")
+    text = "records of `reproduce`: write their values next to the paper's"
+    annotate.add_argument("--results", type=expanded, metavar="DIR", help=text)
+    annotate.add_argument("--out", type=expanded, required=True, metavar="OUT.pdf", help="the file to write")
+    annotate.add_argument("--force", action="store_true", help="overwrite an existing file")
+    annotate.add_argument("--skip-missing", action="store_true", help="leave out notes on pages that do not exist")
+    annotate.add_argument("--max-seconds", type=positive, default=8, metavar="S", help="time limit in seconds (8)")
+    annotate.add_argument("--max-memory", type=positive, default=448, metavar="MIB", help="memory limit in MiB (448)")
+
     add_command(commands, "env", _env, "show versions and hardware")
     config = add_command(commands, "config", _config, "list the keys of a CONFIG.yaml, or explain one")
     config.add_argument("key", nargs="?", metavar="KEY", help="the key to explain")
@@ -26,22 +38,6 @@ def register(commands: Any) -> None:
     )
     completion.add_argument("shell", choices=["bash", "zsh", "fish"], help="the shell")
     completion.add_argument("--out", type=expanded, required=True, metavar="FILE", help="the script to write")
-
-
-def _add_annotate(commands: Any) -> None:
-    annotate = add_command(
-        commands, "annotate", _annotate, "write reading notes into a copy of a paper's PDF", main_file="{out}"
-    )
-    annotate.add_argument("file", type=expanded, metavar="IN.pdf", help="the PDF; it is not changed")
-    annotate.add_argument("--notes", metavar="NOTES.yaml", help="the notes, or llm-jepa-v1 for the built-in ones")
-    annotate.add_argument(
-        "--results", type=expanded, metavar="DIR", help="records of `reproduce`: write their values next to the paper's"
-    )
-    annotate.add_argument("--out", type=expanded, required=True, metavar="OUT.pdf", help="the file to write")
-    annotate.add_argument("--force", action="store_true", help="overwrite an existing file")
-    annotate.add_argument("--skip-missing", action="store_true", help="leave out notes on pages that do not exist")
-    annotate.add_argument("--max-seconds", type=positive, default=8, metavar="S", help="time limit in seconds (8)")
-    annotate.add_argument("--max-memory", type=positive, default=448, metavar="MIB", help="memory limit in MiB (448)")
 
 
 def _annotate(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -58,15 +54,9 @@ def _annotate(arguments: argparse.Namespace) -> dict[str, Any]:
         from llm_jepa.papers.claims.paper_notes import measured_notes, merged
 
         notes = merged(notes, measured_notes(arguments.results))
-    result = annotate_pdf(
-        arguments.file,
-        notes,
-        arguments.out,
-        force=arguments.force,
-        skip_missing=arguments.skip_missing,
-        max_seconds=arguments.max_seconds,
-        max_memory_mib=arguments.max_memory,
-    )
+    options = {"force": arguments.force, "skip_missing": arguments.skip_missing}
+    limits = {"max_seconds": arguments.max_seconds, "max_memory_mib": arguments.max_memory}
+    result = annotate_pdf(arguments.file, notes, arguments.out, **options, **limits)
     if result["skipped"]:
         pages = ", ".join(map(str, result["skipped"]))
         skipped = f"Skipped {len(result['skipped'])} notes on pages that the file does not have: {pages}"

@@ -7,8 +7,9 @@ import json
 import pytest
 import yaml
 
-from llm_jepa.cli import WIDTH, main
+from llm_jepa.cli import main
 from llm_jepa.experiments.experiment import read_experiment
+from llm_jepa.standard_error import WIDTH
 
 
 @pytest.fixture
