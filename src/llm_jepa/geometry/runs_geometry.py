@@ -44,8 +44,7 @@ MOST_PAIRS = 2000  # pairs that are measured by default: as many as NL-RX-SYNTH 
 STORED_MAP_PAIRS = 150
 """Pairs in an experiment's map (our choice). A page has their texts, and stays below a megabyte with nine arms."""
 
-SCHEMA = 1
-"""Of geometry.json: raised when a key changes its meaning."""
+SCHEMA = 1  # of geometry.json: raised when a key changes its meaning
 
 Geometry = dict[str, Any]
 

@@ -34,14 +34,10 @@ from llm_jepa.training.monitors import ROUNDING, effective_rank, embedding_monit
 from llm_jepa.training.view_embeddings import first_of_each
 
 TOP = 100  # singular values that are kept: Table 14 averages the top 100
-
-NUM_FOLDS = 5
-"""Parts of the pairs, each held out in turn while the map is fitted on the other four fifths (our choice)."""
-
+NUM_FOLDS = 5  # parts of the pairs, each held out in turn while the map is fitted on the other four fifths (our choice)
 MAP_PAIRS = 300  # pairs in the map (our choice): 600 points can be distinguished on a page, and t-SNE takes seconds
 PERPLEXITY = 30  # of t-SNE: scikit-learn's default; with fewer than 90 points, a third of their number
-MIN_PAIRS = 4
-"""With fewer pairs the numbers mean nothing."""
+MIN_PAIRS = 4  # with fewer pairs the numbers mean nothing
 
 FORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "raw": lambda states: states,

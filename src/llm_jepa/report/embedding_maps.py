@@ -21,9 +21,7 @@ MOST_MARKS = 6000
 """Most pairs that all maps of a page show together: each takes some 400 bytes. With many runs each map shows fewer."""
 
 TITLE_ROOM = 120  # characters of each text that a point shows
-
-NUM_ENDS = 3
-"""Pairs listed at each end, with the nearest and the farthest views, for readers who cannot point at a map."""
+NUM_ENDS = 3  # pairs listed at each end, with the nearest and the farthest views, for readers who cannot point at a map
 
 Geometry = Mapping[str, Any]
 
