@@ -52,7 +52,6 @@ def test_epochs_count_as_the_steps_that_they_have():
         ({}, 15_000_000),  # the preset mini
         ({"eval_steps": 1}, LARGE),
         ({"eval_strategy": "epoch"}, LARGE),
-        ({"stop_on_collapse": True}, LARGE),
         ({"lr_scheduler_type": "greedy"}, LARGE),
         ({"max_steps": 2000}, LARGE),  # enough steps for all ten
         ({"validation_generations": 0, "monitor_pairs": 2, "per_device_train_batch_size": 64}, LARGE),

@@ -153,10 +153,9 @@ def test_the_saved_model_is_bf16_and_its_card_says_what_was_trained(published, t
     assert "train_end_token" in card and "It was never trained to stop" in card
 
 
-@pytest.mark.parametrize("key", ["stop_on_collapse", "load_best_model_at_end"])
-def test_what_needs_looks_is_refused_without_validation_rows(key, tiny_settings, tmp_path, raises):
-    settings = tiny_settings(validation_size=0, save_steps=2, **{key: True})
-    with raises("no_validation_rows", key, "validation_size"):
+def test_what_needs_looks_is_refused_without_validation_rows(tiny_settings, tmp_path, raises):
+    settings = tiny_settings(validation_size=0, save_steps=2, load_best_model_at_end=True)
+    with raises("no_validation_rows", "load_best_model_at_end", "validation_size"):
         build_trainer(read_run(settings), 3, tmp_path / "run")
 
 

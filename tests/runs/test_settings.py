@@ -96,7 +96,7 @@ def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path):
         ({"jepa_lambda": float("inf")}, "value_not_finite", ["jepa_lambda=inf"]),
         ({"jepa_lambda": None}, "wrong_type", ["jepa_lambda=None", "NoneType", "float"]),
         ({"train_file": 3}, "wrong_type", ["train_file=3", "int", "list or str"]),
-        ({"stop_on_collapse": "yes"}, "wrong_type", ["stop_on_collapse='yes'", "str", "bool"]),
+        ({"packing": "yes"}, "wrong_type", ["packing='yes'", "str", "bool"]),
         ({"seeds": 82}, "wrong_type", ["seeds=82", "int", "list"]),
         ({"seeds": [82, "x"]}, "wrong_type", ["seeds=[82, 'x']"]),
         ({"seeds": [82, 1.5]}, "wrong_type", ["seeds=[82, 1.5]"]),

@@ -23,7 +23,6 @@ def test_every_field_of_transformers_keeps_its_name():
         "pack_length",
         "sum_micro_batches",
         "monitor_pairs",
-        "stop_on_collapse",
         "max_shard_size",
         "allow_changed",
     }
@@ -41,11 +40,6 @@ def test_every_field_of_transformers_keeps_its_name():
         ({"save_only_model": True, "save_steps": 2}, "setting_not_supported", ["save_only_model=True"]),
         ({"ignore_data_skip": True}, "setting_not_supported", ["ignore_data_skip=True"]),
         ({"auto_find_batch_size": True}, "setting_not_supported", ["auto_find_batch_size=True"]),
-        (
-            {"stop_on_collapse": True, "eval_strategy": "no"},
-            "settings_conflict",
-            ["stop_on_collapse=True", "eval_strategy=no"],
-        ),
         ({"per_device_train_batch_size": 0}, "value_out_of_range", ["per_device_train_batch_size=0", "at least 1"]),
         ({"max_steps": -5}, "value_out_of_range", ["max_steps=-5", "at least 1"]),
         ({"learning_rate": -1.0}, "value_out_of_range", ["learning_rate=-1.0", "at least 0"]),

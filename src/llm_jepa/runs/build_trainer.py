@@ -209,10 +209,9 @@ def notes_on(run: RunConfig) -> list[str]:
 
 def _without_looks(run: RunConfig, data: LoadedData) -> Settings:
     """Return the training settings of a run without validation rows, and add a note on that to its data."""
-    for key in ("stop_on_collapse", "load_best_model_at_end"):
-        if run.training.get(key):
-            text = f"{key} needs validation rows. Set validation_size above 0 or a validation_file, or remove {key}."
-            raise ConfigError("no_validation_rows", text)
+    if run.training.get("load_best_model_at_end"):
+        text = "load_best_model_at_end needs validation rows. Set validation_size above 0, or name a validation_file."
+        raise ConfigError("no_validation_rows", text)
     data.notes.append("No validation rows: there is no evaluation during training (eval_strategy: no).")
     logger.info(data.notes[-1])
     return {"eval_strategy": "no"}

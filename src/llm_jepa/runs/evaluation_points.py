@@ -37,8 +37,7 @@ def space_evaluations(
     """Set `eval_steps` of a large model, in place, if the default evaluations would take too long.
 
     The evaluations have equal distances, and the last one is after the last step. A run that sets `eval_steps`, or
-    whose training depends on its evaluations (`stop_on_collapse`, `load_best_model_at_end`, a schedule by a metric), is
-    not changed.
+    whose training depends on its evaluations (`load_best_model_at_end`, a schedule by a metric), is not changed.
 
     Args:
         num_parameters: Number of parameters of the model.
@@ -49,8 +48,7 @@ def space_evaluations(
     Returns:
         A note for the run if anything was changed; else an empty list.
     """
-    goes_by_them = arguments.stop_on_collapse or arguments.load_best_model_at_end
-    goes_by_them = goes_by_them or arguments.lr_scheduler_type in BY_METRIC
+    goes_by_them = arguments.load_best_model_at_end or arguments.lr_scheduler_type in BY_METRIC
     is_default = "eval_steps" not in run.settings and arguments.eval_strategy == "steps"
     if num_parameters <= SLOW or goes_by_them or not is_default:
         return []

@@ -101,7 +101,6 @@ class JEPATrainingArguments(TrainingArguments):
         "sums.",
     )
     monitor_pairs: int = setting(128, "Validation pairs whose embeddings the monitors measure.")
-    stop_on_collapse: bool = setting(False, "End the run when the collapse alarm is raised.")
 
     max_shard_size: str = setting(
         MAX_SHARD_SIZE, "Largest file of weights in checkpoints and in the model, such as 5GB. Larger models are split."
@@ -154,9 +153,6 @@ class JEPATrainingArguments(TrainingArguments):
         if not re.fullmatch(_SIZE, str(self.max_shard_size)):
             text = f"max_shard_size={self.max_shard_size!r} is not a size. Expected a number and KB, MB or GB."
             raise ConfigError("value_malformed", text)
-        if self.stop_on_collapse and self.eval_strategy == "no":
-            text = "stop_on_collapse=True needs evaluations during training, but eval_strategy=no. Change one of them."
-            raise ConfigError("settings_conflict", text)
         if self.monitor_pairs < 2:
             text = f"monitor_pairs={self.monitor_pairs} must be at least 2: one pair has no gap."
             raise ConfigError("value_out_of_range", text)

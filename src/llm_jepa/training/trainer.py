@@ -284,7 +284,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
         # For a run that was killed after its last step and is resumed, the stock loop would take one step more.
-        if self.state.global_step >= self.state.max_steps or (self.args.stop_on_collapse and self.alarm.alarmed):
+        if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return None
         return super()._run_epoch(*args, **kwargs)
@@ -362,7 +362,6 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         trains_views = self.jepa.config.uses_views
         if trains_views and (reason := self.alarm.update(self.state.global_step, monitors)):
             logger.warning("Collapse alarm. %s", reason)
-            self.control.should_training_stop |= self.args.stop_on_collapse
         metrics = {f"monitor/{name}": value for name, value in monitors.items()}
         return metrics | ({f"{prefix}_jepa_loss": views.jepa_loss} if trains_views else {})
 
