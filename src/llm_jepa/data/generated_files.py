@@ -25,15 +25,11 @@ def with_files(config: DataConfig, folder: Path) -> DataConfig:
         stem += f"-{config.generate_colloquial_share}"
     if config.generate_validation:
         stem += f"-{config.generate_validation}"
-    names = ("train", "test", "test_plain", "views", "validation")
-    files = {name: folder / f"{stem}-{name}.jsonl" for name in names}
-    wanted = ["train", "test"] + (["views"] if config.generate_views is not None else [])
-    wanted += ["validation"] if config.generate_validation else []
-    wanted += ["test_plain"] if (both := config.generate_test_phrasing == BOTH) else []
-    own_tests = (
-        dict(zip(GENERATED_TESTS, (str(files["test"]), str(files["test_plain"])), strict=True)) if both else None
-    )
-    if not all(files[name].is_file() for name in wanted):
+    both = config.generate_test_phrasing == BOTH
+    names = ["train", "test"] + (["views"] if config.generate_views is not None else [])
+    names += (["validation"] if config.generate_validation else []) + (["test_plain"] if both else [])
+    files = {name: str(folder / f"{stem}-{name}.jsonl") for name in names}
+    if not all(Path(file).is_file() for file in files.values()):
         folder.mkdir(parents=True, exist_ok=True)
         made = generate_transfer(
             config.generate_train,
@@ -44,15 +40,16 @@ def with_files(config: DataConfig, folder: Path) -> DataConfig:
             num_validation=config.generate_validation,
             colloquial_share=config.generate_colloquial_share,
         )
-        for name in wanted:
-            write_json_lines(files[name], map(dataclasses.asdict, made[name]))
+        for name, file in files.items():
+            write_json_lines(Path(file), map(dataclasses.asdict, made[name]))
+    own_tests = dict(zip(GENERATED_TESTS, (files["test"], files["test_plain"]), strict=True)) if both else None
     return dataclasses.replace(
         config,
-        train_file=str(files["train"]),
-        test_file=config.test_file or str(files["test"]),
+        train_file=files["train"],
+        test_file=config.test_file or files["test"],
         test_files=config.test_files or (None if config.test_file else own_tests),
-        views_file=config.views_file if config.generate_views is None else str(files["views"]),
-        validation_file=str(files["validation"]) if config.generate_validation else config.validation_file,
+        views_file=files.get("views", config.views_file),
+        validation_file=files.get("validation", config.validation_file),
         generate_train=None,
         generate_views=None,
         generate_validation=0,

@@ -16,25 +16,17 @@ from .nlrx_grammar import GRAMMAR, Node
 
 # All except 15 of the 8,000 training rows of NL-RX-SYNTH have four terms or less.
 MAX_TERMS = 4
-
 # As deep as in SYNTH: a "before" of a counted list, or of a list with a "followed by" in it.
 MAX_DEPTH = 3
-
 # After so many draws without a new pair, the language has none left, or so few that we give up.
 MAX_MISSES = 10_000
-
 # Added to the seed of the colloquial words. They have their own random numbers, so that the trees stay the same.
 COLLOQUIAL_STREAM = 2**64
 
 
 @dataclass(frozen=True)
 class GeneratedPair:
-    """One generated row.
-
-    Attributes:
-        text: The description, such as "lines ending with a vowel".
-        code: Its regex, such as "(.*)([AEIOUaeiou])".
-    """
+    """One generated row: a description, such as "lines ending with a vowel", and its regex "(.*)([AEIOUaeiou])"."""
 
     text: str
     code: str
@@ -42,12 +34,7 @@ class GeneratedPair:
 
 @dataclass(frozen=True)
 class GeneratedViews:
-    """One generated pair of views, without a label.
-
-    Attributes:
-        text: The plain description, such as "lines ending with a vowel".
-        paraphrase: A colloquial one of the same regex, such as "find all lines that end in a vowel".
-    """
+    """A plain description, and a colloquial one of the same regex, such as "find all lines that end in a vowel"."""
 
     text: str
     paraphrase: str
@@ -83,40 +70,13 @@ def generate_pairs(
 
 
 def generate_views(num_pairs: int, seed: int, *, colloquial_share: float = 1.0) -> list[GeneratedViews]:
-    """Return view pairs: the descriptions of `generate_pairs(num_pairs, seed)` in both phrasings, without regexes.
-
-    Args:
-        num_pairs: How many.
-        seed: Seed of the random numbers, 0 or more.
-        colloquial_share: As in `generate_pairs`.
-
-    Raises:
-        ConfigError: As `generate_pairs`.
-    """
+    """Return view pairs: the descriptions of `generate_pairs(num_pairs, seed)` in both phrasings, without regexes."""
     _check("colloquial", colloquial_share, num_pairs=num_pairs, seed=seed)
     return _phrase_twice(_draw(random.Random(seed), num_pairs, "num_pairs"), seed, colloquial_share)
 
 
 def generate_splits(num_train: int, num_test: int, seed: int) -> tuple[list[GeneratedPair], list[GeneratedPair]]:
-    """Return train pairs and test pairs that share no regex.
-
-    The test pairs are drawn first and are `generate_pairs(num_test, seed)`: a fair sample of the language, which
-    stays the same when `num_train` grows. If they were drawn second, they would lack short regexes, because a large
-    training set has most of those.
-
-    Different strings count as different regexes: "a or b" can be in train and "b or a" in test.
-
-    Args:
-        num_train: How many training pairs.
-        num_test: How many test pairs.
-        seed: Seed of the random numbers, 0 or more.
-
-    Returns:
-        The training pairs and the test pairs.
-
-    Raises:
-        ConfigError: If a number is negative, or there are not enough different pairs. It is a `ValueError`.
-    """
+    """Return the train pairs and test pairs of `generate_transfer`, both in plain phrasing."""
     made = generate_transfer(num_train, 0, num_test, seed)
     return made["train"], made["test"]  # type: ignore[return-value]
 
@@ -174,11 +134,7 @@ def generate_transfer(
 
 
 def _grow(symbol: str, rng: random.Random) -> Node:
-    """Draw a tree for `symbol`, top down.
-
-    It calls only `rng.random()`: Python promises the same numbers for the same seed in every version for this
-    function, but not for `choice` and others.
-    """
+    """Draw a tree for `symbol`. Only `rng.random()` gives the same numbers in every version of Python."""
     rules = GRAMMAR[symbol]
     totals = list(accumulate(rule.weight for rule in rules))
     rule = rules[bisect(totals, rng.random() * totals[-1])]
@@ -201,9 +157,8 @@ def _draw(rng: random.Random, number: int, name: str, excluded: Collection[str] 
                 )
             tree = _grow("line", rng)
             terms = tree.terms
-            if tree.depth > MAX_DEPTH or len(terms) > MAX_TERMS or len(set(terms)) < len(terms):
-                continue
-            if tree.english not in drawn and tree.regex not in excluded:
+            is_simple = tree.depth <= MAX_DEPTH and len(terms) <= MAX_TERMS and len(set(terms)) == len(terms)
+            if is_simple and tree.english not in drawn and tree.regex not in excluded:
                 drawn[tree.english] = tree
                 misses = 0
                 shown.advance()
@@ -211,7 +166,6 @@ def _draw(rng: random.Random, number: int, name: str, excluded: Collection[str] 
 
 
 def _phrase(trees: Iterable[Node], phrasing: str, seed: int, share: float) -> list[GeneratedPair]:
-    """Return trees as pairs in one phrasing; colloquial words are drawn with their own random numbers."""
     if phrasing == "plain":
         return [GeneratedPair(tree.english, tree.regex) for tree in trees]
     rng = random.Random(COLLOQUIAL_STREAM + seed)

@@ -1,16 +1,11 @@
 r"""The grammar of made-up descriptions and their regexes, in the manner of NL-RX.
 
-A synchronous grammar writes both views at once: each rule has an English side and a regex side over the same
-parts, so one tree can be read as a description and as its regex. The idea, the operators and the
-phrasing follow NL-RX-SYNTH (Locascio et al., 2016, "Neural Generation of Regular Expressions from Natural
-Language with Minimal Domain Knowledge", arXiv 1608.03000); the grammar is our own. Demos and tests use it,
-so that they need no download.
+Each rule has an English side and a regex side over the same parts, so one tree can be read as a description and as its
+regex. The idea, the operators and the phrasing follow NL-RX-SYNTH (Locascio et al., 2016, arXiv 1608.03000); the
+grammar is our own. Regexes are in NL-RX's notation: Python's `re`, plus `a&b` (both match) and `~a` (a does not match).
 
-The regexes are written in NL-RX's notation: that of Python's `re`, plus `a&b` (both match) and `~a` (a does not
-match).
-
-A description determines its regex. English alone would not: "a vowel or a letter before a number" can be
-grouped in two ways. The grammar allows one, by precedence, highest first:
+A description determines its regex. English alone would not: "a vowel or a letter before a number" can be grouped in
+two ways. The grammar allows one, by precedence, highest first:
 
     followed by                      two terms
     or, and, either                  a list of two or three of the above
@@ -21,23 +16,20 @@ grouped in two ways. The grammar allows one, by precedence, highest first:
     before                           splits the line into two of the above; at most once
     and, or                          joins two statements about the line; at most once, never with "before"
 
-Each rule has a second, colloquial English side. It is phrased like a request by people, not like SYNTH ("find all
-lines that have a vowel in them"): the same trees, the same regexes, other words. So a tree also gives a pair of
-phrasings, which needs no regex. A colloquial description has one regex too: counts and lists have the precedence above,
-and a second statement follows "and also" or "or else".
-
-People mix the two. With `colloquial_share` 0.5 half of the descriptions have a colloquial frame ("lines which begin
-with %s", not "lines starting with %s"), and half of what fills a frame is colloquial ("vowels", not "a vowel").
+Each rule has a second, colloquial English side, phrased like a request by people ("find all lines that have a vowel in
+them"): the same trees, the same regexes, other words. Such a description has one regex too: counts and lists have the
+precedence above, and a second statement follows "and also" or "or else". With `colloquial_share` 0.5, half of the
+descriptions have a colloquial frame ("lines which begin with %s", not "lines starting with %s"), and half of what fills
+a frame is colloquial ("vowels", not "a vowel").
 
 "and" and "or" join statements where "containing", "starting", "ending" or "not" comes next, and make a list
 otherwise. A reader may group a line differently ("words with a vowel and ending with a letter": here the line
-ends with a letter, not the word), but the rows are consistent. In the other direction, several descriptions are
-possible: a regex can have "lines with" or "lines having".
+ends with a letter, not the word), but the rows are consistent.
 
-What differs from SYNTH: operands of "|", "&" and other loose operators are always in parentheses, but SYNTH
-sometimes leaves them out, and then the regex means something else; a string is drawn at random, but in SYNTH the
-first one of a row is always 'dog'; and no row occurs twice. As in SYNTH, no term occurs twice in one row, and a
-regex may match nothing at all ("a vowel and a number").
+What differs from SYNTH: operands of "|", "&" and other loose operators are always in parentheses (SYNTH sometimes
+leaves them out, and then the regex means something else); a string is drawn at random (in SYNTH the first one of a row
+is always 'dog'); and no row occurs twice. As in SYNTH, no term occurs twice in one row, and a regex may match nothing
+at all ("a vowel and a number").
 """
 
 from __future__ import annotations
@@ -48,9 +40,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rule:
-    """One way to write a symbol of the grammar, in both languages.
-
-    `%s` marks a part. The parts are in the same order on both sides.
+    """One way to write a symbol of the grammar. `%s` marks a part; the parts are in the same order on all sides.
 
     Attributes:
         english: Phrasings that mean the same, equally likely.
@@ -192,11 +182,7 @@ FILLERS = frozenset({"counted", "list", "item", "term", "number"})
 
 @dataclass(frozen=True)
 class Node:
-    """A tree of the grammar: it can be read as English and as a regex.
-
-    `symbol`, a key of `GRAMMAR`, is written by `rule` in its plain phrasing number `phrasing`, with a tree for each of
-    the rule's parts.
-    """
+    """A tree of the grammar: `rule` writes `symbol` in its plain phrasing number `phrasing`, with a tree for each part."""
 
     symbol: str
     rule: Rule
@@ -209,11 +195,9 @@ class Node:
         return self.rule.english[self.phrasing] % tuple(part.english for part in self.parts)
 
     def say(self, rng: random.Random, share: float = 1.0) -> str:
-        """Return the colloquial description, in words drawn at random. It calls only `rng.random()`.
+        """Return the colloquial description, in words drawn at random (with `rng.random()` only).
 
-        Args:
-            rng: The source of random numbers.
-            share: Probability of colloquial words: once for the whole frame, and once for each symbol that fills it.
+        `share` is the probability of colloquial words: for the whole frame, and for each symbol that fills it.
         """
         return self._say(rng, share, frame_is_colloquial=_chance(rng, share))
 
