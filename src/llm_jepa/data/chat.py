@@ -7,10 +7,11 @@ content. The text between the markers is written by the template, and shows wher
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
@@ -26,17 +27,12 @@ Span = tuple[int, int]  # characters, from the first up to, not including, the l
 
 # Private-use characters: no template writes them, none strips them.
 _MARKER = re.compile("\ue000([0-9]+)\ue001")
-
 # The beginning of a template from which the system message was removed.
 _WITHOUT_SYSTEM = "{# template_system: false #}"
-
 # Some templates get the date from this function, and do not read date_string.
 _FROZEN_DATE = "{%- macro strftime_now(format) -%}{{ date_string }}{%- endmacro -%}"
-
-
 # The name of an added word that can be a control token. One of letters or spaces only is none, also in a template.
 _NAME = re.compile(r"[^\w\s](.*[^\w\s])?", re.DOTALL)
-
 # Tags that a model writes itself. They are part of an answer, even if a template writes them too.
 _WORD_TAG = re.compile(r"</?\w+>")
 _TAG = re.compile(r"</?\w+>|\[/?\w+\]")
@@ -57,8 +53,8 @@ class RenderedPrompt:
 
     Attributes:
         string: The whole prompt, generation prompt included.
-        contents: Places of the messages' texts; all other text is written by the template. Messages whose text has no
-            name of a control token may be left out.
+        contents: Places of the messages' texts, perhaps without those that have no name of a control token. All other
+            text is written by the template.
         last_user: Place of the last user message's text; the text view ends at its end.
     """
 
@@ -68,14 +64,9 @@ class RenderedPrompt:
 
 
 def remove_template_system(tokenizer: PreTrainedTokenizerBase, kwargs: dict[str, Any]) -> None:
-    """Change a tokenizer's chat template, so that it adds no system message to a chat that has none.
+    """Change a tokenizer's chat template (once), so that it adds no system message to a chat that has none.
 
-    The tokenizer is saved with the model, so that servers write the same prompts as training. A template that was
-    changed before is not changed again.
-
-    Args:
-        tokenizer: The tokenizer.
-        kwargs: Arguments of the template.
+    The tokenizer is saved with the model, so that servers write the same prompts as training.
 
     Raises:
         ConfigError: If there is no template, or it adds no system message, or the message cannot be removed.
@@ -108,12 +99,9 @@ def remove_template_system(tokenizer: PreTrainedTokenizerBase, kwargs: dict[str,
 class Controls:
     """The tokens that a tokenizer and its template use to structure a text. In a user's text, their names are text.
 
-    These are the special tokens, and added words that are used as one or occur in the template. Tags that a model
-    writes itself, such as `<think>`, are control tokens in a question, but plain words in an answer.
-
-    Args:
-        tokenizer: The tokenizer.
-        written: Everything that its chat template may write.
+    These are the special tokens, and added words that are used as one or occur in `written`, which is all that the
+    template may write. Tags that a model writes itself, such as `<think>`, are control tokens in a question, but plain
+    words in an answer.
 
     Attributes:
         ids: The id of each added token, by its name.
@@ -155,11 +143,8 @@ class ChatTemplate:
         self.tokenizer = tokenizer
         self.kwargs = dict(kwargs)
         source = default_template(tokenizer) or ""
-        self._template: str | None = (
-            _FROZEN_DATE + source if "date_string" in kwargs else None
-        )  # None: the tokenizer's own
+        self._template = _FROZEN_DATE + source if "date_string" in kwargs else None  # None: the tokenizer's own
         self._skeletons: dict[tuple[Any, ...], str] = {}
-        self._lone_answer_role: str | None = None
         whole, header = self._render_one()
         self.controls = Controls(tokenizer, "\0".join([source, whole, header]))
         before, _, after = whole.partition(_marker(1))
@@ -178,32 +163,14 @@ class ChatTemplate:
                 "Set chat_template_kwargs to a fixed date_string."
             )
 
-    def render_prompt(self, messages: list[Message], source: str) -> RenderedPrompt:
-        """Render the messages up to the last user's turn, and the header of the answer.
-
-        Raises:
-            DataError: If the template refuses these messages, or changes more of a content than the white space
-                around it, so that the end of a view is not known.
-        """
-        return self._place(messages, source, add_generation_prompt=True)
-
-    def render_view(self, messages: list[Message], source: str) -> RenderedPrompt:
-        """Render messages without the header of an answer; the view ends with the last message's text.
-
-        Raises:
-            DataError: As `render_prompt`.
-        """
-        return self._place(messages, source, add_generation_prompt=False)
-
     def render_code_view(self, answer: str, source: str) -> RenderedPrompt:
         """Render an answer alone in the template; the view ends at its last word.
 
         If the template refuses an answer without a question (Gemma's does), it is rendered as a user's turn,
         as in the published code.
         """
-        if self._lone_answer_role is None:
-            self._lone_answer_role = self._find_lone_answer_role()
-        return self.render_view([{"role": self._lone_answer_role, "content": answer}], source)
+        alone = [{"role": self._lone_answer_role, "content": answer}]
+        return self.render_prompt(alone, source, add_generation_prompt=False)
 
     def without_opening(self, messages: list[Message], answer: str, source: str) -> str:
         """Return an answer without what the template already writes at its beginning, such as `<think>`.
@@ -231,7 +198,8 @@ class ChatTemplate:
             )
         return answer
 
-    def _find_lone_answer_role(self) -> str:
+    @functools.cached_property
+    def _lone_answer_role(self) -> str:
         alone = _marked([{"role": "assistant", "content": ""}])
         try:
             if self._render(alone, "chat template", add_generation_prompt=False).count(_marker(0)) == 1:
@@ -275,40 +243,26 @@ class ChatTemplate:
         begin = self.tokenizer.bos_token or ""
         return before, begin + header if before.startswith(begin) and not header.startswith(begin) else header
 
-    def served_ids(self, messages: list[Message]) -> list[int]:
-        """Return the ids that a server with this template makes of this chat."""
-        ids = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=False, **self.kwargs
-        )
-        return cast(list[int], ids)
-
     def encode(self, prompt: RenderedPrompt, start: int, end: int) -> list[int]:
-        """Return the ids of the prompt's characters from `start` to `end`.
-
-        Control tokens that the template wrote become their ids. The same characters in a message's text stay
-        characters.
-        """
+        """Return the ids of the characters from `start` to `end`; in a message's text, names of tokens are text."""
         string = prompt.string[start:end]
         contents = [
             Content(max(each.start, start) - start, min(each.end, end) - start, each.is_answer)
             for each in prompt.contents
             if each.start < end and each.end > start
         ]
-        if not self._names_in(string, contents):
-            # The common case is left to the tokenizer: exactly the ids that every other tool gives this prompt.
-            encoded = self.tokenizer(string, add_special_tokens=False, split_special_tokens=False, verbose=False)
-            return encoded["input_ids"]
-        return self._encode_around_contents(string, contents)
-
-    def _names_in(self, string: str, contents: list[Content]) -> bool:
-        """Whether the name of a control token is in the text of a message, in whole or in part."""
-        return any(
+        has_names = any(
             match.start() < content.end and content.start < match.end()
             for content in contents
             for match in (self.controls.in_answers if content.is_answer else self.controls.in_questions).finditer(
                 string
             )
         )
+        if not has_names:  # the name of a control token is in no message's text, in whole or in part
+            # The common case is left to the tokenizer: exactly the ids that every other tool gives this prompt.
+            encoded = self.tokenizer(string, add_special_tokens=False, split_special_tokens=False, verbose=False)
+            return encoded["input_ids"]
+        return self._encode_around_contents(string, contents)
 
     def _encode_around_contents(self, string: str, contents: list[Content]) -> list[int]:
         ids: list[int] = []
@@ -323,17 +277,22 @@ class ChatTemplate:
         return ids + self._encode_words(string, done, len(string), contents)
 
     def _encode_words(self, string: str, start: int, end: int, contents: list[Content]) -> list[int]:
-        """Encode a part of a prompt that has no control token of the template: texts of messages and between them."""
         inside = [content for content in contents if content.start < end and content.end > start]
         is_answer = bool(inside) and all(content.is_answer for content in inside)
         return (self.controls.answers if is_answer else self.controls.questions)(string[start:end])
 
-    def _place(self, messages: list[Message], source: str, *, add_generation_prompt: bool) -> RenderedPrompt:
-        """Render messages, and find the place of each content.
+    def render_prompt(
+        self, messages: list[Message], source: str, *, add_generation_prompt: bool = True
+    ) -> RenderedPrompt:
+        """Render messages and, by default, the header of the answer after them; find the place of each content.
 
         A template may write other text because of a message: it may remove the thinking of an earlier answer, or
         change its mode (SmolLM3's `/no_think`). Then only the last message is replaced by a marker. That is enough if
         the other messages have no name of a control token.
+
+        Raises:
+            DataError: If the template refuses these messages, or changes more of a content than the white space
+                around it, so that the end of a view is not known.
         """
         options = {"add_generation_prompt": add_generation_prompt}
         string = self._render(messages, source, **options)
@@ -375,8 +334,8 @@ class ChatTemplate:
                 "use rows of prompt and completion strings.",
             ) from err
 
-    def _skeleton(self, messages: list[Message], source: str, *, add_generation_prompt: bool = True) -> str:
-        """Render the messages with a marker for each content. The result is kept for each order of roles."""
+    def _skeleton(self, messages: list[Message], source: str, *, add_generation_prompt: bool) -> str:
+        """Render the messages with a marker for each content, once for each order of roles."""
         key = (add_generation_prompt, *(message["role"] for message in messages))
         if key not in self._skeletons:
             self._skeletons[key] = self._render(_marked(messages), source, add_generation_prompt=add_generation_prompt)
@@ -403,9 +362,8 @@ class ChatTemplate:
         written = [token for token in self.controls.ids if after.lstrip().startswith(token)]
         if written:
             return self.controls.ids[max(written, key=len)]
-        if after.strip() and not _MARKER.search(
-            after
-        ):  # an answer that is written twice is refused later, with its row
+        # An answer that is written twice (a marker after it) is refused later, with its row.
+        if after.strip() and not _MARKER.search(after):
             raise ConfigError(
                 "unknown_end_token",
                 f"The chat template writes {after.strip()[:40]!r} after an answer, which is not a token of the "
@@ -423,7 +381,6 @@ class ChatTemplate:
 
 
 def _readable(text: str) -> str:
-    """Return what a template wrote, with three dots for each marker."""
     return _MARKER.sub("...", text)
 
 
@@ -465,13 +422,11 @@ def _locate_last(messages: list[Message], skeleton: str, string: str) -> list[tu
     """Return the place of the last content. The skeleton has a marker for it only; the other contents are in it."""
     last = len(messages) - 1
     before, marker, after = skeleton.partition(_marker(last))
-    room = len(string) - len(before) - len(after)
-    if not marker or room < 0 or not string.startswith(before) or not string.endswith(after):
-        return None
-    written = string[len(before) : len(before) + room]
-    if written not in _stripped(messages[last]["content"]):
-        return None
-    return [(last, (len(before), len(before) + room))]
+    if marker:
+        for written in _stripped(messages[last]["content"]):
+            if string == before + written + after:
+                return [(last, (len(before), len(before) + len(written)))]
+    return None
 
 
 def _stripped(words: str) -> tuple[str, ...]:

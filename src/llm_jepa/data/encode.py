@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
+from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -36,8 +37,7 @@ class PairEncoder:
         chat: The chat template, if the tokenizer has one. It is used only for rows that are chats.
         bos_ids: The start token, if the tokenizer puts one before a text; the text view begins with it.
         bridge_ids: The tokens between the views of a row without chat template: the argument `bridge`, or the
-            tokenizer's separator, or a line break (our choice: every tokenizer has one, and few views end or start with
-            it).
+            tokenizer's separator, or a line break (every tokenizer has one, and few views end or start with it).
         end_ids: All tokens that end an answer, for generation to stop at.
 
     Raises:
@@ -65,12 +65,12 @@ class PairEncoder:
                 "The tokenizer has no eos_token: nothing could end an answer, and a model would never "
                 "learn to stop. Set eos_token in its tokenizer_config.json.",
             )
-        self.bos_ids = _start_ids(tokenizer)
+        bos = tokenizer.bos_token_id
+        self.bos_ids = [int(bos)] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
         separator = None if bridge is not None else tokenizer.sep_token_id
         self.bridge_ids = encode_text(tokenizer, bridge or "\n") if separator is None else [int(separator)]
-        chat_end = [self.chat.end_id] if self.chat else []
-        eos = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
-        self.end_ids = list(dict.fromkeys(chat_end + eos))
+        ends = [self.chat.end_id if self.chat else None, tokenizer.eos_token_id]
+        self.end_ids = [int(token) for token in dict.fromkeys(ends) if token is not None]
 
     @property
     def pad_id(self) -> int:
@@ -101,25 +101,19 @@ class PairEncoder:
 
     def _encode_row(self, example: Example) -> Pair:
         text_ids, bridge_ids = self.encode_text_view(example)
-        code_ids = self._encode_words(example, self.answer(example), "code")
-        code_ids.append(self.end_id(example))
+        code_ids = [*self._encode_words(example, self.answer(example), "code"), self.end_id(example)]
         return Pair(text_ids=text_ids, bridge_ids=bridge_ids, code_ids=code_ids, source=example.source)
 
     def answer(self, example: Example) -> str:
-        """Return the text of an example's answer, without what the chat template opens it with, such as `<think>`.
-
-        Raises:
-            DataError: If the answer opens again what the template has opened and closed.
-        """
+        """Return the text of an example's answer as `ChatTemplate.without_opening` leaves it."""
         code, chat = example.code or "", self._template_of(example)
         return code if chat is None else chat.without_opening(_without_answer(example), code, example.source)
 
     def _encode_words(self, example: Example, words: str, view: str) -> list[int]:
         encode = self.controls.questions if view == "text" else self.controls.answers
-        ids = encode(words) if words.strip() else []
-        if not ids:
-            raise _empty(example, view)
-        return ids
+        if words.strip() and (ids := encode(words)):
+            return ids
+        raise _empty(example, view)
 
     def _own_view(self, example: Example, view: str) -> list[int] | None:
         """Return the ids of the text view or the code view if they differ from those in the row, else None."""
@@ -143,12 +137,7 @@ class PairEncoder:
         return self.chat.encode(prompt, 0, prompt.last_user[1])
 
     def rendered_view(self, example: Example, view: str) -> RenderedPrompt | None:
-        """Return a view as the chat template writes it, up to its last word; None if no template writes it.
-
-        Args:
-            example: A row of two views.
-            view: "text" or "code".
-        """
+        """Return a view ("text" or "code") as the chat template writes it; None if no template writes it."""
         chat, is_rendered = self._template_of(example), self.jepa_views == "rendered"
         if chat is None or (view == "code" and not is_rendered):
             return None
@@ -158,10 +147,11 @@ class PairEncoder:
         if not is_rendered:
             return chat.render_prompt(turns, example.source)
         own = None if example.text_view is None else [{"role": "user", "content": example.text_view}]
-        return chat.render_view(own or [turn for turn in turns if turn["role"] != "system"], example.source)
+        turns = own or [turn for turn in turns if turn["role"] != "system"]
+        return chat.render_prompt(turns, example.source, add_generation_prompt=False)
 
     def _template_of(self, example: Example) -> ChatTemplate | None:
-        """Return the chat template that an example is rendered with; None if it is no chat, or there is none."""
+        """Return the chat template of an example; None if it is no chat, or there is none."""
         return None if example.messages is None else self.chat
 
     def encode_prompt(self, example: Example) -> list[int]:
@@ -174,11 +164,10 @@ class PairEncoder:
     def served_prompt(self, example: Example) -> list[int]:
         """Return the ids that a server with the chat template makes of the prompt of an example, which is a chat."""
         assert self.chat is not None
-        return self.chat.served_ids(_without_answer(example))
-
-    def num_template_tokens(self, written: str) -> int:
-        """Return the number of tokens of what a chat template wrote, without any text of messages."""
-        return len(self.tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"])
+        ids = self.tokenizer.apply_chat_template(
+            _without_answer(example), add_generation_prompt=True, tokenize=True, return_dict=False, **self.chat.kwargs
+        )
+        return cast(list[int], ids)
 
     def encode_words(self, words: str) -> list[int]:
         """Return the ids of a text, encoded like an answer but without an end token; none for a blank text."""
@@ -210,13 +199,8 @@ class PairEncoder:
             DataError: If these tokens alone do not fit.
         """
         cut = self._cut_row(example, pair, max_length) if len(pair) > max_length else pair
-        lost_text, lost_code = (
-            0 if own is not None else len(whole) - len(left)
-            for own, whole, left in (
-                (example.text_view, pair.text_ids, cut.text_ids),
-                (example.code_view, pair.code_ids, cut.code_ids),
-            )
-        )
+        lost_text = len(pair.text_ids) - len(cut.text_ids) if example.text_view is None else 0
+        lost_code = len(pair.code_ids) - len(cut.code_ids) if example.code_view is None else 0
         return replace(
             cut,
             text_view_ids=_cut_view(pair.text_view_ids, lost_text, max_length),
@@ -315,11 +299,6 @@ def share_room(num_text: int, num_code: int, room: int) -> tuple[int, int]:
     """
     num_code = min(num_code, max(room // 2, room - num_text))
     return min(num_text, room - num_code), num_code
-
-
-def _start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    bos = tokenizer.bos_token_id
-    return [int(bos)] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
 
 
 def _without_answer(example: Example) -> list[Message]:

@@ -182,7 +182,7 @@ FILLERS = frozenset({"counted", "list", "item", "term", "number"})
 
 @dataclass(frozen=True)
 class Node:
-    """A tree of the grammar: `rule` writes `symbol` in its plain phrasing number `phrasing`, with a tree for each part."""
+    """A tree: `rule` writes `symbol` in its plain phrasing number `phrasing`, with a tree for each part."""
 
     symbol: str
     rule: Rule

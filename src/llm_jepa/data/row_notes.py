@@ -99,7 +99,8 @@ def _template_system(train: EncodedPairs, encoder: PairEncoder) -> Iterator[str]
         return
     sample = list(islice(zip(train.pairs, train.examples, strict=True), _NUM_SAMPLED))
     longer = [example for _, example in sample if example.system is None]
-    added = encoder.num_template_tokens(before) - encoder.num_template_tokens(kept)
+    with_it, without = (len(encoder.tokenizer(each, add_special_tokens=False)["input_ids"]) for each in (before, kept))
+    added = with_it - without
     share = added * len(longer) / sum(len(pair) for pair, _ in sample)
     if longer:
         yield (
