@@ -25,7 +25,7 @@ _EXPORTS = {
     "Pair": "llm_jepa.objective",
     "PairEncoder": "llm_jepa.data.encode",
     "UnsupportedModelError": "llm_jepa.objective",
-    "encode_rows": "llm_jepa.data.python_rows",
+    "encode_rows": "llm_jepa.data.encoded_pairs",
     "reference_loss": "llm_jepa.objective",
     "register_distance": "llm_jepa.objective",
     "JEPATrainer": "llm_jepa.training.trainer",

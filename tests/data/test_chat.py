@@ -32,7 +32,7 @@ def make_chat(*turns: str, system: str | None = None) -> Example:
 
 def encode(tokenizer, example: Example, **settings):
     encoder = PairEncoder(tokenizer, DataConfig(**settings))
-    (pair,) = encode_examples([example], encoder, encoder.config).pairs
+    (pair,) = encode_examples([example], encoder).pairs
     return pair, [tokenizer.decode(ids) for ids in (pair.text_ids, pair.bridge_ids, pair.code_ids)]
 
 
@@ -155,7 +155,7 @@ def test_a_template_that_writes_two_begin_tokens_is_refused_by_row(chat_tokenize
     template = str(chat_tokenizer.chat_template)
     chat_tokenizer.chat_template = "{{ bos_token }}" + template
     encoder = PairEncoder(chat_tokenizer, DataConfig(), jepa_views=kind)
-    (pair,) = encode_examples([make_chat("q", "a")], encoder, encoder.config).pairs
+    (pair,) = encode_examples([make_chat("q", "a")], encoder).pairs
     assert pair.text_ids.count(chat_tokenizer.bos_token_id) == 1
     chat_tokenizer.chat_template = "{{ bos_token }}{{ bos_token }}" + template
     with raises("begin_token_repeated", "rows.jsonl:3: ", "'<|sep|>'"):

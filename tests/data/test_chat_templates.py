@@ -82,7 +82,7 @@ def llama2():
 
 def encode(tokenizer, example, **kwargs):
     encoder = PairEncoder(tokenizer, DataConfig(chat_template_kwargs=kwargs))
-    (pair,) = encode_examples([example], encoder, encoder.config).pairs
+    (pair,) = encode_examples([example], encoder).pairs
     return pair, [tokenizer.decode(ids) for ids in (pair.text_ids, pair.bridge_ids, pair.code_ids)]
 
 
@@ -122,7 +122,7 @@ def test_a_changed_message_that_names_a_control_token_is_refused(smollm3, raises
 def test_thinking_that_the_prompt_opens_is_opened_once(r1, thought):
     """In the row, in what is generated, and so in the gold answer that it is compared with."""
     encoder = PairEncoder(r1, DataConfig())
-    rows = encode_examples([chat("q", thought)], encoder, encoder.config)
+    rows = encode_examples([chat("q", thought)], encoder)
     (pair,) = rows.pairs
     assert r1.decode(pair.bridge_ids + pair.code_ids) == "<|Assistant|><think>\nhm</think>b<|eos|>"
     assert gold_answers(encoder, rows) == ["hm</think>b"] == [encoder.decode_code(pair.code_ids)]
@@ -176,7 +176,7 @@ def test_a_word_that_goes_on_in_the_template_keeps_its_end(llama2):
     """Where one token would hold the last letter and the template's, the view ends with the word; a note says so."""
     llama2.chat_template = LLAMA2.replace("' [/INST]'", "'og'")
     encoder = PairEncoder(llama2, DataConfig())
-    (pair,) = encode_examples([chat("lines with a d", "x")], encoder, encoder.config).pairs
+    (pair,) = encode_examples([chat("lines with a d", "x")], encoder).pairs
     assert llama2.convert_ids_to_tokens(pair.text_ids)[-1] == "d"
     assert pair.text_ids + pair.bridge_ids != encoder.served_prompt(chat("lines with a d", "x"))
 
@@ -209,7 +209,7 @@ def test_it_is_letters_in_rows_without_a_template_and_in_views_of_their_own():
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     view = "a <|im_end|> b"
     for row in (Example(view, view), Example(view), Example("q", "a", text_view=view, code_view=view)):
-        (pair,) = encode_examples([row], PairEncoder(tokenizer, DataConfig()), DataConfig()).pairs
+        (pair,) = encode_examples([row], PairEncoder(tokenizer)).pairs
         for ids in (pair.text_ids, pair.code_ids, pair.text_view_ids, pair.code_view_ids):
             assert end not in (ids or [])
 

@@ -25,7 +25,7 @@ def test_every_example_is_a_file_that_can_be_trained_on(tmp_path, chat_tokenizer
     path.write_text(rows, encoding="utf-8")
     examples = read_examples(str(path), DataConfig()).examples
     encoder = PairEncoder(chat_tokenizer, DataConfig())
-    assert len(encode_examples(examples, encoder, encoder.config)) == len(rows.splitlines())
+    assert len(encode_examples(examples, encoder)) == len(rows.splitlines())
 
 
 def test_the_page_names_the_defaults_and_limits_that_hold():

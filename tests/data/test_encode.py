@@ -57,7 +57,7 @@ def test_special_tokens_written_in_data_are_no_control_tokens(byte_tokenizer, bo
 def test_the_end_token_is_in_the_row_even_if_it_is_the_pad_token(bos_tokenizer):
     """A collator that masks pad tokens by their id would lose it; ours goes by lengths."""
     assert bos_tokenizer.pad_token_id == bos_tokenizer.eos_token_id == END
-    encoded = encode_examples([DOG], encoder(bos_tokenizer), DataConfig())
+    encoded = encode_examples([DOG], encoder(bos_tokenizer))
     assert encoded.pairs[0].code_ids[-1] == END
 
 
@@ -140,7 +140,7 @@ def test_one_system_message_for_all_rows_is_left_out_and_said(byte_tokenizer):
 def test_system_messages_that_differ_cannot_be_left_out(byte_tokenizer, raises, other):
     """They are part of the question; the second row is named, and both ways out."""
     rows = [chat("q", "a", "be brief"), chat("r", "b", other, source="rows.jsonl:2")]
-    for act in (check_system_messages, lambda rows, coder: encode_examples(rows, coder, coder.config)):
+    for act in (check_system_messages, encode_examples):
         with raises("system_differs", "rows.jsonl:2: ", "rows.jsonl:1", "include_system=true"):
             act(rows, encoder(byte_tokenizer))
 
@@ -149,7 +149,7 @@ def test_include_system_puts_it_before_the_text_view(byte_tokenizer):
     """With a line break between; rows without a system message stay as they are."""
     coder = encoder(byte_tokenizer, include_system=True)
     rows = [chat("q", "a", "be brief"), chat("q", "a")]
-    texts = [decode_ids(byte_tokenizer, pair.text_ids) for pair in encode_examples(rows, coder, coder.config).pairs]
+    texts = [decode_ids(byte_tokenizer, pair.text_ids) for pair in encode_examples(rows, coder).pairs]
     assert texts == ["be brief\nq", "q"]
 
 
@@ -169,8 +169,8 @@ def test_several_turns_need_a_chat_template(byte_tokenizer, raises):
 def test_a_blank_view_is_refused_or_dropped_and_counted(byte_tokenizer, raises, example):
     """No pair is ever made of it."""
     with raises("text_too_short" if example.code is None else "view_empty", "on_empty=drop"):
-        encode_examples([DOG, example], encoder(byte_tokenizer), DataConfig())
-    encoded = encode_examples([DOG, example], encoder(byte_tokenizer), DataConfig(on_empty="drop"))
+        encode_examples([DOG, example], encoder(byte_tokenizer))
+    encoded = encode_examples([DOG, example], encoder(byte_tokenizer, on_empty="drop"))
     assert (encoded.rows_in, len(encoded), encoded.dropped, encoded.examples) == (2, 1, {"empty": 1}, [DOG])
 
 
@@ -183,13 +183,13 @@ def long_rows() -> list[Example]:
 
 def test_truncation_cuts_the_longer_view_from_its_end(byte_tokenizer, bos_tokenizer, long_rows):
     """Each row fills max_length; separator, start and end token stay; the shorter view is whole where it can be."""
-    config = DataConfig(max_length=12, on_overflow="truncate")
-    encoded = encode_examples(long_rows, encoder(byte_tokenizer), config)
+    short = {"max_length": 12, "on_overflow": "truncate"}
+    encoded = encode_examples(long_rows, encoder(byte_tokenizer, **short))
     assert [(len(p.text_ids), len(p.code_ids) - 1) for p in encoded.pairs] == [(4, 3), (7, 3), (3, 7), (5, 5)]
     assert (encoded.rows_in, len(encoded), encoded.dropped, encoded.truncated) == (4, 4, {}, 3)
     for tokenizer in (byte_tokenizer, bos_tokenizer):
-        coder = encoder(tokenizer)
-        for pair, example in zip(encode_examples(long_rows, coder, config).pairs, long_rows, strict=True):
+        coder = encoder(tokenizer, **short)
+        for pair, example in zip(encode_examples(long_rows, coder).pairs, long_rows, strict=True):
             whole = coder.encode(example)
             assert len(pair) <= 12
             assert pair.text_ids == whole.text_ids[: len(pair.text_ids)]
@@ -199,8 +199,8 @@ def test_truncation_cuts_the_longer_view_from_its_end(byte_tokenizer, bos_tokeni
 
 def test_one_text_is_truncated_before_it_is_split(byte_tokenizer):
     """Its views must meet: cutting each would leave a hole in the middle."""
-    config = DataConfig(max_length=11, on_overflow="truncate")
-    (pair,) = encode_examples([Example("0123456789abcdefghij")], encoder(byte_tokenizer), config).pairs
+    coder = encoder(byte_tokenizer, max_length=11, on_overflow="truncate")
+    (pair,) = encode_examples([Example("0123456789abcdefghij")], coder).pairs
     assert decode_ids(byte_tokenizer, pair.text_ids + pair.code_ids[:-1]) == "0123456789"
     assert (len(pair.text_ids), pair.code_ids[-1]) == (5, END)
 
@@ -208,9 +208,9 @@ def test_one_text_is_truncated_before_it_is_split(byte_tokenizer):
 def test_a_max_length_with_no_room_for_both_views_is_refused(byte_tokenizer, raises):
     """A view of no token cannot be encoded, so truncation has a limit."""
     rows = [chat("0" * 30, "1" * 30, "2" * 30)]
-    config = DataConfig(max_length=32, on_overflow="truncate", include_system=True)
+    coder = encoder(byte_tokenizer, max_length=32, on_overflow="truncate", include_system=True)
     with raises("max_length_too_small", "rows.jsonl:1: ", "max_length=32", "31 tokens"):
-        encode_examples(rows, PairEncoder(byte_tokenizer, config), config)
+        encode_examples(rows, coder)
 
 
 def test_share_room_cuts_the_longer_one_and_never_to_nothing():

@@ -22,7 +22,7 @@ DOG = Example("0 1", "\\d", source="rows.jsonl:1")
 
 def draw(tokenizer, *examples: Example, colour: bool = False, **settings) -> str:
     encoder = PairEncoder(tokenizer, DataConfig())
-    encoded = encode_examples(examples, encoder, encoder.config)
+    encoded = encode_examples(examples, encoder)
     return inspect_rows(encoded, tokenizer, JEPAConfig(**settings), colour=colour)
 
 
@@ -71,7 +71,7 @@ def test_no_line_is_wider_than_a_terminal(byte_tokenizer):
     """Long rows, wide characters, a source without spaces: all are broken to 80 columns."""
     wide = Example("犬" * 200 + "x" * 300, "y" * 300, source="folder/" * 30 + "rows.jsonl:1")
     encoder = PairEncoder(byte_tokenizer, DataConfig(max_length=5000))
-    encoded = encode_examples([wide], encoder, encoder.config)
+    encoded = encode_examples([wide], encoder)
     lines = inspect_rows(encoded, byte_tokenizer, JEPAConfig()).splitlines()
     assert max(display_width(line) for line in lines) <= 80
 

@@ -195,10 +195,9 @@ def test_a_split_that_loses_all_its_rows_is_refused(load, raises):
 
 def test_one_more_file_is_read_with_the_same_account(load, write_lines):
     """`evaluate RUN --data FILE`: broken and blank rows are counted here too."""
-    data = load(numbered(0, 9))
+    data = load(numbered(0, 9), on_broken="drop", on_empty="drop")
     path = write_lines("{", {"text": " ", "code": "x"}, *numbered(0, 3), name="more.jsonl")
-    config = DataConfig(on_broken="drop", on_empty="drop")
-    rows = load_rows(path, config, data.encoder)
+    rows = load_rows(path, data.encoder)
     assert (rows.rows_in, len(rows), rows.dropped) == (5, 3, {"json": 1, "empty": 1})
 
 

@@ -24,7 +24,7 @@ TEXT_ALONE, CODE_ALONE = "<|im_start|>user\nlines with a dog", "<|im_start|>assi
 
 def views(tokenizer, example: Example, jepa_views: str = "rendered", **settings) -> list[str | None]:
     encoder = PairEncoder(tokenizer, DataConfig(**settings), jepa_views=jepa_views)
-    (pair,) = encode_examples([example], encoder, encoder.config).pairs
+    (pair,) = encode_examples([example], encoder).pairs
     ids = (pair.text_view_ids, pair.code_view_ids)
     return [None if each is None else tokenizer.decode(each) for each in ids]
 
@@ -107,7 +107,7 @@ def test_truncation_cuts_the_rendered_views_with_the_row(chat_tokenizer, size):
     messages = [{"role": "user", "content": text}, {"role": "assistant", "content": code}]
     config = DataConfig(max_length=40, on_overflow="truncate")
     encoder = PairEncoder(chat_tokenizer, config, jepa_views="rendered")
-    (pair,) = encode_examples([Example(text, code, None, messages)], encoder, config).pairs
+    (pair,) = encode_examples([Example(text, code, None, messages)], encoder).pairs
     zero, one = (encode_text(chat_tokenizer, each)[0] for each in "01")
     assert len(pair) == 40
     assert (pair.text_view_ids or []).count(zero) == pair.text_ids.count(zero) > 1
@@ -121,7 +121,7 @@ def test_a_view_beside_the_row_that_is_too_long_is_refused_dropped_or_cut(byte_t
         views(byte_tokenizer, row, "prefix", max_length=12)
     assert views(byte_tokenizer, row, "prefix", max_length=12, on_overflow="truncate") == ["0" * 12, None]
     config = DataConfig(max_length=12, on_overflow="drop")
-    assert encode_examples([row], PairEncoder(byte_tokenizer, config), config).dropped == {"overflow": 1}
+    assert encode_examples([row], PairEncoder(byte_tokenizer, config)).dropped == {"overflow": 1}
 
 
 # Columns of the row's own
@@ -192,7 +192,7 @@ def test_both_kinds_of_views_are_shown_with_every_token(chat_tokenizer):
 
     def drawn(kind: str) -> str:
         encoder = PairEncoder(chat_tokenizer, DataConfig(), jepa_views=kind)
-        encoded = encode_examples([ROW], encoder, encoder.config)
+        encoded = encode_examples([ROW], encoder)
         return " ".join(inspect_rows(encoded, chat_tokenizer, JEPAConfig(jepa_views=kind)).split())
 
     rendered = drawn("rendered")
@@ -207,6 +207,6 @@ def test_a_row_without_jepa_term_and_its_group_are_shown(byte_tokenizer):
     """The reader sees why the row has no [PRED]."""
     encoder = PairEncoder(byte_tokenizer, DataConfig())
     row = Example("a", "x", use_jepa=False, group="g\n1")
-    shown = inspect_rows(encode_examples([row], encoder, encoder.config), byte_tokenizer, JEPAConfig())
+    shown = inspect_rows(encode_examples([row], encoder), byte_tokenizer, JEPAConfig())
     assert "[PRED]   none: the row is under cross-entropy alone (use_jepa: false)" in shown
     assert "group    g⏎1" in shown

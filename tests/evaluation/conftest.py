@@ -35,7 +35,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     data = DataConfig(train_file=str(file))
     tokenizer = train_tokenizer([text for row in ROWS for text in row.values()], 280)
     encoder = PairEncoder(tokenizer, data)
-    rows = load_rows(str(file), data, encoder)
+    rows = load_rows(str(file), encoder)
     jepa = _learn(rows, len(tokenizer), encoder.pad_id)
     return SimpleNamespace(jepa=jepa, encoder=encoder, rows=rows, folder=folder, data=data)
 
@@ -61,6 +61,6 @@ def some_rows(learned: SimpleNamespace) -> Callable[..., EncodedPairs]:
     def encode(*rows: dict[str, str]) -> EncodedPairs:
         file = learned.folder / "other.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return load_rows(str(file), learned.data, learned.encoder)
+        return load_rows(str(file), learned.encoder)
 
     return encode

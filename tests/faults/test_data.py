@@ -63,7 +63,7 @@ def chat(*turns: str, source: str = "train.jsonl:1") -> Example:
 
 def encode(tokenizer, *examples: Example, **settings):
     encoder = PairEncoder(tokenizer, DataConfig(**settings))
-    return encode_examples(examples, encoder, encoder.config).pairs
+    return encode_examples(examples, encoder).pairs
 
 
 def refusal(act: Callable[[], object]) -> tuple[str | None, str]:
@@ -225,7 +225,7 @@ def test_c6_no_pair_is_made_of_a_view_that_holds_nothing(fault_row):
             code, message = refusal(lambda bad=bad: encode(tokenizer, bad))
             assert code == "view_empty" and message.startswith("train.jsonl:1: ")
             encoder = PairEncoder(tokenizer, DataConfig(on_empty="drop"))
-            encoded = encode_examples([bad, good], encoder, encoder.config)
+            encoded = encode_examples([bad, good], encoder)
             batch = FusedCollator(JEPAConfig(), encoder.pad_id)(encoded.pairs)
             assert (encoded.rows_in, encoded.dropped) == (2, {"empty": 1})
             row.passed += batch.num_pairs == len(encoded) == 1
@@ -243,7 +243,7 @@ def test_c7_long_rows_are_refused_dropped_or_cut_and_none_is_lost_in_silence(fau
         row.passed += code == "row_too_long"
         for policy, kept, dropped, cut in (("drop", 1, {"overflow": 3}, 0), ("truncate", 4, {}, 3)):
             encoder = PairEncoder(tokenizer, DataConfig(max_length=12, on_overflow=policy))
-            encoded = encode_examples(rows, encoder, encoder.config)
+            encoded = encode_examples(rows, encoder)
             assert (len(encoded), encoded.dropped, encoded.truncated) == (kept, dropped, cut)
             assert all(len(pair) <= 12 and pair.code_ids[-1] == tokenizer.eos_token_id for pair in encoded.pairs)
             row.passed += encoded.rows_in == len(encoded) + sum(encoded.dropped.values())
@@ -283,7 +283,7 @@ def test_c9_a_template_that_would_teach_no_end_or_two_beginnings_is_refused(monk
 
     def start(tokenizer) -> None:
         encoder = PairEncoder(tokenizer, DataConfig())
-        check_labels(encode_examples([chat("q", "a")], encoder, encoder.config), encoder, JEPAConfig())
+        check_labels(encode_examples([chat("q", "a")], encoder), encoder, JEPAConfig())
 
     start(make_tokenizer("chat"))
     with fault_row("C9", "a chat template without end, with a foreign end, with two begins; a masked end", 4) as row:

@@ -11,7 +11,7 @@ from datasets import Dataset
 import llm_jepa
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.encode import PairEncoder
-from llm_jepa.data.python_rows import encode_rows
+from llm_jepa.data.encoded_pairs import encode_rows
 from llm_jepa.data.rows import read_examples
 from llm_jepa.data.tokenizer import train_tokenizer
 from llm_jepa.files import write_json_lines

@@ -145,7 +145,7 @@ def _inspected_rows(file: str, run: RunConfig, seed: int) -> tuple[EncodedPairs,
     splits |= {"train": run.data.train_files[0]} if len(run.data.train_files) == 1 else {}
     name = next((split for split, each in splits.items() if each and _is_same(each, file)), None)
     if name is None:
-        rows = load_rows(file, run.data, data.encoder)
+        rows = load_rows(file, data.encoder)
         counts = {"rows_in": rows.rows_in, "kept": len(rows), "dropped": rows.dropped, "truncated": rows.truncated}
         return rows, None, data.tokenizer, counts, []
     rows, counts = getattr(data, name), data.summary[name]

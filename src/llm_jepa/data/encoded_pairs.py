@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from llm_jepa.errors import DataError
 from llm_jepa.objective.config import JEPAConfig
 from llm_jepa.objective.layout import IGNORED, FusedCollator, Pair
 from llm_jepa.progress import tracked
 
-from .config import DataConfig
 from .digest import PairsDigest
 from .encode import EmptyViewError, PairEncoder
 from .example import Example
 from .lazy_rows import Joined, LazySequence, StoredExamples
+from .rows import keep_readable
+
+logger = logging.getLogger(__name__)
 
 _NUM_LABELLED = 100  # rows whose labels are checked before training; all labels are made by the same rule
 
@@ -39,7 +44,6 @@ class PairFacts:
     num_ce: int = 0
 
     def add(self, pair: Pair) -> None:
-        """Add one pair."""
         self.lengths.append(len(pair))
         self.longest = max(self.longest, longest_part(pair))
         self.longest_code = max(self.longest_code, len(pair.code_ids))
@@ -51,14 +55,11 @@ class PairFacts:
 class StoredPairs(LazySequence[Pair]):
     """Pairs of rows that stay in their file. Each is read and encoded when it is requested.
 
-    Attributes:
-        facts: Known from the pass that checked all pairs, so that they need not all be encoded again.
-        sha256: The hash of all pairs, known from the same pass.
+    `facts` and `sha256`, the hash of all pairs, are known from the pass that checked them.
     """
 
     examples: StoredExamples
     encoder: PairEncoder
-    config: DataConfig
     facts: PairFacts
     sha256: str
     marks: dict[str, bool]
@@ -72,7 +73,7 @@ class StoredPairs(LazySequence[Pair]):
         return len(self.examples)
 
     def _make(self, place: int) -> Pair:
-        pair, _ = encode_one(self.examples[place], self.encoder, self.config)
+        pair, _ = encode_one(self.examples[place], self.encoder)
         assert pair is not None, "the row was kept when the file was read"
         return mark(pair, self.marks)
 
@@ -94,7 +95,7 @@ class EncodedPairs:
     pairs: Sequence[Pair] = field(default_factory=list)
     examples: Sequence[Example] = field(default_factory=list)
     rows_in: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)
+    dropped: Counter[str] = field(default_factory=Counter)
     truncated: int = 0
 
     def __len__(self) -> int:
@@ -112,7 +113,7 @@ class EncodedPairs:
 
 
 def row_lengths(pairs: Sequence[Pair]) -> Sequence[int]:
-    """Return the number of tokens of each pair's row. Pairs that have `lengths` are not encoded for this."""
+    """Return the number of tokens of each pair's row; pairs that have `lengths` are not encoded for this."""
     if isinstance(pairs, Joined):
         return [length for part in pairs.parts for length in row_lengths(part)]
     known = getattr(pairs, "lengths", None)
@@ -124,10 +125,8 @@ def longest_part(pair: Pair) -> int:
     return max(len(pair), len(pair.text_view_ids or ()), len(pair.code_view_ids or ()))
 
 
-def encode_examples(
-    examples: Sequence[Example], encoder: PairEncoder, config: DataConfig, **marks: bool
-) -> EncodedPairs:
-    """Encode examples under the configured policies for empty and over-long rows, and check the result.
+def encode_examples(examples: Sequence[Example], encoder: PairEncoder, **marks: bool) -> EncodedPairs:
+    """Encode examples under the encoder's policies for empty and over-long rows, and check the result.
 
     Rows that stay on disk are encoded once, to check them; only their lengths and hash are kept.
     `marks` are fields that all pairs get, such as `use_ce=False`. A row that has `use_jepa` false keeps it.
@@ -138,7 +137,7 @@ def encode_examples(
     """
     check_system_messages(examples, encoder)
     encoded = EncodedPairs(rows_in=len(examples))
-    kept = _encode_each(tracked(examples, "encode", "rows"), encoder, config, encoded, marks)
+    kept = _encode_each(tracked(examples, "encode", "rows"), encoder, encoded, marks)
     if not isinstance(examples, StoredExamples):
         places_and_pairs = list(kept)
         encoded.pairs = [pair for _, pair in places_and_pairs]
@@ -150,33 +149,60 @@ def encode_examples(
         facts.add(pair)
         digest.add(pair)
     encoded.examples = stored = examples.take(places)
-    encoded.pairs = StoredPairs(stored, encoder, config, facts, digest.hexdigest(), marks)
+    encoded.pairs = StoredPairs(stored, encoder, facts, digest.hexdigest(), marks)
     return encoded
 
 
+def encode_rows(rows: Iterable[Mapping[str, Any]], encoder: PairEncoder, name: str = "rows") -> list[Pair]:
+    """Encode rows that are in memory (of a `datasets.Dataset`, say) as rows of a file are encoded.
+
+    Args:
+        rows: Mappings of column to value, in one of the forms that files may have.
+        encoder: The encoder; its `DataConfig` says what happens to rows that are too long, empty or broken.
+        name: What the rows are called in messages: `name:17` is the 17th.
+
+    Raises:
+        DataError: If a row cannot be used and its policy is `error`, or no row is left.
+    """
+    numbered = ((f"{name}:{number}", dict(row)) for number, row in enumerate(rows, start=1))
+    encoded = encode_examples(keep_readable(numbered, encoder.config, name).examples, encoder)
+    if encoded.dropped:
+        left_out = (encoded.dropped.total(), encoded.rows_in, list_counts(encoded.dropped))
+        logger.warning("%s: %d of %d rows left out: %s", name, *left_out)
+    if encoded.truncated:
+        logger.warning("%s: %d rows cut to %d tokens", name, encoded.truncated, encoder.config.max_length)
+    if not len(encoded):
+        text = f"{name}: all of its {encoded.rows_in} rows are left out. Expected at least one."
+        raise DataError("no_rows_left", text)
+    return list(encoded.pairs)
+
+
+def list_counts(dropped: Mapping[str, int]) -> str:
+    """Return the reasons for which rows were dropped, each with its number of rows."""
+    return ", ".join(f"{reason} {count}" for reason, count in dropped.items())
+
+
 def _encode_each(
-    examples: Iterable[Example], encoder: PairEncoder, config: DataConfig, account: EncodedPairs, marks: dict[str, bool]
+    examples: Iterable[Example], encoder: PairEncoder, account: EncodedPairs, marks: dict[str, bool]
 ) -> Iterator[tuple[int, Pair]]:
     """Check and yield place and pair of each example that is kept; count the others in `account`."""
     for place, example in enumerate(examples):
-        pair, fate = encode_one(example, encoder, config)
+        pair, fate = encode_one(example, encoder)
         if pair is None:
-            account.dropped[fate] = account.dropped.get(fate, 0) + 1
+            account.dropped[fate] += 1
             continue
         account.truncated += fate == "truncated"
         check_special_tokens(pair, example, encoder)
         yield place, mark(pair, marks)
 
 
-def encode_one(example: Example, encoder: PairEncoder, config: DataConfig) -> tuple[Pair | None, str]:
-    """Encode one example under the configured policies.
-
-    Returns:
-        The pair with `kept` or `truncated`; or None with the reason why the row is dropped.
+def encode_one(example: Example, encoder: PairEncoder) -> tuple[Pair | None, str]:
+    """Return the pair of an example with `kept` or `truncated`; or None with the reason why the row is dropped.
 
     Raises:
         DataError: If the policy for its fault is `error`, or if it cannot be encoded.
     """
+    config = encoder.config
     try:
         pair = encoder.encode(example)
     except EmptyViewError:
@@ -194,8 +220,8 @@ def encode_one(example: Example, encoder: PairEncoder, config: DataConfig) -> tu
 
 def mark(pair: Pair, marks: dict[str, bool]) -> Pair:
     """Return the pair with the fields that are false in `marks` set to false. No field is set to true."""
-    false = {name: False for name, value in marks.items() if not value}
-    return replace(pair, **false) if false else pair  # type: ignore[arg-type]
+    false: dict[str, Any] = {name: False for name, value in marks.items() if not value}
+    return replace(pair, **false) if false else pair
 
 
 def check_special_tokens(pair: Pair, example: Example, encoder: PairEncoder) -> None:
@@ -248,10 +274,9 @@ def check_labels(encoded: EncodedPairs, encoder: PairEncoder, jepa: JEPAConfig) 
 
 
 def check_system_messages(examples: Iterable[Example], encoder: PairEncoder) -> str | None:
-    """Check that no information is lost if the system messages are left out; return a sentence about it, or None.
+    """Return a sentence about the system message that is left out of chats without a chat template, or None.
 
-    This concerns only chats without a chat template. One system message for all rows says nothing about any of them.
-    But if it differs between rows, it is part of the question.
+    One system message for all rows says nothing about any of them. If it differs, it is part of the question.
 
     Raises:
         DataError: If system messages differ and `include_system` is false.
@@ -276,14 +301,12 @@ def check_system_messages(examples: Iterable[Example], encoder: PairEncoder) -> 
 
 
 def _overflow_text(example: Example, pair: Pair, max_length: int) -> str:
-    for name, ids in (("text", pair.text_view_ids), ("code", pair.code_view_ids)):
-        if len(pair) <= max_length and ids is not None and len(ids) > max_length:
-            return (
-                f"{example.source}: the {name} view apart from the row has {len(ids)} tokens, max_length is "
-                f"{max_length}. Raise max_length, or set on_overflow to drop or truncate."
-            )
-    return (
-        f"{example.source}: the row has {len(pair)} tokens (text {len(pair.text_ids)}, bridge "
-        f"{len(pair.bridge_ids)}, code with its end token {len(pair.code_ids)}), max_length is "
-        f"{max_length}. Raise max_length, or set on_overflow to drop or truncate."
+    found = (
+        f"row has {len(pair)} tokens (text {len(pair.text_ids)}, bridge {len(pair.bridge_ids)}, code with its end "
+        f"token {len(pair.code_ids)})"
     )
+    for name, ids in (("code", pair.code_view_ids), ("text", pair.text_view_ids)):
+        if len(pair) <= max_length and ids is not None and len(ids) > max_length:
+            found = f"{name} view apart from the row has {len(ids)} tokens"
+    advice = "Raise max_length, or set on_overflow to drop or truncate."
+    return f"{example.source}: the {found}, max_length is {max_length}. {advice}"

@@ -23,7 +23,7 @@ from .chat import remove_template_system
 from .checks import apply_duplicate_policy, apply_leak_policy, find_conflicts, find_leaks
 from .config import MAIN_TEST, DataConfig
 from .encode import PairEncoder
-from .encoded_pairs import EncodedPairs, check_labels, check_system_messages, encode_examples
+from .encoded_pairs import EncodedPairs, check_labels, check_system_messages, encode_examples, list_counts
 from .example import Example
 from .lazy_rows import Joined
 from .row_notes import is_chat, notes_on_rows
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 # At most one row in five is set aside for validation: a small file must keep rows to learn from.
 MOST_ASIDE = 5
+_REPORTED = ("leak", "duplicate", "to_validation")  # reasons that have notes of their own
 
 LabelViews = Callable[[Sequence[Example]], tuple[list[Example], dict[str, int]]]
 """Takes rows; returns those that are kept, with labels for the task, and the number of the others by reason."""
@@ -72,43 +73,6 @@ class LoadedData:
         return next(iter(self.tests.values()), EncodedPairs())
 
 
-@dataclass
-class _Split:
-    """The rows of one split while it is prepared, and counts of the rows that were left out."""
-
-    name: str
-    examples: Sequence[Example] = field(default_factory=list)
-    rows_in: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    untrained: str | None = None
-
-    @classmethod
-    def read(cls, name: str, file: str, config: DataConfig, part: str, limit: int | None = None) -> _Split:
-        """Read the rows of a file, or of the split `part` of a folder with several splits."""
-        return cls.of(name, read_examples(file, config, limit=limit, part=part))
-
-    @classmethod
-    def of(cls, name: str, result: ReadResult) -> _Split:
-        return cls(name, result.examples, result.rows_in, dict(result.dropped), result.notes, result.untrained)
-
-    def keep(self, examples: Sequence[Example], reason: str) -> None:
-        """Keep these examples only, and count the others under `reason`."""
-        if len(examples) < len(self.examples):
-            self.dropped[reason] = self.dropped.get(reason, 0) + len(self.examples) - len(examples)
-        self.examples = examples
-
-    def encode(self, encoder: PairEncoder, config: DataConfig, **marks: bool) -> EncodedPairs:
-        encoded = encode_examples(self.examples, encoder, config, **marks)
-        for reason, count in encoded.dropped.items():
-            self.dropped[reason] = self.dropped.get(reason, 0) + count
-        if self.rows_in and not len(encoded):
-            reasons = ", ".join(f"{reason} {count}" for reason, count in self.dropped.items())
-            text = f"The {self.name} rows are all left out ({reasons}); expected at least one."
-            raise DataError("no_rows_left", text)
-        return encoded
-
-
 def load_data(
     config: DataConfig,
     jepa: JEPAConfig,
@@ -134,24 +98,26 @@ def load_data(
         raise ConfigError("setting_missing", text)
     notes: list[str] = []  # the notes of reading the files were logged already
     splits, counts = _read_splits(config, notes)
-    train, views = splits["train"], splits.get("views", _Split("view"))
+    train, views = splits["train"], splits.get("views", ReadResult())
     if tokenizer is None:
         tokenizer = _make_tokenizer(config, Joined(train.examples, views.examples))
     if not config.template_system:
         remove_template_system(tokenizer, config.chat_template_kwargs)
     encoder = PairEncoder(tokenizer, config, jepa.jepa_split, jepa.jepa_views)
-    system_note = check_system_messages(
-        chain.from_iterable(split.examples for name, split in splits.items() if not name.startswith("views")), encoder
-    )
-    if system_note:
+    of_task = (split.examples for name, split in splits.items() if not name.startswith("views"))
+    if system_note := check_system_messages(chain.from_iterable(of_task), encoder):
         notes.append(system_note)
     views_encoder = _views_encoder(config, jepa, encoder, views) if "views" in splits else encoder
     encoders = {"views": views_encoder, "views_validation": views_encoder}
     if label_views is not None:
         views.examples, dropped = label_views(views.examples)
-        views.dropped |= dropped
+        views.dropped.update(dropped)
         encoders["views"] = encoder
-    encoded = _encode_splits(splits, config, encoders, encoder)
+    marks = {"train": {"use_jepa": config.task_views}, "views": {"use_ce": config.views_cross_entropy}}
+    encoded = {
+        name: encode_examples(split.examples, encoders.get(name, encoder), **marks.get(name, {}))
+        for name, split in splits.items()
+    }
     _check_encoded(splits, encoded, config, jepa, encoder, notes)
     for note in notes:
         logger.info(note)
@@ -171,36 +137,32 @@ def split_name(test_set: str, config: DataConfig) -> str:
     return MAIN_TEST if test_set == next(iter(config.tests)) else f"{MAIN_TEST}_{test_set}"
 
 
-def load_rows(file: str, config: DataConfig, encoder: PairEncoder, *, limit: int | None = None) -> EncodedPairs:
-    """Read and encode one more file for a run that exists, such as a test file of `evaluate`.
-
-    If the name is a folder or a data set with several splits, the test split is read.
+def load_rows(file: str, encoder: PairEncoder, *, limit: int | None = None) -> EncodedPairs:
+    """Read and encode one more file (or its test split) for a run that exists, such as a test file of `evaluate`.
 
     Rows that `on_broken` leaves out are counted in `rows_in` and `dropped` of the result.
     """
-    result = read_examples(file, config, limit=limit, part="test")
-    encoded = encode_examples(result.examples, encoder, config)
+    result = read_examples(file, encoder.config, limit=limit, part="test")
+    encoded = encode_examples(result.examples, encoder)
     encoded.rows_in = result.rows_in
-    encoded.dropped = {**result.dropped, **encoded.dropped}
+    encoded.dropped = result.dropped + encoded.dropped
     return encoded
 
 
-def _read_splits(config: DataConfig, notes: list[str]) -> tuple[dict[str, _Split], dict[str, int]]:
+def _read_splits(config: DataConfig, notes: list[str]) -> tuple[dict[str, ReadResult], dict[str, int]]:
     """Read and clean all splits; return them by their name in `LoadedData`, and counts of leaks and duplicates."""
-    train, validation = _Split.of("training", read_training(config)), _Split("validation")
+    train, validation = read_training(config), ReadResult()
     if config.validation_file is not None:
-        validation = _Split.read("validation", config.validation_file, config, "validation")
+        validation = read_examples(config.validation_file, config, part="validation")
     tests = {
-        split_name(name, config): _Split.read(
-            "test" if file == config.test_file else f"{name} test", file, config, "test", config.max_test_rows
-        )
+        split_name(name, config): read_examples(file, config, limit=config.max_test_rows, part="test")
         for name, file in config.tests.items()
-    } or {MAIN_TEST: _Split("test")}
+    } or {MAIN_TEST: ReadResult()}
     tested = Joined(*(test.examples for test in tests.values()))
     counts = _handle_leaks(train, validation, tested, config.on_leak, notes)
-    counts["duplicate_rows"] = _handle_duplicates(train, config.on_duplicate, notes)
+    counts["duplicate_rows"] = _handle_duplicates("train", train, config.on_duplicate, notes)
     if config.validation_file is None:
-        _set_validation_aside(train, validation, config.validation_size, notes)
+        validation = _set_validation_aside("train", train, config.validation_size, notes)
     splits = {"train": train, "validation": validation, **tests}
     if config.views_file is not None:
         views, views_validation, leaked = _read_views(config, Joined(validation.examples, tested), notes)
@@ -209,17 +171,15 @@ def _read_splits(config: DataConfig, notes: list[str]) -> tuple[dict[str, _Split
     return splits, counts
 
 
-def _encode_splits(
-    splits: dict[str, _Split], config: DataConfig, encoders: dict[str, PairEncoder], encoder: PairEncoder
-) -> dict[str, EncodedPairs]:
-    marks = {"train": {"use_jepa": config.task_views}, "views": {"use_ce": config.views_cross_entropy}}
-    return {
-        name: split.encode(encoders.get(name, encoder), config, **marks.get(name, {})) for name, split in splits.items()
-    }
+def _called(split: str) -> str:
+    """Return what messages call the rows of a split: "training", "NAME test", "view validation" and so on."""
+    if split.startswith(f"{MAIN_TEST}_"):
+        return f"{split.removeprefix(f'{MAIN_TEST}_')} {MAIN_TEST}"
+    return {"train": "training", "views": "view", "views_validation": "view validation"}.get(split, split)
 
 
 def _check_encoded(
-    splits: dict[str, _Split],
+    splits: dict[str, ReadResult],
     encoded: dict[str, EncodedPairs],
     config: DataConfig,
     jepa: JEPAConfig,
@@ -228,6 +188,10 @@ def _check_encoded(
 ) -> None:
     """Raise an error if the encoded rows cannot train what was requested, and note what a user may not expect."""
     for name, split in splits.items():
+        split.dropped += encoded[name].dropped
+        if split.rows_in and not len(encoded[name]):
+            text = f"The {_called(name)} rows are all left out ({list_counts(split.dropped)}); expected at least one."
+            raise DataError("no_rows_left", text)
         if split.untrained and not name.startswith(MAIN_TEST) and jepa.loss_on == "all":
             raise ConfigError(
                 "untrained_message",
@@ -235,21 +199,14 @@ def _check_encoded(
                 "trains every token of a row. Set loss_on=code, or remove the field.",
             )
         check_labels(encoded[name], encoder, jepa)
-        notes += _losses(split, encoded[name], config)
+        lost = {reason: count for reason, count in split.dropped.items() if reason not in _REPORTED}
+        if lost:
+            number = f"{sum(lost.values())} of {split.rows_in} {_called(name)} rows"
+            notes.append(f"{number} are left out: {list_counts(lost)}.")
+        if truncated := encoded[name].truncated:
+            notes.append(f"{truncated} {_called(name)} rows are cut to max_length={config.max_length} tokens.")
     _check_terms(encoded["train"], encoded.get("views"), config, jepa)
     notes += notes_on_rows(encoded["train"], encoded.get("views"), encoder, config, jepa)
-
-
-def _losses(split: _Split, encoded: EncodedPairs, config: DataConfig) -> list[str]:
-    """Return sentences about rows that were left out or cut, unless another note already reports them."""
-    notes = []
-    lost = {name: count for name, count in split.dropped.items() if name not in ("leak", "duplicate", "to_validation")}
-    if lost:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in lost.items())
-        notes.append(f"{sum(lost.values())} of {split.rows_in} {split.name} rows are left out: {reasons}.")
-    if encoded.truncated:
-        notes.append(f"{encoded.truncated} {split.name} rows are cut to max_length={config.max_length} tokens.")
-    return notes
 
 
 def _check_terms(train: EncodedPairs, views: EncodedPairs | None, config: DataConfig, jepa: JEPAConfig) -> None:
@@ -259,8 +216,8 @@ def _check_terms(train: EncodedPairs, views: EncodedPairs | None, config: DataCo
         DataError: If the term has no rows because of their `use_jepa`.
         ConfigError: If the term, or a view row, has nothing to train because of the settings.
     """
-    in_steps = views if views is not None and config.trains_view_rows else None
-    num_jepa = train.facts.num_jepa + (0 if in_steps is None else in_steps.facts.num_jepa)
+    in_steps = views if views is not None and config.trains_view_rows else EncodedPairs()
+    num_jepa = train.facts.num_jepa + in_steps.facts.num_jepa
     if jepa.has_term and len(train) and not num_jepa:
         if not config.task_views:
             raise ConfigError(
@@ -273,19 +230,18 @@ def _check_terms(train: EncodedPairs, views: EncodedPairs | None, config: DataCo
             f"None of the {len(train)} training rows has a JEPA term (use_jepa is false in all of them), but "
             f"jepa_lambda is {jepa.jepa_lambda}. Set use_jepa to true where the views match, or jepa_lambda to 0.",
         )
-    if in_steps is not None and not config.views_cross_entropy:
-        num_idle = len(in_steps) - in_steps.facts.num_jepa if jepa.has_term else len(in_steps)
-        if num_idle:
-            raise ConfigError(
-                "rows_train_nothing",
-                f"views_cross_entropy=false leaves {num_idle} of the {len(in_steps)} view rows nothing to train: they "
-                "have no JEPA term (jepa_lambda is 0, or the row's use_jepa is false). Set views_cross_entropy to "
-                "true, or views_ratio to 0 in this arm.",
-            )
+    num_idle = len(in_steps) - (in_steps.facts.num_jepa if jepa.has_term else 0)
+    if num_idle and not config.views_cross_entropy:
+        raise ConfigError(
+            "rows_train_nothing",
+            f"views_cross_entropy=false leaves {num_idle} of the {len(in_steps)} view rows nothing to train: they "
+            "have no JEPA term (jepa_lambda is 0, or the row's use_jepa is false). Set views_cross_entropy to "
+            "true, or views_ratio to 0 in this arm.",
+        )
 
 
 def _summarise(
-    splits: dict[str, _Split],
+    splits: dict[str, ReadResult],
     encoded: dict[str, EncodedPairs],
     counts: dict[str, int],
     config: DataConfig,
@@ -312,7 +268,7 @@ def _summarise(
 
 
 def _handle_leaks(
-    train: _Split, validation: _Split, tested: Sequence[Example], policy: str, notes: list[str]
+    train: ReadResult, validation: ReadResult, tested: Sequence[Example], policy: str, notes: list[str]
 ) -> dict[str, int]:
     """Apply `on_leak` to training (against validation and test) and to a validation file (against test)."""
     found = find_leaks(train.examples, tested)
@@ -324,10 +280,10 @@ def _handle_leaks(
     train.keep(kept, "leak")
     kept, num_validation = apply_leak_policy(validation.examples, tested, policy)
     validation.keep(kept, "leak")
-    for split, count, others in ((train, num_train, "validation or test"), (validation, num_validation, "test")):
+    for name, count, others in (("training", num_train, "validation or test"), ("validation", num_validation, "test")):
         if count:
             fate = "left out" if policy == "drop" else "kept: do not trust scores on them"
-            notes.append(f"{count} {split.name} rows have a pair that is in the {others} rows too; {fate}.")
+            notes.append(f"{count} {name} rows have a pair that is in the {others} rows too; {fate}.")
     return {
         "leaked_pairs": len(found.held_out_rows),
         "leaked_codes": found.num_codes,
@@ -336,37 +292,35 @@ def _handle_leaks(
     }
 
 
-def _handle_duplicates(split: _Split, policy: str, notes: list[str]) -> int:
+def _handle_duplicates(name: str, split: ReadResult, policy: str, notes: list[str]) -> int:
     kept, num_found = apply_duplicate_policy(split.examples, policy)
     split.keep(kept, "duplicate")
     if num_found:
         fate = "left out" if policy == "drop" else "kept"
-        notes.append(f"{num_found} {split.name} rows repeat an earlier one; {fate}.")
+        notes.append(f"{num_found} {_called(name)} rows repeat an earlier one; {fate}.")
     return num_found
 
 
-def _set_validation_aside(
-    train: _Split, validation: _Split, size: int, notes: list[str], key: str = "validation_size"
-) -> None:
-    most = len(train.examples) // MOST_ASIDE
-    kept, validation.examples = split_validation(train.examples, min(size, most))
-    found = validation.rows_in = len(validation.examples)
-    why = " Rows of one group stay together." if found < min(size, most) else ""
+def _set_validation_aside(name: str, split: ReadResult, size: int, notes: list[str]) -> ReadResult:
+    """Return the rows of a split that are set aside, and keep the others in it."""
+    most = len(split.examples) // MOST_ASIDE
+    kept, chosen = split_validation(split.examples, min(size, most))
+    why = " Rows of one group stay together." if len(chosen) < min(size, most) else ""
+    key = "validation_size" if name == "train" else f"{name}_validation_size"
     if size > most:
-        notes.append(
-            f"{key}={size} is more than a fifth of the {len(train.examples)} {train.name} rows; {found} are set "
-            f"aside.{why}"
-        )
+        whole = f"{len(split.examples)} {_called(name)} rows"
+        notes.append(f"{key}={size} is more than a fifth of the {whole}; {len(chosen)} are set aside.{why}")
     elif why:
-        notes.append(f"{found} {train.name} rows are set aside instead of {key}={size}.{why}")
-    train.keep(kept, "to_validation")
+        notes.append(f"{len(chosen)} {_called(name)} rows are set aside instead of {key}={size}.{why}")
+    split.keep(kept, "to_validation")
+    return ReadResult(chosen, len(chosen))
 
 
 def _read_views(
     config: DataConfig, held_out: Sequence[Example], notes: list[str]
-) -> tuple[_Split, _Split, dict[str, int]]:
+) -> tuple[ReadResult, ReadResult, dict[str, int]]:
     """Read and clean the view pairs; return those to train on, those set aside, and counts of leaks."""
-    views, validation = _Split.of("view", read_views(config)), _Split("view validation")
+    views = read_views(config)
     kept, num_texts = apply_views_leak_policy(views.examples, held_out, config.on_leak)
     views.keep(kept, "leak")
     if num_texts:
@@ -379,12 +333,12 @@ def _read_views(
     num_codes = len(find_views(views.examples, (row.code for row in held_out if row.code is not None)))
     if num_codes:
         notes.append(f"{num_codes} view rows have the code of a validation or test row for a view; kept.")
-    _handle_duplicates(views, config.on_duplicate, notes)
-    _set_validation_aside(views, validation, config.views_validation_size, notes, "views_validation_size")
+    _handle_duplicates("views", views, config.on_duplicate, notes)
+    validation = _set_validation_aside("views", views, config.views_validation_size, notes)
     return views, validation, {"leaked_view_rows": num_texts, "leaked_view_codes": num_codes}
 
 
-def _views_encoder(config: DataConfig, jepa: JEPAConfig, encoder: PairEncoder, views: _Split) -> PairEncoder:
+def _views_encoder(config: DataConfig, jepa: JEPAConfig, encoder: PairEncoder, views: ReadResult) -> PairEncoder:
     """Return the encoder of view rows. Its bridge shows the model that another view follows, not an answer.
 
     Raises:
@@ -412,11 +366,11 @@ def _views_encoder(config: DataConfig, jepa: JEPAConfig, encoder: PairEncoder, v
 def _make_tokenizer(config: DataConfig, train: Sequence[Example]) -> PreTrainedTokenizerBase:
     if config.tokenizer_name_or_path:
         return load_tokenizer(config.tokenizer_name_or_path)
-    return train_tokenizer(_views(train, config.include_system), config.vocab_size)
 
+    def texts() -> Iterator[str]:
+        for row in train:
+            if config.include_system and row.system:
+                yield row.system
+            yield from row.views
 
-def _views(examples: Sequence[Example], include_system: bool) -> Iterator[str]:
-    for example in examples:
-        if include_system and example.system:
-            yield example.system
-        yield from example.views
+    return train_tokenizer(texts(), config.vocab_size)

@@ -30,20 +30,26 @@ class ReadResult:
     """Examples of one file and what became of its other rows: `rows_in == len(examples) + sum(dropped)`.
 
     Attributes:
-        examples: The rows that could be read, in the order of the file; those of a large file stay in it.
+        examples: The rows that are kept, in the order of the file; those of a large file stay in it.
         rows_in: All rows, also those left out; blank lines are not rows.
-        dropped: Rows left out because of `on_broken: drop`, by reason.
+        dropped: Rows left out, by reason; after reading, those of `on_broken: drop`.
         form: The form of the file's rows.
         notes: Sentences about fields that are not read, or not as a user may expect.
         untrained: The first row with a message before the answer that is not to be trained on (`weight: 0`).
     """
 
-    examples: Sequence[Example]
-    rows_in: int
-    dropped: dict[str, int] = field(default_factory=dict)
+    examples: Sequence[Example] = field(default_factory=list)
+    rows_in: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
     form: RowForm | None = None
     notes: list[str] = field(default_factory=list)
     untrained: str | None = None
+
+    def keep(self, examples: Sequence[Example], reason: str) -> None:
+        """Keep these examples only, and count the others under `reason`."""
+        if lost := len(self.examples) - len(examples):
+            self.dropped[reason] += lost
+        self.examples = examples
 
 
 def read_examples(
@@ -70,16 +76,9 @@ def read_examples(
 def keep_readable(
     rows: Iterable[tuple[str, Content]], config: DataConfig, name: str, lines: MappedLines | None = None
 ) -> ReadResult:
-    """Return the examples of `(source, row)`; `on_broken` says what happens to rows that cannot be used.
+    """Return the examples of `(source, row)` as `read_examples` does.
 
-    Args:
-        rows: The rows, each with where it is from.
-        config: Column names and the policy for broken rows.
-        name: What messages call all of them.
-        lines: The file that the rows stay in; None if they are kept in memory.
-
-    Raises:
-        DataError: As `read_examples`.
+    Messages call all of the rows `name`. If they stay in a file, `lines` are its lines.
     """
     reader = ExampleReader(config)
     kept: list[Example] = []
@@ -114,7 +113,7 @@ def keep_readable(
     notes = reader.all_notes()
     for note in notes:
         logger.warning("%s", note)
-    return ReadResult(examples, rows_in, dict(dropped), reader.form, notes, reader.untrained)
+    return ReadResult(examples, rows_in, dropped, reader.form, notes, reader.untrained)
 
 
 def read_training(config: DataConfig) -> ReadResult:
@@ -132,8 +131,7 @@ def read_training(config: DataConfig) -> ReadResult:
             "rows_in_memory=false works with one file only, but train_file is a list. Put the files together, or "
             "remove rows_in_memory.",
         )
-    rows = ReadResult([], 0)
-    examples: list[Example] = []
+    rows, examples = ReadResult(), list[Example]()
     for file in config.train_files:
         limit = None if config.max_train_rows is None else config.max_train_rows - rows.rows_in
         if limit == 0:
@@ -149,13 +147,12 @@ def read_training(config: DataConfig) -> ReadResult:
                 "all files of train_file.",
             )
         examples += read.examples
-        dropped = {reason: rows.dropped.get(reason, 0) + count for reason, count in read.dropped.items()}
         rows = ReadResult(
             examples,
             rows.rows_in + read.rows_in,
-            rows.dropped | dropped,
+            rows.dropped + read.dropped,
             read.form,
-            [*rows.notes, *read.notes],
+            rows.notes + read.notes,
             rows.untrained or read.untrained,
         )
     return rows

@@ -216,7 +216,7 @@ def _all_rows(run: TrainedRun, config: AnalysisConfig) -> tuple[str, EncodedPair
         return config.file, run.rows(config.file)
     if config.split == "test":
         file = run.test_file()
-        return file, load_rows(file, run.data, run.encoder, limit=run.data.max_test_rows)
+        return file, load_rows(file, run.encoder, limit=run.data.max_test_rows)
     data = run.data_with_files()
     loaded = load_data(data, run.jepa.config, run.encoder.tokenizer)
     rows = loaded.validation if config.split == "validation" else loaded.train

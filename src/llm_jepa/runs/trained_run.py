@@ -72,7 +72,7 @@ class TrainedRun:
 
     def rows(self, file: str, limit: int | None = None) -> EncodedPairs:
         """Read and encode the rows of a file, or the first `limit` of them, as this run would."""
-        rows = load_rows(file, self.data, self.encoder, limit=limit)
+        rows = load_rows(file, self.encoder, limit=limit)
         for difference in self.context.differences(context_of(rows.examples, self.encoder), f"rows of {file}"):
             logger.warning(difference)
         return rows
@@ -98,7 +98,7 @@ class TrainedRun:
         for source, text in texts:
             sides = (text, FILLER) if side == "text" else (FILLER, text)
             rows.append(replace(self.context.labelled(*sides), source=source))
-        return encode_examples(rows, self.encoder, self.data)
+        return encode_examples(rows, self.encoder)
 
     def embed(self, rows: EncodedPairs, side: str, **options: Any) -> Tensor:
         """Return the embeddings of one side of some rows, (N, C); `options` are those of `embed_side`."""

@@ -10,8 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.encode import PairEncoder
-from llm_jepa.data.encoded_pairs import longest_part
-from llm_jepa.data.python_rows import encode_rows
+from llm_jepa.data.encoded_pairs import encode_rows, longest_part
 from llm_jepa.errors import ConfigError
 from llm_jepa.objective import LLMJEPA, JEPAConfig, Pair
 

@@ -197,7 +197,7 @@ def _tube(run: RunFolder) -> dict[str, Any]:
     trained = load_run(run.path)
     if not trained.data.tests:
         return {"stp_loss": None}
-    pairs = load_rows(trained.test_file(), trained.data, trained.encoder, limit=trained.data.max_test_rows).pairs
+    pairs = load_rows(trained.test_file(), trained.encoder, limit=trained.data.max_test_rows).pairs
     config = JEPAConfig(jepa_term="stp", jepa_lambda=1.0)
     jepa = LLMJEPA(trained.jepa.model, config, seed=0).eval()  # every process draws the same places of a row
     device = jepa.predictor.embedding.device
