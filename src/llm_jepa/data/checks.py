@@ -9,7 +9,6 @@ with the same question (text and system message equal after `str.strip()`) and a
 from __future__ import annotations
 
 import hashlib
-import logging
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -22,13 +21,8 @@ from llm_jepa.errors import DataError
 from .example import Example
 from .lazy_rows import Joined, StoredExamples, leave_out
 
-logger = logging.getLogger(__name__)
-
 NUM_SHOWN = 5
-KEY_BYTES = 16
-KEY_DTYPE = f"S{KEY_BYTES}"  # numpy can sort it; two values are equal if all bytes are
-
-PairKey = tuple[str, str | None]
+KEY_DTYPE = "S16"  # hashes of 16 bytes: numpy can sort them; two values are equal if all bytes are
 
 
 @dataclass(frozen=True)
@@ -59,8 +53,7 @@ class Leaks:
         num_normalised: Held-out rows that are in training if normalised; includes the exact ones.
         num_codes: Held-out rows whose code alone, stripped, is in training; includes the exact ones. For many tasks
             this is no fault: two questions can have one answer.
-        normalised: The first few held-out rows that are in training only if normalised, each with the first such
-            training row.
+        normalised: The first few held-out rows that are in training only if normalised, with the first such row there.
     """
 
     held_out_rows: list[int]
@@ -71,19 +64,19 @@ class Leaks:
     normalised: list[tuple[int, int]]
 
 
-def pair_key(example: Example) -> PairKey:
+def pair_key(example: Example) -> tuple[str, str | None]:
     """Return the key that is equal for two rows that are the same pair."""
     return example.text.strip(), None if example.code is None else example.code.strip()
 
 
 @dataclass(frozen=True)
 class RowKeys:
-    """The keys for comparing rows: hashes of 16 bytes for each row, so that a large file is not kept in memory.
+    """The keys for comparing rows: hashes (`KEY_DTYPE`) for each row, so that a large file is not kept in memory.
 
     Attributes:
-        pair: Hashes of `pair_key`, dtype S16. In practice, two different pairs never have the same hash.
+        pair: Hashes of `pair_key`. In practice, two different pairs never have the same hash.
         normalised: Hashes of the normalised key.
-        code: Hashes of the stripped code alone; for rows of one text, a hash that no code has.
+        code: Hashes of the stripped code alone; `NO_CODE` for rows of one text.
         question: Hashes of the stripped text and system message.
         question_normalised: The same, normalised.
     """
@@ -98,28 +91,21 @@ class RowKeys:
     def of(cls, examples: Sequence[Example]) -> RowKeys:
         """Read all examples. Examples that stay in their file keep the result, so that they are read only once."""
         if isinstance(examples, Joined):
-            return cls.join([cls.of(part) for part in examples.parts])
-        if isinstance(examples, StoredExamples):
-            if examples.row_keys is None:
-                examples.row_keys = cls._read(examples)
+            parts = [cls.of(part) for part in examples.parts]
+            return cls(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(cls)))
+        if isinstance(examples, StoredExamples) and examples.row_keys is not None:
             return examples.row_keys
-        return cls._read(examples)
-
-    @classmethod
-    def _read(cls, examples: Sequence[Example]) -> RowKeys:
         hashes: list[bytearray] = [bytearray() for _ in fields(cls)]
         for example in examples:
-            key, system = pair_key(example), (example.system or "").strip()
-            question = (normalise(example.text), normalise(system))
-            keys = (key, _normalised_key(example), (key[1],), (key[0], system), question)
-            for column, value in zip(hashes, keys, strict=True):
-                column.extend(hash_key(value))
-        return cls(*(np.frombuffer(each, KEY_DTYPE) for each in hashes))
-
-    @classmethod
-    def join(cls, parts: Sequence[RowKeys]) -> RowKeys:
-        """Return the keys of several lists, one after the other."""
-        return cls(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(cls)))
+            (text, code), system = pair_key(example), (example.system or "").strip()
+            near_text, near_code = normalise(text), None if code is None else normalise(code)
+            keys = ((text, code), (near_text, near_code), (code,), (text, system), (near_text, normalise(system)))
+            for column, key in zip(hashes, keys, strict=True):
+                column.extend(hash_key(key))
+        made = cls(*(np.frombuffer(each, KEY_DTYPE) for each in hashes))
+        if isinstance(examples, StoredExamples):
+            examples.row_keys = made
+        return made
 
     def take(self, places: Any) -> RowKeys:
         """Return the keys of the rows at these places."""
@@ -128,57 +114,56 @@ class RowKeys:
 
 def hash_key(key: Any) -> bytes:
     """Return a hash of 16 bytes of a key made of strings."""
-    return hashlib.blake2b(repr(key).encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+    return hashlib.blake2b(repr(key).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 NO_CODE = hash_key((None,))  # the hash of a row of one text
 
 
+def _find_first(keys: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places of the keys that are also in `known`, and the first place of each of them there."""
+    distinct, first = np.unique(known, return_index=True)
+    places = np.flatnonzero(np.isin(keys, distinct))
+    return places, first[np.searchsorted(distinct, keys[places])]
+
+
 def find_duplicates(examples: Sequence[Example]) -> Duplicates:
     """Find the rows that repeat an earlier one."""
     keys = RowKeys.of(examples)
-    _, first, number = np.unique(keys.pair, return_index=True, return_inverse=True)
-    first_of_row = first[number]
-    rows = np.flatnonzero(first_of_row != np.arange(len(first_of_row)))
-    _, first, number = np.unique(keys.normalised, return_index=True, return_inverse=True)
-    near = np.flatnonzero((first[number] != np.arange(len(number))) & (first_of_row == np.arange(len(number))))
+    places, firsts = _find_first(keys.pair, keys.pair)
+    _, firsts_near = _find_first(keys.normalised, keys.normalised)
+    repeats = firsts != places
+    only_near = np.flatnonzero((firsts_near != places) & ~repeats)[:NUM_SHOWN]
     return Duplicates(
-        rows.tolist(),
-        first_of_row[rows].tolist(),
-        num_normalised=len(keys.pair) - len(first),
-        normalised=[(int(row), int(first[number[row]])) for row in near[:NUM_SHOWN]],
+        places[repeats].tolist(),
+        firsts[repeats].tolist(),
+        num_normalised=int((firsts_near != places).sum()),
+        normalised=list(zip(only_near.tolist(), firsts_near[only_near].tolist(), strict=True)),
     )
 
 
 def find_leaks(train_rows: Sequence[Example], held_out_rows: Sequence[Example]) -> Leaks:
     """Find the held-out rows whose pair is also in the training rows."""
     train, held_out = RowKeys.of(train_rows), RowKeys.of(held_out_rows)
-    distinct, first = np.unique(train.pair, return_index=True)
-    leaked = np.flatnonzero(np.isin(held_out.pair, distinct))
-    has_code = held_out.code != NO_CODE
-    distinct_near, first_near = np.unique(train.normalised, return_index=True)
-    is_near = np.isin(held_out.normalised, distinct_near)
-    only_near = np.flatnonzero(is_near & ~np.isin(held_out.pair, distinct))[:NUM_SHOWN]
-    firsts_near = first_near[np.searchsorted(distinct_near, held_out.normalised[only_near])]
+    leaked, firsts = _find_first(held_out.pair, train.pair)
+    near, firsts_near = _find_first(held_out.normalised, train.normalised)
+    only_near = np.flatnonzero(~np.isin(near, leaked))[:NUM_SHOWN]
     return Leaks(
         held_out_rows=leaked.tolist(),
-        first_train_rows=first[np.searchsorted(distinct, held_out.pair[leaked])].tolist(),
+        first_train_rows=firsts.tolist(),
         train_rows=np.flatnonzero(np.isin(train.pair, held_out.pair)).tolist(),
-        num_normalised=int(is_near.sum()),
-        num_codes=int((np.isin(held_out.code, train.code) & has_code).sum()),
-        normalised=list(zip(only_near.tolist(), firsts_near.tolist(), strict=True)),
+        num_normalised=len(near),
+        num_codes=int((np.isin(held_out.code, train.code) & (held_out.code != NO_CODE)).sum()),
+        normalised=list(zip(near[only_near].tolist(), firsts_near[only_near].tolist(), strict=True)),
     )
 
 
 def find_conflicts(
     rows: Sequence[Example], others: Sequence[Example], *, normalised: bool = False
 ) -> list[tuple[int, int]]:
-    """Return the places of rows whose question another row has with another code, each with the first such place.
+    """Return the places of rows whose question one of the others has with another code, with the first such place.
 
-    Args:
-        rows: The rows to check.
-        others: The rows to compare them with: the same list, or another one.
-        normalised: Whether to compare normalised texts; codes are never normalised.
+    `others` may be the same list. `normalised` compares normalised texts; codes are never normalised.
     """
     keys, known = RowKeys.of(rows), RowKeys.of(others)
     asked, asked_before = (each.question_normalised if normalised else each.question for each in (keys, known))
@@ -186,9 +171,8 @@ def find_conflicts(
     questions, starts = np.unique(asked_before[order], return_index=True)
     ends = np.append(starts[1:], len(order))
     group = np.searchsorted(questions, asked)
-    is_known = np.isin(asked, questions)
     found = []
-    for place in np.flatnonzero(is_known & (keys.code != NO_CODE)).tolist():
+    for place in np.flatnonzero(np.isin(asked, questions) & (keys.code != NO_CODE)).tolist():
         same = order[starts[group[place]] : ends[group[place]]]
         other = same[(known.code[same] != keys.code[place]) & (known.code[same] != NO_CODE)]
         if len(other):
@@ -231,10 +215,6 @@ def apply_leak_policy(
             "also held-out rows. Expected none (on_leak=error). Remove them, or set on_leak=drop.",
         )
     return leave_out(train, found.train_rows) if policy == "drop" else train, len(found.train_rows)
-
-
-def _normalised_key(example: Example) -> PairKey:
-    return normalise(example.text), None if example.code is None else normalise(example.code)
 
 
 def normalise(text: str) -> str:

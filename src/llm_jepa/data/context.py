@@ -5,8 +5,9 @@ A model that always read "Answer with a regex." before a question was never trai
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
+from functools import reduce
 from typing import Any
 
 from llm_jepa.errors import ConfigError
@@ -41,11 +42,9 @@ class Context:
     @classmethod
     def of(cls, examples: Iterable[Example], *, is_chat: bool, include_system: bool) -> Context:
         """Return what these rows share; `include_system` matters only without a chat template."""
-        found: Context | None = None
-        for example in examples:
-            own = _of_one(example, cls(is_chat=is_chat, takes_system=is_chat or include_system))
-            found = own if found is None else _shared(found, own)
-        return _at_words(found or cls())
+        kind = cls(is_chat=is_chat, takes_system=is_chat or include_system)
+        each = (_of_one(example, kind) for example in examples)
+        return _at_words(reduce(_shared, each, next(each, cls())))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the context as values for JSON; `Context(**values)` makes the same one."""
@@ -86,12 +85,10 @@ class Context:
         notes = []
         if self.system_differs:
             notes.append("The training rows have different system messages; none is sent. Choose one with --system.")
-        for words, begins, has in (
-            (self.text_prefix, "begin", text.startswith(self.text_prefix)),
-            (self.text_suffix, "end", text.endswith(self.text_suffix)),
-        ):
-            if not has:
-                notes.append(f"All training texts {begins} with {words!r}, this one does not.")
+        if not text.startswith(self.text_prefix):
+            notes.append(f"All training texts begin with {self.text_prefix!r}, this one does not.")
+        if not text.endswith(self.text_suffix):
+            notes.append(f"All training texts end with {self.text_suffix!r}, this one does not.")
         return notes
 
     def differences(self, other: Context, rows: str) -> list[str]:
@@ -117,29 +114,24 @@ def _of_one(example: Example, kind: Context) -> Context:
 
 
 def _shared(one: Context, other: Context) -> Context:
-    turns = one.turns[: _num_shared(one.turns, other.turns)]
+    turns = _shared_start(one.turns, other.turns)
     is_whole = len(turns) == len(one.turns) == len(other.turns)
-    while (
-        turns and not is_whole and turns[-1]["role"] == "user"
-    ):  # its answer differs, and two questions cannot follow each other
-        turns.pop()
+    while turns and not is_whole and turns[-1]["role"] == "user":
+        turns.pop()  # its answer differs, and two questions cannot follow each other
     differs = one.system_differs or one.system != other.system
     return replace(
         one,
         system=None if differs else one.system,
         system_differs=differs,
         turns=turns,
-        text_prefix=one.text_prefix[: _num_shared(one.text_prefix, other.text_prefix)],
-        text_suffix=one.text_suffix[
-            len(one.text_suffix) - _num_shared(one.text_suffix[::-1], other.text_suffix[::-1]) :
-        ],
+        text_prefix=_shared_start(one.text_prefix, other.text_prefix),
+        text_suffix=_shared_start(one.text_suffix[::-1], other.text_suffix[::-1])[::-1],
     )
 
 
-def _num_shared(one: Sequence[Any], other: Sequence[Any]) -> int:
-    """Return the number of items, from the start, in which two sequences are the same."""
+def _shared_start(one: Any, other: Any) -> Any:
     least = min(len(one), len(other))
-    return next((place for place in range(least) if one[place] != other[place]), least)
+    return one[: next((place for place in range(least) if one[place] != other[place]), least)]
 
 
 def _at_words(context: Context) -> Context:

@@ -103,9 +103,7 @@ FINDINGS = (
 
 
 def check_files(train: str, test: str, config: DataConfig) -> dict[str, Any]:
-    """Compare a training file and a test file; nothing is changed.
-
-    If a name is a folder with several splits, its training split or test split is read.
+    """Compare a training file and a test file, or the splits of these names in folders.
 
     Returns:
         Counts of rows, as plain values for JSON:
@@ -142,12 +140,8 @@ def describe_findings(found: dict[str, Any]) -> list[tuple[str, str]]:
     if found["distinct_codes"]:
         share, in_test = found["commonest_code_share"], found["commonest_code_test_share"]
         codes = f"{found['distinct_codes']:,} distinct training codes; the commonest has {share:.2%} of the rows"
-        said.append(
-            (
-                codes,
-                f"Always to give that is right on {in_test:.2%} of the test rows. Compare scores with that.",
-            )
-        )
+        effect = f"Always to give that is right on {in_test:.2%} of the test rows. Compare scores with that."
+        said.append((codes, effect))
     return said
 
 
@@ -199,7 +193,6 @@ def _conflicts(rows: Sequence[Example], held_out: Sequence[Example]) -> dict[str
 
 
 def _codes(rows: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
-    """Return the number of distinct codes, and the share of the commonest in both files."""
     of_train, of_test = RowKeys.of(rows).code, RowKeys.of(held_out).code
     codes, first, counts = np.unique(of_train[of_train != NO_CODE], return_index=True, return_counts=True)
     if not len(codes):
@@ -214,7 +207,6 @@ def _codes(rows: Sequence[Example], held_out: Sequence[Example]) -> dict[str, An
 
 
 def _near(rows: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
-    """Return the findings of near-duplicates, and a note if there was no search for them, or not in all rows."""
     found: dict[str, Any] = dict.fromkeys(("near_rows", "near_test_rows", "near_test_rows_same_code", "near_note"))
     if not can_find_near():
         return found | {"first_near_rows": [], "first_near_test_rows": [], "near_note": INSTALL}
