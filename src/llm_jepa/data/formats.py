@@ -10,8 +10,10 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -52,7 +54,7 @@ def read_file(path: Path, label: str, *, name: str | None = None, separator: str
     ending, packing = split_ending(name or path.name)
     if ending not in FORMATS:
         raise DataError("unknown_format", f"{label}: {_unknown(ending + packing)}")
-    read = FORMATS[ending].read if separator is None else _table(separator).read
+    read = FORMATS[ending].read if separator is None else partial(_read_table, separator=separator)
     try:
         with _open(path, packing) as file:
             for number, row in read(file, label):
@@ -95,7 +97,7 @@ def check_ending(path: Path) -> None:
 
 
 def split_ending(name: str) -> tuple[str, str]:
-    """Return the ending for the format, and that for the compression. An unknown ending is returned as it is.
+    """Return the ending for the format, and that for the compression.
 
     >>> split_ending("rows.JSONL.gz"), split_ending("rows.csv"), split_ending("rows.gz"), split_ending("rows.txt")
     (('.jsonl', '.gz'), ('.csv', ''), ('', '.gz'), ('.txt', ''))
@@ -104,11 +106,6 @@ def split_ending(name: str) -> tuple[str, str]:
     packing = path.suffix if path.suffix in PACKINGS else ""
     ending = Path(path.name.removesuffix(packing)).suffix
     return (ending, packing) if ending not in UNPACKED or not packing else (ending + packing, "")
-
-
-def is_known(name: str) -> bool:
-    """Whether the end of a file's name says how its rows are read."""
-    return split_ending(name)[0] in FORMATS
 
 
 def _unknown(ending: str) -> str:
@@ -159,11 +156,8 @@ def _read_parquet(file: IO[bytes], label: str) -> Numbered:
 
     start = file.read(64)
     try:
-        number = 0
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
+        batches = pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=1024)
+        yield from enumerate(chain.from_iterable(batch.to_pylist() for batch in batches), start=1)
     except pyarrow.ArrowException as err:
         is_parquet = start.startswith(b"PAR1")
         hint = "" if is_parquet else describe_content(start).strip()
@@ -176,22 +170,12 @@ def _parquet(rows: Sequence[Content]) -> bytes:
     import pyarrow
     import pyarrow.parquet
 
-    with io.BytesIO() as file:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(cast(Any, rows)), file)
-        return file.getvalue()
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(cast(Any, rows)), file)
+    return file.getvalue()
 
 
-def _table(separator: str) -> Format:
-    def read(file: IO[bytes], label: str) -> Numbered:
-        return _read_table(file, label, separator)
-
-    def write(rows: Sequence[Content]) -> bytes:
-        return _cells(cast(Any, rows), separator)
-
-    return Format(read, write)
-
-
-def _read_table(file: IO[bytes], label: str, separator: str) -> Iterator[tuple[int, CsvRow | RowError]]:
+def _read_table(file: IO[bytes], label: str, *, separator: str) -> Numbered:
     """Yield the rows of a CSV file, each with the number of its first line."""
     csv.field_size_limit(MAX_LINE_BYTES)
     reader = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=separator)
@@ -226,19 +210,16 @@ def _check_head(names: Sequence[str], label: str) -> None:
         raise DataError("column_repeated", text)
 
 
-def _cells(rows: Sequence[Mapping[str, Any]], separator: str) -> bytes:
+def _table(content: Sequence[Content], *, separator: str) -> bytes:
+    rows = cast(Sequence[dict[str, Any]], content)
+    text = io.StringIO(newline="")
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with io.StringIO(newline="") as text:
-        writer = csv.DictWriter(text, names, delimiter=separator, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-        return text.getvalue().encode("utf-8")
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, str) or value is None:
-        return value
-    return json.dumps(value, ensure_ascii=False)
+    writer = csv.DictWriter(text, names, delimiter=separator, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        others = {name: value for name, value in row.items() if not isinstance(value, str | None)}
+        writer.writerow(row | {name: json.dumps(value, ensure_ascii=False) for name, value in others.items()})
+    return text.getvalue().encode("utf-8")
 
 
 PACKINGS = (".gz", ".zst")
@@ -247,7 +228,7 @@ FORMATS = {
     ".jsonl": Format(_read_lines, _lines),
     ".ndjson": Format(_read_lines, _lines),
     ".json": Format(_read_json, _array),
-    ".csv": _table(","),
-    ".tsv": _table("\t"),
+    ".csv": Format(partial(_read_table, separator=","), partial(_table, separator=",")),
+    ".tsv": Format(partial(_read_table, separator="\t"), partial(_table, separator="\t")),
     ".parquet": Format(_read_parquet, _parquet),
 }

@@ -18,7 +18,7 @@ from typing import Any
 from llm_jepa.errors import DataError, first_line
 from llm_jepa.files import expanded, nearest_file
 
-from .formats import FORMATS, PACKINGS, Content, is_known, read_file, split_ending
+from .formats import FORMATS, PACKINGS, Content, read_file, split_ending
 from .hub import not_downloaded, why_offline
 
 logger = logging.getLogger(__name__)
@@ -54,10 +54,7 @@ def local_path(name: str) -> Path:
 
 
 def local_files(name: str) -> list[Path]:
-    """Return the files that a name stands for on this disk, in order: one, all below a folder, or those of a pattern.
-
-    There is none for a name on the hub, or for a file that does not exist.
-    """
+    """Return the files that a name stands for on this disk: one, all below a folder, or those of a pattern."""
     path = local_path(name)
     if path.is_dir():
         return sorted(each for each in path.rglob("*") if each.is_file())
@@ -65,12 +62,11 @@ def local_files(name: str) -> list[Path]:
 
 
 def root_of(path: Path) -> Path:
-    """Return a folder itself; of a pattern, the folder that it starts from: everything before its first star."""
+    """Return a folder itself; of a pattern, the folder that it starts from."""
     return path if path.is_dir() else next(each for each in path.parents if not glob.has_magic(str(each)))
 
 
 def _matching(pattern: Path) -> list[Path]:
-    """Return the files that a pattern (`train-*.jsonl`) fits, in the order of their names."""
     if not glob.has_magic(str(pattern)):
         return []
     return [Path(name) for name in sorted(glob.glob(str(pattern), recursive=True)) if Path(name).is_file()]
@@ -156,7 +152,7 @@ def _find_rows(name: str, base: str, parts: list[str], part: str) -> tuple[str |
     logger.info("%s: the split %s is read; it has %s", name, split, ", ".join(splits))
     if folder.is_dir() and not config:
         _check_split_names(name, base, [_below(where, file) for file in files.get("train", [])], list(files))
-        _tell_of_others(name, where, {file for of in files.values() for file in of})
+        _warn_of_others(name, where, {file for of in files.values() for file in of})
     # Parquet files on the hub have types, and the library caches them for use without a network.
     kinds = tuple(kind for kind in FORMATS if folder.is_dir() or kind != ".parquet")
     if not _is_read_here(builder.config, files.get(split, []), kinds):
@@ -181,14 +177,11 @@ def _check_split_names(name: str, base: str, files: list[str], splits: list[str]
             )
 
 
-def _tell_of_others(name: str, where: str, files: set[str]) -> None:
+def _warn_of_others(name: str, where: str, files: set[str]) -> None:
     """Warn about files in a folder that seem to hold rows but belong to no split."""
-    others = sorted(
-        _below(where, str(path))
-        for path in Path(where).rglob("*")
-        if path.is_file() and is_known(path.name) and path.suffix != ".json" and str(path) not in files
-    )
-    if others:
+    unread = [path for path in Path(where).rglob("*") if path.is_file() and str(path) not in files]
+    with_rows = [path for path in unread if path.suffix != ".json" and split_ending(path.name)[0] in FORMATS]
+    if others := sorted(_below(where, str(path)) for path in with_rows):
         logger.warning("%s: files in no split, which are not read: %s", name, ", ".join(others))
 
 
@@ -202,7 +195,7 @@ def _iter_files(files: list[str], base: str, where: str, separator: str | None) 
 
 
 def _below(where: str, file: str) -> str:
-    """Return a file's path relative to its folder, or to its data set (`hf://datasets/owner/name@commit/...`)."""
+    """Return a file's path below its folder, or its data set (`hf://datasets/owner/name@commit/...`)."""
     if Path(where).is_dir():
         return Path(os.path.relpath(file, where)).as_posix()
     return file.partition("@")[2].partition("/")[2] or file
@@ -219,7 +212,7 @@ def _is_read_here(config: Any, files: list[str], kinds: Sequence[str]) -> bool:
 
 
 def _choose_config(name: str, base: str, where: str, parts: list[str]) -> tuple[str | None, list[str]]:
-    """Return the config of a data set that the name means (None: the only or default one), and the rest of the name."""
+    """Return the config that the name means (None: the only or default one), and the rest of the name."""
     import datasets
 
     configs = datasets.get_dataset_config_names(where)
@@ -241,8 +234,7 @@ def _choose_split(
 ) -> str:
     """Return the split that is named, or else the one for `part`; never another one instead.
 
-    `base` is the name without a split. `is_unnamed` says that the name of the only split comes from the library, not
-    from a file's name.
+    `is_unnamed`: the name of the only split comes from the library, not from a file's name.
     """
     listed = ", ".join(splits) or "none"
     if wanted:
@@ -250,17 +242,14 @@ def _choose_split(
             return wanted[0]
         text = f"{name}: there is no split {':'.join(wanted)!r}. The splits of {base}: {listed}."
         raise DataError("unknown_split", text)
-    found = next((split for split in SPLIT_NAMES[part] if split in splits), None)
-    others = {split for names in SPLIT_NAMES.values() for split in names}
-    if found is None and len(splits) == 1 and (is_unnamed or splits[0] not in others):
-        found = splits[0]
-    if found is None:
-        raise DataError(
-            "split_missing",
-            f"{name}: it has no {part} split. Its splits: {listed}. Name the one to read, such as "
-            f"{base}:{splits[0] if splits else part}.",
-        )
-    return found
+    for split in SPLIT_NAMES[part]:
+        if split in splits:
+            return split
+    if len(splits) == 1 and (is_unnamed or not any(splits[0] in names for names in SPLIT_NAMES.values())):
+        return splits[0]
+    example = f"{base}:{splits[0] if splits else part}"
+    text = f"{name}: it has no {part} split. Its splits: {listed}. Name the one to read, such as {example}."
+    raise DataError("split_missing", text)
 
 
 def looks_local(base: str) -> bool:
