@@ -70,7 +70,8 @@ def iter_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
     while raw := file.readline(MAX_LINE_BYTES + 1):
         number += 1
         if len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
-            _skip_line(file)
+            while raw and not raw.endswith(b"\n"):
+                raw = file.readline(2**20)
             yield number, None
             continue
         raw = raw.removeprefix(BOM)
@@ -90,11 +91,8 @@ def parse_line(raw: bytes | None) -> dict[str, Any]:
         RowError: With reason `too_long`, `encoding` or `json`; the text says what was found and expected.
     """
     if raw is None:
-        raise RowError(
-            "too_long",
-            "line_too_long",
-            f"the line is longer than {MAX_LINE_BYTES:,} bytes. Expected one JSON object per line.",
-        )
+        text = f"the line is longer than {MAX_LINE_BYTES:,} bytes. Expected one JSON object per line."
+        raise RowError("too_long", "line_too_long", text)
     try:
         line = raw.decode("utf-8")
     except UnicodeDecodeError as err:
@@ -103,12 +101,9 @@ def parse_line(raw: bytes | None) -> dict[str, Any]:
     try:
         row = _DECODER.decode(line)
     except json.JSONDecodeError as err:
-        hint = (
-            " A JSON array is read from a file that ends in .json: here, write one object per line."
-            if line.startswith("[")
-            else ""
-        )
-        hint = hint or describe_content(raw)
+        hint = describe_content(raw)
+        if line.startswith("["):
+            hint = " A JSON array is read from a file that ends in .json: here, write one object per line."
         text = f"not valid JSON: {_lower_first(err.msg)} at column {err.colno}.{hint}"
         raise RowError("json", "not_json", text) from None
     except (ValueError, RecursionError) as err:  # repeated keys, numbers of thousands of digits, deep nesting
@@ -121,10 +116,9 @@ def parse_line(raw: bytes | None) -> dict[str, Any]:
 def list_or_text(text: str) -> Any:
     """Return the list that a cell of a table holds as JSON, or the text as it is."""
     try:
-        value = _DECODER.decode(text.strip()) if text.lstrip().startswith("[") else text
+        return _DECODER.decode(text.strip()) if text.lstrip().startswith("[") else text
     except (ValueError, RecursionError):
         return text
-    return value
 
 
 def parse_array(raw: bytes, name: str) -> Iterator[dict[str, Any] | RowError]:
@@ -159,22 +153,16 @@ def text_of(value: Any, where: str) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as err:
-        raise RowError(
-            "characters",
-            "character_not_allowed",
-            f"{where} has half a surrogate pair (\\u{ord(value[err.start]):04x}) at place {err.start + 1}, "
-            "which is not a character.",
-        ) from None
+        half = f"half a surrogate pair (\\u{ord(value[err.start]):04x})"
+        text = f"{where} has {half} at place {err.start + 1}, which is not a character."
+        raise RowError("characters", "character_not_allowed", text) from None
     return value
 
 
 def describe_type(value: Any) -> str:
     """Name a JSON value's type in the words of JSON, for messages."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    names = {str: "a string", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    names = {type(None): "null", bool: "true or false", str: "a string", int: "a number", float: "a number"}
+    names |= {list: "a list", dict: "an object"}
     return names.get(type(value), f"a value of type {type(value).__name__}")
 
 
@@ -182,12 +170,6 @@ def _code_of(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "not_utf8"
     return error.code if isinstance(error, DataError) else "not_json"
-
-
-def _skip_line(file: IO[bytes]) -> None:
-    while block := file.readline(2**20):
-        if block.endswith(b"\n"):
-            return
 
 
 def _lower_first(text: str) -> str:

@@ -8,20 +8,19 @@ from typing import Any
 from llm_jepa.errors import DataError
 
 from .config import DataConfig
-from .json_lines import RowError, parse_line, text_of
-from .row_forms import detect_form
-from .sources import Content, iter_rows
+from .json_lines import RowError, text_of
+from .row_forms import detect_form, fields_of
+from .sources import iter_rows
 
 SIDES = ("text", "code")
-_PLACE = {"text": 0, "code": 1}  # the place of a side in a pair of columns
 
 
 def holds_pairs(file: str, config: DataConfig) -> bool:
     """Whether the first row of a file has both views."""
-    for source, content in iter_rows(file, "test"):
+    for _, content in iter_rows(file, "test"):
         try:
-            return detect_form(_row(source, content), config).kind != "text"
-        except RowError:
+            return detect_form(fields_of(content), config).kind != "text"
+        except RowError:  # `read_texts` reports it
             return False
     return False
 
@@ -39,15 +38,15 @@ def read_texts(file: str, side: str, config: DataConfig, column: str | None = No
         DataError: If the file is missing or has no row, or a row has no such text.
     """
     own = config.text_column if side == "text" else config.code_column
-    names = [own] if own else [columns[_PLACE[side]] for columns in config.PAIR_COLUMNS]
+    names = [own] if own else [columns[SIDES.index(side)] for columns in config.PAIR_COLUMNS]
     texts: list[tuple[str, str]] = []
     for source, content in iter_rows(file, "test"):
-        row = _row(source, content)
-        column = column or _column_of(row, names, source, side)
-        if column not in row:
-            text = f"{source}: found the fields {', '.join(row)}; expected {column}. Correct the row."
-            raise DataError("column_missing", text)
         try:
+            row = fields_of(content)
+            column = column or _column_of(row, names, source, side)
+            if column not in row:
+                text = f"{source}: found the fields {', '.join(row)}; expected {column}. Correct the row."
+                raise DataError("column_missing", text)
             texts.append((source, text_of(row[column], column)))
         except RowError as error:
             raise DataError(error.code, f"{source}: {error} Correct the row.") from None
@@ -55,15 +54,6 @@ def read_texts(file: str, side: str, config: DataConfig, column: str | None = No
         text = f"{file}: found no row at all. Expected rows with a column {' or '.join(names)}."
         raise DataError("file_empty", text)
     return texts
-
-
-def _row(source: str, content: Content) -> dict[str, Any]:
-    try:
-        if isinstance(content, RowError):
-            raise content
-        return content if isinstance(content, dict) else parse_line(content)
-    except RowError as error:
-        raise DataError(error.code, f"{source}: {error} Correct the row.") from None
 
 
 def _column_of(row: dict[str, Any], names: Sequence[str], source: str, side: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from .json_lines import RowError, describe_type, text_of
@@ -36,9 +36,9 @@ class Chat:
     turns: list[str]
     answer: str
     messages: list[dict[str, Any]]
-    has_untrained: bool = False
-    notes: dict[str, str] = field(default_factory=dict)
-    unread: list[str] = field(default_factory=list)
+    has_untrained: bool
+    notes: dict[str, str]
+    unread: list[str]
 
 
 def read_chat(messages: Any, column: str) -> Chat:
@@ -51,8 +51,9 @@ def read_chat(messages: Any, column: str) -> Chat:
     """
     if not isinstance(messages, list):
         raise RowError("type", "wrong_type", f"{column} holds {describe_type(messages)}, expected a list of messages.")
-    contents = [_check_message(message, f"{column}, message {place}") for place, message in enumerate(messages, 1)]
-    marks = [_mark(message, f"{column}, message {place}") for place, message in enumerate(messages, 1)]
+    places = [f"{column}, message {number}" for number in range(1, len(messages) + 1)]
+    contents = list(map(_check_message, messages, places))
+    marks = list(map(_mark, messages, places))
     roles = [message["role"] for message in messages]
     end = _end_of_answer(roles, marks)
     if end < len(roles) and roles[:end][-1:] != ["assistant"]:
@@ -116,17 +117,17 @@ def _check_message(message: Any, where: str) -> str:
         )
     if any(is_filled(message.get(name)) for name in _TOOLS):
         raise RowError("messages", "not_text", f"{where} calls tools, which no view can hold. Expected only text.")
-    for name in (*_MEDIA, *_MASKS):
-        if not is_filled(message.get(name)):
-            continue
-        if name in _MEDIA:
+    for name in _MEDIA:
+        if is_filled(message.get(name)):
             raise RowError("messages", "not_text", f"{where} has {name}, which no view can hold. Expected only text.")
-        raise RowError(
-            "messages",
-            "field_not_supported",
-            f"{where} has {name}, which different trainers read in different ways. Give a message that is not trained "
-            f"on weight 0, and remove {name}.",
-        )
+    for name in _MASKS:
+        if is_filled(message.get(name)):
+            raise RowError(
+                "messages",
+                "field_not_supported",
+                f"{where} has {name}, which different trainers read in different ways. Give a message that is not "
+                f"trained on weight 0, and remove {name}.",
+            )
     return text_of(message.get("content"), f"{where}, content")
 
 

@@ -75,9 +75,7 @@ class ExampleReader:
         Raises:
             RowError: If it cannot be used.
         """
-        if isinstance(content, RowError):
-            raise content
-        row = content if isinstance(content, dict) else parse_line(content)
+        row = fields_of(content)
         form = detect_form(row, self.config)
         if self.form is not None and form != self.form:
             raise RowError(
@@ -95,7 +93,9 @@ class ExampleReader:
         else:
             example = Example(text=views[0], code=views[1], source=source, **own)
         self._note_columns(row, form, source)
-        self._note_ends(example)
+        if any(view.strip() and view[-1].isspace() for view in example.views):
+            self._num_padded += 1
+            self._first_padded = self._first_padded or _short(source)
         if self.form is None:  # set last: a broken first row must not decide the form of the good rows after it
             self.form, self.form_source = form, source
         return example
@@ -128,26 +128,26 @@ class ExampleReader:
     def _note_columns(self, row: dict[str, Any], form: RowForm, source: str) -> None:
         read = {*form.columns, *OWN_COLUMNS, *SCORING_COLUMNS}
         for name, value in row.items():
-            if name in read or name in self._unread or f"column {name}" in self._notes:
-                continue
-            if not is_filled(value) and value is not False:
+            if name in read or not (is_filled(value) or value is False):
                 continue
             if name in _ADVICE:
-                self._notes[f"column {name}"] = f"{_short(source)}: the column {name} is not read. {_ADVICE[name]}"
+                note = f"{_short(source)}: the column {name} is not read. {_ADVICE[name]}"
+                self._notes.setdefault(f"column {name}", note)
             else:
                 self._unread[name] = None
 
-    def _note_ends(self, example: Example) -> None:
-        if any(view.strip() and view[-1].isspace() for view in example.views):
-            self._num_padded += 1
-            self._first_padded = self._first_padded or _short(example.source)
+
+def fields_of(content: Content) -> dict[str, Any]:
+    """Return the columns of a row as a file has it; a row that cannot be used is a RowError."""
+    if isinstance(content, RowError):
+        raise content
+    return content if isinstance(content, dict) else parse_line(content)
 
 
 def detect_form(row: Collection[str], config: DataConfig) -> RowForm:
     """Return the form of a row with these columns.
 
-    A column counts even if its value is null. Such a row is refused later, with its line. Otherwise a null would
-    silently turn a pair into a row of one text.
+    A column counts even if its value is null: otherwise a null would silently turn a pair into a row of one text.
 
     Raises:
         RowError: With reason `fields`, if no form fits.
@@ -192,7 +192,10 @@ def _read_views(row: dict[str, Any], form: RowForm) -> Chat | tuple[str, str | N
         is_cell = isinstance(row, CsvRow)
         return read_chat(list_or_text(values[0]) if is_cell else values[0], form.columns[0])
     if form.kind == "pair" and isinstance(values[0], list) and isinstance(values[1], list):
-        return _from_prompt_and_completion(values[0], values[1], form)
+        if (number := len(values[1])) != 1:
+            text = f"{form.columns[1]} holds {number} messages, expected one, of the assistant."
+            raise RowError("messages", "wrong_message_count", text)
+        return read_chat(values[0] + values[1], str(form))
     strings = [text_of(value, column) for value, column in zip(values, form.columns, strict=True)]
     for name in _REST_OF_QUESTION.get(form.columns[0], ()):
         if name not in form.columns and isinstance(row.get(name), str) and row[name].strip():
@@ -211,8 +214,8 @@ def _typed(row: CsvRow) -> dict[str, Any]:
     for name in SCORING_COLUMNS:
         if typed.get(name):
             typed[name] = list_or_text(typed[name])
-    if typed.get(USE_JEPA):
-        typed[USE_JEPA] = {"true": True, "false": False}.get(typed[USE_JEPA].lower(), typed[USE_JEPA])
+    if said := typed.get(USE_JEPA):
+        typed[USE_JEPA] = {"true": True, "false": False}.get(said.lower(), said)
     return typed
 
 
@@ -226,16 +229,6 @@ def _own_columns(row: dict[str, Any], form: RowForm) -> dict[str, Any]:
             raise RowError("type", "wrong_type", f"{name} holds {describe_type(value)}, expected true or false.")
     scoring = {name: row[name] for name in SCORING_COLUMNS if row.get(name) is not None and name not in form.columns}
     return {**own, "scoring": scoring} if scoring else own
-
-
-def _from_prompt_and_completion(prompt: list[Any], completion: list[Any], form: RowForm) -> Chat:
-    if len(completion) != 1:
-        raise RowError(
-            "messages",
-            "wrong_message_count",
-            f"{form.columns[1]} holds {len(completion)} messages, expected one, of the assistant.",
-        )
-    return read_chat(prompt + completion, str(form))
 
 
 def _short(source: str) -> str:
