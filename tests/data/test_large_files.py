@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llm_jepa.data import config as data_config
-from llm_jepa.data import json_lines, lazy_rows, rows
+from llm_jepa.data import json_lines, rows
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.digest import digest_rows
 from llm_jepa.data.encoded_pairs import StoredPairs
@@ -42,23 +42,16 @@ FILES = {
 }
 
 
-@pytest.fixture(params=[1, 3, 16, 4 * 2**20])
-def block_bytes(request, monkeypatch) -> int:
-    """Lines that end in another block than they began in, or in the one after it."""
-    monkeypatch.setattr(lazy_rows, "BLOCK_BYTES", request.param)
-    return request.param
-
-
 @pytest.mark.parametrize("name", FILES)
-def test_lines_by_number_are_the_lines_that_a_scan_reads(tmp_path, monkeypatch, block_bytes, name):
-    """Line numbers, bytes, blank lines, byte-order mark, cap: one rule for both ways to read, at any block size."""
+def test_lines_by_number_are_the_lines_that_a_scan_reads(tmp_path, monkeypatch, name):
+    """Line numbers, bytes, blank lines, byte-order mark, cap: one rule for both ways to read."""
     monkeypatch.setattr(json_lines, "MAX_LINE_BYTES", 40)
     path = tmp_path / "rows.jsonl"
     path.write_bytes(FILES[name])
     assert list(MappedLines(path)) == list(iter_lines(io.BytesIO(path.read_bytes())))
 
 
-def test_random_files_read_the_same_both_ways(tmp_path, monkeypatch, block_bytes):
+def test_random_files_read_the_same_both_ways(tmp_path, monkeypatch):
     """200 files of line breaks, blanks and letters in any order."""
     monkeypatch.setattr(json_lines, "MAX_LINE_BYTES", 8)
     draw, path = random.Random(0), tmp_path / "rows.jsonl"

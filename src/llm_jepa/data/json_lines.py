@@ -66,17 +66,21 @@ def iter_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
     The bytes are None for a line longer than `MAX_LINE_BYTES`. Line ends are removed, and a byte-order mark at the
     start of any line: files that were put together have one in the middle.
     """
-    number = 0
+    return ((number, raw) for number, _, raw in scan_lines(file))
+
+
+def scan_lines(file: IO[bytes]) -> Iterator[tuple[int, int, bytes | None]]:
+    """Yield number and bytes of lines as `iter_lines` does, with the place in the file where these bytes start."""
+    number, end = 0, 0
     while raw := file.readline(MAX_LINE_BYTES + 1):
-        number += 1
+        number, start, end = number + 1, end, end + len(raw)
         if len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
             while raw and not raw.endswith(b"\n"):
                 raw = file.readline(2**20)
-            yield number, None
-            continue
-        raw = raw.removeprefix(BOM)
-        if raw.strip():
-            yield number, raw.rstrip(b"\r\n")
+                end += len(raw)
+            yield number, start, None
+        elif (text := raw.removeprefix(BOM)).strip():
+            yield number, start + len(raw) - len(text), text.rstrip(b"\r\n")
 
 
 def describe_content(start: bytes) -> str:

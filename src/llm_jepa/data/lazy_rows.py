@@ -19,31 +19,21 @@ import numpy as np
 
 from llm_jepa.errors import DataError
 
-from . import json_lines
 from .config import DataConfig
 from .example import Example
-from .json_lines import BOM, RowError
+from .json_lines import RowError, scan_lines
 from .row_forms import ExampleReader
 
 Item = TypeVar("Item")
 
-BLOCK_BYTES = 4 * 2**20
-"""Bytes scanned together. Our choice: large enough that Python's overhead is negligible, small for any machine."""
-
-_ENTRY = np.dtype([("start", "<u8"), ("size", "<u4"), ("line", "<u4")])
-_unpack = struct.Struct("<QII").unpack  # reads one entry; numpy takes longer for a single one
+_ENTRY = struct.Struct("<QQI")  # of a line in the index: its number, where its bytes start, and how many there are
 _TOO_LONG = 2**32 - 1
-_NEWLINE = 0x0A
-_BLANKS = np.frombuffer(b" \t\r\n\v\f" + BOM[:1], np.uint8)  # a line may begin with a byte-order mark
 
 
 class MappedLines:
     """The lines of a file that are not blank, with the same values as from `iter_lines`, but in any order.
 
     A forked process can continue to read; a process that is started in another way makes its own index.
-
-    Args:
-        path: The file.
 
     Raises:
         DataError: If the file cannot be read, or (at any later read) has changed since it was indexed.
@@ -52,39 +42,33 @@ class MappedLines:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            self._file = os.open(self.path, os.O_RDONLY)
+            self._file = self.path.open("rb")
         except OSError as err:
             raise DataError("file_unreadable", f"{path}: cannot be read: {err.strerror or err}.") from err
         self._state = self._state_now()
         self._index_file = tempfile.TemporaryFile(prefix="llm-jepa-index-")  # noqa: SIM115 (needed as long as this object)
         self._num_lines = 0
-        for entries in self._scan():
-            self._index_file.write(entries.tobytes())
-            self._num_lines += len(entries)
+        for number, start, raw in scan_lines(self._file):
+            self._index_file.write(_ENTRY.pack(number, start, _TOO_LONG if raw is None else len(raw)))
+            self._num_lines += 1
         self._index_file.flush()
 
     def __len__(self) -> int:
         return self._num_lines
 
     def __getitem__(self, row: int) -> tuple[int, bytes | None]:
-        """Return line number, from 1, and bytes of a line; None for one longer than `MAX_LINE_BYTES`.
-
-        Raises:
-            DataError: If the file has changed since it was indexed.
-        """
+        """Return line number, from 1, and bytes of a line; None for one longer than `MAX_LINE_BYTES`."""
         if not -self._num_lines <= row < self._num_lines:
             raise IndexError(f"row {row} of {self._num_lines}")
-        entry = os.pread(self._index_file.fileno(), _ENTRY.itemsize, row % self._num_lines * _ENTRY.itemsize)
-        start, size, line = _unpack(entry)
+        entry = os.pread(self._index_file.fileno(), _ENTRY.size, row % self._num_lines * _ENTRY.size)
+        number, start, size = _ENTRY.unpack(entry)
         if self._state_now() != self._state:
             raise DataError(
                 "file_changed",
                 f"{self.path}: the file changed while it was in use. It must not change until the run ends. Wait until "
                 "nothing writes to it, or train on a copy.",
             )
-        if size == _TOO_LONG:
-            return line, None
-        return line, os.pread(self._file, size, start).removeprefix(BOM).rstrip(b"\r\n")
+        return number, None if size == _TOO_LONG else os.pread(self._file.fileno(), size, start)
 
     def named(self, name: str) -> Iterator[tuple[str, bytes | None]]:
         """Yield source and bytes of each line, as `iter_rows` does."""
@@ -95,49 +79,9 @@ class MappedLines:
     def __reduce__(self) -> tuple[Any, ...]:
         return MappedLines, (self.path,)
 
-    def __del__(self) -> None:
-        if hasattr(self, "_file"):
-            os.close(self._file)
-
     def _state_now(self) -> tuple[int, int]:
-        found = os.fstat(self._file)
+        found = os.fstat(self._file.fileno())
         return found.st_size, found.st_mtime_ns
-
-    def _scan(self) -> Iterator[np.ndarray]:
-        """Yield the entries of all lines that are not blank, block by block."""
-        line, start, at = 1, 0, 0  # the line that begins at `start`; what is before `at` has been scanned
-        while block := os.pread(self._file, BLOCK_BYTES, at):
-            characters = np.frombuffer(block, np.uint8)
-            ends = np.flatnonzero(characters == _NEWLINE) + at
-            starts = np.concatenate([[start], ends + 1])
-            if len(ends):
-                firsts = characters[np.clip(starts[:-1] - at, 0, len(block) - 1)]
-                firsts[0] = _NEWLINE if start < at else firsts[0]  # it began in an earlier block
-                yield self._entries(starts[:-1], ends, line, firsts)
-            line, start, at = line + len(ends), int(starts[-1]), at + len(block)
-        if start < at:  # no line break at the end of the file
-            yield self._entries(np.array([start]), np.array([at]), line, np.array([_NEWLINE]))
-
-    def _entries(self, starts: np.ndarray, ends: np.ndarray, line: int, firsts: np.ndarray) -> np.ndarray:
-        """Return the entries of lines from `starts` up to their line breaks at `ends`, without the blank ones.
-
-        `line` is the number of the first line; `firsts` are their first bytes, or a line break where it is unknown.
-        """
-        if line + len(starts) >= 2**32:
-            raise DataError("file_too_large", f"{self.path}: more than {2**32:,} lines. Split the file.")
-        entries = np.empty(len(starts), _ENTRY)
-        sizes = ends - starts
-        entries["start"], entries["line"] = starts, np.arange(line, line + len(starts))
-        entries["size"] = np.where(sizes > json_lines.MAX_LINE_BYTES, _TOO_LONG, sizes)
-        # A line can only be blank if its first byte is blank. So all first bytes are checked at once, then those lines.
-        maybe = np.isin(firsts, _BLANKS)
-        if line == 1:
-            maybe[0] = True
-        blank = [row for row in np.flatnonzero(maybe).tolist() if self._is_blank(*entries[row].item())]
-        return np.delete(entries, blank)
-
-    def _is_blank(self, start: int, size: int, line: int) -> bool:
-        return size != _TOO_LONG and not os.pread(self._file, size, start).removeprefix(BOM).strip()
 
 
 class LazySequence(Sequence[Item], Generic[Item]):

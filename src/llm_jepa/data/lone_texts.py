@@ -12,8 +12,6 @@ from .json_lines import RowError, text_of
 from .row_forms import detect_form, fields_of
 from .sources import iter_rows
 
-SIDES = ("text", "code")
-
 
 def holds_pairs(file: str, config: DataConfig) -> bool:
     """Whether the first row of a file has both views."""
@@ -38,7 +36,7 @@ def read_texts(file: str, side: str, config: DataConfig, column: str | None = No
         DataError: If the file is missing or has no row, or a row has no such text.
     """
     own = config.text_column if side == "text" else config.code_column
-    names = [own] if own else [columns[SIDES.index(side)] for columns in config.PAIR_COLUMNS]
+    names = [own] if own else [text if side == "text" else code for text, code in config.PAIR_COLUMNS]
     texts: list[tuple[str, str]] = []
     for source, content in iter_rows(file, "test"):
         try:
