@@ -166,10 +166,11 @@ class DataConfig:
             "on_leak": ("drop", "keep", "error"),
             "generate_test_phrasing": (*PHRASINGS, BOTH),
             "shuffle_rule": (SHUFFLE_RULE,),
+            "rows_in_memory": ("auto", True, False),
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
-                text = f"{name}={getattr(self, name)!r} is not one of: {', '.join(values)}."
+                text = f"{name}={getattr(self, name)!r} is not one of: {', '.join(map(str, values)).lower()}."
                 raise ConfigError("value_not_allowed", text)
         if self.generate_validation and self.validation_file is not None:
             raise ConfigError(
@@ -182,9 +183,6 @@ class DataConfig:
                 "value_out_of_range",
                 f"generate_colloquial_share={self.generate_colloquial_share} must be above 0 and at most 1.",
             )
-        if self.rows_in_memory not in ("auto", True, False):
-            text = f"rows_in_memory={self.rows_in_memory!r} is not one of: auto, true, false."
-            raise ConfigError("value_not_allowed", text)
         least_values = {"vocab_size": 259, "max_length": 4}
         least_values |= dict.fromkeys(("validation_size", "views_validation_size", "generate_validation"), 0)
         for name, least in least_values.items():
@@ -266,16 +264,9 @@ class DataConfig:
         if self.generate_views is not None and self.generate_views < 1:
             text = f"generate_views={self.generate_views} must be at least 1. For no view pairs, remove it."
             raise ConfigError("value_out_of_range", text)
-        unused = {
-            "generate_views": None,
-            "generate_test_phrasing": "plain",
-            "generate_validation": 0,
-            "generate_colloquial_share": 1.0,
-        }
-        for name, default in unused.items():
-            if self.generate_train is None and getattr(self, name) != default:
-                text = f"{name}={getattr(self, name)!r} needs generate_train. Set generate_train, or remove {name}."
-                raise ConfigError("setting_without_effect", text)
+        if self.generate_train is None:
+            self._refuse("generate_train", "generate_views", "generate_test_phrasing", "generate_validation")
+            self._refuse("generate_train", "generate_colloquial_share")
         says_all_plainly = self.generate_views is None and self.generate_test_phrasing == "plain"
         if self.generate_colloquial_share != 1 and says_all_plainly:
             raise ConfigError(
@@ -284,13 +275,16 @@ class DataConfig:
                 "or generate_test_phrasing=colloquial, or remove generate_colloquial_share.",
             )
         if self.views_file is None and self.generate_views is None:
-            for each in fields(self):
-                value = getattr(self, each.name)
-                if (each.name.startswith("views_") or each.name == "task_views") and value != each.default:
-                    text = f"{each.name}={value!r} needs views_file. Set views_file, or remove {each.name}."
-                    raise ConfigError("setting_without_effect", text)
+            self._refuse("views_file", "task_views", *(name for name in vars(self) if name.startswith("views_")))
         if not self.views_bridge:
             raise ConfigError("value_empty", "views_bridge is empty. Set it to a text between the views, or remove it.")
+
+    def _refuse(self, missing: str, *names: str) -> None:
+        """Refuse settings that need the missing one, if they are not at their defaults."""
+        for name in names:
+            if (value := getattr(self, name)) != getattr(DataConfig, name):
+                text = f"{name}={value!r} needs {missing}. Set {missing}, or remove {name}."
+                raise ConfigError("setting_without_effect", text)
 
     @property
     def trains_view_rows(self) -> bool:

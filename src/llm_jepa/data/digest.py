@@ -13,44 +13,30 @@ from llm_jepa.objective.pair import Pair
 from .sources import local_files, local_path, root_of
 
 
-class PairsDigest:
-    """The hash of encoded rows: two runs with the same hash train on the same tokens.
-
-    Pairs are added one at a time, in order. A field that no pair has (such as views of its own) does not change it.
-    """
-
-    def __init__(self) -> None:
-        self._sha256 = hashlib.sha256()
-
-    def add(self, pair: Pair) -> None:
-        """Add everything of a pair that training reads."""
-        for ids in (pair.text_ids, pair.bridge_ids, pair.code_ids, pair.other_code_ids or ()):
-            self._sha256.update(array("q", [len(ids), *ids]).tobytes())
-        own = {
-            "text_view": pair.text_view_ids,
-            "code_view": pair.code_view_ids,
-            "use_jepa": None if pair.use_jepa else False,
-            "use_ce": None if pair.use_ce else False,
-            "group": pair.group,
-        }
-        for name, value in own.items():
-            if value is not None:
-                self._sha256.update(f"{name} {value!r}\n".encode("utf-8", "surrogatepass"))
-
-    def hexdigest(self) -> str:
-        """Return the sha256 of all pairs so far."""
-        return self._sha256.hexdigest()
+def bytes_of(pair: Pair) -> bytes:
+    """Return everything of a pair that training reads. A field that it does not have changes nothing."""
+    parts = (pair.text_ids, pair.bridge_ids, pair.code_ids, pair.other_code_ids or ())
+    ids = b"".join(array("q", [len(part), *part]).tobytes() for part in parts)
+    own = {
+        "text_view": pair.text_view_ids,
+        "code_view": pair.code_view_ids,
+        "use_jepa": None if pair.use_jepa else False,
+        "use_ce": None if pair.use_ce else False,
+        "group": pair.group,
+    }
+    said = "".join(f"{name} {value!r}\n" for name, value in own.items() if value is not None)
+    return ids + said.encode("utf-8", "surrogatepass")
 
 
 def digest_rows(pairs: Sequence[Pair]) -> str:
-    """Return the sha256 of everything that training reads of the rows. Rows that stay on disk have it (`sha256`)."""
+    """Return the sha256 of all rows, by which two runs train on the same tokens. Rows that stay on disk have it."""
     known = getattr(pairs, "sha256", None)
     if known is not None:
         return known
-    digest = PairsDigest()
+    sha256 = hashlib.sha256()
     for pair in pairs:
-        digest.add(pair)
-    return digest.hexdigest()
+        sha256.update(bytes_of(pair))
+    return sha256.hexdigest()
 
 
 def data_fingerprint(files: Iterable[str | None]) -> dict[str, str]:

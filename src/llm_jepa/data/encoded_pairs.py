@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from array import array
 from collections import Counter
@@ -14,7 +15,7 @@ from llm_jepa.objective.config import JEPAConfig
 from llm_jepa.objective.layout import IGNORED, FusedCollator, Pair
 from llm_jepa.progress import tracked
 
-from .digest import PairsDigest
+from .digest import bytes_of
 from .encode import EmptyViewError, PairEncoder
 from .example import Example
 from .lazy_rows import Joined, LazySequence, StoredExamples
@@ -80,13 +81,11 @@ class StoredPairs(LazySequence[Pair]):
 
 @dataclass
 class EncodedPairs:
-    """Pairs of one split, the examples they came from, and what happened to the other rows.
-
-    Always `rows_in == len(pairs) + sum(dropped.values())`, and `pairs[i]` encodes `examples[i]`.
+    """Pairs of one split, and what happened to the other rows: `rows_in == len(pairs) + dropped.total()`.
 
     Attributes:
         pairs: Token ids, none longer than `max_length`.
-        examples: The texts, in the order of `pairs`.
+        examples: The texts that they encode, in the same order.
         rows_in: Examples before any was left out.
         dropped: Examples left out, by reason: `empty`, `overflow`.
         truncated: Pairs that were cut to `max_length`; they are among `pairs`.
@@ -143,13 +142,13 @@ def encode_examples(examples: Sequence[Example], encoder: PairEncoder, **marks: 
         encoded.pairs = [pair for _, pair in places_and_pairs]
         encoded.examples = [examples[place] for place, _ in places_and_pairs]
         return encoded
-    places, facts, digest = array("q"), PairFacts(), PairsDigest()
+    places, facts, sha256 = array("q"), PairFacts(), hashlib.sha256()
     for place, pair in kept:
         places.append(place)
         facts.add(pair)
-        digest.add(pair)
+        sha256.update(bytes_of(pair))
     encoded.examples = stored = examples.take(places)
-    encoded.pairs = StoredPairs(stored, encoder, facts, digest.hexdigest(), marks)
+    encoded.pairs = StoredPairs(stored, encoder, facts, sha256.hexdigest(), marks)
     return encoded
 
 
@@ -252,16 +251,15 @@ def check_labels(encoded: EncodedPairs, encoder: PairEncoder, jepa: JEPAConfig) 
     """Check on the first rows, with the layout of training, that the last label is the end token.
 
     If padding and end are the same token, a collator that hides padding by its id hides the end token too. Then the
-    rows are right, but the model never learns to stop. Nothing is checked if `train_end_token` is false.
+    rows are right, but the model never learns to stop.
 
     Raises:
         DataError: If the end token of a row is not under cross-entropy.
     """
-    rows = encoded.pairs[:_NUM_LABELLED]
-    if not rows or not jepa.train_end_token:
+    if not jepa.train_end_token:
         return
     collate = FusedCollator(replace(jepa, jepa_lambda=0.0, jepa_gamma=1.0), encoder.pad_id)
-    for pair, example in zip(rows, encoded.examples[:_NUM_LABELLED], strict=True):
+    for pair, example in zip(encoded.pairs[:_NUM_LABELLED], encoded.examples[:_NUM_LABELLED], strict=True):
         if not pair.use_ce:
             continue
         trained = [label for label in collate([pair]).labels.flatten().tolist() if label != IGNORED]

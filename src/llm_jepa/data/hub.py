@@ -20,8 +20,7 @@ SECONDS = 5
 def why_offline() -> str | None:
     """Return why the hub is not used, or None if it is.
 
-    If it does not answer, this process and those that it starts use only what was downloaded before, as with
-    HF_HUB_OFFLINE=1.
+    If it does not answer, this process and those that it starts have HF_HUB_OFFLINE=1 from then on.
     """
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set, so the hub is not used"
@@ -47,7 +46,7 @@ def not_downloaded(name: str, what: str) -> str | None:
 
 
 def _answers() -> bool:
-    """Whether the hub gives any answer in time. The limit includes finding its address, which has none itself."""
+    """Whether the hub gives any answer in time, which includes finding its address."""
     answers: list[object] = []
 
     def ask() -> None:

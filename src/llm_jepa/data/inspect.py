@@ -42,24 +42,13 @@ def inspect_rows(
 ) -> str:
     """Draw the first rows of a split, with a line about the lengths of all rows.
 
-    Args:
-        encoded: The rows.
-        tokenizer: Names the tokens.
-        jepa: Says which tokens are labelled, and where [PRED] is.
-        num_rows: How many rows to draw.
-        colour: Whether to colour the roles with ANSI codes. The labels give the same information.
+    `jepa` says which tokens are labelled, and where [PRED] is. `colour` colours the roles with ANSI codes.
     """
     drawn = [inspect_pair(pair, tokenizer, jepa, colour=colour) for pair in encoded.pairs[:num_rows]]
     return "\n\n".join([*drawn, describe_lengths(encoded.pairs)])
 
 
-def inspect_pair(
-    pair: Pair,
-    tokenizer: PreTrainedTokenizerBase,
-    jepa: JEPAConfig,
-    *,
-    colour: bool = False,
-) -> str:
+def inspect_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase, jepa: JEPAConfig, *, colour: bool = False) -> str:
     """Draw one row: its tokens by role, what is labelled, and where each view is read.
 
     Without colour it looks like this, positions from 0:
@@ -134,16 +123,16 @@ def wrap_words(words: Sequence[str], indent: int) -> list[str]:
     """Join words with spaces into lines of at most `WIDTH - indent` columns; a longer word is broken."""
     room = WIDTH - indent
     lines: list[str] = []
-    line: str | None = None
     for word in words:
-        if line is not None and display_width(line) + 1 + display_width(word) <= room:
-            line += " " + word
+        if lines and display_width(f"{lines[-1]} {word}") <= room:
+            lines[-1] += f" {word}"
             continue
-        if line is not None:
-            lines.append(line)
-        *full, line = _break(word, room)
-        lines += full
-    return lines if line is None else [*lines, line]
+        lines.append("")
+        for char in word:
+            if display_width(lines[-1] + char) > room:
+                lines.append("")
+            lines[-1] += char
+    return lines
 
 
 def display_width(text: str) -> int:
@@ -158,15 +147,6 @@ def _visible(char: str) -> str:
         return "⏎"
     # Our own two marks are escaped too if they are in the data, so that nothing shown has two meanings.
     return char if char.isprintable() and char not in "·⏎" else f"<U+{ord(char):04X}>"
-
-
-def _break(word: str, room: int) -> list[str]:
-    pieces = [""]
-    for char in word:
-        if display_width(pieces[-1] + char) > room:
-            pieces.append("")
-        pieces[-1] += char
-    return pieces
 
 
 def _labelled(label: str, words: list[str], *, colour: bool = False) -> list[str]:
@@ -189,13 +169,11 @@ def _pred_sentence(pair: Pair, documents: Sequence[Document], jepa: JEPAConfig) 
         return "none (jepa_k=0): Pred(x) = Enc(x)"
     sentences = []
     for document in documents:
-        if len(document.pred) == 0:
-            continue
-        place = f"x{len(document.pred)} at position {document.pred.start}"
-        if document.pred_leads:
-            sentences.append(f"{place}, before {_called(document, pair)}, in a document of their own")
-        else:
-            sentences.append(f"{place}, after {_called(document, pair)}, which is all it reads")
+        place, view = f"x{len(document.pred)} at position {document.pred.start}", _called(document, pair)
+        if len(document.pred) and document.pred_leads:
+            sentences.append(f"{place}, before {view}, in a document of their own")
+        elif len(document.pred):
+            sentences.append(f"{place}, after {view}, which is all it reads")
     return "; ".join(sentences)
 
 

@@ -47,8 +47,7 @@ class NearTexts:
         shingles = _shingles(text)
         minhash.update_batch([shingle.encode("utf-8", "surrogatepass") for shingle in shingles])
         candidates = sorted((self._places[other], other) for other in self._index.query(minhash) if other != text)
-        found = (where for where, other in candidates if _similar(shingles, _shingles(other)))
-        first = next(found, None)
+        first = next((where for where, other in candidates if _similar(shingles, _shingles(other))), None)
         if place is not None and text not in self._places:
             self._places[text] = place
             self._index.insert(text, minhash)
@@ -61,11 +60,9 @@ def find_near(train: Sequence[str], test: Sequence[str]) -> tuple[list[tuple[int
     Each comes with the place of that other text. The first `MOST_ROWS` of each are compared.
     """
     known = NearTexts()
-    in_train = [
-        (place, known.find(text, place)) for place, text in enumerate(tracked(train[:MOST_ROWS], "near", "rows"))
-    ]
-    in_test = [(place, known.find(text)) for place, text in enumerate(tracked(test[:MOST_ROWS], "near", "rows"))]
-    both = [[(place, other) for place, other in found if other is not None] for found in (in_train, in_test)]
+    in_train = [known.find(text, place) for place, text in enumerate(tracked(train[:MOST_ROWS], "near", "rows"))]
+    in_test = [known.find(text) for text in tracked(test[:MOST_ROWS], "near", "rows")]
+    both = [[(place, other) for place, other in enumerate(found) if other is not None] for found in (in_train, in_test)]
     return both[0], both[1]
 
 

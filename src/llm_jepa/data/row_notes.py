@@ -21,7 +21,7 @@ def notes_on_rows(
     train: EncodedPairs, views: EncodedPairs | None, encoder: PairEncoder, config: DataConfig, jepa: JEPAConfig
 ) -> list[str]:
     """Return sentences about the training rows, and about view rows if there is a file of them."""
-    return [
+    notes = [
         *_form(train, encoder, jepa),
         *_round_trips(train, encoder),
         *_terms(train, views, config, jepa),
@@ -29,8 +29,11 @@ def notes_on_rows(
         *_template_system(train, encoder),
         *_serving(train, encoder),
         *_open_tags(train, encoder),
-        *_end_tokens(jepa),
     ]
+    if not jepa.train_end_token:
+        answers = "answers will run to max_new_tokens"
+        notes.append(f"End tokens are not under cross-entropy (train_end_token: false): {answers}.")
+    return notes
 
 
 def is_chat(examples: Sequence[Example]) -> bool:
@@ -50,8 +53,8 @@ def _form(train: EncodedPairs, encoder: PairEncoder, jepa: JEPAConfig) -> Iterat
 
 def _round_trips(train: EncodedPairs, encoder: PairEncoder) -> Iterator[str]:
     """Find answers that change when they are encoded and decoded: no model could get them exactly right."""
-    both = zip(train.pairs, train.examples, strict=True)
-    sample = list(islice(((pair, example) for pair, example in both if example.code is not None), _NUM_SAMPLED))
+    both = (each for each in zip(train.pairs, train.examples, strict=True) if each[1].code is not None)
+    sample = list(islice(both, _NUM_SAMPLED))
     changed = sum(
         decode_ids(encoder.tokenizer, pair.code_ids[:-1]).strip() != encoder.answer(example).strip()
         for pair, example in sample
@@ -95,14 +98,12 @@ def _template_system(train: EncodedPairs, encoder: PairEncoder) -> Iterator[str]
     if encoder.chat is None or not is_chat(train.examples):
         return
     before, kept = encoder.chat.opening()
-    if before == kept:
-        return
     sample = list(islice(zip(train.pairs, train.examples, strict=True), _NUM_SAMPLED))
-    longer = [example for _, example in sample if example.system is None]
-    with_it, without = (len(encoder.tokenizer(each, add_special_tokens=False)["input_ids"]) for each in (before, kept))
-    added = with_it - without
-    share = added * len(longer) / sum(len(pair) for pair, _ in sample)
-    if longer:
+    num_longer = sum(example.system is None for _, example in sample)
+    if before != kept and num_longer:
+        whole, rest = encoder.tokenizer([before, kept], add_special_tokens=False)["input_ids"]
+        added = len(whole) - len(rest)
+        share = added * num_longer / sum(len(pair) for pair, _ in sample)
         yield (
             f"The chat template adds {added} tokens to a chat that has no system message: "
             f"{before.removesuffix(kept).strip()!r}. That is {share:.0%} of the tokens of the first {len(sample)} "
@@ -143,8 +144,3 @@ def _open_tags(train: EncodedPairs, encoder: PairEncoder) -> Iterator[str]:
             f"do not close it: servers will treat such an answer as the content of the tag. Write </{found[0]}> into "
             "the answers, or set chat_template_kwargs so that the template does not open it."
         )
-
-
-def _end_tokens(jepa: JEPAConfig) -> Iterator[str]:
-    if not jepa.train_end_token:
-        yield "End tokens are not under cross-entropy (train_end_token: false): answers will run to max_new_tokens."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 
 from llm_jepa.errors import DataError
@@ -16,11 +16,10 @@ from .lazy_rows import LazySequence
 
 
 def shuffle_code_views(pairs: Sequence[Pair], seed: int) -> Sequence[Pair]:
-    """Give each pair, for the JEPA term only, the code view of another pair.
+    """Give each pair, for the JEPA term only, the code view of another pair (`exchange`).
 
-    Rows, labels and order stay the same, so cross-entropy trains on exactly the same tokens. Only the match between
-    the views is broken (`exchange`). If no view is in more than half of the rows, no pair gets a view equal to its own;
-    otherwise `about_exchange` counts those that do. Pairs without a JEPA term (`use_jepa`) take no part.
+    Rows, labels and order stay the same, so cross-entropy trains on exactly the same tokens. Pairs without a JEPA term
+    (`use_jepa`) take no part.
 
     Args:
         pairs: The training pairs. If they stay on disk, their code views are kept in memory, four bytes per token.
@@ -42,12 +41,7 @@ def shuffle_code_views(pairs: Sequence[Pair], seed: int) -> Sequence[Pair]:
 
 @dataclasses.dataclass(eq=False, repr=False)
 class ShuffledPairs(LazySequence[Pair]):
-    """Pairs with the code views of others, made when they are requested.
-
-    Args:
-        pairs: The pairs.
-        others: By the place of a pair, the code view that it gets, with an end token after it.
-    """
+    """Pairs with the code views of `others`, by the place of a pair, which have an end token after them."""
 
     pairs: Sequence[Pair]
     others: Mapping[int, array]
@@ -71,10 +65,6 @@ def exchange(codes: Sequence[Hashable], seed: int) -> list[int]:
     It is a random permutation. Each code that was replaced by an equal one is then swapped with a random partner, so
     that both get a different code. Nothing in a code, such as its beginning or its length, shows which one replaces it.
     If more than half of the codes are equal, some must be replaced by an equal one: as few as possible.
-
-    Args:
-        codes: Anything that can be compared and hashed; equal ones count as one code.
-        seed: Seed of the random numbers.
 
     Raises:
         DataError: If there are fewer than two different codes.
@@ -110,17 +100,14 @@ REPEATED = 0.02
 def about_exchange(pairs: Sequence[Pair], shuffled: Sequence[Pair], rows: str) -> list[str]:
     """Return what weakens an exchange: rows that keep their code, repeated codes, rows that stay in their group.
 
-    Args:
-        pairs: The pairs before the exchange.
-        shuffled: The pairs after it.
-        rows: What messages call them ("training rows").
+    Messages call the pairs `rows`, such as "training rows".
     """
     sizes: Counter[tuple[int, ...]] = Counter()
-    groups: dict[tuple[int, ...], set[str | None]] = {}
+    groups = defaultdict[tuple[int, ...], set[str | None]](set)
     for pair in pairs:
         if pair.use_jepa:
             sizes[tuple(pair.code_view)] += 1
-            groups.setdefault(tuple(pair.code_view), set()).add(pair.group)
+            groups[tuple(pair.code_view)].add(pair.group)
     kept = in_group = 0
     for one, two in zip(pairs, shuffled, strict=True):
         if one.use_jepa:

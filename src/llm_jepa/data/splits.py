@@ -24,15 +24,9 @@ def split_validation(
 ) -> tuple[Sequence[Example], Sequence[Example]]:
     """Set `size` rows aside; return `(training rows, validation rows)`, each in the order of the file.
 
-    Rows of one pair, and rows of one `group`, stay together, so no validation pair is ever trained on.
-    Which pairs are chosen depends only on the pairs: not on a run's seed, nor on the order of the rows. Adding rows
-    to a file moves few others from one side to the other.
-
-    Args:
-        examples: Training rows.
-        size: Rows to set aside; 0 sets none aside. Fewer are set aside only if the rows of one pair or group, which
-            stay together, would exceed it.
-        seed: Another seed chooses other pairs.
+    Rows of one pair, and rows of one `group`, stay together, so no validation pair is ever trained on; fewer rows are
+    set aside if they would exceed `size`. Which pairs are chosen depends only on the pairs and `seed`, not on the order
+    of the rows. Adding rows to a file moves few others from one side to the other.
 
     Raises:
         DataError: If no row would be left for training.
@@ -66,8 +60,7 @@ def split_file(
     """Write rows as a training file and a test file in `out`, in the same order and format.
 
     `pairs.csv` becomes `train.csv` and `test.csv`; several files, folders and data sets become `.jsonl`. Lines of JSON
-    are written unchanged. Rows of one pair, and of one `group`, stay together: no test pair is in the training
-    file.
+    are written unchanged. Rows of one pair, and of one `group`, stay together.
 
     Args:
         file: The rows: any name that `train_file` takes, and any form.
@@ -109,20 +102,19 @@ def split_file(
 
 
 def _ranks(examples: Sequence[Example], seed: int) -> np.ndarray:
-    """Return 16 bytes for each row, equal for rows that stay together. Rows are chosen in the order of these."""
-    # A hash orders the pairs at random, like a shuffle, but the rank of a pair does not depend on the other rows.
-    ranks = bytearray()
+    """Return 16 bytes for each row, equal for rows that share a pair or a group, directly or through other rows.
+
+    A hash orders the pairs at random, like a shuffle, but the rank of a pair does not depend on the other rows.
+    """
+    hashes = bytearray()
     groups: dict[int, str] = {}
     for place, example in enumerate(examples):
-        ranks += hash_key((seed, pair_key(example)))
+        hashes += hash_key((seed, pair_key(example)))
         if example.group is not None:
             groups[place] = example.group
-    of_pairs = np.frombuffer(ranks, KEY_DTYPE)
-    return _join_groups(of_pairs, groups, seed) if groups else of_pairs
-
-
-def _join_groups(ranks: np.ndarray, groups: dict[int, str], seed: int) -> np.ndarray:
-    """Give one rank (that of a group) to all rows that share a pair or a group, directly or through other rows."""
+    ranks = np.frombuffer(hashes, KEY_DTYPE)
+    if not groups:
+        return ranks
     parent: dict[bytes, bytes] = {}
 
     def root(name: bytes) -> bytes:

@@ -7,6 +7,7 @@ an answer. All code that encodes a view uses `encode_text`, or `PlainText`, whic
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import logging
 from collections.abc import Collection, Iterable
@@ -22,8 +23,7 @@ from .hub import not_downloaded, why_offline
 
 logger = logging.getLogger(__name__)
 
-PAD_TOKEN, END_TOKEN, SEP_TOKEN = "<|pad|>", "<|end|>", "<|sep|>"
-SPECIAL_TOKENS = (PAD_TOKEN, END_TOKEN, SEP_TOKEN)  # ids 0, 1, 2
+SPECIAL_TOKENS = PAD_TOKEN, END_TOKEN, SEP_TOKEN = ("<|pad|>", "<|end|>", "<|sep|>")  # ids 0, 1, 2
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
 """All bytes and the special tokens: with these, any text can be encoded and decoded without loss."""
 
@@ -33,10 +33,7 @@ _GENERIC_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE on these texts. It is lossless for every text. Equal texts give an equal tokenizer.
 
-    Args:
-        texts: The views of the training rows, and nothing from the test rows.
-        vocab_size: Size of the vocabulary, special tokens and the 256 bytes included. The tokenizer is smaller if the
-            texts are too few or too short for that many tokens.
+    `vocab_size` includes the special tokens and the 256 bytes. The tokenizer is smaller if the texts have fewer tokens.
 
     Raises:
         ConfigError: If `vocab_size` cannot hold all bytes and the special tokens.
@@ -104,17 +101,12 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
 
 
 def check_tokenizer_fits(tokenizer: PreTrainedTokenizerBase, vocab_rows: int) -> None:
-    """Check that every id of the tokenizer has a row in the model's embedding.
-
-    Args:
-        tokenizer: The tokenizer that will encode the data.
-        vocab_rows: Rows of the model's embedding matrix.
+    """Check that every id of the tokenizer has a row in the model's embedding, which has `vocab_rows`.
 
     Raises:
         ConfigError: If an id is too large. The model would fail, or on some devices read beyond its table.
     """
-    vocab = tokenizer.get_vocab()
-    token, top = max(vocab.items(), key=lambda item: item[1])
+    token, top = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if top >= vocab_rows:
         raise ConfigError(
             "vocabulary_too_large",
@@ -132,19 +124,18 @@ class PlainText:
     """Encodes a user's texts, in which the name of a control token is plain letters.
 
     The tokenizer itself can do that for special tokens. But it recognises a token that was added as a word
-    (`special=False`) in any text, even if that token ends a turn. Then a copy of the tokenizer is used in which the
-    token is special. The copy is made when it is first needed.
-
-    Args:
-        tokenizer: The tokenizer.
-        names: Names of tokens that must never come from a text. Special tokens need not be listed.
+    (`special=False`) in any text, even if that token ends a turn. If one of these `names` is found so, a copy of the
+    tokenizer is used in which they are special.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, names: Iterable[str]) -> None:
         self.tokenizer = tokenizer
         self._names = frozenset(names)
         self._ids = frozenset(index for name, index in tokenizer.get_added_vocab().items() if name in self._names)
-        self._strict: PreTrainedTokenizerBase | None = None
+
+    @functools.cached_property
+    def _strict(self) -> PreTrainedTokenizerBase:
+        return with_special(self.tokenizer, self._names)
 
     def __call__(self, text: str) -> list[int]:
         """Return the ids of a text.
@@ -153,11 +144,7 @@ class PlainText:
             DataError: If the text has such a name, and the tokenizer cannot be changed.
         """
         ids = encode_text(self.tokenizer, text)
-        if self._ids.isdisjoint(ids):
-            return ids
-        if self._strict is None:
-            self._strict = with_special(self.tokenizer, self._names)
-        return encode_text(self._strict, text)
+        return ids if self._ids.isdisjoint(ids) else encode_text(self._strict, text)
 
 
 def with_special(tokenizer: PreTrainedTokenizerBase, names: Collection[str]) -> PreTrainedTokenizerBase:

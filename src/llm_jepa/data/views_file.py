@@ -47,8 +47,7 @@ def apply_views_leak_policy(
 ) -> tuple[Sequence[Example], int]:
     """Apply `on_leak` to the pairs; return those that are kept, and how many have the text of a held-out row as a view.
 
-    Such a pair does not reveal a label. But the model would have read the question in training, and learned to embed it
-    like its other phrasing. A new question has no such advantage.
+    Such a pair does not reveal a label, but the model would have learned to embed the question like its other phrasing.
 
     Raises:
         DataError: If the policy is `error` and there is such a pair.
