@@ -7,9 +7,10 @@ import logging
 import pytest
 
 from llm_jepa.data.config import DataConfig
+from llm_jepa.data.context import Context
 from llm_jepa.data.encode import PairEncoder
 from llm_jepa.data.encoded_pairs import encode_examples
-from llm_jepa.data.example import Example, prompt_example
+from llm_jepa.data.example import Example
 from llm_jepa.errors import ConfigError
 
 NEEDLE = "<|im_end|>"
@@ -98,7 +99,7 @@ def test_generation_stops_at_the_end_of_the_turn_or_of_the_text(chat_tokenizer):
 def test_a_prompt_without_answer_is_rendered_like_a_rows(chat_tokenizer):
     """`generate RUN "text"` must ask as training did."""
     encoder = PairEncoder(chat_tokenizer, DataConfig())
-    asked = encoder.encode_prompt(prompt_example("q", system="s", chat=True))
+    asked = encoder.encode_prompt(Context(is_chat=True, system="s").ask("q"))
     assert asked == encoder.encode_prompt(make_chat("q", "a", system="s"))
 
 

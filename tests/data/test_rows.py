@@ -12,7 +12,8 @@ import pytest
 
 from llm_jepa.data import formats, json_lines, sources
 from llm_jepa.data.config import DataConfig
-from llm_jepa.data.example import Example, prompt_example
+from llm_jepa.data.context import Context
+from llm_jepa.data.example import Example
 from llm_jepa.data.rows import read_examples
 
 PAIR = {"text": "lines with a dog", "code": ".*dog.*"}
@@ -112,8 +113,8 @@ def test_a_folder_that_datasets_saved_is_read(tmp_path):
 
 def test_a_prompt_needs_no_answer():
     """`generate` has a question only; as a chat if the model was trained on chats."""
-    assert prompt_example("q").messages is None
-    assert [m["role"] for m in prompt_example("q", system="s", chat=True).messages or []] == ["system", "user"]
+    assert Context().ask("q").messages is None
+    assert [m["role"] for m in Context(is_chat=True, system="s").ask("q").messages or []] == ["system", "user"]
 
 
 # Bytes

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from llm_jepa.data.config import DataConfig
+from llm_jepa.data.context import Context
 from llm_jepa.data.encode import PairEncoder
 from llm_jepa.data.encoded_pairs import encode_examples
-from llm_jepa.data.example import Example, prompt_example
+from llm_jepa.data.example import Example
 from llm_jepa.data.inspect import inspect_rows
 from llm_jepa.data.rows import read_examples
 from llm_jepa.data.tokenizer import encode_text
@@ -93,7 +94,7 @@ def test_a_query_is_encoded_as_the_text_view_of_a_row(chat_tokenizer):
     for kind in ("prefix", "rendered"):
         encoder = PairEncoder(chat_tokenizer, DataConfig(), jepa_views=kind)
         row = encoder.encode(Example("a dog", "x", None, [{"role": "user", "content": "a dog"}, CHAT[2]]))
-        asked = encoder.encode_query(prompt_example("a dog", chat=True), [5, 1])
+        asked = encoder.encode_query(Context(is_chat=True).ask("a dog"), [5, 1])
         assert (asked.text_ids, asked.text_view_ids) == (row.text_ids, row.text_view_ids)
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from llm_jepa.data.context import Context
 from llm_jepa.data.encode import PairEncoder
-from llm_jepa.data.example import Example, prompt_example
+from llm_jepa.data.example import Example
 from llm_jepa.evaluation.evaluate import answer
 from llm_jepa.files import read_json_lines
 from llm_jepa.runs.build_trainer import build_trainer
@@ -230,7 +230,7 @@ def test_a_plain_run_rewrites_the_question_and_answers_what_it_wrote(settings, h
     limit = replace(teacher.evaluation, max_new_tokens=longest + 16)
     assert limit.max_new_tokens > teacher.evaluation.max_new_tokens
     for record in records:
-        asked = prompt_example(record["text"])
+        asked = Context().ask(record["text"])
         (rewritten,) = answer(teacher.jepa, encoder, [asked], limit)
         assert rewritten == record["rewritten"]
         assert teacher.generate(rewritten if rewritten.strip() else record["text"]) == record["output"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from llm_jepa.errors import ConfigError
 
-from .example import Example, prompt_example
+from .example import Example
 
 Message = dict[str, Any]
 
@@ -71,7 +71,8 @@ class Context:
 
     def ask(self, text: str) -> Example:
         """Return a row without an answer, in which a text is asked in the same way as in training."""
-        return prompt_example(text, system=self.system, chat=self.is_chat, turns=self.turns)
+        messages = [*self.messages, {"role": "user", "content": text}] if self.is_chat else None
+        return Example(text=text, code="", system=self.system, messages=messages, source="prompt")
 
     def labelled(self, text: str, answer: str) -> Example:
         """Return a row with an answer, in which a text is asked in the same way as in training."""

@@ -226,12 +226,7 @@ class PairEncoder:
         return replace(pair, text_ids=text_ids, code_ids=[*pair.code_ids[:num_code], pair.code_ids[-1]])
 
     def encode_text_view(self, example: Example) -> tuple[list[int], list[int]]:
-        """Return the ids of the text view, and of the bridge after it; the example's code is not read.
-
-        Raises:
-            EmptyViewError: If the text is empty or blank.
-            DataError: If the row is a chat that cannot be rendered.
-        """
+        """Return the ids of the text view, and of the bridge after it, with the errors of `encode`."""
         if not example.text.strip():
             raise _empty(example, "text")
         if (chat := self._template_of(example)) is not None:

@@ -128,7 +128,7 @@ def encode_examples(examples: Sequence[Example], encoder: PairEncoder, **marks: 
     """Encode examples under the encoder's policies for empty and over-long rows, and check the result.
 
     Rows that stay on disk are encoded once, to check them; only their lengths and hash are kept.
-    `marks` are fields that all pairs get, such as `use_ce=False`. A row that has `use_jepa` false keeps it.
+    `marks` are fields that all pairs get, such as `use_ce=False`; no field is set to true.
 
     Raises:
         DataError: If a row is empty or too long and its policy is `error`, if a row cannot be encoded, or if
@@ -218,7 +218,6 @@ def encode_one(example: Example, encoder: PairEncoder) -> tuple[Pair | None, str
 
 
 def mark(pair: Pair, marks: dict[str, bool]) -> Pair:
-    """Return the pair with the fields that are false in `marks` set to false. No field is set to true."""
     false: dict[str, Any] = {name: False for name, value in marks.items() if not value}
     return replace(pair, **false) if false else pair
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row as text, before any tokenizer.
+    """One row as text.
 
     Attributes:
         text: The text view.
@@ -39,21 +38,3 @@ class Example:
     def views(self) -> list[str]:
         """The row's texts: text, code, and views of its own."""
         return [view for view in (self.text, self.code, self.text_view, self.code_view) if view is not None]
-
-
-def prompt_example(
-    text: str, *, system: str | None = None, chat: bool = False, turns: Sequence[dict[str, Any]] = ()
-) -> Example:
-    """Make an example without an answer, for `PairEncoder.encode_prompt`.
-
-    Args:
-        text: What the user asks.
-        system: A system message, or None.
-        chat: Whether the model was trained on chats, so that its chat template is to be used.
-        turns: Turns of the chat before the question.
-    """
-    messages: list[dict[str, Any]] | None = None
-    if chat:
-        messages = [{"role": "system", "content": system}] if system is not None else []
-        messages += [*turns, {"role": "user", "content": text}]
-    return Example(text=text, code="", system=system, messages=messages, source="prompt")

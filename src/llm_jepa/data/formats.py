@@ -67,10 +67,9 @@ def read_file(path: Path, label: str, *, name: str | None = None, separator: str
 
 
 def write_file(path: Path, rows: Iterable[Content]) -> None:
-    """Write rows as the end of the name says. The file appears whole, or not at all. Equal rows give equal bytes.
+    """Write rows as the end of the name says (`check_ending`). The file appears whole, or not at all.
 
-    Raises:
-        ConfigError: If the end of the name is unknown.
+    Equal rows give equal bytes.
     """
     check_ending(path)
     ending, packing = split_ending(path.name)
@@ -86,11 +85,7 @@ def write_file(path: Path, rows: Iterable[Content]) -> None:
 
 
 def check_ending(path: Path) -> None:
-    """Check that a file of this name can be written.
-
-    Raises:
-        ConfigError: If the end of the name is unknown.
-    """
+    """Raise a ConfigError if no file of this name can be written."""
     ending, packing = split_ending(path.name)
     if ending not in FORMATS:
         raise ConfigError("unknown_format", f"{path}: {_unknown(ending + packing)}")

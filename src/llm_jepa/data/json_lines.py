@@ -48,10 +48,8 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object_without_repeats)  # made o
 class RowError(DataError):
     """One row cannot be used. The caller decides whether this stops the run, or the row is counted and left out.
 
-    Args:
-        reason: The name under which dropped rows are counted, such as `json` or `fields`: a group of codes.
-        code: The kind of error.
-        text: What was found and what was expected. The caller puts the place of the row before it.
+    `reason`, such as `json` or `fields`, is the name under which dropped rows are counted: a group of codes. The caller
+    puts the place of the row before the text.
     """
 
     def __init__(self, reason: str, code: str, text: str) -> None:
@@ -89,11 +87,7 @@ def describe_content(start: bytes) -> str:
 
 
 def parse_line(raw: bytes | None) -> dict[str, Any]:
-    """Return the JSON object of one line.
-
-    Raises:
-        RowError: With reason `too_long`, `encoding` or `json`; the text says what was found and expected.
-    """
+    """Return the JSON object of one line; any other line is a RowError."""
     if raw is None:
         text = f"the line is longer than {MAX_LINE_BYTES:,} bytes. Expected one JSON object per line."
         raise RowError("too_long", "line_too_long", text)
@@ -126,7 +120,7 @@ def list_or_text(text: str) -> Any:
 
 
 def parse_array(raw: bytes, name: str) -> Iterator[dict[str, Any] | RowError]:
-    """Yield the objects of a JSON array. For anything else in it, yield the error of that row.
+    """Yield the objects of a JSON array, and a RowError for anything else in it.
 
     Raises:
         DataError: If it is not a JSON array in UTF-8.
@@ -144,11 +138,7 @@ def parse_array(raw: bytes, name: str) -> Iterator[dict[str, Any] | RowError]:
 
 
 def text_of(value: Any, where: str) -> str:
-    """Return the value if it is text that every tokenizer can take and give back.
-
-    Raises:
-        RowError: With reason `type` or `characters`, if it is not.
-    """
+    """Return the value if it is text that every tokenizer can take and give back; else raise a RowError."""
     if not isinstance(value, str):
         raise RowError("type", "wrong_type", f"{where} holds {describe_type(value)}, expected a string.")
     if "\0" in value:

@@ -108,13 +108,10 @@ class LazySequence(Sequence[Item], Generic[Item]):
 class StoredExamples(LazySequence[Example]):
     """Rows of a `.jsonl` file. Each row is read from the file when it is requested.
 
-    Args:
+    Attributes:
         lines: The lines of the file.
         rows: Numbers of the lines that are examples, from 0, in order.
         name: The file's name as the user gave it, for the source of an example.
-        config: Names of the columns.
-
-    Attributes:
         row_keys: The `checks.RowKeys` of these rows once they have been compared; `take` passes them on.
     """
 

@@ -101,14 +101,8 @@ def generate_transfer(
     the same when `num_train` grows. If they were drawn second, they would lack short regexes, because a large training
     set has most of those.
 
-    Args:
-        num_train: How many labelled rows, plainly phrased.
-        num_views: How many view pairs.
-        num_test: How many test rows.
-        seed: Seed of the random numbers, 0 or more.
-        test_phrasing: `plain` or `colloquial`, for the test and validation rows.
-        num_validation: How many rows to choose settings on, phrased like the test rows.
-        colloquial_share: As in `generate_pairs`, for view pairs, test and validation rows.
+    Training rows are plain; test and validation rows are in `test_phrasing`. `colloquial_share` is that of
+    `generate_pairs`.
 
     Returns:
         The rows under the names `train`, `views`, `test`, `validation`, and `test_plain` (the test rows in plain

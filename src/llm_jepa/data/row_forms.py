@@ -54,8 +54,7 @@ class RowForm:
 class ExampleReader:
     """Turns rows into examples, and checks that all rows of a file have the form of the first.
 
-    Attributes:
-        untrained: The first row with a message before the answer that is not to be trained on.
+    `untrained` is the first row with a message before the answer that is not to be trained on.
     """
 
     def __init__(self, config: DataConfig) -> None:
@@ -70,11 +69,7 @@ class ExampleReader:
         self._first_padded = ""
 
     def read(self, source: str, content: Content) -> Example:
-        """Return the example of a row.
-
-        Raises:
-            RowError: If it cannot be used.
-        """
+        """Return the example of a row; one that cannot be used is a RowError."""
         row = fields_of(content)
         form = detect_form(row, self.config)
         if self.form is not None and form != self.form:

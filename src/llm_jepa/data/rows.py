@@ -58,7 +58,7 @@ def read_examples(
     """Read a file, all files that fit a pattern, a folder of the `datasets` library, or a data set of the hub.
 
     Args:
-        path_or_name: A local path or pattern, or `owner/name` on the hub, perhaps with `:split` or `:config:split`.
+        path_or_name: A name as for `iter_rows`.
         config: Column names and the policy for broken rows.
         limit: Read this many rows only, from the start.
         part: `train`, `validation` or `test`: the split that is read where none is named.
