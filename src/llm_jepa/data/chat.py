@@ -49,10 +49,9 @@ class Content(NamedTuple):
 
 @dataclass(frozen=True)
 class RenderedPrompt:
-    """A prompt as the template writes it, up to the start of the answer.
+    """A prompt as the template writes it, generation prompt included.
 
     Attributes:
-        string: The whole prompt, generation prompt included.
         contents: Places of the messages' texts, perhaps without those that have no name of a control token. All other
             text is written by the template.
         last_user: Place of the last user message's text; the text view ends at its end.
@@ -175,8 +174,7 @@ class ChatTemplate:
     def without_opening(self, messages: list[Message], answer: str, source: str) -> str:
         """Return an answer without what the template already writes at its beginning, such as `<think>`.
 
-        Raises:
-            DataError: If the answer opens again what the template has opened and closed.
+        An answer that opens again what the template has opened and closed is a DataError.
         """
         begins = answer.lstrip()
         if not _TAG.match(begins) and not (self._prefill.strip() and begins.startswith(self._prefill.strip())):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,10 @@ from .lazy_rows import Joined, StoredExamples, leave_out
 
 NUM_SHOWN = 5
 KEY_DTYPE = "S16"  # hashes of 16 bytes: numpy can sort them; two values are equal if all bytes are
+
+KEYS = np.dtype([(name, KEY_DTYPE) for name in ("pair", "normalised", "code", "question", "question_normalised")])
+"""What of a row is hashed: `pair_key`; the same, normalised; the code alone (`NO_CODE` for rows of one text); text and
+system message; the same, normalised. In practice, two different values never have the same hash."""
 
 
 @dataclass(frozen=True)
@@ -69,47 +73,25 @@ def pair_key(example: Example) -> tuple[str, str | None]:
     return example.text.strip(), None if example.code is None else example.code.strip()
 
 
-@dataclass(frozen=True)
-class RowKeys:
-    """The keys for comparing rows: hashes (`KEY_DTYPE`) for each row, so that a large file is not kept in memory.
+def row_keys(examples: Sequence[Example]) -> np.ndarray:
+    """Return the keys for comparing rows, dtype `KEYS`: hashes, so that a large file is not kept in memory.
 
-    Attributes:
-        pair: Hashes of `pair_key`. In practice, two different pairs never have the same hash.
-        normalised: Hashes of the normalised key.
-        code: Hashes of the stripped code alone; `NO_CODE` for rows of one text.
-        question: Hashes of the stripped text and system message.
-        question_normalised: The same, normalised.
+    Examples that stay in their file keep the result, so that they are read only once.
     """
-
-    pair: np.ndarray
-    normalised: np.ndarray
-    code: np.ndarray
-    question: np.ndarray
-    question_normalised: np.ndarray
-
-    @classmethod
-    def of(cls, examples: Sequence[Example]) -> RowKeys:
-        """Read all examples. Examples that stay in their file keep the result, so that they are read only once."""
-        if isinstance(examples, Joined):
-            parts = [cls.of(part) for part in examples.parts]
-            return cls(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(cls)))
-        if isinstance(examples, StoredExamples) and examples.row_keys is not None:
-            return examples.row_keys
-        hashes: list[bytearray] = [bytearray() for _ in fields(cls)]
-        for example in examples:
-            (text, code), system = pair_key(example), (example.system or "").strip()
-            near_text, near_code = normalise(text), None if code is None else normalise(code)
-            keys = ((text, code), (near_text, near_code), (code,), (text, system), (near_text, normalise(system)))
-            for column, key in zip(hashes, keys, strict=True):
-                column.extend(hash_key(key))
-        made = cls(*(np.frombuffer(each, KEY_DTYPE) for each in hashes))
-        if isinstance(examples, StoredExamples):
-            examples.row_keys = made
-        return made
-
-    def take(self, places: Any) -> RowKeys:
-        """Return the keys of the rows at these places."""
-        return RowKeys(*(getattr(self, each.name)[places] for each in fields(self)))
+    if isinstance(examples, Joined):
+        return np.concatenate([row_keys(part) for part in examples.parts])
+    if isinstance(examples, StoredExamples) and examples.row_keys is not None:
+        return examples.row_keys
+    hashes = bytearray()
+    for example in examples:
+        (text, code), system = pair_key(example), (example.system or "").strip()
+        near_text, near_code = normalise(text), None if code is None else normalise(code)
+        for key in ((text, code), (near_text, near_code), (code,), (text, system), (near_text, normalise(system))):
+            hashes += hash_key(key)
+    keys = np.frombuffer(hashes, KEYS)
+    if isinstance(examples, StoredExamples):
+        examples.row_keys = keys
+    return keys
 
 
 def hash_key(key: Any) -> bytes:
@@ -129,9 +111,9 @@ def _find_first(keys: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def find_duplicates(examples: Sequence[Example]) -> Duplicates:
     """Find the rows that repeat an earlier one."""
-    keys = RowKeys.of(examples)
-    places, firsts = _find_first(keys.pair, keys.pair)
-    _, firsts_near = _find_first(keys.normalised, keys.normalised)
+    keys = row_keys(examples)
+    places, firsts = _find_first(keys["pair"], keys["pair"])
+    _, firsts_near = _find_first(keys["normalised"], keys["normalised"])
     repeats = firsts != places
     only_near = np.flatnonzero((firsts_near != places) & ~repeats)[:NUM_SHOWN]
     return Duplicates(
@@ -144,16 +126,16 @@ def find_duplicates(examples: Sequence[Example]) -> Duplicates:
 
 def find_leaks(train_rows: Sequence[Example], held_out_rows: Sequence[Example]) -> Leaks:
     """Find the held-out rows whose pair is also in the training rows."""
-    train, held_out = RowKeys.of(train_rows), RowKeys.of(held_out_rows)
-    leaked, firsts = _find_first(held_out.pair, train.pair)
-    near, firsts_near = _find_first(held_out.normalised, train.normalised)
+    train, held_out = row_keys(train_rows), row_keys(held_out_rows)
+    leaked, firsts = _find_first(held_out["pair"], train["pair"])
+    near, firsts_near = _find_first(held_out["normalised"], train["normalised"])
     only_near = np.flatnonzero(~np.isin(near, leaked))[:NUM_SHOWN]
     return Leaks(
         held_out_rows=leaked.tolist(),
         first_train_rows=firsts.tolist(),
-        train_rows=np.flatnonzero(np.isin(train.pair, held_out.pair)).tolist(),
+        train_rows=np.flatnonzero(np.isin(train["pair"], held_out["pair"])).tolist(),
         num_normalised=len(near),
-        num_codes=int((np.isin(held_out.code, train.code) & (held_out.code != NO_CODE)).sum()),
+        num_codes=int((np.isin(held_out["code"], train["code"]) & (held_out["code"] != NO_CODE)).sum()),
         normalised=list(zip(near[only_near].tolist(), firsts_near[only_near].tolist(), strict=True)),
     )
 
@@ -165,27 +147,24 @@ def find_conflicts(
 
     `others` may be the same list. `normalised` compares normalised texts; codes are never normalised.
     """
-    keys, known = RowKeys.of(rows), RowKeys.of(others)
-    asked, asked_before = (each.question_normalised if normalised else each.question for each in (keys, known))
-    order = np.lexsort((np.arange(len(asked_before)), asked_before))
+    keys, known = row_keys(rows), row_keys(others)
+    question = "question_normalised" if normalised else "question"
+    asked, asked_before = keys[question], known[question]
+    order = np.argsort(asked_before, kind="stable")
     questions, starts = np.unique(asked_before[order], return_index=True)
     ends = np.append(starts[1:], len(order))
     group = np.searchsorted(questions, asked)
     found = []
-    for place in np.flatnonzero(np.isin(asked, questions) & (keys.code != NO_CODE)).tolist():
+    for place in np.flatnonzero(np.isin(asked, questions) & (keys["code"] != NO_CODE)).tolist():
         same = order[starts[group[place]] : ends[group[place]]]
-        other = same[(known.code[same] != keys.code[place]) & (known.code[same] != NO_CODE)]
+        other = same[(known["code"][same] != keys["code"][place]) & (known["code"][same] != NO_CODE)]
         if len(other):
             found.append((place, int(other[0])))
     return found
 
 
 def apply_duplicate_policy(examples: Sequence[Example], policy: str) -> tuple[Sequence[Example], int]:
-    """Apply `on_duplicate`; return the examples that are kept, and the number of repeats that were found.
-
-    Raises:
-        DataError: If the policy is `error` and a row repeats an earlier one.
-    """
+    """Apply `on_duplicate`; return the examples that are kept, and the number of repeats that were found."""
     found = find_duplicates(examples)
     if found.rows and policy == "error":
         repeat, first = examples[found.rows[0]], examples[found.firsts[0]]
@@ -201,11 +180,7 @@ def apply_duplicate_policy(examples: Sequence[Example], policy: str) -> tuple[Se
 def apply_leak_policy(
     train: Sequence[Example], held_out: Sequence[Example], policy: str
 ) -> tuple[Sequence[Example], int]:
-    """Apply `on_leak`; return the training examples that are kept, and how many examples have a held-out pair.
-
-    Raises:
-        DataError: If the policy is `error` and a training row is also held out.
-    """
+    """Apply `on_leak`; return the training examples that are kept, and how many examples have a held-out pair."""
     found = find_leaks(train, held_out)
     if found.train_rows and policy == "error":
         train_row, held_row = train[found.first_train_rows[0]], held_out[found.held_out_rows[0]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from llm_jepa.errors import ConfigError
@@ -43,10 +43,7 @@ class DataConfig:
         None,
         "Several test sets instead of test_file, by name: {people: a.jsonl, own: b.jsonl}. The first is the main one.",
     )
-    validation_file: str | None = setting(
-        None,
-        "Validation rows. Default: validation_size of the training rows.",
-    )
+    validation_file: str | None = setting(None, "Validation rows. Default: validation_size of the training rows.")
     validation_size: int = setting(
         200, "Training rows set aside for validation, at most a fifth of them. They are the same for every seed."
     )
@@ -73,13 +70,9 @@ class DataConfig:
         "regexes, colloquial the main one).",
     )
     generate_colloquial_share: float = setting(
-        1.0,
-        "How much of a colloquial description is colloquial, above 0 and at most 1; the rest is plain.",
+        1.0, "How much of a colloquial description is colloquial, above 0 and at most 1; the rest is plain."
     )
-    shuffle_views: bool = setting(
-        False,
-        "Control: the JEPA term gets the code view of another pair (docs/data.md).",
-    )
+    shuffle_views: bool = setting(False, "Control: the JEPA term gets the code view of another pair (docs/data.md).")
     shuffle_rule: str = setting(
         SHUFFLE_RULE,
         "How shuffle_views exchanges code views: derangement, a random permutation in which no row keeps its own "
@@ -91,8 +84,7 @@ class DataConfig:
         "rows (docs/data.md).",
     )
     views_text_column: str | None = setting(
-        None,
-        "Column of the text view in views_file, if its rows have none of the known forms (docs/data.md).",
+        None, "Column of the text view in views_file, if its rows have none of the known forms (docs/data.md)."
     )
     views_code_column: str | None = setting(None, "Column of the code view in views_file.")
     views_bridge: str = setting(
@@ -101,12 +93,10 @@ class DataConfig:
         "use the chat template instead.",
     )
     views_ratio: float = setting(
-        1.0,
-        "Rows of views_file for each task row of a step. 0: train on none; tokenizer and model stay the same.",
+        1.0, "Rows of views_file for each task row of a step. 0: train on none; tokenizer and model stay the same."
     )
     views_cross_entropy: bool = setting(
-        True,
-        "Whether rows of views_file are also under cross-entropy, as loss_on says.",
+        True, "Whether rows of views_file are also under cross-entropy, as loss_on says."
     )
     task_views: bool = setting(
         True,
@@ -128,8 +118,7 @@ class DataConfig:
         "that it adds none.",
     )
     chat_template_kwargs: dict[str, Any] = setting_made_by(
-        dict,
-        "Values for the tokenizer's chat template, such as {enable_thinking: false, date_string: 01 Jan 2025}.",
+        dict, "Values for the tokenizer's chat template, such as {enable_thinking: false, date_string: 01 Jan 2025}."
     )
     tokenizer_name_or_path: str | None = setting(
         None,
@@ -188,10 +177,10 @@ class DataConfig:
         for name, least in least_values.items():
             if getattr(self, name) < least:
                 raise ConfigError("value_out_of_range", f"{name}={getattr(self, name)} must be at least {least}.")
-        for name in ("max_train_rows", "max_test_rows"):
-            rows = getattr(self, name)
-            if rows is not None and rows < 1:
-                text = f"{name}={rows} must be at least 1. For all rows, remove it."
+        without = {"max_train_rows": "all rows", "max_test_rows": "all rows", "generate_views": "no view pairs"}
+        for name, meaning in without.items():
+            if (number := getattr(self, name)) is not None and number < 1:
+                text = f"{name}={number} must be at least 1. For {meaning}, remove it."
                 raise ConfigError("value_out_of_range", text)
         if self.messages_column != "messages" and (self.text_column or self.code_column):
             raise ConfigError(
@@ -261,9 +250,6 @@ class DataConfig:
                 f"views_file={self.views_file!r} and generate_views={self.generate_views} both set the view pairs. "
                 "Remove one of them.",
             )
-        if self.generate_views is not None and self.generate_views < 1:
-            text = f"generate_views={self.generate_views} must be at least 1. For no view pairs, remove it."
-            raise ConfigError("value_out_of_range", text)
         if self.generate_train is None:
             self._refuse("generate_train", "generate_views", "generate_test_phrasing", "generate_validation")
             self._refuse("generate_train", "generate_colloquial_share")
@@ -293,10 +279,9 @@ class DataConfig:
 
     def of_views_file(self) -> ViewsFileConfig:
         """Return the settings for reading `views_file`: its own columns, all others as for the other files."""
-        shared = {each.name: getattr(self, each.name) for each in fields(self)}
         columns = {"text_column": self.views_text_column, "code_column": self.views_code_column}
         messages = {"messages_column": "messages"} if any(columns.values()) else {}
-        return ViewsFileConfig(**{**shared, **messages, **columns})
+        return ViewsFileConfig(**vars(self) | messages | columns)
 
 
 @dataclass

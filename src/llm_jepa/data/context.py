@@ -56,11 +56,7 @@ class Context:
         return ([] if self.system is None else [{"role": "system", "content": self.system}]) + self.turns
 
     def with_system(self, system: str) -> Context:
-        """Return the context with another system message; an empty string means none.
-
-        Raises:
-            ConfigError: If the model reads no system message.
-        """
+        """Return the context with another system message ("": none); a ConfigError if the model reads none."""
         if not self.takes_system:
             raise ConfigError(
                 "setting_without_effect",

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .checks import NO_CODE, NUM_SHOWN, RowKeys, find_conflicts, find_duplicates, find_leaks, normalise
+from .checks import NO_CODE, NUM_SHOWN, find_conflicts, find_duplicates, find_leaks, normalise, row_keys
 from .config import DataConfig
 from .example import Example
 from .near_duplicates import INSTALL, MOST_ROWS, can_find_near, find_near
@@ -193,7 +193,7 @@ def _conflicts(rows: Sequence[Example], held_out: Sequence[Example]) -> dict[str
 
 
 def _codes(rows: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
-    of_train, of_test = RowKeys.of(rows).code, RowKeys.of(held_out).code
+    of_train, of_test = row_keys(rows)["code"], row_keys(held_out)["code"]
     codes, first, counts = np.unique(of_train[of_train != NO_CODE], return_index=True, return_counts=True)
     if not len(codes):
         return {"distinct_codes": 0}

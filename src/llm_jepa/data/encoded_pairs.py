@@ -34,8 +34,7 @@ class PairFacts:
         lengths: Tokens of each pair's row.
         longest: Tokens of the longest row, or of a view apart from its row if that is longer; 0 without rows.
         longest_code: Tokens of the longest answer, end token included; 0 without rows.
-        num_jepa: Number of pairs that have a JEPA term.
-        num_ce: Number of pairs under cross-entropy.
+        num_jepa, num_ce: Number of pairs that have a JEPA term, and that are under cross-entropy.
     """
 
     lengths: array = field(default_factory=lambda: array("i"))
@@ -155,10 +154,8 @@ def encode_examples(examples: Sequence[Example], encoder: PairEncoder, **marks: 
 def encode_rows(rows: Iterable[Mapping[str, Any]], encoder: PairEncoder, name: str = "rows") -> list[Pair]:
     """Encode rows that are in memory (of a `datasets.Dataset`, say) as rows of a file are encoded.
 
-    Args:
-        rows: Mappings of column to value, in one of the forms that files may have.
-        encoder: The encoder; its `DataConfig` says what happens to rows that are too long, empty or broken.
-        name: What the rows are called in messages: `name:17` is the 17th.
+    The `DataConfig` of the encoder says what happens to rows that are too long, empty or broken. In messages, `name:17`
+    is the 17th row.
 
     Raises:
         DataError: If a row cannot be used and its policy is `error`, or no row is left.
@@ -196,11 +193,7 @@ def _encode_each(
 
 
 def encode_one(example: Example, encoder: PairEncoder) -> tuple[Pair | None, str]:
-    """Return the pair of an example with `kept` or `truncated`; or None with the reason why the row is dropped.
-
-    Raises:
-        DataError: If the policy for its fault is `error`, or if it cannot be encoded.
-    """
+    """Return the pair of an example with `kept` or `truncated`; or None with the reason why the row is dropped."""
     config = encoder.config
     try:
         pair = encoder.encode(example)
@@ -223,11 +216,7 @@ def mark(pair: Pair, marks: dict[str, bool]) -> Pair:
 
 
 def check_special_tokens(pair: Pair, example: Example, encoder: PairEncoder) -> None:
-    """Check that a row has its end token at its end only, and does not begin with two begin tokens.
-
-    Raises:
-        DataError: If not.
-    """
+    """Raise a DataError if a row has its end token elsewhere than at its end, or begins with two begin tokens."""
     end_id = encoder.end_id(example)
     if pair.code_ids[-1] != end_id or end_id in pair.code_ids[:-1]:
         name = encoder.tokenizer.convert_ids_to_tokens(end_id)
@@ -247,13 +236,10 @@ def check_special_tokens(pair: Pair, example: Example, encoder: PairEncoder) -> 
 
 
 def check_labels(encoded: EncodedPairs, encoder: PairEncoder, jepa: JEPAConfig) -> None:
-    """Check on the first rows, with the layout of training, that the last label is the end token.
+    """Raise a DataError if, in the layout of training, the last label of one of the first rows is not the end token.
 
     If padding and end are the same token, a collator that hides padding by its id hides the end token too. Then the
     rows are right, but the model never learns to stop.
-
-    Raises:
-        DataError: If the end token of a row is not under cross-entropy.
     """
     if not jepa.train_end_token:
         return

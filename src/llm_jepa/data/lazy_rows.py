@@ -11,7 +11,7 @@ import os
 import struct
 import tempfile
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
@@ -30,7 +30,28 @@ _ENTRY = struct.Struct("<QQI")  # of a line in the index: its number, where its 
 _TOO_LONG = 2**32 - 1
 
 
-class MappedLines:
+class LazySequence(Sequence[Item], Generic[Item]):
+    """A sequence that makes an item when it is requested. A subclass defines `__len__` and `_make`."""
+
+    @abstractmethod
+    def _make(self, place: int) -> Item:
+        """Return the item at a place, from 0."""
+
+    @overload
+    def __getitem__(self, place: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Item]: ...
+
+    def __getitem__(self, place: int | slice) -> Item | list[Item]:
+        if isinstance(place, slice):
+            return [self._make(each) for each in range(len(self))[place]]
+        if not -len(self) <= place < len(self):
+            raise IndexError(place)
+        return self._make(place % len(self))
+
+
+class MappedLines(LazySequence[tuple[int, bytes | None]]):
     """The lines of a file that are not blank, with the same values as from `iter_lines`, but in any order.
 
     A forked process can continue to read; a process that is started in another way makes its own index.
@@ -56,11 +77,8 @@ class MappedLines:
     def __len__(self) -> int:
         return self._num_lines
 
-    def __getitem__(self, row: int) -> tuple[int, bytes | None]:
-        """Return line number, from 1, and bytes of a line; None for one longer than `MAX_LINE_BYTES`."""
-        if not -self._num_lines <= row < self._num_lines:
-            raise IndexError(f"row {row} of {self._num_lines}")
-        entry = os.pread(self._index_file.fileno(), _ENTRY.size, row % self._num_lines * _ENTRY.size)
+    def _make(self, place: int) -> tuple[int, bytes | None]:
+        entry = os.pread(self._index_file.fileno(), _ENTRY.size, place * _ENTRY.size)
         number, start, size = _ENTRY.unpack(entry)
         if self._state_now() != self._state:
             raise DataError(
@@ -70,39 +88,12 @@ class MappedLines:
             )
         return number, None if size == _TOO_LONG else os.pread(self._file.fileno(), size, start)
 
-    def named(self, name: str) -> Iterator[tuple[str, bytes | None]]:
-        """Yield source and bytes of each line, as `iter_rows` does."""
-        for row in range(len(self)):
-            number, raw = self[row]
-            yield f"{name}:{number}", raw
-
     def __reduce__(self) -> tuple[Any, ...]:
         return MappedLines, (self.path,)
 
     def _state_now(self) -> tuple[int, int]:
         found = os.fstat(self._file.fileno())
         return found.st_size, found.st_mtime_ns
-
-
-class LazySequence(Sequence[Item], Generic[Item]):
-    """A sequence that makes an item when it is requested. A subclass defines `__len__` and `_make`."""
-
-    @abstractmethod
-    def _make(self, place: int) -> Item:
-        """Return the item at a place, from 0."""
-
-    @overload
-    def __getitem__(self, place: int) -> Item: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[Item]: ...
-
-    def __getitem__(self, place: int | slice) -> Item | list[Item]:
-        if isinstance(place, slice):
-            return [self._make(each) for each in range(len(self))[place]]
-        if not -len(self) <= place < len(self):
-            raise IndexError(place)
-        return self._make(place % len(self))
 
 
 class StoredExamples(LazySequence[Example]):
@@ -112,7 +103,7 @@ class StoredExamples(LazySequence[Example]):
         lines: The lines of the file.
         rows: Numbers of the lines that are examples, from 0, in order.
         name: The file's name as the user gave it, for the source of an example.
-        row_keys: The `checks.RowKeys` of these rows once they have been compared; `take` passes them on.
+        row_keys: The result of `checks.row_keys` once the rows have been compared; `take` passes it on.
     """
 
     def __init__(self, lines: MappedLines, rows: Any, name: str, config: DataConfig) -> None:
@@ -139,7 +130,7 @@ class StoredExamples(LazySequence[Example]):
         """Return the examples at these places, in their order."""
         chosen = np.asarray(places, np.int64)
         taken = StoredExamples(self.lines, self.rows[chosen], self.name, self.config)
-        taken.row_keys = None if self.row_keys is None else self.row_keys.take(chosen)
+        taken.row_keys = None if self.row_keys is None else self.row_keys[chosen]
         return taken
 
 

@@ -26,11 +26,7 @@ def holds_pairs(file: str, config: DataConfig) -> bool:
 def read_texts(file: str, side: str, config: DataConfig, column: str | None = None) -> list[tuple[str, str]]:
     """Return `(source, text)` of each row of a file.
 
-    Args:
-        file: Any file, folder or data set that training can read.
-        side: "text" or "code".
-        config: Its `text_column` and `code_column` name the column of a side.
-        column: The column to read. Default: that of the side, or the only column of the rows.
+    The column is by default that of the side ("text" or "code"), or the only column of the rows.
 
     Raises:
         DataError: If the file is missing or has no row, or a row has no such text.

@@ -23,7 +23,6 @@ class Chat:
     """A chat that ends with the answer to be learned.
 
     Attributes:
-        system: The system message, if it has one.
         turns: The words of the turns before the answer, without the system message.
         answer: The words of the last assistant message that is trained on.
         messages: All messages up to the answer.
@@ -45,9 +44,7 @@ def read_chat(messages: Any, column: str) -> Chat:
     """Read a chat: a system message or none, earlier turns, a last user turn, the assistant's answer.
 
     A message that is not trained on (`weight: 0`) is not the answer: the chat ends with the last answer that is.
-
-    Raises:
-        RowError: If it is not such a chat.
+    Anything else is a RowError.
     """
     if not isinstance(messages, list):
         raise RowError("type", "wrong_type", f"{column} holds {describe_type(messages)}, expected a list of messages.")

@@ -210,12 +210,7 @@ def _check_encoded(
 
 
 def _check_terms(train: EncodedPairs, views: EncodedPairs | None, config: DataConfig, jepa: JEPAConfig) -> None:
-    """Check that a JEPA term with weight has rows, and that view rows in the steps train something.
-
-    Raises:
-        DataError: If the term has no rows because of their `use_jepa`.
-        ConfigError: If the term, or a view row, has nothing to train because of the settings.
-    """
+    """Raise an error if a JEPA term with weight has no rows, or if a view row in the steps trains nothing."""
     in_steps = views if views is not None and config.trains_view_rows else EncodedPairs()
     num_jepa = train.facts.num_jepa + in_steps.facts.num_jepa
     if jepa.has_term and len(train) and not num_jepa:
@@ -247,7 +242,6 @@ def _summarise(
     config: DataConfig,
     encoder: PairEncoder,
 ) -> dict[str, Any]:
-    """Return `LoadedData.summary`."""
     summary: dict[str, Any] = {
         name: {
             "rows_in": split.rows_in,
@@ -339,12 +333,7 @@ def _read_views(
 
 
 def _views_encoder(config: DataConfig, jepa: JEPAConfig, encoder: PairEncoder, views: ReadResult) -> PairEncoder:
-    """Return the encoder of view rows. Its bridge shows the model that another view follows, not an answer.
-
-    Raises:
-        ConfigError: If `views_bridge` is the task's own bridge, or is set although the view rows are chats, where the
-            chat template writes the bridge.
-    """
+    """Return the encoder of view rows. Its bridge shows the model that another view follows, not an answer."""
     if encoder.chat is not None and is_chat(views.examples):
         if config.views_bridge != DataConfig.views_bridge:
             raise ConfigError(

@@ -68,7 +68,8 @@ def read_examples(
             `error`; or if no row is left.
     """
     lines = MappedLines(local_path(path_or_name)) if stays_on_disk(path_or_name, config) else None
-    rows = iter_rows(path_or_name, part) if lines is None else lines.named(path_or_name)
+    in_file = ((f"{path_or_name}:{number}", raw) for number, raw in lines or ())
+    rows = iter_rows(path_or_name, part) if lines is None else in_file
     return keep_readable(islice(rows, limit), config, path_or_name, lines)
 
 
@@ -158,11 +159,7 @@ def read_training(config: DataConfig) -> ReadResult:
 
 
 def stays_on_disk(path_or_name: str, config: DataConfig) -> bool:
-    """Whether the rows of a file are read when they are needed (`rows_in_memory`).
-
-    Raises:
-        DataError: If `rows_in_memory` is false, and the format of the file does not allow it.
-    """
+    """Whether the rows of a file are read when they are needed; a DataError if its format does not allow it."""
     path = local_path(path_or_name)
     can = path.is_file() and path.suffix == ".jsonl"
     is_missing = not local_files(path_or_name) and looks_local(path_or_name.partition(":")[0])  # the reader reports it

@@ -21,9 +21,8 @@ def shuffle_code_views(pairs: Sequence[Pair], seed: int) -> Sequence[Pair]:
     Rows, labels and order stay the same, so cross-entropy trains on exactly the same tokens. Pairs without a JEPA term
     (`use_jepa`) take no part.
 
-    Args:
-        pairs: The training pairs. If they stay on disk, their code views are kept in memory, four bytes per token.
-        seed: Seed of the exchange, which stays the same in every epoch.
+    If the pairs stay on disk, their code views are kept in memory, four bytes per token. The exchange is the same in
+    every epoch.
 
     Raises:
         DataError: If there are fewer than two different code views.

@@ -62,19 +62,14 @@ def split_file(
     `pairs.csv` becomes `train.csv` and `test.csv`; several files, folders and data sets become `.jsonl`. Lines of JSON
     are written unchanged. Rows of one pair, and of one `group`, stay together.
 
-    Args:
-        file: The rows: any name that `train_file` takes, and any form.
-        num_test: Rows of the test file; fewer if rows that stay together would exceed it.
-        out: The folder.
-        config: Column names, and what happens to broken rows.
-        seed: Another seed chooses other pairs.
-        force: Overwrite files that exist.
+    `file` is any name that `train_file` takes. The test file has `num_test` rows, or fewer if rows that stay together
+    would exceed it. Another `seed` chooses other pairs.
 
     Returns:
         The number of rows of each of the two files, by its name.
 
     Raises:
-        ConfigError: If a file exists already.
+        ConfigError: If a file exists already, and `force` is false.
         DataError: If a row cannot be read, or none would be left to train on.
     """
     ending = "".join(split_ending(local_path(file).name)) if local_path(file).is_file() else ".jsonl"

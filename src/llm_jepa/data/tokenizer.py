@@ -101,10 +101,9 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
 
 
 def check_tokenizer_fits(tokenizer: PreTrainedTokenizerBase, vocab_rows: int) -> None:
-    """Check that every id of the tokenizer has a row in the model's embedding, which has `vocab_rows`.
+    """Raise a ConfigError if an id has no row in the model's embedding of `vocab_rows`.
 
-    Raises:
-        ConfigError: If an id is too large. The model would fail, or on some devices read beyond its table.
+    The model would fail, or on some devices read beyond its table.
     """
     token, top = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if top >= vocab_rows:
@@ -138,11 +137,7 @@ class PlainText:
         return with_special(self.tokenizer, self._names)
 
     def __call__(self, text: str) -> list[int]:
-        """Return the ids of a text.
-
-        Raises:
-            DataError: If the text has such a name, and the tokenizer cannot be changed.
-        """
+        """Return the ids of a text; a DataError if it has such a name, and the tokenizer cannot be changed."""
         ids = encode_text(self.tokenizer, text)
         return ids if self._ids.isdisjoint(ids) else encode_text(self._strict, text)
 

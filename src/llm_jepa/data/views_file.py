@@ -14,11 +14,7 @@ from .rows import ReadResult, read_examples
 
 
 def read_views(config: DataConfig) -> ReadResult:
-    """Read `views_file` as examples of two views.
-
-    Raises:
-        DataError: If the file cannot be read, or its rows hold one text instead of two views.
-    """
+    """Read `views_file`; rows that hold one text instead of two views are a DataError."""
     assert config.views_file is not None
     result = read_examples(config.views_file, config.of_views_file())
     assert result.form is not None
