@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llm_jepa.data import data_check, near_duplicates
+from llm_jepa.data import data_check
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.data_check import FINDINGS, check_files, describe_findings
 from llm_jepa.data.near_duplicates import INSTALL, find_near
@@ -84,8 +84,7 @@ def test_without_the_library_the_check_says_what_it_left_out(write_lines, monkey
 def test_a_check_of_many_rows_says_how_many_it_compared(write_lines, monkeypatch):
     """The time for near-duplicates has a limit."""
     pytest.importorskip("datasketch")
-    for module in (data_check, near_duplicates):
-        monkeypatch.setattr(module, "MOST_ROWS", 1)
+    monkeypatch.setattr(data_check, "MOST_ROWS", 1)
     rows = write_lines(pair(LONG.format("cat"), "1"), pair(LONG.format("cow"), "1"))
     found = check_files(rows, rows, DataConfig())
     assert found["near_rows"] == 0 and "only the first 1 rows" in found["near_note"]

@@ -27,43 +27,29 @@ def can_find_near() -> bool:
     return importlib.util.find_spec("datasketch") is not None
 
 
-class NearTexts:
-    """Texts in which a nearly equal one can be found. The caller normalises the texts."""
-
-    def __init__(self) -> None:
-        from datasketch import MinHash, MinHashLSH
-
-        self._hash, self._num_hashes = MinHash, 128
-        # 16 bands of 8 hashes: the candidates include 95% of the texts at similarity 0.8, and over 99% from 0.85 on.
-        self._index = MinHashLSH(num_perm=self._num_hashes, params=(16, 8))
-        self._places: dict[str, int] = {}
-
-    def find(self, text: str, place: int | None = None) -> int | None:
-        """Return the first place of a text that is nearly equal, and not equal, to this one; None without any.
-
-        If `place` is given, the text is then added with this place.
-        """
-        minhash = self._hash(num_perm=self._num_hashes)
-        shingles = _shingles(text)
-        minhash.update_batch([shingle.encode("utf-8", "surrogatepass") for shingle in shingles])
-        candidates = sorted((self._places[other], other) for other in self._index.query(minhash) if other != text)
-        first = next((where for where, other in candidates if _similar(shingles, _shingles(other))), None)
-        if place is not None and text not in self._places:
-            self._places[text] = place
-            self._index.insert(text, minhash)
-        return first
-
-
 def find_near(train: Sequence[str], test: Sequence[str]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """Return the places of training texts that are near an earlier one, and of test texts near a training text.
 
-    Each comes with the place of that other text. The first `MOST_ROWS` of each are compared.
+    Each comes with the first place of such a text. Equal texts do not count; the caller normalises the texts.
     """
-    known = NearTexts()
-    in_train = [known.find(text, place) for place, text in enumerate(tracked(train[:MOST_ROWS], "near", "rows"))]
-    in_test = [known.find(text) for text in tracked(test[:MOST_ROWS], "near", "rows")]
-    both = [[(place, other) for place, other in enumerate(found) if other is not None] for found in (in_train, in_test)]
-    return both[0], both[1]
+    from datasketch import MinHash, MinHashLSH
+
+    # 16 bands of 8 hashes: the candidates include 95% of the texts at similarity 0.8, and over 99% from 0.85 on.
+    index, known = MinHashLSH(num_perm=128, params=(16, 8)), dict[str, int]()
+    in_train: list[tuple[int, int]] = []
+    in_test: list[tuple[int, int]] = []
+    for texts, found, is_train in ((train, in_train, True), (test, in_test, False)):
+        for place, text in enumerate(tracked(texts, "near", "rows")):
+            shingles, minhash = _shingles(text), MinHash(num_perm=128)
+            minhash.update_batch([shingle.encode("utf-8", "surrogatepass") for shingle in shingles])
+            candidates = sorted((known[other], other) for other in index.query(minhash) if other != text)
+            similar = (where for where, other in candidates if _similar(shingles, _shingles(other)))
+            if (first := next(similar, None)) is not None:
+                found.append((place, first))
+            if is_train and text not in known:
+                known[text] = place
+                index.insert(text, minhash)
+    return in_train, in_test
 
 
 def _shingles(text: str) -> set[str]:

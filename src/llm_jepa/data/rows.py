@@ -1,4 +1,4 @@
-"""From the name of a file or a data set to examples. Every row that is left out is counted."""
+"""From the name of a file or a data set to examples, or to the texts of one side. Every row left out is counted."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import PurePath
+from typing import Any
 
 from llm_jepa.errors import ConfigError, DataError
 
 from .config import LARGE_FILE_BYTES, DataConfig
 from .example import Example
 from .formats import Content
-from .json_lines import RowError
+from .json_lines import RowError, text_of
 from .lazy_rows import MappedLines, StoredExamples
-from .row_forms import FORMS_TEXT, ExampleReader, RowForm
+from .row_forms import FORMS_TEXT, ExampleReader, RowForm, detect_form, fields_of
 from .sources import iter_rows, local_files, local_path, looks_local
 
 logger = logging.getLogger(__name__)
@@ -172,3 +173,51 @@ def stays_on_disk(path_or_name: str, config: DataConfig) -> bool:
     if config.rows_in_memory == "auto":
         return can and path.stat().st_size > LARGE_FILE_BYTES
     return can and not config.rows_in_memory
+
+
+def holds_pairs(file: str, config: DataConfig) -> bool:
+    """Whether the first row of a file has both views."""
+    for _, content in iter_rows(file, "test"):
+        try:
+            return detect_form(fields_of(content), config).kind != "text"
+        except RowError:  # `read_texts` reports it
+            return False
+    return False
+
+
+def read_texts(file: str, side: str, config: DataConfig, column: str | None = None) -> list[tuple[str, str]]:
+    """Return `(source, text)` of each row of a file that may hold only one side: texts to embed, or candidates.
+
+    The column is by default that of the side ("text" or "code"), or the only column of the rows.
+
+    Raises:
+        DataError: If the file is missing or has no row, or a row has no such text.
+    """
+    own = config.text_column if side == "text" else config.code_column
+    names = [own] if own else [text if side == "text" else code for text, code in config.PAIR_COLUMNS]
+    texts: list[tuple[str, str]] = []
+    for source, content in iter_rows(file, "test"):
+        try:
+            row = fields_of(content)
+            column = column or _column_of(row, names, source, side)
+            if column not in row:
+                text = f"{source}: found the fields {', '.join(row)}; expected {column}. Correct the row."
+                raise DataError("column_missing", text)
+            texts.append((source, text_of(row[column], column)))
+        except RowError as error:
+            raise DataError(error.code, f"{source}: {error} Correct the row.") from None
+    if not texts:
+        text = f"{file}: found no row at all. Expected rows with a column {' or '.join(names)}."
+        raise DataError("file_empty", text)
+    return texts
+
+
+def _column_of(row: dict[str, Any], names: Sequence[str], source: str, side: str) -> str:
+    found = next((name for name in names if name in row), None) or (next(iter(row)) if len(row) == 1 else None)
+    if found is None:
+        raise DataError(
+            "column_missing",
+            f"{source}: found the fields {', '.join(row)}; expected {' or '.join(names)} for the {side} side. Name the "
+            "column with --column.",
+        )
+    return found

@@ -18,8 +18,8 @@ from llm_jepa.data.encode import PairEncoder
 from llm_jepa.data.encoded_pairs import EncodedPairs, encode_examples
 from llm_jepa.data.example import Example
 from llm_jepa.data.generated_files import with_files
-from llm_jepa.data.lone_texts import holds_pairs, read_texts
 from llm_jepa.data.prepare import load_rows
+from llm_jepa.data.rows import holds_pairs, read_texts
 from llm_jepa.data.tokenizer import check_tokenizer_fits, load_tokenizer
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.evaluation.embed import embed_side
