@@ -107,7 +107,7 @@ def load_data(
     of_task = (split.examples for name, split in splits.items() if not name.startswith("views"))
     if system_note := check_system_messages(chain.from_iterable(of_task), encoder):
         notes.append(system_note)
-    views_encoder = _views_encoder(config, jepa, encoder, views) if "views" in splits else encoder
+    views_encoder = _views_encoder(encoder, views) if "views" in splits else encoder
     encoders = {"views": views_encoder, "views_validation": views_encoder}
     if label_views is not None:
         views.examples, dropped = label_views(views.examples)
@@ -118,7 +118,7 @@ def load_data(
         name: encode_examples(split.examples, encoders.get(name, encoder), **marks.get(name, {}))
         for name, split in splits.items()
     }
-    _check_encoded(splits, encoded, config, jepa, encoder, notes)
+    _check_encoded(splits, encoded, encoder, jepa, notes)
     for note in notes:
         logger.info(note)
     of_files = dict.fromkeys(note for split in splits.values() for note in split.notes)
@@ -127,7 +127,7 @@ def load_data(
         encoder=encoder,
         **{name: rows for name, rows in encoded.items() if not name.startswith(MAIN_TEST)},
         tests={name: encoded[split_name(name, config)] for name in config.tests},
-        summary=_summarise(splits, encoded, counts, config, encoder),
+        summary=_summarise(splits, encoded, counts, encoder),
         notes=[*of_files, *notes],
     )
 
@@ -181,9 +181,8 @@ def _called(split: str) -> str:
 def _check_encoded(
     splits: dict[str, ReadResult],
     encoded: dict[str, EncodedPairs],
-    config: DataConfig,
-    jepa: JEPAConfig,
     encoder: PairEncoder,
+    jepa: JEPAConfig,
     notes: list[str],
 ) -> None:
     """Raise an error if the encoded rows cannot train what was requested, and note what a user may not expect."""
@@ -204,9 +203,10 @@ def _check_encoded(
             number = f"{sum(lost.values())} of {split.rows_in} {_called(name)} rows"
             notes.append(f"{number} are left out: {list_counts(lost)}.")
         if truncated := encoded[name].truncated:
-            notes.append(f"{truncated} {_called(name)} rows are cut to max_length={config.max_length} tokens.")
-    _check_terms(encoded["train"], encoded.get("views"), config, jepa)
-    notes += notes_on_rows(encoded["train"], encoded.get("views"), encoder, config, jepa)
+            length = encoder.config.max_length
+            notes.append(f"{truncated} {_called(name)} rows are cut to max_length={length} tokens.")
+    _check_terms(encoded["train"], encoded.get("views"), encoder.config, jepa)
+    notes += notes_on_rows(encoded["train"], encoded.get("views"), encoder, jepa)
 
 
 def _check_terms(train: EncodedPairs, views: EncodedPairs | None, config: DataConfig, jepa: JEPAConfig) -> None:
@@ -236,11 +236,7 @@ def _check_terms(train: EncodedPairs, views: EncodedPairs | None, config: DataCo
 
 
 def _summarise(
-    splits: dict[str, ReadResult],
-    encoded: dict[str, EncodedPairs],
-    counts: dict[str, int],
-    config: DataConfig,
-    encoder: PairEncoder,
+    splits: dict[str, ReadResult], encoded: dict[str, EncodedPairs], counts: dict[str, int], encoder: PairEncoder
 ) -> dict[str, Any]:
     summary: dict[str, Any] = {
         name: {
@@ -254,8 +250,8 @@ def _summarise(
     summary |= counts
     summary["vocab_size"] = len(encoder.tokenizer)
     summary["chat_template"] = encoder.chat is not None and is_chat(encoded["train"].examples)
-    if config.views_file is not None:
-        summary["views_ratio"] = config.views_ratio
+    if "views" in splits:
+        summary["views_ratio"] = encoder.config.views_ratio
         for name in ("train", "views"):
             summary[name] |= {"jepa": encoded[name].facts.num_jepa, "cross_entropy": encoded[name].facts.num_ce}
     return summary
@@ -332,21 +328,22 @@ def _read_views(
     return views, validation, {"leaked_view_rows": num_texts, "leaked_view_codes": num_codes}
 
 
-def _views_encoder(config: DataConfig, jepa: JEPAConfig, encoder: PairEncoder, views: ReadResult) -> PairEncoder:
+def _views_encoder(encoder: PairEncoder, views: ReadResult) -> PairEncoder:
     """Return the encoder of view rows. Its bridge shows the model that another view follows, not an answer."""
+    config, bridge = encoder.config, encoder.config.views_bridge
     if encoder.chat is not None and is_chat(views.examples):
-        if config.views_bridge != DataConfig.views_bridge:
+        if bridge != DataConfig.views_bridge:
             raise ConfigError(
                 "setting_without_effect",
-                f"views_bridge={config.views_bridge!r} has no effect on rows of messages, which the chat template "
+                f"views_bridge={bridge!r} has no effect on rows of messages, which the chat template "
                 "renders. Remove it, or give view rows as two strings.",
             )
         return encoder
-    views_encoder = PairEncoder(encoder.tokenizer, config, jepa.jepa_split, jepa.jepa_views, bridge=config.views_bridge)
+    views_encoder = PairEncoder(encoder.tokenizer, config, encoder.jepa_split, encoder.jepa_views, bridge)
     if views_encoder.bridge_ids == encoder.bridge_ids:
         raise ConfigError(
             "bridges_equal",
-            f"views_bridge={config.views_bridge!r} is also the bridge of the task's rows: a text before it would ask "
+            f"views_bridge={bridge!r} is also the bridge of the task's rows: a text before it would ask "
             "for an answer and for another view at once. Set another one.",
         )
     return views_encoder

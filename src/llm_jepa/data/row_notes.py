@@ -17,14 +17,12 @@ from .tokenizer import decode_ids
 _NUM_SAMPLED = 100  # rows that are checked, which takes milliseconds
 
 
-def notes_on_rows(
-    train: EncodedPairs, views: EncodedPairs | None, encoder: PairEncoder, config: DataConfig, jepa: JEPAConfig
-) -> list[str]:
+def notes_on_rows(train: EncodedPairs, views: EncodedPairs | None, encoder: PairEncoder, jepa: JEPAConfig) -> list[str]:
     """Return sentences about the training rows, and about view rows if there is a file of them."""
     notes = [
         *_form(train, encoder, jepa),
         *_round_trips(train, encoder),
-        *_terms(train, views, config, jepa),
+        *_terms(train, views, encoder.config, jepa),
         *_begin_token(train, encoder),
         *_template_system(train, encoder),
         *_serving(train, encoder),
