@@ -240,10 +240,9 @@ class PairEncoder:
         return text_ids, bridge_ids
 
     def system_prefix(self, example: Example) -> str:
-        """Return what comes before the text of a row without chat template: its system message, or nothing.
+        """Return the system message before the text of a row without chat template, or "".
 
-        Raises:
-            DataError: If the row is a chat that needs a chat template.
+        A chat that needs a chat template is a DataError.
         """
         if example.messages is not None and isinstance(self.tokenizer.chat_template, dict):
             names = ", ".join(sorted(self.tokenizer.chat_template))

@@ -105,7 +105,7 @@ def iter_rows(name: str, part: str = "train") -> Iterator[tuple[str, Content]]:
 
 def _iter_dataset(name: str, base: str, parts: list[str], part: str) -> Iterator[tuple[str, Any]]:
     try:
-        label, rows = _find_rows(name, base, parts, part)
+        rows = _find_rows(name, base, parts, part)
     except DataError:
         raise
     except Exception as err:  # the library raises many kinds of errors (network, format, cache); all mean the same here
@@ -117,15 +117,15 @@ def _iter_dataset(name: str, base: str, parts: list[str], part: str) -> Iterator
             f"{name}: not a readable {kind}: {first_line(err).rstrip('.')}. Expected a file such as rows.jsonl, a "
             "folder of the datasets library, or owner/name on the hub (owner/name:split for one of its splits).",
         ) from err
-    if label is None:
-        yield from rows
-        return
-    for number, row in enumerate(rows, start=1):
-        yield f"{label}:{number}", dict(row)
+    yield from rows
 
 
-def _find_rows(name: str, base: str, parts: list[str], part: str) -> tuple[str | None, Iterable[Any]]:
-    """Return the rows of a data set with a name for them; the name is None if each row comes with its own source."""
+def _numbered(label: str, rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    return ((f"{label}:{number}", dict(row)) for number, row in enumerate(rows, start=1))
+
+
+def _find_rows(name: str, base: str, parts: list[str], part: str) -> Iterator[tuple[str, Any]]:
+    """Return source and content of each row of a data set."""
     import datasets
 
     folder = expanded(base)
@@ -133,11 +133,11 @@ def _find_rows(name: str, base: str, parts: list[str], part: str) -> tuple[str |
         if parts:
             text = f"{name}: {base} is one saved data set without splits. Remove :{':'.join(parts)}."
             raise DataError("no_splits", text)
-        return base, datasets.load_from_disk(str(folder))
+        return _numbered(base, datasets.load_from_disk(str(folder)))
     if (folder / "dataset_dict.json").exists():
         saved = datasets.load_from_disk(str(folder))
         split = _choose_split(name, base, list(saved), parts, part)
-        return f"{base}:{split}", saved[split]
+        return _numbered(f"{base}:{split}", saved[split])
     if not folder.is_dir():
         why_offline()
     # An absolute path: the library would take a folder named csv or json for one of its own readers.
@@ -156,9 +156,9 @@ def _find_rows(name: str, base: str, parts: list[str], part: str) -> tuple[str |
     # Parquet files on the hub have types, and the library caches them for use without a network.
     kinds = tuple(kind for kind in FORMATS if folder.is_dir() or kind != ".parquet")
     if not _is_read_here(builder.config, files.get(split, []), kinds):
-        return f"{named}:{split}", datasets.load_dataset(where, config, split=split)
+        return _numbered(f"{named}:{split}", datasets.load_dataset(where, config, split=split))
     separator = getattr(builder.config, "delimiter", None) or getattr(builder.config, "sep", None)
-    return None, _iter_files(files[split], base, where, separator)
+    return _iter_files(files[split], base, where, separator)
 
 
 def _check_split_names(name: str, base: str, files: list[str], splits: list[str]) -> None:

@@ -44,9 +44,6 @@ def apply_views_leak_policy(
     """Apply `on_leak` to the pairs; return those that are kept, and how many have the text of a held-out row as a view.
 
     Such a pair does not reveal a label, but the model would have learned to embed the question like its other phrasing.
-
-    Raises:
-        DataError: If the policy is `error` and there is such a pair.
     """
     found = find_views(views, (example.text for example in held_out))
     if found and policy == "error":
