@@ -55,7 +55,6 @@ class Task:
                 loaded.tokenizer,
                 end_id=loaded.encoder.end_ids[0],
                 pad_id=loaded.encoder.pad_id,
-                max_length=loaded.train.facts.longest + CONFIG.jepa_k,
             )
 
         return Task(list(loaded.train.pairs), loaded.encoder.pad_id, build)
