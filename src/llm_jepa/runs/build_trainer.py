@@ -81,11 +81,7 @@ def build_trainer(
     """
     if data is None:
         data = load_data(run.data, run.jepa, pretrained_tokenizer(run), label_views=labels)
-    train_pairs, view_pairs = data.train.pairs, data.views.pairs
-    if run.data.shuffle_views and run.data.task_views:
-        train_pairs = _shuffled(train_pairs, seed, data, "training rows")
-    if run.data.shuffle_views and run.data.trains_view_rows:
-        view_pairs = _shuffled(view_pairs, seed, data, "view rows")
+    train_pairs, view_pairs = _pairs_of(run, data, seed)
     arguments = _arguments(run, seed, folder, data, progress)
     data.notes += [*notes_on(run), *_about_negatives(run, train_pairs, view_pairs)]
     set_seed(seed)
@@ -116,17 +112,31 @@ def build_trainer(
             callbacks=[MetricsFile(RunFolder(folder))],
         )
     trainer.add_callback(StepLog(lambda: trainer.terms.loss, progress))
-    # Let the libraries refuse now what they would refuse in the first step.
+    _try_libraries(trainer, run)
+    _check_best_metric(trainer, run.evaluation.metric if scored else None)
+    trainer.remove_callback(PrinterCallback)  # prints raw dicts to standard output
+    trainer.remove_callback(ProgressCallback)
+    return trainer, data
+
+
+def _pairs_of(run: RunConfig, data: LoadedData, seed: int) -> tuple[Sequence[Pair], Sequence[Pair]]:
+    """Return the training pairs and the view pairs, for the control with the codes of other pairs."""
+    train_pairs, view_pairs = data.train.pairs, data.views.pairs
+    if run.data.shuffle_views and run.data.task_views:
+        train_pairs = _shuffled(train_pairs, seed, data, "training rows")
+    if run.data.shuffle_views and run.data.trains_view_rows:
+        view_pairs = _shuffled(view_pairs, seed, data, "view rows")
+    return train_pairs, view_pairs
+
+
+def _try_libraries(trainer: JEPATrainer, run: RunConfig) -> None:
+    """Let the libraries refuse now what they would refuse in the first step."""
     with naming_settings(run, "optim", "optim_args", "optim_target_modules"):
         trainer.try_optimizer()
     with naming_settings(run, "lr_scheduler_type", "lr_scheduler_kwargs"):
         trainer.try_schedule()
     with naming_settings(run, "torch_compile", "torch_compile_backend", "torch_compile_mode"):
         trainer.try_compiler()
-    _check_best_metric(trainer, run.evaluation.metric if scored else None)
-    trainer.remove_callback(PrinterCallback)  # prints raw dicts to standard output
-    trainer.remove_callback(ProgressCallback)
-    return trainer, data
 
 
 def _arguments(run: RunConfig, seed: int, folder: Path, data: LoadedData, progress: bool) -> JEPATrainingArguments:
