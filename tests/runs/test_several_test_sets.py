@@ -11,6 +11,7 @@ from llm_jepa.cli import main
 from llm_jepa.data.generated_files import with_files
 from llm_jepa.data.prepare import load_data
 from llm_jepa.files import read_json_lines
+from llm_jepa.runs.claim import differences
 from llm_jepa.runs.run import train_run
 from llm_jepa.runs.settings import read_run
 from llm_jepa.runs.trained_run import load_run
@@ -118,3 +119,11 @@ def test_the_test_rows_are_generated_in_both_phrasings(tmp_path):
     assert [row["code"] for row in colloquial] == [row["code"] for row in plain]
     assert colloquial == list(read_json_lines(Path(one.test_file)))
     assert colloquial != plain
+
+
+def test_the_order_of_test_sets_and_a_set_where_there_was_none_are_differences():
+    """The first set is the main one. `null` in the old settings is a value like any other."""
+    two, turned = {"a": "a.jsonl", "b": "b.jsonl"}, {"b": "b.jsonl", "a": "a.jsonl"}
+    assert len(differences({"test_files": two}, {"test_files": turned})) == 1
+    assert len(differences({"test_files": None}, {"test_files": two})) == 1
+    assert differences({"test_files": two, "seed": 1}, {"test_files": dict(two), "seed": 2}, but={"seed"}) == []

@@ -45,7 +45,7 @@ def differences(old: Settings, new: Settings, but: Collection[str] = ()) -> list
     found = []
     for key in sorted((old.keys() | new.keys()) - set(but)):
         before, now = old.get(key, "not set"), new.get(key, "not set")
-        is_reordered = key == "test_files" and isinstance(now, dict) and list(before) != list(now)  # the first is main
-        if before != now or is_reordered:
+        # The order of test sets counts, because the first one is the main one.
+        if before != now or (key == "test_files" and now and list(before) != list(now)):
             found.append(f"{key} was {before!r} and is {now!r}")
     return found
