@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 import json
+import multiprocessing
 import os
 import pickle
 import signal
@@ -220,56 +221,35 @@ def make_trainer(tmp_path: Path) -> Callable[..., JEPATrainer]:
 class Ranks:
     """Processes that run `function(rank)` together over gloo; `results` gives what each returned.
 
-    They are forked from this one, which has imported torch already. They meet at a store of this process, as those of
-    `torchrun` do: a port that was only looked up may be another's by the time that rank 0 opens it. A process that
-    does not end by itself is ended after `DEADLINE_S`, and says where it stood.
+    They are forked from this one, which has imported torch already, or start anew: long work should not inherit what
+    the tests before left in memory. They meet at a store of this process, as those of `torchrun` do: a port that was
+    only looked up may be another's by the time that rank 0 opens it. A process that does not end by itself is ended
+    after `DEADLINE_S`, and says where it stood.
 
     Args:
-        function: Called in each process.
+        function: Called in each process. One that starts anew can only call what pickle can name.
         number: How many processes.
         folder: Where each leaves its result.
+        anew: Start them anew.
     """
 
     DEADLINE_S = 240
 
-    def __init__(self, function: Callable[[int], Any], number: int, folder: Path) -> None:
+    def __init__(self, function: Callable[[int], Any], number: int, folder: Path, anew: bool) -> None:
         self.folder, self.number = folder, number
         folder.mkdir(parents=True)
         self.store = torch.distributed.TCPStore("127.0.0.1", 0, number, is_master=True, wait_for_workers=False)
-        self.pids = [self._fork(function, rank, self.store.port) for rank in range(number)]
-
-    def _fork(self, function: Callable[[int], Any], rank: int, port: int) -> int:
-        if pid := os.fork():
-            return pid
-        gc.freeze()  # what the parent has left to collect may wait for a thread, and here there is none
-        code = 1
-        try:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            faulthandler.register(signal.SIGALRM, file=2, chain=True)  # then it ends by the signal
-            signal.alarm(self.DEADLINE_S)
-            if self.number > 1:
-                place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self.number, "LOCAL_WORLD_SIZE": self.number}
-                place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
-                place |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}
-                os.environ.update({name: str(value) for name, value in place.items()})
-            AcceleratorState._reset_state(reset_partial_state=True)  # of tests before, in the parent
-            GradientState._reset_state()
-            torch.set_num_threads(1)
-            result = function(rank)
-            if torch.distributed.is_initialized():
-                torch.distributed.barrier()  # rank 0 holds what the others meet by
-            (self.folder / f"{rank}.pickle").write_bytes(pickle.dumps(result))
-            code = 0
-        except BaseException as error:
-            code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
-            if code == 1:
-                traceback.print_exc()
-        finally:
-            os._exit(code)
+        context = multiprocessing.get_context("spawn" if anew else "fork")
+        arguments = number, self.store.port, folder
+        self.processes = [context.Process(target=_rank, args=(function, rank, *arguments)) for rank in range(number)]
+        for each in self.processes:
+            each.start()
 
     def codes(self) -> list[int]:
         """Wait for all; return the exit code of each, or minus the number of the signal that ended it."""
-        return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in self.pids]
+        for each in self.processes:
+            each.join()
+        return [each.exitcode for each in self.processes]
 
     def results(self) -> list[Any]:
         """Wait for all, which must end well; return what each returned, by rank."""
@@ -277,13 +257,41 @@ class Ranks:
         return [pickle.loads((self.folder / f"{rank}.pickle").read_bytes()) for rank in range(self.number)]
 
 
+def _rank(function: Callable[[int], Any], rank: int, number: int, port: int, folder: Path) -> None:
+    gc.freeze()  # what the parent has left to collect may wait for a thread, and here there is none
+    code = 1
+    try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        faulthandler.register(signal.SIGALRM, file=2, chain=True)  # then it ends by the signal
+        signal.alarm(Ranks.DEADLINE_S)
+        if number > 1:
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number}
+            place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+            place |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}
+            os.environ.update({name: str(value) for name, value in place.items()})
+        AcceleratorState._reset_state(reset_partial_state=True)  # of tests before, in the parent
+        GradientState._reset_state()
+        torch.set_num_threads(1)
+        result = function(rank)
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # rank 0 holds what the others meet by
+        (folder / f"{rank}.pickle").write_bytes(pickle.dumps(result))
+        code = 0
+    except BaseException as error:
+        code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+        if code == 1:
+            traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
 @pytest.fixture
 def start_ranks(tmp_path: Path) -> Callable[..., Ranks]:
     """Start processes that run a function of their rank; two by default."""
     started: list[Ranks] = []
 
-    def start(function: Callable[[int], Any], number: int = 2) -> Ranks:
-        started.append(Ranks(function, number, tmp_path / f"ranks-{len(started)}"))
+    def start(function: Callable[[int], Any], number: int = 2, anew: bool = False) -> Ranks:
+        started.append(Ranks(function, number, tmp_path / f"ranks-{len(started)}", anew))
         return started[-1]
 
     return start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -65,48 +66,52 @@ def train_by_hand(jepa, shares, pairs):
     return losses, gradients, {name: whole(each) for name, each in jepa.state_dict().items()}
 
 
+PROMPTS = [[5, 6, 7], [8], [9, 10], [11, 12, 13, 14], [15]]
+ANSWERS = {"end_ids": [1], "pad_id": 0, "max_new_tokens": 5, "batch_size": 2}
+
+
+def build_model(tiny_model, objective, shard: bool) -> LLMJEPA:
+    jepa = LLMJEPA(tiny_model("llama", tie_word_embeddings=True), JEPAConfig(**objective))
+    if shard:
+        layers = [jepa, jepa.target] if jepa.target is not None else [jepa]
+        for root in layers:
+            for layer in (root.model.model if root is jepa else root.layers).layers:
+                fully_shard(layer)
+        fully_shard(jepa)
+    return jepa
+
+
+def train_sharded(tiny_model, pairs, folder, rank: int):
+    """Train, save, answer and restore under each objective, as one of two processes; rank 0 returns all results."""
+    join()
+    results = {}
+    for number, objective in enumerate(OBJECTIVES):
+        for shares in ([pairs[:3], pairs[3:]], [pairs, []]):
+            jepa = build_model(tiny_model, objective, shard=True)
+            assert is_sharded(jepa)
+            results[number, len(shares[0])] = train_by_hand(jepa, shares[rank], pairs)
+        size = {} if number else {"max_shard_size": "20KB"}  # weights in one file, and in several
+        save_jepa(jepa, folder / str(number), **size)
+        with whole_at_root(jepa):
+            answers = generate_greedy(jepa.model, PROMPTS, **ANSWERS)
+        again = build_model(tiny_model, objective, shard=True)
+        torch.distributed.barrier()
+        restore_weights(again, folder / str(number))
+        for name, each in again.state_dict().items():
+            torch.testing.assert_close(whole(each), whole(jepa.state_dict()[name]), rtol=0, atol=0)
+        results[number, "answers"] = answers
+    return results if is_main() else None
+
+
 @pytest.mark.slow
 def test_a_sharded_model_trains_as_a_whole_one_and_is_saved_as_a_plain_folder(
     tiny_model, make_pairs, start_ranks, tmp_path
 ):
     """Each layer and the rest a unit of its own. 5 rows as 3 and 2, then all 5 and none."""
     pairs = make_pairs(5)
-    prompts = [[5, 6, 7], [8], [9, 10], [11, 12, 13, 14], [15]]
-    options = {"end_ids": [1], "pad_id": 0, "max_new_tokens": 5, "batch_size": 2}
-
-    def build(objective, shard: bool) -> LLMJEPA:
-        jepa = LLMJEPA(tiny_model("llama", tie_word_embeddings=True), JEPAConfig(**objective))
-        if shard:
-            layers = [jepa, jepa.target] if jepa.target is not None else [jepa]
-            for root in layers:
-                for layer in (root.model.model if root is jepa else root.layers).layers:
-                    fully_shard(layer)
-            fully_shard(jepa)
-        return jepa
-
-    def sharded(rank: int):
-        join()
-        results = {}
-        for number, objective in enumerate(OBJECTIVES):
-            for shares in ([pairs[:3], pairs[3:]], [pairs, []]):
-                jepa = build(objective, shard=True)
-                assert is_sharded(jepa)
-                results[number, len(shares[0])] = train_by_hand(jepa, shares[rank], pairs)
-            size = {} if number else {"max_shard_size": "20KB"}  # weights in one file, and in several
-            save_jepa(jepa, tmp_path / str(number), **size)
-            with whole_at_root(jepa):
-                answers = generate_greedy(jepa.model, prompts, **options)
-            again = build(objective, shard=True)
-            torch.distributed.barrier()
-            restore_weights(again, tmp_path / str(number))
-            for name, each in again.state_dict().items():
-                torch.testing.assert_close(whole(each), whole(jepa.state_dict()[name]), rtol=0, atol=0)
-            results[number, "answers"] = answers
-        return results if is_main() else None
-
-    results = start_ranks(sharded).results()[0]
+    results = start_ranks(partial(train_sharded, tiny_model, pairs, tmp_path), anew=True).results()[0]
     for number, objective in enumerate(OBJECTIVES):
-        jepa = build(objective, shard=False)
+        jepa = build_model(tiny_model, objective, shard=False)
         losses, gradients, weights = train_by_hand(jepa, pairs, pairs)
         for rows in (3, 5):
             its_losses, its_gradients, its_weights = results[number, rows]
@@ -121,7 +126,7 @@ def test_a_sharded_model_trains_as_a_whole_one_and_is_saved_as_a_plain_folder(
             torch.testing.assert_close(each, weights[f"model.{name}"], rtol=WEIGHTS, atol=WEIGHTS)
         loaded = load_jepa(tmp_path / str(number))
         torch.testing.assert_close(loaded.predictor.embedding, weights["predictor.embedding"], rtol=1e-5, atol=1e-5)
-        assert generate_greedy(plain, prompts, **options) == results[number, "answers"]
+        assert generate_greedy(plain, PROMPTS, **ANSWERS) == results[number, "answers"]
 
 
 def test_a_process_whose_rows_have_no_views_keeps_step_with_the_others(tiny_model, make_pairs, start_ranks):
