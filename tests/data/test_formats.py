@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import pyarrow
+import pyarrow.parquet
 import pytest
 
 from llm_jepa.data.config import DataConfig
@@ -148,6 +149,9 @@ def test_a_pattern_that_fits_no_file_is_refused(tmp_path, monkeypatch, raises):
         ("rows.csv", "text,code\na,b\n".encode("utf-16"), "not_utf8", "UTF-16"),
         ("rows.csv", b"text,text\na,b\n", "column_repeated", "'text'"),
         ("rows.csv", b"text,code\na,b\na\n", "wrong_cell_count", "rows.csv:3: "),
+        ("rows.csv", b'text,code\na,"b\nc,d\ne,f\n', "not_csv", "rows.csv:2: "),  # it would be one row
+        ("rows.csv", b'text,code\n"he said \\"yes\\" twice",b\n', "not_csv", "rows.csv:2: "),
+        ("rows.tsv", b'text\tcode\nz\tz\n"Go\ta\nhe said "yes"\tb\n', "not_csv", "rows.tsv:3: "),
         ("rows.jsonl", b"text,code\na,b\n", "not_json", "rows.jsonl:1: "),
         ("rows.jsonl", b'[{"text": "a", "code": "b"}]', "row_not_object", "a list"),
         ("rows.json", b'[{"text": "a", "code": "b"}', "not_json", "rows.json: "),
@@ -175,6 +179,34 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path, raises, name
     (tmp_path / name).write_bytes(content)
     with raises(code, name, value):
         read_examples(str(tmp_path / name), DataConfig())
+
+
+def test_parquet_with_two_columns_of_one_name_or_with_broken_text_is_refused(tmp_path, raises):
+    """One of the columns would be read, the other one lost."""
+    columns = [pyarrow.array([each]) for each in ("a", "b", "c")]
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, ["text", "code", "code"]), tmp_path / "a.parquet")
+    with raises("column_repeated", "a.parquet", "'code'"):
+        read_examples(str(tmp_path / "a.parquet"), DataConfig())
+    offsets = columns[0].buffers()[1]
+    broken = pyarrow.Array.from_buffers(pyarrow.string(), 1, [None, offsets, pyarrow.py_buffer(b"\xff")])
+    pyarrow.parquet.write_table(pyarrow.table({"text": broken, "code": columns[1]}), tmp_path / "b.parquet")
+    with raises("file_damaged", "b.parquet"):
+        read_examples(str(tmp_path / "b.parquet"), DataConfig())
+
+
+def test_spaces_around_the_name_of_a_column_do_not_count(tmp_path):
+    """After `text, code`, rows would be rows of one text."""
+    (tmp_path / "rows.csv").write_bytes(b"text, code \na, b\n")
+    assert read_examples(str(tmp_path / "rows.csv"), DataConfig()).examples[0].views == ["a", " b"]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_every_character_of_a_text_is_written_and_read(tmp_path, ending):
+    """Quotation marks, separators, and line ends of every system."""
+    rows = [{"text": text, "code": "c"} for text in ("a\rb", "a\r\nb", "a\nb", '"', 'a",b', "a\t,;b", "\u2028", " a ")]
+    write_file(tmp_path / f"rows{ending}", rows)
+    read = read_examples(str(tmp_path / f"rows{ending}"), DataConfig()).examples
+    assert [each.text for each in read] == [row["text"] for row in rows]
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

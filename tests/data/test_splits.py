@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from datetime import date
+
+from datasets import Dataset
 
 from llm_jepa.data.checks import find_leaks, pair_key
+from llm_jepa.data.config import DataConfig
 from llm_jepa.data.example import Example
-from llm_jepa.data.splits import split_validation
+from llm_jepa.data.rows import read_examples
+from llm_jepa.data.splits import split_file, split_validation
 
 # 100 rows, 80 pairs: the last 20 rows repeat the first 20.
 ROWS = [Example(f"text {i % 80}", f"code {i % 7}", source=f"train.jsonl:{i + 1}") for i in range(100)]
@@ -70,3 +76,21 @@ def test_rows_without_a_group_are_chosen_as_ever():
     rows = [*ROWS[:80], *(Example(f"new {i}", "x", group="g") for i in range(30))]
     chosen = {pair_key(row) for row in split_validation(ROWS[:80], 20)[1]}
     assert {pair_key(row) for row in split_validation(rows, 20)[1]} == chosen
+
+
+def test_a_split_of_several_files_keeps_what_their_columns_mean(tmp_path):
+    """Lines of JSON from tables: an empty cell is no group and no view; lists and dates stay readable."""
+    head = "text,code,text_view,group,use_jepa,answers\n"
+    for name in "ab":
+        rows = "".join(f'{name}{number},c,,,{"false" if number else ""},"[""x""]"\n' for number in range(5))
+        (tmp_path / f"{name}.csv").write_text(head + rows)
+    pattern, config = str(tmp_path / "*.csv"), DataConfig()
+    split_file(pattern, 3, tmp_path / "out", config)
+    parts = [read_examples(str(tmp_path / "out" / f"{part}.jsonl"), config).examples for part in ("train", "test")]
+    assert [len(part) for part in parts] == [7, 3]
+    known = {each.text: replace(each, source="") for each in read_examples(pattern, config).examples}
+    assert {each.text: replace(each, source="") for part in parts for each in part} == known
+    dated = [{"text": f"a{number}", "code": "c", "when": date(2020, 1, 2)} for number in range(5)]
+    Dataset.from_list(dated).save_to_disk(str(tmp_path / "saved"))
+    assert split_file(str(tmp_path / "saved"), 2, tmp_path / "more", config) == {"train.jsonl": 3, "test.jsonl": 2}
+    assert "2020-01-02" in (tmp_path / "more" / "test.jsonl").read_text()

@@ -129,8 +129,12 @@ def _read_lines(file: IO[bytes], label: str) -> Numbered:
 
 
 def _lines(rows: Sequence[Content]) -> bytes:
-    lines = (row if isinstance(row, bytes) else json.dumps(row, ensure_ascii=False).encode("utf-8") for row in rows)
+    lines = (row if isinstance(row, bytes) else _json(row).encode("utf-8") for row in rows)
     return b"".join(line + b"\n" for line in lines)
+
+
+# default: a date of a Parquet file, say, becomes its text.
+_json = partial(json.dumps, ensure_ascii=False, default=str)
 
 
 def _read_json(file: IO[bytes], label: str) -> Numbered:
@@ -151,9 +155,11 @@ def _read_parquet(file: IO[bytes], label: str) -> Numbered:
 
     start = file.read(64)
     try:
-        batches = pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=1024)
+        table = pyarrow.parquet.ParquetFile(file)
+        _check_head(table.schema_arrow.names, label)
+        batches = table.iter_batches(batch_size=1024)
         yield from enumerate(chain.from_iterable(batch.to_pylist() for batch in batches), start=1)
-    except pyarrow.ArrowException as err:
+    except (pyarrow.ArrowException, UnicodeDecodeError) as err:
         is_parquet = start.startswith(b"PAR1")
         hint = "" if is_parquet else describe_content(start).strip()
         code = "file_damaged" if is_parquet else "not_parquet"
@@ -173,10 +179,12 @@ def _parquet(rows: Sequence[Content]) -> bytes:
 def _read_table(file: IO[bytes], label: str, *, separator: str) -> Numbered:
     """Yield the rows of a CSV file, each with the number of its first line."""
     csv.field_size_limit(MAX_LINE_BYTES)
-    reader = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=separator)
+    # strict: or else a quotation mark that is not closed takes all rows up to the next one into its value.
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    reader = csv.DictReader(text, delimiter=separator, strict=True)
     done = 1
     try:
-        names = list(reader.fieldnames or ())
+        reader.fieldnames = names = [name.strip() for name in reader.fieldnames or ()]  # people write `text, code`
         _check_head(names, label)
         done = reader.line_num
         for row in reader:
@@ -189,7 +197,8 @@ def _read_table(file: IO[bytes], label: str, *, separator: str) -> Numbered:
         hint = describe_content(err.object)
         raise DataError("not_utf8", f"{label}:{done + 1}: not readable as CSV in UTF-8: {err}.{hint}") from err
     except csv.Error as err:
-        raise DataError("not_csv", f"{label}:{done + 1}: not readable as CSV in UTF-8: {err}.") from err
+        hint = "A value with a quotation mark in it must be in quotation marks, and have each of its own twice."
+        raise DataError("not_csv", f"{label}:{done + 1}: not readable as CSV: {err}. {hint}") from err
 
 
 def _check_head(names: Sequence[str], label: str) -> None:
@@ -209,11 +218,11 @@ def _table(content: Sequence[Content], *, separator: str) -> bytes:
     rows = cast(Sequence[dict[str, Any]], content)
     text = io.StringIO(newline="")
     names = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(text, names, delimiter=separator, lineterminator="\n")
+    writer = csv.DictWriter(text, names, delimiter=separator)  # its line end, \r\n, has it quote values with \r or \n
     writer.writeheader()
     for row in rows:
         others = {name: value for name, value in row.items() if not isinstance(value, str | None)}
-        writer.writerow(row | {name: json.dumps(value, ensure_ascii=False) for name, value in others.items()})
+        writer.writerow(row | {name: _json(value) for name, value in others.items()})
     return text.getvalue().encode("utf-8")
 
 

@@ -79,8 +79,8 @@ class ExampleReader:
                 f"found {form}, but {self.form_source} has {self.form} (fields here: {_listed(row)}). "
                 "Expected the same form in every row of a file.",
             )
-        views = _read_views(row, form)
-        own = _own_columns(_typed(row) if isinstance(row, CsvRow) else row, form)
+        row = typed_cells(row, form) if isinstance(row, CsvRow) else row
+        views, own = _read_views(row, form), _own_columns(row, form)
         if isinstance(views, Chat):
             text, code = "\n".join(views.turns), views.answer
             example = Example(text, code, views.system, views.messages, source, **own)
@@ -184,8 +184,7 @@ def _read_views(row: dict[str, Any], form: RowForm) -> Chat | tuple[str, str | N
     """Return the text and code of a row, or its chat."""
     values = [row[column] for column in form.columns]
     if form.kind == "messages":
-        is_cell = isinstance(row, CsvRow)
-        return read_chat(list_or_text(values[0]) if is_cell else values[0], form.columns[0])
+        return read_chat(values[0], form.columns[0])
     if form.kind == "pair" and isinstance(values[0], list) and isinstance(values[1], list):
         if (number := len(values[1])) != 1:
             text = f"{form.columns[1]} holds {number} messages, expected one, of the assistant."
@@ -203,14 +202,15 @@ def _read_views(row: dict[str, Any], form: RowForm) -> Chat | tuple[str, str | N
     return strings[0], strings[1] if form.kind == "pair" else None
 
 
-def _typed(row: CsvRow) -> dict[str, Any]:
-    """Return a row of a CSV file, where all values are text, with proper types in the columns that are not views."""
-    typed: dict[str, Any] = {name: value or None for name, value in row.items()}
-    for name in SCORING_COLUMNS:
-        if typed.get(name):
-            typed[name] = list_or_text(typed[name])
+def typed_cells(row: CsvRow, form: RowForm) -> dict[str, Any]:
+    """Return a row of a table, where all values are text, with the types of a row of JSON; views stay text."""
+    typed: dict[str, Any] = dict(row)
+    for name in row.keys() & {*OWN_COLUMNS, *SCORING_COLUMNS} - {*form.columns}:
+        typed[name] = list_or_text(row[name]) if row[name] and name in SCORING_COLUMNS else row[name] or None
     if said := typed.get(USE_JEPA):
         typed[USE_JEPA] = {"true": True, "false": False}.get(said.lower(), said)
+    if form.kind == "messages":
+        typed[form.columns[0]] = list_or_text(row[form.columns[0]])
     return typed
 
 

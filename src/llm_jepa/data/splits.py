@@ -13,8 +13,9 @@ from llm_jepa.errors import ConfigError, DataError
 from .checks import KEY_DTYPE, hash_key, pair_key
 from .config import DataConfig
 from .example import Example
-from .formats import split_ending, write_file
+from .formats import CsvRow, split_ending, write_file
 from .lazy_rows import take
+from .row_forms import typed_cells
 from .rows import read_examples
 from .sources import iter_rows, local_path
 
@@ -78,7 +79,8 @@ def split_file(
         if (out / name).exists() and not force:
             text = f"{out / name} exists already. Choose another --out, or overwrite it with --force."
             raise ConfigError("file_exists", text)
-    examples = read_examples(file, config).examples
+    read = read_examples(file, config)
+    examples, form = read.examples, read.form
     if num_test >= len(examples):
         text = f"{num_test} test rows leave none to train on: {file} has {len(examples)} rows. Ask for fewer."
         raise DataError("too_few_rows", text)
@@ -89,7 +91,11 @@ def split_file(
             f"No rows of {file} fit into {num_test} test rows: rows of one pair or group stay together. Ask for more "
             "test rows, or remove repeated rows.",
         )
-    contents = dict(iter_rows(file))
+    is_table = ending.startswith((".csv", ".tsv"))
+    contents = {
+        source: typed_cells(row, form) if isinstance(row, CsvRow) and form and not is_table else row
+        for source, row in iter_rows(file)
+    }
     out.mkdir(parents=True, exist_ok=True)
     for name, rows in parts.items():
         write_file(out / name, [contents[row.source] for row in rows])
