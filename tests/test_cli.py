@@ -586,6 +586,8 @@ def test_a_check_of_data_finds_what_was_planted(call, tmp_path):
         said = call("data", "check", train, test, *([] if limit is None else ["--max-leak", limit]))
         assert said.code == code
         assert (said.last["leaked_pairs"], said.last["duplicate_rows"]) == (3, 2)
+    config = write_config(tmp_path / "run", test_files={"one": "gone.jsonl", "two": str(test)}, test_file=None)
+    assert call("data", "check", train, test, "--config", config).last["leaked_pairs"] == 3  # TEST in place of its sets
     shown = " ".join(said.out.split())
     assert f"leak {test}:1 = {train}:18" in shown and f"duplicate {train}:21 = {train}:1" in shown
 

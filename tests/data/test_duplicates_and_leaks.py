@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from llm_jepa.data.checks import (
@@ -35,6 +37,22 @@ def test_a_leak_is_a_held_out_row_whose_pair_was_trained_on():
     found = find_leaks(TRAIN, TEST)
     assert (found.held_out_rows, found.first_train_rows, found.train_rows) == ([0], [0], [0, 2, 5])
     assert (found.num_normalised, found.num_codes) == (2, 3)
+
+
+def test_views_of_a_training_row_that_are_a_held_out_pair_leak():
+    """The JEPA term would be trained on the pair that is asked for; not so in a row without the term."""
+    row = Example("x", "1", text_view="a", source="train.jsonl:1")
+    train = [
+        *TRAIN[1:2],
+        row,
+        replace(row, code="2", code_view="1"),
+        replace(row, use_jepa=False),
+        replace(row, code="5"),
+    ]
+    found = find_leaks(train, TEST)
+    assert (found.held_out_rows, found.first_train_rows, found.train_rows) == ([0], [1], [1, 2])
+    assert found.num_normalised == 2
+    assert apply_leak_policy(train, TEST, "drop")[0] == [train[0], *train[3:]]
 
 
 def test_two_unicode_forms_of_one_text_are_equal_when_normalised():

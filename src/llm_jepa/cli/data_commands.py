@@ -118,7 +118,8 @@ def _data_inspect(arguments: argparse.Namespace) -> dict[str, Any]:
 
     settings = read_call(arguments)
     if settings.get("train_file") is None:  # then the file itself is read as the training rows
-        settings |= {"train_file": arguments.file, "validation_size": 0, "test_file": None, "validation_file": None}
+        settings |= {"train_file": arguments.file, "validation_size": 0, "validation_file": None}
+        settings |= {"test_file": None, "test_files": None}
     run, _, seed = run_of(settings, arguments.arm)
     rows, views, tokenizer, counts, notes = _inspected_rows(arguments.file, run, seed)
     shown = {"num_rows": arguments.rows, "colour": sys.stdout.isatty() and "NO_COLOR" not in os.environ}
@@ -165,7 +166,7 @@ def _data_check(arguments: argparse.Namespace) -> dict[str, Any]:
     from llm_jepa.data.data_check import check_files
     from llm_jepa.runs.settings import read_run
 
-    settings = read_call(arguments, train_file=arguments.train, test_file=arguments.test)
+    settings = read_call(arguments, train_file=arguments.train, test_file=arguments.test, test_files=None)
     run = read_run(settings if arguments.config is None else without_experiment(settings))
     found = check_files(arguments.train, arguments.test, run.data)
     _print_check(found)

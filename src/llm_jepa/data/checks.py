@@ -1,7 +1,8 @@
 """Duplicates within a file, and leaks between files: counted exactly, with the same rule.
 
 Two rows are the same pair if their text and their code are equal after `str.strip()`; system messages are
-not compared. Rows are also compared *normalised*: in one Unicode form, case-folded, and with each run of white space
+not compared. A training row is a leak too if the views that its JEPA term gets are a held-out pair (`text_view`,
+`code_view`). Rows are also compared *normalised*: in one Unicode form, case-folded, and with each run of white space
 as one space. That count is only reported, and no row is left out because of it: in a regex, case has a meaning. Rows
 with the same question (text and system message equal after `str.strip()`) and another code are only reported too.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,9 @@ from .lazy_rows import Joined, StoredExamples, leave_out
 NUM_SHOWN = 5
 KEY_DTYPE = "S16"  # hashes of 16 bytes: numpy can sort them; two values are equal if all bytes are
 
-KEYS = np.dtype([(name, KEY_DTYPE) for name in ("pair", "normalised", "code", "question", "question_normalised")])
-"""What of a row is hashed: `pair_key`; the same, normalised; the code alone (`NO_CODE` for rows of one text); text and
-system message; the same, normalised. In practice, two different values never have the same hash."""
+KEYS = np.dtype([(name, KEY_DTYPE) for name in ("pair", "views", "normalised", "code", "question", "near_question")])
+"""What of a row is hashed: `pair_key`; its `_views`; the pair, normalised; the code (`NO_CODE` for rows of one text);
+text and system message; the same, normalised. In practice, two different values never have the same hash."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,12 @@ def pair_key(example: Example) -> tuple[str, str | None]:
     return example.text.strip(), None if example.code is None else example.code.strip()
 
 
+def _views(example: Example) -> tuple[str, str | None]:
+    """Return `pair_key` of what the JEPA term of a row compares; of its text and code if it has no such term."""
+    text, code = (example.text_view, example.code_view) if example.use_jepa else (None, None)
+    return pair_key(replace(example, text=text or example.text, code=code or example.code))
+
+
 def row_keys(examples: Sequence[Example]) -> np.ndarray:
     """Return the keys for comparing rows, dtype `KEYS`: hashes, so that a large file is not kept in memory.
 
@@ -86,7 +93,8 @@ def row_keys(examples: Sequence[Example]) -> np.ndarray:
     for example in examples:
         (text, code), system = pair_key(example), (example.system or "").strip()
         near_text, near_code = normalise(text), None if code is None else normalise(code)
-        for key in ((text, code), (near_text, near_code), (code,), (text, system), (near_text, normalise(system))):
+        pairs = (text, code), _views(example), (near_text, near_code)
+        for key in (*pairs, (code,), (text, system), (near_text, normalise(system))):
             hashes += hash_key(key)
     keys = np.frombuffer(hashes, KEYS)
     if isinstance(examples, StoredExamples):
@@ -125,16 +133,16 @@ def find_duplicates(examples: Sequence[Example]) -> Duplicates:
 
 
 def find_leaks(train_rows: Sequence[Example], held_out_rows: Sequence[Example]) -> Leaks:
-    """Find the held-out rows whose pair is also in the training rows."""
+    """Find the held-out rows whose pair is also in the training rows, as a pair or as its views."""
     train, held_out = row_keys(train_rows), row_keys(held_out_rows)
-    leaked, firsts = _find_first(held_out["pair"], train["pair"])
+    leaked, firsts = _find_first(held_out["pair"], np.concatenate([train["pair"], train["views"]]))
     near, firsts_near = _find_first(held_out["normalised"], train["normalised"])
     only_near = np.flatnonzero(~np.isin(near, leaked))[:NUM_SHOWN]
     return Leaks(
         held_out_rows=leaked.tolist(),
-        first_train_rows=firsts.tolist(),
-        train_rows=np.flatnonzero(np.isin(train["pair"], held_out["pair"])).tolist(),
-        num_normalised=len(near),
+        first_train_rows=(firsts % max(len(train), 1)).tolist(),
+        train_rows=np.flatnonzero(np.isin([train["pair"], train["views"]], held_out["pair"]).any(0)).tolist(),
+        num_normalised=len(np.union1d(near, leaked)),
         num_codes=int((np.isin(held_out["code"], train["code"]) & (held_out["code"] != NO_CODE)).sum()),
         normalised=list(zip(near[only_near].tolist(), firsts_near[only_near].tolist(), strict=True)),
     )
@@ -148,7 +156,7 @@ def find_conflicts(
     `others` may be the same list. `normalised` compares normalised texts; codes are never normalised.
     """
     keys, known = row_keys(rows), row_keys(others)
-    question = "question_normalised" if normalised else "question"
+    question = "near_question" if normalised else "question"
     asked, asked_before = keys[question], known[question]
     order = np.argsort(asked_before, kind="stable")
     questions, starts = np.unique(asked_before[order], return_index=True)

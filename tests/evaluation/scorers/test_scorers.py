@@ -124,6 +124,7 @@ def test_an_unknown_scorer_is_refused_with_the_nearest_name(raises):
         *((f"#### {text}", "-5") for text in ("$-5", "-$5", "$\u22125", "\u2212\u20ac5", "**$-5**", r"\boxed{-5}")),
         ("#### Step 1: add\n9 + 9 = 18\n#### Step 2: done\n#### 18", "18"),
         ("##### 18", "18"),
+        *((f"#### {text}", "18000") for text in ("18{,}000", r"\$18{,}000", r"$18,\!000$")),
     ],
 )
 def test_the_number_after_the_marker_is_read_as_people_write_it(text: str, number: str):
@@ -148,6 +149,7 @@ def test_the_number_after_the_marker_is_read_as_people_write_it(text: str, numbe
             "#### 1e3",
         ),
         *("#### 0x10", "#### 1,00", "#### 1 000", "#### 1.2.3", "#### 3/4", "#### 5*2", "#### 3 - 3 = 0", "#### 3rd"),
+        *(r"#### 18\ 000", r"#### 18\,000", "#### 18~20"),
         *("#### --1", "#### 1_000", "#### 1\u0663", "#### 10^400", "#### 12:30", "#### 3-5", "#### 1'000", "#### ,5"),
         *("#### $", "#### -$-5", "#### 5-", "#### 5 million", r"#### 1\frac{1}{2}", r"#### 3 \times 10^4"),
         *(
@@ -259,6 +261,13 @@ def test_the_answers_of_gsm8k_all_have_a_number_and_match_themselves_alone():
         ("CAF\u00c9", ["cafe\u0301"], True),
         ("\u6771\u4eac\u3067\u3059", ["\u6771\u4eac"], True),
         ("The", ["The"], True),
+        (
+            "\u0e04\u0e37\u0e2d\u0e01\u0e23\u0e38\u0e07\u0e40\u0e17\u0e1e\u0e04\u0e23\u0e31\u0e1a",
+            ["\u0e01\u0e23\u0e38\u0e07\u0e40\u0e17\u0e1e"],
+            True,
+        ),
+        ("\u0e04\u0e37\u0e2d\u0e17\u0e35\u0e48", ["\u0e17\u0e35"], False),
+        ("J.R.R.Tolkien", ["Tolkien"], True),
         ("Paris", "Paris", True),  # a text that is no list is one answer
         ("14", "14", True),
         ("Parisian", ["Paris"], False),
@@ -301,7 +310,7 @@ def test_any_of_needs_answers_with_words_in_them(gold: object, code: str, raises
         (" good. The film", "Good", True),
         ("**Good**", "good", True),
         ("Very good!", "very good", True),
-        ("A. Because", "A", True),
+        *((text, "A", True) for text in ("A. Because", "A.Because", "A.42")),
         ("Not good", "good", False),
         ("goodish", "good", False),
         ("good", "very good", False),

@@ -25,10 +25,11 @@ _NUMBER = re.compile(
     rf"(?P<sign>{_SIGN}?)\s?(?P<currency>\\?[{CURRENCY}])?\s?(?P<second>{_SIGN}?)"
     r"(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?P<part>\.[0-9]+)?"
     r"(?!_*[^\W_]|[.,:'\u2019]?[0-9]|[^\S\r\n][0-9]|[-\u2212](?!\w)"
-    r"|[^\S\r\n]*(?:[-+*/^=\u00d7\u00f7\u2212\u2013]|\\(?:times|cdot|div|pm))\s*\$?[0-9(]"
+    r"|\\[,:; ][0-9]|[^\S\r\n]*(?:[-+*/^=~\u00d7\u00f7\u2212\u2013]|\\(?:times|cdot|div|pm))\s*\$?[0-9(]"
     r"|[^\S\r\n]*\\[cdt]?frac"
     r"|[^\S\r\n]+(?:dozen|hundred|thousand|million|billion|trillion|lakh|crore)s?\b)",
 )
+_COMMA = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!)(?=[0-9])")  # the comma of 18,000 in LaTeX
 _WORD = re.compile(r"[^\W\d_]+|[^\w\s]")
 _NO_WORDS = frozenset("*_`}{\\.,:;()[]") | {"text"}  # marks of Markdown and LaTeX, and punctuation
 # Another number of the same kind: 18 or 20, 18, 20. If an output gives several numbers, none of them is its answer.
@@ -63,6 +64,7 @@ class FoundNumber:
 
 def find_number(text: str, *, last: bool = False) -> FoundNumber | None:
     """Return the number after the first `####` that no word follows directly; with `last`, only the last counts."""
+    text = _COMMA.sub(",", text)
     places = [found.end() for found in MARKER.finditer(text)]
     for place in places[-1:] if last else places:
         start = _BEFORE.match(text, place).end()  # type: ignore[union-attr]

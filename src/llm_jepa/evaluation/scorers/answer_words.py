@@ -23,7 +23,8 @@ from .verdict import quoted
 
 LOOSE, CASED, CHUNKS, EXACT = LEVELS = range(4)
 
-FIRST_IDEOGRAPH = 0x2E80  # from here on, scripts have no spaces between words, so each character counts as a word
+# Thai, Lao, Burmese, Khmer, ideographs: there are no spaces between words, so each character counts as a word.
+UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\U0010ffff]")
 ZERO_WIDTH_SPACE = "\u200b"
 INVISIBLE = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef\u034f]")  # they choose how a character looks
 OUTER = ".,;:!?\"'`\u2018\u2019\u201c\u201d\u00ab\u00bb()[]{}\u3002\u3001\uff0c\uff01\uff1f"
@@ -57,11 +58,11 @@ def normalised_words(text: str, level: int = LOOSE) -> list[str]:
         char = text[place]
         is_mark = unicodedata.category(char).startswith("M")
         if is_mark and not word:  # the mark is on a character that is its own word, or on no letter
-            if words and place > 2 and ord(text[place - 1]) >= FIRST_IDEOGRAPH and text[place - 1].isalnum():
+            if words and UNSPACED.match(text[place - 1]) and unicodedata.category(text[place - 1])[0] in "LMN":
                 words[-1] += char
             continue
         kept = True if is_mark else _is_kept(text, place, word)
-        if kept and (ord(char) < FIRST_IDEOGRAPH or is_mark):
+        if kept and (is_mark or not UNSPACED.match(char)):
             word += char
         elif kept is not False:
             words += [each for each in (word, char if kept else "") if each]
@@ -94,8 +95,9 @@ def _is_kept(text: str, place: int, word: str) -> bool | None:
         return None if char == ZERO_WIDTH_SPACE else False
     if char == ",":
         return _in_number(text, place) if before.isdigit() and after.isdigit() else None
-    if char == ".":  # in U.S., which is one word, but not in `end.Next`
-        return False if before.isalpha() and not text[place - 2].isalnum() else None
+    if char == ".":  # in U.S., which is one word, but not in `end.Next`, `A.Next` and `A.5`
+        is_letter = before.isalpha() and not text[place - 2].isalnum()
+        return False if is_letter and not after.isdigit() and not text[place + 1 : place + 4].isalnum() else None
     return False if char in "'\u2019" and before.isalpha() else None
 
 
