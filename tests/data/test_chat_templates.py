@@ -101,6 +101,16 @@ def test_earlier_thinking_that_is_cut_up_to_its_end_alone_loses_no_row(r1, thoug
     assert pair.text_ids + pair.bridge_ids == served(r1, chat("q", thought, "r", "b"))
 
 
+def test_a_message_that_the_template_leaves_out_is_not_lost_in_silence(smollm3, raises):
+    """Two rows may differ in it alone."""
+    smollm3.chat_template = (
+        "{% for m in messages if m.role != 'system' %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+    )
+    assert encode(smollm3, chat("q", "a"))
+    with raises("template_drops_message", "rows.jsonl:3", "message 1", "system"):
+        encode(smollm3, chat("q", "a", system="Answer in French."))
+
+
 def test_a_switch_in_the_system_message_that_the_template_takes_out_loses_no_row(smollm3):
     example = chat("q", "a", "r", "b", system="be brief /no_think")
     pair, shown = encode(smollm3, example)

@@ -147,11 +147,12 @@ def test_no_prompt_gives_no_answer(tiny_model):
     assert generate(tiny_model("llama"), []) == []
 
 
-def test_an_answer_ends_where_learned_positions_do(tiny_model, raises):
-    """GPT-2 has no vector for a position beyond its last; models that compute theirs go on."""
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_an_answer_ends_where_learned_positions_do(tiny_model, raises, batch_size):
+    """GPT-2 has no vector for a position beyond its last; models that compute theirs go on. Rows do not share it."""
     prompts = [[5] * 28, [6] * 3]
     answers = generate_greedy(
-        tiny_model("gpt2", n_positions=32), prompts, end_ids=[63], pad_id=0, max_new_tokens=9, batch_size=1
+        tiny_model("gpt2", n_positions=32), prompts, end_ids=[63], pad_id=0, max_new_tokens=9, batch_size=batch_size
     )
     assert [len(answer) for answer in answers] == [4, 9]
     with raises("prompt_too_long", "32 tokens", "32 positions"):

@@ -297,6 +297,10 @@ class ChatTemplate:
         last = len(messages) - 1
         contents = [message["content"] for message in messages]
         places = _locate(contents, self._skeleton(messages, source, **options), string)
+        written = {index for index, _ in places or ()} | {last}
+        if lost := [place for place, each in enumerate(contents) if places and place not in written and each.strip()]:
+            text = f"{source}: the chat template leaves out message {lost[0] + 1}, of the {messages[lost[0]]['role']}."
+            raise DataError("template_drops_message", f"{text} Write it into the user's turn, or remove it.")
         if places is None and not any(self.controls.in_questions.search(each) for each in contents[:-1]):
             marked = [*messages[:-1], _marked(messages)[-1]]
             places = _locate_last(messages, self._render(marked, source, **options), string)

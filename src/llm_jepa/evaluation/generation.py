@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import takewhile
+from itertools import groupby, takewhile
 from typing import Any
 
 import torch
@@ -62,8 +63,11 @@ def generate_greedy(
         return_dict_in_generate=True,
     )
     ends = set(end_ids)
+    positions = learned_positions(model) or math.inf
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    # Answers that end at the last position do so in a batch of prompts of one length: shorter ones have more room.
+    groups = [list(each) for _, each in groupby(order, lambda n: min(max_new_tokens, positions - len(prompts[n])))]
+    batches = [each[start : start + batch_size] for each in groups for start in range(0, len(each), batch_size)]
     own: dict[int, list[int]] = {}
     with evaluating(model), Progress("answer", len(prompts), "rows", bar=progress) as shown:
         for turn, is_own in turns(len(batches)):
