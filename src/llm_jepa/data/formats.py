@@ -124,17 +124,12 @@ def _open(path: Path, packing: str) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _read_lines(file: IO[bytes], label: str) -> Numbered:
-    return iter_lines(file)
-
-
 def _lines(rows: Sequence[Content]) -> bytes:
     lines = (row if isinstance(row, bytes) else _json(row).encode("utf-8") for row in rows)
     return b"".join(line + b"\n" for line in lines)
 
 
-# default: a date of a Parquet file, say, becomes its text.
-_json = partial(json.dumps, ensure_ascii=False, default=str)
+_json = partial(json.dumps, ensure_ascii=False, default=str)  # a date of a Parquet file, say, becomes its text
 
 
 def _read_json(file: IO[bytes], label: str) -> Numbered:
@@ -229,8 +224,7 @@ def _table(content: Sequence[Content], *, separator: str) -> bytes:
 PACKINGS = (".gz", ".zst")
 UNPACKED = (".parquet",)  # compressed inside
 FORMATS = {
-    ".jsonl": Format(_read_lines, _lines),
-    ".ndjson": Format(_read_lines, _lines),
+    **dict.fromkeys((".jsonl", ".ndjson"), Format(lambda file, _: iter_lines(file), _lines)),
     ".json": Format(_read_json, _array),
     ".csv": Format(partial(_read_table, separator=","), partial(_table, separator=",")),
     ".tsv": Format(partial(_read_table, separator="\t"), partial(_table, separator="\t")),
