@@ -54,6 +54,7 @@ CASES: dict[str, dict] = {
     "qwen3": {"base": "qwen3"},
     "gemma3": {"base": "gemma3", "bos": True},
     "lora": {"base": "llama", "lora_r": 4, "jepa_k": 2},
+    "lora, ema": {"base": "llama", "lora_r": 4, "jepa_target": "ema"},
     "chat": {"base": "llama", "bos": True, "chat": [{"role": "system", "content": SYSTEM}]},
     "chat, turns": {"base": "llama", "chat": [{"role": "system", "content": SYSTEM}, *SHOTS], "jepa_k": 2},
     "chat, rendered": {

@@ -7,6 +7,7 @@ Letters: V tokens, C hidden size.
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,16 +93,15 @@ def _write(trained: TrainedRun, out: Path) -> EncoderTokenizer:
     predictor = jepa.predictor
     made = encoder_tokenizer(trained.encoder, trained.context, jepa.config, len(predictor.embedding))
     pred = predictor.embedding.detach() / jepa.backbone.embedding_scale  # (number of vectors, C)
-    backbone = Backbone(merged(jepa.model)) if isinstance(jepa.model, PeftModel) else jepa.backbone
     head = predictor.head if jepa.config.uses_views else None
     with tempfile.TemporaryDirectory() as scratch:
 
         def transformer(layers: Any, name: str) -> Any:
             out = str(Path(scratch, name))
-            _write_layers(layers, made, pred, out)
+            _write_layers(_plain_layers(jepa.model, layers), made, pred, out)
             return Transformer(out, modality_config=_MODALITIES, module_output_name="token_embeddings")
 
-        own = transformer(backbone.layers, "own")
+        own = transformer(jepa.backbone.layers, "own")
         pooling = Pooling(own.get_embedding_dimension(), "lasttoken")
         heads = [] if head is None else _dense(head)
         if jepa.target is None and not heads:
@@ -117,6 +117,15 @@ def _write(trained: TrainedRun, out: Path) -> EncoderTokenizer:
     for file in out.rglob("tokenizer.json"):  # as we made it: transformers may write it with changes
         made.tokenizer.save_pretrained(file.parent)
     return made
+
+
+def _plain_layers(model: nn.Module, layers: nn.Module) -> nn.Module:
+    """Return layers of a model, or of its slow copy, with the matrices of an adapter merged into them."""
+    if not isinstance(model, PeftModel):
+        return layers
+    own = copy.deepcopy(model)
+    Backbone(own).layers.load_state_dict(layers.state_dict())
+    return Backbone(merged(own)).layers
 
 
 def _write_layers(layers: Any, made: EncoderTokenizer, pred: Tensor, out: str) -> None:
