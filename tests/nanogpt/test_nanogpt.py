@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import transformers
 
 from llm_jepa.nanogpt import GPT, GPTConfig
+from llm_jepa.objective.distances import get_distance
 
 VOCAB_SIZE, BLOCK_SIZE = 40, 24
 TINY = {"block_size": BLOCK_SIZE, "vocab_size": VOCAB_SIZE, "n_layer": 2, "n_head": 4, "n_embd": 32}
@@ -532,3 +533,13 @@ def test_the_fused_pass_equals_three_forwards_on_a_gpu(dtype):
     ours, theirs = gradients(model, out.loss), gradients(model, expected)
     for name, value in theirs.items():
         assert (ours[name] - value).norm() <= 10 * tolerance * value.norm() + 1e-6, name
+
+
+def test_infonce_is_computed_in_float32_under_autocast():
+    """Cosines that are rounded to bf16 and divided by the temperature would change the third digit of the loss."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(block_size=16, vocab_size=40, n_layer=1, n_head=2, n_embd=256))
+    rows = torch.randint(40, (6, 16))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model.jepa_loss(rows, rows, jepa_distance="infonce")
+    assert torch.equal(out.jepa_loss, get_distance("infonce")(out.text_pred, out.code_emb).mean())

@@ -38,7 +38,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm_jepa.errors import ConfigError
-from llm_jepa.objective.distances import get_distance
+from llm_jepa.objective.distances import get_distance, without_autocast
 
 from .state_dicts import accept_nanogpt, with_pred_group
 from .views import MIN_VIEW, view_lengths, view_line
@@ -324,7 +324,8 @@ class GPT(nn.Module):
 
         text_pred = states[rows, [length - 1 for length in texts]] if pred is None else pred[rows, -1]
         code_emb = self._encode_codes(idx[rows], texts, codes)
-        jepa_loss = distance(text_pred, code_emb).mean()
+        with without_autocast(text_pred):
+            jepa_loss = distance(text_pred, code_emb).mean()
 
         loss = self._with_pred_token(ce_loss + jepa_lambda * jepa_loss)
         note = note if len(rows) < B else ""
