@@ -24,3 +24,11 @@ def test_rows_with_other_views_are_other_rows():
     assert digest_rows([replace(PAIR, text_view_ids=[7]), PAIR]) != digest_rows(
         [PAIR, replace(PAIR, text_view_ids=[7])]
     )
+
+
+def test_a_run_does_not_go_on_with_another_number_of_batches(make_jepa, make_trainer, make_pairs, raises):
+    """Without its last batch, an epoch has other rows and fewer steps."""
+    make_trainer(make_jepa(), make_pairs(6), max_steps=2, save_steps=1).train()
+    other = make_trainer(make_jepa(), make_pairs(6), max_steps=2, save_steps=1, dataloader_drop_last=True)
+    with raises("settings_changed", "dataloader_drop_last"):
+        other.train(resume_from_checkpoint=True)

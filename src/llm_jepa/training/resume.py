@@ -39,6 +39,8 @@ def describe_run(
         facts["num_train_epochs"] = None  # only max_steps decides when the run ends
     if args.packing:
         facts |= {"packing": True, "pack_length": args.pack_length}
+    if args.dataloader_drop_last:
+        facts["dataloader_drop_last"] = True
     if args.sum_micro_batches:
         facts["sum_micro_batches"] = True
     own = {"train_rows": describe_rows(pairs), "tokenizer": digest_tokenizer(tokenizer)}
