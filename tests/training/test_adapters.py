@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoHaConfig, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from torch.nn.utils import clip_grad_norm_
 from transformers import AutoModelForCausalLM, GenerationConfig
 
@@ -364,6 +365,76 @@ def test_a_run_does_not_go_on_with_another_adapter(name, lora, make_adapted, mak
     other = make_trainer(make_adapted(lora=lora), make_pairs(8), max_steps=2, save_steps=1)
     with raises("settings_changed", f"\n  {name} was ", f" and is {lora[name]}"):
         other.train(resume_from_checkpoint=True)
+
+
+OTHER_KINDS = {
+    "a name": (LoraConfig(r=2, target_modules=["q_proj"]), "mine"),
+    "embedding": (LoraConfig(r=2, target_modules=["q_proj", "embed_tokens"]), "default"),
+    "tokens": (LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=[5, 6]), "default"),
+    "saved modules": (LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"]), "default"),
+    "DoRA": (LoraConfig(r=2, target_modules=["q_proj"], use_dora=True), "default"),
+    "IA3": (IA3Config(target_modules=["q_proj"], feedforward_modules=[]), "default"),
+    "LoHa": (LoHaConfig(r=2, target_modules=["q_proj"]), "default"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_an_adapter_of_the_users_own_is_saved_loaded_and_resumed(kind, base, make_trainer, make_pairs, tmp_path):
+    """The adapter that is trained is the one that is saved, whatever its kind and its name."""
+
+    def run(out):
+        model = AutoModelForCausalLM.from_pretrained(base(), dtype=torch.float32).train()
+        settings, name = OTHER_KINDS[kind]
+        torch.manual_seed(3)
+        adapted = get_peft_model(model, copy.deepcopy(settings), adapter_name=name)
+        return make_trainer(LLMJEPA(adapted, JEPAConfig()), make_pairs(8), out=out, max_steps=3, save_steps=1)
+
+    whole, again = run("run"), run("run")
+    whole.train()
+    again.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-1")
+    assert_same(trained(again.jepa), trained(whole.jepa))
+    whole.save_model(tmp_path / "saved")
+    assert torch.equal(logits(load_jepa(tmp_path / "saved").model), logits(whole.jepa.model))
+    assert not torch.equal(logits(whole.jepa.model), logits(AutoModelForCausalLM.from_pretrained(base())))
+
+
+def test_of_two_adapters_the_active_one_is_saved(base, make_trainer, make_pairs, tmp_path):
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base()).train(), LoraConfig(target_modules=["q_proj"]))
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"]))
+    model.set_adapter("second")
+    trainer = make_trainer(LLMJEPA(model, JEPAConfig()), make_pairs(8), max_steps=2)
+    trainer.train()
+    trainer.save_model(tmp_path / "saved")
+    assert torch.equal(logits(load_jepa(tmp_path / "saved").model), logits(model))
+
+
+def test_a_run_does_not_go_on_with_another_setting_of_peft(base, make_trainer, make_pairs, raises):
+    """The scale of rsLoRA differs, the shapes do not."""
+
+    def run(**settings):
+        model = AutoModelForCausalLM.from_pretrained(base(), dtype=torch.float32).train()
+        model = get_peft_model(model, LoraConfig(target_modules=["q_proj"], **settings))
+        return make_trainer(LLMJEPA(model, JEPAConfig()), make_pairs(8), max_steps=2, save_steps=1)
+
+    run().train()
+    with raises("settings_changed", "adapter was None and is {'use_rslora': True}"):
+        run(use_rslora=True).train(resume_from_checkpoint=True)
+
+
+def test_a_learned_prompt_is_refused(base, raises):
+    """Its tokens would be before those of every row."""
+    settings = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    with raises("model_not_supported"):
+        LLMJEPA(get_peft_model(AutoModelForCausalLM.from_pretrained(base()), settings), JEPAConfig(jepa_lambda=0.0))
+
+
+def test_a_whole_model_replaces_an_adapter_of_its_folder(make_adapted, make_jepa, tmp_path):
+    """With the old adapter's files, every program would load that one instead."""
+    save_jepa(make_adapted(), tmp_path / "model")
+    whole = make_jepa(seed=4)
+    save_jepa(whole, tmp_path / "model")
+    for model in (load_jepa(tmp_path / "model").model, AutoModelForCausalLM.from_pretrained(tmp_path / "model")):
+        assert torch.equal(logits(model), logits(whole.model))
 
 
 def test_a_run_without_adapter_does_not_go_on_from_one_with(make_adapted, make_jepa, make_trainer, make_pairs, raises):

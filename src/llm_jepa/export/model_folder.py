@@ -78,7 +78,7 @@ def _check_weights(model: Path) -> None:
 def _save_merged(model: Path, out: Path) -> float:
     """Merge an adapter and save the model; return the largest difference of the logits before and after."""
     adapted = load_adapted(model).eval()
-    vocab_size, draw = adapted.get_input_embeddings().num_embeddings, torch.Generator().manual_seed(0)
+    vocab_size, draw = len(adapted.get_input_embeddings().weight), torch.Generator().manual_seed(0)
     tokens = torch.randint(vocab_size, (1, CHECKED_TOKENS), generator=draw)
     expected = _logits(adapted, tokens)
     plain = merged(adapted)

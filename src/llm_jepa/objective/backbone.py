@@ -43,6 +43,9 @@ class Backbone:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+            text = "A learned prompt puts its own tokens before every row, where the views would be read. Use LoRA."
+            raise UnsupportedModelError("model_not_supported", text)
         through_peft: Any = getattr(model, "get_base_model", None)
         self.inner: Any = through_peft() if through_peft else model
         self.name = type(self.inner).__name__

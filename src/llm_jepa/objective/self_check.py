@@ -34,7 +34,7 @@ def check_model(jepa: Objective) -> None:
     device = jepa.predictor.embedding.device
     if device.type == "meta":
         return
-    pairs = _pairs(jepa.backbone.embeddings.num_embeddings)  # type: ignore[arg-type]
+    pairs = _pairs(len(jepa.backbone.embeddings.weight))  # type: ignore[arg-type]
     batch = FusedCollator(jepa.config, pad_token_id=0)(pairs).to(device)
     with evaluating(jepa):
         slow = reference_loss(jepa, pairs)

@@ -161,7 +161,7 @@ def load_run(folder: Path) -> TrainedRun:
     run = RunFolder(folder)
     encoder, about = load_run_encoder(run), run.data()
     jepa = load_jepa(run.model)
-    check_tokenizer_fits(encoder.tokenizer, jepa.backbone.embeddings.num_embeddings)  # type: ignore[arg-type]
+    check_tokenizer_fits(encoder.tokenizer, len(jepa.backbone.embeddings.weight))  # type: ignore[arg-type]
     if (device := torch.accelerator.current_accelerator(check_available=True)) is not None:
         jepa.to(device)  # CUDA, or MPS, as in training
     evaluation = _part(EvaluationConfig, run.settings())

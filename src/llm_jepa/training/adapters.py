@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from llm_jepa.files import expanded
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 ALL_LINEAR = "all-linear"
 QUANTIZATIONS = ("none", "4bit")
+_FACTS = {name: f"lora_{name.removeprefix('lora_')}" for name in ("r", "lora_alpha", "lora_dropout", "target_modules")}
+_NO_FACTS = ("task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "init_lora_weights")
+"""Settings of PEFT by our names, and those on which the next step does not depend."""
 
 
 @dataclass
@@ -116,28 +120,27 @@ def describe_adapter(model: nn.Module) -> dict[str, Any]:
     """Return the settings of the adapter that a resumed run must share; an empty dict without an adapter."""
     if not isinstance(model, PeftModel):
         return {}
-    settings: Any = model.peft_config["default"]
-    return {
-        "lora_r": settings.r,
-        "lora_alpha": float(settings.lora_alpha),
-        "lora_dropout": float(settings.lora_dropout),
-        "lora_target_modules": _as_written(settings.target_modules),
-    }
+    found = {name: _as_written(each) for name, each in model.active_peft_config.to_dict().items()}
+    facts = {ours: found.pop(theirs, None) for theirs, ours in _FACTS.items()}
+    usual = LoraConfig().to_dict()
+    other = {name: each for name, each in found.items() if name not in _NO_FACTS and each != usual.get(name)}
+    return facts | ({"adapter": json.loads(json.dumps(other, default=str))} if other else {})
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
     """Write the adapter to `folder`, as PEFT does, but without its empty model card and in a fixed order."""
     weights = {name: each.detach().contiguous() for name, each in adapter_weights(model).items()}
     save_file(weights, folder / ADAPTER, metadata={"format": "pt"})
-    settings = copy.copy(model.peft_config["default"])
+    settings = copy.copy(model.active_peft_config)
     settings.inference_mode = True
-    settings.target_modules = _as_written(settings.target_modules)  # type: ignore[attr-defined]
+    settings.base_model_name_or_path = settings.base_model_name_or_path or model.get_base_model().name_or_path
+    settings.target_modules = _as_written(settings.target_modules)
     settings.save_pretrained(str(folder))
 
 
 def adapter_weights(model: PeftModel) -> dict[str, Tensor]:
-    """Return the adapter's matrices by the names under which they are saved."""
-    return get_peft_model_state_dict(model, save_embedding_layers=False)
+    """Return the active adapter's matrices by the names under which they are saved."""
+    return get_peft_model_state_dict(model, adapter_name=model.active_adapter, save_embedding_layers=False)
 
 
 def restore_adapter(model: PeftModel, weights: dict[str, Tensor], source: Path) -> None:
@@ -152,7 +155,7 @@ def restore_adapter(model: PeftModel, weights: dict[str, Tensor], source: Path) 
             f"{shapes.get(name, 'missing')} in the model. Resume with the model's own settings (lora_r, "
             "lora_target_modules), or start a new output folder.",
         )
-    set_peft_model_state_dict(model, weights)
+    set_peft_model_state_dict(model, weights, adapter_name=model.active_adapter)
 
 
 def load_adapted(folder: Path) -> PeftModel:
@@ -204,6 +207,6 @@ def _place(base: str) -> str:
     return str(folder) if folder.is_absolute() else f"./{folder}" if folder.exists() else base
 
 
-def _as_written(targets: Any) -> Any:
-    """Return target modules as a JSON value; PEFT keeps names in a set, whose order changes from run to run."""
-    return targets if isinstance(targets, str) or targets is None else sorted(targets)
+def _as_written(value: Any) -> Any:
+    """Return a setting as a JSON value; PEFT keeps names in a set, whose order changes from run to run."""
+    return sorted(value) if isinstance(value, set) else value

@@ -176,7 +176,7 @@ def build_model(
     else:
         shape = preset_config(config, len(tokenizer), end_id=end_id, pad_id=pad_id)
         model = AutoModelForCausalLM.from_config(shape, attn_implementation=config.attn_implementation)
-    check_tokenizer_fits(tokenizer, model.get_input_embeddings().num_embeddings)
+    check_tokenizer_fits(tokenizer, len(model.get_input_embeddings().weight))
     if adapter.uses_lora:
         return add_lora(model, adapter, base=str(config.model_name_or_path), revision=config.model_revision)
     if config.weights_dtype == "bf16":
@@ -190,7 +190,7 @@ def build_model(
 
 def check_model_fits(model: Any, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
     """Raise ConfigError unless a model has a row for each id of the tokenizer, and `max_length` positions."""
-    check_tokenizer_fits(tokenizer, model.get_input_embeddings().num_embeddings)
+    check_tokenizer_fits(tokenizer, len(model.get_input_embeddings().weight))
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and max_length > positions:
         raise ConfigError(

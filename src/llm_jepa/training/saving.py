@@ -72,6 +72,8 @@ def save_jepa(
     if isinstance(jepa.model, PeftModel):
         save_adapter(jepa.model, folder)
     else:
+        for name in (ADAPTER, ADAPTER_CONFIG):  # of an earlier model of this name: any program would load it instead
+            (folder / name).unlink(missing_ok=True)
         model_state = {} if whole is None else {"state_dict": part(whole, "model.")}
         jepa.model.save_pretrained(folder, max_shard_size=max_shard_size, **model_state)  # type: ignore[operator]
     save_file(_plain(part(state, "predictor.")), folder / PREDICTOR)
