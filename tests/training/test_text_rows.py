@@ -7,6 +7,7 @@ import logging
 import pytest
 import torch
 from datasets import Dataset
+from transformers import TrainerCallback
 
 import llm_jepa
 from llm_jepa.data.config import DataConfig
@@ -126,6 +127,20 @@ def test_a_tokenizer_without_a_padding_token_will_do(make, tiny_model):
     trainer = make(ROWS, tokenizer=tokenizer)
     assert trainer.pad_token_id == tokenizer.eos_token_id
     assert torch.isfinite(torch.tensor(trainer.train().training_loss))
+
+
+def test_evaluate_encodes_rows_and_a_callback_gets_the_tokenizer(make, tokenizer):
+    given = {}
+
+    class Keep(TrainerCallback):
+        def on_evaluate(self, args, state, control, **others):
+            given.update(others)
+
+    trainer = make(ROWS, eval_dataset=ROWS[:3], callbacks=[Keep()])
+    other = trainer.evaluate(Dataset.from_list(ROWS[3:]))["eval_ce_loss"]
+    assert given["processing_class"] is tokenizer
+    assert other == make(ROWS, eval_dataset=ROWS[3:], model=trainer.jepa).evaluate()["eval_ce_loss"]
+    assert other != trainer.evaluate()["eval_ce_loss"]
 
 
 def test_the_names_are_exported():

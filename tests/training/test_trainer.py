@@ -11,7 +11,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from datasets import Dataset, DatasetDict
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import BloomConfig, BloomForCausalLM, Trainer, TrainerCallback
+from transformers import BloomConfig, BloomForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from llm_jepa.data.encoded_pairs import EncodedPairs
 from llm_jepa.objective import LLMJEPA, FusedCollator, JEPAConfig
@@ -635,6 +635,48 @@ def test_rows_that_are_no_pairs_are_refused_when_the_trainer_is_made(name, make_
     for wrong in [*others, rows.to_iterable_dataset(), [*make_pairs(1), {"text": "a"}], "train.jsonl"]:
         with raises("wrong_type", f"{name} is of type {type(wrong).__name__}", "load_data", "PairEncoder"):
             JEPATrainer(make_jepa(), args, **{"train_dataset": make_pairs(2), name: wrong}, pad_token_id=0)
+
+
+def test_a_stream_no_rows_and_other_arguments_are_refused_too(make_jepa, make_pairs, tmp_path, raises):
+    """A stream of torch, None, and the arguments of plain transformers."""
+    args = JEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(make_pairs(2))
+
+    for wrong in (Stream(), None):
+        with raises("wrong_type", "train_dataset", type(wrong).__name__):
+            JEPATrainer(make_jepa(), args, wrong, pad_token_id=0)
+    for arguments in (TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"), None):
+        with raises("wrong_type", "JEPATrainingArguments"):
+            JEPATrainer(make_jepa(), arguments, make_pairs(2), pad_token_id=0)
+
+
+@pytest.mark.parametrize("pad", [-100, 64])
+def test_a_pad_id_that_the_model_lacks_is_refused(pad, make_jepa, make_pairs, tmp_path, raises):
+    args = JEPATrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    with raises("value_out_of_range", f"pad_token_id={pad}"):
+        JEPATrainer(make_jepa(), args, make_pairs(2), pad_token_id=pad)
+
+
+@pytest.mark.parametrize("jepa_lambda", [0.0, 1.0])
+def test_evaluate_measures_the_rows_that_it_is_given(jepa_lambda, make_jepa, make_trainer, make_pairs):
+    """They are no check of the collapse alarm, which follows the run's own rows."""
+    jepa, own, other = make_jepa(jepa_lambda=jepa_lambda), make_pairs(6), make_pairs(6, seed=5)
+    trainer, expected = (make_trainer(jepa, make_pairs(8), rows) for rows in (own, other))
+    trainer.state.global_step = 1
+    found = trainer.evaluate(other)
+    assert trainer.alarm.num_looks == 0
+    assert found == expected.evaluate() != trainer.evaluate()
+    assert "monitor/gap" not in make_trainer(make_jepa(jepa_lambda=0.0), own).evaluate(other)
+
+
+def test_input_tokens_are_counted(make_jepa, make_trainer, make_pairs):
+    pairs = make_pairs(4)
+    trainer = make_trainer(make_jepa(jepa_k=2), pairs, max_steps=1, include_num_input_tokens_seen="non_padding")
+    trainer.train()
+    assert trainer.state.num_input_tokens_seen == sum(len(pair) + 2 for pair in pairs)
 
 
 def test_a_distance_set_by_hand_is_not_recorded_as_another(make_jepa, make_pairs, make_trainer, tmp_path, raises):

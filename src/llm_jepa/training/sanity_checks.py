@@ -18,13 +18,20 @@ from .saving import MAX_SHARD_SIZE
 logger = logging.getLogger(__name__)
 
 
+def check_arguments(args: Any) -> None:
+    """Refuse arguments of another class, which lack our settings, and whose defaults are not ours."""
+    if not isinstance(args, JEPATrainingArguments):
+        text = f"args is of type {type(args).__name__}. Expected llm_jepa.JEPATrainingArguments, which has every field"
+        raise ConfigError("wrong_type", f"{text} of transformers.TrainingArguments.")
+
+
 def check_rows(name: str, rows: Any) -> None:
     """Refuse rows that are not pairs, such as those of a Dataset; in the loader the error would be hard to read."""
-    if rows is None or (isinstance(rows, Sequence) and not len(rows)):
+    if isinstance(rows, Sequence) and not len(rows):
         return
     try:
         looked_at = rows if isinstance(rows, list | tuple) else [rows[0]]  # others may read each from a file
-    except (TypeError, KeyError, IndexError):  # not a sequence
+    except (TypeError, KeyError, IndexError, NotImplementedError):  # not a sequence
         looked_at = [None]
     strange = next((row for row in looked_at if not isinstance(row, Pair)), looked_at[0])
     if not isinstance(strange, Pair):

@@ -17,6 +17,9 @@ from llm_jepa.objective import LLMJEPA, JEPAConfig, Pair
 from .models import check_model_fits
 from .sanity_checks import check_rows
 
+AnyRows = Sequence[Pair] | Sequence[Mapping[str, Any]]
+"""What a trainer takes: pairs; or rows with columns, in a list or a `datasets.Dataset`."""
+
 
 def under_objective(model: LLMJEPA | nn.Module, config: JEPAConfig | None, seed: int) -> LLMJEPA:
     """Return the model under its objective: unchanged if it has one, else under `config`, by default that of the paper.

@@ -11,7 +11,7 @@ from __future__ import annotations
 # mypy: disable-error-code="override, misc, attr-defined, arg-type"
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
@@ -34,9 +34,9 @@ from .meters import StepTimer, TermMeter
 from .monitors import CollapseAlarm, embedding_monitors
 from .resumable import ResumableTrainer
 from .row_order import OrderedTrainer
-from .sanity_checks import check_combinations, check_rows, check_work
+from .sanity_checks import check_arguments, check_combinations, check_rows, check_work
 from .sharding import part
-from .text_rows import TextRows, under_objective
+from .text_rows import AnyRows, TextRows, under_objective
 from .view_embeddings import view_embeddings
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,8 @@ OVERRIDDEN = (
     *("train", "evaluate", "log", "compute_loss", "floating_point_ops"),
     *("get_batch_samples", "get_train_dataloader", "save_model"),
     *("_get_num_items_in_batch", "_prepare_inputs", "_prepare_context_parallel_inputs", "_get_train_sampler"),
-    *("_run_epoch", "_clip_grad_norm", "_get_grad_norm", "_get_output_dir", "_save", "_save_checkpoint"),
+    *("_run_epoch", "_track_num_input_tokens", "_clip_grad_norm", "_get_grad_norm"),
+    *("_get_output_dir", "_save", "_save_checkpoint"),
     *("_load_best_model", "_load_from_checkpoint", "_load_optimizer_and_scheduler", "_load_rng_state"),
 )
 """Methods of `transformers.Trainer` that are replaced here, in row_order.py or in resumable.py. A release may drop
@@ -101,8 +102,8 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         self,
         model: LLMJEPA | nn.Module,
         args: JEPATrainingArguments,
-        train_dataset: Sequence[Pair] | Sequence[Mapping[str, Any]],
-        eval_dataset: Sequence[Pair] | Sequence[Mapping[str, Any]] | None = None,
+        train_dataset: AnyRows,
+        eval_dataset: AnyRows | None = None,
         *,
         jepa_config: JEPAConfig | None = None,
         data_config: DataConfig | None = None,
@@ -114,13 +115,14 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         extra_metrics: Callable[[], dict[str, float]] | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
+        check_arguments(args)
         self.jepa = model = under_objective(model, jepa_config, args.seed)
         model.check_record()
-        texts = TextRows(model, processing_class, data_config)
+        self.texts = texts = TextRows(model, processing_class, data_config)
         train_dataset = texts.pairs("train_dataset", train_dataset)
         self.eval_pairs = list(texts.pairs("eval_dataset", eval_dataset or ()))
         check_rows("view_dataset", view_dataset)
-        check_rows("monitor_dataset", monitor_dataset)
+        check_rows("monitor_dataset", monitor_dataset or ())
         _use_one_gpu(args)
         _expose_hooks(model)
         if pad_token_id is None:
@@ -129,6 +131,10 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         if pad_token_id is None:
             text = "pad_token_id is not given, and the tokenizer has none. Give any id: padding is masked by length."
             raise ConfigError("setting_missing", text)
+        num_ids = len(model.backbone.embeddings.weight)
+        if not 0 <= pad_token_id < num_ids:
+            text = f"pad_token_id={pad_token_id} must be an id of the model, from 0 to {num_ids - 1}. Give any of them."
+            raise ConfigError("value_out_of_range", text)
         self.pad_token_id = pad_token_id
         self.monitor_pairs = self.eval_pairs if monitor_dataset is None else list(monitor_dataset)
         self.view_pairs = view_dataset if views_ratio else ()
@@ -149,6 +155,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
             eval_dataset=self.eval_pairs,
             callbacks=[*(callbacks or []), _Follow(self)],
         )
+        self.callback_handler.processing_class = processing_class
         self.loss_is_scaled_for_ga = True  # our terms are means over the whole step already
         self._check_views_of_a_step()
         check_combinations(model, args, is_fsdp=self.is_fsdp_enabled)
@@ -220,6 +227,9 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
 
     def _prepare_context_parallel_inputs(self, model: nn.Module, inputs: Any) -> Any:
         return nullcontext, inputs  # rows are never split along their length
+
+    def _track_num_input_tokens(self, inputs: FusedBatch) -> None:
+        super()._track_num_input_tokens({"input_ids": inputs.rows.input_ids, "attention_mask": inputs.rows.real})
 
     def floating_point_ops(self, inputs: FusedBatch) -> int:
         """Return 0, because the Trainer's formula ignores the views. `runs/step_flops.py` counts the operations."""
@@ -311,20 +321,24 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         return {key: value for key, value in logs.items() if key != "train_samples_per_second"} | whole
 
     def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+        self, eval_dataset: AnyRows | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Evaluate the held-out pairs, without touching random streams.
+        """Evaluate the held-out pairs, or other rows (`eval_dataset`), without touching random streams.
 
         Returns:
             `eval_ce_loss` in nats per token; `eval_jepa_loss` and `monitor/*` (see `embedding_monitors`) over the
             first `monitor_pairs` pairs, of `monitor_dataset` if there is one; and what `extra_metrics` adds.
         """
+        pairs, monitored = self.eval_pairs, self.monitor_pairs
+        if eval_dataset is not None:
+            pairs = list(self.texts.pairs("eval_dataset", eval_dataset))
+            monitored = pairs if monitored or self.jepa.config.uses_views else []
         self.terms.pause()  # time spent here is not training time
         metrics: dict[str, float] = {}
-        if self.eval_pairs:
-            metrics[f"{metric_key_prefix}_ce_loss"] = self._held_out_ce(self.eval_pairs)
-        if self.monitor_pairs:
-            metrics |= self._measure_views(self.monitor_pairs[: self.args.monitor_pairs], metric_key_prefix)
+        if pairs:
+            metrics[f"{metric_key_prefix}_ce_loss"] = self._held_out_ce(pairs)
+        if monitored:
+            metrics |= self._measure_views(monitored, metric_key_prefix, is_check=eval_dataset is None)
         if self.extra_metrics is not None:
             metrics |= {f"{metric_key_prefix}_{name}": value for name, value in self.extra_metrics().items()}
         if metrics:
@@ -348,8 +362,9 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         total, count = (sum(share) for share in zip(*gather((total, count)), strict=True))
         return total / max(count, 1)
 
-    def _measure_views(self, pairs: Sequence[Pair], prefix: str) -> dict[str, float]:
-        views = view_embeddings(self.jepa, pairs, self.pad_token_id, context=self.compute_loss_context_manager)
+    def _measure_views(self, pairs: Sequence[Pair], prefix: str, *, is_check: bool) -> dict[str, float]:
+        first = pairs[: self.args.monitor_pairs]
+        views = view_embeddings(self.jepa, first, self.pad_token_id, context=self.compute_loss_context_manager)
         if not len(views.numbers):
             return {}
         try:
@@ -360,7 +375,7 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
                 NonFiniteLossError(error.code, f"{message} Lower learning_rate or jepa_lambda, or train in float32.")
             ) from error
         trains_views = self.jepa.config.uses_views
-        if trains_views and (reason := self.alarm.update(self.state.global_step, monitors)):
+        if trains_views and is_check and (reason := self.alarm.update(self.state.global_step, monitors)):
             logger.warning("Collapse alarm. %s", reason)
         metrics = {f"monitor/{name}": value for name, value in monitors.items()}
         return metrics | ({f"{prefix}_jepa_loss": views.jepa_loss} if trains_views else {})
