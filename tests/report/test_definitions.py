@@ -35,6 +35,14 @@ def test_each_arm_is_one_line_of_what_it_trains_on(make_experiment, tmp_path):
     }
 
 
+def test_a_setting_that_only_the_baseline_changes_is_in_the_line_of_every_other_arm(make_experiment, tmp_path):
+    """A baseline with a learning rate of its own would otherwise look like the same training without the term."""
+    results = with_arms(make_experiment(tmp_path, list(ARMS)))
+    arms = ARMS | {"ntp": {"learning_rate": 1e-4}}
+    lines = arm_lines(replace(results, settings={**results.settings, "arms": arms}))
+    assert lines["jepa"].endswith("1 [PRED] token; learning_rate default.") and "learning_rate" not in lines["slow"]
+
+
 def test_the_page_has_a_line_for_each_arm_and_each_word_once(make_experiment, read_page, tmp_path):
     results = with_arms(make_experiment(tmp_path, list(ARMS)))
     words = read_page(write_report(results, tmp_path).read_text(encoding="utf-8")).words

@@ -56,8 +56,8 @@ def _line(arm: str, runs: Mapping[str, RunConfig], baseline: str) -> str:
         parts.append("the baseline")
     elif baseline in runs:
         own, theirs = run.settings, runs[baseline].settings
-        changed = {key for key, value in own.items() if theirs.get(key) != value} - DESCRIBED
-        parts += [f"{key} {as_text(own[key])}" for key in sorted(changed)]
+        changed = {key for key in own | theirs if own.get(key) != theirs.get(key)} - DESCRIBED
+        parts += [f"{key} {as_text(own.get(key, 'default'))}" for key in sorted(changed)]
     return "; ".join(parts) + "."
 
 
