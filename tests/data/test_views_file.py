@@ -318,6 +318,7 @@ def test_a_setting_without_effect_is_refused_by_name(raises, settings, code, val
         ({"messages_column": "m", "text_column": "t"}, "settings_conflict", ["messages_column='m'", "text_column"]),
         ({"test_files": {}}, "value_empty", ["test_files"]),
         ({"test_files": {"a b": "a.jsonl"}}, "name_not_allowed", ["test_files", "'a b'"]),
+        ({"test_files": {"people": "a.jsonl", "test": "b.jsonl"}}, "name_not_allowed", ["test_files", "'test'"]),
         ({"test_files": {"a": ""}}, "value_not_allowed", ["test_files.a=''"]),
         ({"test_file": "b", "test_files": {"a": "a"}}, "settings_conflict", ["test_file='b'", "test_files"]),
     ],

@@ -222,9 +222,10 @@ class DataConfig:
         """Check that names of test sets can be part of a file name, and set `test_file` to the main one."""
         if self.test_files is None:
             return
-        for name, file in self.test_files.items():
-            if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name):
-                text = f"test_files has the name {name!r}. Use letters, digits, '_' and '-' only."
+        for place, (name, file) in enumerate(self.test_files.items()):
+            if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name) or (place and name == MAIN_TEST):
+                text = f"test_files has the name {name!r}. Use letters, digits, '_' and '-' only, and {MAIN_TEST} only "
+                text += "for the first, which is the main one."
                 raise ConfigError("name_not_allowed", text)
             if not isinstance(file, str) or not file:
                 raise ConfigError("value_not_allowed", f"test_files.{name}={file!r} must be the name of a file.")
