@@ -17,7 +17,7 @@ from llm_jepa.experiments.results import (
     Results,
     RunResult,
 )
-from llm_jepa.experiments.sentences import about_undecided, answer_of, arm_sentences
+from llm_jepa.experiments.sentences import about_undecided, answer_of, arm_sentences, shown_by_itself
 from llm_jepa.experiments.statistics import holm
 from llm_jepa.report.markdown import format_markdown, only_bars
 from llm_jepa.report.terminal import format_answer, format_table
@@ -119,6 +119,8 @@ def test_the_headline_says_why_an_interval_without_0_shows_nothing():
     assert "The interval leaves out 0, but it is for one comparison only" in answer_of(results).sentence
     alone = build_results(runs_of({"ntp": VALUES["ntp"], "jepa": ahead}), headline="jepa")
     assert "leaves out 0" not in answer_of(alone).sentence
+    same = build_results(runs_of({"ntp": (0.5, 0.6), "jepa": (0.6, 0.7)})).main.comparisons[0]
+    assert same.p_value == same.p_holm == 0.5 and same.ci[0] > 0 and not shown_by_itself(same)
 
 
 # ---- build_results ----
@@ -299,6 +301,10 @@ def test_answers_that_the_metric_could_not_judge_are_told_by_arm():
     [note] = about_undecided(build_results(runs, metric="regex"))
     assert "that regex could not decide" in note and note.endswith("ntp 0, jepa 8.")
     assert about_undecided(build_results(runs_of())) == []
+    elsewhere = [replace(run, metrics={**run.metrics, "tests/own/num_unknown/exact_match": 2.0}) for run in runs_of()]
+    on_two = [replace(run, metrics={**run.metrics, "tests/own/exact_match": 0.5}) for run in elsewhere]
+    [note] = about_undecided(build_results(on_two, tests=("people", "own")))
+    assert "over all seeds and test sets" in note and note.endswith("ntp 12, jepa 12, control 12.")
 
 
 # ---- write_results ----

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .equal_cost import Budget
 from .results import ArmResult, Results, SetResults
-from .statistics import PairedComparison
+from .statistics import PairedComparison, verdict
 
 YES = "Yes."
 FEW_SEEDS = 6  # with fewer, the p-value of the sign-flip test cannot go below 0.05
@@ -206,8 +206,8 @@ def _headline_sentence(c: PairedComparison, results: Results) -> str:
 
 
 def shown_by_itself(c: PairedComparison) -> bool:
-    """Whether the interval leaves out 0, but no difference is shown, because p counts all comparisons."""
-    return c.verdict == "no difference shown" and c.ci is not None and not c.ci[0] <= 0 <= c.ci[1]
+    """Whether a difference would be shown if this were the only comparison, but is not: p counts all of them."""
+    return c.verdict == "no difference shown" and verdict(c.delta, c.p_value, c.ci) != c.verdict
 
 
 def _set_in_words(c: PairedComparison) -> str:
@@ -267,15 +267,15 @@ def _about_gain(gain: PairedComparison, controls: Sequence[PairedComparison]) ->
 def about_undecided(results: Results) -> list[str]:
     """Return a sentence with the number of answers, by arm, that the metric could not decide; [] if there are none."""
     counts = dict.fromkeys(results.arms, 0)
+    kinds = [f"{kind}/{results.metric}" for kind in ("num_unknown", "num_gold_errors")]
+    names = [*kinds, *(f"tests/{test}/{kind}" for test in results.other_tests for kind in kinds)]
     for run in results.runs:
-        for kind in ("num_unknown", "num_gold_errors"):
-            counts[run.arm] = counts.get(run.arm, 0) + round(run.metric(f"{kind}/{results.metric}") or 0)
+        counts[run.arm] += sum(round(run.metric(name) or 0) for name in names)
     if not any(counts.values()):
         return []
     by_arm = ", ".join(f"{arm} {count:,}" for arm, count in counts.items())
-    return [
-        f"Answers that {results.metric} could not decide, over all seeds, and that are counted as not right: {by_arm}."
-    ]
+    where = "over all seeds and test sets" if results.several_tests else "over all seeds"
+    return [f"Answers that {results.metric} could not decide, {where}, and that are counted as not right: {by_arm}."]
 
 
 def about_budget(budget: Budget) -> str:
