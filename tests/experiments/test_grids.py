@@ -90,6 +90,7 @@ def test_a_list_for_a_field_that_takes_one_is_no_grid():
         ({"max_retries": -1}, "value_out_of_range", ["max_retries=-1", " 0"]),
         ({"arms": {}}, "value_empty", ["arms"]),
         ({"arms": {"ntp": {}, "a/b": {"jepa_k": 2}}}, "name_not_allowed", ["'a/b'"]),
+        ({"arms": {"ntp": {}, "jepa": False}}, "wrong_type", ["arms.jepa is False"]),
         ({"arms": {"ntp": {}, "jepa": 3}}, "wrong_type", ["arms.jepa is 3"]),
         ({"arms": {"ntp": {}, "jepa": {"workers": 2}}}, "key_misplaced", ["arms.jepa.workers"]),
         ({"arms": ["jepa"]}, "unknown_arm", ["baseline='ntp'", "jepa"]),

@@ -361,7 +361,7 @@ def _with_arms(settings: Settings) -> Settings:
     if isinstance(arms, list):
         arms = dict.fromkeys(map(str, arms))
     if isinstance(arms, dict):
-        arms = {str(arm): changes or {} for arm, changes in arms.items()}
+        arms = {str(arm): {} if changes is None else changes for arm, changes in arms.items()}
         for arm, changes in arms.items():
             if not isinstance(changes, dict):
                 text = f"arms.{arm} is {changes!r}; expected the fields that the arm changes, as key: value."
