@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from llm_jepa.experiments import preflight
+from llm_jepa.experiments.comparability import check_teachers
 from llm_jepa.experiments.compare import open_experiment, run_experiment
-from llm_jepa.experiments.experiment import read_experiment
+from llm_jepa.experiments.experiment import Experiment, read_experiment
 from llm_jepa.experiments.jobs import Job, run_jobs
 from llm_jepa.files import read_json_lines
 from llm_jepa.report.experiment_report import write_experiment_report
-from llm_jepa.runs.folder import RunFolder
+from llm_jepa.runs.folder import ExperimentFolder, RunFolder
 from llm_jepa.runs.settings import read_yaml
 from llm_jepa.yaml_loading import dump_yaml
 
@@ -93,6 +94,35 @@ def test_a_run_whose_teacher_failed_fails_with_that_reason(tmp_path, monkeypatch
     assert [each.job.name for each in failures] == ["teacher-s1", "pupil-s1"]
     assert "teacher-s1 has no finished run" in failures[1].log_tail and "pupil-s1" not in pool.started
     assert RunFolder(tmp_path / "pupil-s1").failure()["reason"] == "no finished teacher teacher-s1"
+
+
+def test_a_pupil_of_a_teacher_that_was_trained_again_is_not_compared(tmp_path, raises):
+    """By the weights: the same ones, trained again, are the same teacher. A run that rewrites has no answers of it."""
+    pupil, _, teacher = jobs(tmp_path)
+    teacher.folder.model.mkdir(parents=True)
+    pupil.folder.path.mkdir()
+    weights = teacher.folder.model / "model.safetensors"
+    weights.write_bytes(b"first")
+    teacher.folder.write_evaluation({"training_time_s": 1.25})
+    teacher.folder.mark_done()
+    pupil.folder.write_pseudo_labels([{"answer": "a", "teacher_sha256": teacher.folder.weights_sha256()}])
+    records = {pupil: {"cost": {"teacher": {"training_time_s": 1.25}}}, teacher: {"cost": {}}}
+    check_teachers(records)
+    teacher.folder.write_evaluation({"training_time_s": 1.75})
+    check_teachers(records)
+    weights.write_bytes(b"other")
+    for _ in range(2):
+        with raises("teacher_changed", "pupil-s1 (teacher-s1)"):
+            check_teachers(records)
+        pupil.folder.pseudo_labels_file.unlink(missing_ok=True)
+
+
+def test_runs_of_equal_cost_come_after_their_teacher_too(tmp_path):
+    """So that they are checked against it, and not begun without it."""
+    arms = {"ntp": {}, "pupil": {"teacher": "ntp"}}
+    config, runs = read_experiment({"train_file": "a.jsonl", "test_file": "b.jsonl", "views_file": "c", "arms": arms})
+    job = Experiment(config, runs, ExperimentFolder(tmp_path), []).job("pupil@flops", 82)
+    assert job.after.name == "ntp-s82" and job.name == "pupil@flops-s82"
 
 
 @pytest.mark.parametrize(

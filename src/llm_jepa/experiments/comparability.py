@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from llm_jepa.data.digest import data_fingerprint
 from llm_jepa.errors import ConfigError
@@ -16,6 +17,7 @@ from llm_jepa.runs.folder import RunFolder
 from llm_jepa.runs.settings import RunConfig
 
 from .grids import Grid
+from .jobs import Job
 
 # Fields that set the test rows of an arm, and how its answers are scored.
 ANSWERED = ("test_file", "test_files", "max_test_rows", "metric", "databases")
@@ -74,6 +76,26 @@ def check_data(folders: Iterable[RunFolder], *, files_too: bool = False) -> None
                 f"{file} has changed since {run} read it (sha256 {before[:12]} then, {digest[:12]} now). New runs "
                 "could not be compared with that run. Put the old file back, or choose another --out.",
             )
+
+
+def check_teachers(records: Mapping[Job, Mapping[str, Any]]) -> None:
+    """Make sure that each finished run, with its eval.json, was taught by its teacher as it is now."""
+    taught = [(job.folder, job.after.folder, each) for job, each in records.items() if job.after is not None]
+    if old := [f"{pupil.name} ({teacher.name})" for pupil, teacher, each in taught if _is_old(pupil, teacher, each)]:
+        text = f"The teacher of these runs was trained again after it had taught them: {', '.join(old)}. Remove their "
+        raise ConfigError("teacher_changed", f"{text}folders, and give the same command again.")
+
+
+def _is_old(pupil: RunFolder, teacher: RunFolder, record: Mapping[str, Any]) -> bool:
+    """Whether the weights of a finished teacher are no longer those that answered for the pupil."""
+    time_s = record["cost"].get("teacher", {}).get("training_time_s")  # no two trainings take the same time
+    if time_s is None or not teacher.is_done:
+        return False
+    with reading_run(teacher.path):
+        is_same = teacher.evaluation()["training_time_s"] == time_s
+    with reading_run(pupil.path):
+        answers = [] if is_same or not pupil.pseudo_labels_file.is_file() else pupil.pseudo_labels()
+        return not is_same and {each.get("teacher_sha256") for each in answers} != {teacher.weights_sha256()}
 
 
 def about_exchanges(jobs: Iterable[tuple[str, RunFolder]]) -> list[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_jepa.errors import ConfigError, DataError, nearest
 from llm_jepa.fields import setting, setting_made_by
-from llm_jepa.runs.folder import ExperimentFolder
+from llm_jepa.runs.folder import ExperimentFolder, without_budget
 from llm_jepa.runs.settings import (
     RunConfig,
     Settings,
@@ -188,8 +188,8 @@ class Experiment:
 
     def job(self, arm: str, seed: int) -> Job:
         """Return a run of this experiment."""
-        run = self.runs.get(arm)
-        after = self.job(run.teacher.teacher, seed) if run is not None and run.teacher.teacher else None
+        run = self.runs[without_budget(arm)]
+        after = self.job(run.teacher.teacher, seed) if run.teacher.teacher else None
         return Job(arm, seed, self.folder.run(arm, seed), run, after)
 
     @property

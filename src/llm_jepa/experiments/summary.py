@@ -20,7 +20,7 @@ from llm_jepa.runs.settings import RunConfig, read_yaml
 
 from .build_results import build_results, write_results
 from .choose_cell import HIGHER_IS_BETTER, choose, validation_value
-from .comparability import about_exchanges, about_versions, check_data
+from .comparability import about_exchanges, about_versions, check_data, check_teachers
 from .controls import control_arms
 from .equal_cost import Budget, plan, recorded
 from .experiment import Experiment, about_grids, read_experiment, read_grids
@@ -107,6 +107,7 @@ def read_records(jobs: Sequence[Job]) -> Records:
             with reading_run(job.folder.path):
                 records[job] = job.folder.evaluation()
                 records[job]["cost"].keys(), records[job]["num_rows"]
+    check_teachers(records)
     return records
 
 
