@@ -60,7 +60,9 @@ def copied(finished, tmp_path):
 # ---- settings ----
 
 
-@pytest.mark.parametrize("change", [{"max_test_rows": 3}, {"metric": "starts_with"}, {"test_file": "other"}])
+@pytest.mark.parametrize(
+    "change", [{"max_test_rows": 3}, {"max_new_tokens": 3}, {"metric": "starts_with"}, {"test_file": "other"}]
+)
 def test_an_arm_that_answers_other_rows_or_is_scored_otherwise_is_refused(change, settings, tmp_path, raises):
     """Before any run, and by the name of the field."""
     change = {"test_file": settings["train_file"]} if "test_file" in change else change
@@ -288,14 +290,68 @@ def test_runs_that_answered_other_numbers_of_test_rows_are_not_compared(copied, 
         summarise(copied)
 
 
-def test_runs_of_equal_cost_are_held_to_the_same_rules(copied, raises):
-    """They may have been made months later, with another test file."""
+@pytest.fixture
+def at_equal_flops(copied):
+    """The settings of the experiment in `copied`, which also has runs of equal FLOPs."""
     settings = yaml.safe_load((copied / "experiment.yaml").read_text()) | {"compare_at": ["steps", "flops"]}
     (copied / "experiment.yaml").write_text(yaml.safe_dump(settings))
+    costs = [json.loads((copied / f"ntp-s{seed}" / "eval.json").read_text())["cost"] for seed in (1, 2)]
+    flops = sum(cost["flops_per_step"] for cost in costs) / 2
     for seed in (1, 2):
         run = copied / f"jepa@flops-s{seed}"
         shutil.copytree(copied / f"jepa-s{seed}", run)
-        (run / "budget.json").write_text(json.dumps(Budget("flops", "jepa", "ntp", 1, 2, 2.0, 1.0).record))
+        (run / "budget.json").write_text(json.dumps(Budget("flops", "jepa", "ntp", 1, 2, 2 * flops, flops).record))
+    return settings
+
+
+def test_runs_of_equal_cost_do_not_outlive_another_training_of_their_baseline(copied, at_equal_flops, raises):
+    """Its folders were removed, and it was trained for more steps, or with dearer ones."""
+    for change in (lambda each: each.update(num_steps=4), lambda each: each["cost"].update(flops_per_step=1.0)):
+        summarise(copied)
+        for seed in (1, 2):
+            file = copied / f"ntp-s{seed}" / "eval.json"
+            (file.with_suffix(".before")).write_text(file.read_text())
+            edit_json(file, change)
+        with raises("baseline_changed", "jepa@flops", str(copied / "jepa@flops-s*")):
+            summarise(copied)
+        for file in copied.glob("ntp-s*/eval.before"):
+            file.rename(file.with_suffix(".json"))
+
+
+def test_runs_of_equal_cost_that_are_missing_or_no_longer_asked_for_are_named(copied, at_equal_flops):
+    """A run that failed is not left out in silence, nor a table that was taken out after its result was seen."""
+    (copied / "jepa@flops-s2" / "DONE").unlink()
+    again = summarise(copied).at_equal["flops"]
+    assert "Runs that are not done: jepa@flops-s2." in again.notes and again.arms["jepa@flops"].values.n == 1
+    (copied / "experiment.yaml").write_text(yaml.safe_dump(at_equal_flops | {"compare_at": ["steps"]}))
+    assert any("no longer has: jepa@flops, seed 1." in note for note in summarise(copied).notes)
+
+
+def test_a_gain_at_equal_cost_needs_its_control_too(copied, at_equal_flops):
+    """First no control was run; then there is one, which is as good as the arm."""
+    for arm, values in {"ntp": (0.1, 0.11), "jepa@flops": (0.5, 0.52)}.items():
+        for seed, value in enumerate(values, start=1):
+            edit_json(copied / f"{arm}-s{seed}" / "eval.json", lambda each, value=value: each.update(exact_match=value))
+    again = summarise(copied).at_equal["flops"]
+    assert again.main.comparison_of("jepa@flops").verdict == "better"
+    assert any("jepa@flops is better than ntp, but no control of it was run" in note for note in again.notes)
+    arms = {**ARMS, "jepa_shuffled": {}}
+    (copied / "experiment.yaml").write_text(yaml.safe_dump(at_equal_flops | {"arms": arms}))
+    for seed in (1, 2):
+        shutil.copytree(copied / f"jepa-s{seed}", copied / f"jepa_shuffled-s{seed}")
+        shutil.copytree(copied / f"jepa@flops-s{seed}", copied / f"jepa_shuffled@flops-s{seed}")
+        edit_json(
+            copied / f"jepa_shuffled@flops-s{seed}" / "budget.json", lambda each: each.update(arm="jepa_shuffled")
+        )
+    again = summarise(copied).at_equal["flops"]
+    [control] = again.main.controls
+    assert (control.arm, control.baseline, control.n) == ("jepa@flops", "jepa_shuffled@flops", 2)
+    assert any("is not shown to be better than its control jepa_shuffled@flops" in note for note in again.notes)
+
+
+def test_runs_of_equal_cost_are_held_to_the_same_rules(copied, at_equal_flops, raises):
+    """They may have been made months later, with another test file."""
+    settings = at_equal_flops
     edit_json(copied / "jepa@flops-s1" / "environment.json", lambda each: each["packages"].update(torch="1.0"))
     assert any("torch 1.0" in note for note in summarise(copied).at_equal["flops"].notes)
     edit_json(copied / "jepa@flops-s1" / "eval.json", lambda each: each.update(num_rows=1))

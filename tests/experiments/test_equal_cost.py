@@ -114,10 +114,28 @@ def test_with_loss_dropout_the_medians_of_both_kinds_of_steps_are_mixed():
     assert "in median time by the clock." in about_budget(budget)
 
 
-def test_what_was_not_measured_gives_no_budget():
-    """A run that was resumed at its end timed no step: eval.json has null."""
-    of = {"ntp": records(step_time_s=[None]), "jepa": records(step_time_s=[0.1])}
-    assert plan("time", "jepa", "ntp", runs_of(), of) is None
+def test_an_arm_without_a_measured_step_is_missing_and_not_shown_as_of_equal_cost():
+    """A run that was resumed at its end timed no step: eval.json has null. One that trains nothing has none."""
+    timed, untimed = records(step_time_s=[0.1]), records(step_time_s=[None])
+    for of in (
+        {"ntp": untimed, "jepa": timed},
+        {"ntp": timed, "jepa": untimed},
+        {"ntp": timed, "jepa": records(0, x=[1])},
+    ):
+        budget = plan("time", "jepa", "ntp", runs_of(), of)
+        assert budget.max_steps == 0 and budget.record["ratio"] == 0
+        assert "jepa is missing: the cost of a step is not known" in about_budget(budget)
+
+
+def test_steps_that_another_cost_of_the_baseline_set_are_stale():
+    """More steps of the baseline, or dearer ones; a median time or a count of other batches moves by some percent."""
+    before = Budget("flops", "jepa", "ntp", 80, 100, 1.25, 1.0)
+    assert not before.is_stale(dataclasses.replace(before, max_steps=79, baseline_cost=1.03))
+    for changes in ({"baseline": "base"}, {"baseline_steps": 200}, {"baseline_cost": 2.0}, {"baseline_fixed": 50.0}):
+        assert before.is_stale(dataclasses.replace(before, **changes))
+    timed = dataclasses.replace(before, kind="time")
+    assert not timed.is_stale(dataclasses.replace(timed, baseline_cost=1.5))
+    assert timed.is_stale(dataclasses.replace(timed, baseline_steps=99))
 
 
 def test_the_budget_that_runs_began_with_is_found_again(tmp_path):

@@ -20,7 +20,7 @@ from .grids import Grid
 from .jobs import Job
 
 # Fields that set the test rows of an arm, and how its answers are scored.
-ANSWERED = ("test_file", "test_files", "max_test_rows", "metric", "databases")
+ANSWERED = ("test_file", "test_files", "max_test_rows", "max_new_tokens", "metric", "databases")
 # Fields that set the validation rows on which the cells of a grid are chosen. Without a validation_file, they are taken
 # from the training rows.
 CHOSEN_ON = ("validation_file", "validation_generations")

@@ -28,9 +28,9 @@ class Budget:
     kind: str  # `flops` or `time`
     arm: str  # at equal steps
     baseline: str
-    max_steps: int  # 0 if the arm's teacher alone costs as much as the baseline's run
+    max_steps: int  # 0 if no number of steps has that cost; then the arm is missing in the table
     baseline_steps: int
-    cost: float  # of a step
+    cost: float  # of a step; 0 if it is not known
     baseline_cost: float
     fixed: float = 0.0  # the cost of the teacher
     baseline_fixed: float = 0.0
@@ -42,7 +42,7 @@ class Budget:
     @property
     def ratio(self) -> float:
         """The cost of a step of the arm, as a multiple of that of the baseline."""
-        return self.cost / self.baseline_cost
+        return self.cost / self.baseline_cost if self.baseline_cost else 0.0
 
     @property
     def baseline_total(self) -> float:
@@ -56,6 +56,11 @@ class Budget:
         """
         total = self.fixed + self.max_steps * self.cost
         return asdict(self) | {"ratio": self.ratio, "total": total, "baseline_total": self.baseline_total}
+
+    def is_stale(self, now: Budget) -> bool:
+        """Whether the baseline is no longer the one whose cost set these steps; counts differ by a few percent."""
+        differs = self.kind == "flops" and not math.isclose(now.baseline_total, self.baseline_total, rel_tol=0.1)
+        return differs or (self.baseline, self.baseline_steps) != (now.baseline, now.baseline_steps)
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Budget:
@@ -80,19 +85,17 @@ def plan(
     baseline: str,
     runs: Mapping[str, RunConfig],
     records: Mapping[str, Sequence[Mapping[str, Any]]],
-) -> Budget | None:
+) -> Budget:
     """Return the budget of an arm, from the FLOPs or times of the runs of equal steps.
 
     FLOPs are counted, the same on every machine; the time is the median step time, measured on this machine. `records`
-    are the eval.json of each arm, one a seed; None if nothing was counted or measured in them.
+    are the eval.json of each arm, one a seed. An arm that trains nothing has no steps, and no cost of them.
     """
     cost, baseline_cost = (_cost(kind, runs[each], records[each]) for each in (arm, baseline))
-    if not cost or not baseline_cost:
-        return None
     fixed, baseline_fixed = (_fixed(kind, records[each]) for each in (arm, baseline))
     baseline_steps = round(statistics.median(record["num_steps"] for record in records[baseline]))
     left = baseline_fixed + baseline_steps * baseline_cost - fixed
-    max_steps = max(1, round(left / cost)) if left > 0 else 0
+    max_steps = max(1, round(left / cost)) if left > 0 and cost and baseline_cost else 0
     return Budget(kind, arm, baseline, max_steps, baseline_steps, cost, baseline_cost, fixed, baseline_fixed)
 
 
@@ -102,8 +105,8 @@ def _fixed(kind: str, records: Sequence[Mapping[str, Any]]) -> float:
     return statistics.fmean(cost_of(each["cost"]) for each in records)
 
 
-def _cost(kind: str, run: RunConfig, records: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return the cost of an optimizer step of an arm: the mean (FLOPs) or median (time) over its seeds."""
+def _cost(kind: str, run: RunConfig, records: Sequence[Mapping[str, Any]]) -> float:
+    """Return the cost of a step of an arm, 0 if unknown: the mean (FLOPs) or median (time) over its seeds."""
     cost_of, middle = (step_flops, statistics.fmean) if kind == "flops" else (step_time, statistics.median)
     known = [cost for each in records if (cost := cost_of(run, each["cost"])) and math.isfinite(cost)]
-    return middle(known) if known else None
+    return middle(known) if known else 0.0

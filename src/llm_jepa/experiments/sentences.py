@@ -282,7 +282,9 @@ def about_budget(budget: Budget) -> str:
     """Return how many steps an arm took whose steps were scaled, and why."""
     baseline = budget.baseline
     if not budget.max_steps:
-        return f"{budget.arm} is missing: its teacher alone costs as much as a run of {baseline}."
+        why = f"its teacher alone costs as much as a run of {baseline}"
+        unknown = f"the cost of a step is not known for both {budget.arm} and {baseline}"
+        return f"{budget.arm} is missing: {why if budget.cost and budget.baseline_cost else unknown}."
     unit = {"flops": "counted FLOPs", "time": "median time by the clock"}[budget.kind]
     text = f"{budget.name} takes {budget.max_steps:,} steps where {baseline} takes {budget.baseline_steps:,}: "
     text += f"a step costs {budget.ratio:.3g} times as much, in {unit}"

@@ -15,7 +15,7 @@ from llm_jepa.data.config import MAIN_TEST
 from llm_jepa.errors import ConfigError
 from llm_jepa.files import reading_run
 from llm_jepa.runs.cost import run_flops, step_flops, step_time
-from llm_jepa.runs.folder import ExperimentFolder, without_budget
+from llm_jepa.runs.folder import ExperimentFolder, arm_at, without_budget
 from llm_jepa.runs.settings import RunConfig, read_yaml
 
 from .build_results import build_results, write_results
@@ -61,7 +61,8 @@ def summarise(out: Path) -> Results:
     results = _results_of(experiment, compared, baseline, controls, records)
     grids = {arm: _grid_results(experiment, grid, records, chosen[arm]) for arm, grid in experiment.grids.items()}
     notes = (
-        *_about_missing(experiment, records),
+        *_about_missing([job for job in experiment.jobs if job.arm in config.arms], records),
+        *_about_removed(experiment),
         *about_controls(results, controls),
         *about_undecided(results),
         *about_grids(config, experiment.grids),
@@ -70,7 +71,9 @@ def summarise(out: Path) -> Results:
         *about_versions(job.folder for job in compared),
         *note_look(folder, {seed for each in results.main.comparisons for seed in each.differences}),
     )
-    at_equal = {kind: _results_at_equal(experiment, kind, compared, baseline) for kind in experiment.equal_costs}
+    at_equal = {
+        kind: _results_at_equal(experiment, kind, compared, baseline, controls) for kind in experiment.equal_costs
+    }
     results = replace(results, settings=shown, grids=grids, notes=notes, at_equal=at_equal)
     write_results(results, out)
     return results
@@ -138,16 +141,17 @@ def budgets_of(experiment: Experiment, kind: str, records: Records, chosen: Mapp
         return []
     budgets = []
     for arm in arms:
-        found = recorded(experiment.folder, kind, arm)
-        if found and found.baseline != baseline:
+        found, now = recorded(experiment.folder, kind, arm), plan(kind, arm, baseline, experiment.runs, by_arm)
+        if found and found.is_stale(now):
             raise ConfigError(
                 "baseline_changed",
-                f"The runs of {found.name} have as many steps as the cost of {found.baseline} allows, but the baseline "
-                f"is {baseline} now. Remove their folders, {experiment.folder.run(found.name, '*')}, or choose another "
-                "--out.",
+                f"The runs of {found.name} have as many steps as the cost of {found.baseline} with its "
+                f"{found.baseline_steps:,} steps allowed, but the baseline is {baseline} with {now.baseline_steps:,} "
+                f"now, or a step costs another amount. Remove their folders, "
+                f"{experiment.folder.run(found.name, '*')}, or choose another --out.",
             )
-        budget = found or plan(kind, arm, baseline, experiment.runs, by_arm)
-        if budget and (found or any(record["num_steps"] != budget.max_steps for record in by_arm[arm])):
+        budget = found or now
+        if found or not budget.max_steps or any(each["num_steps"] != budget.max_steps for each in by_arm[arm]):
             budgets.append(budget)
     return budgets
 
@@ -174,18 +178,22 @@ def _results_of(
     )
 
 
-def _results_at_equal(experiment: Experiment, kind: str, compared: Records, baseline: str) -> Results:
+def _results_at_equal(
+    experiment: Experiment, kind: str, compared: Records, baseline: str, controls: dict[str, list[str]]
+) -> Results:
     """Compare again at equal FLOPs or time; an arm whose steps cost as much as the baseline's has the same runs."""
     chosen: dict[str, str | None] = {job.arm: job.arm for job in compared}
     chosen[experiment.config.baseline] = baseline
     budgets = budgets_of(experiment, kind, compared, chosen)
-    scaled = {budget.arm for budget in budgets}
-    jobs = [experiment.job(budget.name, seed) for budget in budgets for seed in experiment.config.seeds]
+    scaled = {budget.arm: budget.name for budget in budgets}
+    jobs = [experiment.job(each.name, seed) for each in budgets if each.max_steps for seed in experiment.config.seeds]
     records = {job: record for job, record in compared.items() if job.arm not in scaled} | read_records(jobs)
     check_data(job.folder for job in [*compared, *records])
     _check_same_rows(records)
-    results = _results_of(experiment, records, baseline, {}, {})
-    notes = (*map(about_budget, budgets), *about_versions(job.folder for job in records))
+    controls = {scaled.get(arm, arm): [scaled.get(each, each) for each in some] for arm, some in controls.items()}
+    results = _results_of(experiment, records, baseline, controls, {})
+    notes = (*map(about_budget, budgets), *_about_missing(jobs, records), *about_controls(results, controls))
+    notes += (*about_versions(job.folder for job in records),)
     return replace(results, budgets={each.name: each for each in budgets}, notes=notes)
 
 
@@ -264,23 +272,23 @@ def _grid_results(experiment: Experiment, grid: Grid, records: Records, chosen: 
 # ---- notes ----
 
 
-def _about_missing(experiment: Experiment, records: Records) -> list[str]:
+def _about_missing(jobs: Sequence[Job], records: Records) -> list[str]:
     """Return sentences about runs that are not in the comparison; those of grids are reported with their cells."""
-    missing = [job for job in experiment.jobs if job.arm in experiment.config.arms and job not in records]
+    missing = [job for job in jobs if job not in records]
     failed = [f"{job.name} ({why['reason']})" for job in missing if (why := job.folder.failure()) is not None]
     others = [job.name for job in missing if not job.folder.has_failed]
     notes = [f"Runs that failed and are not counted here: {', '.join(failed)}."] if failed else []
-    notes += [f"Runs that are not done: {', '.join(others)}."] if others else []
-    return notes + _about_removed(experiment)
+    return notes + ([f"Runs that are not done: {', '.join(others)}."] if others else [])
 
 
 def _about_removed(experiment: Experiment) -> list[str]:
-    """Return a sentence about runs in the folder whose arm or seed the configuration no longer has."""
-    arms, seeds = set(experiment.runs), set(experiment.config.seeds)
+    """Return a sentence about runs in the folder whose arm, cost or seed the configuration no longer has."""
+    kinds, seeds = experiment.equal_costs, set(experiment.config.seeds)
+    arms = {*experiment.runs, *(arm_at(arm, kind) for arm in experiment.runs for kind in kinds)}
     ended: dict[str, list[str]] = {}
     for run in experiment.folder.runs():
         name = run.arm_and_seed
-        if name is None or (without_budget(name[0]) in arms and name[1] in seeds):
+        if name is None or (name[0] in arms and name[1] in seeds):
             continue
         failure = run.failure()
         if run.is_done or failure is not None:
