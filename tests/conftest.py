@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import faulthandler
-import gc
 import json
 import multiprocessing
 import os
 import pickle
-import signal
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
@@ -41,6 +37,7 @@ from llm_jepa.runs.run import train_run
 from llm_jepa.runs.settings import read_run
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.training.trainer import JEPATrainer
+from tests.children import run_and_exit
 
 # A process that a test forks from this one starts a server of its own: it cannot wait for that of its parent.
 os.register_at_fork(after_in_child=forkserver._forkserver.__init__)
@@ -223,8 +220,7 @@ class Ranks:
 
     They are forked from this one, which has imported torch already, or start anew: long work should not inherit what
     the tests before left in memory. They meet at a store of this process, as those of `torchrun` do: a port that was
-    only looked up may be another's by the time that rank 0 opens it. A process that does not end by itself is ended
-    after `DEADLINE_S`, and says where it stood.
+    only looked up may be another's by the time that rank 0 opens it.
 
     Args:
         function: Called in each process. One that starts anew can only call what pickle can name.
@@ -232,8 +228,6 @@ class Ranks:
         folder: Where each leaves its result.
         anew: Start them anew.
     """
-
-    DEADLINE_S = 240
 
     def __init__(self, function: Callable[[int], Any], number: int, folder: Path, anew: bool) -> None:
         self.folder, self.number = folder, number
@@ -258,12 +252,7 @@ class Ranks:
 
 
 def _rank(function: Callable[[int], Any], rank: int, number: int, port: int, folder: Path) -> None:
-    gc.freeze()  # what the parent has left to collect may wait for a thread, and here there is none
-    code = 1
-    try:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        faulthandler.register(signal.SIGALRM, file=2, chain=True)  # then it ends by the signal
-        signal.alarm(Ranks.DEADLINE_S)
+    def run() -> None:
         if number > 1:
             place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number}
             place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
@@ -276,13 +265,8 @@ def _rank(function: Callable[[int], Any], rank: int, number: int, port: int, fol
         if torch.distributed.is_initialized():
             torch.distributed.barrier()  # rank 0 holds what the others meet by
         (folder / f"{rank}.pickle").write_bytes(pickle.dumps(result))
-        code = 0
-    except BaseException as error:
-        code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
-        if code == 1:
-            traceback.print_exc()
-    finally:
-        os._exit(code)
+
+    run_and_exit(run)
 
 
 @pytest.fixture

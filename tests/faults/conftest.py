@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
@@ -19,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from llm_jepa.training.trainer import JEPATrainer
+from tests.children import run_and_exit
 
 STEPS = 6
 
@@ -29,21 +28,9 @@ class Child:
     def __init__(self, function: Callable[[], None]) -> None:
         self.pid = os.fork()
         if self.pid == 0:
-            gc.freeze()  # what the parent has left to collect may wait for a thread, and here there is none
-            code = 1
             # tqdm's own lock is shared with the parent: a child that is killed while it holds it would stop both.
             tqdm.set_lock(threading.RLock())
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(240)  # a child that hangs ends by SIGALRM
-            try:
-                function()
-                code = 0
-            except BaseException as error:
-                code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
-                if code == 1:
-                    traceback.print_exc()
-            finally:
-                os._exit(code)
+            run_and_exit(function)
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal."""
