@@ -148,6 +148,9 @@ def test_a_pattern_that_fits_no_file_is_refused(tmp_path, monkeypatch, raises):
         ("rows.csv", b'{"text": "a", "code": "b"}\n', "wrong_ending", "rows.csv:1: "),
         ("rows.csv", "text,code\na,b\n".encode("utf-16"), "not_utf8", "UTF-16"),
         ("rows.csv", b"text,text\na,b\n", "column_repeated", "'text'"),
+        ("rows.csv", b"text;code\na;b\n", "wrong_separator", "semicolons; expected commas"),
+        ("rows.csv", b"text\tcode\na\tb\n", "wrong_separator", "tabs; expected commas"),
+        ("rows.tsv", b"text,code\na,b\n", "wrong_separator", "commas; expected tabs"),
         ("rows.csv", b"text,code\na,b\na\n", "wrong_cell_count", "rows.csv:3: "),
         ("rows.csv", b'text,code\na,"b\nc,d\ne,f\n', "not_csv", "rows.csv:2: "),  # it would be one row
         ("rows.csv", b'text,code\n"he said \\"yes\\" twice",b\n', "not_csv", "rows.csv:2: "),

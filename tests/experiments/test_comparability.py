@@ -207,31 +207,47 @@ def test_a_baseline_whose_cells_all_fail_is_told_with_its_reason(quick_runs, set
 def test_seeds_that_were_added_after_a_look_are_told(tmp_path):
     """Not those of the first look, and not a second look at the same ones."""
     folder = ExperimentFolder(tmp_path)
-    assert note_look(folder, []) == []
-    assert note_look(folder, [1, 2, 3]) == [] and note_look(folder, [3, 2, 1]) == []
+    assert note_look(folder, [], "ntp") == []
+    assert note_look(folder, [1, 2, 3], "ntp") == [] and note_look(folder, [3, 2, 1], "ntp") == []
     for _ in range(2):
-        [note] = note_look(folder, [1, 2, 3, 4, 5, 6])
+        [note] = note_look(folder, [1, 2, 3, 4, 5, 6], "ntp")
         assert "with 3 of these 6" in note and "promise too much" in note
-    [note] = note_look(folder, range(1, 8))
+    [note] = note_look(folder, range(1, 8), "ntp")
     assert "with 3 and 6 of these 7" in note
 
 
 def test_seeds_that_were_left_out_or_exchanged_after_a_look_are_told(tmp_path):
     """Whoever drops the seeds that went badly has a clean table otherwise."""
     folder = ExperimentFolder(tmp_path)
-    note_look(folder, [1, 2, 3, 4])
-    [note] = note_look(folder, [1, 2])
+    note_look(folder, [1, 2, 3, 4], "ntp")
+    [note] = note_look(folder, [1, 2], "ntp")
     assert "not among these: 3, 4." in note and "promise too much" in note
-    added, gone = note_look(folder, [1, 2, 7])
+    added, gone = note_look(folder, [1, 2, 7], "ntp")
     assert "with 2 of these 3" in added and "not among these: 3, 4." in gone
 
 
+def test_a_baseline_that_was_exchanged_after_a_look_is_told(tmp_path):
+    """Whoever lost against the strong rival may compare with a weak one."""
+    folder = ExperimentFolder(tmp_path)
+    assert note_look(folder, [1, 2], "self_training") == []
+    for _ in range(2):
+        [note] = note_look(folder, [1, 2], "ntp")
+        assert "another baseline, self_training; these have ntp" in note and "weaker rival" in note
+
+
+def test_looks_that_were_written_before_baselines_were_recorded_are_read(tmp_path):
+    (tmp_path / "looks.json").write_text("[[1, 2]]")
+    [note] = note_look(ExperimentFolder(tmp_path), [1, 2, 3], "ntp")
+    assert "with 2 of these 3" in note
+
+
 def test_each_time_that_results_are_made_is_written_down(copied):
-    """The look of an experiment is at the seeds that something was compared at."""
-    assert json.loads((copied / "looks.json").read_text()) == [[1, 2]]
+    """The look of an experiment is at the seeds that something was compared at, and has its baseline."""
+    looks = [{"seeds": [1, 2], "baseline": "ntp"}]
+    assert json.loads((copied / "looks.json").read_text()) == looks
     shutil.rmtree(copied / "jepa-s2")
     summarise(copied)
-    assert json.loads((copied / "looks.json").read_text()) == [[1, 2], [1]]
+    assert json.loads((copied / "looks.json").read_text()) == [*looks, {"seeds": [1], "baseline": "ntp"}]
 
 
 # ---- what is told ----

@@ -76,7 +76,7 @@ def test_the_headline_names_a_trade_off():
     results = build_results(runs_on_two_sets(swapped), tests=("people", "own"))
     answer = answer_of(results)
     assert answer.short == "A trade-off: better on own, worse on people."
-    assert "On people: Over 6 paired seeds" in answer.sentence and "On own: +2.8 points" in answer.sentence
+    assert "On people, over 6 paired seeds" in answer.sentence and "On own: +2.8 points" in answer.sentence
     text = format_table(results)
     assert "Test set people" in text and "Test set own" in text and max(map(len, text.splitlines())) <= 80
     assert "Test set own:" in format_markdown(results)

@@ -180,7 +180,7 @@ def _read_table(file: IO[bytes], label: str, *, separator: str) -> Numbered:
     done = 1
     try:
         reader.fieldnames = names = [name.strip() for name in reader.fieldnames or ()]  # people write `text, code`
-        _check_head(names, label)
+        _check_head(names, label, separator)
         done = reader.line_num
         for row in reader:
             number, done = done + 1, reader.line_num
@@ -196,12 +196,19 @@ def _read_table(file: IO[bytes], label: str, *, separator: str) -> Numbered:
         raise DataError("not_csv", f"{label}:{done + 1}: not readable as CSV: {err}. {hint}") from err
 
 
-def _check_head(names: Sequence[str], label: str) -> None:
+def _check_head(names: Sequence[str], label: str, separator: str | None = None) -> None:
     if names and names[0].lstrip().startswith(("{", "[")):
         raise DataError(
             "wrong_ending",
             f"{label}:1: found JSON, expected the names of the columns. Give the file a name that ends in .jsonl (one "
             "object per line) or .json (an array).",
+        )
+    if separator and len(names) == 1 and (other := next((each for each in _SEPARATORS if each in names[0]), None)):
+        expected = _SEPARATORS.get(separator, repr(separator))
+        raise DataError(
+            "wrong_separator",
+            f"{label}:1: found one column, {names[0]!r}. Its columns seem to be separated by {_SEPARATORS[other]}; "
+            f"expected {expected}. Save it with commas (.csv) or tabs (.tsv).",
         )
     if len(set(names)) < len(names):
         repeated = next(name for name in names if names.count(name) > 1)
@@ -221,6 +228,7 @@ def _table(content: Sequence[Content], *, separator: str) -> bytes:
     return text.getvalue().encode("utf-8")
 
 
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 PACKINGS = (".gz", ".zst")
 UNPACKED = (".parquet",)  # compressed inside
 FORMATS = {

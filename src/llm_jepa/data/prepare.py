@@ -126,13 +126,13 @@ def load_data(
         tokenizer=tokenizer,
         encoder=encoder,
         **{name: rows for name, rows in encoded.items() if not name.startswith(MAIN_TEST)},
-        tests={name: encoded[split_name(name, config)] for name in config.tests},
+        tests={name: encoded[key_of_test(name, config)] for name in config.tests},
         summary=_summarise(splits, encoded, counts, encoder),
         notes=[*of_files, *notes],
     )
 
 
-def split_name(test_set: str, config: DataConfig) -> str:
+def key_of_test(test_set: str, config: DataConfig) -> str:
     """Return the name of a test set in `LoadedData.summary`: `test` for the main one, `test_NAME` for another."""
     return MAIN_TEST if test_set == next(iter(config.tests)) else f"{MAIN_TEST}_{test_set}"
 
@@ -155,7 +155,7 @@ def _read_splits(config: DataConfig, notes: list[str]) -> tuple[dict[str, ReadRe
     if config.validation_file is not None:
         validation = read_examples(config.validation_file, config, part="validation")
     tests = {
-        split_name(name, config): read_examples(file, config, limit=config.max_test_rows, part="test")
+        key_of_test(name, config): read_examples(file, config, limit=config.max_test_rows, part="test")
         for name, file in config.tests.items()
     } or {MAIN_TEST: ReadResult()}
     tested = Joined(*(test.examples for test in tests.values()))

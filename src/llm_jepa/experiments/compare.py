@@ -4,7 +4,7 @@ An arm may be a grid (`grids`): all its cells are run, the best on validation ro
 the chosen one is compared. The comparison can be repeated at equal FLOPs and equal time (`equal_cost`).
 
     OUT/experiment.yaml   settings         OUT/results.json, results.csv   values, intervals, verdicts
-    OUT/<arm>-s<seed>/    one run each     OUT/looks.json                  the seeds, each time that results were made
+    OUT/<arm>-s<seed>/    one run each     OUT/looks.json                  the seeds and baseline of each look
 
 `summary` makes the results of the finished runs; `report/` renders them.
 """

@@ -150,7 +150,8 @@ def answer_of(results: Results) -> Answer:
             reserve = f" {short}" if controls else " No control was run."
         short = f"A trade-off: better on {won}, worse on {lost}.{reserve}"
     main, *others = sets
-    texts = [f"On {main}: {text}", *(f"On {name}: {_set_in_words(sets[name])}" for name in others)]
+    main_text = f"On {main}, o{text[1:]}" if text.startswith("Over ") else f"On {main}: {text}"
+    texts = [main_text, *(f"On {name}: {_set_in_words(sets[name])}" for name in others)]
     return Answer(question, short, " ".join(texts))
 
 
@@ -286,7 +287,8 @@ def about_budget(budget: Budget) -> str:
         unknown = f"the cost of a step is not known for both {budget.arm} and {baseline}"
         return f"{budget.arm} is missing: {why if budget.cost and budget.baseline_cost else unknown}."
     unit = {"flops": "counted FLOPs", "time": "median time by the clock"}[budget.kind]
-    text = f"{budget.name} takes {budget.max_steps:,} steps where {baseline} takes {budget.baseline_steps:,}: "
+    steps = "1 step" if budget.max_steps == 1 else f"{budget.max_steps:,} steps"
+    text = f"{budget.name} takes {steps} where {baseline} takes {budget.baseline_steps:,}: "
     text += f"a step costs {budget.ratio:.3g} times as much, in {unit}"
     if budget.fixed != budget.baseline_fixed:
         text += f", and its teacher {budget.fixed / budget.baseline_total:.0%} of a run of {baseline}"

@@ -69,7 +69,7 @@ def summarise(out: Path) -> Results:
         *_about_choices(experiment, grids),
         *about_exchanges((job.arm, job.folder) for job in compared),
         *about_versions(job.folder for job in compared),
-        *note_look(folder, {seed for each in results.main.comparisons for seed in each.differences}),
+        *note_look(folder, {seed for each in results.main.comparisons for seed in each.differences}, config.baseline),
     )
     at_equal = {
         kind: _results_at_equal(experiment, kind, compared, baseline, controls) for kind in experiment.equal_costs

@@ -3,7 +3,7 @@
 OUT/experiment.yaml             the settings of an experiment
 OUT/results.json, results.csv   its values, intervals and verdicts
 OUT/report.html                 the same as a page with figures
-OUT/looks.json                  for each time that results were computed, the seeds
+OUT/looks.json                  for each time that results were computed, the seeds and the baseline
 OUT/data/                       rows that it generated
 OUT/<arm>-s<seed>/              one run each; <arm>@<budget> for runs of equal cost
     config.yaml                 the settings, with the seed
@@ -26,10 +26,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from llm_jepa.files import hash_file, read_json_lines, write_json, write_json_lines, write_whole
 from llm_jepa.yaml_loading import dump_yaml, load_yaml
@@ -227,6 +227,13 @@ class RunFolder:
         self._failed_file.unlink(missing_ok=True)
 
 
+class Look(TypedDict):
+    """What results were computed of: the seeds with a comparison, and the baseline."""
+
+    seeds: list[int]
+    baseline: NotRequired[str]  # folders of early versions do not have it
+
+
 @dataclass(frozen=True)
 class ExperimentFolder:
     """The folder of an experiment, which need not exist yet."""
@@ -270,14 +277,15 @@ class ExperimentFolder:
         """Return the content of results.json; None if there is none."""
         return _read_if_there(self.results_file)
 
-    def looks(self) -> list[list[int]]:
-        """Return, for each time that results were computed, the seeds."""
-        return json.loads(self._looks_file.read_text(encoding="utf-8")) if self._looks_file.is_file() else []
+    def looks(self) -> list[Look]:
+        """Return, for each time that results were computed, what they were of."""
+        looks = json.loads(self._looks_file.read_text(encoding="utf-8")) if self._looks_file.is_file() else []
+        return [{"seeds": look} if isinstance(look, list) else look for look in looks]
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         write_whole(self.settings_file, dump_yaml(settings, sort_keys=False))
 
-    def write_looks(self, looks: list[list[int]]) -> None:
+    def write_looks(self, looks: Sequence[Look]) -> None:
         write_json(self._looks_file, looks)
 
 
