@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from llm_jepa.experiments.build_results import build_results, write_results
+from llm_jepa.experiments.equal_cost import Budget
 from llm_jepa.experiments.results import (
     Alarm,
     Cost,
@@ -92,6 +93,36 @@ def test_a_trade_off_without_a_control_says_so_but_not_yes():
     ]
     answer = answer_of(build_results(runs, tests=("people", "own")))
     assert answer.short == "A trade-off: better on people, worse on own. No control was run."
+
+
+@pytest.mark.parametrize(
+    ("on_main", "on_own", "short"),
+    [
+        (0.03, 0.03, "Yes."),
+        (0.0, 0.03, "Yes, at equal steps. At equal FLOPs: not shown."),
+        (0.0, -0.03, "Yes, at equal steps. At equal FLOPs: not shown, and worse on own."),
+        (0.03, -0.03, "Yes, at equal steps. At equal FLOPs: worse on own."),
+        (-0.03, -0.03, "Yes, at equal steps. At equal FLOPs: worse on people and own."),
+    ],
+)
+def test_a_gain_at_equal_steps_is_no_yes_if_equal_cost_takes_it(on_main, on_own, short):
+    """The first lines have the differences at equal cost on each test set, and name what is lost there."""
+
+    def compared(arm, *gains):
+        noise = [0.001 * (-1) ** place for place in range(len(SEEDS))]
+        ours = [tuple(map(sum, zip(VALUES["ntp"], noise, [gain] * len(SEEDS), strict=True))) for gain in gains]
+        main, own = ({arm: values, "ntp": VALUES["ntp"], "control": VALUES["ntp"]} for values in ours)
+        runs = [
+            replace(run, metrics={**run.metrics, "tests/own/exact_match": own[run.arm][SEEDS.index(run.seed)]})
+            for run in runs_of(main)
+        ]
+        return build_results(runs, tests=("people", "own"), controls={arm: ["control"]})
+
+    budget = Budget("flops", "jepa", "ntp", 1330, 2000, 1.5, 1.0)
+    again = replace(compared("jepa@flops", on_main, on_own), budgets={budget.name: budget})
+    answer = answer_of(replace(compared("jepa", 0.03, 0.0), at_equal={"flops": again}))
+    assert answer.short == short
+    assert answer.sentence.index("At equal FLOPs, on people: ") < answer.sentence.index("At equal FLOPs, on own: ")
 
 
 def test_the_opening_has_a_plain_sentence_for_each_arm_with_its_collapse():

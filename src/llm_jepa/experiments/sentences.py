@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .equal_cost import Budget
-from .results import ArmResult, Results, SetResults
+from .results import BUDGET_TITLES, ArmResult, Results, SetResults
 from .statistics import PairedComparison, verdict
 
 YES = "Yes."
@@ -131,10 +131,37 @@ def headline_of(results: Results) -> PairedComparison | None:
 
 
 def answer_of(results: Results) -> Answer:
-    """Return the answer of the main test set, with what the headline's arm does on the others."""
+    """Return the answer of the main test set, with what the headline's arm does on the others and at equal cost."""
     first = headline_of(results)
     if first is None:
         return Answer("Does it help?", "Nothing to compare.", f"{results.baseline} is the only arm.")
+    answer = _at_equal_steps(results, first)
+    limits, sentences = _at_equal_cost(results, first)
+    if limits and answer.short == YES:
+        answer = replace(answer, short="Yes, at equal steps.")
+    return replace(answer, short=" ".join([answer.short, *limits]), sentence=" ".join([answer.sentence, *sentences]))
+
+
+def _at_equal_cost(results: Results, first: PairedComparison) -> tuple[list[str], list[str]]:
+    """Return what limits an arm's gain at each equal cost, in short, and a sentence for each."""
+    limits, sentences = [], []
+    for kind, again in results.at_equal.items():
+        arm = next((each.name for each in (again.budgets or {}).values() if each.arm == first.arm), first.arm)
+        sets = {name: each for name, found in again.tests.items() if (each := found.comparison_of(arm))}
+        if not sets:
+            continue
+        title, is_open = BUDGET_TITLES[kind], next(iter(sets.values())).verdict not in ("better", "worse")
+        limit = ["not shown"] if is_open else []
+        if worse := " and ".join(name for name, each in sets.items() if each.verdict == "worse"):
+            limit.append(f"worse on {worse}" if again.several_tests else "worse")
+        if first.verdict == "better" and limit:
+            limits.append(f"{title}: {', and '.join(limit)}.")
+        for name, each in sets.items():
+            sentences.append(f"{title}{f', on {name}' if again.several_tests else ''}: {_set_in_words(each)}")
+    return limits, sentences
+
+
+def _at_equal_steps(results: Results, first: PairedComparison) -> Answer:
     question = f"Is {first.arm} better than {results.baseline}?"
     controls = results.main.controls_of(first.arm)
     short, text = _short_answer(first, controls), _headline_sentence(first, results)
