@@ -99,10 +99,10 @@ def test_a_trade_off_without_a_control_says_so_but_not_yes():
     ("on_main", "on_own", "short"),
     [
         (0.03, 0.03, "Yes."),
-        (0.0, 0.03, "Yes, at equal steps. At equal FLOPs: not shown."),
-        (0.0, -0.03, "Yes, at equal steps. At equal FLOPs: not shown, and worse on own."),
-        (0.03, -0.03, "Yes, at equal steps. At equal FLOPs: worse on own."),
-        (-0.03, -0.03, "Yes, at equal steps. At equal FLOPs: worse on people and own."),
+        (0.0, 0.03, "Yes, at equal steps. At equal FLOPs: no difference shown."),
+        (0.0, -0.03, "Yes, at equal steps. At equal FLOPs: no difference shown. Worse on own."),
+        (0.03, -0.03, "Yes, at equal steps. At equal FLOPs: a trade-off: better on people, worse on own."),
+        (-0.03, -0.03, "Yes, at equal steps. At equal FLOPs: no, it is worse."),
     ],
 )
 def test_a_gain_at_equal_steps_is_no_yes_if_equal_cost_takes_it(on_main, on_own, short):
@@ -123,6 +123,10 @@ def test_a_gain_at_equal_steps_is_no_yes_if_equal_cost_takes_it(on_main, on_own,
     answer = answer_of(replace(compared("jepa", 0.03, 0.0), at_equal={"flops": again}))
     assert answer.short == short
     assert answer.sentence.index("At equal FLOPs, on people: ") < answer.sentence.index("At equal FLOPs, on own: ")
+    missing = answer_of(replace(compared("jepa", 0.03, 0.0), at_equal={"flops": compared("other", 0.0, 0.0)}))
+    assert missing.short == "Yes, at equal steps. At equal FLOPs: not compared."
+    lost = answer_of(compared("jepa", 0.0, -0.03))
+    assert lost.short == "No difference shown. Worse on own."
 
 
 def test_the_opening_has_a_plain_sentence_for_each_arm_with_its_collapse():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from .equal_cost import Budget
 from .results import BUDGET_TITLES, ArmResult, Results, SetResults
@@ -135,51 +135,57 @@ def answer_of(results: Results) -> Answer:
     first = headline_of(results)
     if first is None:
         return Answer("Does it help?", "Nothing to compare.", f"{results.baseline} is the only arm.")
-    answer = _at_equal_steps(results, first)
-    limits, sentences = _at_equal_cost(results, first)
-    if limits and answer.short == YES:
-        answer = replace(answer, short="Yes, at equal steps.")
-    return replace(answer, short=" ".join([answer.short, *limits]), sentence=" ".join([answer.sentence, *sentences]))
-
-
-def _at_equal_cost(results: Results, first: PairedComparison) -> tuple[list[str], list[str]]:
-    """Return what limits an arm's gain at each equal cost, in short, and a sentence for each."""
-    limits, sentences = [], []
-    for kind, again in results.at_equal.items():
-        arm = next((each.name for each in (again.budgets or {}).values() if each.arm == first.arm), first.arm)
-        sets = {name: each for name, found in again.tests.items() if (each := found.comparison_of(arm))}
-        if not sets:
-            continue
-        title, is_open = BUDGET_TITLES[kind], next(iter(sets.values())).verdict not in ("better", "worse")
-        limit = ["not shown"] if is_open else []
-        if worse := " and ".join(name for name, each in sets.items() if each.verdict == "worse"):
-            limit.append(f"worse on {worse}" if again.several_tests else "worse")
-        if first.verdict == "better" and limit:
-            limits.append(f"{title}: {', and '.join(limit)}.")
-        for name, each in sets.items():
-            sentences.append(f"{title}{f', on {name}' if again.several_tests else ''}: {_set_in_words(each)}")
-    return limits, sentences
-
-
-def _at_equal_steps(results: Results, first: PairedComparison) -> Answer:
-    question = f"Is {first.arm} better than {results.baseline}?"
-    controls = results.main.controls_of(first.arm)
-    short, text = _short_answer(first, controls), _headline_sentence(first, results)
+    short, text = _short_of_sets(results, first), _headline_sentence(first, results)
     if first.verdict == "better":
-        text = " ".join([text, *map(_over_control, controls)])
+        text = " ".join([text, *map(_over_control, results.main.controls_of(first.arm))])
+    texts = [text]
+    if results.several_tests:
+        (main, _), *others = _sets_of(results, first.arm).items()
+        texts = [f"On {main}, o{text[1:]}" if text.startswith("Over ") else f"On {main}: {text}"]
+        texts += [f"On {name}: {_set_in_words(each)}" for name, each in others]
+    limits = []
+    for kind, again in results.at_equal.items():
+        limit, sentences = _at_equal_cost(BUDGET_TITLES[kind], again, first.arm)
+        limits += [limit] if limit and first.verdict == "better" else []
+        texts += sentences
+    if limits and short == YES:
+        short = "Yes, at equal steps."
+    return Answer(f"Is {first.arm} better than {results.baseline}?", " ".join([short, *limits]), " ".join(texts))
+
+
+def _at_equal_cost(title: str, again: Results, arm: str) -> tuple[str, list[str]]:
+    """Return the short answer of an arm at equal cost ("" if it is yes), and a sentence for each test set."""
+    arm = next((each.name for each in (again.budgets or {}).values() if each.arm == arm), arm)
+    sets = _sets_of(again, arm)
+    if not sets:
+        return f"{title}: not compared.", []
+    short = _short_of_sets(again, next(iter(sets.values())))
+    wheres = [f", on {name}" if again.several_tests else "" for name in sets]
+    sentences = [f"{title}{where}: {_set_in_words(each)}" for where, each in zip(wheres, sets.values(), strict=True)]
+    return "" if short == YES else f"{title}: {short[0].lower()}{short[1:]}", sentences
+
+
+def _sets_of(results: Results, arm: str) -> dict[str, PairedComparison]:
+    """Return the comparison of an arm on each test set that has one, the main one first."""
+    return {name: each for name, found in results.tests.items() if (each := found.comparison_of(arm))}
+
+
+def _short_of_sets(results: Results, first: PairedComparison) -> str:
+    """Return the short answer of an arm, given its comparison on the main test set, with what it loses on others."""
+    controls = results.main.controls_of(first.arm)
+    short = _short_answer(first, controls)
     if not results.several_tests:
-        return Answer(question, short, text)
-    sets = {name: each for name, found in results.tests.items() if (each := found.comparison_of(first.arm))}
-    won, lost = (" and ".join(n for n, each in sets.items() if each.verdict == word) for word in ("better", "worse"))
-    if won and lost:
-        reserve = ""
-        if first.verdict == "better" and short != YES:  # the gain is not more than a control's, or there is no control
-            reserve = f" {short}" if controls else " No control was run."
-        short = f"A trade-off: better on {won}, worse on {lost}.{reserve}"
-    main, *others = sets
-    main_text = f"On {main}, o{text[1:]}" if text.startswith("Over ") else f"On {main}: {text}"
-    texts = [main_text, *(f"On {name}: {_set_in_words(sets[name])}" for name in others)]
-    return Answer(question, short, " ".join(texts))
+        return short
+    sets = _sets_of(results, first.arm).items()
+    won, lost = (" and ".join(n for n, each in sets if each.verdict == word) for word in ("better", "worse"))
+    if not lost or (first.verdict == "worse" and not won):
+        return short
+    if not won:
+        return f"{short} Worse on {lost}."
+    reserve = ""
+    if first.verdict == "better" and short != YES:  # the gain is not more than a control's, or there is no control
+        reserve = f" {short}" if controls else " No control was run."
+    return f"A trade-off: better on {won}, worse on {lost}.{reserve}"
 
 
 def _short_answer(c: PairedComparison, controls: Sequence[PairedComparison]) -> str:
