@@ -86,6 +86,8 @@ def test_the_cost_of_a_teacher_is_taken_from_the_steps_of_the_arm():
     both = plan("flops", "jepa", "jepa", runs_of(), of)
     assert both.max_steps == 100 and "teacher" not in about_budget(both)
     assert "its teacher 30% of a run of ntp" in about_budget(budget)
+    untaught = dataclasses.replace(budget, fixed=0.0, baseline_fixed=25e9)
+    assert "it has no teacher; that of ntp costs 20% of its run" in about_budget(untaught)
     dear = [{**each, "cost": each["cost"] | {"teacher": {"training_flops": 100e9}}} for each in plain]
     none = plan("flops", "jepa", "ntp", runs_of(), of | {"jepa": dear})
     assert none.max_steps == 0 and "jepa is missing" in about_budget(none)

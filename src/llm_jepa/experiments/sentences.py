@@ -323,7 +323,10 @@ def about_budget(budget: Budget) -> str:
     steps = "1 step" if budget.max_steps == 1 else f"{budget.max_steps:,} steps"
     text = f"{budget.name} takes {steps} where {baseline} takes {budget.baseline_steps:,}: "
     text += f"a step costs {budget.ratio:.3g} times as much, in {unit}"
-    if budget.fixed != budget.baseline_fixed:
+    if not budget.fixed and budget.baseline_fixed:
+        text += f", and it has no teacher; that of {baseline} costs {budget.baseline_fixed / budget.baseline_total:.0%}"
+        text += " of its run"
+    elif budget.fixed != budget.baseline_fixed:
         text += f", and its teacher {budget.fixed / budget.baseline_total:.0%} of a run of {baseline}"
     return f"{text}."
 
