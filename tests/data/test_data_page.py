@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -36,3 +37,19 @@ def test_the_page_names_the_defaults_and_limits_that_hold():
     assert all(f"| `{column}` |" in PAGE for column in OWN_COLUMNS)
     assert f"over {LARGE_FILE_BYTES // 2**20} MiB stay on disk" in PAGE
     assert f"a line over {MAX_LINE_BYTES // 2**20} MiB" in PAGE
+
+
+def test_the_experiments_data_is_what_the_page_says():
+    """Name, number of rows and first digits of the sha256 of every file, where the folder is there."""
+    folder = Path(__file__).parents[3] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent")
+    table = re.sub(r"(\d),(\d{3})", r"\1\2", PAGE.split("## The data of this project's experiments")[1])
+    names = re.findall(r"`(\w+\.jsonl)`", table)
+    counts = [int(count) for cell in re.findall(r"\.jsonl` \| ([\d, ]+) \|", table) for count in cell.split(",")]
+    digests = re.findall(r"`([0-9a-f]{8})`", table)
+    said = {name: (count, digest) for name, count, digest in zip(names, counts, digests, strict=True)}
+    content = {path.name: path.read_bytes() for path in folder.glob("*.jsonl")}
+    assert said == {
+        name: (len(data.splitlines()), hashlib.sha256(data).hexdigest()[:8]) for name, data in content.items()
+    }
