@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from llm_jepa.cli import main
 from llm_jepa.data.chat import ChatTemplate, remove_template_system
 from llm_jepa.data.config import DataConfig
+from llm_jepa.data.encode import PairEncoder
 from llm_jepa.data.prepare import load_data
 from llm_jepa.data.tokenizer import train_tokenizer
 from llm_jepa.objective.config import JEPAConfig
@@ -86,6 +87,11 @@ def test_without_it_nothing_else_of_a_chat_changes(template, bos, tmp_path):
 def test_a_template_that_adds_none_is_said_to_have_none(raises, template):
     with raises("setting_without_effect", "template_system=false"):
         remove_template_system(make(template), {})
+
+
+def test_values_for_a_template_that_is_not_there_are_refused(raises):
+    with raises("setting_without_effect", "chat_template_kwargs"):
+        PairEncoder(make(None), DataConfig(chat_template_kwargs={"enable_thinking": False}))
 
 
 def test_a_message_with_todays_date_is_not_taken_out(raises):

@@ -140,6 +140,44 @@ def test_merging_a_whole_model_gives_the_whole_model(whole_run, tmp_path):
     assert names(tmp_path / "out") == WHOLE
 
 
+def test_settings_of_the_pretrained_model_that_change_answers_are_left_out(whole_run, here, tmp_path):
+    """The run's answers were made without its repetition penalty or sampling; an adapter's lines do without it too."""
+    file = tmp_path / "run" / "model" / "generation_config.json"
+    shutil.copytree(whole_run, tmp_path / "run")
+    own = json.loads(file.read_text())
+    file.write_text(json.dumps(own | {"repetition_penalty": 1.8, "do_sample": True, "forced_eos_token_id": 3}))
+    export_run(tmp_path / "run", tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert written.keys() <= {"bos_token_id", "eos_token_id", "pad_token_id"}
+    done = export_run(here, "out")
+    assert "model.generation_config = GenerationConfig()" in done["python"]
+    assert '"repetition_penalty": 1.0' in "\n".join(done["serve"])
+
+
+def test_a_slow_copy_is_not_exported(tiny_settings, pair_files, tmp_path):
+    """Its file of weights would stop a server; and such a folder is overwritten with force, as any export."""
+    train_run(read_run(tiny_settings(max_steps=2, jepa_target="ema")), 7, tmp_path / "run")
+    for force in (False, True):
+        export_run(tmp_path / "run", tmp_path / "out", force=force)
+        assert names(tmp_path / "out") == WHOLE
+
+
+def test_the_cards_python_asks_with_the_tokens_of_training():
+    """One begin token, and no end token, whatever the tokenizer adds by itself."""
+    asked = []
+
+    class Tokenizer:
+        from_pretrained = classmethod(lambda cls, folder: cls())
+
+        def __call__(self, text, add_special_tokens=True):
+            return {"input_ids": [7, 8, 9] if not add_special_tokens else [1, 7, 8, 9, 2]}
+
+    lines = python_snippet(Exported("model", bos_ids=[1], bridge_ids=[4], end_ids=[2]), "out").splitlines()
+    own = [line for line in lines if line.startswith(("text =", "ids =", "tokenizer ="))]
+    exec("\n".join([*own, "asked += ids"]), {"AutoTokenizer": Tokenizer, "folder": "out", "asked": asked})
+    assert asked == [1, 7, 8, 9, 4]
+
+
 def test_generation_stops_at_every_token_that_ended_an_answer(whole_run, tmp_path):
     """A chat model has two; config.json knows one, and it does not win."""
     export_run(whole_run, tmp_path / "out")
@@ -195,9 +233,15 @@ def test_the_card_tells_data_settings_curves_results_cost_and_limits(whole_run, 
 
 def test_the_card_gives_away_no_place(whole_run, tmp_path):
     """G4: the folders where data and model lay; a token cannot be among the settings (tests of settings)."""
-    card = Path(export_run(whole_run, tmp_path / "out")["out"], "README.md").read_text()
-    for word in (str(whole_run.parent), str(Path.home()) + "/", sys.prefix):
+    shutil.copytree(whole_run, tmp_path / "run")
+    settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    more = ("views_file", "databases", "pseudo_label_gold_file")
+    settings |= {name: f"/secret/place/{name}.x" for name in more} | {"plugins": ["/secret/place/mine.py"]}
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(settings))
+    card = Path(export_run(tmp_path / "run", tmp_path / "out")["out"], "README.md").read_text()
+    for word in (str(whole_run.parent), str(Path.home()) + "/", sys.prefix, "/secret/place"):
         assert word not in card
+    assert all(name in card for name in ("views_file.x", "mine.py"))
 
 
 def test_the_card_of_a_run_of_an_experiment_has_its_intervals(whole_run, tmp_path):
@@ -310,6 +354,13 @@ def test_damage_leaves_nothing_behind(here, monkeypatch, raises):
     with raises("model_not_loadable", "run/model"):
         export_run(here, "out", merge=True)
     weights.write_bytes(content)
+    settings = here / "model" / "adapter_config.json"
+    whole = settings.read_text()
+    settings.write_text(whole[:-9])
+    for merge in (False, True):
+        with raises("checkpoint_damaged", settings):
+            export_run(here, "out", merge=merge)
+    settings.write_text(whole)
     with monkeypatch.context() as patch:
         patch.setattr(model_folder, "MAX_DIFFERENCE", -1.0)
         with raises("merge_differs", "--merge", exit_code=1):

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, MambaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertLMHeadModel, MambaConfig, MambaForCausalLM
 
 from llm_jepa.data.tokenizer import train_tokenizer
 from llm_jepa.evaluation.generation import generate_greedy
@@ -90,3 +90,29 @@ def test_a_model_whose_layers_mix_the_views_unseen_is_refused_with_the_reason(
     settings = tiny_settings(model_name_or_path=str(tmp_path / "mamba"), vocab_size=None)
     with raises("model_not_supported", "MambaForCausalLM", "linear_attention"):
         train_run(read_run(settings), 0, tmp_path / "run")
+
+
+@pytest.mark.parametrize("jepa_lambda", [0.0, 1.0])
+def test_a_model_that_sees_later_tokens_is_refused_also_without_a_jepa_term(
+    jepa_lambda, tokenizer, tiny_settings, tmp_path, raises
+):
+    """BERT would learn to copy its labels; transformers loads it as a causal model with a warning."""
+    shape = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 256}
+    BertLMHeadModel(BertConfig(vocab_size=len(tokenizer), hidden_size=32, **shape)).save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    settings = tiny_settings(model_name_or_path=str(tmp_path / "bert"), vocab_size=None, jepa_lambda=jepa_lambda)
+    with raises("model_not_supported"):
+        train_run(read_run(settings), 0, tmp_path / "run")
+
+
+def test_texts_beyond_learned_positions_are_refused_with_their_lengths(save_model, tiny_settings, tmp_path, raises):
+    """Where embeddings are asked for, as where answers are; a model with rotary positions has no such limit."""
+    settings = tiny_settings(model_name_or_path=str(save_model("gpt2")), vocab_size=None, max_steps=1)
+    train_run(read_run(settings), 0, tmp_path / "run")
+    run, long = load_run(tmp_path / "run"), "lines with a dog " * 60
+    positions = run.jepa.model.config.n_positions
+    candidates = run.lone([("one", "a"), ("two", "b")], "code")
+    with raises("row_too_long", "The text has", f"{positions} positions"):
+        run.retrieve(long, candidates, 1)
+    with raises("row_too_long", "row from one on", f"{positions} positions"):
+        run.lone([("one", long[:400])], "text")

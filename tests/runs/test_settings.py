@@ -9,7 +9,7 @@ import pytest
 from llm_jepa.errors import ConfigError
 from llm_jepa.experiments.experiment import ExperimentConfig, read_experiment
 from llm_jepa.runs.build_trainer import notes_on
-from llm_jepa.runs.settings import MANAGED, PARTS, describe_fields, parse_override, read_run, read_yaml
+from llm_jepa.runs.settings import MANAGED, PARTS, describe_fields, naming_settings, parse_override, read_run, read_yaml
 from llm_jepa.training.arguments import JEPATrainingArguments
 from llm_jepa.yaml_loading import load_yaml
 
@@ -24,6 +24,17 @@ def refused(raises):
         assert isinstance(caught.value, ConfigError)
 
     return read
+
+
+def test_an_error_of_a_library_is_blamed_on_the_setting_whose_value_it_has_as_a_word(raises):
+    """The no of "cannot" is not the no of eval_strategy."""
+    run = read_run({"train_file": "a.jsonl", "eval_strategy": "no", "lr_scheduler_type": "polynomial"})
+    for text, blamed in (
+        ("it cannot be", "A training setting"),
+        ("polynomial fails", "lr_scheduler_type='polynomial'"),
+    ):
+        with raises("setting_refused", f"{blamed} is refused: {text}"), naming_settings(run):
+            raise ValueError(text)
 
 
 # ---- keys ----

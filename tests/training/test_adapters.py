@@ -11,6 +11,8 @@ import sys
 import pytest
 import torch
 from peft import IA3Config, LoHaConfig, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from safetensors.torch import load as load_file_of
+from safetensors.torch import save_file
 from torch.nn.utils import clip_grad_norm_
 from transformers import AutoModelForCausalLM, GenerationConfig
 
@@ -468,6 +470,11 @@ def test_an_adapter_without_its_model_says_where_it_looked(make_adapted, base, t
     (tmp_path / "model" / ADAPTER).write_bytes(weights[:100])
     with raises("model_not_loadable", f"adapter in {tmp_path / 'model'}"):
         load_jepa(tmp_path / "model")
+    tensors = load_file_of(weights)
+    tensors.pop(gone := min(tensors))
+    save_file(tensors, tmp_path / "model" / ADAPTER)
+    with raises("checkpoint_damaged", tmp_path / "model" / ADAPTER, gone):
+        load_jepa(tmp_path / "model")
     (tmp_path / "model" / ADAPTER).unlink()
     with raises("file_missing", tmp_path / "model" / ADAPTER):
         load_jepa(tmp_path / "model")
@@ -481,12 +488,14 @@ def test_an_adapter_without_its_model_says_where_it_looked(make_adapted, base, t
     ("targets", "code"),
     [
         (["no_such_layer"], "layers_not_found"),
+        (["q_proj", "v_prj"], "layers_not_found"),
+        ("q_proj[", "layers_not_found"),
         (["q_proj", "embed_tokens"], "layers_not_adaptable"),
         (["q_proj", "lm_head"], "layers_not_adaptable"),
     ],
 )
 def test_layers_that_cannot_be_adapted_are_refused(targets, code, tiny_model, raises):
-    with raises(code, f"lora_target_modules={targets}", "all-linear"):
+    with raises(code, f"lora_target_modules={targets!r}", "all-linear"):
         add_lora(tiny_model("llama"), AdapterConfig(lora_r=2, lora_target_modules=targets), base="base")
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from llm_jepa.data.tokenizer import train_tokenizer
-from llm_jepa.training import models
+from llm_jepa.training import models, whole_model
 from llm_jepa.training.adapters import AdapterConfig
 from llm_jepa.training.models import (
     PRESETS,
@@ -35,6 +37,8 @@ def build(config, tokenizer, **options):
 
 class OfSize:
     """A tokenizer of so many tokens, of which the presets read the number alone."""
+
+    added_tokens_decoder, special_tokens_map, chat_template = {}, {}, None
 
     def __init__(self, size):
         self.size = size
@@ -139,14 +143,66 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tiny_model, toke
         build(ModelConfig(model="gpt2-124m"), OfSize(60000))
 
 
+def test_a_special_token_that_no_row_can_hold_needs_no_row_of_the_model(tiny_model, tokenizer, tmp_path, raises):
+    """As that for images in the tokenizer of Gemma-3's text models; one with a role, or in the template, needs it."""
+    tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    config, more = ModelConfig(model_name_or_path=str(tmp_path)), copy.deepcopy(tokenizer)
+    more.add_special_tokens({"extra_special_tokens": ["<image>"]})
+    build(config, more)
+    more.chat_template = "{{ messages[0]['content'] }}<image>"
+    with raises("vocabulary_too_large", "<image>"):
+        build(config, more)
+
+
+@pytest.mark.parametrize("change", ["a layer", "the head", "a shape", "half of the file"])
+def test_a_model_without_all_its_weights_is_refused(change, tiny_model, tokenizer, tmp_path, raises):
+    """transformers would go on with random numbers for what is missing."""
+    tiny_model("llama", vocab_size=len(tokenizer), tie_word_embeddings=False).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    if change == "half of the file":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        words = ["a file is damaged"]
+    elif change == "a shape":
+        weights["model.norm.weight"] = torch.ones(3)
+        words = ["1 of its weights have another shape", "model.norm.weight"]
+    else:
+        gone = [name for name in weights if name.startswith("model.layers.1." if change == "a layer" else "lm_head")]
+        weights = {name: each for name, each in weights.items() if name not in gone}
+        words = [f"{len(gone)} of its weights are missing", min(gone)]
+    if change != "half of the file":
+        save_file(weights, file, metadata={"format": "pt"})
+    with raises("model_not_loadable", "model_name_or_path", *words):
+        build(ModelConfig(model_name_or_path=str(tmp_path)), tokenizer)
+
+
+def test_values_of_a_configuration_that_have_no_meaning_are_refused(tiny_model, tokenizer, tmp_path, raises):
+    tiny_model("llama").save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"hidden_size": "32"}))
+    with raises("model_not_loadable", "model_name_or_path", "config.json", "hidden_size"):
+        build(ModelConfig(model_name_or_path=str(tmp_path)), tokenizer)
+
+
+@pytest.mark.parametrize("settings", [{"dropout": 0.1}, {"model_revision": "main"}])
+def test_a_setting_without_effect_on_a_folder_is_refused(settings, tiny_model, tokenizer, tmp_path, raises):
+    """A pretrained model's dropout is in its config.json, and a folder has no revisions."""
+    tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    with raises("setting_without_effect", *settings):
+        build(ModelConfig(model_name_or_path=str(tmp_path), **settings), tokenizer)
+
+
 def test_rows_longer_than_the_models_positions_are_refused(tiny_model, tokenizer, tmp_path, raises):
-    """128 positions take a row of 128 and no row of 129."""
+    """128 positions take a row of 128 and no row of 129; those of [PRED] count."""
     tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(tmp_path)
     config = ModelConfig(model_name_or_path=str(tmp_path))
     model = build(config, tokenizer)
     check_model_fits(model, tokenizer, max_length=128)
     with raises("row_too_long", 129, "model has 128", "max_length to 128"):
         check_model_fits(model, tokenizer, max_length=129)
+    check_model_fits(model, tokenizer, max_length=126, jepa_k=2)
+    with raises("row_too_long", 129, "2 of them for [PRED]", "max_length to 126"):
+        check_model_fits(model, tokenizer, max_length=127, jepa_k=2)
 
 
 def test_what_is_no_model_is_refused_by_its_name(tokenizer, tmp_path, raises):
@@ -251,7 +307,7 @@ def test_the_revision_reaches_model_and_tokenizer(tokenizer, monkeypatch, tmp_pa
         asked.append((name, source["revision"]))
         raise OSError("offline")
 
-    monkeypatch.setattr(models.AutoConfig, "from_pretrained", refuse)
+    monkeypatch.setattr(whole_model.AutoConfig, "from_pretrained", refuse)
     monkeypatch.setattr(models, "snapshot_download", refuse)
     config = ModelConfig(model_name_or_path="somebody/model", model_revision="v1")
     for load in (lambda: build(config, tokenizer), lambda: load_own_tokenizer(config)):

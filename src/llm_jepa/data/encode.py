@@ -57,6 +57,9 @@ class PairEncoder:
         self.jepa_split = jepa_split
         self.jepa_views = jepa_views
         has_template = default_template(tokenizer) is not None
+        if data_config.chat_template_kwargs and not has_template:
+            text = "chat_template_kwargs has no effect: the tokenizer has no chat template. Remove the setting."
+            raise ConfigError("setting_without_effect", text)
         self.chat = ChatTemplate(tokenizer, data_config.chat_template_kwargs) if has_template else None
         self.controls = Controls(tokenizer) if self.chat is None else self.chat.controls
         if self.chat is None and tokenizer.eos_token_id is None:

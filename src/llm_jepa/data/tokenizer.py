@@ -105,13 +105,24 @@ def check_tokenizer_fits(tokenizer: PreTrainedTokenizerBase, vocab_rows: int) ->
 
     The model would fail, or on some devices read beyond its table.
     """
-    token, top = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    if top >= vocab_rows:
+    beyond = {name: index for name, index in tokenizer.get_vocab().items() if index >= vocab_rows}
+    if beyond and (used := beyond.keys() - _unused_names(tokenizer)):
+        token = max(used, key=lambda name: beyond[name])
         raise ConfigError(
             "vocabulary_too_large",
-            f"The tokenizer has ids up to {top} ({token!r}), but the model's embedding has {vocab_rows} "
-            f"rows. Use the model's own tokenizer, or a model with at least {top + 1} rows.",
+            f"The tokenizer has ids up to {beyond[token]} ({token!r}), but the model's embedding has {vocab_rows} "
+            f"rows. Use the model's own tokenizer, or a model with at least {beyond[token] + 1} rows.",
         )
+
+
+def _unused_names(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Return the special tokens that no row can hold: they have no role, and the chat template does not write them.
+
+    The tokenizer of Gemma-3's text models has one for images, for which the model has no row.
+    """
+    special = {each.content for each in tokenizer.added_tokens_decoder.values() if each.special}
+    template = str(tokenizer.chat_template or "")
+    return {name for name in special.difference(tokenizer.special_tokens_map.values()) if name not in template}
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -86,6 +86,7 @@ def _describe(run: RunFolder, folder: Path, written: dict[str, Any], encoder: Pa
         is_chat=context.is_chat,
         chat_template_kwargs=dict(encoder.config.chat_template_kwargs),
         messages=context.messages,
+        bos_ids=tuple(encoder.bos_ids),
         bridge_ids=tuple(encoder.bridge_ids),
         bridge=decode_ids(encoder.tokenizer, list(encoder.bridge_ids)),
         end_ids=tuple(encoder.end_ids),

@@ -31,7 +31,10 @@ MARK = "<!-- made by llm-jepa export -->"
 NUM_LOOKS = 8
 
 # Settings that name files; a card shows the last part of the name.
-PATHS = ("train_file", "validation_file", "test_file", "test_files", "model_name_or_path", "tokenizer_name_or_path")
+PATHS = (
+    *("train_file", "validation_file", "test_file", "test_files", "views_file", "pseudo_label_gold_file"),
+    *("model_name_or_path", "tokenizer_name_or_path", "databases", "plugins"),
+)
 CURVES = {
     "ce_loss": "cross-entropy",
     "jepa_loss": "JEPA distance",

@@ -9,23 +9,23 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
-from peft import PeftConfig
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from llm_jepa.data.encode import PairEncoder
 from llm_jepa.errors import DataError, LLMJEPAError
 from llm_jepa.files import write_json
-from llm_jepa.training.adapters import ADAPTER_CONFIG, load_adapted, merged
-from llm_jepa.training.saving import CONFIG, INDEX, PREDICTOR, WEIGHTS, shards
+from llm_jepa.training.adapters import ADAPTER_CONFIG, adapter_settings, load_adapted, merged
+from llm_jepa.training.saving import CONFIG, INDEX, PREDICTOR, TARGET, WEIGHTS, shards
 
 MAX_DIFFERENCE = 1e-3  # of the largest logit; merging adds two float32 matrices, and rounds to about 1e-6 a layer
 CHECKED_TOKENS = 32
-OURS = frozenset({PREDICTOR, CONFIG})
+OURS = (PREDICTOR, CONFIG, f"{PurePath(TARGET).stem}*")
+TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def export_weights(model: Path, out: Path, encoder: PairEncoder, *, merge: bool) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def export_weights(model: Path, out: Path, encoder: PairEncoder, *, merge: bool)
         LLMJEPAError: If the merged model gives other logits than the adapter.
     """
     is_adapter = (model / ADAPTER_CONFIG).is_file()
-    base = PeftConfig.from_pretrained(str(model)).base_model_name_or_path if is_adapter else None
+    base = adapter_settings(model).base_model_name_or_path if is_adapter else None
     if is_adapter and merge:
         out.mkdir()
         difference = _save_merged(model, out)
@@ -51,7 +51,7 @@ def export_weights(model: Path, out: Path, encoder: PairEncoder, *, merge: bool)
         _let_generation_stop(out, encoder.end_ids, encoder.pad_id)
         return {"kind": "merged", "base": base, "max_logit_difference": difference}
     _check_weights(model)
-    shutil.copytree(model, out, ignore=lambda _, names: [name for name in names if name in OURS])
+    shutil.copytree(model, out, ignore=shutil.ignore_patterns(*OURS))
     if is_adapter:
         return {"kind": "adapter", "base": base}
     _let_generation_stop(out, encoder.end_ids, encoder.pad_id)
@@ -101,10 +101,14 @@ def _logits(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _let_generation_stop(out: Path, end_ids: list[int], pad_id: int) -> None:
-    """Add every token that ended an answer in training to those of generation_config.json."""
+    """Write generation_config.json with every token that ended an answer in training.
+
+    The pretrained model's other settings, such as a repetition penalty, are left out: the run's answers are made
+    without them (`evaluation/generation.py`).
+    """
     file = out / "generation_config.json"
-    settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    settings.pop("_from_model_config", None)  # with it, config.json, which has one end token, would be used instead
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    settings = {name: found[name] for name in TOKENS if name in found}
     before = settings.get("eos_token_id")
     known = [] if before is None else [before] if isinstance(before, int) else list(before)
     ends = list(dict.fromkeys([*end_ids, *known]))

@@ -45,6 +45,7 @@ class Exported:
         chat_template_kwargs: The arguments of the template.
         messages: What every chat began with: a system message, turns. Without a chat template, it is at most a system
             message, which is before the text.
+        bos_ids: The begin token, if rows have one and there is no chat template.
         bridge_ids: Tokens between a text and its answer, if there is no chat template.
         bridge: The same as text, with the names of special tokens.
         end_ids: Tokens that end an answer.
@@ -59,6 +60,7 @@ class Exported:
     is_chat: bool = False
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     messages: Sequence[dict[str, Any]] = ()
+    bos_ids: Sequence[int] = ()
     bridge_ids: Sequence[int] = ()
     bridge: str = ""
     end_ids: Sequence[int] = ()
@@ -91,17 +93,26 @@ def python_snippet(model: Exported, folder: str) -> str:
             ')["input_ids"]',
         ]
     else:  # text and bridge are tokenized separately: as one string they could give other tokens
-        ask = [f'ids = tokenizer({_quoted(model.text)})["input_ids"] + {list(model.bridge_ids)}']
+        begin = f"{list(model.bos_ids)} + " if model.bos_ids else ""
+        ask = [
+            f'text = tokenizer({_quoted(model.text)}, add_special_tokens=False)["input_ids"]',
+            f"ids = {begin}text + {list(model.bridge_ids)}",
+        ]
     stop = f", eos_token_id={list(model.end_ids)}" if model.kind == "adapter" else ""
-    needs = ["# an adapter: needs `pip install peft`"] if model.kind == "adapter" else []
+    is_adapter = model.kind == "adapter"
+    needs = ["# an adapter: needs `pip install peft`"] if is_adapter else []
+    # The base's own settings, such as a repetition penalty, would change the answers.
+    reset = ["model.generation_config = GenerationConfig()"] if is_adapter else []
     return "\n".join(
         [
             "import torch",
             f"from transformers import AutoModelForCausalLM, {model.tokenizer_class}",
+            *(["from transformers import GenerationConfig"] if is_adapter else []),
             "",
             f"folder = {folder!r}",
             *needs,
             "model = AutoModelForCausalLM.from_pretrained(folder).eval()",
+            *reset,
             f"tokenizer = {model.tokenizer_class}.from_pretrained(folder)",
             *ask,
             "out = model.generate(",
@@ -139,7 +150,8 @@ def _request(model: Exported) -> list[str]:
             body.insert(0, f'"chat_template_kwargs": {_json(model.chat_template_kwargs)}')
     else:
         path, body = "completions", [f'"prompt": {_json(model.text + model.bridge)}']
-    body = [f'"model": "{name}", "temperature": 0', *body]
+    penalty = ', "repetition_penalty": 1.0' if model.kind == "adapter" else ""  # not that of the base
+    body = [f'"model": "{name}", "temperature": 0{penalty}', *body]
     return [
         f"curl http://localhost:8000/v1/{path} \\",
         "    -H 'Content-Type: application/json' \\",

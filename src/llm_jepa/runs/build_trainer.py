@@ -251,7 +251,7 @@ def _build_jepa(run: RunConfig, data: LoadedData, seed: int, models: Models | No
     with naming_settings(run):
         key = repr((run.model, run.adapter, ids, use_cpu, len(data.tokenizer)))
         model = build() if models is None else models.get_or_build(key, build)
-        check_model_fits(model, data.tokenizer, max_length=longest + run.jepa.jepa_k)
+        check_model_fits(model, data.tokenizer, max_length=longest, jepa_k=run.jepa.jepa_k)
         jepa = LLMJEPA(model, run.jepa, seed=seed)
     if run.adapter.quantization != "none":  # [PRED] would be in bfloat16, in which most of its updates are lost
         jepa.predictor.float()

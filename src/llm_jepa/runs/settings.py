@@ -274,9 +274,15 @@ def naming_settings(run: RunConfig, *suspects: str) -> Iterator[None]:
         if any(re.search(rf"\b{key}\b", text) for key in run.settings):
             raise ConfigError(code, text) from error
         given = {key: value for key, value in run.training.items() if value not in (None, False)}
-        by_value = [key for key, value in given.items() if isinstance(value, str) and value.lower() in text.lower()]
+        by_value = [key for key, value in given.items() if isinstance(value, str) and _is_named(value, text)]
         named = [f"{key}={given[key]!r}" for key in by_value or [key for key in suspects if key in given]]
         raise ConfigError(code, f"{' or '.join(named) or 'A training setting'} is refused: {text}") from error
+
+
+def _is_named(value: str, text: str) -> bool:
+    """Whether a text has a setting's value as a word; a common word, such as no, may have another meaning there."""
+    common = value.lower() in ("no", "none", "auto", "steps", "epoch")
+    return not common and re.search(rf"\b{re.escape(value)}\b", text, re.IGNORECASE) is not None
 
 
 def check_keys(settings: Mapping[str, Any], extra: Collection[str] = ()) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from llm_jepa.data.config import DataConfig
 from llm_jepa.data.context import Context
 from llm_jepa.data.encode import PairEncoder
-from llm_jepa.data.encoded_pairs import EncodedPairs, encode_examples
+from llm_jepa.data.encoded_pairs import EncodedPairs, encode_examples, longest_part
 from llm_jepa.data.example import Example
 from llm_jepa.data.generated_files import with_files
 from llm_jepa.data.prepare import load_rows
@@ -24,6 +25,7 @@ from llm_jepa.data.tokenizer import check_tokenizer_fits, load_tokenizer
 from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.evaluation.embed import embed_side
 from llm_jepa.evaluation.evaluate import EvaluationConfig, answer
+from llm_jepa.evaluation.generation import learned_positions
 from llm_jepa.files import nearest_file
 from llm_jepa.objective import LLMJEPA, JEPAConfig
 from llm_jepa.objective.distances import unit
@@ -72,7 +74,7 @@ class TrainedRun:
 
     def rows(self, file: str, limit: int | None = None) -> EncodedPairs:
         """Read and encode the rows of a file, or the first `limit` of them, as this run would."""
-        rows = load_rows(file, self.encoder, limit=limit)
+        rows = self._with_room(load_rows(file, self.encoder, limit=limit))
         for difference in self.context.differences(context_of(rows.examples, self.encoder), f"rows of {file}"):
             logger.warning(difference)
         return rows
@@ -98,7 +100,7 @@ class TrainedRun:
         for source, text in texts:
             sides = (text, FILLER) if side == "text" else (FILLER, text)
             rows.append(replace(self.context.labelled(*sides), source=source))
-        return encode_examples(rows, self.encoder)
+        return self._with_room(encode_examples(rows, self.encoder))
 
     def embed(self, rows: EncodedPairs, side: str, **options: Any) -> Tensor:
         """Return the embeddings of one side of some rows, (N, C); `options` are those of `embed_side`."""
@@ -130,6 +132,7 @@ class TrainedRun:
         first = first_of_each(views.code_groups)
         # The query needs a code view, but any code will do.
         query = self.encoder.encode_query(self._ask(text, system), candidates.pairs[0].code_ids)
+        self._check_room(longest_part(query), "The text")
         text_pred = view_embeddings(self.jepa, [query], self.encoder.pad_id).text_pred
         cosines: Tensor = unit(views.code_emb[first]) @ unit(text_pred)[0]
         nearest = torch.topk(cosines, min(num, len(cosines)))
@@ -137,6 +140,19 @@ class TrainedRun:
             (value, self.encoder.decode_code(candidates.pairs[int(views.numbers[first[place]])].code_ids))
             for value, place in zip(nearest.values.tolist(), nearest.indices.tolist(), strict=True)
         ]
+
+    def _with_room(self, rows: EncodedPairs) -> EncodedPairs:
+        self._check_room(rows.facts.longest, f"A row from {rows.examples[0].source} on")
+        return rows
+
+    def _check_room(self, num_tokens: int, what: str) -> None:
+        """Raise DataError if the model has learned positions, and too few of them."""
+        positions, k = learned_positions(self.jepa.model) or math.inf, self.jepa.config.jepa_k
+        if num_tokens + k > positions:
+            text = (
+                f"{what} has {num_tokens} tokens, and {k} for [PRED]; the model has {positions} positions. Shorten it."
+            )
+            raise DataError("row_too_long", text)
 
     def _ask(self, text: str, system: str | None) -> Example:
         context = self.context if system is None else self.context.with_system(system)

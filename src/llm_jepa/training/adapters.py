@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,16 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 from llm_jepa.data.hub import why_offline
 from llm_jepa.errors import ConfigError, DataError, first_line
 from llm_jepa.fields import setting
 from llm_jepa.files import expanded
+
+from .whole_model import load_whole_model
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 ALL_LINEAR = "all-linear"
@@ -97,12 +99,21 @@ def add_lora(model: Any, config: AdapterConfig, *, base: str, revision: str | No
     )
     try:
         adapted = get_peft_model(model, settings)
-    except ValueError as error:
+    except (ValueError, re.error) as error:
         raise ConfigError(
             "layers_not_found",
             f"lora_target_modules={config.lora_target_modules!r}: {first_line(error)} Set it to "
             f"{ALL_LINEAR}, or to names of the model's linear layers.",
         ) from error
+    names = config.lora_target_modules if isinstance(config.lora_target_modules, list) else []
+    adapter: Any = adapted.base_model
+    found = [f".{each}" for each in adapter.targeted_module_names]
+    if lost := [name for name in names if not any(each.endswith(f".{name}") for each in found)]:
+        raise ConfigError(
+            "layers_not_found",
+            f"lora_target_modules={names!r}: no layer is called {' or '.join(lost)}. Set it to {ALL_LINEAR}, "
+            "or to names of the model's linear layers.",
+        )
     for table in (model.get_input_embeddings(), model.get_output_embeddings()):
         if isinstance(table, BaseTunerLayer):
             raise ConfigError(
@@ -158,6 +169,14 @@ def restore_adapter(model: PeftModel, weights: dict[str, Tensor], source: Path) 
     set_peft_model_state_dict(model, weights, adapter_name=model.active_adapter)
 
 
+def adapter_settings(folder: Path) -> PeftConfig:
+    """Return the settings of a saved adapter; a DataError if they are damaged."""
+    try:
+        return PeftConfig.from_pretrained(str(folder))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError("checkpoint_damaged", f"{folder / ADAPTER_CONFIG} is damaged: {first_line(error)}") from error
+
+
 def load_adapted(folder: Path) -> PeftModel:
     """Load an adapter with the model that it belongs to, in float32; the matrices can be trained further.
 
@@ -165,28 +184,29 @@ def load_adapted(folder: Path) -> PeftModel:
     """
     if not (folder / ADAPTER).is_file():  # PEFT would search for it on the hub
         raise DataError("file_missing", f"{folder / ADAPTER} is missing. Use another folder, or train again.")
-    try:
-        settings = PeftConfig.from_pretrained(str(folder))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError("checkpoint_damaged", f"{folder / ADAPTER_CONFIG} is damaged: {first_line(error)}") from error
+    settings = adapter_settings(folder)
     base, revision = settings.base_model_name_or_path, settings.revision or "main"
     if not expanded(str(base)).exists():
         why_offline()  # it asks the hub once; transformers would ask many times
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            base, revision=revision, dtype=torch.float32, trust_remote_code=False
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        model = load_whole_model(base, revision=revision, dtype=torch.float32, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError) as error:
         raise DataError(
             "base_not_loadable",
             f"{folder} is an adapter of {base}, which cannot be loaded: {first_line(error)} Put the model back, or "
             f"write its new place as base_model_name_or_path into {folder / ADAPTER_CONFIG}.",
         ) from error
     try:
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+        adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+        with safe_open(folder / ADAPTER, framework="pt") as file:
+            lost = sorted(adapter_weights(adapted).keys() - set(file.keys()))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         text = f"The adapter in {folder} cannot be loaded on {base}: {first_line(error)}"
         raise DataError("model_not_loadable", text) from error
+    if lost:
+        text = f"{folder / ADAPTER} lacks {len(lost)} of the adapter's matrices, such as {lost[0]}. Use another folder."
+        raise DataError("checkpoint_damaged", text)
+    return adapted
 
 
 def merged(model: PeftModel) -> Any:

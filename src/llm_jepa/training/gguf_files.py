@@ -16,10 +16,12 @@ from typing import Any
 import torch
 import transformers
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from llm_jepa.errors import ConfigError, first_line
 from llm_jepa.files import put_in_place, staged_beside
+
+from .whole_model import load_whole_model
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 """Types of tensors that are not quantized."""
@@ -55,9 +57,7 @@ def load_gguf_model(folder: Path, name: str, *, dtype: torch.dtype, attention: s
     kind = getattr(transformers, "GgufConfig", None)  # without it the package `kernels` would keep the weights packed
     how = {} if kind is None else {"quantization_config": kind(dequantize=True)}
     with _reading(folder / name):
-        model = AutoModelForCausalLM.from_pretrained(
-            str(folder), gguf_file=name, dtype=dtype, attn_implementation=attention, **how
-        )
+        model = load_whole_model(str(folder), gguf_file=name, dtype=dtype, attn_implementation=attention, **how)
     if (quantizer := getattr(model, "hf_quantizer", None)) is not None:
         quantizer.remove_quantization_config(model)  # `save_pretrained` and the Trainer would refuse the model
     return model

@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import snapshot_download
 from peft import PeftConfig
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, PreTrainedTokenizerBase
 from transformers.models.gpt2 import GPT2Config
 from transformers.utils import find_adapter_config_file
 
@@ -27,6 +27,7 @@ from llm_jepa.objective.backbone import ATTENTION
 from . import bf16_products
 from .adapters import ADAPTER_CONFIG, AdapterConfig, add_lora
 from .gguf_files import check_gguf, load_gguf_model, load_gguf_tokenizer
+from .whole_model import load_config, load_whole_model
 
 WEIGHTS_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -101,6 +102,9 @@ class ModelConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ConfigError("value_out_of_range", f"dropout={self.dropout} must be in [0, 1).")
+        if self.dropout and self.model_name_or_path:
+            text = f"dropout={self.dropout} is for presets. Remove it; a pretrained model's is in its config.json."
+            raise ConfigError("setting_without_effect", text)
         self._check_source()
 
     def _check_source(self) -> None:
@@ -188,15 +192,19 @@ def build_model(
     return model
 
 
-def check_model_fits(model: Any, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
-    """Raise ConfigError unless a model has a row for each id of the tokenizer, and `max_length` positions."""
+def check_model_fits(model: Any, tokenizer: PreTrainedTokenizerBase, *, max_length: int, jepa_k: int = 0) -> None:
+    """Raise ConfigError unless a model has a row for each id of the tokenizer, and positions for the longest row.
+
+    `max_length` is its tokens, without the `jepa_k` positions of [PRED].
+    """
     check_tokenizer_fits(tokenizer, len(model.get_input_embeddings().weight))
     positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and max_length > positions:
+    if positions is not None and max_length + jepa_k > positions:
         raise ConfigError(
             "row_too_long",
-            f"Rows need up to {max_length} positions, [PRED] included, but the model has {positions}. "
-            f"Set max_length to {positions} or less, with on_overflow: truncate or drop if rows are longer.",
+            f"Rows need up to {max_length + jepa_k} positions, {jepa_k} of them for [PRED], but the model has "
+            f"{positions}. Set max_length to {positions - jepa_k} or less, with on_overflow: truncate or drop if rows "
+            "are longer.",
         )
 
 
@@ -241,6 +249,9 @@ def find_model(config: ModelConfig) -> str:
     if not place.is_dir():
         hint = f" Set gguf_file to {place.name}." if place.suffix == ".gguf" else ""
         raise ConfigError("not_a_folder", f"{what} is a file. Expected the folder that it is in, {place.parent}.{hint}")
+    if config.model_revision and not config.trust_remote_code:
+        text = f"model_revision={config.model_revision!r} is for the hub, and {what} is a folder. Remove it."
+        raise ConfigError("setting_without_effect", text)
     if config.gguf_file:
         check_gguf(place, config.gguf_file)
         return str(place)
@@ -327,13 +338,11 @@ def _load_pretrained(config: ModelConfig, adapter: AdapterConfig, use_cpu: bool)
     in_4bit = adapter.quantization == "4bit"
     how = _quantized(use_cpu) if in_4bit else {"dtype": WEIGHTS_DTYPES[config.weights_dtype]}
     try:
-        _check_attention(AutoConfig.from_pretrained(name, **source), name)
-        return AutoModelForCausalLM.from_pretrained(
-            name, attn_implementation=config.attn_implementation, **source, **how
-        )
+        _check_attention(load_config(name, **source), name)
+        return load_whole_model(name, attn_implementation=config.attn_implementation, **source, **how)
     except ConfigError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         what, is_of_hub = f"model_name_or_path={name!r}", not Path(name).exists()
         if is_of_hub and _is_adapter_of_the_hub(name, config.model_revision):
             raise _adapter_error(what, name) from error
@@ -341,6 +350,8 @@ def _load_pretrained(config: ModelConfig, adapter: AdapterConfig, use_cpu: bool)
             raise ConfigError("not_downloaded", missing) from error
         code = "model_not_loadable"
         hint = "Expected a folder with config.json and model.safetensors, or the name of a model on the hub."
+        if isinstance(error, ImportError):
+            code, hint = "package_missing", "Install the package, or use a model that does not need it."
         if "trust_remote_code" in str(error):
             code = "code_not_trusted"
             hint = "Its own Python code is not run. If you have read it, set trust_remote_code and model_revision."

@@ -25,7 +25,7 @@ from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from llm_jepa.errors import DataError, first_line
 from llm_jepa.objective import LLMJEPA, JEPAConfig
@@ -35,6 +35,7 @@ from llm_jepa.processes import is_main
 from . import bf16_products
 from .adapters import ADAPTER, ADAPTER_CONFIG, PeftModel, load_adapted, restore_adapter, save_adapter
 from .sharding import is_sharded, load_whole_state, part, whole_state
+from .whole_model import load_whole_model
 
 logger = logging.getLogger(__name__)
 
@@ -121,8 +122,8 @@ def load_jepa(folder: str | Path) -> LLMJEPA:
 def _load_whole(folder: Path) -> nn.Module:
     options = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, **options)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        model = load_whole_model(folder, **options)
+    except (OSError, ValueError, RuntimeError) as error:
         raise DataError("model_not_loadable", f"The model in {folder} cannot be loaded: {first_line(error)}") from error
     if bf16_products.is_needed(model):
         bf16_products.multiply_in_float32(model)

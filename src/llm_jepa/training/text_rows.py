@@ -57,8 +57,8 @@ class TextRows:
             objective = self.jepa.config
             self.encoder = PairEncoder(self.tokenizer, self.config, objective.jepa_split, objective.jepa_views)
         pairs = encode_rows(rows, self.encoder, name)
-        longest = max(map(longest_part, pairs)) + self.jepa.config.jepa_k
-        check_model_fits(self.jepa.model, self.tokenizer, max_length=longest)
+        longest = max(map(longest_part, pairs))
+        check_model_fits(self.jepa.model, self.tokenizer, max_length=longest, jepa_k=self.jepa.config.jepa_k)
         return pairs
 
 

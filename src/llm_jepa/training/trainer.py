@@ -27,6 +27,7 @@ from llm_jepa.data.config import DataConfig
 from llm_jepa.errors import ConfigError, DataError, LLMJEPAError
 from llm_jepa.objective import LLMJEPA, FusedBatch, FusedCollator, JEPAConfig, JEPAOutput, Pair, UnsupportedModelError
 from llm_jepa.objective.backbone import evaluating
+from llm_jepa.objective.self_check import check_causal
 from llm_jepa.processes import gather, told, turns
 
 from .arguments import JEPATrainingArguments
@@ -164,8 +165,11 @@ class JEPATrainer(OrderedTrainer, ResumableTrainer):
         collator.same_forwards |= self.is_fsdp_enabled
 
     def _check_plain_model(self) -> None:
-        """Check a model that trains no views if it gets our mask anyway: in packed rows or in monitors."""
-        if self.jepa.config.uses_views or not (self.args.packing or self.monitor_pairs):
+        """Check a model that trains no views: it must be causal, and may get our mask in packed rows or in monitors."""
+        if self.jepa.config.uses_views:
+            return
+        check_causal(self.jepa.model)
+        if not (self.args.packing or self.monitor_pairs):
             return
         try:
             LLMJEPA(self.jepa.model, JEPAConfig())
