@@ -29,21 +29,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 # Settings that Semantic Tube Prediction does not use, because it encodes no view.
 _OF_VIEWS = (
-    "jepa_k",
-    "jepa_distance",
-    "jepa_temperature",
-    "jepa_gather",
-    "jepa_variance_weight",
-    "jepa_covariance_weight",
-    "jepa_sigreg_weight",
-    "jepa_target",
-    "jepa_ema_decay",
-    "jepa_direction",
-    "jepa_pred_position",
-    "jepa_pred_tokens",
-    "jepa_predictor",
-    "jepa_detach_backbone",
-    "jepa_views",
+    *("jepa_k", "jepa_distance", "jepa_temperature", "jepa_gather"),
+    *("jepa_variance_weight", "jepa_covariance_weight", "jepa_sigreg_weight"),
+    *("jepa_target", "jepa_ema_decay", "jepa_direction", "jepa_pred_position", "jepa_pred_tokens"),
+    *("jepa_predictor", "jepa_detach_backbone", "jepa_views"),
 )
 
 
@@ -155,7 +144,8 @@ class JEPAConfig:
             raise ConfigError("value_out_of_range", f"{name}={getattr(self, name)!r} must {expected}.")
 
     def _check_combinations(self) -> None:
-        if self.jepa_term != "views" and (unused := [name for name in _OF_VIEWS if self._is_set(name)]):
+        unused = [name for name in _OF_VIEWS if getattr(self, name) != getattr(JEPAConfig, name)]
+        if self.jepa_term != "views" and unused:
             raise ConfigError(
                 "setting_without_effect",
                 f"jepa_term={self.jepa_term} encodes no view, so {', '.join(unused)} would have no effect. Remove "
@@ -173,10 +163,6 @@ class JEPAConfig:
                 "With jepa_detach_backbone=true, jepa_k=0 and jepa_predictor=none, the JEPA term trains nothing. Set "
                 "jepa_k to 1 or more, or jepa_predictor to linear or mlp.",
             )
-
-    def _is_set(self, name: str) -> bool:
-        """Whether a setting differs from its default."""
-        return getattr(self, name) != type(self).__dataclass_fields__[name].default
 
     def with_views(self) -> JEPAConfig:
         """Return settings that encode views: these, or if they encode none, these with a JEPA term of views."""
