@@ -27,7 +27,8 @@ class EMATarget(nn.Module):
     def __init__(self, backbone: Backbone, decay: float) -> None:
         super().__init__()
         self.decay = decay
-        self.layers = _slow_copy(backbone.layers)
+        untrained = {id(each): each for each in backbone.layers.parameters() if not each.requires_grad}
+        self.layers = copy.deepcopy(backbone.layers, untrained).requires_grad_(False).eval()
         self._shared = {
             f"layers.{name}"
             for (name, slow), fast in zip(self.layers.named_parameters(), backbone.layers.parameters(), strict=True)
@@ -60,10 +61,3 @@ class EMATarget(nn.Module):
         """
         shared = {name: each for name, each in self.state_dict().items() if name in self._shared}
         self.load_state_dict({**shared, **state})
-
-
-def _slow_copy(layers: nn.Module) -> nn.Module:
-    """Copy the layers, except the weights that are not trained."""
-    frozen = [each for each in layers.parameters() if not each.requires_grad]
-    own = copy.deepcopy(layers, {id(each): each for each in frozen})
-    return own.requires_grad_(False).eval()
