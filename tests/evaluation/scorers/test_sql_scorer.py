@@ -42,13 +42,13 @@ def score(folder):
 
 
 def test_the_row_names_its_database(score, folder, raises):
-    """`database` or Spider's `db_id`; `x.sqlite` or `x/x.sqlite`; or the file itself."""
+    """`database` or Spider's `db_id`; `x.sqlite` or `x/x.sqlite`; or, without a folder, the file itself."""
     gold = "SELECT name FROM animals"
     for row, animal in ((ROW, "dog"), ({"db_id": "zoo"}, "okapi"), ({"database": None, "db_id": "shop"}, "dog")):
         assert score(f"SELECT '{animal}'", gold, row=row).correct
         assert not score("SELECT 'cat'", gold, row=row).correct
-    assert score("SELECT 'okapi'", gold, database="zoo").correct
-    assert get_scorer("sql")("SELECT 'okapi'", gold, database=folder / "zoo" / "zoo.sqlite").correct
+    file = {"database": str(folder / "zoo" / "zoo.sqlite")}
+    assert get_scorer("sql")("SELECT 'okapi'", gold, row=file).correct
     alone = get_scorer("sql", databases=folder / "shop.sqlite")
     assert all(alone("SELECT 'dog'", gold, row=row).correct for row in ({}, ROW, {"db_id": "shop.sqlite"}))
     with raises("database_differs", "'zoo'", "shop.sqlite"):
@@ -124,21 +124,21 @@ def test_a_folder_that_is_not_there_or_a_scorer_without_one_is_refused(folder, r
         get_scorer("sql")("SELECT 1", "SELECT 1")
     assert isinstance(caught.value, GoldError)
     with raises("database_missing", f"'{folder / 'nope.sqlite'}'"):
-        get_scorer("sql")("SELECT 1", "SELECT 1", database=folder / "nope.sqlite")
+        get_scorer("sql")("SELECT 1", "SELECT 1", row={"database": str(folder / "nope.sqlite")})
 
 
 def test_a_file_that_is_no_database_or_is_not_whole_is_an_error_of_the_row(score, folder, raises):
     """With `immutable`, SQLite would read the file without the log beside it, and not say so."""
     (folder / "text.sqlite").write_text("this is no database" * 100)
     with raises("database_unreadable", "'SELECT 1'"):
-        score("SELECT 1", "SELECT 1", database="text")
+        score("SELECT 1", "SELECT 1", row={"database": "text"})
     with raises("gold_not_usable", "'SELECT nope'", "no such column"):
-        score("SELECT 1", "SELECT nope", database="shop")
+        score("SELECT 1", "SELECT nope", row={"database": "shop"})
     (folder / "half.sqlite").write_bytes((folder / "shop.sqlite").read_bytes())
-    assert score("SELECT 1", "SELECT 1", database="half").correct
+    assert score("SELECT 1", "SELECT 1", row={"database": "half"}).correct
     (folder / "half.sqlite-wal").write_bytes(b"x")
     with raises("database_incomplete", folder / "half.sqlite", "half.sqlite-wal"):
-        score("SELECT 1", "SELECT 1", database="half")
+        score("SELECT 1", "SELECT 1", row={"database": "half"})
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def get_scorer(name: str, *, databases: str | Path | None = None, golds: Iterabl
     """Return the scorer of that name, one of `NAMES` or of `ALIASES`.
 
     Args:
-        databases: For `sql`: the folder of the databases, or one file. Without it, each call names its file.
+        databases: For `sql`: the folder of the databases, or one file. Without it, each row names its file.
         golds: For the scorers of `OF_FILE`: all gold answers of the file. For `any_of` each is a text or a list.
 
     Raises:

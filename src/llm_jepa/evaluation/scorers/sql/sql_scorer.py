@@ -44,21 +44,13 @@ class SqlScorer:
         self.worker = Sandbox(Path(sql_worker.__file__), memory_bytes=sql_worker.PROCESS_BYTES, file_bytes=0)
         self._lock = threading.Lock()
 
-    def __call__(
-        self,
-        output: str,
-        gold: str,
-        *,
-        row: Mapping[str, Any] | None = None,
-        database: str | Path | None = None,
-    ) -> Verdict:
+    def __call__(self, output: str, gold: str, *, row: Mapping[str, Any] | None = None) -> Verdict:
         """Return the verdict; it is not decided if the process that runs the SQL died.
 
-        The column `database` or `db_id` of the row names the database. `database`, a name or the file itself, is used
-        instead.
+        The column `database` or `db_id` of the row names the database, or, without `databases`, its file.
         """
         output, gold = output.strip(), checked_gold(gold)
-        file = self._file(database if database is not None else _named(row or {}))
+        file = self._file(_named(row or {}))
         if not output:
             return EMPTY
         output, gold = plain_sql(output), plain_sql(gold)
@@ -82,18 +74,18 @@ class SqlScorer:
         """End the child process; a new one is started when it is needed."""
         self.worker.close()
 
-    def _file(self, name: str | Path | None) -> Path:
-        if isinstance(name, Path) or (name is not None and self.databases is None):
+    def _file(self, name: str | None) -> Path:
+        if name is not None and self.databases is None:
             found = Path(name).expanduser().resolve()
             if not found.is_file():
-                raise GoldError("database_missing", f"There is no database {str(name)!r}.")
+                raise GoldError("database_missing", f"There is no database {name!r}.")
             return _checked(found)
         if self.databases is None:
             text = "There is no database to run the query on. Give get_scorer('sql', databases=FOLDER)."
             raise GoldError("setting_missing", text)
         if self.databases.is_file():
             if name is not None and name not in (self.databases.name, self.databases.stem):
-                text = f"The row names the database {quoted(str(name))}, but databases is only the file "
+                text = f"The row names the database {quoted(name)}, but databases is only the file "
                 raise GoldError("database_differs", f"{text}{self.databases.name}. Give the folder of all files.")
             return _checked(self.databases)
         if name is None:
