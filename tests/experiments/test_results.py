@@ -187,7 +187,7 @@ def test_p_values_are_corrected_over_all_comparisons():
 
 def test_results_go_through_json_unchanged():
     """Everything is a plain JSON value, keys are strings already, and the same results are read from it."""
-    results = build_results(runs_of(jepa=ALARM), cost=COST, settings={"max_steps": 10})
+    results = replace(build_results(runs_of(jepa=ALARM), cost=COST), settings={"max_steps": 10})
     record = results.to_json()
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     again = Results.from_json(record)

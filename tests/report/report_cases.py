@@ -124,7 +124,8 @@ def with_text_everywhere(results: Results, text: str) -> Results:
     runs = [RunResult(arm, seed, {"exact_match": v}) for arm, by in values.items() for seed, v in enumerate(by, 1)]
     alarm = Alarm(alarmed=True, first_step=3, reason=f"Collapsed: {text}")
     runs = [replace(run, alarm=alarm) for run in runs]
-    named = build_results(runs, settings=results.settings, cost=dict.fromkeys(values, Cost(1.5, 1.25))).to_json()
+    compared = build_results(runs, cost=dict.fromkeys(values, Cost(1.5, 1.25)))
+    named = replace(compared, settings=results.settings).to_json()
     budget = Budget("flops", f"arm {text}", "ntp", 5, 5, 1.0, 1.0).record
     again = named | {"budgets": {f"arm {text}": budget}, "notes": [f"Steps: {text}"]}
     full = {"grids": {"grid": grid_with(text)}, "notes": [f"Note: {text}"], "equal_flops": again}
@@ -157,7 +158,7 @@ def make_experiment(
     data = {"summary": dict.fromkeys(("train", "validation", "test"), counts), "notes": [f"Left out: {text}"]}
     given = {"seeds": list(seeds), "train_file": text, text: 1, "data": data | {"sha256": {text: text}}} | settings
     costs = {arm: Cost(1 + 0.2 * i, 1 + 0.17 * i) for i, arm in enumerate(arms)}
-    return build_results(runs, baseline=arms[0], settings=given, cost=costs)
+    return replace(build_results(runs, baseline=arms[0], cost=costs), settings=given)
 
 
 def _curve(place: int, random: np.random.Generator) -> list[dict[str, Any]]:

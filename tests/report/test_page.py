@@ -71,7 +71,7 @@ def report(make_experiment, drawn, read_page, tmp_path) -> Callable[..., tuple[A
         results = make_experiment(tmp_path, **options)
         if values is not None:
             runs = [RunResult(arm, s, {"exact_match": v}) for arm, by in values.items() for s, v in enumerate(by, 1)]
-            results = build_results(runs, settings=results.settings)
+            results = replace(build_results(runs), settings=results.settings)
         html = write_report(results, tmp_path, drawn, "llm-jepa compare").read_text(encoding="utf-8")
         return read_page(html), html
 

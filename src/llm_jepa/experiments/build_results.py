@@ -11,7 +11,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
-from typing import Any
 
 from llm_jepa.data.config import MAIN_TEST
 from llm_jepa.errors import ConfigError
@@ -31,7 +30,6 @@ def build_results(
     metric: str = "exact_match",
     baseline: str = "ntp",
     cost: Mapping[str, Cost] | None = None,
-    settings: Mapping[str, Any] | None = None,
     controls: Mapping[str, Sequence[str]] | None = None,
     control_runs: Sequence[RunResult] = (),
     headline: str | None = None,
@@ -45,7 +43,6 @@ def build_results(
         metric: What arms are compared on, a share in [0, 1], higher is better.
         baseline: The arm that all others are compared with.
         cost: By arm.
-        settings: As in `Results`; JSON values.
         controls: Arm to the names of its controls (`control_arms`); no arm is shown to be ahead of one without runs.
         control_runs: Runs of controls that are not arms of the comparison, such as cells that were not chosen.
         headline: As in `Results`.
@@ -77,7 +74,6 @@ def build_results(
             for by_seed in by_arm.values()
             for run in by_seed.values()
         ),
-        settings=dict(settings or {}),
     )
 
 
