@@ -108,7 +108,8 @@ def test_each_sentence_about_a_comparison_is_the_same_wherever_it_is_shown(
     assert [each.split(":")[0] for each in sentences] == ["jepa", "jepa_shuffled", "Beyond its control, jepa"]
     answer = answer_of(results).sentence
     page = plain(read_page(write_report(results, tmp_path).read_text()).words)
-    markdown = experiment_markdown(results, [], tmp_path, settings="", environment={"values": {}, "differing": []})
+    about = {"settings": "", "environment": {"values": {}, "differing": []}, "geometry": None, "command": ""}
+    markdown = experiment_markdown(results, [], tmp_path, **about)
     terminal = " ".join(format_table(results).split())
     for each in sentences:
         assert each in page and f"- {escaped(each)}\n" in markdown and each in terminal

@@ -284,7 +284,7 @@ def test_the_report_of_an_analysis_answers_with_an_interval_too(make_geometry, r
         found = geometry["runs"][run]["sides"][side]
         retrieval = found["retrieval"] | {"recall@1": share}
         geometry["runs"][run]["sides"][side] = found | {"retrieval": retrieval, "looks_collapsed": run == "jepa"}
-    html = geometry_page(geometry, command="llm-jepa analyze x")
+    html = geometry_page(geometry, [], "llm-jepa analyze x", {})
     opening = read_page(html[html.index("<h1>") : html.index("<svg")]).words
     assert "Do texts find their own codes?" in opening
     assert "More often than by chance in 1 of 2 runs." in opening

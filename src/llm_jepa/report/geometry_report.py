@@ -19,7 +19,7 @@ from .page import REPORT_FILE, geometry_section, pictures_of, render
 
 
 def write_analysis_report(
-    geometry: Mapping[str, Any], folder: Path, command: str | None = None, environment: Mapping[str, Any] | None = None
+    geometry: Mapping[str, Any], folder: Path, command: str, environment: Mapping[str, Any]
 ) -> Path:
     """Draw the figures of a geometry.json next to it, and write report.md and report.html; return the page's path.
 
@@ -33,17 +33,14 @@ def write_analysis_report(
 
 
 def geometry_page(
-    geometry: Mapping[str, Any],
-    figures: Sequence[Path] = (),
-    command: str | None = None,
-    environment: Mapping[str, Any] | None = None,
+    geometry: Mapping[str, Any], figures: Sequence[Path], command: str, environment: Mapping[str, Any]
 ) -> str:
     """Return the page (see `write_analysis_report`). It draws the maps itself; of the figures it has the spectra."""
     about = ("split", "file", "num_rows", "num_pairs", "num_codes", "precision", "reading", "ridge", "seed")
     settings = {key: geometry[key] for key in about}
     settings |= {"runs": {name: run["objective"] for name, run in geometry["runs"].items()}}
     models = counted(len(geometry["runs"]), "model")
-    values = {key: as_text(value) for key, value in (environment or {}).items() if key != "command"}
+    values = {key: as_text(value) for key, value in environment.items() if key != "command"}
     spectra = pictures_of(figures).get("singular_values")
     return render(
         "geometry",

@@ -92,8 +92,8 @@ def experiment_markdown(
     *,
     settings: str,
     environment: Mapping[str, Any],
-    geometry: Mapping[str, Any] | None = None,
-    command: str | None = None,
+    geometry: Mapping[str, Any] | None,
+    command: str,
 ) -> str:
     """Return the report of an experiment as Markdown, to be written into `folder`.
 
@@ -113,8 +113,7 @@ def experiment_markdown(
         parts += geometry_parts(geometry)
     if shown:
         parts += ["## Figures", *(_image(name, path) for name, path in shown.items())]
-    repeat = [fenced(command, "sh"), FROM_WHERE] if command else []
-    parts += ["## To repeat it", *repeat, fenced(settings, "yaml")]
+    parts += ["## To repeat it", fenced(command, "sh"), FROM_WHERE, fenced(settings, "yaml")]
     if environment["values"]:
         parts.append(bullets(f"{key.replace('_', ' ')}: {value}" for key, value in environment["values"].items()))
     if environment["differing"]:
@@ -122,12 +121,10 @@ def experiment_markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def geometry_markdown(geometry: Mapping[str, Any], answer: Answer, side: str, command: str | None = None) -> str:
+def geometry_markdown(geometry: Mapping[str, Any], answer: Answer, side: str, command: str) -> str:
     """Return the report of `analyze` as Markdown; its figures are next to it."""
     parts = [*_opening(answer), _image("embedding map", f"embedding_map_{side}.png")]
-    parts += geometry_parts(geometry)
-    parts += [_image("singular values", "singular_values.png")]
-    parts += [fenced(command, "sh")] if command else []
+    parts += [*geometry_parts(geometry), _image("singular values", "singular_values.png"), fenced(command, "sh")]
     return "\n\n".join(parts) + "\n"
 
 
