@@ -183,7 +183,7 @@ def with_recipe(settings: Settings, arm: str | None = None) -> Settings:
 
     The given settings win. Without an arm, the run uses the JEPA trainer, whatever its `jepa_lambda`.
     """
-    recipe = build(RecipeConfig, _own(RecipeConfig, settings)).recipe
+    recipe = build(RecipeConfig, own_settings(RecipeConfig, settings)).recipe
     defaults = RECIPES[recipe] | OTHER_TRAINER.get(recipe, {}).get(arm or "", {})
     if settings.get("shuffle_views"):
         defaults["shuffle_rule"] = SHUFFLE_RULE
@@ -203,12 +203,12 @@ def read_run(settings: Settings, *, trains: bool = True) -> RunConfig:
     """
     check_keys(settings)
     settings = with_recipe(settings)
-    plugins = build(PluginConfig, _own(PluginConfig, settings))
+    plugins = build(PluginConfig, own_settings(PluginConfig, settings))
     if trains:
         plugins.load()  # they may register a distance
     elif plugins.plugins:  # if nothing trains, none of their code is run, and any name is accepted
         declare_distance(settings.get("jepa_distance", JEPAConfig.jepa_distance))
-    parts: dict[str, Any] = {name: _own(part, settings) for name, part in PARTS.items()}
+    parts: dict[str, Any] = {name: own_settings(part, settings) for name, part in PARTS.items()}
     training = coerced(JEPATrainingArguments, parts.pop("training"))
     built = {name: build(PARTS[name], own) for name, own in parts.items()}
     run = RunConfig(**built, training=training, settings=settings)
@@ -307,7 +307,7 @@ def _field_names(part: type) -> list[str]:
     return [name for name in names if part is not JEPATrainingArguments or name not in MANAGED | SECRET]
 
 
-def _own(part: type, settings: Settings) -> Settings:
+def own_settings(part: type, settings: Settings) -> Settings:
     """Return those settings that are fields of a part."""
     return {key: settings[key] for key in _field_names(part) if key in settings}
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,12 +34,11 @@ from llm_jepa.training.view_embeddings import first_of_each, view_embeddings
 
 from .data_paths import find_file
 from .folder import RunFolder
+from .settings import own_settings
 
 logger = logging.getLogger(__name__)
 
 FILLER = "x"  # the other side of a row that has only one: a row needs both, but neither view sees the other
-
-Part = TypeVar("Part", DataConfig, EvaluationConfig)
 
 
 @dataclass
@@ -180,7 +178,7 @@ def load_run(folder: Path) -> TrainedRun:
     check_tokenizer_fits(encoder.tokenizer, len(jepa.backbone.embeddings.weight))  # type: ignore[arg-type]
     if (device := torch.accelerator.current_accelerator(check_available=True)) is not None:
         jepa.to(device)  # CUDA, or MPS, as in training
-    evaluation = _part(EvaluationConfig, run.settings())
+    evaluation = EvaluationConfig(**own_settings(EvaluationConfig, run.settings()))
     if evaluation.max_new_tokens is None:
         evaluation = replace(evaluation, max_new_tokens=int(about["max_new_tokens"]))
     return TrainedRun(jepa.eval(), encoder, encoder.config, evaluation, run, Context(**about["context"]))
@@ -211,9 +209,4 @@ def load_run_encoder(run: RunFolder) -> PairEncoder:
             "checkpoints have them too.",
         )
     split, views = (settings.get(name, getattr(JEPAConfig, name)) for name in ("jepa_split", "jepa_views"))
-    return PairEncoder(tokenizer, _part(DataConfig, settings), split, views)
-
-
-def _part(kind: type[Part], settings: dict[str, Any]) -> Part:
-    names = {each.name for each in dataclasses.fields(kind)}
-    return kind(**{key: value for key, value in settings.items() if key in names})
+    return PairEncoder(tokenizer, DataConfig(**own_settings(DataConfig, settings)), split, views)
