@@ -196,7 +196,7 @@ def _templates() -> Environment:
         loader=PackageLoader("llm_jepa", "report/templates"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_finalize,
+        finalize=lambda value: value if isinstance(value, Markup) else visible(value),  # before it escapes
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -208,8 +208,3 @@ def _templates() -> Environment:
     templates.globals |= {"grid_title": grid_title, "test_title": test_title, "from_where": FROM_WHERE}
     templates.globals |= {"collapse_alarm": COLLAPSE_ALARM, "differing": DIFFERING}
     return templates
-
-
-def _finalize(value: Any) -> Any:
-    """Make invisible characters visible. Jinja calls this on every value before it escapes it."""
-    return value if isinstance(value, Markup) else visible(value)
