@@ -144,7 +144,8 @@ def _inspected_rows(file: str, run: RunConfig, seed: int) -> tuple[EncodedPairs,
     data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
     splits = {"validation": run.data.validation_file, "test": run.data.test_file, "views": run.data.views_file}
     splits |= {"train": run.data.train_files[0]} if len(run.data.train_files) == 1 else {}
-    name = next((split for split, each in splits.items() if each and _is_same(each, file)), None)
+    same = expanded(file).resolve()
+    name = next((split for split, each in splits.items() if each and expanded(each).resolve() == same), None)
     if name is None:
         rows = load_rows(file, data.encoder)
         counts = {"rows_in": rows.rows_in, "kept": len(rows), "dropped": rows.dropped, "truncated": rows.truncated}
@@ -156,10 +157,6 @@ def _inspected_rows(file: str, run: RunConfig, seed: int) -> tuple[EncodedPairs,
     if has_views:
         counts = counts | {"views": data.summary["views"]}
     return rows, data.views if has_views else None, data.tokenizer, counts, data.notes
-
-
-def _is_same(one: str, other: str) -> bool:
-    return one == other or expanded(one).resolve() == expanded(other).resolve()
 
 
 def _data_check(arguments: argparse.Namespace) -> dict[str, Any]:
