@@ -88,7 +88,10 @@ def make_record(plan: Plan, folder: Path, claims: Sequence[str], *, changes: Set
         "shuffle_rule": SHUFFLE_RULE,
         "claims": list(claims),
         "num_rows": {measure: count for measure in values if (count := count_rows(first, measure)) is not None},
-        "training_time_s": {arm: _mean_training_time(list(runs.values())) for arm, runs in done.items()},
+        "training_time_s": {  # by the clock; the machine may have been busy
+            arm: round(sum(run.evaluation()["training_time_s"] for run in runs.values()) / len(runs), 1)
+            for arm, runs in done.items()
+        },
         "values": {
             measure: {arm: {str(seed): value for seed, value in of_arm.items()} for arm, of_arm in arms.items()}
             for measure, arms in values.items()
@@ -312,8 +315,3 @@ def _environment(run: RunFolder) -> dict[str, Any]:
     seen = run.environment()
     packages = seen.get("packages", {})
     return {key: seen.get(key) for key in _ENVIRONMENT} | {name: packages.get(name) for name in _PACKAGES}
-
-
-def _mean_training_time(runs: Sequence[RunFolder]) -> float:
-    """Return seconds by the clock; the machine may have been busy."""
-    return round(sum(run.evaluation()["training_time_s"] for run in runs) / len(runs), 1)
