@@ -28,7 +28,7 @@ from llm_jepa.data.shuffled_views import shuffle_code_views
 from llm_jepa.data.tokenizer import train_tokenizer
 from llm_jepa.experiments.experiment import read_experiment
 from llm_jepa.experiments.jobs import Job
-from llm_jepa.standard_error import WIDTH
+from llm_jepa.progress import WIDTH
 
 ROWS = [{"text": f"lines with the number {n}", "code": f".*{n}.*"} for n in range(10, 42)]
 TINY = {"validation_size": 4, "vocab_size": 300, "max_steps": 4, "per_device_train_batch_size": 8, "logging_steps": 1}

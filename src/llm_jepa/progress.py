@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 LOG_EVERY_S = 30.0
 DRAW_EVERY_S = 0.2
 RECORD_EVERY_S = 1.0
-WIDTH = 80
+WIDTH = 80  # of a line of output, at most
 
 Item = TypeVar("Item")
 

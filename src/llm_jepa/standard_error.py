@@ -19,9 +19,8 @@ from typing import Any, NoReturn
 
 from llm_jepa.errors import ConfigError, LLMJEPAError
 from llm_jepa.processes import is_main, rank
-from llm_jepa.progress import AboveProgress, draw_on_terminal
+from llm_jepa.progress import WIDTH, AboveProgress, draw_on_terminal
 
-WIDTH = 80
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 # The code of an OSError. With one of these, a path in the call is wrong; with any other, the work failed.

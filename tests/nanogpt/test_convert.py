@@ -9,7 +9,7 @@ import torch
 
 from llm_jepa.cli import main
 from llm_jepa.nanogpt import GPT, GPTConfig
-from llm_jepa.standard_error import WIDTH
+from llm_jepa.progress import WIDTH
 
 SIZE = {"block_size": 16, "vocab_size": 30, "n_layer": 1, "n_head": 2, "n_embd": 16}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_jepa.files import expanded
 from llm_jepa.processes import is_main
-from llm_jepa.standard_error import WIDTH
+from llm_jepa.progress import WIDTH
 
 from .parsing import add_command, add_config, read_call, run_of, seeds_in
 from .printing import print_hanging

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_jepa.errors import ConfigError
 from llm_jepa.files import expanded
-from llm_jepa.standard_error import WIDTH
+from llm_jepa.progress import WIDTH
 
 from .parsing import add_command, add_set, overrides, positive, seeds_in
 from .printing import print_hanging

@@ -14,10 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from llm_jepa.objective.config import JEPAConfig
 from llm_jepa.objective.documents import IGNORED, Document, Role, Where, documents_of
 from llm_jepa.objective.pair import Pair
+from llm_jepa.progress import WIDTH
 
 from .encoded_pairs import EncodedPairs
-
-WIDTH = 80
 
 _LABEL_WIDTH = 9
 _RESET = "\033[0m"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_jepa.files import write_json, write_whole
-from llm_jepa.standard_error import WIDTH
+from llm_jepa.progress import WIDTH
 from llm_jepa.text_tables import text_table
 
 FORM_TITLES = {"raw": "raw", "centred": "centred", "unit": "row-normalised"}

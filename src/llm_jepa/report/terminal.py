@@ -18,7 +18,7 @@ from llm_jepa.experiments.sentences import (
     short_verdict,
 )
 from llm_jepa.experiments.statistics import PairedComparison
-from llm_jepa.standard_error import WIDTH
+from llm_jepa.progress import WIDTH
 from llm_jepa.text_tables import text_table
 
 Rows = list[list[str]]

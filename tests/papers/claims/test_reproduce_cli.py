@@ -9,7 +9,7 @@ import yaml
 
 from llm_jepa.cli import main
 from llm_jepa.experiments.experiment import read_experiment
-from llm_jepa.standard_error import WIDTH
+from llm_jepa.progress import WIDTH
 
 
 @pytest.fixture
