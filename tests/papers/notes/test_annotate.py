@@ -112,11 +112,6 @@ def write_paper(path: Path) -> None:
     writer.write(path)
 
 
-def write_notes(path: Path, notes: dict[Any, Any]) -> Path:
-    path.write_text(json.dumps(notes), encoding="utf-8")  # JSON is YAML
-    return path
-
-
 class Annotated(NamedTuple):
     """A paper before and after, and the command's last line."""
 
