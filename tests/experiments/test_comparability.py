@@ -235,6 +235,12 @@ def test_a_baseline_that_was_exchanged_after_a_look_is_told(tmp_path):
         assert "another baseline, self_training; these have ntp" in note and "weaker rival" in note
 
 
+def test_looks_that_were_written_before_baselines_were_recorded_are_read(tmp_path):
+    (tmp_path / "looks.json").write_text("[[1, 2]]")
+    [note] = note_look(ExperimentFolder(tmp_path), [1, 2, 3], "ntp")
+    assert "with 2 of these 3" in note
+
+
 def test_each_time_that_results_are_made_is_written_down(copied):
     """The look of an experiment is at the seeds that something was compared at, and has its baseline."""
     looks = [{"seeds": [1, 2], "baseline": "ntp"}]

@@ -45,7 +45,7 @@ def _about_seeds(seen: set[int], looks: list[set[int]]) -> list[str]:
 
 
 def _about_baseline(baseline: str, looks: list[Look]) -> list[str]:
-    others = list(dict.fromkeys(each["baseline"] for each in looks if each["baseline"] != baseline))
+    others = list(dict.fromkeys(each["baseline"] for each in looks if each.get("baseline", baseline) != baseline))
     if not others:
         return []
     return [

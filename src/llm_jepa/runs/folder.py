@@ -29,7 +29,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from llm_jepa.files import hash_file, read_json_lines, write_json, write_json_lines, write_whole
 from llm_jepa.yaml_loading import dump_yaml, load_yaml
@@ -231,7 +231,7 @@ class Look(TypedDict):
     """What results were computed of: the seeds with a comparison, and the baseline."""
 
     seeds: list[int]
-    baseline: str
+    baseline: NotRequired[str]  # folders of early versions do not have it
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,8 @@ class ExperimentFolder:
 
     def looks(self) -> list[Look]:
         """Return, for each time that results were computed, what they were of."""
-        return json.loads(self._looks_file.read_text(encoding="utf-8")) if self._looks_file.is_file() else []
+        looks = json.loads(self._looks_file.read_text(encoding="utf-8")) if self._looks_file.is_file() else []
+        return [{"seeds": look} if isinstance(look, list) else look for look in looks]
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         write_whole(self.settings_file, dump_yaml(settings, sort_keys=False))
