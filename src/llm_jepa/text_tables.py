@@ -10,8 +10,8 @@ GAP = 2
 def text_table(rows: Sequence[Sequence[str]], width: int, left: Collection[int] = (0,)) -> str:
     """Return rows as aligned columns, the first row a header; columns that are not in `left` are aligned to the right.
 
-    If lines are longer than `width`, long names in the first column lose their middle, unless two of them would become
-    equal.
+    If lines are longer than `width`, long names in the first column lose their middle, or a part nearer to their end,
+    such that no two of them become equal.
 
     >>> print(text_table([["arm", "n", "verdict"], ["jepa_shuffled", "10", "worse"]], width=24, left=(0, 2)))
     arm           n  verdict
@@ -20,9 +20,11 @@ def text_table(rows: Sequence[Sequence[str]], width: int, left: Collection[int] 
     """
     columns = range(len(rows[0]))
     room = max(8, width - sum(max(len(row[column]) for row in rows) + GAP for column in columns[1:]))
-    short = {row[0]: cut_in_the_middle(row[0], room) for row in rows}
-    if len(set(short.values())) == len(short):
-        rows = [[short[row[0]], *row[1:]] for row in rows]
+    for tail in range((room - 2) // 2, -1, -1):
+        short = {row[0]: cut_in_the_middle(row[0], room, tail) for row in rows}
+        if len(set(short.values())) == len(short):
+            rows = [[short[row[0]], *row[1:]] for row in rows]
+            break
     widths = [max(len(row[column]) for row in rows) for column in columns]
     lines = []
     for row in rows:
@@ -32,13 +34,13 @@ def text_table(rows: Sequence[Sequence[str]], width: int, left: Collection[int] 
     return "\n".join(lines)
 
 
-def cut_in_the_middle(text: str, room: int) -> str:
-    """Shorten a name to `room` characters. Both ends are kept, because names differ there.
+def cut_in_the_middle(text: str, room: int, tail: int | None = None) -> str:
+    """Shorten a name to `room` characters. Both ends are kept, because names differ there; the last has `tail`.
 
-    >>> cut_in_the_middle("jepa_infonce_shuffled", 12)
-    'jepa_..ffled'
+    >>> cut_in_the_middle("jepa_infonce_shuffled", 12), cut_in_the_middle("jepa_infonce_shuffled", 12, tail=2)
+    ('jepa_..ffled', 'jepa_inf..ed')
     """
     if len(text) <= room:
         return text
-    tail = (room - 2) // 2
+    tail = (room - 2) // 2 if tail is None else tail
     return f"{text[: room - 2 - tail]}..{text[len(text) - tail :]}"

@@ -58,7 +58,7 @@ def test_rounding_noise_on_a_collapse_does_not_retrieve_either():
 def test_pairs_with_the_same_code_share_one_candidate():
     """`gold` may repeat: both queries find the one candidate that is theirs."""
     metrics = retrieval_metrics(torch.eye(2)[[0, 0, 1]], torch.eye(2), torch.tensor([0, 0, 1]))
-    assert metrics["recall@1"] == 1
+    assert metrics["recall@1"] == 1 and metrics["constant@1"] == 2 / 3
 
 
 def test_with_fewer_than_ten_candidates_recall_at_ten_is_one():

@@ -63,7 +63,7 @@ def test_a_list_for_a_field_that_takes_one_is_no_grid():
     [
         ({"jepa_k": [1, 1.0]}, "value_repeated", ["jepa_k=[1, 1]", " 1 twice"]),
         ({"jepa_k": []}, "value_empty", ["jepa_k=[]"]),
-        ({"jepa_k": [1, "two"]}, "wrong_type", ["jepa_k='two'", "str", "int"]),
+        ({"jepa_k": [1, "two"]}, "wrong_type", ["jepa_k='two'", "text", "whole number"]),
         ({"jepa_k": [1, 9]}, "value_out_of_range", ["In arm jepa.k9: ", "jepa_k=9", "0 to 8"]),
         ({"grid": {"jepa_k": 2}}, "wrong_type", ["grid.jepa_k=2"]),
         ({"grid": {"jepa_kk": [2]}}, "key_unknown", ["'jepa_kk'", "'jepa_k'"]),

@@ -76,7 +76,7 @@ def test_the_headline_names_a_trade_off():
     swapped = VALUES | {"jepa": tuple(value + 0.03 - 0.001 * n for n, value in enumerate(VALUES["ntp"]))}
     results = build_results(runs_on_two_sets(swapped), tests=("people", "own"))
     answer = answer_of(results)
-    assert answer.short == "A trade-off: better on own, worse on people."
+    assert answer.short == "A trade-off: better on own, worse on people. No control was run."
     assert "On people, over 6 paired seeds" in answer.sentence and "On own: +2.8 points" in answer.sentence
     text = format_table(results)
     assert "Test set people" in text and "Test set own" in text and max(map(len, text.splitlines())) <= 80
@@ -127,6 +127,58 @@ def test_a_gain_at_equal_steps_is_no_yes_if_equal_cost_takes_it(on_main, on_own,
     assert missing.short == "Yes, at equal steps. At equal FLOPs: not compared."
     lost = answer_of(compared("jepa", 0.0, -0.03))
     assert lost.short == "No difference shown. Worse on own."
+
+
+@pytest.mark.parametrize(
+    ("at_steps", "at_flops", "short"),
+    [
+        (0.0, 0.0, "No difference shown."),
+        (0.0, -0.03, "No difference shown. At equal FLOPs: no, it is worse."),
+        (-0.03, 0.0, "No, it is worse. At equal FLOPs: no difference shown."),
+        (-0.03, 0.03, "No, it is worse. At equal FLOPs: yes; no control was run."),
+    ],
+)
+def test_the_answer_has_equal_cost_wherever_it_differs(at_steps, at_flops, short):
+    """Also where no gain is shown at equal steps."""
+
+    def compared(arm, gain):
+        noise = [0.001 * (-1) ** place for place in range(len(SEEDS))]
+        ours = tuple(map(sum, zip(VALUES["ntp"], noise, [gain] * len(SEEDS), strict=True)))
+        return build_results(runs_of({"ntp": VALUES["ntp"], arm: ours}))
+
+    budget = Budget("flops", "jepa", "ntp", 1330, 2000, 1.5, 1.0)
+    again = replace(compared("jepa@flops", at_flops), budgets={budget.name: budget})
+    assert answer_of(replace(compared("jepa", at_steps), at_equal={"flops": again})).short == short
+
+
+def test_a_trade_off_says_where_its_gain_is_not_more_than_the_controls():
+    """On whichever set the gain is: here the control gains as much on the second."""
+    higher = tuple(value + 0.03 - 0.001 * place for place, value in enumerate(VALUES["ntp"]))
+    own = {"ntp": VALUES["ntp"], "jepa": higher, "control": higher[::-1]}
+    lower = tuple(value - 0.03 + 0.001 * place for place, value in enumerate(VALUES["ntp"]))
+    runs = [
+        replace(run, metrics={**run.metrics, "tests/own/exact_match": own[run.arm][SEEDS.index(run.seed)]})
+        for run in runs_of({"ntp": VALUES["ntp"], "jepa": lower, "control": VALUES["ntp"]})
+    ]
+    answer = answer_of(build_results(runs, tests=("people", "own"), controls={"jepa": ["control"]}))
+    assert answer.short == "A trade-off: better on own, worse on people. On own not shown beyond its control."
+
+
+@pytest.mark.parametrize("margin", [None, 0.03])
+def test_an_interval_without_0_that_is_not_shown_is_explained(margin):
+    """With a margin too, and on every set: p counts all comparisons."""
+    gain = (0.005, 0.042, 0.013, 0.036, 0.008, 0.04)
+    ours = tuple(map(sum, zip(VALUES["ntp"], gain, strict=True)))
+    values = {"ntp": VALUES["ntp"], "jepa": ours} | {f"other{n}": VALUES["ntp"][::-1] for n in range(8)}
+    runs = [
+        replace(run, metrics={**run.metrics, "tests/own/exact_match": values[run.arm][SEEDS.index(run.seed)]})
+        for run in runs_of(values)
+    ]
+    answer = answer_of(build_results(runs, tests=("people", "own"), margin=margin))
+    assert answer.short.startswith("No difference shown") and ("not worse by more than 3.0" in answer.short) == bool(
+        margin
+    )
+    assert answer.sentence.count("The interval leaves out 0, but it is for one comparison only.") == 2
 
 
 def test_the_opening_has_a_plain_sentence_for_each_arm_with_its_collapse():
@@ -207,8 +259,9 @@ def test_a_margin_is_in_every_form_of_the_results():
     assert max(map(len, table.splitlines())) <= 80
     assert "worse, at most 3.0" in table and "at most 3.0 worse" in table
     assert "worse, but not by more than 3.0 points, both shown" in format_markdown(results)
-    assert answer_of(results).short == "No, it is worse, but not worse by more than 3.0 points."
-    assert answer_of(replace(results, headline="control")).short == "Not shown, but not worse by more than 3.0 points."
+    assert answer_of(results).short == "No, it is worse, but not by more than 3.0 points."
+    kept = answer_of(replace(results, headline="control")).short
+    assert kept == "No difference shown; not worse by more than 3.0 points."
     for each in record["comparisons"]:
         for key in ("margin_points", "p_margin", "p_margin_holm", "not_worse_shown"):
             del each[key]

@@ -250,6 +250,7 @@ def test_the_card_of_a_run_of_an_experiment_has_its_intervals(whole_run, tmp_pat
     shutil.copytree(whole_run.parent, home)
     comparison = {"arm": "jepa", "baseline": "ntp", "delta": 0.123, "ci95": [0.01, 0.236], "verdict": "better", "n": 3}
     comparison |= {"p_value": 0.04, "p_holm": 0.04, "sentence": "jepa: [1, 2] <b>"}
+    comparison["differences"] = {"7": 0.11, "8": 0.12, "9": 0.14}
     summary = {"seeds": {"7": 0.48, "8": 0.5, "9": 0.52}, "mean": 0.5, "std": 0.02, "n": 3}
     results = {
         "metric": "exact_match",
@@ -258,11 +259,13 @@ def test_the_card_of_a_run_of_an_experiment_has_its_intervals(whole_run, tmp_pat
         "comparisons": [comparison],
         "cost": {"jepa": {"step_time_ratio": 1.234}},
         "runs": [{"arm": "jepa", "seed": 7}],
+        "notes": ["Seeds were added."],
     }
     (home / "results.json").write_text(json.dumps(results))
     card = Path(export_run(home / "jepa-s7", tmp_path / "out")["out"], "README.md").read_text()
     assert r"| jepa | 3 | 50.0 ± 2.0 | +12.3 \[+1.0, +23.6\] | 0.040 | better |" in card
     assert r"- jepa: \[1, 2\] &lt;b>" in card and "1.23 times as long as one of `ntp`" in card
+    assert "Is jepa better than ntp? **Yes; no control was run.**" in card and "- Seeds were added." in card
     assert "One run with one seed" not in card
     results["runs"] = [{"arm": "jepa", "seed": 8}]  # results of other runs are none of its
     (home / "results.json").write_text(json.dumps(results))

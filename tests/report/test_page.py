@@ -287,10 +287,10 @@ def test_the_report_of_an_analysis_answers_with_an_interval_too(make_geometry, r
     html = geometry_page(geometry, [], "llm-jepa analyze x", {})
     opening = read_page(html[html.index("<h1>") : html.index("<svg")]).words
     assert "Do texts find their own codes?" in opening
-    assert "More often than by chance in 1 of 2 runs." in opening
+    assert "More often than with one code for all in 1 of 2 runs." in opening
     assert "In jepa, 50.0% (95% interval 31.4 to 68.6) of 24 texts are nearest to their own code, among 24" in opening
     assert "; in ntp 0.0% (95% interval 0.0 to 13.8); " in opening
-    assert "at random it would be 4.2%" in opening
+    assert "with the same code for all it would be 4.2%" in opening
     assert "Collapsed, by these pairs: jepa." in opening and "Cost: no training" in opening
     page = read_page(html)
     assert "It proves nothing" in page.words and "llm-jepa analyze x" in page.words

@@ -141,7 +141,8 @@ def _inspected_rows(file: str, run: RunConfig, seed: int) -> tuple[EncodedPairs,
     from llm_jepa.data.shuffled_views import shuffle_code_views
     from llm_jepa.runs.build_trainer import pretrained_tokenizer
 
-    data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
+    with only_errors():  # the notes are printed after the rows
+        data = load_data(run.data, run.jepa, pretrained_tokenizer(run))
     splits = {"validation": run.data.validation_file, "test": run.data.test_file, "views": run.data.views_file}
     splits |= {"train": run.data.train_files[0]} if len(run.data.train_files) == 1 else {}
     same = expanded(file).resolve()

@@ -45,7 +45,7 @@ def register(commands: Any) -> None:
     demo = add_command(
         commands, "demo", _demo, "compare four arms on generated pairs: no data and no model needed", main_file=REPORT
     )
-    demo.add_argument("--out", type=expanded, metavar="DIR", default=Path("runs/demo"), help="folder (runs/demo)")
+    demo.add_argument("--out", type=expanded, metavar="DIR", help="folder (runs/demo; with --quick runs/demo-quick)")
     text = "a few steps on a few pairs, under a minute; too few for a result"
     demo.add_argument("--quick", action="store_true", help=text)
 
@@ -53,7 +53,7 @@ def register(commands: Any) -> None:
         commands, "train", _train, "train one arm with one seed", shared_out=True, main_file="{run_dir}/eval.json"
     )
     add_config(train)
-    train.add_argument("--arm", metavar="NAME", help="arm of the config, or a built-in one (jepa)")
+    train.add_argument("--arm", metavar="NAME", help="one of the config's arms; without arms, ntp or jepa")
     train.add_argument("--out", type=expanded, metavar="DIR", help="folder of the run (runs/<config>-s<seed>)")
     text = "continue a run although KEY differs; may be repeated"
     train.add_argument("--allow-changed", action="append", default=[], metavar="KEY", help=text)
@@ -84,7 +84,8 @@ def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
 
     with resources.as_file(resources.files("llm_jepa.experiments") / "demo.yaml") as file:
         settings = read_yaml(file)
-    return _compared(settings | (QUICK if arguments.quick else {}), arguments.out)
+    folder = arguments.out or Path("runs", "demo-quick" if arguments.quick else "demo")
+    return _compared(settings | (QUICK if arguments.quick else {}), folder)
 
 
 def _compared(settings: dict[str, Any], folder: Path, *, dry_run: bool = False) -> dict[str, Any]:

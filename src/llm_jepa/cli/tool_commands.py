@@ -83,7 +83,7 @@ def _config(arguments: argparse.Namespace) -> dict[str, Any]:
     rows = _settings()
     shown = rows if arguments.key is None else [describe_setting(arguments.key, rows)]
     for name, default, text in shown:
-        print(f"{name}: {default}")
+        print(f"{name}: {'null' if default == 'None' else default}")
         print_hanging("    ", text)
     if arguments.key is not None:
         return dict(zip(("key", "default", "help"), shown[0], strict=True))

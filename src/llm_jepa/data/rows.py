@@ -15,7 +15,7 @@ from llm_jepa.errors import ConfigError, DataError
 
 from .config import LARGE_FILE_BYTES, DataConfig
 from .example import Example
-from .formats import Content
+from .formats import Content, CsvRow
 from .json_lines import RowError, text_of
 from .lazy_rows import MappedLines, StoredExamples
 from .row_forms import FORMS_TEXT, ExampleReader, RowForm, detect_form, fields_of
@@ -97,6 +97,8 @@ def keep_readable(
             message = f"{source}: {err}"
             if config.on_broken == "error":
                 text = f"{message} Correct the row, or set on_broken=drop to leave such rows out."
+                if isinstance(content, CsvRow) and rows_in == 1:
+                    text = f"{message} The first line of a table must name the columns. Correct it, or the row."
                 raise DataError(err.code, text) from None
             dropped[err.reason] += 1
             if dropped.total() <= _NUM_SHOWN:

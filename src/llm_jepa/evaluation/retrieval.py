@@ -39,7 +39,8 @@ def retrieval_metrics(predictions: Tensor, targets: Tensor, gold: Tensor) -> dic
     `recall@1` and `recall@10` are the shares of queries whose candidate ranks first, or among the first ten;
     `mrr` is the mean of 1/rank. All are in [0, 1]. Chance is 1/M, 10/M and about ln(M)/M. A full collapse
     gives 0, 0 and 1/M, because ties count against the query (see `gold_ranks`). With ten or fewer candidates
-    `recall@10` is 1 for every model, so read it together with `num_candidates`.
+    `recall@10` is 1 for every model, so read it together with `num_candidates`. `constant@1` is the `recall@1` of a
+    model that finds the same candidate for every query: the share of the most frequent one.
 
     Args:
         predictions: Queries, (N, C), N of at least 1, on the device of the targets.
@@ -60,6 +61,7 @@ def retrieval_metrics(predictions: Tensor, targets: Tensor, gold: Tensor) -> dic
         "recall@1": (ranks <= 1).double().mean().item(),
         "recall@10": (ranks <= 10).double().mean().item(),
         "mrr": (1 / ranks).mean().item(),
+        "constant@1": gold.bincount().max().item() / len(gold),
         "num_queries": len(predictions),
         "num_candidates": len(targets),
     }

@@ -13,6 +13,7 @@ Letters: S seeds, N test rows. Values and effects are shares.
 
 from __future__ import annotations
 
+import logging
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ from llm_jepa.files import reading_run
 from llm_jepa.runs.folder import ExperimentFolder
 
 from .statistics import ALPHA, POWER, power_of_t_test
+
+logger = logging.getLogger(__name__)
 
 MOST_SEEDS = 10_000
 
@@ -97,13 +100,22 @@ def spreads_of(pilot: Path, arms: Sequence[str], baseline: str, metric: str) -> 
         own = _answers_of(folder, arm, metric)
         if arm != baseline and len(own.keys() & base.keys()) > 1:
             spreads.append(_spread(arm, [(own[seed], base[seed]) for seed in sorted(own.keys() & base.keys())]))
+    varied = [each for each in spreads if each.std_at(each.num_rows)]
+    if spreads and not varied:
+        raise ConfigError(
+            "no_spread",
+            f"In the pilot, the difference between {spreads[0].arm} and its baseline is the same in every seed, so "
+            "there is no spread to plan with. Set one: --std 1.5.",
+        )
+    if lost := ", ".join(each.arm for each in spreads if each not in varied):
+        logger.warning("Left out: %s. The difference to %s is the same in every seed.", lost, baseline)
     if not spreads:
         raise ConfigError(
             "too_few_seeds",
             f"--pilot {pilot}: no arm of the config shares two finished seeds with the baseline {baseline}. A spread "
             "needs at least two. Run more seeds, or set the spread: --std 1.5.",
         )
-    return spreads
+    return varied
 
 
 def decompose(differences: NDArray[np.float64]) -> tuple[float, float]:
@@ -157,10 +169,4 @@ def _spread(arm: str, pairs: Sequence[tuple[_Answers, _Answers]]) -> Spread:
         by_row = np.array([np.subtract(mine.right, base.right, dtype=float) for mine, base in pairs])  # (S, N)
         noise_std, row_std = decompose(by_row)
         known = replace(known, noise_std=noise_std, row_std=row_std)
-    if not known.std_at(known.num_rows):
-        raise ConfigError(
-            "no_spread",
-            f"In the pilot, the difference between {arm} and its baseline is the same in every seed, so there is no "
-            "spread to plan with. Set one: --std 1.5.",
-        )
     return known

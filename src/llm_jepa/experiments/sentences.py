@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from .equal_cost import Budget
 from .results import BUDGET_TITLES, ArmResult, Results, SetResults
@@ -145,24 +146,23 @@ def answer_of(results: Results) -> Answer:
         texts += [f"On {name}: {_set_in_words(each)}" for name, each in others]
     limits = []
     for kind, again in results.at_equal.items():
-        limit, sentences = _at_equal_cost(BUDGET_TITLES[kind], again, first.arm)
-        limits += [limit] if limit and first.verdict == "better" else []
-        texts += sentences
+        limit, sentences = _at_equal_cost(again, first.arm)
+        limits += [f"{BUDGET_TITLES[kind]}: {limit[0].lower()}{limit[1:]}"] if limit != short else []
+        texts += [f"{BUDGET_TITLES[kind]}{each}" for each in sentences]
     if limits and short == YES:
         short = "Yes, at equal steps."
     return Answer(f"Is {first.arm} better than {results.baseline}?", " ".join([short, *limits]), " ".join(texts))
 
 
-def _at_equal_cost(title: str, again: Results, arm: str) -> tuple[str, list[str]]:
-    """Return the short answer of an arm at equal cost ("" if it is yes), and a sentence for each test set."""
+def _at_equal_cost(again: Results, arm: str) -> tuple[str, list[str]]:
+    """Return the short answer of an arm at equal cost, and for each test set what follows the kind of cost."""
     arm = next((each.name for each in (again.budgets or {}).values() if each.arm == arm), arm)
     sets = _sets_of(again, arm)
     if not sets:
-        return f"{title}: not compared.", []
+        return "Not compared.", []
     short = _short_of_sets(again, next(iter(sets.values())))
     wheres = [f", on {name}" if again.several_tests else "" for name in sets]
-    sentences = [f"{title}{where}: {_set_in_words(each)}" for where, each in zip(wheres, sets.values(), strict=True)]
-    return "" if short == YES else f"{title}: {short[0].lower()}{short[1:]}", sentences
+    return short, [f"{where}: {_set_in_words(each)}" for where, each in zip(wheres, sets.values(), strict=True)]
 
 
 def _sets_of(results: Results, arm: str) -> dict[str, PairedComparison]:
@@ -176,16 +176,18 @@ def _short_of_sets(results: Results, first: PairedComparison) -> str:
     short = _short_answer(first, controls)
     if not results.several_tests:
         return short
-    sets = _sets_of(results, first.arm).items()
-    won, lost = (" and ".join(n for n, each in sets if each.verdict == word) for word in ("better", "worse"))
+    sets = _sets_of(results, first.arm)
+    won, lost = ([name for name, each in sets.items() if each.verdict == word] for word in ("better", "worse"))
     if not lost or (first.verdict == "worse" and not won):
         return short
     if not won:
-        return f"{short} Worse on {lost}."
-    reserve = ""
-    if first.verdict == "better" and short != YES:  # the gain is not more than a control's, or there is no control
-        reserve = f" {short}" if controls else " No control was run."
-    return f"A trade-off: better on {won}, worse on {lost}.{reserve}"
+        return f"{short} Worse on {' and '.join(lost)}."
+    text = f"A trade-off: better on {' and '.join(won)}, worse on {' and '.join(lost)}."
+    gains = {name: _short_answer(sets[name], results.tests[name].controls_of(first.arm)) for name in won}
+    if not any(results.tests[name].controls_of(first.arm) for name in won):
+        return f"{text} No control was run."
+    unsure = [name for name, gain in gains.items() if gain != YES]
+    return f"{text} On {' and '.join(unsure)} not shown beyond its control." if unsure else text
 
 
 def _short_answer(c: PairedComparison, controls: Sequence[PairedComparison]) -> str:
@@ -195,10 +197,9 @@ def _short_answer(c: PairedComparison, controls: Sequence[PairedComparison]) -> 
         return YES if all(each.verdict == "better" for each in controls) else "Not shown beyond its control."
     if c.n > 1 and c.ci is None:  # every run at 0%, or every one at 100%
         return "Nothing can be seen."
-    kept = f", but not worse by more than {c.margin_in_words}" if c.not_worse_shown else ""
     if c.verdict == "worse":
-        return f"No, it is worse{kept}."
-    return f"Not shown{kept}." if kept else "No difference shown."
+        return f"No, it is worse{f', but not by more than {c.margin_in_words}' if c.not_worse_shown else ''}."
+    return f"No difference shown{f'; not worse by more than {c.margin_in_words}' if c.not_worse_shown else ''}."
 
 
 def arm_sentences(results: Results) -> list[str]:
@@ -216,38 +217,50 @@ def arm_sentences(results: Results) -> list[str]:
             text += f", {format_points(comparison.delta)} points: {verdict_in_words(comparison)}"
         recall = arm.retrieval.get("recall@1")
         if recall is not None and recall.mean is not None:
-            text += f"; it finds the code of a text in {recall.mean:.1%} of cases"
+            among = _num_codes(results, arm.name)
+            text += f"; it finds the code of a text{among} in {recall.mean:.1%} of cases"
         if arm.raised:
             text += f"; its views {_collapsed(arm)}"
         lines.append(f"{text}.")
     return lines
 
 
+def _num_codes(results: Results, arm: str) -> str:
+    numbers = {number for run in results.runs if run.arm == arm if (number := run.metric("retrieval/num_candidates"))}
+    return f" among {' or '.join(f'{number:,.0f}' for number in sorted(numbers))}" if numbers else ""
+
+
 def _headline_sentence(c: PairedComparison, results: Results) -> str:
-    if c.delta is None:
+    if c.delta is None or not c.differences:
         return _set_in_words(c)
     seeds = list(c.differences)
     arm, baseline = (results.arms[name].values.seeds for name in (c.arm, c.baseline))
-    ours, theirs = (100 * sum(values[seed] for seed in seeds) / len(seeds) for values in (arm, baseline))
+    ours, theirs = (fmean(values[seed] for seed in seeds) for values in (arm, baseline))
     count = "1 seed" if len(seeds) == 1 else f"{len(seeds)} paired seeds"
-    text = f"Over {count}, {c.arm} reaches {ours:.1f}% {results.metric_name} and {c.baseline} {theirs:.1f}%: "
+    text = f"Over {count}, {c.arm} reaches {ours:.1%} {results.metric_name} and {c.baseline} {theirs:.1%}: "
     text += f"a difference of {_difference_in_words(c)}"
     text += f"; {c.reason}." if c.reason else "."
-    if shown_by_itself(c):
-        text += " The interval leaves out 0, but it is for one comparison only. Corrected for all comparisons, p is"
-        text += f" {format_p(c.p_holm)}."
-    return text
+    return text + _about_correction(c)
+
+
+def _about_correction(c: PairedComparison) -> str:
+    """Say why no difference is shown although the interval leaves out 0; "" in other cases."""
+    if not shown_by_itself(c):
+        return ""
+    text = " The interval leaves out 0, but it is for one comparison only. Corrected for all comparisons, p is"
+    return f"{text} {format_p(c.p_holm)}."
 
 
 def shown_by_itself(c: PairedComparison) -> bool:
     """Whether a difference would be shown if this were the only comparison, but is not: p counts all of them."""
-    return c.verdict == "no difference shown" and verdict(c.delta, c.p_value, c.ci) != c.verdict
+    found = verdict(c.delta, c.p_holm, c.ci)
+    return found == "no difference shown" and verdict(c.delta, c.p_value, c.ci) != found
 
 
 def _set_in_words(c: PairedComparison) -> str:
     if c.delta is None:
         return f"{c.arm} and {c.baseline} cannot be compared: {c.reason}."
-    return f"{_difference_in_words(c)}, {c.verdict}."
+    return f"{_difference_in_words(c)}, {c.verdict}.{_about_correction(c)}"
 
 
 def _over_control(c: PairedComparison) -> str:

@@ -16,7 +16,7 @@ from huggingface_hub import ModelCardData
 from llm_jepa import __version__
 from llm_jepa.data.context import Context
 from llm_jepa.experiments.results import Results
-from llm_jepa.experiments.sentences import comparison_sentences
+from llm_jepa.experiments.sentences import answer_of, comparison_sentences
 from llm_jepa.progress import duration
 from llm_jepa.report.content import splits_of
 from llm_jepa.report.figures import OTHER_SCORES
@@ -184,9 +184,14 @@ def _results(report: Mapping[str, Any], results: Results | None, name: str) -> s
     else:
         lines.append("There were no test rows and no validation rows: how well it answers was not measured.")
     if results is not None:
-        lines.append(f"This is run `{_code(name)}` of an experiment:")
+        answer = answer_of(results)
+        lines.append(
+            f"This is run `{_code(name)}` of an experiment. {escaped(answer.question)} **{escaped(answer.short)}**"
+        )
+        lines.append(escaped(answer.sentence))
         for each in (results, *results.other_tests.values()):
             lines += [escaped(test_title(each)), table(outcome_rows(each)), bullets(comparison_sentences(each.main))]
+        lines.append(bullets(results.notes))
     return "\n\n".join(line for line in lines if line)
 
 

@@ -28,7 +28,7 @@ def price_of(results: Results) -> str:
         if prices := [f"{ratio(factor)} the {what}" for what, factor in factors.items() if factor is not None]:
             parts.append(f"a step of {first.arm} takes {' and '.join(prices)} of one of {first.baseline}")
         if results.costs_of_runs_differ and cost.run_flops_ratio is not None:
-            parts.append(f"a whole run, including that of its teacher, {ratio(cost.run_flops_ratio)} the FLOPs")
+            parts.append(f"a whole run, teachers included, {ratio(cost.run_flops_ratio)} the FLOPs")
     if times := results.times("training_time_s"):
         evaluated, total = (duration(sum(results.times(f"{name}_time_s"))) for name in ("evaluation", "total"))
         trained = f"{counted(len(times), 'run')} trained for {duration(sum(times))} in all"

@@ -80,7 +80,8 @@ def words_of(results: Results) -> dict[str, str]:
         "seed": "One run of each arm: it sets the weights at the start and the order of the rows.",
         "a ± b": "Mean and standard deviation over seeds.",
         "difference, points": f"The arm's mean minus that of {baseline}, in points of a hundred.",
-        "95% interval": "That of a paired t-test over seeds: differences that other seeds might have given.",
+        "95% interval": "That of a paired t-test over seeds: differences that other seeds might have given "
+        "on these test rows. Other rows would move all seeds alike.",
         "p, Holm": "Chance of such a difference if there were none, corrected by Holm for the number of arms"
         + (" and test sets." if results.several_tests else "."),
         "p, sign flip": "The same without an assumption about the distribution. With n seeds it is at least 2/2^n.",
@@ -113,7 +114,7 @@ def _words_of_embeddings(results: Results) -> dict[str, str]:
         "others.",
         "collapse": "All views have nearly the same embedding. The JEPA term is then small, although the model has "
         "learned nothing about the pairs. The alarm is raised after three such checks in a row. A run has recovered if "
-        "its last check is not one of them.",
+        "its last check is not one of them. “Not watched”: no JEPA term, or fewer than three checks.",
     }
     if results.main.has_views_retrieval:
         words["of held-out views"] = "Retrieval of the other view of a row of views_file."

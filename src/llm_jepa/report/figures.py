@@ -298,7 +298,7 @@ def _comparison_figure(results: Results, narrow: bool) -> Figure:
         axis.xaxis.set_major_locator(MaxNLocator(6, steps=ROUND_STEPS))
     for axis, bounds in zip(axes, ((-0.5, 100.5), (-100.0, 100.0)), strict=False):
         low, high = axis.dataLim.intervalx
-        if high - low < 1e-9:  # every run has the same value
+        if high - low < 1e-9 or low < bounds[0] or high > bounds[1]:  # equal values, or an interval of few seeds
             axis.set_xlim(at_least((low, high), 10.0, bounds))
     return figure
 

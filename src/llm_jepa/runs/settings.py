@@ -343,9 +343,9 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
     simple = allowed & {int, float, str, bool, list, dict}
     fits = isinstance(value, tuple(simple)) and not (isinstance(value, bool) and bool not in allowed)
     if simple == allowed - {type(None)} and not fits:
-        names = " or ".join(sorted(each.__name__ for each in simple))
-        found = "str" if isinstance(value, str) else type(value).__name__  # it may be a Word
-        text = f"{key}={value!r} is of type {found}; expected {names}.{_how_to_write(key, value, simple)}"
+        names = " or ".join(words for kind, words in TYPES.items() if kind in simple)
+        found = next((words for kind, words in TYPES.items() if isinstance(value, kind)), "null")
+        text = f"{key}={value!r}: expected {names}, not {found}.{_how_to_write(key, value, simple)}"
         raise ConfigError("wrong_type", text)
     if isinstance(value, str) and key.endswith(("_file", "_path")) and any(char < " " for char in value):
         raise ConfigError(
@@ -358,13 +358,28 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
     return value
 
 
+TYPES: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "a mapping of names to values",
+}
+"""Types of values in plain words; `bool` is before `int`, whose subclass it is."""
+
+
 def _how_to_write(key: str, value: Any, allowed: set[type]) -> str:
     """Return the end of an error's sentence: how a scalar of the wrong type is written in YAML 1.2."""
     if bool in allowed and isinstance(value, str) and value.lower() in (*TRUE_WORDS, *FALSE_WORDS):
         return f" Write {key}: {'true' if value.lower() in TRUE_WORDS else 'false'}."
+    if value == "None":
+        return f" For no value, write {key}: null."
     if str in allowed and isinstance(value, bool | int | float):
         shown = str(value).lower() if isinstance(value, bool) else value
         return f" If it is text, write it in quotes, such as {key}: '{shown}'."
+    if list in allowed and isinstance(value, bool | int | float | str):
+        return f" Write {key}: [{value}]."
     return ""
 
 
