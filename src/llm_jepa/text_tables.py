@@ -17,6 +17,11 @@ def text_table(rows: Sequence[Sequence[str]], width: int, left: Collection[int] 
     arm           n  verdict
     ------------------------
     jepa_..fled  10  worse
+    >>> print(text_table([["arm", "n"], ["jepa_shuffled", "3"], ["jepa_infonce_shuffled", "3"]], width=15))
+    arm           n
+    ---------------
+    jepa_s..fled  3
+    jepa_i..fled  3
     """
     columns = range(len(rows[0]))
     room = max(8, width - sum(max(len(row[column]) for row in rows) + GAP for column in columns[1:]))

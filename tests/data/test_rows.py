@@ -126,6 +126,14 @@ def test_control_and_bidi_characters_are_kept_as_they_are(write_lines):
     assert views(write_lines({"text": text, "code": "x"})) == [(text, "x")]
 
 
+def test_a_table_whose_first_line_is_a_row_is_told_to_name_its_columns(tmp_path, raises):
+    """Leaving out such rows would leave out all."""
+    (tmp_path / "rows.csv").write_text("lines with a dog,.*dog.*\nlines with a cat,.*cat.*\n")
+    with raises("column_missing", "rows.csv:2: ", "first line of a table must name the columns") as caught:
+        read_examples(str(tmp_path / "rows.csv"), DataConfig())
+    assert "on_broken" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "line, code, values",
     [

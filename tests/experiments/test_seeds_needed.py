@@ -235,6 +235,16 @@ def test_a_wrong_call_is_exit_code_2_and_says_what_to_do(flags, code, values, pi
     assert message.endswith(f"[{code}]") and all(value in message for value in values)
 
 
+def test_an_arm_without_a_spread_is_left_out_by_name(pilot, caplog):
+    """The others are planned with."""
+    for seed in range(4):
+        write_run(pilot, "ntp", seed, np.zeros(50))
+        write_run(pilot, "equal", seed, np.zeros(50))
+        write_run(pilot, "jepa", seed, np.arange(50) < 10 + seed)
+    assert [each.arm for each in spreads_of(pilot, ["ntp", "equal", "jepa"], "ntp", "exact_match")] == ["jepa"]
+    assert "Left out: equal. The difference to ntp is the same in every seed." in caplog.text
+
+
 def test_a_pilot_that_cannot_be_planned_with_is_refused(pilot, raises):
     """One seed, equal differences, other rows, a damaged file."""
     for seed in range(4):
