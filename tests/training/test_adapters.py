@@ -369,6 +369,19 @@ def test_a_run_does_not_go_on_with_another_adapter(name, lora, make_adapted, mak
         other.train(resume_from_checkpoint=True)
 
 
+def test_a_run_does_not_go_on_with_another_base(make_adapted, make_trainer, make_pairs, base, tiny_model, raises):
+    """The same folder with other weights: half of the steps would be trained on each."""
+    make_trainer(make_adapted(), make_pairs(8), max_steps=2, save_steps=1).train()
+    make_trainer(make_adapted(), make_pairs(8), max_steps=2, save_steps=1).train(resume_from_checkpoint=True)
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.norm.weight.mul_(1.01)
+    model.save_pretrained(base())
+    other = make_trainer(make_adapted(), make_pairs(8), max_steps=2, save_steps=1)
+    with raises("settings_changed", "base_weights was "):
+        other.train(resume_from_checkpoint=True)
+
+
 OTHER_KINDS = {
     "a name": (LoraConfig(r=2, target_modules=["q_proj"]), "mine"),
     "embedding": (LoraConfig(r=2, target_modules=["q_proj", "embed_tokens"]), "default"),

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import re
 from dataclasses import dataclass, fields
@@ -30,6 +31,7 @@ from .whole_model import load_whole_model
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 ALL_LINEAR = "all-linear"
+FROZEN_VALUES = 256  # values of a frozen weight by which it is known; any training changes nearly all
 QUANTIZATIONS = ("none", "4bit")
 _FACTS = {name: f"lora_{name.removeprefix('lora_')}" for name in ("r", "lora_alpha", "lora_dropout", "target_modules")}
 _NO_FACTS = ("task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "init_lora_weights")
@@ -135,7 +137,18 @@ def describe_adapter(model: nn.Module) -> dict[str, Any]:
     facts = {ours: found.pop(theirs, None) for theirs, ours in _FACTS.items()}
     usual = LoraConfig().to_dict()
     other = {name: each for name, each in found.items() if name not in _NO_FACTS and each != usual.get(name)}
-    return facts | ({"adapter": json.loads(json.dumps(other, default=str))} if other else {})
+    return facts | ({"adapter": json.loads(json.dumps(other, default=str))} if other else {}) | _describe_frozen(model)
+
+
+def _describe_frozen(model: PeftModel) -> dict[str, str]:
+    """Return the sha256 of some values of each frozen weight of the base, which a checkpoint does not hold."""
+    digest, of_adapters = hashlib.sha256(), getattr(model.base_model, "prefix", "") or " "
+    for name, each in model.named_parameters():
+        if not each.requires_grad and each.numel() and not each.is_meta and of_adapters not in name:
+            values = each.detach().flatten()
+            some = values[:: max(1, len(values) // FROZEN_VALUES)].float().cpu()
+            digest.update(name.encode() + some.numpy().tobytes())
+    return {"base_weights": digest.hexdigest()}
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:

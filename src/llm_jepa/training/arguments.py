@@ -108,7 +108,7 @@ class JEPATrainingArguments(TrainingArguments):
     allow_changed: list[str] = setting_made_by(
         list,
         "Names of settings that may differ from those of the resumed run; also train_rows, view_rows, tokenizer, "
-        "num_processes.",
+        "num_processes, base_weights (LoRA).",
     )
 
     def __post_init__(self) -> None:

@@ -128,7 +128,7 @@ class ResumableTrainer(Trainer):
                 facts["weights_dtype"] = str(dtype).removeprefix("torch.")
             if len(self.view_pairs):
                 facts |= {"view_rows": describe_rows(self.view_pairs), "views_ratio": self.views_ratio}
-            self._facts = facts | describe_adapter(self.jepa.model)
+            self._facts = facts | on_main(describe_adapter, self.jepa.model)
         return self._facts
 
     def _checkpoint_bytes(self) -> int:
