@@ -135,6 +135,21 @@ def test_answers_that_are_there_are_not_asked_again(settings, teacher, home, mon
     assert pseudo_labels(run, 1, RunFolder(folder)) == first
 
 
+def test_arms_of_a_seed_ask_their_teacher_once(settings, teacher, home, monkeypatch):
+    """The second gets the answers of the first, and their cost; another seed does not."""
+    run = read_run(settings | {"teacher": "labelled_only"})
+    for name in ("one-s1", "two-s1"):
+        (home / name).mkdir()
+    first = pseudo_labels(run, 1, RunFolder(home / "one-s1"))
+    monkeypatch.setattr("llm_jepa.runs.pseudo_labels.load_run", None)
+    assert pseudo_labels(run, 1, RunFolder(home / "two-s1")) == first
+    assert first.summary["answering_time_s"] > 0
+    shutil.copytree(teacher, home / "labelled_only-s2")
+    (home / "two-s2").mkdir()
+    with pytest.raises(TypeError, match="not callable"):
+        pseudo_labels(run, 2, RunFolder(home / "two-s2"))
+
+
 @pytest.mark.parametrize("changed", ["asked", "source", "teacher", "no teacher", "fewer"])
 def test_answers_to_other_rows_or_of_another_teacher_are_asked_again(changed, settings, teacher, tmp_path, caplog):
     """Answers are found by file and line, which stay the same when the file changes: the wrong label would be used."""

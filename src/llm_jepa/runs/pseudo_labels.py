@@ -70,16 +70,16 @@ class PseudoLabels:
 
 
 def pseudo_labels(run: RunConfig, seed: int, folder: RunFolder, *, progress: bool = False) -> PseudoLabels | None:
-    """Return the labels of a run's view rows: its teacher's answers in its folder, or else new ones.
+    """Return the labels of a run's view rows: its teacher's answers in its folder, another arm's, or else new ones.
 
     Answers to other rows, or of a teacher with other weights, are not used. The teacher's run has the same seed and is
-    next to the run's folder; it is a ConfigError if it is not finished.
+    next to the run's folder; it is a ConfigError if it is not finished. Its cost is in each arm, whoever asked.
     """
     if run.teacher.teacher is None:
         return None
     teacher = teacher_run(run.teacher.teacher, seed, folder)
     rows, sha256 = read_views(run.data).examples, on_main(teacher.weights_sha256)
-    if not on_main(_are_there, folder, rows, sha256):
+    if not on_main(_find_answers, folder, rows, sha256):
         start = time.perf_counter()
         taught = load_run(teacher.path)
         records = _ask(taught, rows, progress=progress)
@@ -89,16 +89,28 @@ def pseudo_labels(run: RunConfig, seed: int, folder: RunFolder, *, progress: boo
     return _select(folder.pseudo_labels(), run, teacher)
 
 
-def _are_there(folder: RunFolder, examples: Sequence[Example], teacher_sha256: str) -> bool:
-    """Whether a folder has the answers of a teacher with these weights to these rows; other answers are logged."""
+def _find_answers(folder: RunFolder, rows: Sequence[Example], teacher_sha256: str) -> bool:
+    """Whether a run's folder has a teacher's answers to these rows, if need be copied from another arm of its seed."""
+    if _has_answers(folder, rows, teacher_sha256):
+        return True
+    _, seed = folder.arm_and_seed or ("", None)
+    others = map(RunFolder, sorted(folder.path.parent.glob(f"*-s{seed}")))
+    if other := next((each for each in others if _has_answers(each, rows, teacher_sha256)), None):
+        folder.write_pseudo_labels(other.pseudo_labels())
+        logger.info("labels the teacher's answers are those that %s got", other.name)
+        return True
+    if folder.pseudo_labels_file.is_file():
+        text = "labels %s has answers to other rows, or of another teacher. The teacher is asked again."
+        logger.info(text, folder.pseudo_labels_file)
+    return False
+
+
+def _has_answers(folder: RunFolder, rows: Sequence[Example], teacher_sha256: str) -> bool:
+    """Whether a folder has the answers of a teacher with these weights to these rows."""
     if not folder.pseudo_labels_file.is_file():
         return False
     given = [(each["source"], each["asked"], each.get("teacher_sha256")) for each in folder.pseudo_labels()]
-    same = given == [(each.source, each.code, teacher_sha256) for each in examples]
-    if not same:
-        text = "labels %s has answers to other rows, or of another teacher. The teacher is asked again."
-        logger.info(text, folder.pseudo_labels_file)
-    return same
+    return given == [(each.source, each.code, teacher_sha256) for each in rows]
 
 
 def _ask(teacher: TrainedRun, examples: Sequence[Example], *, progress: bool) -> list[dict[str, Any]]:
