@@ -67,15 +67,15 @@ def check_model(jepa: Objective) -> None:
 def check_causal(model: Any) -> None:
     """Raise UnsupportedModelError if what a model predicts at a token depends on later ones, as in BERT.
 
-    It costs one forward of eight tokens, and does not change the model. One on the meta device is not checked.
+    It costs one forward of eight tokens, and does not change the model. One without values is not checked.
     """
     table = model.get_input_embeddings().weight
-    if table.device.type == "meta":
+    if table.is_meta or not table.numel():  # DeepSpeed may have divided the weights already
         return
     rows = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=table.device) % len(table)
     with evaluating(model):
         one, other = model(input_ids=rows, use_cache=False).logits[:, :-1]  # (T - 1, V) each
-    if not _relative_error(one, other) <= TOLERANCE.get(one.dtype, 1e-3):
+    if _relative_error(one, other) > TOLERANCE.get(one.dtype, 1e-3):  # not with nan, which training finds
         raise UnsupportedModelError(
             "model_not_supported",
             f"{type(model).__name__} sees later tokens, so it would learn to copy them. Use a causal language model.",
