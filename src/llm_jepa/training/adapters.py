@@ -141,10 +141,14 @@ def describe_adapter(model: nn.Module) -> dict[str, Any]:
 
 
 def _describe_frozen(model: PeftModel) -> dict[str, str]:
-    """Return the sha256 of some values of each frozen weight of the base, which a checkpoint does not hold."""
+    """Return the sha256 of some values of each frozen weight of the base, which a checkpoint does not hold.
+
+    Weights in four bits are left out: their packing changes with the first forward.
+    """
     digest, of_adapters = hashlib.sha256(), getattr(model.base_model, "prefix", "") or " "
     for name, each in model.named_parameters():
-        if not each.requires_grad and each.numel() and not each.is_meta and of_adapters not in name:
+        is_base = not each.requires_grad and of_adapters not in name
+        if is_base and each.is_floating_point() and each.numel() and not each.is_meta:
             values = each.detach().flatten()
             some = values[:: max(1, len(values) // FROZEN_VALUES)].float().cpu()
             digest.update(name.encode() + some.numpy().tobytes())
