@@ -130,9 +130,12 @@ class Sandbox:
 
 
 def _forward(pipe: IO[bytes], to: queue.Queue[bytes]) -> None:
-    """Put each line of a pipe into a queue, and an empty one at the end of the pipe."""
+    """Put each line of a pipe into a queue, and an empty one at the end of the pipe; only this thread closes it.
+
+    Closed by another thread, its number could be that of the next child's pipe, whose answer this one would take.
+    """
     rest = b""
-    with contextlib.suppress(ValueError, OSError):  # the pipe was closed while it was read
+    with contextlib.suppress(ValueError, OSError), pipe:
         while piece := pipe.read(2**16):
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines:
@@ -143,10 +146,9 @@ def _forward(pipe: IO[bytes], to: queue.Queue[bytes]) -> None:
 def _kill(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
-    for pipe in (process.stdin, process.stdout):
-        with contextlib.suppress(OSError):
-            if pipe is not None:
-                pipe.close()
+    with contextlib.suppress(OSError):
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 # ---- in the child ----
