@@ -172,7 +172,7 @@ class DataConfig:
                 "value_out_of_range",
                 f"generate_colloquial_share={self.generate_colloquial_share} must be above 0 and at most 1.",
             )
-        least_values = {"vocab_size": 259, "max_length": 4}  # 256 bytes and three special tokens
+        least_values = {"vocab_size": 259, "max_length": 4}
         least_values |= dict.fromkeys(("validation_size", "views_validation_size", "generate_validation"), 0)
         for name, least in least_values.items():
             if getattr(self, name) < least:

@@ -24,6 +24,9 @@ from .hub import not_downloaded, why_offline
 logger = logging.getLogger(__name__)
 
 SPECIAL_TOKENS = PAD_TOKEN, END_TOKEN, SEP_TOKEN = ("<|pad|>", "<|end|>", "<|sep|>")  # ids 0, 1, 2
+MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
+"""All bytes and the special tokens: with these, any text can be encoded and decoded without loss."""
+
 _GENERIC_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
@@ -31,7 +34,16 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     """Train a byte-level BPE on these texts. It is lossless for every text. Equal texts give an equal tokenizer.
 
     `vocab_size` includes the special tokens and the 256 bytes. The tokenizer is smaller if the texts have fewer tokens.
+
+    Raises:
+        ConfigError: If `vocab_size` cannot hold all bytes and the special tokens.
     """
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise ConfigError(
+            "value_out_of_range",
+            f"vocab_size={vocab_size} must be at least {MIN_VOCAB_SIZE}: 256 bytes and the "
+            f"{len(SPECIAL_TOKENS)} special tokens.",
+        )
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
