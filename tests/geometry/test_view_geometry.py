@@ -281,6 +281,7 @@ def test_groups_that_are_apart_stay_apart_in_the_map():
         (normal(9), normal(9), {"groups": torch.zeros(9, dtype=torch.long)}, "too_few_rows", "1 different codes"),
         (normal(9), normal(9, 4), {}, "wrong_shape", "(9, 4)"),
         (normal(9) * math.nan, normal(9), {}, "embeddings_not_finite", "text_pred"),
+        (normal(9), normal(9), {"ridge": -1.0}, "value_out_of_range", "ridge=-1.0"),
     ],
 )
 def test_what_has_no_geometry_is_refused(text, code, options, kind, value, raises):

@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from llm_jepa.data.shuffled_views import exchange
-from llm_jepa.errors import DataError
+from llm_jepa.errors import ConfigError, DataError
 from llm_jepa.evaluation.retrieval import retrieval_metrics
 from llm_jepa.objective.distances import unit
 from llm_jepa.training.monitors import ROUNDING, effective_rank, embedding_monitors, looks_collapsed
@@ -176,7 +176,7 @@ def view_geometry(
         fits_map: Fit the linear map too, which takes longest where C is large (6 s at 500 pairs of 896 features).
 
     Raises:
-        ConfigError: If the shapes do not fit.
+        ConfigError: If the shapes do not fit, or `ridge` is negative or not finite.
         DataError: If a value is not finite, or there are fewer than `MIN_PAIRS` pairs or than two different codes.
     """
     text, code = text.detach().cpu(), code.detach().cpu()
@@ -223,7 +223,12 @@ def linear_map(
 
     `text` is A, `code` is B and `other_code` is B with the codes of other pairs, (N, C). Pairs of equal number in
     `groups`, (N,), are held out together; which of them, depends on `seed` and not on the order of the rows.
+
+    Raises:
+        ConfigError: If `ridge` is negative or not finite.
     """
+    if not 0 <= ridge < math.inf:
+        raise ConfigError("value_out_of_range", f"ridge={ridge}: expected a finite number, 0 or more.")
     a, b, c = (each.double().numpy() for each in (text, code, other_code))
     both = np.hstack([b, c])  # one factorisation serves the match and the control
     num_groups = len(np.unique(groups.numpy()))
