@@ -30,6 +30,10 @@ def test_the_weight_follows_the_shapes_of_transformers(schedule, theirs):
     assert factors == pytest.approx(learning_rates(theirs, 11), abs=1e-12)
 
 
+def test_a_constant_weight_stays():
+    assert [lambda_factor(step, 9, "constant") for step in range(9)] == [1.0] * 9
+
+
 def test_the_weight_falls_to_zero_at_the_end():
     """One step after the last it would be 0, and it stays there."""
     for schedule in ("linear", "cosine"):

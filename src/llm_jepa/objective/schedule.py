@@ -26,11 +26,13 @@ def lambda_factor(step: int, num_steps: int, schedule: str) -> float:
     Args:
         step: Number of the optimizer step, from 0.
         num_steps: Optimizer steps of the whole run.
-        schedule: linear or cosine.
+        schedule: constant, linear or cosine.
 
     >>> [lambda_factor(step, 4, "linear") for step in range(4)]
     [1.0, 0.75, 0.5, 0.25]
     """
+    if schedule == "constant":
+        return 1.0
     done = min(step / max(num_steps, 1), 1.0)
     return 1.0 - done if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
 
