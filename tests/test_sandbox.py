@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
+import queue
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from llm_jepa.sandbox import DiedError, Sandbox
+from llm_jepa.sandbox import DiedError, Sandbox, _forward, _kill
 
 TARGET = """
 import os, time
@@ -55,6 +58,16 @@ def sandbox(tmp_path) -> Iterator[Callable[..., Sandbox]]:
     yield make
     for each in made:
         each.close()
+
+
+def test_only_the_thread_that_reads_a_pipe_closes_it():
+    """Closed by another, its number is that of the next child's pipe, whose answer the thread would then take."""
+    child = SimpleNamespace(kill=lambda: None, wait=lambda: None, stdin=io.BytesIO(), stdout=io.BytesIO(b"1\n2\n"))
+    _kill(child)
+    assert child.stdin.closed and not child.stdout.closed
+    lines = queue.Queue()
+    _forward(child.stdout, lines)
+    assert [lines.get() for _ in range(3)] == [b"1", b"2", b""] and child.stdout.closed
 
 
 def test_one_child_answers_one_request_after_the_other(sandbox):

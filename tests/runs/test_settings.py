@@ -119,7 +119,12 @@ def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path):
         ({"metric": "exact"}, "unknown_scorer", ["metric='exact'", "exact_match, starts_with"]),
         ({"metric": "bleu"}, "unknown_scorer", ["metric='bleu'"]),
         ({"jepa_distance": "euclid"}, "unknown_distance", ["jepa_distance='euclid'"]),
-        ({"learning_rate": "None"}, "wrong_type", ["a number, not text. For no value, write learning_rate: null."]),
+        ({"learning_rate": "None"}, "wrong_type", ["learning_rate='None': expected a number, not text."]),
+        (
+            {"margin": "None"},
+            "wrong_type",
+            ["margin='None': expected a number, not text. For no value, write margin: null."],
+        ),
         ({"max_steps": 0.5}, "wrong_type", ["max_steps=0.5", "number", "whole number"]),
         ({"lr_scheduler_type": "cosin"}, "setting_refused", ["lr_scheduler_type='cosin'"]),
     ],

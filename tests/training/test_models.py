@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import json
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from llm_jepa.data.tokenizer import train_tokenizer
 from llm_jepa.training import models, whole_model
@@ -146,10 +146,15 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tiny_model, toke
 def test_a_special_token_that_no_row_can_hold_needs_no_row_of_the_model(tiny_model, tokenizer, tmp_path, raises):
     """As that for images in the tokenizer of Gemma-3's text models; one with a role, or in the template, needs it."""
     tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(tmp_path)
-    config, more = ModelConfig(model_name_or_path=str(tmp_path)), copy.deepcopy(tokenizer)
-    more.add_special_tokens({"extra_special_tokens": ["<image>"]})
+    tokenizer.save_pretrained(tmp_path)
+    config, extra = ModelConfig(model_name_or_path=str(tmp_path)), {"image_token": "<image>"}
+    more = AutoTokenizer.from_pretrained(tmp_path, extra_special_tokens=extra)
+    assert more.special_tokens_map["image_token"] == "<image>" and len(more) == len(tokenizer) + 1
     build(config, more)
     more.chat_template = "{{ messages[0]['content'] }}<image>"
+    with raises("vocabulary_too_large", "<image>"):
+        build(config, more)
+    more.chat_template, more.pad_token = None, "<image>"
     with raises("vocabulary_too_large", "<image>"):
         build(config, more)
 

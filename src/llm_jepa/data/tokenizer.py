@@ -27,6 +27,7 @@ SPECIAL_TOKENS = PAD_TOKEN, END_TOKEN, SEP_TOKEN = ("<|pad|>", "<|end|>", "<|sep
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
 """All bytes and the special tokens: with these, any text can be encoded and decoded without loss."""
 
+ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _GENERIC_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
@@ -121,8 +122,8 @@ def _unused_names(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     The tokenizer of Gemma-3's text models has one for images, for which the model has no row.
     """
     special = {each.content for each in tokenizer.added_tokens_decoder.values() if each.special}
-    template = str(tokenizer.chat_template or "")
-    return {name for name in special.difference(tokenizer.special_tokens_map.values()) if name not in template}
+    in_use = {tokenizer.special_tokens_map.get(f"{role}_token") for role in ROLES}  # not that of an image, and so on
+    return {name for name in special - in_use if name not in str(tokenizer.chat_template or "")}
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -98,8 +98,8 @@ def python_snippet(model: Exported, folder: str) -> str:
             f'text = tokenizer({_quoted(model.text)}, add_special_tokens=False)["input_ids"]',
             f"ids = {begin}text + {list(model.bridge_ids)}",
         ]
-    stop = f", eos_token_id={list(model.end_ids)}" if model.kind == "adapter" else ""
     is_adapter = model.kind == "adapter"
+    stop = f", eos_token_id={list(model.end_ids)}" if is_adapter else ""
     needs = ["# an adapter: needs `pip install peft`"] if is_adapter else []
     # The base's own settings, such as a repetition penalty, would change the answers.
     reset = ["model.generation_config = GenerationConfig()"] if is_adapter else []

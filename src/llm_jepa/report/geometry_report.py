@@ -86,7 +86,7 @@ def geometry_answer(geometry: Mapping[str, Any]) -> Answer:
 
 
 def wilson(share: float, num: int, level: float = 0.95) -> tuple[float, float]:
-    """Return the interval of a share of `num` independent draws.
+    """Return the interval of a share of `num` independent draws, with this confidence level.
 
     Pairs that share a code are not independent, so the interval is a little too narrow where many do.
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.

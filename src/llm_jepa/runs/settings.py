@@ -54,6 +54,16 @@ MANAGED = frozenset(
 TRUE_WORDS, FALSE_WORDS = ("true", "yes", "on", "y"), ("false", "no", "off", "n")
 """What people write for true and false. YAML 1.2 accepts only the first of each."""
 
+TYPES: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "a mapping of names to values",
+}
+"""Types of values in plain words; `bool` is before `int`, whose subclass it is."""
+
 SECRET = frozenset({"hub_token"})
 """Fields of TrainingArguments whose value must not be in any file."""
 
@@ -282,7 +292,7 @@ def naming_settings(run: RunConfig, *suspects: str) -> Iterator[None]:
 def _is_named(value: str, text: str) -> bool:
     """Whether a text has a setting's value as a word; a common word, such as no, may have another meaning there."""
     common = value.lower() in ("no", "none", "auto", "steps", "epoch")
-    return not common and re.search(rf"\b{re.escape(value)}\b", text, re.IGNORECASE) is not None
+    return not common and re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def check_keys(settings: Mapping[str, Any], extra: Collection[str] = ()) -> None:
@@ -344,8 +354,9 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
     fits = isinstance(value, tuple(simple)) and not (isinstance(value, bool) and bool not in allowed)
     if simple == allowed - {type(None)} and not fits:
         names = " or ".join(words for kind, words in TYPES.items() if kind in simple)
-        found = next((words for kind, words in TYPES.items() if isinstance(value, kind)), "null")
-        text = f"{key}={value!r}: expected {names}, not {found}.{_how_to_write(key, value, simple)}"
+        other = "null" if value is None else type(value).__name__
+        found = next((words for kind, words in TYPES.items() if isinstance(value, kind)), other)
+        text = f"{key}={value!r}: expected {names}, not {found}.{_how_to_write(key, value, allowed)}"
         raise ConfigError("wrong_type", text)
     if isinstance(value, str) and key.endswith(("_file", "_path")) and any(char < " " for char in value):
         raise ConfigError(
@@ -358,27 +369,16 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
     return value
 
 
-TYPES: dict[type, str] = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    list: "a list",
-    dict: "a mapping of names to values",
-}
-"""Types of values in plain words; `bool` is before `int`, whose subclass it is."""
-
-
 def _how_to_write(key: str, value: Any, allowed: set[type]) -> str:
     """Return the end of an error's sentence: how a scalar of the wrong type is written in YAML 1.2."""
     if bool in allowed and isinstance(value, str) and value.lower() in (*TRUE_WORDS, *FALSE_WORDS):
         return f" Write {key}: {'true' if value.lower() in TRUE_WORDS else 'false'}."
-    if value == "None":
+    if value == "None" and type(None) in allowed:
         return f" For no value, write {key}: null."
     if str in allowed and isinstance(value, bool | int | float):
         shown = str(value).lower() if isinstance(value, bool) else value
         return f" If it is text, write it in quotes, such as {key}: '{shown}'."
-    if list in allowed and isinstance(value, bool | int | float | str):
+    if list in allowed and isinstance(value, int | float | str) and not isinstance(value, bool):
         return f" Write {key}: [{value}]."
     return ""
 
