@@ -510,6 +510,7 @@ def test_data_split_sets_test_rows_apart(call, refused, tmp_path):
     assert sorted(grouped) == [0, 3]
     again = ["data", "split", file, "--num-test", 8, "--out", tmp_path / "parts"]
     refused("file_exists", ["train.jsonl"], *again)
+    refused("not_a_folder", ["pairs.jsonl", "train.jsonl and test.jsonl"], *again[:-1], file)
     refused("too_few_rows", ["43"], "data", "split", file, "--num-test", 43, "--out", tmp_path / "x")
     refused("file_missing", ["gone.csv"], "data", "split", "gone.csv", "--num-test", 1, "--out", tmp_path / "x")
     assert not (tmp_path / "x").exists()

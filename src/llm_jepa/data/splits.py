@@ -70,11 +70,13 @@ def split_file(
         The number of rows of each of the two files, by its name.
 
     Raises:
-        ConfigError: If a file exists already, and `force` is false.
+        ConfigError: If a file exists already, and `force` is false, or `out` is a file.
         DataError: If a row cannot be read, or none would be left to train on.
     """
     ending = "".join(split_ending(local_path(file).name)) if local_path(file).is_file() else ".jsonl"
     names = [f"train{ending}", f"test{ending}"]
+    if out.exists() and not out.is_dir():
+        raise ConfigError("not_a_folder", f"--out {out} is a file. Expected a folder, for {' and '.join(names)}.")
     for name in names:
         if (out / name).exists() and not force:
             text = f"{out / name} exists already. Choose another --out, or overwrite it with --force."
