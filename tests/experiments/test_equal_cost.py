@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
 from llm_jepa.experiments.equal_cost import Budget, plan, recorded
 from llm_jepa.experiments.experiment import read_experiment
@@ -15,6 +17,7 @@ from llm_jepa.experiments.results import Cost
 from llm_jepa.experiments.sentences import about_budget
 from llm_jepa.experiments.summary import cost_of_arms
 from llm_jepa.runs.build_trainer import build_trainer
+from llm_jepa.runs import step_flops as step_flops_module
 from llm_jepa.runs.cost import step_flops
 from llm_jepa.runs.folder import ExperimentFolder, RunFolder, arm_at
 from llm_jepa.runs.settings import read_run
@@ -187,6 +190,25 @@ def test_the_counted_flops_are_those_of_the_mean_batch(changes, tiny_settings, t
     every = count_step_flops(trainer, 1000)
     assert count_step_flops(trainer) == pytest.approx(every, rel=0.03)
     assert len(list(trainer.sample_of_first_epoch(1000))) == 43 and len(list(trainer.sample_of_first_epoch(16))) <= 16
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"jepa_distance": "infonce", "jepa_k": 2},
+        {"jepa_target": "ema", "packing": True},
+        {"bf16": True},
+        {"gradient_checkpointing": True, "jepa_layer": 1},
+    ],
+)
+def test_flops_are_counted_without_computing_the_products(changes, tiny_settings, tmp_path, monkeypatch):
+    """They are those of a step that is computed, and the model has no zeros from it."""
+    trainer, _ = build_trainer(read_run(tiny_settings(**changes)), 1, tmp_path / "run")
+    before = {name: value.clone() for name, value in trainer.jepa.state_dict().items()}
+    counted = count_step_flops(trainer, 3)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.jepa.state_dict().items())
+    monkeypatch.setattr(step_flops_module, "_ZeroProducts", nullcontext)
+    assert counted == count_step_flops(trainer, 3) > 0
 
 
 def test_arms_of_equal_steps_have_equal_flops_however_their_steps_are_divided(tiny_settings, tmp_path):

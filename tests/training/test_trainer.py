@@ -576,7 +576,7 @@ def test_steps_with_and_without_a_term_are_timed_apart(make_jepa, make_trainer, 
     timer = trainer.step_timer
     dropped = [trainer.jepa.drops_term(step) for step in range(20)]
     timer.times_s = [1.0 if each else 2.0 for each in dropped]
-    kept = dropped[timer.warm_up :]
+    kept = dropped[timer.WARM_UP :]
     summary = timer.summary()
     assert 0 < sum(kept) < len(kept)
     assert (summary["full_step_time_s"], summary["dropped_step_time_s"]) == (2.0, 1.0)

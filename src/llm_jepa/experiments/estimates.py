@@ -32,7 +32,7 @@ def estimate(trainer: JEPATrainer, run: RunConfig) -> Estimate:
     )
     trainer.state.max_steps = num_steps
     cost = {"batches_per_step": trainer.batches_per_step}
-    cost["flops_per_step"] = count_step_flops(trainer, NUM_BATCHES)  # also fills the caches
+    cost["flops_per_step"] = count_step_flops(trainer, NUM_BATCHES)
     if run.jepa.has_term and run.jepa.jepa_loss_dropout:
         cost["flops_per_dropped_step"] = count_step_flops(trainer, NUM_BATCHES, dropped=True)
     return Estimate(
@@ -48,8 +48,9 @@ def _time_of_batch(trainer: JEPATrainer, num_steps: int) -> float:
     optimizer, model = trainer.create_optimizer(), trainer.jepa.train()
     for group in optimizer.param_groups:
         group["lr"] = 0.0  # other arms share the model, so it must not change
-    timer, weights = StepTimer(warm_up=0), []
-    for batch, weight in trainer.sample_of_first_epoch(NUM_BATCHES):
+    timer, weights = StepTimer(), []
+    batches = list(trainer.sample_of_first_epoch(NUM_BATCHES))
+    for batch, weight in (batches[0], *batches):  # the first time fills the caches
         timer.start()
         with trainer.compute_loss_context_manager():
             loss = model(batch.to(trainer.args.device), step=0, num_steps=num_steps).loss
@@ -61,4 +62,4 @@ def _time_of_batch(trainer: JEPATrainer, num_steps: int) -> float:
         weights.append(weight)
     model.eval()
     trainer.optimizer = None
-    return sum(weight * time_s for weight, time_s in zip(weights, timer.times_s, strict=True))
+    return sum(weight * time_s for weight, time_s in zip(weights[1:], timer.times_s[1:], strict=True))

@@ -16,11 +16,12 @@ from llm_jepa.processes import gather, world_size
 class StepTimer:
     """Times optimizer steps from the first micro-batch to the end of the step, and nothing else.
 
-    The first steps are not counted: they allocate memory and fill caches.
+    The first steps (`WARM_UP`) are not in the summary: they allocate memory and fill caches.
     """
 
-    def __init__(self, warm_up: int = 3) -> None:
-        self.warm_up = warm_up
+    WARM_UP = 3
+
+    def __init__(self) -> None:
         self.earlier: dict[str, float] | None = None  # the summary of the run before the checkpoint that it resumes
         self.times_s: list[float] = []
         self._with_term: list[bool] = []
@@ -44,7 +45,7 @@ class StepTimer:
         continues from a checkpoint, all are those of the part before it or after it, whichever has more steps.
         """
         steps = list(zip(self.times_s, self._with_term, strict=True))
-        steps = steps[self.warm_up :] or steps
+        steps = steps[self.WARM_UP :] or steps
         if self.earlier is not None and self.earlier["num_steps_timed"] > len(steps):
             return self.earlier
         times = [time_s for time_s, _ in steps]
