@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from llm_jepa.objective import Pair
+from llm_jepa.objective.documents import documents_of
 from llm_jepa.objective.reference import enc, pred
 from llm_jepa.training.view_embeddings import code_groups, view_embeddings
 
@@ -58,6 +59,17 @@ def test_looking_changes_nothing(make_jepa, make_pairs):
     assert torch.equal(first.text_pred, again.text_pred) and not first.text_pred.requires_grad
     assert jepa.training and torch.equal(state, torch.get_rng_state())
     assert all(each.grad is None for each in jepa.parameters())
+
+
+def test_only_views_are_encoded(make_jepa, make_mixed_pairs):
+    """No row around a view is read, and no token has a label, for which the head would compute logits."""
+    jepa, pairs, seen = make_jepa(jepa_k=2, jepa_target="shared"), make_mixed_pairs(7), []
+    jepa.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    view_embeddings(jepa, pairs, pad_token_id=0, batch_size=7)
+    assert [batch.num_labels for batch in seen] == [0]
+    kept = [pair.of_views() for pair in pairs if pair.use_jepa]
+    encoded = sum(len(each) for pair in kept for each in documents_of(pair, jepa.config))
+    assert encoded == sum(len(pair.text_view) + 2 + len(pair.code_view) + 2 for pair in kept)  # [PRED]; code, end
 
 
 def test_equal_codes_share_a_number():

@@ -31,8 +31,7 @@ def embed_side(
     parts = []
     with Progress("embed", len(pairs), "rows", bar=progress) as shown:
         for first in range(0, len(pairs), batch_size):
-            # No token is labelled, so the model's head computes nothing.
-            batch = [replace(pair, use_jepa=True, use_ce=False) for pair in pairs[first : first + batch_size]]
+            batch = [replace(pair, use_jepa=True) for pair in pairs[first : first + batch_size]]
             views = view_embeddings(jepa, batch, pad_id, batch_size=batch_size)
             parts.append(views.text_pred if side == "text" else views.code_emb)
             shown.advance(len(batch))

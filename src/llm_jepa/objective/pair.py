@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -56,6 +56,19 @@ class Pair:
         if self.other_code_ids is not None:
             return self.other_code_ids[:-1]
         return self.code_ids[:-1] if self.code_view_ids is None else self.code_view_ids
+
+    def of_views(self) -> Pair:
+        """Return a pair with the same views and no label, whose own sequence ends after the first token of its code."""
+        return replace(
+            self,
+            text_ids=self.text_view,
+            bridge_ids=[],
+            code_ids=[self.code_ids[0], self.code_ids[-1]],
+            text_view_ids=None,
+            code_view_ids=self.code_view,
+            other_code_ids=None,
+            use_ce=False,
+        )
 
     def __len__(self) -> int:
         """Tokens of the pair in a row, without [PRED]."""

@@ -39,6 +39,7 @@ def view_embeddings(
 ) -> ViewEmbeddings:
     """Encode both views of `pairs` that have a JEPA term, in evaluation mode and without gradient.
 
+    Only the views are encoded, not the rows that they are part of in training: half of the tokens, and no logits.
     Several processes divide the batches among them, and each gets all embeddings, so every process must call it. A
     model trained with `jepa_lambda` 0, or without views, never learned [PRED], so its text side is Enc(Text): k = 0.
 
@@ -58,7 +59,7 @@ def view_embeddings(
     index = torch.tensor(numbers, dtype=torch.long)
     if not numbers:
         return ViewEmbeddings(torch.empty(0, 0), torch.empty(0, 0), index, math.nan, index)
-    pairs = [pairs[number] for number in numbers]
+    pairs = [pairs[number].of_views() for number in numbers]
     own: dict[int, tuple[Tensor, Tensor, float]] = {}
     head = nullcontext() if with_pred else jepa.predictor.without_head()
     with evaluating(jepa), head, Progress("embed", len(pairs), "pairs") as shown:
