@@ -211,6 +211,16 @@ def test_flops_are_counted_without_computing_the_products(changes, tiny_settings
     assert counted == count_step_flops(trainer, 3) > 0
 
 
+def test_a_product_that_is_only_counted_is_zero():
+    """Of two matrices, with a bias, and of batches; all else is computed."""
+    rows, batch = torch.ones(2, 3), torch.ones(5, 2, 3)
+    with step_flops_module._ZeroProducts():
+        found = [rows @ rows.T, torch.nn.functional.linear(rows, torch.ones(4, 3), torch.ones(4)), batch @ batch.mT]
+        total = rows.sum().item()
+    assert [tuple(each.shape) for each in found] == [(2, 2), (2, 4), (5, 2, 2)]
+    assert total == 6 and not any(each.any() for each in found)
+
+
 def test_arms_of_equal_steps_have_equal_flops_however_their_steps_are_divided(tiny_settings, tmp_path):
     """One batch of 8 rows or four of 2; padding differs, and 74 rows are 37 batches, so the last step has one only."""
     steps = {}

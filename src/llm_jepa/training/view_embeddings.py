@@ -39,7 +39,7 @@ def view_embeddings(
 ) -> ViewEmbeddings:
     """Encode both views of `pairs` that have a JEPA term, in evaluation mode and without gradient.
 
-    Only the views are encoded, not the rows that they are part of in training: half of the tokens, and no logits.
+    Only the views are encoded, not the rows that they are part of in training, and no logits are computed.
     Several processes divide the batches among them, and each gets all embeddings, so every process must call it. A
     model trained with `jepa_lambda` 0, or without views, never learned [PRED], so its text side is Enc(Text): k = 0.
 
